@@ -1,0 +1,56 @@
+# Every target sets up what it needs; see tools/setup_env.py for what that means.
+#
+#   PYTHON=python3.12     interpreter for .venv (default: the first of the list below that is >= 3.11)
+#   FORCE=1               set up again, although nothing changed
+#   ARGS="-k blocks -x"   more arguments for demo, test, test-slow and bench
+#   TORCH_SPEC, TORCH_INDEX   another torch release or wheel index (environment)
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
+CODE := protocol sim real experiments tests tools
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup setup-dev python test lint types test-slow bench format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## set up, then simulate and measure the seed scenarios side by side
+	@$(BIN)/bufferlab demo $(ARGS)
+
+setup: python ## create .venv with the simulator and, where it can, the real backend
+	@$(SETUP) run
+
+setup-dev: python ## the same with everything that tests, notebooks and searches need
+	@$(SETUP) dev
+
+python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "bufferlab needs Python 3.11 or newer, but '$(PYTHON)' is not: install one, or run make PYTHON=/path/to/python3" >&2; exit 1; }
+
+test: lint types ## lint, type check and the whole fast test suite
+	$(BIN)/pytest $(ARGS)
+
+lint: setup-dev ## ruff and the import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
+
+types: setup-dev ## mypy, strict on protocol/
+	$(BIN)/mypy
+
+test-slow: setup-dev ## only the tests marked slow
+	$(BIN)/pytest -m slow $(ARGS)
+
+bench: setup-dev ## time the benchmarks in the test tree
+	$(BIN)/pytest -m "" --benchmark-enable --benchmark-only $(ARGS)
+
+format: setup-dev ## rewrite the code as ruff wants it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove .venv and every cache; runs/ stays
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .benchmarks .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,213 @@
+"""DESIGN.md's folder table as a test: which folder may import what, and what only lazily.
+
+The rules read the source with `ast`, so they also see imports inside functions, and they hold
+on a machine without torch and Mooncake. Two subprocesses then show that it is so in fact.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("protocol", "sim", "real", "experiments")
+
+
+def base_dependencies() -> frozenset[str]:
+    """The packages that every install has; each is imported under its distribution's name."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names = (re.match(r"[\w.-]+", line) for line in config["project"]["dependencies"])
+    return frozenset(name.group() for name in names if name)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one folder may import besides itself and the standard library."""
+
+    anywhere: frozenset[str]
+    inside_functions: frozenset[str] | None = frozenset()
+    """More names that a function may import when it runs; None means any."""
+    forbidden: frozenset[str] = frozenset()
+    """Parts of the standard library that are closed to this folder."""
+
+
+# The protocol is sans-IO: no clock, no randomness, no waiting, no wire, no import by name.
+IMPURE = frozenset(
+    {"asyncio", "concurrent", "ctypes", "http", "importlib", "mmap", "multiprocessing", "queue",
+     "random", "sched", "secrets", "select", "selectors", "signal", "socket", "socketserver",
+     "ssl", "subprocess", "threading", "time", "urllib"}
+)  # fmt: skip
+RULES = {
+    "protocol": Rule(frozenset({"numpy", "msgspec"}), forbidden=IMPURE),
+    "sim": Rule(frozenset({"protocol", "simpy", "numpy", "scipy", "msgspec"})),
+    "real": Rule(frozenset({"protocol", "torch", "mooncake", "zmq", "aiohttp", "numpy", "msgspec", "psutil"})),
+    # Whatever belongs to an extra (the real backend, optuna, dask, ...) waits inside a function.
+    "experiments": Rule(base_dependencies() | {"protocol", "sim"}, inside_functions=None),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    name: str
+    line: int
+    lazy: bool
+    """Inside a function, or read by type checkers only: not run when the module is imported."""
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def imports_of(node: ast.AST, lazy: bool = False) -> Iterator[Import]:
+    """Every import below a node, also by importlib.import_module("name") or __import__."""
+    match node:
+        case ast.Import(names=names):
+            yield from (Import(alias.name, node.lineno, lazy) for alias in names)
+        case ast.ImportFrom(module=str(module), level=0, names=names):
+            # `from numpy import random` names the module numpy.random, or an attribute of numpy.
+            yield from (Import(f"{module}.{alias.name}", node.lineno, lazy) for alias in names)
+        case ast.Call(args=[ast.Constant(value=str(name)), *_]) if re.search(
+            r"(^|\.)(import_module|__import__)$", ast.unparse(node.func)
+        ):
+            yield Import(name, node.lineno, lazy)
+        case ast.Attribute(value=ast.Name(id="np" | "numpy"), attr="random"):
+            yield Import("numpy.random", node.lineno, lazy)
+    if isinstance(node, ast.If) and _is_type_checking(node.test):
+        for guarded in node.body:
+            yield from imports_of(guarded, lazy=True)
+        for otherwise in node.orelse:
+            yield from imports_of(otherwise, lazy)
+        return
+    lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    for child in ast.iter_child_nodes(node):
+        yield from imports_of(child, lazy)
+
+
+def offences(root: Path, package: str) -> list[str]:
+    """One line for every import of a package that its rule does not allow."""
+    rule = RULES[package]
+    found = []
+    for path in sorted((root / package).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        for one in imports_of(tree):
+            top = one.name.partition(".")[0]
+            if top == package:
+                allowed = True
+            elif top in sys.stdlib_module_names:
+                allowed = top not in rule.forbidden
+            elif package == "protocol" and one.name.startswith("numpy.random"):
+                allowed = False
+            else:
+                allowed = top in rule.anywhere or (
+                    one.lazy and (rule.inside_functions is None or top in rule.inside_functions)
+                )
+            if not allowed:
+                where = "inside a function" if one.lazy else "at module level"
+                found.append(f"{path.relative_to(root)}:{one.line} imports {one.name} {where}")
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_package_keeps_its_import_rule(package: str) -> None:
+    modules = list((ROOT / package).rglob("*.py"))
+    assert len(modules) > 1, f"{package}/ has no modules, so this test would prove nothing"
+    assert offences(ROOT, package) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("protocol", "import simpy"),
+        ("protocol", "from time import monotonic"),
+        ("protocol", "import os, random"),
+        ("protocol", "import numpy.random"),
+        ("protocol", "from numpy import random"),
+        ("protocol", "import numpy as np\n\ndraw = np.random.default_rng(1)"),
+        ("protocol", "def f():\n    import threading"),
+        ("protocol", "async def f():\n    from sim.links import Link"),
+        ("protocol", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
+        ("protocol", "module = __import__('asyncio')"),
+        ("sim", "import real.engine"),
+        ("sim", "def f():\n    import experiments"),
+        ("sim", "import importlib\nimportlib.import_module('mooncake.engine')"),
+        ("sim", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("real", "import simpy"),
+        ("real", "def f():\n    from sim import clock"),
+        ("real", "import experiments.config"),
+        ("experiments", "import real"),
+        ("experiments", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
+        ("experiments", "class Backend:\n    from mooncake import engine"),
+        ("experiments", "import optuna"),
+    ],
+)
+def test_the_rule_sees_a_forbidden_import(package: str, source: str, tmp_path: Path) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "module.py").write_text(source, encoding="utf-8")
+    assert len(offences(tmp_path, package)) == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("protocol", "import enum\nimport msgspec\nimport numpy as np\nfrom . import messages"),
+        ("sim", "import time\nimport simpy\nfrom protocol.status import Status"),
+        ("real", "import time\nimport torch\nfrom mooncake import engine\nimport zmq.asyncio"),
+        ("experiments", "import pandas as pd\nfrom sim import run"),
+        ("experiments", "def f():\n    import real.launcher\n    import optuna"),
+        ("experiments", "import typing\nif typing.TYPE_CHECKING:\n    from real import engine"),
+    ],
+)
+def test_the_rule_lets_an_allowed_import_pass(package: str, source: str, tmp_path: Path) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "module.py").write_text(source, encoding="utf-8")
+    assert offences(tmp_path, package) == []
+
+
+# Stands in for a machine that has the base install only: every import of an extra fails.
+BLOCKER = """
+import importlib, importlib.abc, pkgutil, sys
+
+BLOCKED = set({blocked!r})
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"blocked by the test: {{name}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+assert not BLOCKED & set(sys.modules)
+"""
+EXTRAS = ("torch", "mooncake", "zmq", "aiohttp", "psutil", "optuna", "SALib", "dask",
+          "distributed", "ray", "submitit", "IPython", "ipywidgets", "jupytext")  # fmt: skip
+IMPORT_ALL = """
+import experiments.cli
+count = 0
+for package in {packages!r}:
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+            count += 1
+print(count)
+"""
+
+
+def run_python(source: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_everything_but_real_imports_without_the_extras() -> None:
+    packages = ("protocol", "sim", "experiments")
+    done = run_python(BLOCKER.format(blocked=EXTRAS) + "import real\n" + IMPORT_ALL.format(packages=packages))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.splitlines()[-1]) > 0
+
+
+def test_the_blocker_blocks() -> None:
+    done = run_python(BLOCKER.format(blocked=EXTRAS) + "import torch.nn")
+    assert "blocked by the test: torch" in done.stderr

@@ -1,0 +1,92 @@
+"""The four generic package names are ours, and the wheel carries all they need."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("protocol", "sim", "real", "experiments")
+
+
+def project() -> dict[str, Any]:
+    config: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    table: dict[str, Any] = config["project"]
+    return table
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_package_is_ours(package: str) -> None:
+    # Names this generic may be taken by another distribution or by a folder of the caller.
+    file = importlib.import_module(package).__file__
+    assert file is not None, f"{package}/ has no __init__.py"
+    assert Path(file).resolve() == ROOT / package / "__init__.py"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_package_is_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+
+
+def test_the_installed_version_is_the_one_of_this_tree() -> None:
+    assert importlib.metadata.version("bufferlab") == project()["version"], "run make setup-dev"
+
+
+def test_no_package_states_another_version() -> None:
+    for package in PACKAGES:
+        stated = getattr(importlib.import_module(package), "__version__", project()["version"])
+        assert stated == project()["version"], package
+
+
+def test_the_distribution_cannot_be_uploaded_by_mistake() -> None:
+    assert "Private :: Do Not Upload" in project()["classifiers"]
+
+
+def test_the_command_exists() -> None:
+    module, _, function = project()["scripts"]["bufferlab"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_tests_are_no_package() -> None:
+    # tests/sim/__init__.py alone would make `import sim` find the tests.
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.fixture(scope="module")
+def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The file names in a wheel that hatchling builds here, without network or isolation."""
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed (it is part of the dev extra)")
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_every_file_of_the_packages(wheel_files: set[str]) -> None:
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix in {".py", ".toml", ".typed"}
+    }
+    assert expected <= wheel_files, "does .gitignore hide these from the build?"
+    for pattern in ("experiments/examples/*.toml", "sim/profiles/*.toml"):
+        assert list(ROOT.glob(pattern)), f"no {pattern} exists, so this test would prove nothing"
+
+
+def test_the_wheel_holds_nothing_else(wheel_files: set[str]) -> None:
+    tops = {name.partition("/")[0] for name in wheel_files}
+    assert tops == {*PACKAGES, f"bufferlab-{project()['version']}.dist-info"}
