@@ -1,0 +1,8 @@
+"""The embedding-transfer protocol as plain objects: events in, actions out, no input or output.
+
+Both drivers, the simulator in ``sim`` and the Mooncake backend in ``real``, run exactly this code. Nothing here
+reads a clock, sleeps, draws a random number or opens a socket; ``now`` is always an argument.
+
+Read in this order: ``status`` (the rules), ``messages`` (what crosses the wire), ``chunks`` (what one write carries),
+``encode`` and ``language`` (the two rank cores), ``disciplines`` and ``sizing`` (the research variables).
+"""

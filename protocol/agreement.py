@@ -1,0 +1,70 @@
+"""How the ranks of a tensor-parallel group take every decision together.
+
+Ranks learn facts at different moments: a status reaches one before the other. If each acted on its own arrivals, their
+pools and queues would drift apart (hazard T6). So a turn of the scheduler loop has two steps, both element-wise minima
+over the group, which is one all-reduce each on a real machine:
+
+1. the *ballot*: how many submissions this rank has, how many blocks are free, and the first room it knows to have
+   failed (any failure wins, hence the minimum over room numbers with ``NOBODY`` for "none");
+2. the *votes*: for the rooms rank 0 sees progress in, how far this rank has come (a number that only rises, or FAILED).
+   A room cannot progress without rank 0, so asking only for its candidates loses nothing and keeps a turn's cost
+   proportional to what changed, not to the rooms that wait. Failures that rank 0 knows of travel here too, all at once;
+   the ballot's place for one is for those it does not know.
+
+The ranks then receive the same ``Turn`` and make the same decisions in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from protocol.messages import Turn
+
+NOBODY = 2**62
+FAILED = -1
+"""A vote below every progress, so that one rank's failure is the group's."""
+
+
+class Ballot(NamedTuple):
+    """A rank's part in step 1. ``failed`` is a submission number, NOBODY when there is none."""
+
+    submitted: int
+    free_blocks: int
+    failed: int
+
+
+class Member(Protocol):
+    """What a rank core offers to its group."""
+
+    def ballot(self) -> Ballot:
+        """This rank's facts."""
+
+    def candidates(self) -> Sequence[int]:
+        """Submission numbers of the rooms that moved on here since the group last agreed (asked of rank 0)."""
+
+    def votes(self, candidates: Sequence[int]) -> list[int]:
+        """How far each candidate has come on this rank."""
+
+
+def agree(ballots: Iterable[Sequence[int]]) -> Ballot:
+    """Step 1: the element-wise minimum."""
+    return Ballot(*map(min, zip(*ballots, strict=True)))
+
+
+def hold_turn(members: Sequence[Member]) -> Turn:
+    """Both steps within one process: the simulator's all-reduce."""
+    if len(members) == 1:  # the usual case, without the detour over lists of one
+        member = members[0]
+        submitted, free_blocks, failed = member.ballot()
+        candidates = tuple(member.candidates())
+        return Turn(
+            submitted,
+            free_blocks,
+            failed,
+            tuple(zip(candidates, member.votes(candidates), strict=True)),
+        )
+    submitted, free_blocks, failed = agree([member.ballot() for member in members])
+    candidates = tuple(members[0].candidates())
+    votes = [min(column) for column in zip(*(member.votes(candidates) for member in members), strict=True)]
+    return Turn(submitted, free_blocks, failed, tuple(zip(candidates, votes, strict=True)))

@@ -1,0 +1,137 @@
+"""Buffer disciplines: how a room acquires, keeps and returns language-side blocks. This is the research variable.
+
+A discipline answers three questions with numbers of blocks, nothing else: how many blocks a new room asks for, what a
+room may take for its next chunk, and whether a request can ever be served. The language core does the rest.
+
+| name             | a new room takes       | when the first chunk was too small                | deadlock |
+|------------------|------------------------|---------------------------------------------------|----------|
+| slot             | one maximal slot       | fails                                             | no       |
+| default_fail     | the default            | fails                                             | no       |
+| alloc_then_free  | the default            | waits for all the rest while holding what it has  | possible |
+| free_then_alloc  | the default            | copies out, frees, waits for all the rest         | possible |
+| window           | the default            | reuses its own blocks, grows only into free ones  | no       |
+| exact_announce   | exactly the length     | cannot happen: encode announces the length first  | no       |
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import ClassVar
+
+import msgspec
+
+
+class ResumeGrant(msgspec.Struct, frozen=True):
+    """Blocks of the next chunk: ``keep`` of the room's own, in order, and ``take`` new ones."""
+
+    keep: int
+    take: int
+
+
+class Discipline(ABC):
+    """The base of all disciplines; all counts are language-side blocks."""
+
+    name: ClassVar[str]
+    announces_length: ClassVar[bool] = False
+    resumes: ClassVar[bool] = True
+    releases_before_waiting: ClassVar[bool] = False
+
+    def first_blocks(self, asked: int, pool: int) -> int:
+        """Blocks a new room takes when the sizing policy asks for ``asked`` in a pool of ``pool``."""
+        return max(1, min(asked, pool))
+
+    def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
+        """What a room that holds ``held`` blocks and lacks ``remaining`` takes now; None to wait."""
+        raise NotImplementedError(f"{self.name} does not resume")
+
+    def refusal(self, *, first: int, remaining: int, pool: int) -> str:
+        """Why a room that took ``first`` blocks can never get ``remaining`` more; empty when it can."""
+        return ""
+
+
+class Slot(Discipline):
+    """One slot of the largest request for everybody: never too small, mostly empty.
+
+    The slot's size is the sizing policy's answer, so ``sizing.tokens`` is the slot.
+    """
+
+    name = "slot"
+    resumes = False
+
+
+class DefaultFail(Discipline):
+    """The default and nothing else: a longer request fails."""
+
+    name = "default_fail"
+    resumes = False
+
+
+class AllocThenFree(Discipline):
+    """The SGLang fork's final rule: allocate all the rest, then free the old blocks. Hold-and-wait."""
+
+    name = "alloc_then_free"
+
+    def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
+        """Wait until all of ``remaining`` is free, keep nothing."""
+        return ResumeGrant(0, remaining) if free >= remaining else None
+
+    def refusal(self, *, first: int, remaining: int, pool: int) -> str:
+        """Old and new blocks are held together for a moment, so both must fit."""
+        if first + remaining > pool:
+            return f"it holds {first} blocks and needs {remaining} more, the pool has {pool}"
+        return ""
+
+
+class FreeThenAlloc(Discipline):
+    """Copy out, free, then ask for all the rest."""
+
+    name = "free_then_alloc"
+    releases_before_waiting = True
+
+    def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
+        """Wait until all of ``remaining`` is free; nothing is held meanwhile."""
+        return ResumeGrant(0, remaining) if free >= remaining else None
+
+    def refusal(self, *, first: int, remaining: int, pool: int) -> str:
+        """The rest alone must fit."""
+        return f"it needs {remaining} more blocks, the pool has {pool}" if remaining > pool else ""
+
+
+class Window(Discipline):
+    """Reuse the room's own blocks for chunk after chunk; grow only into free blocks, never wait. The default."""
+
+    name = "window"
+
+    def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
+        """Always proceed with what is held, so nobody ever waits while holding."""
+        keep = min(held, remaining)
+        return ResumeGrant(keep, min(remaining - keep, max(free, 0)))
+
+
+class ExactAnnounce(Discipline):
+    """The encode side announces the length; the language side then takes exactly that. Upstream's way."""
+
+    name = "exact_announce"
+    announces_length = True
+    resumes = False
+
+    def first_blocks(self, asked: int, pool: int) -> int:
+        """``asked`` is exact here and may not be cut; ``refusal`` has seen to it that it fits."""
+        return asked
+
+    def refusal(self, *, first: int, remaining: int, pool: int) -> str:
+        """The whole request must fit at once."""
+        return f"it needs {remaining} blocks, the pool has {pool}" if remaining > pool else ""
+
+
+DISCIPLINES: dict[str, type[Discipline]] = {
+    discipline.name: discipline
+    for discipline in (Window, ExactAnnounce, AllocThenFree, FreeThenAlloc, DefaultFail, Slot)
+}
+
+
+def make_discipline(name: str) -> Discipline:
+    """The discipline called ``name``. Raises ValueError listing the known ones."""
+    if name not in DISCIPLINES:
+        raise ValueError(f"unknown discipline {name!r}; known: {', '.join(DISCIPLINES)}")
+    return DISCIPLINES[name]()

@@ -1,0 +1,462 @@
+"""The encode rank: owns the embedding, writes it chunk after chunk, tells the language side what all of it holds.
+
+A room's life on this side::
+
+    submitted -> offers from all required destinations -> source blocks -> encoded -> chunk 0 written to all
+              -> [all hold it, not the last] status Transferring -> offers for chunk 1 -> written -> ...
+              -> [all hold it, the last]     status Success      -> the group agrees -> source blocks released
+
+With a discipline that announces lengths, the source blocks come first, then the announcement; the offers arrive while
+the encoder runs.
+
+Rules this file keeps:
+
+* a write of chunk e starts only when *every* required destination has offered for e, and all are cut at the same token;
+* a status is sent only when every required destination holds the chunk; the first failure fails the room for all;
+* messages with a wrong incarnation, epoch or destination are counted and ignored; they never create a room;
+* source blocks are released only when no write and no forward pass can touch them any more;
+* a Cancel is answered with Quiet exactly when no write to that destination is in flight and none can start.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from protocol.agreement import FAILED, NOBODY
+from protocol.chunks import Chunk, plan_chunk
+from protocol.disciplines import Discipline
+from protocol.errors import ProtocolError
+from protocol.layout import BufferLayout
+from protocol.messages import (
+    Abort,
+    Action,
+    Announce,
+    Cancel,
+    ChunkStatus,
+    Conclude,
+    Encoded,
+    EncodeInput,
+    EncodeRequest,
+    Offer,
+    PeerDown,
+    PeerUp,
+    Quiet,
+    Send,
+    StartEncode,
+    StartWrite,
+    Turn,
+    WriteDone,
+    WriterQuiet,
+)
+from protocol.rank import OTHER_RANK, RankCore, Room
+from protocol.recording import Event, Recorder
+from protocol.status import FINAL, Status, chunk_status
+from protocol.topology import RankId, destinations
+
+# How far a room has come on a rank; the group moves at the pace of its slowest.
+OFFERED, ENCODED, DONE = 1, 2, 3
+
+
+class EncodeRoom(Room):
+    """A room on the encode side. ``offers``, ``chunk``, ``writing`` and ``landed`` belong to chunk ``epoch``."""
+
+    __slots__ = (
+        "cancelled",
+        "chunk",
+        "destinations",
+        "encoded",
+        "encoding",
+        "epoch",
+        "landed",
+        "offers",
+        "sent_tokens",
+        "source",
+        "total_tokens",
+        "unquiet",
+        "writing",
+    )
+
+    def __init__(self, request: EncodeRequest, number: int, required: tuple[RankId, ...]) -> None:
+        super().__init__((request.room, request.incarnation), number)
+        self.total_tokens = request.total_tokens
+        self.destinations = required
+        self.source: tuple[int, ...] = ()
+        self.encoding = False
+        self.encoded = False
+        self.epoch = 0
+        self.sent_tokens = 0
+        self.offers: dict[RankId, Offer] = {}
+        self.chunk: Chunk | None = None
+        self.writing: set[RankId] = set()
+        self.landed: set[RankId] = set()
+        self.unquiet: set[RankId] = set()
+        self.cancelled: set[RankId] = set()
+
+    def quiet_to(self, destination: RankId) -> bool:
+        """Whether nothing of this room can land at ``destination`` any more, provided no write is started."""
+        return destination not in self.writing and destination not in self.unquiet
+
+    @property
+    def source_in_use(self) -> bool:
+        """Whether a write or the encoder may still touch the source blocks."""
+        return self.encoding or bool(self.writing) or bool(self.unquiet)
+
+
+class EncodeRank(RankCore[EncodeRoom]):
+    """One tensor-parallel rank of an encode instance.
+
+    ``handle(input, now)`` takes any EncodeInput and returns the actions to carry out, in order.
+    """
+
+    def __init__(
+        self,
+        rank_id: RankId,
+        *,
+        layout: BufferLayout,
+        discipline: Discipline,
+        pool_blocks: int,
+        encode_tp: int = 1,
+        language_tp: int = 1,
+        timeout_s: float | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder)
+        self.discipline = discipline
+        self.encode_tp = encode_tp
+        self.language_tp = language_tp
+        self._awaiting_source: deque[EncodeRoom] = deque()
+        self._handlers: dict[type, Callable[[Any, float, list[Action]], None]] = {
+            EncodeRequest: self._on_request,
+            Offer: self._on_offer,
+            Cancel: self._on_cancel,
+            Encoded: self._on_encoded,
+            WriteDone: self._on_write_done,
+            WriterQuiet: self._on_writer_quiet,
+            PeerDown: self._on_peer_down,
+            PeerUp: self._on_peer_up,
+            Abort: self._on_abort,
+            Turn: self._on_turn,
+        }
+
+    def handle(self, event: EncodeInput, now: float) -> list[Action]:
+        """Take one input at time ``now`` (seconds) and return what is to be done about it.
+
+        Raises ProtocolError, and changes nothing, for an input that this role does not know.
+        """
+        handler = self._handlers.get(type(event))
+        if handler is None:
+            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}")
+        actions: list[Action] = []
+        handler(event, now, actions)
+        return actions
+
+    def takes(self, event: object) -> bool:
+        """Whether ``event`` is an input of this role."""
+        return type(event) in self._handlers
+
+    # --- inputs ---
+
+    def _on_request(self, request: EncodeRequest, now: float, actions: list[Action]) -> None:
+        required = destinations(self.rank_id.rank, self.encode_tp, request.language_instance, self.language_tp)
+        room = EncodeRoom(request, self._submitted, required)
+        self._admit(room)
+        self._arm(room, self.timeout_s, now)
+        self._record(now, room, Event.SUBMITTED, room.status, 0)
+        blocks = self.layout.blocks_for(room.total_tokens)
+        if room.total_tokens < 1:
+            self._fail(room, "the embedding is empty", now, actions)
+        elif blocks > self.pool.blocks:
+            self._fail(
+                room,
+                f"it needs {blocks} source blocks, the pool has {self.pool.blocks}",
+                now,
+                actions,
+            )
+        elif not self._down.isdisjoint(required):
+            self._fail(room, "a destination rank is down", now, actions)
+        elif self.discipline.announces_length or not required:
+            self._move(room, OFFERED)
+        for message in self._early.take(room.key):
+            self._handlers[type(message)](message, now, actions)
+
+    def _on_offer(self, offer: Offer, now: float, actions: list[Action]) -> None:
+        key = (offer.room, offer.incarnation)
+        room = self.rooms.get(key)
+        if room is None:
+            self._early.keep(key, offer, now)
+            return
+        if (
+            room.status in FINAL
+            or offer.epoch != room.epoch
+            or offer.receiver in room.offers
+            or offer.receiver not in room.destinations
+        ):
+            self.ignored_messages += 1
+            return
+        status = room.status
+        room.offers[offer.receiver] = offer
+        self._record(now, room, Event.OFFER_RECEIVED, None, offer.sent_tokens, 0, str(offer.receiver))
+        holds = len(offer.blocks) * self.layout.block_tokens
+        if offer.sent_tokens != room.sent_tokens or offer.capacity_tokens != holds or not holds:
+            self._fail(
+                room,
+                f"offer for {offer.capacity_tokens} tokens in {len(offer.blocks)} blocks from token "
+                f"{offer.sent_tokens} on; this side has sent {room.sent_tokens}",
+                now,
+                actions,
+            )
+            return
+        if len(room.offers) < len(room.destinations):
+            return
+        if status is Status.Bootstrapping:
+            self._set_status(room, Status.WaitingForInput)
+        self._record(now, room, Event.OFFERS_COMPLETE, room.status, room.sent_tokens)
+        self._arm(room, self.timeout_s, now)
+        self._move(room, OFFERED)
+        self._start_chunk(room, now, actions)
+
+    def _on_cancel(self, cancel: Cancel, now: float, actions: list[Action]) -> None:
+        key = (cancel.room, cancel.incarnation)
+        room = self.rooms.get(key)
+        if room is None:
+            # Nothing of it is in flight. Keep the cancellation: the request itself may still come.
+            self._early.keep(key, cancel, now)
+            actions.append(Send(cancel.receiver, Quiet(*key)))
+            return
+        room.cancelled.add(cancel.receiver)
+        self._fail(room, f"cancelled by {cancel.receiver}: {cancel.reason}", now, actions)
+        self._answer_cancels(room, actions)
+
+    def _on_encoded(self, done: Encoded, now: float, actions: list[Action]) -> None:
+        room = self.rooms.get((done.room, done.incarnation))
+        if room is None or not room.encoding:
+            self.ignored_messages += 1
+            return
+        room.encoding = False
+        room.encoded = True
+        self._record(now, room, Event.ENCODED, None, room.total_tokens)
+        if room.failure or room.over:
+            self._reap_if_quiet(room, now)
+            return
+        if room.destinations:
+            self._arm(room, self.timeout_s, now)
+            self._move(room, ENCODED)
+            self._start_chunk(room, now, actions)
+        else:
+            # A surplus rank has done its part; how long the others transfer is not its business.
+            self._arm(room, None, now)
+            self._move(room, DONE)
+
+    def _on_write_done(self, done: WriteDone, now: float, actions: list[Action]) -> None:
+        room = self.rooms.get((done.room, done.incarnation))
+        if room is None or done.epoch != room.epoch or done.destination not in room.writing or room.chunk is None:
+            self.ignored_messages += 1
+            return
+        room.writing.remove(done.destination)
+        if not done.quiet:
+            room.unquiet.add(done.destination)
+        chunk = room.chunk
+        size = self.layout.chunk_bytes(chunk) if done.ok else 0
+        self._record(
+            now, room, Event.WRITE_DONE, None, chunk.end_token if done.ok else chunk.start_token, size,
+            str(done.destination) if done.ok else f"{done.destination} {done.reason}",
+        )  # fmt: skip
+        if not done.ok:
+            self._fail(room, f"the write to {done.destination} failed: {done.reason}", now, actions)
+        if room.failure or room.over:
+            self._answer_cancels(room, actions)
+            self._reap_if_quiet(room, now)
+            return
+        room.landed.add(done.destination)
+        if len(room.landed) == len(room.destinations):
+            self._finish_chunk(room, chunk, now, actions)
+
+    def _on_writer_quiet(self, quiet: WriterQuiet, now: float, actions: list[Action]) -> None:
+        room = self.rooms.get((quiet.room, quiet.incarnation))
+        if room is None or quiet.destination not in room.unquiet:
+            self.ignored_messages += 1
+            return
+        room.unquiet.remove(quiet.destination)
+        self._answer_cancels(room, actions)
+        self._reap_if_quiet(room, now)
+
+    def _on_peer_down(self, down: PeerDown, now: float, actions: list[Action]) -> None:
+        self._down.add(down.peer)
+        self._early.drop_from(down.peer)
+        for room in list(self.rooms.values()):
+            if down.peer in room.destinations:
+                self._fail(room, f"{down.peer} is down", now, actions)
+
+    def _on_peer_up(self, up: PeerUp, now: float, actions: list[Action]) -> None:
+        self._down.discard(up.peer)
+
+    def _on_abort(self, abort: Abort, now: float, actions: list[Action]) -> None:
+        room = self.rooms.get((abort.room, abort.incarnation))
+        if room is None or not room.destinations:
+            # A surplus rank takes no part in the transfer: the ranks that do decide, and they are told as well.
+            self.ignored_messages += 1
+            return
+        self._fail(room, abort.reason, now, actions)
+
+    def _on_turn(self, turn: Turn, now: float, actions: list[Action]) -> None:
+        self._freed = False
+        free = turn.free_blocks
+        if turn.failed != NOBODY and turn.failed < turn.submitted:
+            failed = self._by_number.get(turn.failed)
+            if failed is not None:
+                self._conclude_failed(failed, now, actions)
+        for number, progress in turn.progress:
+            room = self._by_number.get(number)
+            if room is None:
+                continue
+            if progress == FAILED:
+                self._conclude_failed(room, now, actions)
+                continue
+            before = room.agreed
+            if not self._agree(room, progress):
+                continue
+            if before < OFFERED:
+                self._awaiting_source.append(room)
+            if progress >= DONE:
+                # Every rank releases these now, so they count at once.
+                free += len(room.source)
+                self._conclude_success(room, now, actions)
+        self._grant_source(free, now, actions)
+        for room in self._expired(now):
+            self._fail(room, f"timed out while {self._phase(room)}", now, actions)
+        self._early.expire(now)
+
+    # --- decisions ---
+
+    def _grant_source(self, free: int, now: float, actions: list[Action]) -> None:
+        # First come, first served: a large request is not overtaken by small ones.
+        queue = self._awaiting_source
+        while queue:
+            room = queue[0]
+            if room.over:
+                queue.popleft()
+                continue
+            blocks = self.layout.blocks_for(room.total_tokens)
+            if blocks > free:
+                return
+            queue.popleft()
+            granted = self.pool.allocate(blocks, room.key)
+            if granted is None:
+                raise ProtocolError(f"{self.rank_id} has fewer free blocks than its group agreed on")
+            free -= blocks
+            room.source = granted
+            room.encoding = True
+            self._arm(room, self.timeout_s, now)
+            self._record(now, room, Event.ENCODE_STARTED, None, room.total_tokens)
+            if self.discipline.announces_length and not room.failure:
+                for peer in room.destinations:
+                    actions.append(Send(peer, Announce(*room.key, room.total_tokens)))
+            actions.append(StartEncode(*room.key, room.total_tokens, granted))
+
+    def _start_chunk(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
+        """Start writing chunk ``epoch`` once the data and all offers are there."""
+        if not room.encoded or room.failure or room.writing or len(room.offers) < len(room.destinations):
+            return
+        chunk = plan_chunk(
+            total_tokens=room.total_tokens,
+            sent_tokens=room.sent_tokens,
+            capacities_tokens=[offer.capacity_tokens for offer in room.offers.values()],
+            block_tokens=self.layout.block_tokens,
+        )
+        if not chunk.is_last and not self.discipline.resumes:
+            self._fail(
+                room,
+                f"{room.total_tokens} tokens do not fit the allocation of {chunk.tokens}",
+                now,
+                actions,
+            )
+            return
+        room.chunk = chunk
+        room.landed = set()
+        self._record(
+            now,
+            room,
+            Event.CHUNK_STARTED,
+            room.status,
+            room.sent_tokens,
+            self.layout.chunk_bytes(chunk),
+        )
+        for peer in room.destinations:
+            room.writing.add(peer)
+            self._record(now, room, Event.WRITE_STARTED, None, chunk.start_token, 0, str(peer))
+            actions.append(StartWrite(*room.key, room.epoch, peer, chunk, room.source, room.offers[peer].blocks))
+
+    def _finish_chunk(self, room: EncodeRoom, chunk: Chunk, now: float, actions: list[Action]) -> None:
+        """All required destinations hold the chunk: now, and only now, a status is sent."""
+        self._set_status(room, chunk_status(is_last=chunk.is_last, all_hold=True))
+        room.sent_tokens = chunk.end_token
+        size = self.layout.chunk_bytes(chunk) * len(room.destinations)
+        self._record(now, room, Event.CHUNK_DONE, room.status, room.sent_tokens, size)
+        message = ChunkStatus(*room.key, room.epoch, room.status, room.total_tokens, room.sent_tokens)
+        for peer in room.destinations:
+            actions.append(Send(peer, message))
+        room.epoch += 1
+        room.offers = {}
+        room.chunk = None
+        if room.status is Status.Success:
+            # Other ranks of the group may still be writing; they have timers of their own.
+            self._arm(room, None, now)
+            self._move(room, DONE)
+        else:
+            self._arm(room, self.timeout_s, now)
+
+    def _fail(self, room: EncodeRoom, reason: str, now: float, actions: list[Action]) -> None:
+        """Fail the room on this rank and tell every destination; the group follows at its next turn."""
+        if room.failure or room.status in FINAL or room.over:
+            return
+        room.failure = reason
+        self._set_status(room, Status.Failed)
+        self._failed[room.number] = None
+        self._arm(room, None, now)
+        self._record(now, room, Event.FAILED, room.status, room.sent_tokens, 0, reason)
+        message = ChunkStatus(*room.key, room.epoch, Status.Failed, room.total_tokens, room.sent_tokens, reason)
+        for peer in room.destinations:
+            actions.append(Send(peer, message))
+
+    def _conclude_failed(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
+        self._fail(room, OTHER_RANK, now, actions)
+        room.over = True
+        self._leave_group(room)
+        reason = room.failure or OTHER_RANK
+        actions.append(Conclude(*room.key, Status.Failed, reason))
+        self._reap_if_quiet(room, now)
+
+    def _conclude_success(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
+        if not room.destinations:  # a surplus rank: nothing was written, the group's word counts
+            room.status = Status.Success
+        room.over = True
+        actions.append(Conclude(*room.key, Status.Success))
+        self._reap(room, now)
+
+    def _reap_if_quiet(self, room: EncodeRoom, now: float) -> None:
+        if room.over and not room.source_in_use:
+            self._reap(room, now)
+            self._freed = True
+
+    def _reap(self, room: EncodeRoom, now: float) -> None:
+        if room.source:
+            self.pool.release(room.source, room.key)
+        self._record(now, room, Event.RELEASED, room.status, room.sent_tokens)
+        self._forget(room)
+
+    def _answer_cancels(self, room: EncodeRoom, actions: list[Action]) -> None:
+        for peer in sorted(room.cancelled):
+            if room.quiet_to(peer):
+                room.cancelled.remove(peer)
+                actions.append(Send(peer, Quiet(*room.key)))
+
+    def _phase(self, room: EncodeRoom) -> str:
+        if room.writing:
+            return f"writing chunk {room.epoch}"
+        if room.encoding:
+            return "encoding"
+        if not room.source and (self.discipline.announces_length or len(room.offers) == len(room.destinations)):
+            return "waiting for source blocks"
+        return "waiting for memory on the language side"

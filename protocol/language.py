@@ -1,0 +1,517 @@
+"""The language rank: offers memory for an embedding of unknown length and delivers it when all of it has arrived.
+
+A room's life on this side::
+
+    submitted -> [length announced] -> blocks -> offer for chunk 0 -> status of chunk 0
+              -> Success: copy out, release, deliver
+              -> Transferring: the rest is known now; as the discipline says, copy out, keep or release or wait for
+                 blocks, then offer for chunk 1 (a resume: sent_tokens > 0) -> ...
+
+Rules this file keeps:
+
+* every decision (take blocks, copy, resume, deliver, fail) is made in a turn, on what the whole group agreed on;
+* a status counts only for the outstanding epoch of the right incarnation, everything else is counted and ignored;
+* a room that ends while a writer may still write fences its blocks, sends Cancel, and frees them on Quiet;
+* the length comes from the message, never from memory that may belong to somebody else already;
+* a demand that can never be met fails at once and says why.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from protocol.agreement import FAILED, NOBODY
+from protocol.disciplines import Discipline
+from protocol.errors import ProtocolError
+from protocol.layout import BufferLayout
+from protocol.messages import (
+    Abort,
+    Action,
+    Announce,
+    Cancel,
+    ChunkStatus,
+    Conclude,
+    CopyOut,
+    Deliver,
+    LanguageInput,
+    LanguageRequest,
+    Note,
+    Offer,
+    PeerDown,
+    PeerUp,
+    Quiet,
+    Send,
+    Turn,
+)
+from protocol.rank import OTHER_RANK, RankCore, Room
+from protocol.recording import Event, Recorder
+from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.status import Status
+from protocol.topology import RankId, Side, writer_rank
+
+ANNOUNCED = 1
+FIRST_CHUNK = 2
+"""Progress of a room: 1 when its length is announced, then 2 more for every chunk, plus 1 when that was the last."""
+
+CANCEL_RETRY_S = 1.0
+"""How often Cancel is repeated until Quiet comes: a control round trip takes about a millisecond, so a second means
+that one of the two messages was lost."""
+
+QUARANTINE_S = 60.0
+"""How long blocks stay fenced after their writer's process is known to be gone. Bytes that were on the way land within
+the transport's own timeout, 30 s for Mooncake's default; twice that is safe."""
+
+
+class LanguageRoom(Room):
+    """A room on the language side.
+
+    ``outstanding``: an offer for ``epoch`` is with the encode side, whose writes may land in ``blocks``.
+    ``upto_tokens``: what the last status said this rank holds; ``got_tokens``: what the group acted on.
+    """
+
+    __slots__ = (
+        "blocks",
+        "capacity_tokens",
+        "chunks",
+        "copied_tokens",
+        "epoch",
+        "got_tokens",
+        "outstanding",
+        "queued",
+        "request",
+        "total_tokens",
+        "upto_tokens",
+        "writer",
+        "writer_gone",
+    )
+
+    def __init__(self, request: LanguageRequest, number: int, writer: RankId) -> None:
+        super().__init__((request.room, request.incarnation), number)
+        self.request = request
+        self.writer = writer
+        self.writer_gone = False
+        self.queued = False
+        self.blocks: tuple[int, ...] = ()
+        self.capacity_tokens = 0
+        self.epoch = 0
+        self.chunks = 0
+        self.outstanding = False
+        self.total_tokens: int | None = None
+        self.upto_tokens = 0
+        self.got_tokens = 0
+        self.copied_tokens = 0
+
+
+class LanguageRank(RankCore[LanguageRoom]):
+    """One tensor-parallel rank of a language instance.
+
+    ``handle(input, now)`` takes any LanguageInput and returns the actions to carry out, in order.
+    ``resume_first``: rooms that wait for their next chunk's blocks go before new ones.
+    ``reserve_blocks``: blocks new rooms must leave free for resumes.
+    """
+
+    def __init__(
+        self,
+        rank_id: RankId,
+        *,
+        layout: BufferLayout,
+        discipline: Discipline,
+        sizing: SizingPolicy,
+        pool_blocks: int,
+        encode_tp: int = 1,
+        timeout_s: float | None = None,
+        resume_first: bool = True,
+        reserve_blocks: int = 0,
+        recorder: Recorder | None = None,
+    ) -> None:
+        super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder)
+        if not 0 <= reserve_blocks < pool_blocks:
+            raise ValueError(f"reserve_blocks is {reserve_blocks}, it must be between 0 and {pool_blocks - 1}")
+        self.discipline = discipline
+        self.sizing = sizing
+        self.encode_tp = encode_tp
+        self.resume_first = resume_first
+        self.reserve_blocks = reserve_blocks
+        self._admitted = 0
+        self._new: deque[LanguageRoom] = deque()
+        self._resuming: deque[LanguageRoom] = deque()
+        self._free = 0
+        self._behind_copy: list[Action] | None = None
+        self._handlers: dict[type, Callable[[Any, float, list[Action]], None]] = {
+            LanguageRequest: self._on_request,
+            Announce: self._on_announce,
+            ChunkStatus: self._on_status,
+            Quiet: self._on_quiet,
+            PeerDown: self._on_peer_down,
+            PeerUp: self._on_peer_up,
+            Abort: self._on_abort,
+            Turn: self._on_turn,
+        }
+
+    def handle(self, event: LanguageInput, now: float) -> list[Action]:
+        """Take one input at time ``now`` (seconds) and return what is to be done about it.
+
+        Raises ProtocolError, and changes nothing, for an input that this role does not know.
+        """
+        handler = self._handlers.get(type(event))
+        if handler is None:
+            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}")
+        actions: list[Action] = []
+        handler(event, now, actions)
+        return actions
+
+    def takes(self, event: object) -> bool:
+        """Whether ``event`` is an input of this role."""
+        return type(event) in self._handlers
+
+    @property
+    def waiting_rooms(self) -> int:
+        """Rooms that wait for blocks, new ones and resumes."""
+        return sum(not room.over for room in self._new) + sum(not room.over for room in self._resuming)
+
+    # --- inputs: they only note facts, the next turn acts on them ---
+
+    def _on_request(self, request: LanguageRequest, now: float, actions: list[Action]) -> None:
+        writer = RankId(Side.ENCODE, request.encode_instance, writer_rank(self.rank_id.rank, self.encode_tp))
+        room = LanguageRoom(request, self._submitted, writer)
+        self._admit(room)
+        self._arm(room, self.timeout_s, now)
+        self._record(now, room, Event.SUBMITTED, room.status, 0)
+        if writer in self._down:
+            self._fail(room, f"{writer} is down")
+        for message in self._early.take(room.key):
+            self._handlers[type(message)](message, now, actions)
+
+    def _on_announce(self, announce: Announce, now: float, actions: list[Action]) -> None:
+        key = (announce.room, announce.incarnation)
+        room = self.rooms.get(key)
+        if room is None:
+            self._early.keep(key, announce, now)
+            return
+        if room.over or room.total_tokens is not None or not self.discipline.announces_length:
+            self.ignored_messages += 1
+            return
+        room.total_tokens = announce.total_tokens
+        self._move(room, ANNOUNCED)
+
+    def _on_status(self, status: ChunkStatus, now: float, actions: list[Action]) -> None:
+        key = (status.room, status.incarnation)
+        room = self.rooms.get(key)
+        if room is None and status.status is Status.Failed:
+            self._early.keep(key, status, now)
+            return
+        if room is None or room.over or room.failure:
+            self.ignored_messages += 1
+            return
+        if status.status is Status.Failed:
+            self._fail(room, status.reason or "the encode side failed")
+            return
+        if not room.outstanding or status.epoch != room.epoch or room.progress >= FIRST_CHUNK + 2 * room.epoch:
+            self.ignored_messages += 1
+            return
+        is_last = status.status is Status.Success
+        of_a_chunk = is_last or status.status is Status.Transferring
+        fits = room.got_tokens < status.upto_tokens <= room.got_tokens + room.capacity_tokens
+        same_total = room.total_tokens is None or room.total_tokens == status.total_tokens
+        if not of_a_chunk or not fits or not same_total or is_last != (status.upto_tokens == status.total_tokens):
+            self._fail(
+                room,
+                f"impossible status {status.status.name} for chunk {status.epoch}: {status.upto_tokens} of "
+                f"{status.total_tokens} tokens, {room.got_tokens} were here and {room.capacity_tokens} fit",
+            )
+            return
+        room.total_tokens = status.total_tokens
+        room.upto_tokens = status.upto_tokens
+        self._move(room, FIRST_CHUNK + 2 * room.epoch + is_last)
+
+    def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
+        room = self.rooms.get((quiet.room, quiet.incarnation))
+        if room is None or not room.over or room.writer_gone:
+            self.ignored_messages += 1
+            return
+        self._unfence(room, now)
+
+    def _on_peer_down(self, down: PeerDown, now: float, actions: list[Action]) -> None:
+        self._down.add(down.peer)
+        for room in list(self.rooms.values()):
+            if room.writer != down.peer or room.writer_gone:
+                continue
+            room.writer_gone = True
+            if room.over:
+                self._arm(room, QUARANTINE_S, now)
+            else:
+                self._fail(room, f"{down.peer} is down")
+
+    def _on_peer_up(self, up: PeerUp, now: float, actions: list[Action]) -> None:
+        self._down.discard(up.peer)
+        for room in self.rooms.values():
+            if room.writer == up.peer and room.over:
+                # It was perhaps never gone, only out of reach: it must not write into these blocks any more.
+                actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, room.failure)))
+
+    def _on_abort(self, abort: Abort, now: float, actions: list[Action]) -> None:
+        room = self.rooms.get((abort.room, abort.incarnation))
+        if room is None or room.over:
+            self.ignored_messages += 1
+            return
+        self._fail(room, abort.reason)
+
+    def _fail(self, room: LanguageRoom, reason: str) -> None:
+        """Note this rank's reason to fail; the group follows at its next turn."""
+        if not room.failure and not room.over:
+            room.failure = reason
+            self._failed[room.number] = None
+
+    # --- the turn: all decisions ---
+
+    def _on_turn(self, turn: Turn, now: float, actions: list[Action]) -> None:
+        self._free = turn.free_blocks
+        self._freed = False
+        if turn.failed != NOBODY and turn.failed < turn.submitted:
+            failed = self._by_number.get(turn.failed)
+            if failed is not None:
+                self._conclude_failed(failed, failed.failure or OTHER_RANK, now, actions)
+        for number in range(self._admitted, turn.submitted):
+            room = self._by_number.get(number)
+            if room is not None and not self.discipline.announces_length:
+                self._queue(room)
+        self._admitted = max(self._admitted, turn.submitted)
+        for number, progress in turn.progress:
+            if number >= turn.submitted:
+                continue
+            room = self._by_number.get(number)
+            if room is None:
+                continue
+            if progress == FAILED:
+                self._conclude_failed(room, room.failure or OTHER_RANK, now, actions)
+                continue
+            if not self._agree(room, progress):
+                continue
+            if progress >= FIRST_CHUNK:
+                self._chunk_landed(room, is_last=bool((progress - FIRST_CHUNK) % 2), now=now, actions=actions)
+            else:
+                self._length_announced(room, now, actions)
+        self._grant(now, actions)
+        for room in self._expired(now):
+            self._timed_out(room, now, actions)
+        self._early.expire(now)
+        self._behind_copy = None
+
+    def _queue(self, room: LanguageRoom) -> None:
+        if not room.queued and not room.over:
+            room.queued = True
+            self._new.append(room)
+
+    def _length_announced(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
+        total = self._known_total(room)
+        self._record(now, room, Event.ANNOUNCED, room.status, total)
+        blocks = self.layout.blocks_for(total)
+        refusal = self.discipline.refusal(first=0, remaining=blocks, pool=self.pool.blocks - self.reserve_blocks)
+        if refusal:
+            self._conclude_failed(room, f"can never fit: {refusal}", now, actions)
+            return
+        self._arm(room, self.timeout_s, now)
+        self._queue(room)
+
+    def _chunk_landed(self, room: LanguageRoom, *, is_last: bool, now: float, actions: list[Action]) -> None:
+        room.outstanding = False
+        room.chunks += 1
+        gained = room.upto_tokens - room.got_tokens
+        room.got_tokens = room.upto_tokens
+        self._set_status(room, Status.Success if is_last else Status.Transferring)
+        if self._recorder is not None:
+            self._record(
+                now, room, Event.CHUNK_RECEIVED, room.status, room.got_tokens,
+                gained * self.layout.bytes_per_token,
+            )  # fmt: skip
+        if is_last:
+            self._deliver(room, now, actions)
+            return
+        remaining = self.layout.blocks_for(self._known_total(room) - room.got_tokens)
+        if not self.discipline.resumes:
+            refusal = f"the discipline {self.discipline.name} does not resume"
+        else:
+            refusal = self.discipline.refusal(first=len(room.blocks), remaining=remaining, pool=self.pool.blocks)
+        if refusal:
+            self._conclude_failed(room, f"can never fit: {refusal}", now, actions)
+            return
+        self._arm(room, self.timeout_s, now)
+        if self.discipline.releases_before_waiting:
+            self._copy_out(room, actions)
+            self._release(room, room.blocks)
+            room.blocks = ()
+            self._record(now, room, Event.ALLOCATED, room.status, 0)
+        self._resuming.append(room)
+
+    def _deliver(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
+        total = self._known_total(room)
+        self._copy_out(room, actions)
+        self._release(room, room.blocks)
+        room.blocks = ()
+        actions.append(Deliver(*room.key, total))
+        self._record(now, room, Event.DELIVERED, room.status, total)
+        self._record(now, room, Event.RELEASED, room.status, total)
+        self.sizing.completed(CompletedView(room.request, total, room.chunks))
+        room.over = True
+        actions.append(Conclude(*room.key, Status.Success))
+        self._forget(room)
+
+    def _grant(self, now: float, actions: list[Action]) -> None:
+        """Hand out free blocks, first come, first served within resumes and within new rooms."""
+        if self.resume_first:
+            if self._grant_resumes(now, actions):
+                self._grant_new(now, actions)
+        else:
+            self._grant_new(now, actions)
+            self._grant_resumes(now, actions)
+
+    def _grant_resumes(self, now: float, actions: list[Action]) -> bool:
+        """Serve waiting resumes in order; whether none is left waiting."""
+        queue = self._resuming
+        while queue:
+            room = queue[0]
+            if room.over:
+                queue.popleft()
+                continue
+            remaining = self.layout.blocks_for(self._known_total(room) - room.got_tokens)
+            grant = self.discipline.resume(len(room.blocks), remaining, self._free)
+            if grant is None:
+                return False
+            queue.popleft()
+            kept = room.blocks[: grant.keep]
+            taken = self._take(room, grant.take) if grant.take else ()
+            self._copy_out(room, actions)
+            self._release(room, room.blocks[grant.keep :])
+            room.epoch += 1
+            self._record(now, room, Event.ALLOCATED, room.status, (grant.keep + grant.take) * self.layout.block_tokens)
+            self._offer(room, kept + taken, Event.RESUMED, now, actions)
+        return True
+
+    def _grant_new(self, now: float, actions: list[Action]) -> None:
+        queue = self._new
+        while queue:
+            room = queue[0]
+            if room.over:
+                queue.popleft()
+                continue
+            available = self._free - self.reserve_blocks
+            if self.discipline.announces_length:
+                tokens = self._known_total(room)
+            else:
+                tokens = self.sizing.first_tokens(
+                    RequestView(room.request, self.layout.block_tokens, available, self.pool.blocks)
+                )
+            blocks = self.discipline.first_blocks(
+                self.layout.blocks_for(tokens), self.pool.blocks - self.reserve_blocks
+            )
+            if blocks > available:
+                return
+            queue.popleft()
+            taken = self._take(room, blocks)
+            self._record(now, room, Event.ALLOCATED, room.status, blocks * self.layout.block_tokens)
+            self._set_status(room, Status.WaitingForInput)
+            self._offer(room, taken, Event.OFFERED, now, actions)
+
+    def _offer(
+        self,
+        room: LanguageRoom,
+        blocks: tuple[int, ...],
+        event: Event,
+        now: float,
+        actions: list[Action],
+    ) -> None:
+        room.blocks = blocks
+        room.capacity_tokens = len(blocks) * self.layout.block_tokens
+        room.outstanding = True
+        self._arm(room, self.timeout_s, now)
+        self._record(now, room, event, room.status, room.got_tokens)
+        offer = Offer(*room.key, room.epoch, self.rank_id, blocks, room.capacity_tokens, room.got_tokens)
+        actions.append(Send(room.writer, offer))
+
+    def _timed_out(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
+        if not room.over:
+            self._fail(room, f"timed out while {self._phase(room)}")
+        elif room.writer_gone:
+            self._unfence(room, now)
+        else:
+            actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, "repeated")))
+            self._arm(room, CANCEL_RETRY_S, now)
+
+    def _conclude_failed(self, room: LanguageRoom, reason: str, now: float, actions: list[Action]) -> None:
+        self._set_status(room, Status.Failed)
+        room.over = True
+        room.failure = reason
+        self._leave_group(room)
+        self._record(now, room, Event.FAILED, room.status, room.got_tokens, 0, reason)
+        actions.append(Conclude(*room.key, Status.Failed, reason))
+        actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, reason)))
+        if room.outstanding:
+            # The writer may be writing into these blocks at this moment.
+            self.pool.fence(room.blocks, room.key)
+            self._arm(room, QUARANTINE_S if room.writer_gone else CANCEL_RETRY_S, now)
+            return
+        if room.blocks:
+            self._release(room, room.blocks)
+        self._record(now, room, Event.RELEASED, room.status, room.got_tokens)
+        self._forget(room)
+
+    # --- memory ---
+
+    def _unfence(self, room: LanguageRoom, now: float) -> None:
+        self.pool.unfence(room.blocks, room.key)
+        self._freed = True
+        self._record(now, room, Event.RELEASED, room.status, room.got_tokens)
+        self._forget(room)
+
+    def _take(self, room: LanguageRoom, count: int) -> tuple[int, ...]:
+        taken = self.pool.allocate(count, room.key)
+        if taken is None:
+            raise ProtocolError(f"{self.rank_id} has fewer free blocks than its group agreed on")
+        self._free -= count
+        return taken
+
+    def _release(self, room: LanguageRoom, blocks: tuple[int, ...]) -> None:
+        self.pool.release(blocks, room.key)
+        self._free += len(blocks)
+
+    def _copy_out(self, room: LanguageRoom, actions: list[Action]) -> None:
+        """Copy what arrived and was not copied yet; once per chunk, however long the room waits."""
+        tokens = room.got_tokens - room.copied_tokens
+        if tokens:
+            used = room.blocks[: self.layout.blocks_for(tokens)]
+            actions.append(CopyOut(*room.key, room.copied_tokens, tokens, used))
+            room.copied_tokens = room.got_tokens
+            self._behind_copy = actions
+
+    def _record(
+        self,
+        now: float,
+        room: LanguageRoom,
+        event: Event,
+        status: Status | None,
+        tokens: int,
+        bytes_: int = 0,
+        detail: str = "",
+    ) -> None:
+        # A copy takes time, and whatever follows it in this turn happens only when it is over.
+        if self._behind_copy is None:
+            super()._record(now, room, event, status, tokens, bytes_, detail)
+        elif self._recorder is not None:
+            self._behind_copy.append(Note(room.key[0], event, status, tokens, bytes_, detail))
+
+    @staticmethod
+    def _known_total(room: LanguageRoom) -> int:
+        if room.total_tokens is None:
+            raise ProtocolError(f"the length of room {room.key[0]} is not known yet")
+        return room.total_tokens
+
+    def _phase(self, room: LanguageRoom) -> str:
+        if room.outstanding:
+            return f"waiting for chunk {room.epoch}"
+        if room.chunks:
+            return "waiting for blocks to resume"
+        if room.queued:
+            return "waiting for blocks"
+        return f"waiting for {'the announced length' if self.discipline.announces_length else 'the other ranks'}"

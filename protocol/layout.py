@@ -1,0 +1,140 @@
+"""How an embedding lies in memory: buffer kinds, bytes, and the pieces one chunk is moved in.
+
+Every kind has its own registered pool of equal blocks. A block holds ``block_tokens`` tokens. The kinds and their order
+are those of the SGLang fork (embeddings, fill_ids, mrope positions, aux, optional deepstack); aux travels only with the
+first block of the first chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import msgspec
+
+from protocol.chunks import Chunk
+
+BF16_BYTES = 2
+INT32_BYTES = 4
+AUX_WORDS = 16
+AUX_TOTAL_TOKENS = 0
+AUX_MROPE_DELTA = 1
+
+EMBEDDINGS, FILL_IDS, MROPE, AUX, DEEPSTACK = range(5)
+
+
+class BufferKind(msgspec.Struct, frozen=True):
+    """One kind of buffer. ``bytes_per_block`` is the stride of a block in this kind's pool."""
+
+    name: str
+    bytes_per_token: int
+    bytes_per_block: int
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """One contiguous copy: ``length`` bytes between byte offsets within the pools of buffer kind ``kind``."""
+
+    kind: int
+    source_offset: int
+    target_offset: int
+    length: int
+
+
+class BufferLayout(msgspec.Struct, frozen=True, dict=True):
+    """Sizes of every buffer kind for one model. ``hidden`` is the row width in bf16 elements."""
+
+    block_tokens: int
+    hidden: int
+    deepstack_layers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("block_tokens", 1), ("hidden", 1), ("deepstack_layers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+
+    @cached_property
+    def kinds(self) -> tuple[BufferKind, ...]:
+        """The buffer kinds in wire order; aux counts per block only, the others per token."""
+        per_token = [
+            ("embeddings", BF16_BYTES * self.hidden),
+            ("fill_ids", INT32_BYTES),
+            ("mrope", 3 * INT32_BYTES),
+            ("aux", 0),
+        ]
+        if self.deepstack_layers:
+            per_token.append(("deepstack", BF16_BYTES * self.hidden * self.deepstack_layers))
+        return tuple(
+            BufferKind(name, size, size * self.block_tokens if size else AUX_WORDS * INT32_BYTES)
+            for name, size in per_token
+        )
+
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """Payload bytes of one token over all kinds."""
+        return sum(kind.bytes_per_token for kind in self.kinds)
+
+    @cached_property
+    def bytes_per_block(self) -> int:
+        """Memory of one block over all kinds, aux included."""
+        return sum(kind.bytes_per_block for kind in self.kinds)
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold ``tokens`` tokens (rounded up)."""
+        return -(-tokens // self.block_tokens)
+
+    def chunk_bytes(self, chunk: Chunk) -> int:
+        """Bytes one destination receives for ``chunk``."""
+        aux = AUX_WORDS * INT32_BYTES if chunk.start_token == 0 else 0
+        return chunk.tokens * self.bytes_per_token + aux
+
+    def pieces(self, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]) -> list[Piece]:
+        """The copies that move ``chunk`` for one destination, kind by kind, neighbours joined.
+
+        ``source_blocks``: all blocks of the request on the encode side; token t lies in block t // block_tokens.
+        ``target_blocks``: the granted blocks; the chunk's first token goes to the start of the first one.
+        Raises ValueError if the chunk does not start on a block boundary or does not fit either list.
+        """
+        size = self.block_tokens
+        if chunk.start_token % size:
+            raise ValueError(f"chunk starts at token {chunk.start_token}, not a multiple of {size}")
+        first = chunk.start_token // size
+        needed = self.blocks_for(chunk.tokens)
+        if needed > len(target_blocks) or first + needed > len(source_blocks):
+            raise ValueError(
+                f"chunk of {needed} blocks from block {first} does not fit "
+                f"{len(source_blocks)} source and {len(target_blocks)} target blocks"
+            )
+        pieces: list[Piece] = []
+        for index, kind in enumerate(self.kinds):
+            if index == AUX:
+                if chunk.start_token == 0:
+                    stride = kind.bytes_per_block
+                    pieces.append(Piece(AUX, source_blocks[0] * stride, target_blocks[0] * stride, stride))
+                continue
+            pieces.extend(_joined(index, kind, chunk.tokens, size, source_blocks[first:], target_blocks))
+        return pieces
+
+
+def _joined(
+    index: int,
+    kind: BufferKind,
+    tokens: int,
+    block_tokens: int,
+    source: Sequence[int],
+    target: Sequence[int],
+) -> list[Piece]:
+    pieces: list[Piece] = []
+    stride = kind.bytes_per_block
+    start = target_start = length = 0
+    for number, done in enumerate(range(0, tokens, block_tokens)):
+        size = min(block_tokens, tokens - done) * kind.bytes_per_token
+        from_offset, to_offset = source[number] * stride, target[number] * stride
+        # Only full blocks precede, so a neighbour on both sides continues the piece without a gap.
+        if length and from_offset == start + length and to_offset == target_start + length:
+            length += size
+            continue
+        if length:
+            pieces.append(Piece(index, start, target_start, length))
+        start, target_start, length = from_offset, to_offset, size
+    pieces.append(Piece(index, start, target_start, length))
+    return pieces

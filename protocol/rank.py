@@ -1,0 +1,225 @@
+"""What both rank cores share: rooms, timers, the part they play in their group's agreement, and recording."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from protocol.agreement import FAILED, NOBODY, Ballot
+from protocol.allocator import BlockPool
+from protocol.errors import ProtocolError
+from protocol.layout import BufferLayout
+from protocol.messages import Message
+from protocol.recording import Event, Recorder
+from protocol.status import Status, advance
+from protocol.topology import RankId
+
+RoomKey = tuple[int, int]
+"""(room, incarnation): a room number may be used again, an incarnation of it never."""
+
+
+class Room:
+    """The part of a room's state that both sides have.
+
+    ``progress`` is how far this rank has come, ``agreed`` how far the whole group has (both only rise).
+    ``failure`` is this rank's own reason to fail, known to the group only after its next turn.
+    """
+
+    __slots__ = ("agreed", "deadline", "failure", "key", "number", "over", "progress", "status")
+
+    def __init__(self, key: RoomKey, number: int) -> None:
+        self.key = key
+        self.number = number
+        self.status = Status.Bootstrapping
+        self.progress = 0
+        self.agreed = 0
+        self.failure = ""
+        self.over = False
+        self.deadline: float | None = None
+
+
+RoomType = TypeVar("RoomType", bound=Room)
+
+OTHER_RANK = "another rank of the group failed"
+
+EARLY_LIFETIME_S = 60.0
+"""How long a message that arrives before its request is kept: a router's two deliveries differ by milliseconds, so a
+minute is ample, and whatever is older belongs to a room that has long ended."""
+
+EARLY_ROOMS = 4096
+"""Rooms for which early messages are kept; the oldest are dropped beyond. Their rooms' timers then deal with it."""
+
+
+class EarlyMessages:
+    """Messages for rooms that do not exist here (yet). They create no room; a request that comes in time gets them."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[RoomKey, tuple[float, list[Message]]] = OrderedDict()
+
+    def keep(self, key: RoomKey, message: Message, now: float) -> None:
+        """Keep ``message`` for the room ``key``."""
+        if key not in self._kept:
+            self._kept[key] = (now + EARLY_LIFETIME_S, [])
+            if len(self._kept) > EARLY_ROOMS:
+                self._kept.popitem(last=False)
+        self._kept[key][1].append(message)
+
+    def take(self, key: RoomKey) -> list[Message]:
+        """The messages for ``key`` in order of arrival; they are not kept any longer."""
+        return self._kept.pop(key, (0.0, []))[1]
+
+    def drop_from(self, peer: RankId) -> None:
+        """Forget the offers and cancellations of a peer whose process is gone, and its memory with it."""
+        for _, messages in self._kept.values():
+            messages[:] = [message for message in messages if getattr(message, "receiver", None) != peer]
+
+    def expire(self, now: float) -> None:
+        """Drop what is too old."""
+        while self._kept and next(iter(self._kept.values()))[0] <= now:
+            self._kept.popitem(last=False)
+
+
+class RankCore(Generic[RoomType]):
+    """Base of EncodeRank and LanguageRank.
+
+    ``timeout_s``: how long a room may stay in one waiting phase; None for ever (then a deadlock stays one).
+    """
+
+    def __init__(
+        self,
+        rank_id: RankId,
+        layout: BufferLayout,
+        pool_blocks: int,
+        timeout_s: float | None,
+        recorder: Recorder | None,
+    ) -> None:
+        if timeout_s is not None and timeout_s <= 0:
+            raise ValueError(f"timeout_s is {timeout_s}, it must be positive or None")
+        self.rank_id = rank_id
+        self.layout = layout
+        self.pool = BlockPool(pool_blocks)
+        self.timeout_s = timeout_s
+        self.rooms: dict[RoomKey, RoomType] = {}
+        self.ignored_messages = 0
+        self._recorder = recorder
+        self._by_number: dict[int, RoomType] = {}
+        self._submitted = 0
+        # Insertion-ordered sets: rooms that moved on, and rooms that failed, since the group last agreed on them.
+        self._moved: dict[int, None] = {}
+        self._failed: dict[int, None] = {}
+        self._timers: list[tuple[float, int, RoomType]] = []
+        self._timer_count = 0
+        self._down: set[RankId] = set()
+        self._early = EarlyMessages()
+        self._freed = False  # blocks came free after this turn's ballot was counted
+
+    # --- the group's agreement (see agreement.py) ---
+
+    def ballot(self) -> Ballot:
+        """This rank's submissions, free blocks and first failed room."""
+        return Ballot(self._submitted, self.pool.free, min(self._failed) if self._failed else NOBODY)
+
+    def candidates(self) -> Sequence[int]:
+        """Numbers of the rooms that moved on or failed here since the group last agreed."""
+        return tuple(self._moved | self._failed) if self._failed else tuple(self._moved)
+
+    def votes(self, candidates: Sequence[int]) -> list[int]:
+        """How far each candidate has come here; FAILED if it failed, 0 for a room this rank has not."""
+        rooms, failed = self._by_number, self._failed
+        return [
+            FAILED if number in failed else room.progress if (room := rooms.get(number)) is not None else 0
+            for number in candidates
+        ]
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the next turn has something to do even if nothing arrives before it."""
+        return bool(self._failed) or self._freed
+
+    def next_deadline(self) -> float | None:
+        """When a turn is due at the latest, for a timer's sake; None when no timer runs."""
+        timers = self._timers
+        while timers and (timers[0][2].deadline is None or timers[0][2].deadline > timers[0][0]):
+            self._settle_first_timer()
+        return timers[0][0] if timers else None
+
+    # --- for the cores ---
+
+    def _admit(self, room: RoomType) -> None:
+        if room.key in self.rooms:
+            raise ProtocolError(f"room {room.key[0]} incarnation {room.key[1]} is already there on {self.rank_id}")
+        self.rooms[room.key] = room
+        self._by_number[room.number] = room
+        self._submitted += 1
+
+    def _forget(self, room: RoomType) -> None:
+        room.deadline = None
+        del self.rooms[room.key]
+        self._leave_group(room)
+
+    def _leave_group(self, room: RoomType) -> None:
+        self._by_number.pop(room.number, None)
+        self._moved.pop(room.number, None)
+        self._failed.pop(room.number, None)
+
+    def _move(self, room: RoomType, progress: int) -> None:
+        if progress > room.progress:
+            room.progress = progress
+            self._moved[room.number] = None
+
+    def _agree(self, room: RoomType, progress: int) -> bool:
+        """Take the group's progress of a room; whether that is news."""
+        if room.over or progress <= room.agreed:
+            return False
+        room.agreed = progress
+        if progress == room.progress:
+            self._moved.pop(room.number, None)
+        return True
+
+    def _set_status(self, room: RoomType, status: Status) -> None:
+        room.status = advance(room.status, status)
+
+    def _arm(self, room: RoomType, delay_s: float | None, now: float) -> None:
+        """Set the room's deadline. Moving it later costs nothing: the old heap entry is corrected when it comes up."""
+        if delay_s is None:
+            room.deadline = None
+            return
+        had_entry, earlier = room.deadline is not None, room.deadline
+        room.deadline = now + delay_s
+        if not had_entry or (earlier is not None and room.deadline < earlier):
+            self._push_timer(room)
+
+    def _push_timer(self, room: RoomType) -> None:
+        if room.deadline is not None:
+            self._timer_count += 1
+            heapq.heappush(self._timers, (room.deadline, self._timer_count, room))
+
+    def _settle_first_timer(self) -> None:
+        room = heapq.heappop(self._timers)[2]
+        self._push_timer(room)
+
+    def _expired(self, now: float) -> list[RoomType]:
+        """Rooms whose deadline has come; their timers are off then."""
+        rooms: list[RoomType] = []
+        while (due := self.next_deadline()) is not None and due <= now:
+            room = heapq.heappop(self._timers)[2]
+            room.deadline = None
+            rooms.append(room)
+        return rooms
+
+    def _record(
+        self,
+        now: float,
+        room: RoomType,
+        event: Event,
+        status: Status | None,
+        tokens: int,
+        bytes_: int = 0,
+        detail: str = "",
+    ) -> None:
+        if self._recorder is not None:
+            self._recorder(now, self.rank_id, room.key[0], event, status, tokens, bytes_, detail)

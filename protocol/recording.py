@@ -1,0 +1,110 @@
+"""The event schema: what a rank writes down, and how two recordings are compared.
+
+Both drivers hand the cores a ``Recorder``; the cores call it at the same places in both worlds. A row of
+``events.parquet`` is one call. The *history* of a room is what must be equal between a simulated and a measured run.
+Causally independent steps of one rank (a second destination's write, the encoder's forward pass) may interleave
+differently on a real machine, so each belongs to a track of its own and is compared within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, StrEnum
+from typing import NamedTuple, Protocol
+
+from protocol.status import Status
+from protocol.topology import RankId
+
+
+class Event(StrEnum):
+    """Everything that is recorded, in the order of a room's life."""
+
+    SUBMITTED = "submitted"
+    ANNOUNCED = "announced"
+    ALLOCATED = "allocated"
+    OFFERED = "offered"
+    RESUMED = "resumed"
+    OFFER_RECEIVED = "offer_received"
+    OFFERS_COMPLETE = "offers_complete"
+    ENCODE_STARTED = "encode_started"
+    ENCODED = "encoded"
+    CHUNK_STARTED = "chunk_started"
+    WRITE_STARTED = "write_started"
+    WRITE_DONE = "write_done"
+    CHUNK_DONE = "chunk_done"
+    CHUNK_RECEIVED = "chunk_received"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    RELEASED = "released"
+
+
+class Track(Enum):
+    """Which events keep their mutual order on every machine."""
+
+    ROOM = "room"
+    DESTINATION = "destination"
+    COMPUTE = "compute"
+
+
+TRACKS: dict[Event, Track] = {
+    **dict.fromkeys(Event, Track.ROOM),
+    Event.OFFER_RECEIVED: Track.DESTINATION,
+    Event.WRITE_STARTED: Track.DESTINATION,
+    Event.WRITE_DONE: Track.DESTINATION,
+    Event.ENCODE_STARTED: Track.COMPUTE,
+    Event.ENCODED: Track.COMPUTE,
+}
+
+
+class Record(NamedTuple):
+    """One recorded event.
+
+    ``status``: the room's status after the event on that rank, None on the destination and compute tracks.
+    ``tokens``: the room's sent_tokens (encode side) or received tokens (language side) after the event; for ALLOCATED
+    the tokens that the blocks the room holds from now on have room for.
+    ``bytes``: payload bytes the event moved. ``detail``: the peer or the reason.
+    """
+
+    time_s: float
+    rank_id: RankId
+    room: int
+    event: Event
+    status: Status | None
+    tokens: int
+    bytes: int
+    detail: str
+
+
+class Recorder(Protocol):
+    """Receives every record of a rank, at once and in order."""
+
+    def __call__(
+        self,
+        time_s: float,
+        rank_id: RankId,
+        room: int,
+        event: Event,
+        status: Status | None,
+        tokens: int,
+        bytes_: int,
+        detail: str,
+        /,
+    ) -> None:
+        """Take one record; see ``Record`` for the fields."""
+
+
+Step = tuple[Event, Status | None, int]
+HistoryKey = tuple[int, RankId, str]
+
+
+def histories(records: Iterable[Record]) -> dict[HistoryKey, list[Step]]:
+    """The sequence of (event, status, tokens) per (room, rank, track).
+
+    ``records`` must be in recording order per rank. A destination track's key holds the peer's name.
+    """
+    found: dict[HistoryKey, list[Step]] = {}
+    for record in records:
+        track = TRACKS[record.event]
+        name = record.detail.split(" ", 1)[0] if track is Track.DESTINATION else track.value
+        found.setdefault((record.room, record.rank_id, name), []).append((record.event, record.status, record.tokens))
+    return found

@@ -1,0 +1,22 @@
+"""The same default for everybody: what the deployed systems do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from protocol.sizing.base import RequestView, SizingPolicy
+
+
+class Fixed(SizingPolicy):
+    """Always ``tokens``. SGLang's fork shipped 8192 (one block) and, in an older version, 1024 of 128-token blocks."""
+
+    name: ClassVar[str] = "fixed"
+
+    def __init__(self, tokens: int = 8192) -> None:
+        if tokens < 1:
+            raise ValueError(f"tokens is {tokens}, it must be at least 1")
+        self.tokens = tokens
+
+    def first_tokens(self, view: RequestView) -> int:
+        """The constant."""
+        return self.tokens
