@@ -1,0 +1,1 @@
+"""What users run: configuration, run directories, sweeps, plots and the command line."""

@@ -1,0 +1,70 @@
+"""A group's turn over torch.distributed: the same two minima as ``protocol.agreement``, as gloo all-reduces."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from protocol.agreement import NOBODY, Ballot, Member, hold_turn
+from protocol.messages import Turn
+
+MAX_CANDIDATES = 64
+"""Rooms a group can move on in one turn; more wait for the next one. It bounds the first all-reduce to 552 bytes."""
+
+_HEADER = 5  # submitted, free_blocks, failed, leaving, number of candidates
+
+
+class Collective:
+    """The group of one instance's ranks. ``port`` is where rank 0 keeps the store; others must be given it."""
+
+    def __init__(self, rank: int, size: int, host: str, timeout_s: float) -> None:
+        self.rank = rank
+        self.size = size
+        self._host = host
+        self._timeout = timedelta(seconds=timeout_s)
+        self._store: TCPStore | None = None
+        self.port = 0
+        if size > 1 and rank == 0:
+            self._store = TCPStore(host, 0, size, is_master=True, timeout=self._timeout, wait_for_workers=False)
+            self.port = self._store.port
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks; blocks until all are there."""
+        if self.size == 1:
+            return
+        if self._store is None:
+            self._store = TCPStore(
+                host, port, self.size, is_master=False, timeout=self._timeout, wait_for_workers=False
+            )
+        dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=self._timeout)
+
+    def hold_turn(self, member: Member, *, leaving: bool) -> tuple[Turn, bool]:
+        """One turn: what the group agreed on, and whether all of it is ready to leave."""
+        if self.size == 1:
+            return hold_turn([member]), leaving
+        ballot = member.ballot()
+        first = torch.full((_HEADER + MAX_CANDIDATES,), NOBODY, dtype=torch.int64)
+        first[:4] = torch.tensor([*ballot, int(leaving)])
+        if self.rank == 0:
+            # The others contribute the largest number here, so the minimum is rank 0's list.
+            proposed = member.candidates()[:MAX_CANDIDATES]
+            first[4] = len(proposed)
+            first[_HEADER : _HEADER + len(proposed)] = torch.tensor(proposed, dtype=torch.int64)
+        dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        submitted, free_blocks, failed, all_leave, count, *numbers = first.tolist()
+        candidates = numbers[:count]
+        progress: tuple[tuple[int, int], ...] = ()
+        if candidates:
+            votes = torch.tensor(member.votes(candidates), dtype=torch.int64)
+            dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+            progress = tuple(zip(candidates, votes.tolist(), strict=True))
+        agreed = Ballot(submitted, free_blocks, failed)
+        return Turn(*agreed, progress), bool(all_leave)
+
+    def leave(self) -> None:
+        """End the group; all ranks must call it."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

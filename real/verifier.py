@@ -1,0 +1,59 @@
+"""Compares every delivered embedding with what was sent, beside the scheduler loop and not timed as part of it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from protocol.layout import BufferLayout
+from real.memory import RoomContent, first_difference, room_content
+
+MAX_BACKLOG = 64
+"""Copied-out chunks that may wait for comparison. Beyond that the scheduler loop waits, so memory stays bounded."""
+
+
+class Verifier:
+    """One thread that compares copied-out chunks with the content both sides can compute from room and incarnation."""
+
+    def __init__(self, layout: BufferLayout) -> None:
+        self._layout = layout
+        self.verified_rooms = 0
+        self.verified_bytes = 0
+        self.differences: list[str] = []
+        self._work: queue.Queue[tuple[int, int, int, list[RoomContent]] | None] = queue.Queue(MAX_BACKLOG)
+        self._thread = threading.Thread(target=self._run, name="verifier", daemon=True)
+        self._thread.start()
+
+    def check(self, room: int, incarnation: int, total_tokens: int, chunks: list[RoomContent]) -> None:
+        """Compare all chunks of a delivered room, in order, with its content."""
+        self._work.put((room, incarnation, total_tokens, chunks))
+
+    def close(self) -> None:
+        """Finish the comparisons and end the thread."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            self._compare(*work)
+
+    def _compare(self, room: int, incarnation: int, total_tokens: int, chunks: list[RoomContent]) -> None:
+        expected = room_content(room, incarnation, total_tokens, self._layout)
+        covered = 0
+        for chunk in chunks:
+            if chunk.start_token != covered:
+                self.differences.append(f"room {room}: chunk at token {chunk.start_token}, expected {covered}")
+                return
+            covered = chunk.end_token
+            if covered > total_tokens:
+                self.differences.append(f"room {room}: {covered} tokens copied, it has {total_tokens}")
+                return
+            difference = first_difference(expected.rows(chunk.start_token, covered), chunk)
+            if difference is not None:
+                self.differences.append(f"room {room} incarnation {incarnation}: {difference}")
+                return
+        if covered != total_tokens:
+            self.differences.append(f"room {room}: {covered} of {total_tokens} tokens were copied")
+            return
+        self.verified_rooms += 1
+        self.verified_bytes += total_tokens * self._layout.bytes_per_token

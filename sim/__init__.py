@@ -1,0 +1,1 @@
+"""The simulator: the same protocol cores on SimPy's virtual clock, with modelled links, pools and service times."""

@@ -1,0 +1,116 @@
+"""The virtual clock: SimPy's environment with light call records in its queue.
+
+SimPy orders events by (time, priority, order of scheduling). A *call* is an event with one function behind it: no
+process, no condition, no list of callbacks, which is what costs time in a simulator of many small steps. Ordinary
+SimPy processes and events work on the same clock.
+
+Ties in time are broken by construction: calls of equal time run in the order they were scheduled, and calls made with
+``call_last_at`` run after all of those, by their ``order``.
+
+A *reminder* is a call that does not keep a run alive. Timers are reminders: when only they are left, the model itself
+has nothing more to do, which is either its end or a deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+from simpy import Environment
+from simpy.events import NORMAL, Event, EventPriority
+
+
+def _perform(event: Any) -> None:
+    event.function(*event.arguments)
+
+
+class Call(Event):
+    """A function to be called at a time. It has happened when its callbacks are gone, like every SimPy event."""
+
+    __slots__ = ("arguments", "function")
+
+    # On the class, because a call is created for every event of a run and Event.__init__ would make a list for each.
+    callbacks = [_perform]  # noqa: RUF012 - SimPy replaces it on the instance and never changes it
+    _ok = True
+    _value = None
+
+    def __init__(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+
+
+class Reminder(Call):
+    """A call that does not keep the run alive."""
+
+    __slots__ = ()
+
+
+class Clock(Environment):
+    """Virtual time in seconds, from 0."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.events = 0
+        self._reminders = 0
+
+    @property
+    def reminders(self) -> int:
+        """Number of reminders that lie ahead."""
+        return self._reminders
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything but reminders lies ahead."""
+        return len(self._queue) > self._reminders
+
+    def call_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> None:
+        """Call ``function(*arguments)`` at ``time_s``. Raises ValueError for a time in the past."""
+        if not time_s >= self._now:
+            raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
+        heappush(self._queue, (time_s, NORMAL, next(self._eid), Call(function, arguments)))
+
+    def call_after(self, delay_s: float, function: Callable[..., object], *arguments: Any) -> None:
+        """Call ``function(*arguments)`` in ``delay_s`` seconds. Raises ValueError for a negative delay."""
+        if not delay_s >= 0.0:
+            raise ValueError(f"a delay is at least 0 s, not {delay_s} s")
+        heappush(self._queue, (self._now + delay_s, NORMAL, next(self._eid), Call(function, arguments)))
+
+    def call_last_at(self, time_s: float, order: int, function: Callable[..., object], *arguments: Any) -> None:
+        """Call ``function(*arguments)`` at ``time_s``, after the plain calls of that time and by ``order`` among these.
+
+        Raises ValueError for a time in the past.
+        """
+        if not time_s >= self._now:
+            raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
+        priority = EventPriority(NORMAL + 1 + order)
+        heappush(self._queue, (time_s, priority, next(self._eid), Call(function, arguments)))
+
+    def remind_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> None:
+        """Call ``function(*arguments)`` at ``time_s`` if the run gets there. Raises ValueError for a past time."""
+        if not time_s >= self._now:
+            raise ValueError(f"a reminder at {time_s} s lies in the past, it is {self._now} s")
+        self._reminders += 1
+        heappush(self._queue, (time_s, NORMAL, next(self._eid), Reminder(function, arguments)))
+
+    def step(self) -> None:
+        """Process the next event, whatever it is. Raises simpy.core.EmptySchedule when there is none."""
+        if self._queue and type(self._queue[0][3]) is Reminder:
+            self._reminders -= 1
+        self.events += 1
+        super().step()
+
+    def run_while_busy(self) -> None:
+        """Process events in order until only reminders are left; those that come before that are processed too."""
+        queue = self._queue
+        calls = 0
+        try:
+            while len(queue) > self._reminders:
+                if type(queue[0][3]) is not Call:
+                    self.step()
+                    continue
+                self._now, _, _, call = heappop(queue)
+                calls += 1
+                call.function(*call.arguments)  # type: ignore[attr-defined]
+        finally:
+            self.events += calls

@@ -1,0 +1,102 @@
+"""One simulated run: a scenario, its requests and a link profile in; records and an outcome out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from protocol.recording import Event, Recorder
+from protocol.runlog import RunLog
+from protocol.scenario import Request, Scenario
+from protocol.status import Status
+from protocol.topology import RankId
+from sim.clock import Clock
+from sim.cluster import Cluster
+from sim.link import LinkProfile
+
+
+class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run came to. A request is concluded when all of its ranks have said so.
+
+    ``end_s``: virtual time of the last thing that happened. ``deadlock``: at some moment requests were unfinished and
+    nothing but timers lay ahead. ``leftovers``: a sentence for every rank that was not empty at the end.
+    ``events``: calls on the virtual clock, ``turns``: those of them that were turns of a scheduler loop.
+    """
+
+    end_s: float
+    deadlock: bool
+    events: int
+    turns: int
+    submitted: int
+    succeeded: int
+    failed: int
+    unfinished: int
+    bytes_written: int
+    bytes_landed: int
+    leftovers: tuple[str, ...]
+
+
+def simulate(
+    scenario: Scenario,
+    requests: Iterable[Request],
+    link: LinkProfile,
+    *,
+    recorder: Recorder | None = None,
+    run_log: RunLog | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> SimulationOutcome:
+    """Run ``requests`` (in order of arrival, pulled one at a time) through ``scenario`` over ``link``.
+
+    ``recorder`` and ``run_log`` receive every record in order of time; the run log is told of every request and is
+    finished at the end. ``progress`` is called with the number of concluded requests whenever it grows. The run ends
+    when every request is concluded and every rank is empty, or when nothing can happen any more.
+    Raises ValueError for requests that are out of order or name an instance that is not there.
+    """
+    clock = Clock()
+    cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress)
+    cluster.feed(iter(requests), run_log.expect if run_log is not None else None)
+    deadlock = False
+    while True:
+        clock.run_while_busy()
+        end_s = clock.now
+        deadlock = deadlock or cluster.unfinished > 0
+        if not clock.reminders or (cluster.unfinished == 0 and cluster.empty):
+            break
+        clock.step()  # the next timer; it may lead to a turn
+    if run_log is not None:
+        run_log.finish(end_s)
+    return SimulationOutcome(
+        end_s=end_s,
+        deadlock=deadlock,
+        events=clock.events,
+        turns=cluster.turns,
+        submitted=cluster.submitted,
+        succeeded=cluster.succeeded,
+        failed=cluster.failed,
+        unfinished=cluster.unfinished,
+        bytes_written=cluster.bytes_written,
+        bytes_landed=cluster.bytes_landed,
+        leftovers=tuple(cluster.leftovers()),
+    )
+
+
+def _joined(recorder: Recorder | None, run_log: RunLog | None) -> Recorder | None:
+    if recorder is None or run_log is None:
+        return recorder if run_log is None else run_log
+    first, second = recorder, run_log
+
+    def both(
+        time_s: float,
+        rank_id: RankId,
+        room: int,
+        event: Event,
+        status: Status | None,
+        tokens: int,
+        bytes_: int,
+        detail: str,
+    ) -> None:
+        first(time_s, rank_id, room, event, status, tokens, bytes_, detail)
+        second(time_s, rank_id, room, event, status, tokens, bytes_, detail)
+
+    return both

@@ -1,0 +1,421 @@
+"""The engine over loopback with a peer process of its own: data, failures in bounded time, transport."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
+
+from protocol.chunks import plan_chunk
+from protocol.layout import EMBEDDINGS, BufferLayout
+from real.engine import (
+    PIECES_IN_FLIGHT,
+    SYSTEM_LIBRARIES_COMMAND,
+    WHEEL_COMMAND,
+    Engine,
+    EngineError,
+    EngineMissing,
+    import_mooncake,
+)
+from real.memory import Pool, addresses, room_content
+from real.transport import (
+    ProofError,
+    TransportProof,
+    captured_stderr,
+    identify,
+    prove,
+    sent_counters,
+    with_traffic,
+)
+
+try:
+    import_mooncake()
+except EngineMissing as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYOUT = BufferLayout(block_tokens=16, hidden=512, deepstack_layers=2)
+PEER_BLOCKS = 40
+PEER = """
+import json, sys
+from protocol.layout import BufferLayout
+from real.engine import Engine
+from real.memory import Pool, first_difference, room_content
+block_tokens, hidden, layers, blocks = map(int, sys.argv[1:])
+layout = BufferLayout(block_tokens, hidden, layers)
+engine, pool = Engine(), Pool(layout, blocks)
+engine.register(pool)
+print(json.dumps([engine.session, pool.bases, engine.proof.actual]), flush=True)
+for line in sys.stdin:
+    room, incarnation, total, start, tokens, own = json.loads(line)
+    expected = room_content(room, incarnation, total, layout).rows(start, start + tokens)
+    received = pool.gather(own, tokens, start_token=start)
+    print(json.dumps(first_difference(expected, received)), flush=True)
+"""
+
+
+class Peer:
+    """A process with a registered pool that tells whether the expected rows have arrived."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PEER, *map(str, (16, 512, 2, PEER_BLOCKS))],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.session, self.bases, self.transport = self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()  # bounded by the test's timeout
+        assert line, "the peer process ended early"
+        return json.loads(line)
+
+    def difference(self, *question: object) -> str | None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        answer: str | None = self._answer()
+        return answer
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture(scope="module")
+def pool(engine: Engine) -> Pool:
+    pool = Pool(LAYOUT, 64)
+    engine.register(pool)
+    return pool
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    """One peer for all tests that leave it well."""
+    peer = Peer()
+    yield peer
+    peer.end()
+
+
+@pytest.fixture
+def mortal_peer() -> Iterator[Peer]:
+    """A peer that the test may stop or kill."""
+    peer = Peer()
+    yield peer
+    peer.end()
+
+
+def test_every_kind_arrives_in_chunks_with_a_partial_last_block(engine: Engine, pool: Pool, peer: Peer) -> None:
+    total, room = 6 * 16 + 5, 4711
+    source_blocks = [9, 3, 4, 5, 0, 30, 21]
+    pool.fill(source_blocks, room_content(room, 2, total, LAYOUT))
+    sent, grants = 0, [[7, 8, 1], [1, 7, 39], [20]]
+    for target_blocks in grants:
+        chunk = plan_chunk(
+            total_tokens=total, sent_tokens=sent, capacities_tokens=[len(target_blocks) * 16], block_tokens=16
+        )
+        pieces = LAYOUT.pieces(chunk, source_blocks, target_blocks)
+        result = engine.write(peer.session, addresses(pieces, pool.bases, peer.bases))
+        assert result.ok, result.failure
+        assert result.quiet
+        assert result.completed_bytes == LAYOUT.chunk_bytes(chunk)
+        question = (total, sent, chunk.tokens, target_blocks)
+        assert peer.difference(room, 2, *question) is None
+        # The peer would have noticed: the same blocks do not pass for another incarnation.
+        assert peer.difference(room, 3, *question) is not None
+        sent = chunk.end_token
+    assert sent == total
+
+
+def test_nothing_to_write_is_a_success(engine: Engine) -> None:
+    result = engine.write("127.0.0.1:1", [])
+    assert result.ok
+    assert result.completed_bytes == 0
+
+
+def test_a_target_out_of_range_fails_at_once(engine: Engine, pool: Pool, peer: Peer) -> None:
+    source, good = pool.bases[EMBEDDINGS], peer.bases[EMBEDDINGS]
+    engine.connect(peer.session)
+    for bad in (good + (1 << 40), good + pool.sizes_bytes[EMBEDDINGS] * PEER_BLOCKS // 64 - 10):
+        result = engine.write(peer.session, [(source, good, 64), (source, bad, 64), (source, good, 64)])
+        assert not result.ok
+        assert result.elapsed_s < 1.0
+        assert result.completed_bytes == 128, "the other pieces are written all the same"
+        assert not result.quiet
+        assert peer.session in result.failure
+    assert engine.write(peer.session, [(source, good, 64)]).ok, "the connection stays usable"
+
+
+def test_more_pieces_than_the_engine_can_queue_are_cut(engine: Engine, pool: Pool, peer: Peer) -> None:
+    """Handed over at once, 3000 pieces leave some unfinished for ever and spoil the connection."""
+    pieces = [(pool.bases[0] + 8 * n, peer.bases[0] + 8 * n, 8) for n in range(3 * PIECES_IN_FLIGHT)]
+    result = engine.write(peer.session, pieces)
+    assert result.ok, result.failure
+    assert result.completed_bytes == 8 * len(pieces)
+    assert engine.write(peer.session, pieces[:1]).ok
+
+
+def test_threads_share_the_queue_of_a_peer(engine: Engine, pool: Pool, peer: Peer) -> None:
+    results = []
+    piece = (pool.bases[0], peer.bases[0], 64)
+    threads = [
+        threading.Thread(target=lambda: results.append(engine.write(peer.session, [piece] * 900))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [result.ok for result in results] == [True] * 4
+
+
+def test_a_killed_peer_fails_in_bounded_time(engine: Engine, pool: Pool, mortal_peer: Peer) -> None:
+    peer = mortal_peer
+    size = LAYOUT.kinds[EMBEDDINGS].bytes_per_block
+    pieces = [(pool.bases[0] + n * size, peer.bases[0] + n * size, size) for n in range(PEER_BLOCKS)]
+    assert engine.write(peer.session, pieces).ok
+    killer = threading.Timer(0.02, peer.process.kill)
+    killer.start()
+    started, result = time.monotonic(), engine.write(peer.session, pieces)
+    while result.ok and time.monotonic() - started < 10:
+        result = engine.write(peer.session, pieces)
+    killer.join()
+    assert not result.ok
+    assert not result.quiet
+    for _ in range(2):
+        result = engine.write(peer.session, pieces[:2])
+        assert not result.ok
+        assert result.elapsed_s < 4.0
+
+
+def test_a_hung_peer_fails_in_bounded_time_and_may_still_be_written(
+    engine: Engine, pool: Pool, mortal_peer: Peer
+) -> None:
+    peer = mortal_peer
+    piece = (pool.bases[0], peer.bases[0], 8192)
+    assert engine.write(peer.session, [piece]).ok
+    peer.process.send_signal(signal.SIGSTOP)
+    result = engine.write(peer.session, [piece])
+    assert not result.ok
+    assert result.elapsed_s < 5.0
+    assert not result.quiet
+    assert result.completed_bytes == 0
+    short = engine.write(peer.session, [piece], timeout_s=0.2)
+    assert not short.ok
+    assert short.elapsed_s < 1.0
+    assert "time limit" in short.failure
+    assert not short.quiet
+
+
+def test_the_first_contact_with_a_hung_peer_is_bounded(mortal_peer: Peer) -> None:
+    """Mooncake alone blocks for a minute here, and with it the writes to all other peers."""
+    engine, pool = Engine(), Pool(LAYOUT, 1)
+    engine.register(pool)
+    mortal_peer.process.send_signal(signal.SIGSTOP)
+    result = engine.write(mortal_peer.session, [(pool.bases[0], mortal_peer.bases[0], 64)], timeout_s=0.5)
+    assert not result.ok
+    assert result.quiet, "nothing was sent"
+    assert result.elapsed_s < 2.0
+    mortal_peer.process.send_signal(signal.SIGCONT)
+    assert engine.connect(mortal_peer.session)
+
+
+def test_a_peer_that_is_not_there_is_named(engine: Engine, pool: Pool) -> None:
+    result = engine.write("127.0.0.1:1", [(pool.bases[0], 4096, 64)])
+    assert not result.ok
+    assert result.quiet
+    assert result.failure == "write to 127.0.0.1:1: the peer cannot be reached"
+    assert not engine.connect("127.0.0.1:1")
+
+
+def test_unregistered_sources_are_refused_before_anything_is_sent(engine: Engine, pool: Pool, peer: Peer) -> None:
+    foreign = Pool(LAYOUT, 1)
+    for source, length in (
+        (foreign.bases[0], 64),
+        (pool.bases[0] + pool.sizes_bytes[0] - 10, 20),
+        (pool.bases[0], -1),
+    ):
+        with pytest.raises(EngineError, match="not registered"):
+            engine.write(peer.session, [(pool.bases[0], peer.bases[0], 8), (source, peer.bases[0], length)])
+    for target in (-1, 1 << 64):
+        with pytest.raises(EngineError, match="is no address"):
+            engine.write(peer.session, [(pool.bases[0], target, 8)])
+
+
+def test_registration_refusals_name_kind_and_size(engine: Engine, pool: Pool) -> None:
+    size = pool.sizes_bytes[EMBEDDINGS]
+    with pytest.raises(EngineError, match=f"embeddings, {size} bytes: it overlaps"):
+        engine.register(pool)
+    mixed = Pool(LAYOUT, 2)
+    mixed.memory = (*mixed.memory[:2], pool.memory[2], *mixed.memory[3:])
+    with pytest.raises(EngineError, match="register mrope"):
+        engine.register(mixed)
+    assert not mixed.registered
+    # Its first regions were taken back, so that they can be registered again.
+    again = Pool(LAYOUT, 2)
+    again.memory = (*mixed.memory[:2], *again.memory[2:])
+    engine.register(again)
+    assert again.registered
+    engine.unregister(again)
+    assert not again.registered
+
+
+def test_the_transport_is_proved(engine: Engine, peer: Peer) -> None:
+    assert engine.transport == engine.proof.actual == peer.transport == "tcp"
+    assert any("TcpTransport: listen" in sentence for sentence in engine.proof.evidence)
+
+
+def test_without_its_log_the_engine_is_known_by_its_sockets(engine: Engine) -> None:
+    transport, evidence = identify("", int(engine.session.rsplit(":", 1)[1]))
+    assert transport == "tcp"
+    assert "listens on" in evidence[0]
+
+
+def test_the_loopback_counter_sees_the_bytes(engine: Engine, pool: Pool, peer: Peer) -> None:
+    before = sent_counters()
+    if "tcp:lo" not in before:
+        pytest.skip("this system has no counters under /sys/class/net")
+    size = LAYOUT.kinds[EMBEDDINGS].bytes_per_block * PEER_BLOCKS
+    pieces = [(pool.bases[0], peer.bases[0], size)] * 8
+    assert engine.write(peer.session, pieces).ok
+    proof = with_traffic(engine.proof, before, sent_counters(), 8 * size)
+    assert proof.actual == "tcp"
+    assert "rose by" in proof.evidence[-1]
+    assert "less than that" not in proof.evidence[-1]
+
+
+def run(source: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+START = "from real.engine import Engine; engine = Engine(transport={!r}); print(engine.proof.actual)"
+
+
+def test_rdma_without_an_adapter_is_refused_with_the_reason() -> None:
+    if Path("/sys/class/infiniband").is_dir() and any(Path("/sys/class/infiniband").iterdir()):
+        pytest.skip("this machine has an RDMA adapter")
+    # The user's wish for tcp must not win silently either.
+    done = run(START.format("rdma"), MC_FORCE_TCP="1")
+    assert done.returncode == 1
+    assert "EngineError" in done.stderr
+    assert "No available RNIC" in done.stderr
+
+
+def test_tcp_runs_whatever_the_environment_forces_and_logs() -> None:
+    done = run(START.format("tcp"), MC_FORCE_HCA="0", MC_LOG_LEVEL="ERROR")
+    assert done.stdout.strip() == "tcp", done.stderr
+
+
+def test_a_start_is_silent_unless_a_log_level_is_wanted() -> None:
+    twice = START.format("tcp") + "; Engine(); import os; print(os.environ.get('MC_LOG_LEVEL'))"
+    quiet = run(twice)
+    assert quiet.stdout.split() == ["tcp", "None"]
+    assert quiet.stderr == ""
+    loud = run(twice, MC_LOG_LEVEL="INFO")
+    assert loud.stdout.split() == ["tcp", "INFO"]
+    assert loud.stderr.count("TcpTransport: listen on port") == 2
+
+
+def test_an_unknown_transport_is_refused() -> None:
+    with pytest.raises(EngineError, match="'carrier pigeon', it must be one of tcp, rdma"):
+        Engine(transport="carrier pigeon")
+
+
+def test_the_module_imports_without_mooncake_and_says_what_mends_it() -> None:
+    hide = "import sys; sys.modules['mooncake'] = None\n"
+    done = run(hide + START.format("tcp"))
+    assert "EngineMissing" in done.stderr
+    assert WHEEL_COMMAND in done.stderr
+    broken = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mooncake.engine":
+            raise ImportError("libibverbs.so.1: cannot open shared object file")
+sys.meta_path.insert(0, Finder())
+"""
+    done = run(broken + START.format("tcp"))
+    assert "EngineMissing" in done.stderr
+    assert SYSTEM_LIBRARIES_COMMAND in done.stderr
+    assert "libibverbs.so.1" in done.stderr
+
+
+def test_importing_loads_neither_mooncake_nor_torch() -> None:
+    done = run("import sys, real.engine; print({'mooncake', 'torch'} & set(sys.modules))")
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+RDMA_LOG = "I1124 04:09 1 multi_transport.cpp:1] installTransport, type=rdma"
+TCP_LOG = "I1124 04:09 1 tcp_transport.cpp:391] TcpTransport: listen on port 15631"
+
+
+@pytest.mark.parametrize(
+    ("log", "transport"),
+    [(RDMA_LOG, "rdma"), (TCP_LOG, "tcp"), (f"{TCP_LOG}\n{RDMA_LOG}", "unknown")],
+)
+def test_the_log_names_the_transport(log: str, transport: str) -> None:
+    found, evidence = identify(log, 0)
+    assert found == transport
+    assert evidence[0].startswith("engine log: ")
+
+
+def test_a_failed_installation_is_no_installation() -> None:
+    assert identify("E1 x.cpp:1] Failed to install transport, type=rdma", 0)[0] != "rdma"
+
+
+def test_prove_refuses_what_was_not_asked_for() -> None:
+    assert prove("tcp", "tcp", ["seen"]) == TransportProof("tcp", "tcp", ["seen"])
+    with pytest.raises(ProofError, match=r"rdma was asked for, but the engine runs tcp \(seen\)"):
+        prove("rdma", "tcp", ["seen"])
+    with pytest.raises(ProofError, match="runs unknown"):
+        prove("tcp", "unknown")
+    with pytest.raises(ProofError, match="must be one of"):
+        prove("roce", "roce")
+
+
+def test_counters_unmask_rdma_that_goes_over_tcp() -> None:
+    claim = prove("rdma", "rdma")
+    before = {"tcp:eth0": 10, "rdma:mlx5_0/1": 5}
+    with pytest.raises(ProofError, match="went over tcp"):
+        with_traffic(claim, before, {"tcp:eth0": 1_000_010, "rdma:mlx5_0/1": 5}, 1_000_000)
+    good = with_traffic(claim, before, {"tcp:eth0": 400, "rdma:mlx5_0/1": 1_000_300}, 1_000_000)
+    assert "rdma:mlx5_0/1 rose by 1000295" in good.evidence[-1]
+
+
+def test_capturing_stderr_restores_it_when_the_block_raises(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        os.write(2, b"from native code\n")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), captured_stderr() as captured:
+        fail()
+    os.write(2, b"afterwards\n")
+    assert captured.text == "from native code\n"
+    assert capfd.readouterr().err == "afterwards\n"
