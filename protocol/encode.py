@@ -309,8 +309,8 @@ class EncodeRank(RankCore[EncodeRoom]):
                 self._conclude_failed(failed, now, actions)
         for number, progress in turn.progress:
             room = self._by_number.get(number)
-            if room is None:
-                continue
+            if room is None or number >= turn.submitted:
+                continue  # a room that not every rank has yet cannot be decided on
             if progress == FAILED:
                 self._conclude_failed(room, now, actions)
                 continue

@@ -330,13 +330,16 @@ class RankProcess:
 
 def _end_with_parent() -> None:
     """Leave at once when standard input closes: whoever launched us is gone."""
-    sys.stdin.buffer.read()
+    # Unbuffered: a thread that holds the lock of sys.stdin's buffer makes the interpreter abort when it shuts down.
+    while os.read(0, 4096):
+        pass
     os._exit(130)
 
 
 def main() -> int:
     """Run the rank described on standard input; 1 with one sentence on standard error when it cannot."""
-    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=RankSpec)
+    with open(0, "rb", buffering=0, closefd=False) as orders:
+        spec = msgspec.json.decode(orders.readline(), type=RankSpec)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # ranks share the machine's cores; a second thread per rank only gets in the way
     process: RankProcess | None = None

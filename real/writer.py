@@ -62,7 +62,10 @@ class Writer:
         operations = addresses(pieces, self._pool.bases, route.bases)
         injected = self._scenario.write_fails(write.room, write.epoch, write.destination)
         if injected:
-            operations = [(source, target + UNREGISTERED_OFFSET, length) for source, target, length in operations]
+            # One piece is enough; several refused at once make the engine drop the connection, and with it, for a
+            # second, the writes of other rooms.
+            source, target, length = operations[0]
+            operations = [(source, target + UNREGISTERED_OFFSET, length)]
         result = self._engine.write(route.session, operations)
         return WriteDone(
             write.room,

@@ -308,7 +308,7 @@ class Cluster:
         else:
             lasts_s = max([self._language_turn(rank, turn) for rank in group.ranks])
         group.grid.end_turn(self.clock._now, lasts_s)
-        if any([core.unsettled for core in group.cores]) or self._granted_out_of_order(group, turn):
+        if any(core.unsettled for core in group.cores) or self._granted_out_of_order(group, turn):
             self._plan_turn(group)
         else:
             self._set_reminder(group)

@@ -82,8 +82,9 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def partition(self) -> None:
         pool = self.pool
-        assert {block: pool.owner(block) for block in range(pool.blocks) if pool.owner(block)} == self.owned
-        assert {block: pool.fenced_for(block) for block in range(pool.blocks) if pool.fenced_for(block)} == self.fenced
+        for block in range(pool.blocks):
+            assert pool.owner(block) == self.owned.get(block)
+            assert pool.fenced_for(block) == self.fenced.get(block)
         assert pool.free == len(self.free)
         assert pool.fenced == len(self.fenced)
         assert pool.free + pool.fenced + len(self.owned) == pool.blocks

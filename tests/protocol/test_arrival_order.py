@@ -99,7 +99,7 @@ def test_a_cancellation_before_the_request(stage: NewStage, offer_first: bool) -
 
 def everything_about(room: int) -> tuple[list[object], list[object]]:
     """Every message and completion that could concern a room, for the encode and for the language side."""
-    encode = [
+    encode: list[object] = [
         Offer(room, 0, 0, L0, (0,), 4, 0),
         Offer(room, 0, 1, L0, (0,), 4, 4),
         Cancel(room, 0, L0, "late"),
@@ -109,7 +109,7 @@ def everything_about(room: int) -> tuple[list[object], list[object]]:
         WriterQuiet(room, 0, L0),
         Abort(room, 0),
     ]
-    language = [
+    language: list[object] = [
         Announce(room, 0, 4),
         ChunkStatus(room, 0, 0, T, 8, 4),
         ChunkStatus(room, 0, 0, S, 4, 4),

@@ -214,6 +214,7 @@ def test_a_hung_peer_fails_in_bounded_time_and_may_still_be_written(
     piece = (pool.bases[0], peer.bases[0], 8192)
     assert engine.write(peer.session, [piece]).ok
     peer.process.send_signal(signal.SIGSTOP)
+    os.waitpid(peer.process.pid, os.WUNTRACED)  # the signal takes effect when it is delivered
     result = engine.write(peer.session, [piece])
     assert not result.ok
     assert result.elapsed_s < 5.0

@@ -1,0 +1,336 @@
+"""The command line. It only reads arguments and prints; the work is done in the modules it calls when they are needed.
+
+What holds for all commands: exit status 0 done, 1 a stated check failed, 2 bad input (one sentence on stderr, nothing
+run, nothing written), 130 interrupted. ``--json`` prints one JSON object on stdout and nothing else there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from experiments.config import Config
+
+DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+SHOWN_DIFFERENCES = 20
+QUICK_REQUESTS, QUICK_DEFAULTS = 40, (512, 1024, 4096)
+
+EXAMPLES = {
+    "demo": "bufferlab demo",
+    "sim": "bufferlab sim quickstart --set protocol.sizing.tokens=2048",
+    "real": "bufferlab real seed-resume",
+    "compare": "bufferlab compare runs/sim-run runs/real-run",
+    "examples": "bufferlab examples --show quickstart",
+    "doctor": "bufferlab doctor",
+}
+"""One example for every command; a test holds it to the list of commands."""
+
+# typer brings its own copy of click in some versions; the base of its errors is the same class in all of them.
+UsageProblem: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+class _Group(typer.core.TyperGroup):
+    """Shows every command in full with its example, where click would cut the sentence short."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                example = f" Example: {EXAMPLES[name]}" if name in EXAMPLES else ""
+                rows.append((name, f"{(command.help or '').strip()}{example}"))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+app = typer.Typer(
+    name="bufferlab",
+    help="How many tokens to preallocate for an embedding of unknown length: simulate it, then measure it.",
+    cls=_Group,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A TOML file, a run directory, or the name of a shipped example.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The run directory to write. [default: runs/NAME-KIND-HASH]"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides any setting; may be given several times."),
+]
+SeedOption = Annotated[str | None, typer.Option("--seed", metavar="NUMBER", help="Overrides run.seed.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run in --out.")]
+PlotsOption = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures in plots/.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        from experiments.environment import package_version
+
+        print(f"bufferlab {package_version('bufferlab') or '(from a source tree)'}")
+        raise typer.Exit(DONE)
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(epilog=f"Example: {EXAMPLES['demo']}")
+def demo(
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="A new folder for the runs. [default: runs/demo]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer requests and buffer sizes.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The seed's scenarios and a small mixed workload, simulated and over Mooncake side by side."""
+    from experiments.demo import run_demo
+    from experiments.rundir import free_name
+
+    target = free_name(Path("runs/demo")) if out is None else out
+    with _stdout_kept_for_json(as_json):
+        result = run_demo(target, requests=QUICK_REQUESTS, defaults=QUICK_DEFAULTS) if quick else run_demo(target)
+    if as_json:
+        _print_json(result)
+    raise typer.Exit(DONE if result.get("passed", True) else CHECK_FAILED)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['sim']}")
+def sim(
+    config: ConfigArgument,
+    out: OutOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    plots: PlotsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """One simulated run, with its replications, into a run directory."""
+    from experiments.runner import run_sim
+
+    _run("sim", run_sim, _load(config, settings, seed), out, force=force, plots=plots, as_json=as_json)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['real']}")
+def real(
+    config: ConfigArgument,
+    transport: Annotated[
+        str | None, typer.Option("--transport", metavar="tcp|rdma", help="Overrides real.transport.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="Overrides real.device.")] = None,
+    out: OutOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    plots: PlotsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """The same configuration over Mooncake, one process per rank on this host."""
+    from experiments.runner import run_measured
+
+    overrides = list(settings or ())
+    # As TOML strings, so that a device called 1 stays a name.
+    overrides += [f"real.transport={json.dumps(transport)}"] if transport is not None else []
+    overrides += [f"real.device={json.dumps(device)}"] if device is not None else []
+    _run("real", run_measured, _load(config, overrides, seed), out, force=force, plots=plots, as_json=as_json)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['compare']}")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another one, usually of the other kind.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Whether two runs have the same history of every room on every rank; exit status 1 if they differ."""
+    from experiments.equality import compare_runs
+
+    result = compare_runs(first, second)
+    if as_json:
+        _print_json(result)
+    else:
+        lines = result["differences"]
+        for line in lines[:SHOWN_DIFFERENCES]:
+            print(line)
+        if len(lines) > SHOWN_DIFFERENCES:
+            print(f"and {len(lines) - SHOWN_DIFFERENCES} more")
+        print(f"{result['histories']} histories compared, {len(lines)} different")
+    raise typer.Exit(DONE if result["equal"] else CHECK_FAILED)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['examples']}")
+def examples(
+    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print this example.")] = None,
+    write: Annotated[
+        tuple[str, Path] | None, typer.Option("--write", metavar="NAME PATH", help="Write this example to a new file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lists the shipped example configurations, shows one, or writes one to a file."""
+    from experiments.errors import UserError
+    from experiments.loading import example_names, example_text, example_title
+
+    if show is not None and write is not None:
+        raise UserError("--show and --write are both given, only one of them is allowed")
+    if write is not None:
+        name, path = write
+        text = example_text(name)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise UserError(f"--write is {str(path)!r}, it must be a file that does not exist yet") from None
+        except OSError as error:
+            raise UserError(f"--write is {str(path)!r}, which cannot be written: {error.strerror}") from None
+        if as_json:
+            _print_json({"name": name, "path": str(path)})
+        else:
+            print(f"wrote {path}; run it with: bufferlab sim {path}")
+    elif show is not None:
+        text = example_text(show)
+        if as_json:
+            _print_json({"name": show, "text": text})
+        else:
+            print(text, end="")
+    elif as_json:
+        _print_json({"examples": [{"name": name, "title": example_title(name)} for name in example_names()]})
+    else:
+        width = max(map(len, example_names()))
+        for name in example_names():
+            print(f"{name.ljust(width)}  {example_title(name)}")
+
+
+@app.command(epilog=f"Example: {EXAMPLES['doctor']}")
+def doctor(as_json: JsonOption = False) -> None:
+    """What is installed, which transports really work here, and the exact command that mends what is missing."""
+    from experiments.doctor import examine, report_text
+
+    found = examine(lambda step: print(f"checking {step} ...", file=sys.stderr))
+    if as_json:
+        _print_json(found)
+    else:
+        print(report_text(found))
+    raise typer.Exit(DONE if found["simulator"]["works"] else CHECK_FAILED)
+
+
+# --- helpers ---
+
+
+def _load(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:
+    from experiments.loading import load
+
+    overrides = list(settings or ())
+    return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"])
+
+
+def _run(
+    kind: str,
+    execute: Callable[..., dict[str, Any]],
+    config: Config,
+    out: Path | None,
+    *,
+    force: bool,
+    plots: bool,
+    as_json: bool,
+) -> None:
+    from tqdm.auto import tqdm
+
+    from experiments.present import summary_text
+    from experiments.rundir import choose_target
+    from experiments.workload import count_requests
+
+    target = choose_target(config, kind, out, force=force)
+    total = count_requests(config) * config.run.replications
+    with tqdm(total=total, unit="req", desc=kind, file=sys.stderr, disable=None, leave=False) as bar:
+
+        def notice(line: str) -> None:
+            bar.write(line, file=sys.stderr)
+
+        summary = execute(config, target, plots=plots, progress=bar.update, notice=notice)
+    if as_json:
+        _print_json(summary)
+    else:
+        print(summary_text(summary))
+        print(f"run directory: {target}")
+    # The laws are checks that every run states it keeps.
+    raise typer.Exit(CHECK_FAILED if summary["invariant_violations"] else DONE)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+@contextmanager
+def _stdout_kept_for_json(as_json: bool) -> Iterator[None]:
+    """Send what a step prints to stderr while JSON is wanted."""
+    if not as_json:
+        yield
+        return
+    kept, sys.stdout = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = kept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(
+            args=None if arguments is None else list(arguments), prog_name="bufferlab", standalone_mode=False
+        )
+        sys.stdout.flush()
+        if status == INTERRUPTED:  # what typer makes of Ctrl-C within a command
+            raise KeyboardInterrupt
+    except (typer.Abort, KeyboardInterrupt):
+        print("bufferlab: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except UsageProblem as error:
+        return _refuse(error.format_message())  # type: ignore[attr-defined]
+    except BrokenPipeError:
+        # Whoever reads our output has enough, as in `bufferlab examples | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        from experiments.errors import RunFailedError, UserError
+
+        if isinstance(error, UserError):
+            return _refuse(str(error))
+        if isinstance(error, RunFailedError):
+            _refuse(str(error))
+            return CHECK_FAILED
+        raise
+    if status == INTERRUPTED:  # typer turns Ctrl-C into this by itself
+        print("bufferlab: interrupted", file=sys.stderr)
+    return status if isinstance(status, int) else DONE
+
+
+def _refuse(message: str) -> int:
+    sentence = " ".join(message.split()).rstrip(".")
+    print(f"bufferlab: {sentence}.", file=sys.stderr)
+    return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What a run ran on: versions and facts about the host. Nothing in it changes when the same host runs it again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("bufferlab", "numpy", "simpy", "msgspec", "pydantic", "pandas", "pyarrow", "scipy", "matplotlib")
+REAL_PACKAGES = ("torch", "pyzmq", "aiohttp", "psutil")
+MOONCAKE_WHEELS = ("mooncake-transfer-engine-non-cuda", "mooncake-transfer-engine", "mooncake-transfer-engine-cuda13")
+INFINIBAND = Path("/sys/class/infiniband")
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, None when it is absent."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def describe_host() -> dict[str, Any]:
+    """Facts about this machine."""
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cpus": usable_cpus(),
+        "memory_bytes": memory_bytes(),
+        "rdma_devices": rdma_devices(),
+    }
+
+
+def describe(proof: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """The content of environment.json. ``proof``: how a measured run knows which transport it used."""
+    packages = (*PACKAGES, *REAL_PACKAGES, *MOONCAKE_WHEELS) if proof is not None else PACKAGES
+    versions = {name: version for name in packages if (version := package_version(name)) is not None}
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "host": describe_host(),
+        "transport_proof": proof,
+        **more,
+    }
+
+
+def usable_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Main memory of the machine, 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def rdma_devices() -> list[str]:
+    """Names of the RDMA devices the kernel knows."""
+    return sorted(path.name for path in INFINIBAND.iterdir()) if INFINIBAND.is_dir() else []
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

@@ -1,0 +1,141 @@
+"""From a CONFIG argument and ``--set`` options to a checked configuration."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from experiments.config import WORKLOAD_SOURCES, Config, parse
+from experiments.errors import UserError
+
+
+def example_names() -> list[str]:
+    """Names of the shipped examples."""
+    folder = resources.files("experiments") / "examples"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def example_text(name: str) -> str:
+    """The commented TOML text of a shipped example. Raises UserError for an unknown one."""
+    if name not in example_names():
+        close = difflib.get_close_matches(name, example_names(), 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"there is no example {name!r}{hint}, the shipped ones are {', '.join(example_names())}")
+    return (resources.files("experiments") / "examples" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def example_title(name: str) -> str:
+    """The first comment line of an example."""
+    return example_text(name).splitlines()[0].lstrip("# ").strip()
+
+
+def load(source: str, overrides: Iterable[str] = ()) -> Config:
+    """The resolved configuration of a file or a shipped example, with ``key.path=value`` overrides applied.
+
+    File names in a configuration file are relative to it, those in overrides to the current folder.
+    Raises UserError before anything else happens.
+    """
+    path = Path(source)
+    # A file wins over an example of its name; a name that looks like a path is never an example.
+    if path.is_file():
+        text, folder = _read(path), path.parent
+    elif path.is_dir() and (path / "config.toml").is_file():
+        text, folder, path = _read(path / "config.toml"), path, path / "config.toml"
+    elif source in example_names():
+        text, folder = example_text(source), Path()
+    elif path.suffix or len(path.parts) > 1 or path.exists():
+        raise UserError(f"CONFIG is {source!r}, it must be a file that can be read or the name of a shipped example")
+    else:
+        close = difflib.get_close_matches(source, example_names(), 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(
+            f"CONFIG is {source!r}{hint}, it must be a file or one of the shipped examples {', '.join(example_names())}"
+        )
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source} is not TOML: {error}") from None
+    anchor_files(tree, folder)
+    for override in overrides:
+        apply_override(tree, override)
+    anchor_files(tree, Path())
+    run = tree.setdefault("run", {})
+    if isinstance(run, dict):
+        run.setdefault("name", _name_of(path))
+    config = parse(tree).resolved()
+    for file in config.input_files():
+        if not file.is_file():
+            raise UserError(f"the configuration names {str(file)!r}, it must be a file that can be read")
+    return config
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Put one ``key.path=value`` into ``tree``. The value is TOML, or bare text where it is no TOML."""
+    key, sign, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not sign or not all(parts):
+        raise UserError(f"--set is {override!r}, it must look like protocol.block_tokens=128")
+    table: Any = tree
+    for depth, part in enumerate(parts[:-1]):
+        table = table.setdefault(part, {}) if isinstance(table, dict) else _item(table, part, override)
+        if not isinstance(table, dict | list):
+            raise UserError(f"--set is {override!r}, but {'.'.join(parts[: depth + 1])} is a value, not a section")
+    value = _value(text.strip())
+    if isinstance(table, list):
+        _item(table, parts[-1], override)
+        table[int(parts[-1])] = value
+        return
+    if parts[0] == "workload" and len(parts) == 2 and parts[1] in WORKLOAD_SOURCES:
+        # The sources are alternatives, so choosing one drops the other, and what only belonged to it.
+        for other in WORKLOAD_SOURCES:
+            if other != parts[1]:
+                table.pop(other, None)
+        if parts[1] != "lengths":
+            table.pop("text_tokens", None)
+    if parts == ["model", "name"]:
+        table.clear()
+    if parts == ["model", "hidden"]:
+        table.pop("name", None)
+    table[parts[-1]] = value
+
+
+def anchor_files(tree: dict[str, Any], folder: Path) -> None:
+    """Make file names in ``tree`` absolute; a profile is a file name if it has a suffix or a folder."""
+    for section, key in (("workload", "file"), ("encode", "profile"), ("language", "profile"), ("link", "profile")):
+        table = tree.get(section)
+        if not isinstance(table, dict) or not isinstance(table.get(key), str):
+            continue
+        name = Path(table[key])
+        looks_like_file = key == "file" or len(name.parts) > 1 or name.suffix in {".toml", ".json"}
+        if looks_like_file and not name.is_absolute():
+            table[key] = str((folder / name).resolve())
+
+
+def _item(items: list[Any], part: str, override: str) -> Any:
+    if not part.isdigit() or int(part) >= len(items):
+        raise UserError(f"--set is {override!r}, but {part!r} is not a number from 0 to {len(items) - 1}")
+    return items[int(part)]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"CONFIG is {str(path)!r}, which cannot be read: {reason}") from None
+
+
+def _name_of(path: Path) -> str:
+    stem = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in path.stem)
+    return stem.lstrip("._-")[:80] or "run"

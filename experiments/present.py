@@ -1,0 +1,63 @@
+"""Turns summaries into text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.intervals import Estimate
+from experiments.units import format_duration
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns, the first left and the others right, the first row being the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """The figures of one run, each with its 95 % interval where there is one."""
+    requests = summary["requests"]
+    kind = "simulated" if summary["kind"] == "sim" else "measured"
+    lines = [
+        f"{requests['offered']} requests {kind} over {summary['transport']}: {requests['succeeded']} succeeded, "
+        f"{requests['failed']} failed, {requests['unfinished']} unfinished"
+        + (", DEADLOCK" if summary["deadlock"] else ""),
+        "",
+    ]
+    rows = [("", "value", "95 % interval")]
+    for name, label in (("latency_s", "latency"), ("transfer_s", "transfer")):
+        for figure, estimate in summary[name].items():
+            rows.append((f"{label} {figure}", *_cells(estimate, format_duration)))
+    rows.append(("throughput", *_cells(summary["throughput_rps"], lambda value: f"{value:.4g} req/s")))
+    rows.append(("resumed requests", *_cells(summary["resume"]["rate"], _percent)))
+    rows.append(("chunks a request", *_cells(summary["resume"]["mean_chunks"], lambda value: f"{value:.3g}")))
+    for side in ("language", "encode"):
+        pool = summary[f"{side}_pool"]
+        rows.append((f"{side} pool, mean use", *_cells(pool["mean_occupancy"], _percent)))
+        rows.append((f"{side} pool, peak use", *_cells(pool["peak_occupancy"], _percent)))
+        rows.append((f"{side} pool, wasted", *_cells(pool["wasted_fraction"], _percent)))
+        rows.append((f"{side} pool, rooms waited", *_cells(pool["blocked_s"], format_duration)))
+    lines.append(table(rows))
+    lines.append("")
+    if summary["invariant_violations"]:
+        lines.append(f"{summary['invariant_violations']} BROKEN LAWS: this run cannot be trusted")
+    lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
+    return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _cells(estimate: Estimate, show: Any) -> tuple[str, str]:
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return "-", ""
+    # An interval by the t distribution may reach below zero, where none of these figures can be.
+    return show(value), "" if low is None or high is None else f"{show(max(low, 0.0))} .. {show(high)}"

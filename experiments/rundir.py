@@ -1,0 +1,306 @@
+"""A run directory: written beside its final place, complete when it appears there, and read back.
+
+``config.toml`` is fully resolved: running it again gives the same run. ``environment.json`` tells where it ran.
+``events.parquet`` and ``requests.parquet`` are the run itself and hold no wall-clock time, so a simulated run repeats
+them byte for byte. ``summary.json`` has the figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from experiments import toml
+from experiments.config import Config
+from experiments.errors import UserError
+from protocol.recording import Event, Record
+from protocol.runlog import RequestRow
+from protocol.status import Status
+from protocol.topology import RankId, Side
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SUMMARY_SCHEMA = "bufferlab-summary/1"
+ROW_GROUP_ROWS = 1 << 16
+
+REQUEST_COLUMNS: dict[str, str] = {
+    "replication": "int32",
+    "room": "int64",
+    "arrival_s": "float64",
+    "text_tokens": "int64",
+    "images": "int32",
+    "total_tokens": "int64",
+    "first_allocation_tokens": "int64",
+    "chunks": "int32",
+    "encoded_s": "float64",
+    "first_chunk_s": "float64",
+    "delivered_s": "float64",
+    "released_s": "float64",
+    "status": "string",
+    "failure": "string",
+}
+EVENT_COLUMNS: dict[str, str] = {
+    "replication": "int32",
+    "time_s": "float64",
+    "side": "string",
+    "instance": "int32",
+    "rank": "int32",
+    "room": "int64",
+    "event": "string",
+    "status": "string",
+    "tokens": "int64",
+    "bytes": "int64",
+    "detail": "string",
+}
+
+_STATUS_NAMES: dict[Status | None, str | None] = {**{status: status.name for status in Status}, None: None}
+
+
+class TableWriter:
+    """Streams rows of one table into a Parquet file, a row group at a time."""
+
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[tuple[Any, ...]] = []
+        self.add = self._rows.append
+        """Takes one row; ``flush_if_full`` must follow now and then."""
+
+    def flush_if_full(self) -> None:
+        """Write a row group if enough rows have gathered. Groups have equal sizes whenever this is called."""
+        while len(self._rows) >= ROW_GROUP_ROWS:
+            self._write(ROW_GROUP_ROWS)
+
+    def close(self) -> None:
+        """Write the rest and finish the file."""
+        self.flush_if_full()
+        if self._rows:
+            self._write(len(self._rows))
+        self._writer.close()
+
+    def _write(self, count: int) -> None:
+        import pyarrow as pa
+
+        columns = list(zip(*self._rows[:count], strict=True))
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=count)
+        del self._rows[:count]
+
+
+class RunWriter:
+    """Gathers one run in a hidden folder beside ``target`` and moves it there when it is complete.
+
+    A context: leaving it without ``finish`` removes everything that was written.
+    """
+
+    def __init__(self, target: Path, config: Config) -> None:
+        self.target = target
+        self._replication = 0
+        self._made_parent = not target.parent.exists()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        self.folder.chmod(0o777 & ~_umask())
+        (self.folder / "config.toml").write_text(toml.dumps(config.tree()), encoding="utf-8")
+        (self.folder / "plots").mkdir()
+        self._events = TableWriter(self.folder / "events.parquet", EVENT_COLUMNS)
+        self._requests = TableWriter(self.folder / "requests.parquet", REQUEST_COLUMNS)
+        self._add_event = self._events.add
+        self._until_flush = ROW_GROUP_ROWS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for table in (self._events, self._requests):
+            with contextlib.suppress(Exception):
+                table.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._made_parent:
+            with contextlib.suppress(OSError):  # it holds the run, or somebody else's files
+                self.target.parent.rmdir()
+
+    def begin(self, replication: int) -> None:
+        """All that comes now belongs to this replication."""
+        self._replication = replication
+
+    def event(
+        self,
+        time_s: float,
+        rank_id: RankId,
+        room: int,
+        event: Event,
+        status: Status | None,
+        tokens: int,
+        bytes_: int,
+        detail: str,
+    ) -> None:
+        """A Recorder that adds a row to events.parquet."""
+        side, instance, rank = rank_id
+        self._add_event(
+            (self._replication, time_s, side.value, instance, rank, room, event.value, _STATUS_NAMES[status],
+             tokens, bytes_, detail)
+        )  # fmt: skip
+        self._until_flush -= 1
+        if not self._until_flush:
+            self._events.flush_if_full()
+            self._until_flush = ROW_GROUP_ROWS
+
+    def request(self, row: RequestRow) -> None:
+        """Add a row to requests.parquet."""
+        self._requests.add((self._replication, *(getattr(row, name) for name in row.__struct_fields__)))
+        self._requests.flush_if_full()
+
+    def finish(self, summary: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Write the last files and move the directory to its place, replacing a run that stands there."""
+        self._events.close()
+        self._requests.close()
+        write_json(self.folder / "environment.json", environment)
+        write_json(self.folder / "summary.json", summary)
+
+    def publish(self) -> None:
+        """Move the finished directory to its place, in one step; a run that stands there gives way."""
+        aside: Path | None = None
+        if self.target.exists():
+            aside = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".old", dir=self.target.parent))
+            self.target.rename(aside / "run")
+        self.folder.rename(self.target)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write readable JSON; NaN is refused."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def is_finished_run(path: Path) -> bool:
+    """Whether a complete run of ours stands at ``path``."""
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("schema") == SUMMARY_SCHEMA and (path / "config.toml").is_file()
+
+
+def choose_target(config: Config, kind: str, out: Path | None, *, force: bool) -> Path:
+    """Where a run goes. Raises UserError if that place is taken.
+
+    Without ``out`` it is ``runs/NAME-KIND-HASH``. A simulated run replaces the one there, whose configuration is the
+    same and which therefore is the same run; a measured run is never lost that way and takes the next free number.
+    """
+    if out is None:
+        target = Path("runs") / f"{config.run.name}-{kind}-{config.digest()}"
+        if kind == "sim" and (not target.exists() or is_finished_run(target)):
+            return target
+        return free_name(target)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that the user wants to keep
+    if not out.exists():
+        _check_writable(out)
+        return out
+    if out.is_dir() and not any(out.iterdir()):
+        return out
+    if is_finished_run(out):
+        if force:
+            return out
+        raise UserError(
+            f"--out is {str(out)!r}, which holds a finished run; give a new folder, or --force to replace it"
+        )
+    raise UserError(f"--out is {str(out)!r}, it must be a new or empty folder")
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3`` … that does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _check_writable(out: Path) -> None:
+    parent = next(folder for folder in out.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"--out is {str(out)!r}, it must be in a folder that can be written")
+
+
+# --- reading ---
+
+
+class StoredRun:
+    """A finished run directory."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not is_finished_run(self.path):
+            raise UserError(f"RUN is {str(path)!r}, it must be a finished run directory (with a summary.json)")
+        self.summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+
+    @property
+    def kind(self) -> str:
+        """sim or real."""
+        return str(self.summary["kind"])
+
+    @property
+    def config(self) -> Config:
+        """What was run."""
+        from experiments.loading import load
+
+        return load(str(self.path / "config.toml"))
+
+    def requests(self) -> pd.DataFrame:
+        """requests.parquet."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path / "requests.parquet")
+
+    def events(self) -> pd.DataFrame:
+        """events.parquet."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path / "events.parquet")
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """(replication, record) of every event, in the order recorded, a row group at a time."""
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(self.path / "events.parquet")
+        for group in range(file.num_row_groups):
+            table: pa.Table = file.read_row_group(group)
+            columns: Sequence[list[Any]] = [column.to_pylist() for column in table.columns]
+            for row in zip(*columns, strict=True):
+                yield row[0], _record(row)
+
+
+_EVENTS = {event.value: event for event in Event}
+_SIDES = {side.value: side for side in Side}
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    _, time_s, side, instance, rank, room, event, status, tokens, bytes_, detail = row
+    return Record(
+        time_s,
+        RankId(_SIDES[side], instance, rank),
+        room,
+        _EVENTS[event],
+        None if status is None else Status[status],
+        tokens,
+        bytes_,
+        detail,
+    )

@@ -1,0 +1,149 @@
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import rundir
+from experiments.errors import UserError
+from experiments.loading import load
+from experiments.rundir import (
+    EVENT_COLUMNS,
+    REQUEST_COLUMNS,
+    SUMMARY_SCHEMA,
+    RunWriter,
+    StoredRun,
+    TableWriter,
+    choose_target,
+)
+from protocol.recording import Event, Record
+from protocol.runlog import RequestRow
+from protocol.status import Status
+from protocol.topology import RankId, Side
+
+CONTRACT = {
+    "requests": "replication, room, arrival_s, text_tokens, images, total_tokens, first_allocation_tokens, chunks, "
+    "encoded_s, first_chunk_s, delivered_s, released_s, status, failure",
+    "events": "replication, time_s, side, instance, rank, room, event, status, tokens, bytes, detail",
+}
+RECORDS = [
+    Record(0.0, RankId(Side.ENCODE, 0, 1), 7, Event.SUBMITTED, Status.Bootstrapping, 0, 0, ""),
+    Record(1.5, RankId(Side.LANGUAGE, 2, 0), 7, Event.WRITE_DONE, None, 16, 128, "language2.0"),
+]
+
+
+def finished(target: Path, name: str = "seed-small") -> StoredRun:
+    with RunWriter(target, load(name)) as writer:
+        writer.begin(3)
+        for record in RECORDS:
+            writer.event(*record)
+        writer.request(RequestRow(7, 0.0, 1, 1, 16, None, 1, 1.0, None, 2.0, 2.5, "Success", ""))
+        writer.finish({"schema": SUMMARY_SCHEMA, "kind": "sim"}, {"python": "3"})
+        writer.publish()
+    return StoredRun(target)
+
+
+def test_the_columns_are_the_contract() -> None:
+    assert ", ".join(REQUEST_COLUMNS) == CONTRACT["requests"]
+    assert ", ".join(EVENT_COLUMNS) == CONTRACT["events"]
+    assert tuple(REQUEST_COLUMNS)[1:] == RequestRow.__struct_fields__
+
+
+def test_what_was_written_reads_back(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    assert list(run.records()) == [(3, record) for record in RECORDS]
+    assert list(run.requests().columns) == list(REQUEST_COLUMNS)
+    assert run.requests().iloc[0][["replication", "room", "total_tokens"]].tolist() == [3, 7, 16]
+    assert run.requests()["first_chunk_s"].isna().all()
+    assert run.config == load("seed-small").model_copy(update={})
+    assert run.kind == "sim"
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "config.toml", "environment.json", "events.parquet", "plots", "requests.parquet", "summary.json",
+    ]  # fmt: skip
+
+
+def test_nothing_half_written_remains(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), RunWriter(tmp_path / "run", load("seed-small")) as writer:
+        writer.event(*RECORDS[0])
+        assert not (tmp_path / "run").exists()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_events_has_its_columns(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", load("seed-small")) as writer:
+        writer.finish({"schema": SUMMARY_SCHEMA}, {})
+        writer.publish()
+    assert pq.read_schema(tmp_path / "run" / "events.parquet").names == list(EVENT_COLUMNS)
+
+
+def test_row_groups_bound_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "ROW_GROUP_ROWS", 100)
+    with RunWriter(tmp_path / "run", load("seed-small")) as writer:
+        for number in range(1050):
+            writer.event(*RECORDS[0]._replace(tokens=number))
+            assert len(writer._events._rows) <= 100
+        writer.finish({"schema": SUMMARY_SCHEMA, "kind": "sim"}, {})
+        writer.publish()
+    file = pq.ParquetFile(tmp_path / "run" / "events.parquet")
+    assert [file.metadata.row_group(group).num_rows for group in range(11)] == [100] * 10 + [50]
+    assert [record.tokens for _, record in StoredRun(tmp_path / "run").records()] == list(range(1050))
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        table = TableWriter(tmp_path / name, {"x": "int64", "y": "string"})
+        for number in range(10):
+            table.add((number, str(number)))
+        table.close()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_finished_run_is_replaced_in_one_step(tmp_path: Path) -> None:
+    finished(tmp_path / "run", "seed-small")
+    assert finished(tmp_path / "run", "seed-resume").config.run.name == "seed-resume"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_where_a_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load("seed-small")
+    target = choose_target(config, "sim", None, force=False)
+    assert target == Path("runs") / f"seed-small-sim-{config.digest()}"
+    finished(target)
+    # The same simulated run again is the same run; a measurement is never lost.
+    assert choose_target(config, "sim", None, force=False) == target
+    measured = choose_target(config, "real", None, force=False)
+    finished(measured)
+    assert choose_target(config, "real", None, force=False).name == f"{measured.name}-2"
+
+
+def test_a_taken_place_is_refused(tmp_path: Path) -> None:
+    config = load("seed-small")
+    (tmp_path / "empty").mkdir()
+    assert choose_target(config, "sim", tmp_path / "empty", force=False) == tmp_path / "empty"
+    finished(tmp_path / "run")
+    with pytest.raises(UserError, match="holds a finished run"):
+        choose_target(config, "sim", tmp_path / "run", force=False)
+    assert choose_target(config, "sim", tmp_path / "run", force=True) == tmp_path / "run"
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    (tmp_path / "file").touch()
+    for name in ("photos", "file", "file/below"):
+        with pytest.raises(UserError, match=r"^--out is "):
+            choose_target(config, "sim", tmp_path / name, force=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "other"}'])
+def test_other_folders_are_no_runs(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(UserError, match="must be a finished run directory"):
+        StoredRun(tmp_path)
+
+
+def test_nan_never_reaches_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        rundir.write_json(tmp_path / "x.json", {"value": float("nan")})
+    rundir.write_json(tmp_path / "x.json", {"value": None})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"value": None}

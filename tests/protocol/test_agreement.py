@@ -1,0 +1,127 @@
+"""The group's agreement: element-wise minima, the same for one rank as for many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.agreement import NOBODY, Ballot, agree, hold_turn
+from protocol.messages import Abort, EncodeRequest, LanguageRequest, Turn
+from protocol.status import Status
+from protocol.topology import RankId, Side
+
+E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)
+L0, L1 = RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)
+NewStage = Callable[..., Any]
+BALLOTS = st.builds(Ballot, st.integers(0, 9), st.integers(0, 9), st.one_of(st.integers(0, 9), st.just(NOBODY)))
+
+
+class Voter:
+    """A member with fixed facts."""
+
+    def __init__(self, ballot: Ballot, progress: dict[int, int]) -> None:
+        self._ballot = ballot
+        self._progress = progress
+
+    def ballot(self) -> Ballot:
+        return self._ballot
+
+    def candidates(self) -> Sequence[int]:
+        return list(self._progress)
+
+    def votes(self, candidates: Sequence[int]) -> list[int]:
+        return [self._progress.get(number, 0) for number in candidates]
+
+
+VOTERS = st.builds(Voter, BALLOTS, st.dictionaries(st.integers(0, 9), st.integers(1, 9)))
+
+
+@given(st.lists(BALLOTS, min_size=1, max_size=4))
+def test_a_ballot_is_the_minimum_of_every_fact(ballots: list[Ballot]) -> None:
+    agreed = agree(ballots)
+    assert agreed.submitted == min(ballot.submitted for ballot in ballots)
+    assert agreed.free_blocks == min(ballot.free_blocks for ballot in ballots)
+    failed = [ballot.failed for ballot in ballots if ballot.failed != NOBODY]
+    assert agreed.failed == min(failed, default=NOBODY), "any failure wins"
+
+
+@given(VOTERS)
+def test_one_rank_agrees_with_itself(voter: Voter) -> None:
+    assert hold_turn([voter]) == hold_turn([voter, voter])
+
+
+@given(st.lists(VOTERS, min_size=2, max_size=4))
+def test_the_slowest_decides_about_the_rooms_of_rank_0(voters: list[Voter]) -> None:
+    turn = hold_turn(voters)
+    assert turn == Turn(
+        *agree([voter.ballot() for voter in voters]),
+        tuple(
+            (number, min(voter.votes([number])[0] for voter in voters)) for number in voters[0].candidates()
+        ),
+    )  # fmt: skip
+
+
+def test_nothing_is_decided_before_all_ranks_have_the_request(stage: NewStage) -> None:
+    world = stage(language_tp=2)
+    world.feed(L0, LanguageRequest(1, 0))
+    world.turns(2)
+    assert not world.channels
+    world.feed(L1, LanguageRequest(1, 0))
+    world.turn(Side.LANGUAGE)
+    assert sorted(world.channels) == [(L0, E0), (L1, E0)]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_failure_waits_for_the_rank_that_has_no_request_yet(stage: NewStage, late: int) -> None:
+    """The client leaves before the request reached every language rank: all conclude, nobody waits for ever."""
+    world = stage(language_tp=2)
+    ranks = [L0, L1]
+    late_id, prompt = ranks.pop(late), ranks[0]
+    world.feed(E0, EncodeRequest(1, 0, 4))
+    world.feed(prompt, LanguageRequest(1, 0))
+    world.feed(prompt, Abort(1, 0, "the client left"))
+    world.run_until_quiet()
+    world.feed(late_id, LanguageRequest(1, 0))
+    world.run_until_quiet()
+    assert world.outcomes(1) == [Status.Failed] * 3
+    assert world.quiescent
+
+
+@pytest.mark.parametrize("language_tp", [1, 2])
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_failure_waits_for_the_encode_rank_that_has_no_request_yet(
+    stage: NewStage, language_tp: int, late: int
+) -> None:
+    """With one language rank the second encode rank is surplus: only its own group can tell it."""
+    world = stage(encode_tp=2, language_tp=language_tp)
+    ranks = [E0, E1]
+    late_id, prompt = ranks.pop(late), ranks[0]
+    for rank in range(language_tp):
+        world.feed(RankId(Side.LANGUAGE, 0, rank), LanguageRequest(1, 0))
+    world.feed(prompt, EncodeRequest(1, 0, 4))
+    world.feed(E0, Abort(1, 0, "the client left"))
+    world.feed(E1, Abort(1, 0, "the client left"))
+    world.run_until_quiet()
+    world.feed(late_id, EncodeRequest(1, 0, 4))
+    world.feed(late_id, Abort(1, 0, "the client left"))
+    world.run_until_quiet()
+    assert world.outcomes(1) == [Status.Failed] * (2 + language_tp)
+    assert world.quiescent
+
+
+def test_many_failures_at_once_end_in_few_turns(stage: NewStage) -> None:
+    """A peer that goes down fails all its rooms; they must not trickle out one a turn."""
+    world = stage(language_tp=2)
+    for room in range(20):
+        world.submit(room, 4)
+    for rank_id in (L0, L1):
+        for room in range(20):
+            world.feed(rank_id, Abort(room, 0))
+    world.turns(2)
+    assert all(len(world.concluded[room, 0]) >= 2 for room in range(20))
+    world.run_until_quiet()
+    assert world.quiescent

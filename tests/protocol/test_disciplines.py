@@ -1,0 +1,311 @@
+"""Buffer disciplines: what each takes, keeps and waits for, which deadlock, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.disciplines import DISCIPLINES, ResumeGrant, make_discipline
+from protocol.recording import Event
+from protocol.scenario import Scenario
+from protocol.status import Status
+from protocol.topology import RankId, Side
+
+S, T, F = Status.Success, Status.Transferring, Status.Failed
+E0, L0 = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
+NewStage = Callable[..., Any]
+
+
+def test_their_names_and_properties() -> None:
+    assert {
+        name: (kind.announces_length, kind.resumes, kind.releases_before_waiting) for name, kind in DISCIPLINES.items()
+    } == {
+        "window": (False, True, False),
+        "exact_announce": (True, False, False),
+        "alloc_then_free": (False, True, False),
+        "free_then_alloc": (False, True, True),
+        "default_fail": (False, False, False),
+        "slot": (False, False, False),
+    }
+    assert [make_discipline(name).name for name in DISCIPLINES] == list(DISCIPLINES)
+    with pytest.raises(ValueError, match="unknown discipline 'windows'; known: window, "):
+        make_discipline("windows")
+
+
+@given(
+    name=st.sampled_from(["window", "alloc_then_free", "free_then_alloc"]),
+    held=st.integers(0, 9),
+    remaining=st.integers(1, 9),
+    free=st.integers(-3, 9),
+)
+def test_a_grant_is_within_what_is_held_free_and_needed(name: str, held: int, remaining: int, free: int) -> None:
+    grant = make_discipline(name).resume(held, remaining, free)
+    if name != "window":
+        assert grant == (ResumeGrant(0, remaining) if free >= remaining else None)
+        return
+    assert grant is not None, "a window never waits"
+    assert grant.keep == min(held, remaining)
+    assert 0 <= grant.take <= max(free, 0)
+    assert grant.keep + grant.take <= remaining
+    assert grant.keep + grant.take == remaining or grant.take == max(free, 0), "it takes all it can use"
+
+
+@pytest.mark.parametrize("name", ["slot", "default_fail", "exact_announce"])
+def test_some_never_resume(name: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"{name} does not resume"):
+        make_discipline(name).resume(1, 1, 1)
+
+
+# --- how each moves a request that is longer than the default ---
+
+
+def allocations(world: Any, room: int) -> list[int]:
+    return [record.tokens for record in world.records if record.room == room and record.event is Event.ALLOCATED]
+
+
+def offers(world: Any, room: int) -> list[int]:
+    """Where each chunk was offered to begin."""
+    events = (Event.OFFERED, Event.RESUMED)
+    return [record.tokens for record in world.records if record.room == room and record.event in events]
+
+
+@pytest.mark.parametrize(
+    ("discipline", "pool", "taken", "chunks_from"),
+    [
+        pytest.param("window", 1, [4, 4, 4, 4], [0, 4, 8, 12], id="a window of one block slides"),
+        pytest.param("window", 2, [4, 8, 4], [0, 4, 12], id="a window grows into what is free, and shrinks"),
+        pytest.param("window", 8, [4, 12], [0, 4], id="a window grows to all that is left"),
+        pytest.param("exact_announce", 8, [16], [0], id="exact takes all at once"),
+        pytest.param("alloc_then_free", 4, [4, 12], [0, 4], id="alloc_then_free holds the whole for a moment"),
+        pytest.param("free_then_alloc", 3, [4, 0, 12], [0, 4], id="free_then_alloc holds nothing in between"),
+    ],
+)
+def test_what_a_request_of_four_blocks_takes(
+    stage: NewStage, discipline: str, pool: int, taken: list[int], chunks_from: list[int]
+) -> None:
+    world = stage(discipline=discipline, language_blocks=pool)
+    world.submit(1, 16)
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+    assert allocations(world, 1) == taken
+    assert offers(world, 1) == chunks_from
+    assert world.quiescent
+
+
+def test_a_window_reuses_its_own_blocks_only_after_they_are_copied_out(stage: NewStage) -> None:
+    world = stage(language_blocks=1)
+    world.until_writing(1, 8)
+    (first,) = world.writing[E0]
+    world.finish_write(E0)
+    world.send_all()
+    assert world.copied == {}
+    world.turn(Side.LANGUAGE)
+    assert world.copied[1, L0] == [(0, 4)]
+    world.send_all()
+    (second,) = world.writing[E0]
+    assert first.target_blocks == second.target_blocks
+
+
+def test_a_window_shares_a_full_pool(stage: NewStage) -> None:
+    """Nothing is free to grow into, so both go block by block; when one is done the other takes its block."""
+    world = stage(language_blocks=2)
+    world.submit(1, 12)
+    world.submit(2, 20)
+    world.run_until_quiet()
+    assert world.outcomes(1) == world.outcomes(2) == [S, S]
+    assert max(allocations(world, 2)) == 8
+    assert world.quiescent
+
+
+# --- the two deadlocks of the original system ---
+
+HOLD_AND_WAIT = {"language_blocks": 4, "encode_blocks": 12}
+
+
+def play(world: Any, lengths: list[int]) -> list[list[Status]]:
+    for room, total in enumerate(lengths):
+        world.submit(room, total)
+    world.run_until_quiet()
+    return [world.outcomes(room) for room in range(len(lengths))]
+
+
+def test_hold_and_wait_on_the_language_pool(stage: NewStage) -> None:
+    """Four requests of three blocks, a pool of four, a default of one: every block holds some first part."""
+    lengths = [12] * 4
+    world = stage(discipline="alloc_then_free", **HOLD_AND_WAIT)
+    assert play(world, lengths) == [[]] * 4
+    assert world.language[0].pool.free == 0
+    assert world.language[0].waiting_rooms == 4
+    assert [world.statuses(room, Side.LANGUAGE)[-1] for room in range(4)] == [(T, 4)] * 4
+    for discipline in ("window", "free_then_alloc", "exact_announce"):
+        world = stage(discipline=discipline, **HOLD_AND_WAIT)
+        assert play(world, lengths) == [[S, S]] * 4
+        assert world.quiescent
+
+
+@pytest.mark.parametrize(
+    ("discipline", "language_blocks", "waiting"), [("alloc_then_free", 3, 1), ("free_then_alloc", 2, 2)]
+)
+def test_circular_wait_across_the_sides(stage: NewStage, discipline: str, language_blocks: int, waiting: int) -> None:
+    """One oversized request holds the source blocks and waits for language blocks; small ones hold those."""
+    lengths = [12, 4, 4]
+    world = stage(discipline=discipline, encode_blocks=3, language_blocks=language_blocks)
+    assert play(world, lengths) == [[], [], []]
+    assert world.encode[0].pool.free == 0, "the oversized request holds the whole source pool"
+    # Behind the resume waits, where the pool is smaller, the last small one.
+    assert world.language[0].waiting_rooms == (2 if discipline == "free_then_alloc" else 1)
+    assert world.statuses(0, Side.LANGUAGE)[-1] == (T, 4)
+    for safe in ("window", "exact_announce"):
+        world = stage(discipline=safe, encode_blocks=3, language_blocks=3)
+        assert play(world, lengths) == [[S, S]] * 3
+        assert world.quiescent
+
+
+@pytest.mark.parametrize("discipline", ["alloc_then_free", "free_then_alloc"])
+def test_a_timeout_ends_a_deadlock(stage: NewStage, discipline: str) -> None:
+    world = stage(discipline=discipline, timeout_s=10.0, encode_blocks=3, language_blocks=3)
+    play(world, [12, 4, 4])
+    for _ in range(3):
+        world.now += 10.0
+        world.run_until_quiet()
+    assert all(len(world.outcomes(room)) == 2 for room in range(3))
+    assert world.quiescent
+
+
+# --- what can never fit ---
+
+
+@pytest.mark.parametrize("discipline", list(DISCIPLINES))
+def test_a_request_larger_than_the_source_pool_fails_at_once(stage: NewStage, discipline: str) -> None:
+    world = stage(discipline=discipline, encode_blocks=2, language_blocks=9)
+    assert play(world, [12, 4]) == [[F, F], [S, S]]
+    assert world.reason(0, E0) == "it needs 3 source blocks, the pool has 2"
+    assert world.reason(0, L0) == "it needs 3 source blocks, the pool has 2"
+    assert not any(record.room == 0 and record.event is Event.ENCODE_STARTED for record in world.records)
+    assert world.quiescent
+
+
+@pytest.mark.parametrize("discipline", list(DISCIPLINES))
+def test_an_empty_request_fails_at_once(stage: NewStage, discipline: str) -> None:
+    world = stage(discipline=discipline)
+    assert play(world, [0, 4]) == [[F, F], [S, S]]
+    assert world.reason(0, L0) == "the embedding is empty"
+    assert world.quiescent
+
+
+@pytest.mark.parametrize(
+    ("discipline", "pool", "total", "who", "reason"),
+    [
+        ("slot", 8, 5, E0, "5 tokens do not fit the allocation of 4"),
+        ("default_fail", 8, 5, E0, "5 tokens do not fit the allocation of 4"),
+        ("alloc_then_free", 2, 12, L0, "can never fit: it holds 1 blocks and needs 2 more, the pool has 2"),
+        ("free_then_alloc", 2, 16, L0, "can never fit: it needs 3 more blocks, the pool has 2"),
+        ("exact_announce", 2, 9, L0, "can never fit: it needs 3 blocks, the pool has 2"),
+    ],
+)
+def test_a_request_that_can_never_fit_fails_at_once_with_a_reason(
+    stage: NewStage, discipline: str, pool: int, total: int, who: RankId, reason: str
+) -> None:
+    world = stage(discipline=discipline, language_blocks=pool)
+    assert play(world, [total, 4]) == [[F, F], [S, S]]
+    assert world.reason(0, who) == reason
+    assert reason in world.reason(0, L0 if who == E0 else E0), "the other side learns why"
+    assert world.quiescent
+
+
+@pytest.mark.parametrize(
+    ("discipline", "pool", "total"),
+    [
+        ("slot", 1, 4),
+        ("default_fail", 1, 4),
+        ("alloc_then_free", 3, 12),
+        ("free_then_alloc", 2, 12),
+        ("exact_announce", 2, 8),
+        ("window", 1, 32),
+    ],
+)
+def test_what_only_just_fits(stage: NewStage, discipline: str, pool: int, total: int) -> None:
+    world = stage(discipline=discipline, language_blocks=pool)
+    assert play(world, [total]) == [[S, S]]
+    assert world.quiescent
+
+
+# --- who goes first ---
+
+
+@pytest.mark.parametrize("resume_first", [True, False])
+def test_resumes_go_before_new_rooms_if_told_so(stage: NewStage, resume_first: bool) -> None:
+    """One block is free, wanted by a resume and by a new room in the same turn."""
+    world = stage(language_blocks=2, resume_first=resume_first)
+    world.until_writing(1, 12)
+    world.finish_write(E0)
+    world.send_all()
+    world.submit(2, 4)
+    world.turn(Side.LANGUAGE)
+    assert allocations(world, 1) == ([4, 8] if resume_first else [4, 4])
+    assert allocations(world, 2) == ([] if resume_first else [4])
+    world.run_until_quiet()
+    assert world.outcomes(1) == world.outcomes(2) == [S, S]
+
+
+def test_a_waiting_resume_is_not_overtaken(stage: NewStage) -> None:
+    """It waits for two blocks; a new room that needs only the one that is free waits behind it."""
+    world = stage(language_blocks=3, discipline="alloc_then_free")
+    world.until_writing(1, 12)
+    world.until_writing(2, 4)
+    world.finish_write(E0)  # of room 1
+    world.send_all()
+    world.submit(3, 4)
+    world.turns(2)
+    assert allocations(world, 3) == []
+    world.finish_write(E0)  # of room 2
+    world.send_all()
+    world.turn(Side.LANGUAGE)
+    assert allocations(world, 1) == [4, 8]
+    world.run_until_quiet()
+    assert all(world.outcomes(room) == [S, S] for room in (1, 2, 3))
+
+
+def test_a_large_new_room_is_not_overtaken_by_small_ones(stage: NewStage) -> None:
+    world = stage(language_blocks=4, discipline="exact_announce")
+    for room, total in ((1, 8), (2, 16), (3, 4)):
+        world.submit(room, total)
+    world.turn(Side.ENCODE)
+    world.send_all()
+    world.turn(Side.LANGUAGE)
+    # Room 3 would fit, but room 2 came first; its source waits as well, so only rooms 1 and 2 are announced.
+    assert (allocations(world, 1), allocations(world, 2), allocations(world, 3)) == ([8], [], [])
+    world.run_until_quiet()
+    assert all(world.outcomes(room) == [S, S] for room in (1, 2, 3))
+
+
+def test_new_rooms_leave_the_reserve_to_resumes(stage: NewStage) -> None:
+    scenario = Scenario(
+        block_tokens=4,
+        hidden=1,
+        sizing_options={"tokens": 4},
+        language_blocks=3,
+        reserve_blocks=1,
+        timeout_s=None,
+    )
+    world = stage(language_blocks=3)
+    world.language[0] = world.ranks[L0] = scenario.make_language_rank(L0, world._record)
+    for room in (1, 2, 3):
+        world.submit(room, 12)
+    world.turn(Side.LANGUAGE)
+    assert [allocations(world, room) for room in (1, 2, 3)] == [[4], [4], []]
+    assert world.language[0].pool.free == 1
+    world.run_until_quiet()
+    assert max(max(allocations(world, room)) for room in (1, 2, 3)) == 8, "a resume took the reserve"
+    assert all(world.outcomes(room) == [S, S] for room in (1, 2, 3))
+
+
+@pytest.mark.parametrize("reserve", [-1, 3, 4])
+def test_a_reserve_leaves_something_for_new_rooms(reserve: int) -> None:
+    scenario = Scenario(block_tokens=4, hidden=1, language_blocks=3, reserve_blocks=reserve)
+    with pytest.raises(ValueError, match="it must be between 0 and 2"):
+        scenario.make_language_rank(L0, None)

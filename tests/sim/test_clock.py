@@ -1,0 +1,96 @@
+"""The virtual clock: order, ties, reminders, and that it is still a SimPy environment."""
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.clock import Clock
+from sim.cluster import LoopGrid
+
+
+def test_calls_come_in_order_of_time_and_ties_in_order_of_scheduling() -> None:
+    clock, seen = Clock(), []
+    for name, time_s in (("late", 2.0), ("first", 1.0), ("second", 1.0)):
+        clock.call_at(time_s, lambda name: seen.append((clock.now, name)), name)
+    clock.run_while_busy()
+    assert seen == [(1.0, "first"), (1.0, "second"), (2.0, "late")]
+    assert clock.events == 3
+
+
+def test_calls_that_come_last_wait_for_plain_calls_of_the_same_moment() -> None:
+    clock, seen = Clock(), []
+    clock.call_last_at(1.0, 1, seen.append, "turn of group 1")
+    clock.call_last_at(1.0, 0, seen.append, "turn of group 0")
+    clock.call_at(1.0, lambda: clock.call_after(0.0, seen.append, "a call it made"))
+    clock.call_at(1.0, seen.append, "message")
+    clock.run_while_busy()
+    assert seen == ["message", "a call it made", "turn of group 0", "turn of group 1"]
+
+
+def test_reminders_do_not_keep_the_run_alive_but_come_in_order() -> None:
+    clock, seen = Clock(), []
+    clock.remind_at(1.0, seen.append, "reminder")
+    clock.remind_at(9.0, seen.append, "far")
+    clock.call_at(2.0, seen.append, "call")
+    clock.run_while_busy()
+    assert (seen, clock.now, clock.reminders, clock.busy) == (["reminder", "call"], 2.0, 1, False)
+    clock.step()
+    assert (seen[-1], clock.now, clock.reminders) == ("far", 9.0, 0)
+
+
+@pytest.mark.parametrize("time_s", [0.5, float("nan")])
+def test_no_call_in_the_past(time_s: float) -> None:
+    clock = Clock()
+    clock.call_at(1.0, lambda: None)
+    clock.run_while_busy()
+    for schedule in (clock.call_at, clock.remind_at):
+        with pytest.raises(ValueError, match="past"):
+            schedule(time_s, print)
+    with pytest.raises(ValueError, match="past"):
+        clock.call_last_at(time_s, 0, print)
+    with pytest.raises(ValueError, match="delay"):
+        clock.call_after(-time_s, print)
+
+
+def test_simpy_processes_share_the_clock() -> None:
+    clock, seen = Clock(), []
+
+    def process() -> Generator[Any, Any, None]:
+        for _ in range(2):
+            yield clock.timeout(1.0)
+            seen.append(clock.now)
+
+    clock.process(process())
+    clock.call_at(1.5, lambda: seen.append(clock.now))
+    clock.run_while_busy()
+    assert seen == [1.0, 1.5, 2.0]
+
+
+def test_a_loop_turns_on_its_grid_and_a_long_turn_starts_a_new_one() -> None:
+    grid = LoopGrid(0.25)
+    assert grid.next_s(0.0) == 0.0
+    grid.end_turn(0.0, 0.0)
+    assert grid.next_s(0.0) == 0.25
+    assert grid.next_s(0.6) == 0.75
+    grid.end_turn(0.75, 0.6)  # busy until 1.35
+    assert grid.next_s(0.8) == 1.35
+    grid.end_turn(1.35, 0.1)  # shorter than the period: the loop sleeps for the rest
+    assert grid.next_s(1.36) == 1.6
+
+
+@given(
+    origin_s=st.floats(0, 1e6),
+    period_s=st.sampled_from([0.001, 0.0003, 1 / 3, 7.0]),
+    after_s=st.floats(0, 1e4),
+)
+def test_the_next_turn_is_the_first_grid_point_not_before_now(origin_s: float, period_s: float, after_s: float) -> None:
+    grid = LoopGrid(period_s)
+    grid.end_turn(0.0, origin_s)
+    origin_s, now = grid.origin_s, grid.origin_s + after_s
+    next_s = grid.next_s(now)
+    assert next_s >= now
+    assert next_s == origin_s + grid.index * period_s
+    assert grid.index <= 1 or origin_s + (grid.index - 1) * period_s < now
