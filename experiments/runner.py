@@ -191,12 +191,12 @@ def run_measured(
 def real_errors() -> Iterator[None]:
     """Turn what the real backend raises into errors a user can read; an absent package names what mends it."""
     try:
-        from real.engine import EngineError, EngineMissing
+        from real.engine import EngineError, EngineMissing, EngineStartError
     except ImportError as error:
         raise UserError(_missing(error)) from None
     try:
         yield
-    except EngineMissing as error:
+    except (EngineMissing, EngineStartError) as error:
         raise UserError(str(error)) from None
     except EngineError as error:
         raise RunFailedError(str(error)) from None

@@ -65,6 +65,10 @@ class EngineMissing(EngineError):  # noqa: N818 - says what is the matter better
     """Mooncake cannot be imported; the message ends with the command that mends it."""
 
 
+class EngineStartError(EngineError):
+    """The ranks did not start as asked, for instance over another transport; nothing was run."""
+
+
 class WriteResult(msgspec.Struct, frozen=True):
     """How a write ended.
 

@@ -27,7 +27,7 @@ from protocol.scenario import Request, Scenario
 from protocol.topology import RankId, Side
 from real.bootstrap import listen, register_and_find
 from real.control import Inbox, Outbox
-from real.engine import EngineError, EngineMissing
+from real.engine import EngineError, EngineMissing, EngineStartError
 from real.orders import (
     MISSING_STATUS,
     ROUTER,
@@ -104,7 +104,7 @@ def run_real(
 ) -> RealOutcome:
     """Run ``requests`` (sorted by arrival) on this host and return what happened.
 
-    Raises EngineMissing or EngineError when the ranks cannot start, and EngineError when one breaks during the run.
+    Raises EngineMissing or EngineStartError when the ranks cannot start, and EngineError when one breaks in the run.
     No process is left behind, whatever happens.
     """
     longest_tokens = max((request.total_tokens for request in requests), default=1)
@@ -226,7 +226,7 @@ class _Ranks:
         finally:
             give_up.set()
         if failure:
-            raise EngineError(str(failure[0])) from failure[0]
+            raise EngineStartError(str(failure[0])) from failure[0]
         for rank_id in self._all_ranks():
             route = found[rank_id]
             self._outboxes[rank_id] = Outbox(self._context, route.host, route.control_port)
@@ -236,16 +236,16 @@ class _Ranks:
                 if isinstance(order, Ready):
                     self.proofs[order.rank_id] = order.proof
                 elif isinstance(order, Broken):
-                    raise EngineError(order.reason)
+                    raise EngineStartError(order.reason)
             self._check_start()
             if time.monotonic() > deadline:
-                raise EngineError(f"the ranks were not ready after {START_TIMEOUT_S:g} s")
+                raise EngineStartError(f"the ranks were not ready after {START_TIMEOUT_S:g} s")
 
     def _check_start(self) -> None:
         for child in self.children.values():
             status = child.process.poll()
             if status is not None:
-                raise (EngineMissing if status == MISSING_STATUS else EngineError)(child.last_words())
+                raise (EngineMissing if status == MISSING_STATUS else EngineStartError)(child.last_words())
 
     def _all_ranks(self) -> list[RankId]:
         return [*self.scenario.encode_ids(), *self.scenario.language_ids()]

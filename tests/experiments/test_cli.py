@@ -329,6 +329,19 @@ def test_real_without_mooncake_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+def test_a_transport_that_is_not_there_is_refused(bufferlab: Any, folder: Path) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
+    if list(Path("/sys/class/infiniband").glob("*")):
+        pytest.skip("this host has an RDMA device")
+    ended = bufferlab("real", "seed-small", "--transport", "rdma", "--out", "run")
+    assert ended.status == 2
+    assert "rdma" in ended.err
+    assert ended.err.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.real
 def test_real_and_sim_have_the_same_files_columns_and_histories(bufferlab: Any, folder: Path) -> None:
     pytest.importorskip("torch", reason="needs torch")
     pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
