@@ -111,8 +111,8 @@ async def _register_and_find(
                 routes = {route.rank_id: route for route in listed}
                 if wanted <= routes.keys():
                     return routes
-            except aiohttp.ClientConnectionError:
-                pass  # the registry's process may still be starting; the deadline below decides
+            except (aiohttp.ClientConnectionError, TimeoutError):
+                pass  # the registry's process may still be starting, on a busy machine slowly; the deadline decides
             await asyncio.sleep(POLL_S)
     missing = ", ".join(str(rank_id) for rank_id in sorted(wanted - routes.keys()))
     raise TimeoutError(f"after {timeout_s:g} s the registry at {bootstrap} still lacks {missing}")

@@ -70,7 +70,8 @@ def test_help_is_quick(tmp_path: Path) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys, experiments.cli; print(sorted({'pandas', 'matplotlib', 'scipy', 'pyarrow', 'numpy'} & set(sys.modules)))"
+    heavy = "{'pandas', 'matplotlib', 'scipy', 'pyarrow', 'numpy'}"
+    code = f"import sys, experiments.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -89,7 +90,7 @@ def test_help_loads_nothing_heavy() -> None:
         (["sim", "none.toml"], "CONFIG is 'none.toml', it must be a file that can be read"),
         (["sim", "broken.toml"], "broken.toml is not TOML"),
         (["sim", "binary.toml"], "cannot be read: it is not UTF-8 text"),
-        (["sim", "seed-small", "--set", "protocol.discipline=x"], "protocol.discipline is 'x', it must be one of window"),
+        (["sim", "seed-small", "--set", "protocol.discipline=x"], "protocol.discipline is 'x', it must be one of"),
         (["sim", "seed-small", "--set", "language.pool_blocks=7"], "language.pool_blocks is 7, it must be at least 8"),
         (["sim", "seed-small", "--set", "nonsense"], "--set is 'nonsense', it must look like"),
         (["sim", "seed-small", "--set", "workload.file=none.csv"], "it must be a file that can be read"),
@@ -100,7 +101,7 @@ def test_help_loads_nothing_heavy() -> None:
         (["sim", "seed-small", "--seed", "-1"], "run.seed is -1, it must be at least 0"),
         (["sim", "seed-small", "--out", "full"], "it must be a new or empty folder"),
         (["sim", "seed-small", "--out", "full", "--force"], "it must be a new or empty folder"),
-        (["sim", "seed-failure", "--set", "faults.0.room=9"], "faults.0.room is 9, it must be one of the requests 1 to 1"),
+        (["sim", "seed-failure", "--set", "faults.0.room=9"], "faults.0.room is 9, it must be one of the requests 1"),
         (["real", "seed-small", "--transport", "udp"], "real.transport is 'udp', it must be 'tcp' or 'rdma'"),
         (["real", "seed-small", "--set", "encode.instances=40"], "41 ranks together"),
         (["real", "seed-small", "--set", "language.pool_blocks=10000000"], "the pools of all ranks take"),
@@ -247,7 +248,7 @@ def test_every_example_runs(bufferlab: Any, name: str) -> None:
 
 def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "sim", "quickstart", "--set", "workload.requests=1000000", "--out", "run"],
+        [sys.executable, "-m", "experiments", "sim", "quickstart", "--set", "workload.requests=999999", "--out", "run"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -288,9 +289,8 @@ def test_examples_teach(name: str, bufferlab: Any) -> None:
 
 def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m experiments examples --show quickstart | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

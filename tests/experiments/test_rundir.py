@@ -63,10 +63,14 @@ def test_what_was_written_reads_back(tmp_path: Path) -> None:
 
 
 def test_nothing_half_written_remains(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), RunWriter(tmp_path / "run", load("seed-small")) as writer:
-        writer.event(*RECORDS[0])
-        assert not (tmp_path / "run").exists()
-        raise RuntimeError
+    def broken() -> None:
+        with RunWriter(tmp_path / "run", load("seed-small")) as writer:
+            writer.event(*RECORDS[0])
+            assert not (tmp_path / "run").exists()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,7 +57,8 @@ def test_one_replication_by_hand() -> None:
     summary = summarise([replication()], kind="sim", transport="tcp-loopback", wall_s=0.5)
     assert list(summary) == [
         "schema", "kind", "transport", "requests", "latency_s", "transfer_s", "throughput_rps", "resume",
-        "language_pool", "encode_pool", "deadlock", "invariant_violations", "wall_s", "requests_per_wall_s", "events_per_request",
+        "language_pool", "encode_pool", "deadlock", "invariant_violations", "wall_s", "requests_per_wall_s",
+        "events_per_request",
     ]  # fmt: skip
     assert summary["requests"] == {"offered": 5, "succeeded": 3, "failed": 1, "unfinished": 1}
 
