@@ -20,6 +20,8 @@ from typing import ClassVar
 
 import msgspec
 
+from protocol.errors import ProtocolError
+
 
 class ResumeGrant(msgspec.Struct, frozen=True):
     """Blocks of the next chunk: ``keep`` of the room's own, in order, and ``take`` new ones."""
@@ -41,8 +43,11 @@ class Discipline(ABC):
         return max(1, min(asked, pool))
 
     def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
-        """What a room that holds ``held`` blocks and lacks ``remaining`` takes now; None to wait."""
-        raise NotImplementedError(f"{self.name} does not resume")
+        """What a room that holds ``held`` blocks and lacks ``remaining`` takes now; None to wait.
+
+        Raises ProtocolError for a discipline whose ``resumes`` is False.
+        """
+        raise ProtocolError(f"{self.name} does not resume")
 
     def refusal(self, *, first: int, remaining: int, pool: int) -> str:
         """Why a room that took ``first`` blocks can never get ``remaining`` more; empty when it can."""

@@ -365,7 +365,10 @@ class LanguageRank(RankCore[LanguageRoom]):
                 self._grant_new(now, actions)
         else:
             self._grant_new(now, actions)
+            left = self._free
             self._grant_resumes(now, actions)
+            if self._free > left:
+                self._freed = True  # by a resume that took fewer than it held: the new rooms were asked before
 
     def _grant_resumes(self, now: float, actions: list[Action]) -> bool:
         """Serve waiting resumes in order; whether none is left waiting."""

@@ -308,16 +308,10 @@ class Cluster:
         else:
             lasts_s = max([self._language_turn(rank, turn) for rank in group.ranks])
         group.grid.end_turn(self.clock._now, lasts_s)
-        if any(core.unsettled for core in group.cores) or self._granted_out_of_order(group, turn):
+        if any(core.unsettled for core in group.cores):
             self._plan_turn(group)
         else:
             self._set_reminder(group)
-
-    def _granted_out_of_order(self, group: _Group, turn: Turn) -> bool:
-        """Whether new rooms were looked at before resumes, which may have returned blocks in this turn."""
-        if self.scenario.resume_first or group.side is Side.ENCODE:
-            return False
-        return any(core.pool.free != turn.free_blocks for core in group.cores)
 
     def _set_reminder(self, group: _Group) -> None:
         """See to it that the next timer of the group leads to a turn."""

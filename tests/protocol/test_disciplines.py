@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES, ResumeGrant, make_discipline
+from protocol.errors import ProtocolError
 from protocol.recording import Event
 from protocol.scenario import Scenario
+from protocol.sizing import RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -56,7 +58,7 @@ def test_a_grant_is_within_what_is_held_free_and_needed(name: str, held: int, re
 
 @pytest.mark.parametrize("name", ["slot", "default_fail", "exact_announce"])
 def test_some_never_resume(name: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"{name} does not resume"):
+    with pytest.raises(ProtocolError, match=f"{name} does not resume"):
         make_discipline(name).resume(1, 1, 1)
 
 
@@ -309,3 +311,32 @@ def test_a_reserve_leaves_something_for_new_rooms(reserve: int) -> None:
     scenario = Scenario(block_tokens=4, hidden=1, language_blocks=3, reserve_blocks=reserve)
     with pytest.raises(ValueError, match="it must be between 0 and 2"):
         scenario.make_language_rank(L0, None)
+
+
+class ByRoom(SizingPolicy):
+    """Three blocks for the first room, two for the others."""
+
+    name = "by_room"
+
+    def first_tokens(self, view: RequestView) -> int:
+        return 12 if view.request.room == 1 else 8
+
+
+def test_blocks_a_resume_gives_back_reach_the_new_rooms_that_were_asked_before_it(stage: NewStage) -> None:
+    """Nothing arrives between the two turns, so only the core can say that the second is due."""
+    world = stage(sizing=ByRoom, language_blocks=3, resume_first=False)
+    world.until_writing(1, 16)
+    world.submit(2, 8)
+    world.turn(Side.LANGUAGE)
+    world.finish_write(E0)
+    world.send_all()
+    language = world.language[0]
+    assert not language.unsettled
+    world.turn(Side.LANGUAGE)
+    assert (language.pool.free, language.waiting_rooms) == (2, 1), "the resume needs one block of its three"
+    assert language.unsettled
+    world.turn(Side.LANGUAGE)
+    assert (language.pool.free, language.waiting_rooms) == (0, 0)
+    assert not language.unsettled
+    world.run_until_quiet()
+    assert (world.outcomes(1), world.outcomes(2)) == ([S, S], [S, S])

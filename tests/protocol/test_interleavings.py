@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from protocol.agreement import hold_turn
 from protocol.messages import Abort, EncodeRequest, LanguageRequest, Turn
 from protocol.recording import histories
-from protocol.status import Status
+from protocol.status import FINAL, Status
 from protocol.topology import RankId, Side
 
 S, F = Status.Success, Status.Failed
@@ -113,7 +113,9 @@ def check_statuses_never_fall(world: Any) -> None:
     for record in world.records:
         if record.status is not None:
             key = (record.room, record.rank_id)
-            assert record.status >= latest.get(key, Status.Bootstrapping), f"{key} fell at {record}"
+            before = latest.get(key, Status.Bootstrapping)
+            assert record.status >= before, f"{key} fell at {record}"
+            assert before not in FINAL or record.status is before, f"{key} was over before {record}"
             latest[key] = record.status
 
 
