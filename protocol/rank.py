@@ -11,7 +11,7 @@ from protocol.agreement import FAILED, NOBODY, Ballot
 from protocol.allocator import BlockPool
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
-from protocol.messages import Message
+from protocol.messages import Message, Offer
 from protocol.recording import Event, Recorder
 from protocol.status import Status, advance
 from protocol.topology import RankId
@@ -73,9 +73,14 @@ class EarlyMessages:
         return self._kept.pop(key, (0.0, []))[1]
 
     def drop_from(self, peer: RankId) -> None:
-        """Forget the offers and cancellations of a peer whose process is gone, and its memory with it."""
+        """Forget the offers of a peer whose process is gone, and its memory with it.
+
+        Cancellations stay: they have been answered with Quiet, so no later offer may bring their rooms to life.
+        """
         for _, messages in self._kept.values():
-            messages[:] = [message for message in messages if getattr(message, "receiver", None) != peer]
+            messages[:] = [
+                message for message in messages if not isinstance(message, Offer) or message.receiver != peer
+            ]
 
     def expire(self, now: float) -> None:
         """Drop what is too old."""
@@ -111,7 +116,8 @@ class RankCore(Generic[RoomType]):
         # Insertion-ordered sets: rooms that moved on, and rooms that failed, since the group last agreed on them.
         self._moved: dict[int, None] = {}
         self._failed: dict[int, None] = {}
-        self._timers: list[tuple[float, int, RoomType]] = []
+        # (when, room number, tie-breaker, room): timers of one moment go off in the order of submission.
+        self._timers: list[tuple[float, int, int, RoomType]] = []
         self._timer_count = 0
         self._down: set[RankId] = set()
         self._early = EarlyMessages()
@@ -143,7 +149,7 @@ class RankCore(Generic[RoomType]):
     def next_deadline(self) -> float | None:
         """When a turn is due at the latest, for a timer's sake; None when no timer runs."""
         timers = self._timers
-        while timers and (timers[0][2].deadline is None or timers[0][2].deadline > timers[0][0]):
+        while timers and (timers[0][3].deadline is None or timers[0][3].deadline > timers[0][0]):
             self._settle_first_timer()
         return timers[0][0] if timers else None
 
@@ -196,17 +202,17 @@ class RankCore(Generic[RoomType]):
     def _push_timer(self, room: RoomType) -> None:
         if room.deadline is not None:
             self._timer_count += 1
-            heapq.heappush(self._timers, (room.deadline, self._timer_count, room))
+            heapq.heappush(self._timers, (room.deadline, room.number, self._timer_count, room))
 
     def _settle_first_timer(self) -> None:
-        room = heapq.heappop(self._timers)[2]
+        room = heapq.heappop(self._timers)[3]
         self._push_timer(room)
 
     def _expired(self, now: float) -> list[RoomType]:
         """Rooms whose deadline has come; their timers are off then."""
         rooms: list[RoomType] = []
         while (due := self.next_deadline()) is not None and due <= now:
-            room = heapq.heappop(self._timers)[2]
+            room = heapq.heappop(self._timers)[3]
             room.deadline = None
             rooms.append(room)
         return rooms

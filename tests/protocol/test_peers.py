@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.messages import Cancel, EncodeRequest, Offer, PeerDown, PeerUp
+from protocol.messages import Cancel, EncodeRequest, Offer, PeerDown, PeerUp, Quiet
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -81,6 +81,21 @@ def test_a_repeated_peer_down_does_not_prolong_the_quarantine(stage: NewStage) -
     assert world.language[0].pool.free == 8
 
 
+def test_a_restarted_writer_cannot_speak_for_the_old_one(stage: NewStage) -> None:
+    """The new process knows nothing of the room and answers the Cancel at once; the old one's bytes may still land."""
+    world = stage()
+    world.until_writing(1, 4)
+    world.feed(L0, PeerDown(E0))
+    world.turn(Side.LANGUAGE)
+    world.feed(L0, PeerUp(E0))
+    world.feed(L0, Quiet(1, 0))
+    assert world.language[0].ignored_messages == 1
+    assert world.language[0].pool.fenced == 1
+    world.now = 60.0
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].pool.free == 8
+
+
 def test_one_of_two_writers_goes_down(stage: NewStage) -> None:
     """The other one is alive: its rank gets its blocks back with Quiet, not only after the quarantine."""
     world = stage(encode_tp=2, language_tp=2)
@@ -126,6 +141,15 @@ def test_rooms_that_have_nothing_to_do_with_the_peer_go_on(stage: NewStage, rank
     assert world.outcomes(1) == [S] * 3
 
 
+@pytest.mark.parametrize(("rank_id", "peer"), [(E0, L0), (L0, E0)])
+def test_a_peer_that_registers_again_disturbs_nothing(stage: NewStage, rank_id: RankId, peer: RankId) -> None:
+    world = stage()
+    world.until_writing(1, 8)
+    world.feed(rank_id, PeerUp(peer))
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+
+
 def test_an_early_offer_of_a_rank_that_went_down_is_not_used(stage: NewStage) -> None:
     """Its blocks belong to somebody else in the process that came back."""
     world = stage()
@@ -138,6 +162,30 @@ def test_an_early_offer_of_a_rank_that_went_down_is_not_used(stage: NewStage) ->
         while world.encoding:
             world.finish_encode()
     assert not world.writing[E0]
+
+
+def test_an_early_cancellation_outlives_its_sender(stage: NewStage) -> None:
+    """It was answered with Quiet, so the blocks may be another room's by now: no later offer may revive the room."""
+    world = stage()
+    world.feed(E0, Cancel(1, 0, L0, "the client left"))
+    world.feed(E0, PeerDown(L0))
+    world.feed(E0, PeerUp(L0))
+    world.feed(E0, EncodeRequest(1, 0, 4))
+    world.feed(E0, Offer(1, 0, 0, L0, (3,), 4, 0))
+    world.turn(Side.ENCODE)
+    assert world.reason(1, E0) == "cancelled by language0.0: the client left"
+    assert not world.encoding
+
+
+def test_a_rank_that_comes_back_is_told_again(stage: NewStage) -> None:
+    """What was sent to it while it was out of reach is lost."""
+    world = stage()
+    world.until_writing(1, 4)
+    world.feed(L0, PeerDown(E0))
+    world.turn(Side.LANGUAGE)
+    world.channels.clear()
+    world.feed(L0, PeerUp(E0))
+    assert list(world.channels[L0, E0]) == [Cancel(1, 0, L0, "encode0.0 is down")]
 
 
 def test_a_rank_that_was_declared_down_by_mistake_is_told(stage: NewStage) -> None:
@@ -162,3 +210,20 @@ def test_a_rank_that_was_declared_down_by_mistake_is_told(stage: NewStage) -> No
     world.run_until_quiet()
     assert world.outcomes(1) == [F, F]
     assert world.outcomes(2) == [S, S]
+
+
+def test_an_early_cancellation_outlives_a_peer_that_was_declared_down_by_mistake(stage: NewStage) -> None:
+    """Its Quiet has been sent, so the receiver's blocks are somebody else's. Found by the checker.
+
+    The offer was overtaken by its own cancellation: channels that keep order do not do that, but nothing else forbids it.
+    """
+    world = stage()
+    world.feed(E0, Cancel(1, 0, L0, "the client left"))
+    world.feed(E0, PeerDown(L0))
+    world.feed(E0, PeerUp(L0))
+    world.feed(E0, Offer(1, 0, 0, L0, (3,), 4, 0))
+    world.feed(E0, EncodeRequest(1, 0, 4))
+    world.turns(2)
+    assert not world.encoding
+    assert not world.writing[E0]
+    assert world.outcomes(1) == [F]

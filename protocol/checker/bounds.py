@@ -1,0 +1,176 @@
+"""What is explored: how many ranks, rooms and blocks, under which rules, and which faults how often."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from protocol.disciplines import Discipline, make_discipline
+from protocol.encode import EncodeRank
+from protocol.language import LanguageRank
+from protocol.layout import BufferLayout
+from protocol.messages import EncodeRequest, LanguageRequest
+from protocol.rank import RoomKey
+from protocol.sizing import Fixed
+from protocol.topology import RankId, Side
+
+BLOCK_TOKENS = 2
+"""The least with which a cut inside a block differs from one at its end."""
+
+TIMEOUT_S = 10.0
+"""Any value does: in the explored world a timer either is armed or has gone off."""
+
+
+class Fault(StrEnum):
+    """What may go wrong, at any step, as often as the bound says."""
+
+    FAIL = "fail"
+    """A write fails; its target may hold anything, and nothing more will land."""
+    LATE = "late"
+    """A write is reported as failed and its bytes land some time after."""
+    LOSE = "lose"
+    """A control message never arrives."""
+    DUPLICATE = "duplicate"
+    """A control message arrives and arrives again later."""
+    ABORT = "abort"
+    """The client of a room goes away; one rank is told."""
+    EARLY = "early"
+    """A room's timer goes off although things are moving."""
+    DIE = "die"
+    """A rank is gone, and with it the turns of its group; the other side learns of it some time after."""
+    SUSPECT = "suspect"
+    """A rank takes a living peer for dead, and some time after for alive again."""
+
+
+NEED_TIMERS = frozenset({Fault.LOSE, Fault.EARLY, Fault.DIE, Fault.SUSPECT})
+"""Faults after which only a timer can end some room."""
+
+CONTAINED = frozenset({Fault.FAIL, Fault.LATE, Fault.ABORT, Fault.DUPLICATE})
+"""Faults that concern one room and that no other room may notice in its outcome."""
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """One configuration to explore: pools in blocks of BLOCK_TOKENS tokens, everything else in tokens.
+
+    ``lengths``: tokens of each request in order of submission. ``rooms``: their room numbers, by default their places;
+    a number that comes again is the next incarnation of that room. ``instances``: the encode instance of each request.
+    ``default_tokens``: what each language rank allocates first; one number for all of them, or one for each.
+    ``arrivals_any``: each rank gets each request whenever it likes, else all requests are there at the start.
+    ``atomic_turns``: all ranks of a group carry out a turn at the same moment.
+    ``most_faults``: how many of ``faults`` may happen in one run.
+    ``hazards``: the rows of the hazard catalogue that this configuration is there for.
+    """
+
+    name: str
+    lengths: tuple[int, ...]
+    discipline: str = "window"
+    rooms: tuple[int, ...] = ()
+    instances: tuple[int, ...] = ()
+    encode_tp: int = 1
+    language_tp: int = 1
+    encode_instances: int = 1
+    encode_blocks: int = 2
+    language_blocks: int = 2
+    default_tokens: tuple[int, ...] = (BLOCK_TOKENS,)
+    reserve_blocks: int = 0
+    resume_first: bool = True
+    timers: bool = False
+    arrivals_any: bool = True
+    atomic_turns: bool = False
+    faults: tuple[Fault, ...] = ()
+    most_faults: int = 0
+    hazards: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        problem = ""
+        if bool(self.faults) != bool(self.most_faults):
+            problem = "faults and most_faults go together"
+        elif not self.timers and NEED_TIMERS.intersection(self.faults):
+            problem = f"after {', '.join(self.faults)} only timers can end a room"
+        elif any(len(given) not in (0, len(self.lengths)) for given in (self.rooms, self.instances)):
+            problem = "rooms and instances have one entry for each of the lengths"
+        elif len(self.default_tokens) not in (1, self.language_tp):
+            problem = "default_tokens has one entry, or one for each language rank"
+        if problem:
+            raise ValueError(f"bound {self.name!r}: {problem}")
+
+    @property
+    def layout(self) -> BufferLayout:
+        """The buffer layout; rows are as short as can be."""
+        return BufferLayout(BLOCK_TOKENS, hidden=1)
+
+    @property
+    def keys(self) -> tuple[RoomKey, ...]:
+        """(room, incarnation) of each request."""
+        rooms = self.rooms or tuple(range(len(self.lengths)))
+        return tuple((room, rooms[:place].count(room)) for place, room in enumerate(rooms))
+
+    def encode_ids(self) -> list[RankId]:
+        """All encode ranks."""
+        return [
+            RankId(Side.ENCODE, instance, rank)
+            for instance in range(self.encode_instances)
+            for rank in range(self.encode_tp)
+        ]
+
+    def language_ids(self) -> list[RankId]:
+        """All language ranks; there is one language instance."""
+        return [RankId(Side.LANGUAGE, 0, rank) for rank in range(self.language_tp)]
+
+    def requests_for(self, rank_id: RankId) -> list[EncodeRequest | LanguageRequest]:
+        """What a rank is given, in order."""
+        instances = self.instances or (0,) * len(self.lengths)
+        requests: list[EncodeRequest | LanguageRequest] = []
+        for (room, incarnation), tokens, instance in zip(self.keys, self.lengths, instances, strict=True):
+            if rank_id.side is Side.LANGUAGE:
+                requests.append(LanguageRequest(room, incarnation, encode_instance=instance))
+            elif rank_id.instance == instance:
+                requests.append(EncodeRequest(room, incarnation, tokens))
+        return requests
+
+    def make_core(self, rank_id: RankId) -> EncodeRank | LanguageRank:
+        """The real core of one rank, without a recorder."""
+        timeout_s = TIMEOUT_S if self.timers else None
+        if rank_id.side is Side.ENCODE:
+            return EncodeRank(
+                rank_id,
+                layout=self.layout,
+                discipline=make_discipline(self.discipline),
+                pool_blocks=self.encode_blocks,
+                encode_tp=self.encode_tp,
+                language_tp=self.language_tp,
+                timeout_s=timeout_s,
+            )
+        return LanguageRank(
+            rank_id,
+            layout=self.layout,
+            discipline=make_discipline(self.discipline),
+            sizing=Fixed(self.default_tokens[rank_id.rank % len(self.default_tokens)]),
+            pool_blocks=self.language_blocks,
+            encode_tp=self.encode_tp,
+            timeout_s=timeout_s,
+            resume_first=self.resume_first,
+            reserve_blocks=self.reserve_blocks,
+        )
+
+    def can_succeed(self, tokens: int) -> bool:
+        """Whether a request of this length, alone and with nothing going wrong, is delivered.
+
+        Said from the disciplines' definitions, not by asking their code.
+        """
+        blocks = -(-tokens // BLOCK_TOKENS)
+        if not 1 <= blocks <= self.encode_blocks:
+            return False
+        room_for_new = self.language_blocks - self.reserve_blocks
+        first = min(max(1, -(-min(self.default_tokens) // BLOCK_TOKENS)), room_for_new)
+        match self.discipline:
+            case "slot" | "default_fail":
+                return blocks <= first
+            case "exact_announce":
+                return blocks <= room_for_new
+            case "alloc_then_free":
+                return blocks <= first or blocks <= self.language_blocks
+            case "free_then_alloc":
+                return blocks - first <= self.language_blocks
+        return True

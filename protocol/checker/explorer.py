@@ -1,0 +1,207 @@
+"""Breadth-first search through every state of a bound, and what it finds.
+
+Breadth first, so the first broken invariant comes with a schedule that no other is shorter than. States are kept whole,
+not as hashes: what was explored was explored exactly.
+
+When no invariant is broken, the graph of states tells about progress. From every state, without any further fault, a
+done state must be reachable. Then every fair run ends (finitely many faults, nothing that is possible for ever is put
+off for ever), and there is neither a deadlock nor a trap that a run could circle in.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy
+
+from protocol.checker.bounds import Bound, Fault
+from protocol.checker.invariants import Broken
+from protocol.checker.model import Model, Move, State
+
+FAULTS = frozenset(str(fault) for fault in Fault)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A broken invariant with the shortest schedule that breaks it."""
+
+    invariant: int
+    what: str
+    moves: tuple[Move, ...]
+
+
+class Exploration(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of exploring one bound.
+
+    ``states``, ``transitions``: explored. ``local_steps``: distinct steps of single ranks among them. ``depth``: moves
+    of the longest shortest schedule. ``complete``: every reachable state was explored. ``done``: states in which all
+    has come to rest. ``stuck``: states from which nothing leads to a done state (0 unless complete).
+    ``findings``: at most one for each invariant.
+    """
+
+    bound: Bound
+    states: int
+    transitions: int
+    local_steps: int
+    depth: int
+    complete: bool
+    done: int
+    stuck: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def deadlock(self) -> Finding | None:
+        """The shortest way into a state that nothing leads out of, if there is one."""
+        return next((finding for finding in self.findings if finding.invariant == 21), None)
+
+
+Progress = Callable[[int, int], bool]
+"""Called now and then with the states explored and known; False ends the search."""
+
+PROGRESS_EVERY = 2000
+
+
+def explore(
+    bound: Bound,
+    *,
+    most_states: int | None = None,
+    progress: Progress | None = None,
+    keep_going: bool = False,
+) -> Exploration:
+    """Explore ``bound`` until every state is done, ``most_states`` are known or ``progress`` says no.
+
+    Stops at the first broken invariant, or with ``keep_going`` collects the shortest schedule for each of them.
+    """
+    return _Search(bound, most_states, progress, keep_going).run()
+
+
+class _Search:
+    def __init__(self, bound: Bound, most_states: int | None, progress: Progress | None, keep_going: bool) -> None:
+        self.model = Model(bound)
+        self.most_states = most_states
+        self.progress = progress
+        self.keep_going = keep_going
+        self.states: list[State] = []
+        self.known: dict[State, int] = {}
+        self.parent = array("l")
+        self.by_move = array("l")
+        self.moves: list[Move] = []
+        self.move_numbers: dict[Move, int] = {}
+        self.sources = array("l")
+        self.targets = array("l")
+        self.transitions = 0
+        self.done: list[int] = []
+        self.findings: dict[int, Finding] = {}
+
+    def run(self) -> Exploration:
+        initial, broken = self.model.initial()
+        self._add(initial, -1, -1)
+        self._note(broken, 0)
+        complete = self._search()
+        stuck = 0
+        if complete and (self.keep_going or not self.findings):
+            stuck = self._check_progress()
+        return Exploration(
+            bound=self.model.bound,
+            states=len(self.states),
+            transitions=self.transitions,
+            local_steps=sum(map(len, self.model._steps)),
+            depth=len(self._path(len(self.states) - 1)),
+            complete=complete,
+            done=len(self.done),
+            stuck=stuck,
+            findings=tuple(self.findings.values()),
+        )
+
+    def _search(self) -> bool:
+        model, known = self.model, self.known
+        at = 0
+        while at < len(self.states):
+            if self.findings and not self.keep_going:
+                return False
+            if at % PROGRESS_EVERY == 0 and self.progress is not None and not self.progress(at, len(self.states)):
+                return False
+            if self.most_states is not None and len(self.states) > self.most_states:
+                return False
+            state = self.states[at]
+            for move, after, broken in model.moves(state):
+                self.transitions += 1
+                reached = known.get(after)
+                if reached is None:
+                    reached = self._add(after, at, self._move(move))
+                    self._note(model.broken_in(after), reached)
+                if broken:
+                    self._note(broken, at, move)
+                if move.kind not in FAULTS:
+                    self.sources.append(at)
+                    self.targets.append(reached)
+            if model.is_done(state):
+                self.done.append(at)
+                self._note(tuple(model.broken_at_end(state)), at)
+            at += 1
+        return True
+
+    def _add(self, state: State, parent: int, by_move: int) -> int:
+        number = self.known[state] = len(self.states)
+        self.states.append(state)
+        self.parent.append(parent)
+        self.by_move.append(by_move)
+        return number
+
+    def _move(self, move: Move) -> int:
+        number = self.move_numbers.get(move)
+        if number is None:
+            number = self.move_numbers[move] = len(self.moves)
+            self.moves.append(move)
+        return number
+
+    def _note(self, broken: tuple[Broken, ...], at: int, last: Move | None = None) -> None:
+        for invariant, what in broken:
+            if invariant not in self.findings:
+                path = self._path(at) if last is None else (*self._path(at), last)
+                self.findings[invariant] = Finding(invariant=invariant, what=what, moves=path)
+
+    def _path(self, number: int) -> tuple[Move, ...]:
+        path: list[Move] = []
+        while self.parent[number] >= 0:
+            path.append(self.moves[self.by_move[number]])
+            number = self.parent[number]
+        return tuple(reversed(path))
+
+    # --- progress ---
+
+    def _check_progress(self) -> int:
+        """Find the states from which nothing leads to a done state; the count of them."""
+        count = len(self.states)
+        sources = numpy.frombuffer(self.sources, dtype=numpy.int64)
+        targets = numpy.frombuffer(self.targets, dtype=numpy.int64)
+        reaches = numpy.zeros(count, dtype=bool)
+        reaches[self.done] = True
+        order = numpy.argsort(targets, kind="stable")
+        by_target = sources[order]
+        starts = numpy.searchsorted(targets[order], numpy.arange(count + 1))
+        front = numpy.array(self.done, dtype=numpy.int64)
+        while len(front):
+            into = [by_target[starts[node] : starts[node + 1]] for node in front.tolist()]
+            found = numpy.unique(numpy.concatenate(into)) if into else front[:0]
+            front = found[~reaches[found]]
+            reaches[front] = True
+        lost = numpy.flatnonzero(~reaches)
+        if len(lost):
+            self._note_stuck(lost, sources)
+        return len(lost)
+
+    def _note_stuck(self, lost: Any, sources: Any) -> None:
+        """The shortest way to a state with no way on; if each has one, they circle for ever."""
+        has_way_on = numpy.zeros(len(self.states), dtype=bool)
+        has_way_on[sources] = True
+        dead_ends = lost[~has_way_on[lost]]
+        if len(dead_ends):
+            # States are numbered in order of their distance.
+            at = int(dead_ends[0])
+            self._note((Broken(21, f"nothing can happen any more; {self.model.waiting(self.states[at])}"),), at)
+        else:
+            at = int(lost[0])
+            self._note((Broken(22, f"no way leads to an end; {self.model.waiting(self.states[at])}"),), at)

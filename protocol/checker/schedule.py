@@ -1,0 +1,300 @@
+"""Schedules as text that can be read and as files that can be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from protocol.checker.bounds import Bound, Fault
+from protocol.checker.explorer import Finding
+from protocol.checker.invariants import STATEMENTS, Broken, Local, Step
+from protocol.checker.model import Item, Model, Move, Result, State
+from protocol.messages import (
+    Action,
+    Announce,
+    Cancel,
+    ChunkStatus,
+    Conclude,
+    CopyOut,
+    Deliver,
+    EncodeRequest,
+    Message,
+    Offer,
+    Quiet,
+    Send,
+    StartEncode,
+    StartWrite,
+    Turn,
+)
+from protocol.rank import RoomKey
+from protocol.topology import RankId
+
+SCHEMA = "bufferlab-schedule/1"
+
+
+class ScheduleError(Exception):
+    """A schedule that cannot be read, or a step of it that is not possible where it stands."""
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """What a schedule does: a line for each move, what it breaks, and who waits for what at its end."""
+
+    lines: tuple[str, ...]
+    broken: tuple[Broken, ...]
+    waiting: str
+
+
+def replay(bound: Bound, moves: Sequence[Move]) -> Replay:
+    """Carry out ``moves`` from the start on the real cores. Raises ScheduleError at a move that is not possible."""
+    model = _Watched(bound)
+    state, broken = model.initial()
+    found = list(broken)
+    lines = []
+    for number, wanted in enumerate(moves, 1):
+        model.taken.clear()
+        for move, after, wrong in model.moves(state):
+            if move == wanted:
+                break
+            model.taken.clear()
+        else:
+            raise ScheduleError(f"move {number}, {_headline(model, state, wanted)}, is not possible there")
+        lines.append(f"{number:3}  {_headline(model, state, move)}")
+        for place, given in model.taken.items():
+            number_before = state[0][place]
+            lines += [f"       {told}" for told in _consequences(model.perform(place, model.locals[place][number_before], given))]
+        state = after
+        found += [*wrong, *model.broken_in(state)]
+    if model.is_done(state):
+        found += model.broken_at_end(state)
+    elif not any(move.kind not in set(Fault) for move, _, _ in model.moves(state)):
+        found.append(Broken(21, f"nothing can happen any more; {model.waiting(state)}"))
+    return Replay(lines=tuple(lines), broken=tuple(dict.fromkeys(found)), waiting=model.waiting(state))
+
+
+class _Watched(Model):
+    """A model that tells which rank took what in the move yielded last."""
+
+    def __init__(self, bound: Bound) -> None:
+        super().__init__(bound)
+        self.taken: dict[int, Any] = {}
+        self._probing = False
+
+    def _step(self, place: int, number: int, given: Any, code: Any) -> Result:
+        if not self._probing:
+            self.taken[place] = given
+        return super()._step(place, number, given, code)
+
+    def _turn_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Turn | None:
+        outer, self._probing = self._probing, True
+        try:
+            return super()._turn_of(members, locals_)
+        finally:
+            self._probing = outer
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def describe(finding: Finding, bound: Bound) -> str:
+    """A finding as text: what is broken, the configuration, the schedule move by move."""
+    name, statement = STATEMENTS[finding.invariant]
+    done = replay(bound, finding.moves)
+    return "\n".join(
+        [
+            f"invariant {finding.invariant}, {name}: {statement}",
+            f"broken: {finding.what}",
+            f"in {bound.name!r}: {summary(bound)}",
+            *done.lines,
+        ]
+    )
+
+
+def summary(bound: Bound) -> str:
+    """A bound in one line."""
+    parts = [
+        f"{bound.discipline}, {bound.encode_tp}x{bound.language_tp} ranks",
+        f"rooms of {', '.join(map(str, bound.lengths))} tokens",
+        f"first allocation {', '.join(map(str, bound.default_tokens))}",
+        f"pools of {bound.encode_blocks} and {bound.language_blocks} blocks of 2 tokens",
+    ]
+    if bound.most_faults:
+        parts.append(f"up to {bound.most_faults} of {', '.join(bound.faults)}")
+    return "; ".join(parts)
+
+
+def _headline(model: Model, state: State, move: Move) -> str:
+    who = str(move.rank)
+    match move.kind:
+        case "submit":
+            number = state[0][model._place[move.rank]]
+            core = model.locals[model._place[move.rank]][number].core
+            request = model._requests[model._place[move.rank]][core._submitted]
+            length = f" of {request.total_tokens} tokens" if isinstance(request, EncodeRequest) else ""
+            return f"{who} is given {_room((request.room, request.incarnation))}{length}"
+        case "turn":
+            return f"{who[:-2]} takes a turn"
+        case "timer":
+            return f"the timer of {_room(move.room)} goes off on {who}"
+        case Fault.ABORT:
+            return f"FAULT: {who} is told that the client of {_room(move.room)} went away"
+        case Fault.EARLY:
+            return f"FAULT: the timer of {_room(move.room)} goes off early on {who}"
+        case Fault.DIE:
+            return f"FAULT: {who} dies"
+    if move.item is None:
+        raise ScheduleError(f"{move.kind!r} is no move of a schedule")
+    arriving = _arriving(move.item)
+    match move.kind:
+        case "take":
+            return arriving
+        case Fault.FAIL:
+            return f"FAULT: {_write(move.item.content)} fails"
+        case Fault.LATE:
+            return f"FAULT: {_write(move.item.content)} is reported as failed, its bytes are still on their way"
+        case Fault.LOSE:
+            return f"FAULT: {_message(move.item.content)} to {move.item.taker} is lost"
+        case Fault.DUPLICATE:
+            return f"FAULT: {_message(move.item.content)} to {move.item.taker} is under way twice"
+        case Fault.SUSPECT:
+            return f"FAULT: {who} takes {move.item.content} for dead"
+    raise ScheduleError(f"{move.kind!r} is no move of a schedule")
+
+
+def _arriving(item: Item) -> str:
+    match item.what:
+        case "message":
+            return f"{item.taker} gets {_message(item.content)} from {item.source}"
+        case "encode":
+            return f"{item.taker} has encoded {_room((item.content.room, item.content.incarnation))}"
+        case "write":
+            return f"{_write(item.content)} is done"
+        case "late":
+            return f"late bytes of {_write(item.content)} land"
+        case "turn":
+            return f"{item.taker} carries out the turn"
+        case "down":
+            return f"{item.taker} learns that {item.content} is down"
+    return f"{item.taker} learns that {item.content} is up again"
+
+
+def _room(key: RoomKey | None) -> str:
+    if key is None:
+        return "every room"
+    return f"room {key[0]}" if not key[1] else f"room {key[0]} (incarnation {key[1]})"
+
+
+def _message(message: Message) -> str:
+    room = _room((message.room, message.incarnation))
+    match message:
+        case Announce(total_tokens=total):
+            return f"the length of {room}, {total} tokens,"
+        case Offer(epoch=epoch, sent_tokens=sent):
+            return f"the offer for chunk {epoch} of {room}" + (f" (a resume from token {sent})" if sent else "")
+        case ChunkStatus(status=status, upto_tokens=upto, total_tokens=total):
+            return f"{status.name} of {room}, {upto} of {total} tokens,"
+        case Cancel():
+            return f"the cancellation of {room}"
+        case Quiet():
+            return f"the quiet of {room}"
+
+
+def _write(write: StartWrite) -> str:
+    room = _room((write.room, write.incarnation))
+    chunk = write.chunk
+    return f"the write of tokens {chunk.start_token} to {chunk.end_token} of {room} to {write.destination}"
+
+
+def _consequences(step: Step) -> list[str]:
+    if step.error is not None:
+        return [f"{step.rank_id} raises {type(step.error).__name__}: {step.error}"]
+    lines = [f"{step.rank_id}: {told}" for action in step.actions if (told := _action(action))]
+    return lines + [f"{step.rank_id}: {change}" for change in _changes(step.before, step.after)]
+
+
+def _changes(before: Local, after: Local) -> list[str]:
+    changes = []
+    for key, room in after.core.rooms.items():
+        old = before.core.rooms.get(key)
+        if old is not None and old.status is not room.status:
+            changes.append(f"{_room(key)} goes from {old.status.name} to {room.status.name}")
+    return changes
+
+
+def _action(action: Action) -> str:
+    match action:
+        case Send(to, Offer(room, incarnation, epoch, _, blocks)):
+            return f"offers {_blocks(blocks)} for chunk {epoch} of {_room((room, incarnation))} to {to}"
+        case Send(to, message):
+            return f"sends {_message(message).rstrip(',')} to {to}"
+        case StartEncode(room, incarnation, _, blocks):
+            return f"starts to encode {_room((room, incarnation))} into {_blocks(blocks)}"
+        case StartWrite():
+            return f"starts {_write(action)}, {_blocks(action.target_blocks)}"
+        case CopyOut(room, incarnation, start, tokens, blocks):
+            return f"copies tokens {start} to {start + tokens} of {_room((room, incarnation))} out of {_blocks(blocks)}"
+        case Deliver(room, incarnation):
+            return f"delivers {_room((room, incarnation))}"
+        case Conclude(room, incarnation, status):
+            return f"{_room((room, incarnation))} ends in {status.name}"
+    return ""
+
+
+def _blocks(blocks: tuple[int, ...]) -> str:
+    return f"block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+_CONTENT = Message | StartEncode | StartWrite | Turn
+
+
+def to_file(finding: Finding, bound: Bound) -> dict[str, Any]:
+    """A finding as JSON-ready data that ``from_file`` reads back."""
+    return {
+        "schema": SCHEMA,
+        "invariant": finding.invariant,
+        "what": finding.what,
+        "bound": msgspec.to_builtins(bound),
+        "schedule": list(replay(bound, finding.moves).lines),
+        "moves": [_move_out(move) for move in finding.moves],
+    }
+
+
+def from_file(data: Any) -> tuple[Finding, Bound]:
+    """What ``to_file`` has written. Raises ScheduleError for anything else."""
+    try:
+        if data["schema"] != SCHEMA:
+            raise ScheduleError(f"schema is {data['schema']!r}, it must be {SCHEMA!r}")
+        bound = msgspec.convert(data["bound"], Bound)
+        moves = tuple(_move_in(move) for move in data["moves"])
+        return Finding(invariant=int(data["invariant"]), what=str(data["what"]), moves=moves), bound
+    except (KeyError, TypeError, ValueError) as error:
+        raise ScheduleError(f"this is not a schedule: {error}") from error
+
+
+def _move_out(move: Move) -> dict[str, Any]:
+    data: dict[str, Any] = {"kind": str(move.kind), "rank": list(move.rank)}
+    if move.room is not None:
+        data["room"] = list(move.room)
+    if move.item is not None:
+        item = move.item
+        content = msgspec.to_builtins(item.content)
+        data["item"] = {"what": item.what, "taker": list(item.taker), "source": list(item.source), "content": content}
+    return data
+
+
+def _move_in(data: Any) -> Move:
+    item = None
+    if "item" in data:
+        given = data["item"]
+        kind: Any = RankId if given["what"] in ("down", "up") else _CONTENT
+        content = msgspec.convert(given["content"], kind)
+        item = Item(given["what"], _rank(given["taker"]), content, _rank(given["source"]))
+    room = tuple(data["room"]) if "room" in data else None
+    return Move(data["kind"], _rank(data["rank"]), item, room)
+
+
+def _rank(data: Any) -> RankId:
+    return msgspec.convert(data, RankId)

@@ -1,0 +1,143 @@
+"""Copies of a rank core, and a key that two cores share exactly when they behave alike from here on.
+
+Both walk over whatever attributes a core has, so a field that is added to a core is part of its state without anybody
+remembering to say so here. The exceptions are named below, each with its reason.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Collection
+from types import MethodType
+from typing import Any
+
+from protocol.allocator import BlockPool
+from protocol.encode import EncodeRank
+from protocol.language import LanguageRank
+from protocol.rank import EarlyMessages, Room, RoomKey
+from protocol.sizing import SizingPolicy
+
+Core = EncodeRank | LanguageRank
+
+_FIXED = frozenset({"_handlers", "_recorder", "discipline", "layout", "rank_id"})
+"""The same for the whole life of a core."""
+
+_SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages"})
+"""Written before it is read in every turn (the first two), told by the rooms' deadlines (timers), or only counted."""
+
+FAILURE = "failed"
+"""In place of all reasons to fail."""
+
+_ORDERED = frozenset({"_failed", "_moved"})
+"""Dictionaries whose order decides something. The order of all others is that of arrival and decides nothing."""
+
+
+def clone(core: Core) -> Core:
+    """An independent copy. What is immutable is shared."""
+    twin: Core = object.__new__(type(core))
+    rooms: dict[int, Room] = {}
+    state = twin.__dict__
+    for name, value in core.__dict__.items():
+        if name == "_handlers":
+            state[name] = {kind: MethodType(handler.__func__, twin) for kind, handler in value.items()}
+        elif name == "sizing":
+            state[name] = value if all(map(_is_atom, vars(value).values())) else copy.deepcopy(value)
+        elif name in _FIXED:
+            state[name] = value
+        else:
+            state[name] = _copied(value, rooms)
+    return twin
+
+
+def _is_atom(value: object) -> bool:
+    return value is None or isinstance(value, int | float | str)
+
+
+def _slots(value: object) -> list[str]:
+    return [slot for base in type(value).__mro__ for slot in getattr(base, "__slots__", ())]
+
+
+def _copied(value: Any, rooms: dict[int, Room]) -> Any:
+    if isinstance(value, Room):
+        twin = rooms.get(id(value))
+        if twin is None:
+            twin = rooms[id(value)] = _copied_slots(value, rooms)
+        return twin
+    if isinstance(value, BlockPool | EarlyMessages):
+        return _copied_slots(value, rooms)
+    kind = type(value)
+    if isinstance(value, dict):
+        return kind((key, _copied(one, rooms)) for key, one in value.items())
+    if kind in (list, deque, set):
+        return kind([_copied(one, rooms) for one in value])
+    if kind is tuple and any(isinstance(one, Room | list) for one in value):
+        return tuple([_copied(one, rooms) for one in value])
+    return value
+
+
+def _copied_slots(value: Any, rooms: dict[int, Room]) -> Any:
+    twin = object.__new__(type(value))
+    for slot in _slots(value):
+        setattr(twin, slot, _copied(getattr(value, slot), rooms))
+    return twin
+
+
+def tidy(core: Core, concluded: Collection[RoomKey]) -> None:
+    """Bring a core into the one form of all that behave like it. ``concluded``: rooms that ended here.
+
+    * Rooms that are over leave the queues; the core itself drops them when it gets to them.
+    * Messages kept for a room that has ended here are dropped; the core drops them after a minute, unread.
+    * Why a room failed is forgotten; it is only ever told.
+    * The free list is sorted. Blocks are interchangeable: nothing depends on a block's number as long as no write is
+      under way to a block that is free, and that itself is checked in every state. So the pools of two states that
+      differ in the names of blocks only are explored once. This is the symmetry reduction.
+    """
+    queues = [core._awaiting_source] if isinstance(core, EncodeRank) else [core._new, core._resuming]
+    for queue in queues:
+        if any(room.over for room in queue):
+            waiting = [room for room in queue if not room.over]
+            queue.clear()
+            queue.extend(waiting)  # type: ignore[arg-type]
+    for key in [key for key in core._early._kept if key in concluded]:
+        del core._early._kept[key]
+    for room in core.rooms.values():
+        room.failure = room.failure and FAILURE
+    core.pool._free = deque(sorted(core.pool._free))
+
+
+def freeze(core: Core) -> tuple[Any, ...]:
+    """A hashable key of everything that decides what a tidied core does from now on."""
+    return tuple(
+        [
+            _frozen_rooms(value) if name == "rooms" else _frozen(value, ordered=name in _ORDERED)
+            for name, value in core.__dict__.items()
+            if name not in _FIXED and name not in _SCRATCH
+        ]
+    )
+
+
+def frozen_room(room: Room) -> tuple[Any, ...]:
+    """A hashable key of everything in a room."""
+    return tuple([_frozen(getattr(room, slot)) for slot in _slots(room)])
+
+
+def _frozen_rooms(rooms: dict[Any, Any]) -> tuple[Any, ...]:
+    return tuple([(key, frozen_room(room)) for key, room in rooms.items()])
+
+
+def _frozen(value: Any, *, ordered: bool = False) -> Any:
+    if isinstance(value, Room):
+        return value.key
+    if isinstance(value, BlockPool | EarlyMessages):
+        return tuple([_frozen(getattr(value, slot)) for slot in _slots(value)])
+    if isinstance(value, dict):
+        items = [(key, _frozen(one)) for key, one in value.items()]
+        return tuple(items if ordered else sorted(items, key=repr))
+    if isinstance(value, set):
+        return tuple(sorted(value))
+    if isinstance(value, list | tuple | deque):
+        return tuple([_frozen(one) for one in value])
+    if isinstance(value, SizingPolicy):
+        return _frozen(vars(value))
+    return value
