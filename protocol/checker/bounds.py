@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 
-from protocol.disciplines import Discipline, make_discipline
+from protocol.disciplines import make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
@@ -50,7 +51,11 @@ CONTAINED = frozenset({Fault.FAIL, Fault.LATE, Fault.ABORT, Fault.DUPLICATE})
 """Faults that concern one room and that no other room may notice in its outcome."""
 
 
-class Bound(msgspec.Struct, frozen=True, kw_only=True):
+DEADLOCKING = frozenset({"alloc_then_free", "free_then_alloc"})
+"""Disciplines that are known to deadlock."""
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One configuration to explore: pools in blocks of BLOCK_TOKENS tokens, everything else in tokens.
 
     ``lengths``: tokens of each request in order of submission. ``rooms``: their room numbers, by default their places;
@@ -58,6 +63,8 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     ``default_tokens``: what each language rank allocates first; one number for all of them, or one for each.
     ``arrivals_any``: each rank gets each request whenever it likes, else all requests are there at the start.
     ``atomic_turns``: all ranks of a group carry out a turn at the same moment.
+    ``instant``: messages arrive and forward passes end in the move that starts them. Only writes and turns take time:
+    rooms still get and return blocks in every order, but not every order of arrival is seen.
     ``most_faults``: how many of ``faults`` may happen in one run.
     ``hazards``: the rows of the hazard catalogue that this configuration is there for.
     """
@@ -78,6 +85,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     timers: bool = False
     arrivals_any: bool = True
     atomic_turns: bool = False
+    instant: bool = False
     faults: tuple[Fault, ...] = ()
     most_faults: int = 0
     hazards: tuple[str, ...] = ()
@@ -92,19 +100,26 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
             problem = "rooms and instances have one entry for each of the lengths"
         elif len(self.default_tokens) not in (1, self.language_tp):
             problem = "default_tokens has one entry, or one for each language rank"
+        elif self.instant and (self.faults or not self.atomic_turns):
+            problem = "a world can be instant only with atomic turns and without faults"
         if problem:
             raise ValueError(f"bound {self.name!r}: {problem}")
 
-    @property
+    @cached_property
     def layout(self) -> BufferLayout:
         """The buffer layout; rows are as short as can be."""
         return BufferLayout(BLOCK_TOKENS, hidden=1)
 
-    @property
+    @cached_property
     def keys(self) -> tuple[RoomKey, ...]:
         """(room, incarnation) of each request."""
         rooms = self.rooms or tuple(range(len(self.lengths)))
         return tuple((room, rooms[:place].count(room)) for place, room in enumerate(rooms))
+
+    @property
+    def may_deadlock(self) -> bool:
+        """Whether the rooms may wait for each other for ever, so that only timers end them."""
+        return self.discipline in DEADLOCKING and len(self.lengths) > 1
 
     def encode_ids(self) -> list[RankId]:
         """All encode ranks."""

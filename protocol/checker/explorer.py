@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import numpy
@@ -38,7 +37,7 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     ``states``, ``transitions``: explored. ``local_steps``: distinct steps of single ranks among them. ``depth``: moves
     of the longest shortest schedule. ``complete``: every reachable state was explored. ``done``: states in which all
     has come to rest. ``stuck``: states from which nothing leads to a done state (0 unless complete).
-    ``findings``: at most one for each invariant.
+    ``findings``: at most one for each invariant, the shortest schedule first found.
     """
 
     bound: Bound
@@ -75,6 +74,16 @@ def explore(
     Stops at the first broken invariant, or with ``keep_going`` collects the shortest schedule for each of them.
     """
     return _Search(bound, most_states, progress, keep_going).run()
+
+
+Goal = Callable[[Model, State], bool]
+"""Whether a state is one that is looked for."""
+
+
+def find(bound: Bound, goal: Goal, *, most_states: int | None = None) -> tuple[Move, ...] | None:
+    """The shortest schedule to a state with ``goal``; None if no state (of the first ``most_states``) has it."""
+    search = _Search(bound, most_states, None, keep_going=True)
+    return search.find(goal)
 
 
 class _Search:
@@ -115,6 +124,19 @@ class _Search:
             findings=tuple(self.findings.values()),
         )
 
+    def find(self, goal: Goal) -> tuple[Move, ...] | None:
+        self._add(self.model.initial()[0], -1, -1)
+        at = 0
+        while at < len(self.states) and (self.most_states is None or at < self.most_states):
+            state = self.states[at]
+            if goal(self.model, state):
+                return self._path(at)
+            for move, after, _ in self.model.moves(state):
+                if after not in self.known:
+                    self._add(after, at, self._move(move))
+            at += 1
+        return None
+
     def _search(self) -> bool:
         model, known = self.model, self.known
         at = 0
@@ -126,7 +148,9 @@ class _Search:
             if self.most_states is not None and len(self.states) > self.most_states:
                 return False
             state = self.states[at]
+            moved = False
             for move, after, broken in model.moves(state):
+                moved = True
                 self.transitions += 1
                 reached = known.get(after)
                 if reached is None:
@@ -140,6 +164,8 @@ class _Search:
             if model.is_done(state):
                 self.done.append(at)
                 self._note(tuple(model.broken_at_end(state)), at)
+            elif not moved:
+                self._note((model.standstill(state),), at)
             at += 1
         return True
 
@@ -188,20 +214,10 @@ class _Search:
             found = numpy.unique(numpy.concatenate(into)) if into else front[:0]
             front = found[~reaches[found]]
             reaches[front] = True
-        lost = numpy.flatnonzero(~reaches)
-        if len(lost):
-            self._note_stuck(lost, sources)
+        lost: list[int] = numpy.flatnonzero(~reaches).tolist()
+        if lost and not {21, 22, 23}.intersection(self.findings):
+            # No state is a dead end, so they circle for ever. States are numbered in order of their distance.
+            fenced = (at for at in lost if self.model.has_fences(self.states[at]))
+            at = next(fenced, lost[0])
+            self._note((self.model.standstill(self.states[at], for_ever=True),), at)
         return len(lost)
-
-    def _note_stuck(self, lost: Any, sources: Any) -> None:
-        """The shortest way to a state with no way on; if each has one, they circle for ever."""
-        has_way_on = numpy.zeros(len(self.states), dtype=bool)
-        has_way_on[sources] = True
-        dead_ends = lost[~has_way_on[lost]]
-        if len(dead_ends):
-            # States are numbered in order of their distance.
-            at = int(dead_ends[0])
-            self._note((Broken(21, f"nothing can happen any more; {self.model.waiting(self.states[at])}"),), at)
-        else:
-            at = int(lost[0])
-            self._note((Broken(22, f"no way leads to an end; {self.model.waiting(self.states[at])}"),), at)

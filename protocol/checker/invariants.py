@@ -11,11 +11,11 @@ and not once per global state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
-from protocol.checker.bounds import BLOCK_TOKENS, CONTAINED, Bound, Fault
 from protocol.agreement import FAILED
+from protocol.checker.bounds import BLOCK_TOKENS, CONTAINED, Bound, Fault
 from protocol.checker.snapshot import Core, frozen_room
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.errors import IllegalTransitionError, OwnershipError
@@ -28,19 +28,16 @@ from protocol.messages import (
     Conclude,
     CopyOut,
     Deliver,
-    Encoded,
     EncodeRequest,
     LanguageRequest,
     Offer,
     PeerDown,
     PeerUp,
-    Quiet,
     Send,
     StartEncode,
     StartWrite,
     Turn,
     WriteDone,
-    WriterQuiet,
 )
 from protocol.rank import RoomKey
 from protocol.status import FINAL, Status
@@ -49,26 +46,47 @@ from protocol.topology import RankId, Side
 STATEMENTS: dict[int, tuple[str, str]] = {
     1: ("block ownership", "every block is exactly one of free, owned by one room, fenced for one room"),
     2: ("no write into foreign memory", "every write under way targets blocks owned by or fenced for its own room"),
-    3: ("no read of foreign source", "the source blocks of a write belong to its room until the write is over"),
+    3: (
+        "no read of foreign source",
+        "source blocks belong to their room while the encoder or a write uses them, written when full",
+    ),
     4: ("no double free", "a block is returned by its owner and once"),
-    5: ("terminal absorbing", "Success and Failed never change; a room is concluded once"),
+    5: ("terminal absorbing", "a status never falls, Success and Failed never change, a room is concluded once"),
     6: ("monotone progress", "sent, received and promised tokens never fall and never exceed the request"),
-    7: ("epoch monotone", "a write belongs to the chunk its receiver has offered for, never to an earlier or later one"),
+    7: (
+        "epoch monotone",
+        "a write belongs to the chunk its receiver has offered for, never to an earlier or later one",
+    ),
     8: ("alignment", "every cut but the last lies at the end of a block and every part fits its grant"),
-    9: ("delivery correctness", "a room is delivered at most once, whole, every token copied once, in order, from where it landed"),
+    9: (
+        "delivery correctness",
+        "a room is delivered at most once, whole, every token copied once, in order, from where it landed",
+    ),
     10: ("no success with a hole", "Success is sent only when every required destination has acknowledged every token"),
     11: ("same cut on all destinations", "for each chunk all destinations of a room are cut at the same token"),
     12: ("agreement", "the ranks of a group take the same decisions, and their queues are equal between turns"),
-    13: ("no orphan state", "a room exists only after a local submission and until it is reaped; no late message makes one"),
-    14: ("resume only after all ranks are ready", "a write of a chunk starts only when every required destination has offered for it"),
-    15: ("one outstanding write", "at most one write per room and destination is under way, and none starts after a Cancel"),
+    13: (
+        "no orphan state",
+        "a room exists only after a local submission and until it is reaped; no late message makes one",
+    ),
+    14: (
+        "resume only after all ranks are ready",
+        "a write of a chunk starts only when every required destination has offered for it",
+    ),
+    15: (
+        "one outstanding write",
+        "at most one write per room and destination is under way, and none starts after a Cancel",
+    ),
     16: ("metadata is private", "what is read from a block is read while the room owns it"),
     17: ("capacity precheck", "no room waits for more blocks than its discipline can ever give it"),
     18: ("failure containment", "what happens to one room changes no other room, except of a peer declared down"),
     19: ("message exhaustiveness", "every input is defined in every phase: no exception"),
     20: ("quarantine is temporary", "whatever waits for a silent writer has a timer armed"),
     21: ("no deadlock", "an unfinished room always has a move or a timer ahead, and a due turn is known to be due"),
-    22: ("every room terminates", "every room ends, on both sides alike unless the link was down, and as it should"),
+    22: (
+        "every room terminates",
+        "every room ends, on both sides alike unless the link was down, and whoever fails says so",
+    ),
     23: ("every fence falls", "every fenced block becomes free"),
     24: ("no starvation", "first come, first served; no new room overtakes a resume that waits"),
     25: ("abort is prompt", "an aborted room fails at once, whatever it was waiting for"),
@@ -95,12 +113,14 @@ Content = tuple[RoomKey, int] | None
 class Ghost(NamedTuple):
     """What really happened to one rank so far, kept by the explorer. Pairs are in order.
 
-    ``memory``: content of each block of a language rank. ``copied``: tokens copied out, ``acked``: tokens acknowledged
-    per room and destination, ``flying``: tokens of the writes started and not over, ``refused``: (room, destination) that cancelled;
-    all three only while the room is not concluded. ``ends``: how each room was concluded.
+    ``memory``: content of each block of a language rank. ``source``: blocks of each embedding on an encode rank and
+    whether it is encoded. ``copied``: tokens copied out. ``acked``: tokens acknowledged per room and destination.
+    ``flying``: first and last token of the writes that were started and are not over. ``refused``: (room, destination)
+    that cancelled. All of these only until the room is forgotten. ``ends``: how each room was concluded.
     """
 
     memory: tuple[Content, ...] = ()
+    source: tuple[tuple[RoomKey, tuple[tuple[int, ...], bool]], ...] = ()
     copied: tuple[tuple[RoomKey, int], ...] = ()
     acked: tuple[tuple[tuple[RoomKey, RankId], int], ...] = ()
     flying: tuple[tuple[tuple[RoomKey, RankId], tuple[int, int]], ...] = ()
@@ -111,6 +131,7 @@ class Ghost(NamedTuple):
 class Local(NamedTuple):
     """One rank's part of a state."""
 
+    bound: Bound
     core: Core
     ghost: Ghost
 
@@ -118,20 +139,36 @@ class Local(NamedTuple):
 class Step(NamedTuple):
     """One rank takes one input. ``after`` is where it gets to; ``error`` is what the core raised instead, if it did."""
 
-    bound: Bound
-    rank_id: RankId
     before: Local
     given: object
     actions: list[Action]
     after: Local
     error: Exception | None
 
+    @property
+    def bound(self) -> Bound:
+        """The bound it happens in."""
+        return self.before.bound
 
-Rooms = dict[RoomKey, Any]
-LocalPredicate = Callable[[Bound, Local], Iterator[str]]
+    @property
+    def rank_id(self) -> RankId:
+        """Who takes the step."""
+        return self.before.core.rank_id
+
+
+class Write(NamedTuple):
+    """A write under way between two ranks; None for one that is gone."""
+
+    write: StartWrite
+    source: Local | None
+    target: Local | None
+
+
+Rooms = Mapping[RoomKey, Any]
+LocalPredicate = Callable[[Local], Iterator[str]]
 StepPredicate = Callable[[Step], Iterator[str]]
-WritePredicate = Callable[[StartWrite, Local | None, Local | None], Iterator[str]]
-GroupPredicate = Callable[[Bound, list[Local]], Iterator[str]]
+WritePredicate = Callable[[Write], Iterator[str]]
+GroupPredicate = Callable[[list[Local]], Iterator[str]]
 
 LOCAL: list[tuple[int, LocalPredicate]] = []
 STEP: list[tuple[int, StepPredicate]] = []
@@ -160,7 +197,7 @@ def on_step(number: int) -> Wrap:
 
 
 def on_write(number: int) -> Wrap:
-    """A predicate over a write under way and the states of the two ranks it connects; None for a dead one."""
+    """A predicate over a write under way."""
     return _add(WRITE, number)
 
 
@@ -169,9 +206,9 @@ def on_group(number: int) -> Wrap:
     return _add(GROUP, number)
 
 
-def check_local(bound: Bound, local: Local) -> tuple[Broken, ...]:
+def check_local(local: Local) -> tuple[Broken, ...]:
     """Everything wrong with one rank's state."""
-    return tuple([Broken(number, what) for number, predicate in LOCAL for what in predicate(bound, local)])
+    return tuple([Broken(number, what) for number, predicate in LOCAL for what in predicate(local)])
 
 
 def check_step(step: Step) -> tuple[Broken, ...]:
@@ -182,14 +219,14 @@ def check_step(step: Step) -> tuple[Broken, ...]:
     return tuple([Broken(number, what) for number, predicate in STEP for what in predicate(step)])
 
 
-def check_write(write: StartWrite, source: Local | None, target: Local | None) -> tuple[Broken, ...]:
+def check_write(write: Write) -> tuple[Broken, ...]:
     """Everything wrong with a write under way."""
-    return tuple([Broken(number, what) for number, predicate in WRITE for what in predicate(write, source, target)])
+    return tuple([Broken(number, what) for number, predicate in WRITE for what in predicate(write)])
 
 
-def check_group(bound: Bound, members: list[Local]) -> tuple[Broken, ...]:
+def check_group(members: list[Local]) -> tuple[Broken, ...]:
     """Everything wrong between the ranks of a group."""
-    return tuple([Broken(number, what) for number, predicate in GROUP for what in predicate(bound, members)])
+    return tuple([Broken(number, what) for number, predicate in GROUP for what in predicate(members)])
 
 
 # --- the pool ------------------------------------------------------------------------------------------------------
@@ -201,17 +238,17 @@ def held_blocks(room: Any) -> tuple[int, ...]:
 
 
 @on_local(1)
-def _pool_is_partitioned(bound: Bound, local: Local) -> Iterator[str]:
+def _pool_is_partitioned(local: Local) -> Iterator[str]:
     pool = local.core.pool
     if sorted([*pool._free, *pool._owner, *pool._fenced]) != list(range(pool.blocks)):
         yield f"free {sorted(pool._free)}, owned {sorted(pool._owner)}, fenced {sorted(pool._fenced)} of {pool.blocks}"
-    rooms: Rooms = local.core.rooms  # type: ignore[assignment]
+    rooms: Rooms = local.core.rooms
     for room in rooms.values():
         for block in held_blocks(room):
             if room.key not in (pool.owner(block), pool.fenced_for(block)):
                 yield f"block {block} of room {room.key} is {_state_of(local, block)}"
     for block, holder in [*pool._owner.items(), *pool._fenced.items()]:
-        room = rooms.get(holder)  # type: ignore[arg-type]
+        room = rooms.get(cast(RoomKey, holder))
         if room is None or block not in held_blocks(room):
             yield f"block {block} is {_state_of(local, block)}, which does not know of it"
 
@@ -226,7 +263,8 @@ def _state_of(local: Local, block: int) -> str:
 
 
 @on_write(2)
-def _write_targets_its_own_room(write: StartWrite, source: Local | None, target: Local | None) -> Iterator[str]:
+def _write_targets_its_own_room(under_way: Write) -> Iterator[str]:
+    write, _, target = under_way
     if target is None:
         return
     pool, key = target.core.pool, (write.room, write.incarnation)
@@ -236,7 +274,8 @@ def _write_targets_its_own_room(write: StartWrite, source: Local | None, target:
 
 
 @on_write(3)
-def _write_reads_its_own_room(write: StartWrite, source: Local | None, target: Local | None) -> Iterator[str]:
+def _write_reads_its_own_room(under_way: Write) -> Iterator[str]:
+    write, source, _ = under_way
     if source is None:
         return
     key = (write.room, write.incarnation)
@@ -245,8 +284,26 @@ def _write_reads_its_own_room(write: StartWrite, source: Local | None, target: L
             yield f"chunk {write.epoch} of room {key} is read from block {block}, which is {_state_of(source, block)}"
 
 
+@on_step(3)
+def _what_is_written_is_encoded(step: Step) -> Iterator[str]:
+    sources = dict(step.after.ghost.source)
+    for write in _started(step):
+        key = (write.room, write.incarnation)
+        if sources.get(key) != (write.source_blocks, True):
+            yield f"room {key} is written from blocks {write.source_blocks}, its embedding is {sources.get(key)}"
+
+
+@on_local(3)
+def _encoder_owns_its_blocks(local: Local) -> Iterator[str]:
+    for key, (blocks, encoded) in local.ghost.source:
+        for block in blocks:
+            if not encoded and local.core.pool.owner(block) != key:
+                yield f"room {key} is being encoded into block {block}, which is {_state_of(local, block)}"
+
+
 @on_write(7)
-def _write_is_of_the_offered_chunk(write: StartWrite, source: Local | None, target: Local | None) -> Iterator[str]:
+def _write_is_of_the_offered_chunk(under_way: Write) -> Iterator[str]:
+    write, _, target = under_way
     if target is None:
         return
     key = (write.room, write.incarnation)
@@ -268,13 +325,15 @@ def _total(bound: Bound, key: RoomKey) -> int:
 
 def required(bound: Bound, rank_id: RankId) -> list[RankId]:
     """The language ranks an encode rank must serve, from the pairing rule and not from the core."""
-    return [RankId(Side.LANGUAGE, 0, rank) for rank in range(bound.language_tp) if rank % bound.encode_tp == rank_id.rank]
+    return [
+        RankId(Side.LANGUAGE, 0, rank) for rank in range(bound.language_tp) if rank % bound.encode_tp == rank_id.rank
+    ]
 
 
 def _room_pairs(step: Step) -> Iterator[tuple[Any, Any]]:
     """Rooms that are there before and after the step."""
-    before: Rooms = step.before.core.rooms  # type: ignore[assignment]
-    after: Rooms = step.after.core.rooms  # type: ignore[assignment]
+    before: Rooms = step.before.core.rooms
+    after: Rooms = step.after.core.rooms
     for key, room in before.items():
         if key in after:
             yield room, after[key]
@@ -285,10 +344,15 @@ def _final_is_final(step: Step) -> Iterator[str]:
     for before, after in _room_pairs(step):
         if after.status is not before.status and (before.status in FINAL or after.status < before.status):
             yield f"room {before.key} went from {before.status.name} to {after.status.name} on {step.rank_id}"
+        if before.failure and not after.failure:
+            yield f"room {before.key} had failed and lives on {step.rank_id}"
     ended = {key for key, _ in step.before.ghost.ends}
     for action in step.actions:
         if isinstance(action, Conclude):
             key = (action.room, action.incarnation)
+            room = step.before.core.rooms.get(key)
+            if room is not None and room.failure and action.status is Status.Success:
+                yield f"room {key} had failed and ends in Success on {step.rank_id}"
             if key in ended:
                 yield f"room {key} is concluded again on {step.rank_id}, as {action.status.name}"
             if action.status not in FINAL:
@@ -320,7 +384,7 @@ def _cuts_are_aligned(step: Step) -> Iterator[str]:
             yield f"{what} says is_last={chunk.is_last}"
         if chunk.tokens > len(write.target_blocks) * BLOCK_TOKENS:
             yield f"{what} does not fit the {len(write.target_blocks)} blocks offered by {write.destination}"
-        acked = dict(step.before.ghost.acked).get((key, write.destination), 0)
+        acked = dict(step.after.ghost.acked).get((key, write.destination), 0)
         if chunk.start_token != acked:
             yield f"{what} goes to {write.destination}, which holds {acked} tokens"
 
@@ -333,6 +397,7 @@ def _started(step: Step) -> list[StartWrite]:
 def _delivery_is_whole(step: Step) -> Iterator[str]:
     memory = step.before.ghost.memory
     copied = dict(step.before.ghost.copied)
+    delivered: set[RoomKey] = set()
     for action in step.actions:
         if isinstance(action, CopyOut):
             key = (action.room, action.incarnation)
@@ -350,8 +415,13 @@ def _delivery_is_whole(step: Step) -> Iterator[str]:
             total = _total(step.bound, key)
             if not copied.get(key, 0) == action.total_tokens == total:
                 yield f"room {key} is delivered as {action.total_tokens} tokens, {copied.get(key, 0)} of {total} copied"
-            if key in dict(step.before.ghost.ends):
-                yield f"room {key} is delivered after its end"
+            if key in dict(step.before.ghost.ends) or key in delivered:
+                yield f"room {key} is delivered again or after its end"
+            delivered.add(key)
+        elif isinstance(action, Conclude) and action.status is Status.Success and memory:
+            key = (action.room, action.incarnation)
+            if key not in delivered:
+                yield f"room {key} ends in Success without having been delivered"
 
 
 @on_step(10)
@@ -408,7 +478,7 @@ def _all_have_offered(step: Step) -> Iterator[str]:
         ready = {offer.receiver for offer in offers if offer.epoch == write.epoch}
         missing = [str(peer) for peer in required(step.bound, step.rank_id) if peer not in ready]
         if missing:
-            yield f"chunk {write.epoch} of room {key} is written to {write.destination} before {', '.join(missing)} offered"
+            yield f"chunk {write.epoch} of room {key} goes to {write.destination} before {', '.join(missing)} offered"
 
 
 def _early(core: Core, key: RoomKey) -> list[Any]:
@@ -431,12 +501,17 @@ def _one_write_at_a_time(step: Step) -> Iterator[str]:
 
 @on_step(16)
 def _reads_are_of_owned_blocks(step: Step) -> Iterator[str]:
+    offered: set[int] = set()
     for action in step.actions:
-        if isinstance(action, CopyOut):
+        if isinstance(action, Send) and isinstance(action.message, Offer):
+            offered.update(action.message.blocks)
+        elif isinstance(action, CopyOut):
             key = (action.room, action.incarnation)
             for block in action.blocks:
                 if step.before.core.pool.owner(block) != key:
                     yield f"room {key} reads block {block}, which is {_state_of(step.before, block)}"
+                if block in offered:
+                    yield f"room {key} reads block {block} after it was offered to the next writer"
 
 
 @on_step(18)
@@ -450,6 +525,31 @@ def _other_rooms_do_not_move(step: Step) -> Iterator[str]:
             yield f"{type(given).__name__} of room {key} changed room {before.key} on {step.rank_id}"
 
 
+@on_step(22)
+def _failures_are_told(step: Step) -> Iterator[str]:
+    told: set[tuple[RoomKey, RankId]] = set()
+    for action in step.actions:
+        if isinstance(action, Send):
+            message = action.message
+            if isinstance(message, Cancel) or (isinstance(message, ChunkStatus) and message.status is Status.Failed):
+                told.add(((message.room, message.incarnation), action.to))
+    failed = {
+        (action.room, action.incarnation)
+        for action in step.actions
+        if isinstance(action, Conclude) and action.status is Status.Failed
+    }
+    for key, room in step.before.core.rooms.items():
+        if isinstance(room, LanguageRoom):
+            peers = [room.writer] if key in failed else []
+        else:
+            after = step.after.core.rooms.get(key)
+            fails = key in failed if after is None else after.status is Status.Failed
+            peers = required(step.bound, step.rank_id) if fails and room.status not in FINAL else []
+        for peer in peers:
+            if (key, peer) not in told:
+                yield f"room {key} fails on {step.rank_id} and {peer} is not told"
+
+
 @on_step(24)
 def _first_come_first_served(step: Step) -> Iterator[str]:
     if not isinstance(step.given, Turn):
@@ -459,7 +559,9 @@ def _first_come_first_served(step: Step) -> Iterator[str]:
         served = {(action.room, action.incarnation) for action in step.actions if isinstance(action, StartEncode)}
         yield from _overtaken("source blocks", before._awaiting_source, after._awaiting_source, served)
     elif isinstance(before, LanguageRank) and isinstance(after, LanguageRank):
-        offers = [action.message for action in step.actions if isinstance(action, Send) and isinstance(action.message, Offer)]
+        offers = [
+            action.message for action in step.actions if isinstance(action, Send) and isinstance(action.message, Offer)
+        ]
         new = {(offer.room, offer.incarnation) for offer in offers if offer.epoch == 0}
         resumed = {(offer.room, offer.incarnation) for offer in offers if offer.epoch > 0}
         yield from _overtaken("a first allocation", before._new, after._new, new)
@@ -467,6 +569,8 @@ def _first_come_first_served(step: Step) -> Iterator[str]:
         waiting = [room.key for room in after._resuming if not room.over]
         if step.bound.resume_first and waiting and new:
             yield f"rooms {sorted(new)} got blocks while {waiting} wait to resume"
+        if step.bound.resume_first and new and after.pool.free < step.bound.reserve_blocks:
+            yield f"rooms {sorted(new)} left {after.pool.free} of {step.bound.reserve_blocks} reserved blocks"
 
 
 def _overtaken(what: str, before: Any, after: Any, served: set[RoomKey]) -> Iterator[str]:
@@ -510,8 +614,8 @@ def _blocks_go_with_the_copy(step: Step) -> Iterator[str]:
 
 
 @on_local(17)
-def _no_demand_is_hopeless(bound: Bound, local: Local) -> Iterator[str]:
-    core = local.core
+def _no_demand_is_hopeless(local: Local) -> Iterator[str]:
+    bound, core = local.bound, local.core
     pool = core.pool.blocks
     for room in core.rooms.values():
         if room.failure or room.over:
@@ -532,32 +636,33 @@ def _no_demand_is_hopeless(bound: Bound, local: Local) -> Iterator[str]:
 
 
 @on_local(20)
-def _fences_have_a_timer(bound: Bound, local: Local) -> Iterator[str]:
+def _fences_have_a_timer(local: Local) -> Iterator[str]:
     for room in local.core.rooms.values():
         if isinstance(room, LanguageRoom) and room.over and room.deadline is None:
             yield f"room {room.key} waits on {local.core.rank_id} for a silent writer without a timer"
 
 
 @on_local(27)
-def _work_is_done(bound: Bound, local: Local) -> Iterator[str]:
+def _work_is_done(local: Local) -> Iterator[str]:
     core = local.core
     if not isinstance(core, EncodeRank):
         return
-    peers = required(bound, core.rank_id)
+    peers = required(local.bound, core.rank_id)
     for room in core.rooms.values():
         if not room.encoded or room.failure or room.over or room.status in FINAL or not peers:
             continue
         ready = all(peer in room.offers and room.offers[peer].epoch == room.epoch for peer in peers)
         if ready and not any(key == room.key for (key, _), _ in local.ghost.flying):
-            yield f"room {room.key} has its data and all offers for chunk {room.epoch} on {core.rank_id} and writes nothing"
+            yield f"room {room.key} has data and all offers for chunk {room.epoch} on {core.rank_id} and writes nothing"
 
 
 # --- one group -----------------------------------------------------------------------------------------------------
 
 
 @on_group(12)
-def _ranks_agree(bound: Bound, members: list[Local]) -> Iterator[str]:
+def _ranks_agree(members: list[Local]) -> Iterator[str]:
     first = members[0]
+    bound = first.bound
     for other in members[1:]:
         who = f"{first.core.rank_id} and {other.core.rank_id}"
         if dict(first.ghost.ends) != dict(other.ghost.ends):
@@ -583,7 +688,13 @@ def _decided(bound: Bound, room: Any) -> dict[str, object]:
     if isinstance(room, EncodeRoom):
         return {"over": room.over, "source blocks": len(room.source)}
     grant = len(room.blocks) if len(bound.default_tokens) == 1 else None
-    return {"over": room.over, "chunk": room.epoch, "got": room.got_tokens, "blocks": grant, "offered": room.outstanding}
+    return {
+        "over": room.over,
+        "chunk": room.epoch,
+        "got": room.got_tokens,
+        "blocks": grant,
+        "offered": room.outstanding,
+    }
 
 
 # --- the end of a run ----------------------------------------------------------------------------------------------
@@ -592,10 +703,11 @@ Hit = tuple[Fault, int | None]
 """A fault that happened and the room it concerned, None for all."""
 
 
-def check_end(bound: Bound, ends: dict[RankId, dict[RoomKey, Status]], hits: tuple[Hit, ...]) -> list[Broken]:
-    """What is wrong when everything has come to rest. ``ends``: of the ranks whose group lives."""
+def check_end(bound: Bound, living: list[Local], hits: tuple[Hit, ...]) -> list[Broken]:
+    """What is wrong when everything has come to rest. ``living``: the ranks whose group has all of its ranks."""
     found: list[Broken] = []
     kinds = {fault for fault, _ in hits}
+    ends = {local.core.rank_id: dict(local.ghost.ends) for local in living}
     instances = bound.instances or (0,) * len(bound.lengths)
     for key, tokens, instance in zip(bound.keys, bound.lengths, instances, strict=True):
         said = {
@@ -610,11 +722,18 @@ def check_end(bound: Bound, ends: dict[RankId, dict[RoomKey, Status]], hits: tup
             found.append(Broken(22, f"room {key} did not end alike everywhere: {told}"))
         elif Status.Success in language and Status.Failed in encode and not kinds - CONTAINED:
             found.append(Broken(22, f"room {key} was delivered and failed on the encode side: {told}"))
-        untouched = not kinds - CONTAINED and all(room != key[0] for fault, room in hits if fault is not Fault.DUPLICATE)
+        if bound.may_deadlock:
+            continue
+        untouched = not kinds - CONTAINED and all(
+            room != key[0] for fault, room in hits if fault is not Fault.DUPLICATE
+        )
         if not untouched:
             continue
         wanted = Status.Success if bound.can_succeed(tokens) else Status.Failed
         if (encode | language) != {wanted}:
             number = 18 if hits else 22
             found.append(Broken(number, f"room {key} of {tokens} tokens should have ended in {wanted.name}: {told}"))
+    for local in living:
+        for peer in sorted(local.core._down & ends.keys()):
+            found.append(Broken(20, f"{local.core.rank_id} takes {peer} for dead for ever"))
     return found

@@ -37,6 +37,7 @@ from protocol.checker.invariants import (
     Hit,
     Local,
     Step,
+    Write,
     check_end,
     check_group,
     check_local,
@@ -149,10 +150,14 @@ class Model:
 
     def initial(self) -> tuple[State, tuple[Broken, ...]]:
         """The state before anything happened, and what is wrong with it."""
-        numbers, under_way, broken = [], [], []
+        numbers: list[int] = []
+        under_way: list[int] = []
+        broken: list[Broken] = []
         for place, rank_id in enumerate(self.ranks):
             blocks = self.bound.language_blocks if rank_id.side is Side.LANGUAGE else 0
-            number = self._number(place, Local(self.bound.make_core(rank_id), Ghost(memory=(None,) * blocks)))
+            number = self._number(
+                place, Local(self.bound, self.bound.make_core(rank_id), Ghost(memory=(None,) * blocks))
+            )
             if not self.bound.arrivals_any:
                 for request in self._requests[place]:
                     number, items, wrong = self._step(place, number, request, request)
@@ -250,15 +255,17 @@ class Model:
             if place in blocked:
                 continue
             core = self.locals[place][number].core
-            for fault, given in ((Fault.ABORT, Abort), (Fault.EARLY, TimerGoesOff)):
-                if fault not in kinds:
-                    continue
-                keys = self._armed_on(place, number) if fault is Fault.EARLY else tuple(core.rooms)
-                for key in keys:
-                    if not core.rooms[key].over:
-                        told = given(*key) if given is Abort else given(key)  # type: ignore[call-arg]
-                        move = Move(fault, rank_id, room=key)
-                        yield self._after(state, move, place, told, (fault, key), (fault, key[0]))
+            if Fault.ABORT in kinds:
+                for key, room in core.rooms.items():
+                    if not room.over:
+                        move = Move(Fault.ABORT, rank_id, room=key)
+                        yield self._after(state, move, place, Abort(*key), key, (Fault.ABORT, key[0]))
+            if Fault.EARLY in kinds:
+                for key in self._armed_on(place, number):
+                    # A quarantine is as long as it must be.
+                    if not getattr(core.rooms[key], "writer_gone", False):
+                        move = Move(Fault.EARLY, rank_id, room=key)
+                        yield self._after(state, move, place, TimerGoesOff(key), key, (Fault.EARLY, key[0]))
             if Fault.SUSPECT in kinds:
                 for peer in self._peers[place]:
                     if peer not in core._down and locals_[self._place[peer]] != DEAD:
@@ -272,7 +279,11 @@ class Model:
         """One rank takes one input that was not under way."""
         locals_, under_way, hits = state
         number, items, broken = self._step(place, locals_[place], given, (type(given).__name__, code))
-        return move, self._state(locals_, {place: number}, under_way, items, _with_hit(hits, hit) if hit else hits), broken
+        return (
+            move,
+            self._state(locals_, {place: number}, under_way, items, _with_hit(hits, hit) if hit else hits),
+            broken,
+        )
 
     def _arrives(self, state: State, number: int, item: Item, place: int) -> tuple[Move, State, tuple[Broken, ...]]:
         locals_, under_way, hits = state
@@ -286,7 +297,9 @@ class Model:
                 target = self._place[content.destination]
                 if locals_[target] == DEAD:
                     return self._write_fails(state, number, item, Fault.FAIL, None)
-                changed[target], _, broken = self._step(target, locals_[target], Landed(content, True), (number, "land"))
+                changed[target], _, broken = self._step(
+                    target, locals_[target], Landed(content, True), (number, "land")
+                )
                 given: Any = _done(content, ok=True)
             case "late":
                 target = self._place[content.destination]
@@ -324,11 +337,13 @@ class Model:
         done = _done(write, ok=False, quiet=fault is not Fault.LATE)
         changed[place], items, wrong = self._step(place, locals_[place], done, (number, fault))
         move = Move(fault if hit else "take", item.taker, item)
-        return move, self._state(locals_, changed, rest, items, _with_hit(hits, hit) if hit else hits), (*broken, *wrong)
+        return (
+            move,
+            self._state(locals_, changed, rest, items, _with_hit(hits, hit) if hit else hits),
+            (*broken, *wrong),
+        )
 
-    def _turns_over(
-        self, state: State, members: tuple[int, ...], turn: Turn
-    ) -> tuple[Move, State, tuple[Broken, ...]]:
+    def _turns_over(self, state: State, members: tuple[int, ...], turn: Turn) -> tuple[Move, State, tuple[Broken, ...]]:
         """A group agrees on a turn; it is carried out at once by a lone rank and in an atomic world."""
         locals_, under_way, hits = state
         move = Move("turn", self.ranks[members[0]])
@@ -342,9 +357,9 @@ class Model:
             changed[place], more, wrong = self._step(place, locals_[place], turn, turn)
             items += more
             broken += wrong
-        after = self._state(locals_, changed, under_way, tuple(items), hits)
-        broken += self._unnoticed(members, after[0], None)
-        return move, after, tuple(broken)
+        if len(members) == 1:
+            broken += self._unnoticed(members, self._only(members[0], changed[members[0]]), None)
+        return move, self._state(locals_, changed, under_way, tuple(items), hits), tuple(broken)
 
     def _dies(self, state: State, place: int) -> tuple[Move, State, tuple[Broken, ...]]:
         locals_, under_way, hits = state
@@ -352,6 +367,8 @@ class Model:
         left = []
         for number in under_way:
             item = self.items[number]
+            if item == Item("up", item.taker, rank_id, rank_id):
+                continue  # nobody will find it alive now
             if self._item_taker[number] != place:
                 left.append(number)
             elif item.what in ("write", "late"):  # what it had on the wire may still land
@@ -380,11 +397,29 @@ class Model:
         items: tuple[int, ...],
         hits: tuple[Hit, ...],
     ) -> State:
+        if self.bound.instant and items:
+            items = self._delivered(locals_, changed, items)
         if changed:
             locals_ = tuple([changed.get(place, number) for place, number in enumerate(locals_)])
         if DEAD in locals_:
             items = tuple([n for n in items if locals_[self._item_taker[n]] != DEAD or self.items[n].what == "late"])
         return locals_, tuple(sorted(under_way + items)) if items else under_way, hits
+
+    def _delivered(self, locals_: tuple[int, ...], changed: dict[int, int], items: tuple[int, ...]) -> tuple[int, ...]:
+        """Hand over messages and passes in order, and what these cause; what is left is under way."""
+        left, queue = [], list(items)
+        for number in queue:
+            item = self.items[number]
+            if item.what == "write":
+                left.append(number)
+                continue
+            place = self._item_taker[number]
+            given = Encoded(item.content.room, item.content.incarnation) if item.what == "encode" else item.content
+            changed[place], more, broken = self._step(place, changed.get(place, locals_[place]), given, number)
+            queue += more
+            if broken:
+                raise ValueError(f"bound {self.bound.name!r}: {broken[0].what}")
+        return tuple(left)
 
     # --- local steps ---
 
@@ -402,7 +437,9 @@ class Model:
         if step.error is not None:
             return number, (), check_step(step)
         after = self._number(place, step.after)
-        broken = [*check_step(step), *self._local_broken[place][after]]
+        broken = [*check_step(step)]
+        if after != number:
+            broken += self._local_broken[place][after]
         if not isinstance(given, Turn):
             broken += self._missed_turn(place, number, after, given)
         rank_id = self.ranks[place]
@@ -419,7 +456,6 @@ class Model:
 
     def perform(self, place: int, before: Local, given: Any) -> Step:
         """Let the core take an input, on a copy, and keep the explorer's own account of it."""
-        rank_id = self.ranks[place]
         core = clone(before.core)
         actions: list[Action] = []
         error: Exception | None = None
@@ -436,7 +472,7 @@ class Model:
             else:
                 ghost = _accounted(ghost, core, given, actions)
         tidy(core, dict(ghost.ends))
-        return Step(self.bound, rank_id, before, given, actions, Local(core, ghost), error)
+        return Step(before, given, actions, Local(self.bound, core, ghost), error)
 
     def _number(self, place: int, local: Local) -> int:
         key = (freeze(local.core), local.ghost)
@@ -444,7 +480,7 @@ class Model:
         if number is None:
             number = self._local_numbers[place][key] = len(self.locals[place])
             self.locals[place].append(local)
-            self._local_broken[place].append(check_local(self.bound, local))
+            self._local_broken[place].append(check_local(local))
         return number
 
     def _item(self, item: Item) -> int:
@@ -524,7 +560,7 @@ class Model:
             agreed = self._agreements.get(group_key)
             if agreed is None:
                 parts = [self.locals[place][locals_[place]] for place in members]
-                agreed = self._agreements[group_key] = check_group(self.bound, parts)
+                agreed = self._agreements[group_key] = check_group(parts)
             broken += agreed
         return broken
 
@@ -533,7 +569,7 @@ class Model:
             return None if number == DEAD else self.locals[place][number]
 
         place = self._place[item.taker]
-        return check_write(item.content, at(place, source), at(self._place[item.content.destination], target))
+        return check_write(Write(item.content, at(place, source), at(self._place[item.content.destination], target)))
 
     # --- ends ---
 
@@ -560,12 +596,20 @@ class Model:
 
     def broken_at_end(self, state: State) -> list[Broken]:
         """What is wrong with how everything came to rest in a done state."""
-        ends = {
-            self.ranks[place]: dict(self.locals[place][state[0][place]].ghost.ends)
-            for members in self.living(state)
-            for place in members
-        }
-        return check_end(self.bound, ends, state[2])
+        living = [self.locals[place][state[0][place]] for members in self.living(state) for place in members]
+        return check_end(self.bound, living, state[2])
+
+    def standstill(self, state: State, *, for_ever: bool = False) -> Broken:
+        """What a state without a way to the end breaks: nothing can happen, or (``for_ever``) nothing that helps."""
+        what = "no way leads to an end" if for_ever else "nothing can happen any more"
+        number = 23 if self.has_fences(state) else 22 if for_ever else 21
+        return Broken(number, f"{what}; {self.waiting(state)}")
+
+    def has_fences(self, state: State) -> bool:
+        """Whether some living rank has fenced blocks."""
+        return any(
+            number != DEAD and self.locals[place][number].core.pool.fenced for place, number in enumerate(state[0])
+        )
 
     def waiting(self, state: State) -> str:
         """Who holds what and waits for what, as one sentence."""
@@ -575,10 +619,14 @@ class Model:
                 parts.append(f"{self.ranks[place]} is gone")
                 continue
             core = self.locals[place][number].core
-            rooms = [f"room {room.key[0]} holds {len(held_blocks(room))} and is {core._phase(room)}"  # type: ignore[arg-type]
-                     for room in core.rooms.values()]
+            rooms = [
+                f"room {room.key[0]} holds {len(held_blocks(room))} and is {core._phase(room)}"  # type: ignore[arg-type]
+                for room in core.rooms.values()
+            ]
             if rooms:
-                parts.append(f"{core.rank_id} has {core.pool.free} of {core.pool.blocks} blocks free: {', '.join(rooms)}")
+                parts.append(
+                    f"{core.rank_id} has {core.pool.free} of {core.pool.blocks} blocks free: {', '.join(rooms)}"
+                )
         return "; ".join(parts)
 
 
@@ -612,17 +660,22 @@ def _landed(memory: tuple[Content, ...], landed: Landed) -> tuple[Content, ...]:
 
 def _accounted(ghost: Ghost, core: Core, given: Any, actions: list[Action]) -> Ghost:
     """The explorer's account after a step."""
-    copied, acked, flying = dict(ghost.copied), dict(ghost.acked), dict(ghost.flying)
+    source, copied, acked, flying = dict(ghost.source), dict(ghost.copied), dict(ghost.acked), dict(ghost.flying)
     refused, ends = set(ghost.refused), dict(ghost.ends)
     if isinstance(given, WriteDone):
         pair = ((given.room, given.incarnation), given.destination)
         start, end = flying.pop(pair, (-1, 0))
         if given.ok and acked.get(pair, 0) == start:
             acked[pair] = end
+    elif isinstance(given, Encoded):
+        key = (given.room, given.incarnation)
+        source[key] = (source[key][0], True)
     elif isinstance(given, Cancel):
         refused.add(((given.room, given.incarnation), given.receiver))
     for action in actions:
         match action:
+            case StartEncode(room, incarnation, _, blocks):
+                source[room, incarnation] = (blocks, False)
             case StartWrite(room, incarnation, _, destination, chunk):
                 flying[(room, incarnation), destination] = (chunk.start_token, chunk.end_token)
             case CopyOut(room, incarnation, start_token, tokens):
@@ -636,6 +689,7 @@ def _accounted(ghost: Ghost, core: Core, given: Any, actions: list[Action]) -> G
             memory[block] = None  # nobody may rely on what is left in a free block
     return Ghost(
         memory=tuple(memory),
+        source=tuple(sorted((key, held) for key, held in source.items() if key not in reaped or not held[1])),
         copied=tuple(sorted((key, tokens) for key, tokens in copied.items() if key not in ends)),
         acked=tuple(sorted((pair, tokens) for pair, tokens in acked.items() if pair[0] not in reaped)),
         flying=tuple(sorted(flying.items())),

@@ -53,37 +53,41 @@ def replay(bound: Bound, moves: Sequence[Move]) -> Replay:
     found = list(broken)
     lines = []
     for number, wanted in enumerate(moves, 1):
-        model.taken.clear()
-        for move, after, wrong in model.moves(state):
-            if move == wanted:
-                break
-            model.taken.clear()
-        else:
-            raise ScheduleError(f"move {number}, {_headline(model, state, wanted)}, is not possible there")
-        lines.append(f"{number:3}  {_headline(model, state, move)}")
-        for place, given in model.taken.items():
-            number_before = state[0][place]
-            lines += [f"       {told}" for told in _consequences(model.perform(place, model.locals[place][number_before], given))]
+        after, wrong = _carried_out(model, state, wanted, number)
+        lines.append(f"{number:3}  {_headline(model, state, wanted)}")
+        for place, local, given in model.taken:
+            step = model.perform(place, model.locals[place][local], given)
+            lines += [f"       {told}" for told in _consequences(step)]
         state = after
         found += [*wrong, *model.broken_in(state)]
     if model.is_done(state):
         found += model.broken_at_end(state)
     elif not any(move.kind not in set(Fault) for move, _, _ in model.moves(state)):
-        found.append(Broken(21, f"nothing can happen any more; {model.waiting(state)}"))
+        found.append(model.standstill(state))
     return Replay(lines=tuple(lines), broken=tuple(dict.fromkeys(found)), waiting=model.waiting(state))
 
 
+def _carried_out(model: _Watched, state: State, wanted: Move, number: int) -> tuple[State, tuple[Broken, ...]]:
+    """Where a move leads and what it breaks; ``model.taken`` tells who took what in it."""
+    model.taken.clear()
+    for move, after, wrong in model.moves(state):
+        if move == wanted:
+            return after, wrong
+        model.taken.clear()
+    raise ScheduleError(f"move {number}, {_headline(model, state, wanted)}, is not possible there")
+
+
 class _Watched(Model):
-    """A model that tells which rank took what in the move yielded last."""
+    """A model that tells which rank took what, in which of its local states, in the move yielded last."""
 
     def __init__(self, bound: Bound) -> None:
         super().__init__(bound)
-        self.taken: dict[int, Any] = {}
+        self.taken: list[tuple[int, int, Any]] = []
         self._probing = False
 
     def _step(self, place: int, number: int, given: Any, code: Any) -> Result:
         if not self._probing:
-            self.taken[place] = given
+            self.taken.append((place, number, given))
         return super()._step(place, number, given, code)
 
     def _turn_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Turn | None:

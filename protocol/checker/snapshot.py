@@ -41,6 +41,8 @@ def clone(core: Core) -> Core:
     for name, value in core.__dict__.items():
         if name == "_handlers":
             state[name] = {kind: MethodType(handler.__func__, twin) for kind, handler in value.items()}
+        elif name == "_timers":
+            state[name] = [(*entry[:3], _copied(entry[3], rooms)) for entry in value]
         elif name == "sizing":
             state[name] = value if all(map(_is_atom, vars(value).values())) else copy.deepcopy(value)
         elif name in _FIXED:
@@ -54,32 +56,42 @@ def _is_atom(value: object) -> bool:
     return value is None or isinstance(value, int | float | str)
 
 
-def _slots(value: object) -> list[str]:
-    return [slot for base in type(value).__mro__ for slot in getattr(base, "__slots__", ())]
+_SLOTS: dict[type, tuple[str, ...]] = {}
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    if kind not in _SLOTS:
+        _SLOTS[kind] = tuple([slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ())])
+    return _SLOTS[kind]
 
 
 def _copied(value: Any, rooms: dict[int, Room]) -> Any:
+    """A copy of containers and what is mutable in them; tuples hold nothing mutable in a core but in its timers."""
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(one, rooms) for key, one in value.items()}
+    if kind is list or kind is deque or kind is set:
+        return kind([_copied(one, rooms) for one in value])
     if isinstance(value, Room):
         twin = rooms.get(id(value))
         if twin is None:
-            twin = rooms[id(value)] = _copied_slots(value, rooms)
+            twin = rooms[id(value)] = object.__new__(kind)
+            for slot in _slots(kind):
+                setattr(twin, slot, _copied(getattr(value, slot), rooms))
         return twin
-    if isinstance(value, BlockPool | EarlyMessages):
-        return _copied_slots(value, rooms)
-    kind = type(value)
-    if isinstance(value, dict):
-        return kind((key, _copied(one, rooms)) for key, one in value.items())
-    if kind in (list, deque, set):
-        return kind([_copied(one, rooms) for one in value])
-    if kind is tuple and any(isinstance(one, Room | list) for one in value):
-        return tuple([_copied(one, rooms) for one in value])
+    if kind is BlockPool:
+        return _copied_slots(value)
+    if kind is EarlyMessages:
+        early = EarlyMessages()
+        early._kept.update((key, (due_s, list(messages))) for key, (due_s, messages) in value._kept.items())
+        return early
     return value
 
 
-def _copied_slots(value: Any, rooms: dict[int, Room]) -> Any:
+def _copied_slots(value: Any) -> Any:
     twin = object.__new__(type(value))
-    for slot in _slots(value):
-        setattr(twin, slot, _copied(getattr(value, slot), rooms))
+    for slot in _slots(type(value)):
+        setattr(twin, slot, copy.copy(getattr(value, slot)))
     return twin
 
 
@@ -119,7 +131,7 @@ def freeze(core: Core) -> tuple[Any, ...]:
 
 def frozen_room(room: Room) -> tuple[Any, ...]:
     """A hashable key of everything in a room."""
-    return tuple([_frozen(getattr(room, slot)) for slot in _slots(room)])
+    return tuple([_frozen(getattr(room, slot)) for slot in _slots(type(room))])
 
 
 def _frozen_rooms(rooms: dict[Any, Any]) -> tuple[Any, ...]:
@@ -127,17 +139,24 @@ def _frozen_rooms(rooms: dict[Any, Any]) -> tuple[Any, ...]:
 
 
 def _frozen(value: Any, *, ordered: bool = False) -> Any:
+    kind = type(value)
+    if kind is dict:
+        items = [(key, _frozen(one)) for key, one in value.items()]
+        return tuple(items if ordered or len(items) < 2 else sorted(items, key=_by_name))
+    if kind is set:
+        return tuple(sorted(value))
+    if kind is list or kind is deque:
+        return tuple([_frozen(one) for one in value])
     if isinstance(value, Room):
         return value.key
-    if isinstance(value, BlockPool | EarlyMessages):
-        return tuple([_frozen(getattr(value, slot)) for slot in _slots(value)])
-    if isinstance(value, dict):
-        items = [(key, _frozen(one)) for key, one in value.items()]
-        return tuple(items if ordered else sorted(items, key=repr))
-    if isinstance(value, set):
-        return tuple(sorted(value))
-    if isinstance(value, list | tuple | deque):
-        return tuple([_frozen(one) for one in value])
+    if kind is BlockPool:
+        return (tuple(value._free), _frozen(value._owner), _frozen(value._fenced))
+    if kind is EarlyMessages:
+        return tuple(sorted(((key, tuple(messages)) for key, (_, messages) in value._kept.items()), key=_by_name))
     if isinstance(value, SizingPolicy):
         return _frozen(vars(value))
     return value
+
+
+def _by_name(item: tuple[Any, Any]) -> str:
+    return repr(item[0])
