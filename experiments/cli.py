@@ -31,6 +31,7 @@ EXAMPLES = {
     "sim": "bufferlab sim quickstart --set protocol.sizing.tokens=2048",
     "real": "bufferlab real seed-resume",
     "compare": "bufferlab compare runs/sim-run runs/real-run",
+    "check": "bufferlab check --discipline alloc_then_free",
     "examples": "bufferlab examples --show quickstart",
     "doctor": "bufferlab doctor",
 }
@@ -178,6 +179,87 @@ def compare(
     raise typer.Exit(DONE if result["equal"] else CHECK_FAILED)
 
 
+@app.command(epilog=f"Example: {EXAMPLES['check']}")
+def check(
+    suite: Annotated[
+        str, typer.Option("--bound", metavar="quick|standard|deep", help="How much is explored.")
+    ] = "standard",
+    discipline: Annotated[
+        str | None, typer.Option("--discipline", metavar="NAME", help="Only this buffer discipline.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="TEXT", help="Only configurations with this in their name.")
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the configurations and explore nothing.")] = False,
+    budget_s: Annotated[
+        float | None, typer.Option("--budget-s", metavar="SECONDS", help="Stop all searches after this long.")
+    ] = None,
+    most_states: Annotated[
+        int | None, typer.Option("--states", metavar="NUMBER", help="Stop each search at this many states.")
+    ] = None,
+    grid: Annotated[
+        int | None,
+        typer.Option("--grid", metavar="REQUESTS", help="Count deadlocks over a grid of up to 2, 3 or 4 requests."),
+    ] = None,
+    random: Annotated[
+        int | None,
+        typer.Option("--random", metavar="SEEDS", help="Run this many seeds with random faults on the simulator."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="The first seed of --random.")] = 0,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", metavar="FILE", help="Carry out a saved schedule on the cores.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="NUMBER", help="Searches at once. [default: one a core]")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where counterexamples are saved, if there are any.")
+    ] = Path("runs/check"),
+    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every configuration.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Explores the protocol's interleavings and fault schedules; prints the smallest counterexample there is."""
+    from experiments import check as checking
+    from experiments.errors import UserError
+
+    numbers = {"--budget-s": budget_s, "--states": most_states, "--random": random, "--jobs": jobs}
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{name} is {value}, it must be more than 0")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}, it must be at least 0")
+    if grid is not None and grid not in (2, 3, 4):
+        raise UserError(f"--grid is {grid}, it must be 2, 3 or 4")
+    if sum(mode is not None for mode in (grid, random, replay)) > 1:
+        raise UserError("only one of --grid, --random and --replay may be given")
+    if jobs is None:
+        jobs = checking.default_jobs()
+    if replay is not None:
+        done = checking.replay_file(replay)
+        _tell(done, checking.replay_text(done), as_json=as_json)
+        raise typer.Exit(CHECK_FAILED if done["broken"] else DONE)
+    if grid is not None:
+        with _bar("deadlocks", checking.count_grid(grid)) as step:
+            report = checking.check_grid(grid, jobs=jobs, progress=step)
+        _tell(report, checking.grid_text(report), as_json=as_json)
+        raise typer.Exit(CHECK_FAILED if checking.unexpected_deadlocks(report) else DONE)
+    if random is not None:
+        with _bar("random faults", random) as step:
+            report = checking.check_random(random, seed, jobs=jobs, progress=step)
+        _tell(report, checking.random_text(report), as_json=as_json)
+        raise typer.Exit(CHECK_FAILED if report["violations"] else DONE)
+    bounds = checking.chosen_bounds(suite, discipline, only)
+    if show_list:
+        listed = [{"name": bound.name, "hazards": list(bound.hazards)} for bound in bounds]
+        _tell({"configurations": listed}, checking.list_text(bounds), as_json=as_json)
+        return
+    with _bar("configurations", len(bounds)) as step:
+        report = checking.check(bounds, jobs=jobs, most_states=most_states, budget_s=budget_s, progress=step)
+    checking.write_schedules(report, out)
+    _tell(report, checking.report_text(report, verbose=verbose), as_json=as_json)
+    raise typer.Exit(CHECK_FAILED if report["violations"] else DONE)
+
+
 @app.command(epilog=f"Example: {EXAMPLES['examples']}")
 def examples(
     show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print this example.")] = None,
@@ -274,6 +356,27 @@ def _run(
         print(f"run directory: {target}")
     # The laws are checks that every run states it keeps.
     raise typer.Exit(CHECK_FAILED if summary["invariant_violations"] else DONE)
+
+
+def _tell(content: Any, text: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(content)
+    else:
+        print(text)
+
+
+@contextmanager
+def _bar(unit: str, total: int) -> Iterator[Callable[[str], object]]:
+    """A progress bar on stderr; what it yields takes a step and says what was done."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=unit, file=sys.stderr, disable=None, leave=False) as bar:
+
+        def step(what: str) -> None:
+            bar.set_postfix_str(what[:60], refresh=False)
+            bar.update()
+
+        yield step
 
 
 def _print_json(content: Any) -> None:

@@ -13,9 +13,9 @@ import msgspec
 from experiments.config import Config
 from experiments.environment import describe, memory_bytes
 from experiments.errors import RunFailedError, UserError
-from experiments.laws import LawChecker
 from experiments.rundir import RunWriter
 from experiments.summary import Replication, summarise
+from protocol.laws import LawChecker
 from protocol.recording import Event
 from protocol.runlog import RunLog
 from protocol.scenario import Request

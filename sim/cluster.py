@@ -10,13 +10,15 @@ The cores decide, this file only says *when*. A rank has three independent actor
 
 Idle loops cost nothing: a turn that would find what the last one found is not held. That changes no result, because a
 turn is a function of what it finds, and leaves the grid as it is.
+
+What goes wrong is not decided here either: a ``faults.Faults`` is asked wherever something may (see there).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from protocol.agreement import hold_turn
@@ -35,15 +37,21 @@ from protocol.messages import (
     StartWrite,
     Turn,
     WriteDone,
+    WriterQuiet,
 )
 from protocol.recording import Recorder
 from protocol.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
+from sim.faults import Faults, WriteEnd
 from sim.link import LinkProfile, TransferWorker
 
 Core = EncodeRank | LanguageRank
+Watcher = Callable[[RankId, object, list[Action]], None]
+
+_LANDED = WriteEnd(ok=True)
+_INJECTED = WriteEnd(ok=False, reason="injected fault")
 
 
 class LoopGrid:
@@ -99,13 +107,14 @@ class _Rank:
 class _Group:
     """The ranks of one instance of one side, and their common scheduler loop."""
 
-    __slots__ = ("cores", "grid", "order", "ranks", "reminder_s", "side", "turn_due", "turns")
+    __slots__ = ("cores", "grid", "order", "ranks", "reminder_s", "side", "slowness", "turn_due", "turns")
 
-    def __init__(self, side: Side, ranks: Sequence[_Rank], period_s: float, order: int) -> None:
+    def __init__(self, side: Side, ranks: Sequence[_Rank], period_s: float, slowness: float, order: int) -> None:
         self.side = side
         self.ranks = ranks
         self.cores = [rank.core for rank in ranks]
-        self.grid = LoopGrid(period_s)
+        self.slowness = slowness  # of its slowest rank, which all the others wait for
+        self.grid = LoopGrid(period_s * slowness)
         self.order = order  # of turns that fall on the same moment
         self.turn_due = False
         self.turns = 0
@@ -128,6 +137,7 @@ class Cluster:
     """All ranks of a scenario on one clock.
 
     ``on_concluded(count)`` is called whenever one more request is concluded on all of its ranks.
+    ``faults`` decides what goes wrong besides the scenario's own failed writes; None for nothing.
     Raises ValueError for a scenario that cannot be built.
     """
 
@@ -138,6 +148,7 @@ class Cluster:
         clock: Clock,
         recorder: Recorder | None = None,
         on_concluded: Callable[[int], None] | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self.scenario = scenario
         self.link = link
@@ -152,19 +163,25 @@ class Cluster:
         self._layout = scenario.layout
         self._services = scenario.services
         self._control_s = link.control_latency_s
-        self._faults = bool(scenario.faults)
+        self._failing_writes = bool(scenario.faults)
+        self._faults = faults
         self._fates: dict[tuple[int, int], _Fate] = {}
         self._ranks: dict[RankId, _Rank] = {}
         self._groups: dict[tuple[Side, int], _Group] = {}
+        slowness = faults.slowness if faults is not None else _as_fast_as_any
         for rank_id in scenario.encode_ids():
-            worker = TransferWorker(link, self._layout)
+            worker = TransferWorker(link.slowed(slowness(rank_id)), self._layout)
             self._ranks[rank_id] = _Rank(scenario.make_encode_rank(rank_id, recorder), worker)
         for rank_id in scenario.language_ids():
             self._ranks[rank_id] = _Rank(scenario.make_language_rank(rank_id, recorder), None)
         periods = {Side.ENCODE: self._services.encode_turn_s, Side.LANGUAGE: self._services.language_turn_s}
         by_group = groupby(self._ranks.items(), lambda item: (item[0].side, item[0].instance))
         for order, (key, items) in enumerate(by_group):
-            self._groups[key] = _Group(key[0], [rank for _, rank in items], periods[key[0]], order)
+            members = [rank for _, rank in items]
+            slowest = max(slowness(rank.core.rank_id) for rank in members)
+            self._groups[key] = _Group(key[0], members, periods[key[0]], slowest, order)
+        if faults is not None:
+            faults.begin(self)
 
     # --- questions ---
 
@@ -199,6 +216,11 @@ class Cluster:
                     f"free, {pool.fenced} fenced"
                 )
         return found
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell ``watcher(rank, input, actions)`` of everything that the cores are given and ask for from now on."""
+        for rank in self._ranks.values():
+            rank.handle = _watched(rank.core, rank.handle, watcher)
 
     # --- requests ---
 
@@ -244,10 +266,13 @@ class Cluster:
 
     # --- inputs other than turns: handled at once ---
 
-    def _receive(self, target: RankId, message: object) -> None:
-        self._input(self._ranks[target], message)
+    def give(self, target: RankId, event: object) -> None:
+        """Hand a message, or any other input but a turn, to a rank now."""
+        self._input(self._ranks[target], event)
 
     def _input(self, rank: _Rank, event: object) -> None:
+        if self._faults is not None and not self._faults.admits(rank.core.rank_id, event):
+            return
         actions = rank.handle(event, self.clock._now)
         if actions:
             self._carry_out(rank, actions)
@@ -266,11 +291,18 @@ class Cluster:
         for action in actions:
             kind = type(action)
             if kind is Send:
-                self.clock.call_after(self._control_s, self._receive, action.to, action.message)  # type: ignore[union-attr]
+                self._send(rank, action, self._control_s)  # type: ignore[arg-type]
             elif kind is StartWrite:
                 self._start_write(rank, action)  # type: ignore[arg-type]
             else:
                 raise TypeError(f"{rank.core.rank_id} may ask for {kind.__name__} in a turn only")
+
+    def _send(self, rank: _Rank, send: Send, delay_s: float) -> None:
+        if self._faults is None:
+            self.clock.call_after(delay_s, self.give, send.to, send.message)
+            return
+        for extra_s in self._faults.copies(rank.core.rank_id, send.to, send.message):
+            self.clock.call_after(delay_s + extra_s, self.give, send.to, send.message)
 
     def _start_write(self, rank: _Rank, write: StartWrite) -> None:
         assert rank.worker is not None  # language ranks do not write
@@ -281,24 +313,44 @@ class Cluster:
         clock.call_at(end_s, self._written, rank, write, bytes_)
 
     def _written(self, rank: _Rank, write: StartWrite, bytes_: int) -> None:
-        ok, reason = True, ""
-        if self._faults and self.scenario.write_fails(write.room, write.epoch, write.destination):
-            ok, reason = False, "injected fault"
-        else:
-            self.bytes_landed += bytes_
-        done = WriteDone(write.room, write.incarnation, write.epoch, write.destination, ok, True, reason)
+        end = _LANDED
+        if self._failing_writes and self.scenario.write_fails(write.room, write.epoch, write.destination):
+            end = _INJECTED
+        elif self._faults is not None:
+            end = self._faults.write_ends(rank.core.rank_id, write)
+        if end.ok:
+            self._land(rank, write, bytes_)
+        quiet = end.late_s is None
+        done = WriteDone(write.room, write.incarnation, write.epoch, write.destination, end.ok, quiet, end.reason)
         self._input(rank, done)
+        if end.late_s is not None:
+            self.clock.call_after(end.late_s, self._written_late, rank, write, bytes_)
+
+    def _written_late(self, rank: _Rank, write: StartWrite, bytes_: int) -> None:
+        self._land(rank, write, bytes_)
+        self._input(rank, WriterQuiet(write.room, write.incarnation, write.destination))
+
+    def _land(self, rank: _Rank, write: StartWrite, bytes_: int) -> None:
+        self.bytes_landed += bytes_
+        if self._faults is not None:
+            self._faults.landed(rank.core.rank_id, write)
 
     # --- turns ---
 
-    def _plan_turn(self, group: _Group) -> None:
+    def _plan_turn(self, group: _Group, not_before_s: float = 0.0) -> None:
         """Hold the group's next turn."""
         group.turn_due = True
         clock = self.clock
-        clock.call_last_at(group.grid.next_s(clock._now), group.order, self._turn, group)
+        clock.call_last_at(group.grid.next_s(max(clock._now, not_before_s)), group.order, self._turn, group)
 
     def _turn(self, group: _Group) -> None:
         group.turn_due = False
+        if self._faults is not None:
+            ready_s = max(map(self._faults.ready_s, (rank.core.rank_id for rank in group.ranks)))
+            if ready_s > self.clock._now:
+                if ready_s < inf:
+                    self._plan_turn(group, ready_s)
+                return
         group.turns += 1
         turn = hold_turn(group.cores)
         if group.side is Side.ENCODE:
@@ -353,7 +405,7 @@ class Cluster:
         if not started:
             return 0.0
         # The ranks of a group run the same pass together.
-        pass_s = self._services.encode_s(lengths)
+        pass_s = self._services.encode_s(lengths) * group.slowness
         clock.call_after(pass_s, self._encoded, started)
         return pass_s
 
@@ -370,9 +422,10 @@ class Cluster:
         for action in rank.handle(turn, now):
             kind = type(action)
             if kind is Send:
-                clock.call_after(late_s + self._control_s, self._receive, action.to, action.message)  # type: ignore[union-attr]
+                self._send(rank, action, late_s + self._control_s)  # type: ignore[arg-type]
             elif kind is CopyOut:
-                late_s += self.link.copy_s(action.tokens * self._layout.bytes_per_token)  # type: ignore[union-attr]
+                bytes_ = action.tokens * self._layout.bytes_per_token  # type: ignore[union-attr]
+                late_s += self.link.copy_s(bytes_) * rank.group.slowness
             elif kind is Deliver:
                 delivered.append(action.total_tokens)  # type: ignore[union-attr]
             elif kind is Conclude:
@@ -384,7 +437,7 @@ class Cluster:
                     self._note(rank.core.rank_id, action)  # type: ignore[arg-type]
             else:
                 raise TypeError(f"{rank.core.rank_id} may not ask for {kind.__name__} in a turn")
-        return late_s + self._services.prefill_s(delivered) if delivered else late_s
+        return late_s + self._services.prefill_s(delivered) * rank.group.slowness if delivered else late_s
 
     def _note(self, rank_id: RankId, note: Note) -> None:
         if self._recorder is not None:
@@ -407,3 +460,18 @@ class Cluster:
             self.failed += 1
         if self._on_concluded is not None:
             self._on_concluded(self.succeeded + self.failed)
+
+
+def _as_fast_as_any(_: RankId) -> float:
+    return 1.0
+
+
+def _watched(
+    core: Core, handle: Callable[[Any, float], list[Action]], watcher: Watcher
+) -> Callable[[Any, float], list[Action]]:
+    def watched(event: Any, now: float) -> list[Action]:
+        actions = handle(event, now)
+        watcher(core.rank_id, event, actions)
+        return actions
+
+    return watched

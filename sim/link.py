@@ -58,6 +58,17 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
         """Duration of a gather copy, seconds."""
         return bytes_ / self.copy_bandwidth_Bps
 
+    def slowed(self, factor: float) -> LinkProfile:
+        """The same link for a rank whose writes take ``factor`` times as long."""
+        if factor == 1.0:
+            return self
+        return msgspec.structs.replace(
+            self,
+            bandwidth_Bps=self.bandwidth_Bps / factor,
+            latency_s=self.latency_s * factor,
+            per_piece_s=self.per_piece_s * factor,
+        )
+
 
 _TEXTS = ("form", "description", "source")
 _NUMBERS = tuple(field for field in LinkProfile.__struct_fields__ if field not in (*_TEXTS, "name"))

@@ -13,6 +13,7 @@ from protocol.status import Status
 from protocol.topology import RankId
 from sim.clock import Clock
 from sim.cluster import Cluster
+from sim.faults import Faults
 from sim.link import LinkProfile
 
 
@@ -45,16 +46,18 @@ def simulate(
     recorder: Recorder | None = None,
     run_log: RunLog | None = None,
     progress: Callable[[int], None] | None = None,
+    faults: Faults | None = None,
 ) -> SimulationOutcome:
     """Run ``requests`` (in order of arrival, pulled one at a time) through ``scenario`` over ``link``.
 
     ``recorder`` and ``run_log`` receive every record in order of time; the run log is told of every request and is
-    finished at the end. ``progress`` is called with the number of concluded requests whenever it grows. The run ends
-    when every request is concluded and every rank is empty, or when nothing can happen any more.
+    finished at the end. ``progress`` is called with the number of concluded requests whenever it grows. ``faults``
+    makes things go wrong. The run ends when every request is concluded and every rank is empty, or when nothing can
+    happen any more.
     Raises ValueError for requests that are out of order or name an instance that is not there.
     """
     clock = Clock()
-    cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress)
+    cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults)
     cluster.feed(iter(requests), run_log.expect if run_log is not None else None)
     deadlock = False
     while True:

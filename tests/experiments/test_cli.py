@@ -228,7 +228,7 @@ def test_a_deadlock_is_reported(bufferlab: Any) -> None:
 
 
 def test_broken_laws_end_with_status_1(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.laws import LawChecker
+    from protocol.laws import LawChecker
 
     monkeypatch.setattr(LawChecker, "finish", lambda self: self._break("made up", None, 1, None))
     monkeypatch.setattr(LawChecker, "_break", lambda self, *_: setattr(self, "broken", 1))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.laws import LawChecker
+from protocol.laws import LawChecker
 from protocol.recording import Event, Record
 from protocol.scenario import Request, Scenario
 from protocol.status import Status
@@ -16,13 +16,13 @@ Lines = list[Record]
 
 
 def record(
-    time_s: float, rank: RankId, event: Event, status: Status | None, tokens: int = 0, detail: str = ""
+    time_s: float, rank: RankId, event: Event, status: Status | None, tokens: int = 0, detail: str = "", bytes_: int = 0
 ) -> Record:
-    return Record(time_s, rank, 1, event, status, tokens, 0, detail)
+    return Record(time_s, rank, 1, event, status, tokens, bytes_, detail)
 
 
 def good() -> Lines:
-    """One request of 24 tokens in two chunks of 16 and 8."""
+    """One request of 24 tokens in two chunks of 16 and 8: 24 bytes a token, 64 of aux in the first chunk."""
     return [
         record(0, ENCODE, Event.SUBMITTED, BOOT),
         record(0, LANGUAGE, Event.SUBMITTED, BOOT),
@@ -32,25 +32,26 @@ def good() -> Lines:
         record(1, ENCODE, Event.OFFERS_COMPLETE, WAIT),
         record(1, ENCODE, Event.ENCODE_STARTED, None, 24),
         record(2, ENCODE, Event.ENCODED, None, 24),
-        record(2, ENCODE, Event.WRITE_DONE, None, 16, "language0.0"),
+        record(2, ENCODE, Event.WRITE_DONE, None, 16, "language0.0", 448),
         record(2, ENCODE, Event.CHUNK_DONE, MOVE, 16),
-        record(3, LANGUAGE, Event.CHUNK_RECEIVED, MOVE, 16),
+        record(3, LANGUAGE, Event.CHUNK_RECEIVED, MOVE, 16, "", 384),
         record(3, LANGUAGE, Event.ALLOCATED, MOVE, 16),
-        record(4, ENCODE, Event.WRITE_DONE, None, 24, "language0.0"),
+        record(4, ENCODE, Event.WRITE_DONE, None, 24, "language0.0", 192),
         record(4, ENCODE, Event.CHUNK_DONE, OK, 24),
         record(5, ENCODE, Event.RELEASED, OK, 24),
-        record(5, LANGUAGE, Event.CHUNK_RECEIVED, OK, 24),
+        record(5, LANGUAGE, Event.CHUNK_RECEIVED, OK, 24, "", 192),
         record(5, LANGUAGE, Event.DELIVERED, OK, 24),
         record(5, LANGUAGE, Event.RELEASED, OK, 24),
     ]
 
 
-def check(lines: Lines, *, language_tp: int = 1, blocks: int = 4) -> list[str]:
+def check(lines: Lines, *, language_tp: int = 1, blocks: int = 4, again: Lines | None = None) -> list[str]:
     scenario = Scenario(block_tokens=8, hidden=4, language_tp=language_tp, language_blocks=blocks, encode_blocks=blocks)
     checker = LawChecker(scenario)
-    checker.expect(Request(room=1, arrival_s=0, total_tokens=24))
-    for line in lines:
-        checker.record(line)
+    for life in (lines, again or []):
+        checker.expect(Request(room=1, arrival_s=0, total_tokens=24))
+        for line in life:
+            checker.record(line)
     checker.finish()
     assert checker.broken == len(checker.examples)
     return checker.examples
@@ -117,6 +118,34 @@ def is_negative(lines: Lines) -> None:
     lines[find(lines, Event.OFFERED)] = record(0, LANGUAGE, Event.OFFERED, WAIT, -1)
 
 
+def is_submitted_twice(lines: Lines) -> None:
+    lines.insert(2, record(0, LANGUAGE, Event.SUBMITTED, BOOT))
+
+
+def is_released_twice(lines: Lines) -> None:
+    lines.append(lines[-1])
+
+
+def is_released_unfinished(lines: Lines) -> None:
+    lines[find(lines, Event.OFFERED) + 1 :] = [record(1, LANGUAGE, Event.RELEASED, None)]
+
+
+def forgets_tokens(lines: Lines) -> None:
+    lines[-1] = record(5, LANGUAGE, Event.RELEASED, OK, 23)
+
+
+def receives_too_few_bytes(lines: Lines) -> None:
+    lines[find(lines, Event.CHUNK_RECEIVED)] = record(3, LANGUAGE, Event.CHUNK_RECEIVED, MOVE, 16, "", 383)
+
+
+def writes_too_few_bytes(lines: Lines) -> None:
+    lines[find(lines, Event.WRITE_DONE, Side.ENCODE)] = record(2, ENCODE, Event.WRITE_DONE, None, 16, "language0.0")
+
+
+def fails_with_success(lines: Lines) -> None:
+    lines[find(lines, Event.DELIVERED)] = record(5, LANGUAGE, Event.FAILED, OK, 24)
+
+
 def test_a_good_life_breaks_no_law() -> None:
     assert check(good()) == []
 
@@ -138,6 +167,13 @@ def test_a_good_life_breaks_no_law() -> None:
         (lives_after_release, "the room does not live here"),
         (is_released_without_an_end, "released before its end"),
         (is_negative, "-1 tokens"),
+        (is_submitted_twice, "submitted twice"),
+        (is_released_twice, "the room does not live here"),
+        (is_released_unfinished, "released in WaitingForInput"),
+        (forgets_tokens, "24 tokens became 23"),
+        (receives_too_few_bytes, "received 575 bytes of 576"),
+        (writes_too_few_bytes, "192 bytes landed at language0.0, the request has 640"),
+        (fails_with_success, "failed, yet released in Success"),
     ],
 )
 def test_a_broken_law_is_counted_and_told(fault: Callable[[Lines], None], word: str) -> None:
@@ -172,7 +208,7 @@ def test_an_unfinished_room_is_no_broken_law() -> None:
 
 def test_a_room_number_may_live_again() -> None:
     again = [one._replace(time_s=one.time_s + 10) for one in good()]
-    assert check(good() + again) == []
+    assert check(good(), again=again) == []
 
 
 def test_only_some_examples_are_kept_but_all_are_counted() -> None:

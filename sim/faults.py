@@ -1,0 +1,394 @@
+"""What can go wrong in a simulated run: as data, and as what the cluster asks about it while it runs.
+
+``Faults`` is the interface, and the answer "nothing". ``PlannedFaults`` carries out a ``FaultPlan``: incidents that
+happen at their times, and rates at which messages and writes go wrong. Every draw comes from a stream named by the
+channel or the rank it is for, so the same plan does the same to the same run, byte for byte.
+
+The protocol rests on a few assumptions about time, and a plan may not break them:
+
+* blocks whose writer is thought gone are quarantined for ``language.QUARANTINE_S``, by when the writer is silent: it is
+  dead and its bytes have landed, or it lives and has been told. What may stand between a false alarm and that moment
+  (the alarm itself, a delayed message, a hang, late bytes) is bounded by the constants below, which add up to less;
+* a control message that is repeated until it is answered comes through some day, so no rate of loss lasts for ever;
+* the ranks of a group are given their requests in the same order, because one queue feeds them all. A request that is
+  late on a rank holds up those behind it there, and so does a hang.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy
+
+from protocol.messages import Abort, EncodeRequest, LanguageRequest, Message, PeerDown, PeerUp, StartWrite
+from protocol.topology import RankId
+from sim.streams import stream
+
+if TYPE_CHECKING:
+    from sim.cluster import Cluster
+
+MOST_DELAY_S = 5.0
+"""A control message is late by at most this. ZeroMQ reconnects within a second or so; beyond, it counts as lost."""
+
+MOST_LATE_S = 20.0
+"""Bytes land at most this long after their write was given up, or after their writer died. Mooncake's transfer timeout
+of 30 s counts from the start of the write."""
+
+MOST_HANG_S = 10.0
+"""A rank that stands still for longer than its heartbeat allows is declared dead and does not come back as it was."""
+
+MOST_ALARM_S = 15.0
+"""A peer that was declared down by mistake is back after at most this: three heartbeats of 5 s."""
+
+MOST_REQUEST_DELAY_S = 10.0
+"""A request reaches a rank at most this late, well within ``rank.EARLY_LIFETIME_S``."""
+
+
+# --- what the cluster asks -----------------------------------------------------------------------------------------
+
+
+class WriteEnd(msgspec.Struct, frozen=True):
+    """How a write ends. ``late_s``: it is reported failed, yet its bytes land that much later; None: it is quiet."""
+
+    ok: bool
+    reason: str = ""
+    late_s: float | None = None
+
+
+LANDED = WriteEnd(ok=True)
+AT_ONCE = (0.0,)
+
+
+class Faults:
+    """Nothing goes wrong. The cluster asks at the places where something could; subclasses answer otherwise."""
+
+    def begin(self, cluster: Cluster) -> None:
+        """The cluster is built and its clock has not started. Whatever happens at a given time is scheduled here."""
+
+    def slowness(self, rank_id: RankId) -> float:
+        """How many times longer this rank's writes and its group's turns take; asked before ``begin``."""
+        return 1.0
+
+    def copies(self, sender: RankId, to: RankId, message: Message) -> Sequence[float]:
+        """The extra delay, seconds, of every copy of a message that arrives; empty when it is lost."""
+        return AT_ONCE
+
+    def admits(self, rank_id: RankId, event: object) -> bool:
+        """Whether the rank takes this input now. If not, it is lost, or given again later by whoever refused it."""
+        return True
+
+    def ready_s(self, rank_id: RankId) -> float:
+        """When the rank can take a turn at the earliest: a time in the past, in the future, or never (infinity)."""
+        return 0.0
+
+    def write_ends(self, writer: RankId, write: StartWrite) -> WriteEnd:
+        """How the write that is over now ended."""
+        return LANDED
+
+    def landed(self, writer: RankId, write: StartWrite) -> None:
+        """The bytes of a write lie at their destination now."""
+
+
+# --- faults as data ------------------------------------------------------------------------------------------------
+
+
+class ClientAbort(msgspec.Struct, frozen=True, tag="client_abort"):
+    """The client of ``room`` goes away, and these ranks are told."""
+
+    time_s: float
+    room: int
+    ranks: tuple[RankId, ...]
+
+
+class Death(msgspec.Struct, frozen=True, tag="death"):
+    """The rank's process ends. It handles nothing any more and its group holds no turn without it.
+
+    Writes to it fail; its own writes in flight land or not, within MOST_LATE_S. Every rank of the other side is told
+    that it is down, each within ``detected_s``.
+    """
+
+    time_s: float
+    rank: RankId
+    detected_s: float
+
+
+class Hang(msgspec.Struct, frozen=True, tag="hang"):
+    """The rank stands still for ``lasts_s``: what it is given waits, and so do its group's turns. Its writes go on."""
+
+    time_s: float
+    rank: RankId
+    lasts_s: float
+
+
+class Slow(msgspec.Struct, frozen=True, tag="slow"):
+    """The rank's writes take ``factor`` times as long, and so do its group's turns and the work in them."""
+
+    rank: RankId
+    factor: float
+
+
+class FalseAlarm(msgspec.Struct, frozen=True, tag="false_alarm"):
+    """``observer`` is told that ``peer`` is down although it lives, and ``lasts_s`` later that it is back."""
+
+    time_s: float
+    observer: RankId
+    peer: RankId
+    lasts_s: float
+
+
+Incident = ClientAbort | Death | Hang | Slow | FalseAlarm
+
+
+class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes wrong in one run.
+
+    Rates are probabilities. Of every message: to be lost, to arrive twice (the second copy late) or late, by up to
+    ``most_delay_s``, so that others overtake it; only of the kinds ``messages`` (names of classes), all if empty. Of
+    every write: to fail, or to fail with bytes that land up to ``most_late_s`` later. Of every request, on every rank:
+    to arrive up to ``most_request_delay_s`` late. Rates hold until ``until_s``.
+    Raises ValueError for a number out of range (see the bounds at the top of this module).
+    """
+
+    seed: int = 0
+    replication: int = 0
+    lost_messages: float = 0.0
+    doubled_messages: float = 0.0
+    late_messages: float = 0.0
+    most_delay_s: float = 0.0
+    messages: tuple[str, ...] = ()
+    failed_writes: float = 0.0
+    late_writes: float = 0.0
+    most_late_s: float = 0.0
+    late_requests: float = 0.0
+    most_request_delay_s: float = 0.0
+    until_s: float = math.inf
+    incidents: tuple[Incident, ...] = ()
+
+    def __post_init__(self) -> None:
+        for names in (
+            ("lost_messages", "doubled_messages", "late_messages"),
+            ("failed_writes", "late_writes"),
+            ("late_requests",),
+        ):
+            rates = [float(getattr(self, name)) for name in names]
+            if not (min(rates) >= 0 and sum(rates) <= 1):
+                raise ValueError(f"{', '.join(names)} are {rates}: each must be at least 0, and their sum at most 1")
+        for field, most_s in (
+            ("most_delay_s", MOST_DELAY_S),
+            ("most_late_s", MOST_LATE_S),
+            ("most_request_delay_s", MOST_REQUEST_DELAY_S),
+        ):
+            _check_range(field, getattr(self, field), most_s)
+        for incident in self.incidents:
+            if isinstance(incident, Hang):
+                _check_range("lasts_s of a hang", incident.lasts_s, MOST_HANG_S)
+            elif isinstance(incident, FalseAlarm):
+                _check_range("lasts_s of a false alarm", incident.lasts_s, MOST_ALARM_S)
+            elif isinstance(incident, Slow) and not 1 <= incident.factor < math.inf:
+                raise ValueError(f"factor of a slow rank is {incident.factor}, it must be at least 1 and finite")
+
+
+def _check_range(field: str, value: float, most: float) -> None:
+    if not 0 <= value <= most:
+        raise ValueError(f"{field} is {value}, it must be at least 0 and at most {most}")
+
+
+# --- faults as they happen -----------------------------------------------------------------------------------------
+
+
+class _Rank:
+    """What keeps one rank from taking its inputs, and the inputs that wait for that."""
+
+    __slots__ = ("backlog", "dead_s", "ready_s", "requests", "requests_s")
+
+    def __init__(self) -> None:
+        self.dead_s = math.inf
+        self.ready_s = 0.0
+        self.backlog: deque[object] = deque()
+        self.requests: deque[object] = deque()
+        self.requests_s = 0.0  # no further request arrives before
+
+
+class PlannedFaults(Faults):
+    """Carries out a plan on one cluster, once. ``happened`` counts what did, by kind."""
+
+    def __init__(self, plan: FaultPlan) -> None:
+        self.plan = plan
+        self.happened: Counter[str] = Counter()
+        self._ranks: dict[RankId, _Rank] = {}
+        self._slowness = {one.rank: one.factor for one in plan.incidents if isinstance(one, Slow)}
+        self._message_rates = plan.lost_messages, plan.doubled_messages, plan.late_messages
+        self._write_rates = plan.failed_writes, plan.late_writes
+        self._stream = cache(self._new_stream)
+        self._handed_over = False  # the request that is being given now has had its delay
+
+    def _new_stream(self, role: str, entity: str) -> numpy.random.Generator:
+        return stream(self.plan.seed, self.plan.replication, role, entity)
+
+    # --- at their times ---
+
+    def begin(self, cluster: Cluster) -> None:
+        """Schedule the incidents."""
+        self._cluster = cluster
+        self._clock = cluster.clock
+        self._ranks = {core.rank_id: _Rank() for core in cluster.cores}
+        for incident in self.plan.incidents:
+            match incident:
+                case ClientAbort(time_s, room, ranks):
+                    self._clock.call_at(time_s, self._abort, room, ranks)
+                case Death(time_s, rank_id, detected_s):
+                    self._clock.call_at(time_s, self._die, rank_id, detected_s)
+                case Hang(time_s, rank_id, lasts_s):
+                    self._clock.call_at(time_s, self._hang, rank_id, lasts_s)
+                case FalseAlarm(time_s, observer, peer, lasts_s):
+                    self._clock.call_at(time_s, self._alarm, observer, peer, lasts_s)
+                case Slow():
+                    self.happened["slow rank"] += 1
+
+    def _abort(self, room: int, ranks: Sequence[RankId]) -> None:
+        self.happened["client abort"] += 1
+        for rank_id in ranks:
+            self._cluster.give(rank_id, Abort(room, 0))
+
+    def _die(self, rank_id: RankId, detected_s: float) -> None:
+        rank = self._ranks[rank_id]
+        if rank.dead_s < math.inf:
+            return
+        self.happened["death"] += 1
+        rank.dead_s, rank.ready_s = self._clock.now, math.inf
+        rank.backlog.clear()
+        for observer in self._opposite(rank_id):
+            delay_s = detected_s * float(self._stream("heartbeat", f"{observer} {rank_id}").random())
+            self._clock.call_after(delay_s, self._cluster.give, observer, PeerDown(rank_id))
+
+    def _opposite(self, rank_id: RankId) -> Iterator[RankId]:
+        return (peer for peer in self._ranks if peer.side is not rank_id.side)
+
+    def _hang(self, rank_id: RankId, lasts_s: float) -> None:
+        rank = self._ranks[rank_id]
+        if rank.ready_s < math.inf:
+            self.happened["hang"] += 1
+            rank.ready_s = max(rank.ready_s, self._clock.now + lasts_s)
+
+    def _alarm(self, observer: RankId, peer: RankId, lasts_s: float) -> None:
+        if self.dead(peer):
+            return
+        self.happened["false alarm"] += 1
+        self._cluster.give(observer, PeerDown(peer))
+        self._clock.call_after(lasts_s, self._all_clear, observer, peer)
+
+    def _all_clear(self, observer: RankId, peer: RankId) -> None:
+        if not self.dead(peer):  # else nobody registers
+            self._cluster.give(observer, PeerUp(peer))
+
+    def dead(self, rank_id: RankId) -> bool:
+        """Whether the rank has died."""
+        return self._ranks[rank_id].dead_s < math.inf
+
+    # --- when asked ---
+
+    def slowness(self, rank_id: RankId) -> float:
+        """The factor of a slow rank."""
+        return self._slowness.get(rank_id, 1.0)
+
+    def ready_s(self, rank_id: RankId) -> float:
+        """The end of the rank's hang; never for a dead one."""
+        return self._ranks[rank_id].ready_s
+
+    def admits(self, rank_id: RankId, event: object) -> bool:
+        """Refuse what comes to a dead rank; let what comes to a hung one, and late requests, wait in their order."""
+        rank = self._ranks[rank_id]
+        if rank.ready_s == math.inf:
+            return False
+        if not self._handed_over and isinstance(event, EncodeRequest | LanguageRequest):
+            due_s = self._request_due_s(rank_id, rank, event)
+            if due_s is not None:
+                rank.requests.append(event)
+                self._clock.call_at(due_s, self._hand_over, rank_id)
+                return False
+        if rank.backlog or rank.ready_s > self._clock.now:
+            if not rank.backlog:
+                self._clock.call_at(rank.ready_s, self._catch_up, rank_id)
+            rank.backlog.append(event)
+            return False
+        return True
+
+    def _request_due_s(self, rank_id: RankId, rank: _Rank, request: EncodeRequest | LanguageRequest) -> float | None:
+        """When a late request, or one behind a late one, reaches the rank; None for now."""
+        now = self._clock.now
+        delay_s = 0.0
+        if self.plan.late_requests and now < self.plan.until_s:
+            what, share = self._stream("late requests", f"{rank_id} {request.room}").random(2)
+            if what < self.plan.late_requests:
+                self.happened["late request"] += 1
+                delay_s = float(share) * self.plan.most_request_delay_s
+        if not delay_s and not rank.requests:
+            return None
+        rank.requests_s = max(rank.requests_s, now + delay_s)
+        return rank.requests_s
+
+    def _hand_over(self, rank_id: RankId) -> None:
+        self._handed_over = True
+        self._cluster.give(rank_id, self._ranks[rank_id].requests.popleft())
+        self._handed_over = False
+
+    def _catch_up(self, rank_id: RankId) -> None:
+        rank = self._ranks[rank_id]
+        if rank.ready_s > self._clock.now:  # dead by now, or in another hang
+            if rank.ready_s < math.inf:
+                self._clock.call_at(rank.ready_s, self._catch_up, rank_id)
+            return
+        waiting, rank.backlog = rank.backlog, deque()
+        self._handed_over = True
+        for event in waiting:
+            self._cluster.give(rank_id, event)
+        self._handed_over = False
+
+    def copies(self, sender: RankId, to: RankId, message: Message) -> Sequence[float]:
+        """Lose, double or delay a message at the plan's rates."""
+        lost, doubled, late = self._message_rates
+        if not lost + doubled + late or self._clock.now >= self.plan.until_s:
+            return AT_ONCE
+        if self.plan.messages and type(message).__name__ not in self.plan.messages:
+            return AT_ONCE
+        # Always the same number of draws, so that the rates do not shift those of later messages.
+        what, share = map(float, self._stream("messages", f"{sender} {to}").random(2))
+        delay_s = share * self.plan.most_delay_s
+        if what < lost:
+            self.happened["lost message"] += 1
+            return ()
+        if what < lost + doubled:
+            self.happened["doubled message"] += 1
+            return (0.0, delay_s)
+        if what < lost + doubled + late:
+            self.happened["late message"] += 1
+            return (delay_s,)
+        return AT_ONCE
+
+    def write_ends(self, writer: RankId, write: StartWrite) -> WriteEnd:
+        """Fail a write at the plan's rates, and every write from or to a rank that died."""
+        failed, late = self._write_rates
+        now = self._clock.now
+        if self.dead(write.destination):
+            return WriteEnd(False, "the destination is gone")
+        dead_s = self._ranks[writer].dead_s
+        if dead_s == math.inf and (not failed + late or now >= self.plan.until_s):
+            return LANDED
+        what, share = map(float, self._stream("writes", f"{writer} {write.destination}").random(2))
+        if dead_s < math.inf:
+            # Nobody hears of its end. Half of what was in flight lands, some time before it cannot any more.
+            latest_s = dead_s + MOST_LATE_S - now
+            lands = what < 0.5 and latest_s > 0
+            return WriteEnd(False, "the writer is gone", share * latest_s if lands else None)
+        if what < failed:
+            self.happened["failed write"] += 1
+            return WriteEnd(False, "injected: failed")
+        if what < failed + late:
+            self.happened["late write"] += 1
+            return WriteEnd(False, "injected: late", share * self.plan.most_late_s)
+        return LANDED
