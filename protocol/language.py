@@ -68,10 +68,13 @@ class LanguageRoom(Room):
     """A room on the language side.
 
     ``outstanding``: an offer for ``epoch`` is with the encode side, whose writes may land in ``blocks``.
+    ``writer_gone``: the writer was declared down, so what it had on the way may land until the quarantine ends.
+    ``answered``: since then it came up again and said that nothing of it will land; only the quarantine is left.
     ``upto_tokens``: what the last status said this rank holds; ``got_tokens``: what the group acted on.
     """
 
     __slots__ = (
+        "answered",
         "blocks",
         "capacity_tokens",
         "chunks",
@@ -92,6 +95,7 @@ class LanguageRoom(Room):
         self.request = request
         self.writer = writer
         self.writer_gone = False
+        self.answered = False
         self.queued = False
         self.blocks: tuple[int, ...] = ()
         self.capacity_tokens = 0
@@ -180,6 +184,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._arm(room, self.timeout_s, now)
         self._record(now, room, Event.SUBMITTED, room.status, 0)
         if writer in self._down:
+            room.writer_gone = True
             self._fail(room, f"{writer} is down")
         for message in self._early.take(room.key):
             self._handlers[type(message)](message, now, actions)
@@ -228,17 +233,22 @@ class LanguageRank(RankCore[LanguageRoom]):
 
     def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
         room = self.rooms.get((quiet.room, quiet.incarnation))
-        if room is None or not room.over or room.writer_gone:
+        if room is None or not room.over or room.answered or room.writer in self._down:
             self.ignored_messages += 1
-            return
-        self._unfence(room, now)
+        elif room.writer_gone:
+            # It speaks for itself, not for a process of the same name that may have ended before it.
+            room.answered = True
+        else:
+            self._unfence(room, now)
 
     def _on_peer_down(self, down: PeerDown, now: float, actions: list[Action]) -> None:
+        if down.peer in self._down:
+            return  # a heartbeat that goes on failing does not prolong a quarantine
         self._down.add(down.peer)
         for room in list(self.rooms.values()):
-            if room.writer != down.peer or room.writer_gone:
+            if room.writer != down.peer:
                 continue
-            room.writer_gone = True
+            room.writer_gone, room.answered = True, False
             if room.over:
                 self._arm(room, QUARANTINE_S, now)
             else:
@@ -436,9 +446,11 @@ class LanguageRank(RankCore[LanguageRoom]):
     def _timed_out(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
         if not room.over:
             self._fail(room, f"timed out while {self._phase(room)}")
-        elif room.writer_gone:
+        elif room.writer_gone and (room.answered or room.writer in self._down):
             self._unfence(room, now)
         else:
+            # Whatever a quarantine was for has landed; from now on the writer's word is enough.
+            room.writer_gone = False
             actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, "repeated")))
             self._arm(room, CANCEL_RETRY_S, now)
 

@@ -24,7 +24,7 @@ from protocol.checker.schedule import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 EXHIBITION = ROOT / "tests" / "museum"
-MODULES = ("status_faults", "buffer_faults", "topology_faults", "liveness_faults", "guard_faults")
+MODULES = ("status_faults", "buffer_faults", "topology_faults", "liveness_faults", "found_faults", "guard_faults")
 PAGE = ROOT / "docs" / "museum.md"
 
 SECTIONS = {
@@ -32,6 +32,10 @@ SECTIONS = {
     "B": ("Buffers", "Who holds which blocks, and for how long."),
     "T": ("Ranks and topology", "Who serves whom, and what a group decides together."),
     "N": ("Liveness", "What happens when something fails, and whether anybody is told."),
+    "F": (
+        "Found here",
+        "Faults of this project's own core. Each was there until the checker or the random fault runs found it.",
+    ),
     "G": (
         "Guards",
         "Faults that no version had. Each breaks an invariant that no fault above breaks first, so that every one of "

@@ -638,8 +638,12 @@ def _no_demand_is_hopeless(local: Local) -> Iterator[str]:
 @on_local(20)
 def _fences_have_a_timer(local: Local) -> Iterator[str]:
     for room in local.core.rooms.values():
-        if isinstance(room, LanguageRoom) and room.over and room.deadline is None:
+        if not isinstance(room, LanguageRoom) or not room.over:
+            continue
+        if room.deadline is None:
             yield f"room {room.key} waits on {local.core.rank_id} for a silent writer without a timer"
+        if room.writer in local.core._down and not room.writer_gone:
+            yield f"room {room.key} asks on {local.core.rank_id} again and again whom it takes for dead"
 
 
 @on_local(27)

@@ -17,8 +17,9 @@ The environment:
   ``sim.cluster``. A turn that would change nothing is not a move;
 * time passes only when nothing else can happen; then any timer may be the next to go off. A timer that goes off
   before that is a fault;
-* a fault is a move like any other while the bound allows one more. A peer that was declared down for a whole quarantine
-  is taken to be gone: what the living still have under way arrives before the quarantine ends.
+* a fault is a move like any other while the bound allows one more. A peer that stays declared down for a whole
+  quarantine is gone, and what it had under way has arrived by then. Once it is up again the quarantine protects from
+  nothing, so it may end at any moment.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from protocol.checker.invariants import (
     held_blocks,
 )
 from protocol.checker.snapshot import FAILURE, Core, clone, freeze, tidy
+from protocol.language import LanguageRoom
 from protocol.messages import (
     Abort,
     Action,
@@ -143,7 +145,7 @@ class Model:
         self._turns: dict[tuple[int, ...], Turn | None] = {}
         self._writes: dict[tuple[int, int, int], tuple[Broken, ...]] = {}
         self._agreements: dict[tuple[int, ...], tuple[Broken, ...]] = {}
-        self._armed: list[dict[int, tuple[RoomKey, ...]]] = [{} for _ in self.ranks]
+        self._armed: list[dict[int, tuple[tuple[RoomKey, ...], tuple[RoomKey, ...]]]] = [{} for _ in self.ranks]
         self._at_rest: list[dict[int, bool]] = [{} for _ in self.ranks]
 
     # --- the start ---
@@ -205,6 +207,10 @@ class Model:
             if place in blocked and item.what != "turn":
                 continue
             yield self._arrives(state, number, item, place)
+        for place, number in enumerate(locals_):
+            if number != DEAD and place not in blocked:
+                for key in self._armed_on(place, number)[1]:
+                    yield self._after(state, Move("timer", self.ranks[place], room=key), place, TimerGoesOff(key), key)
         for members in self.groups:
             if any(locals_[place] == DEAD or place in blocked for place in members):
                 continue
@@ -218,7 +224,7 @@ class Model:
                 continue  # nobody would hold the turn that looks at the timers
             for place in members:
                 if place not in blocked:
-                    for key in self._armed_on(place, locals_[place]):
+                    for key in self._armed_on(place, locals_[place])[0]:
                         yield place, key
 
     def _faults(self, state: State, blocked: set[int]) -> Iterator[tuple[Move, State, tuple[Broken, ...]]]:
@@ -261,7 +267,7 @@ class Model:
                         move = Move(Fault.ABORT, rank_id, room=key)
                         yield self._after(state, move, place, Abort(*key), key, (Fault.ABORT, key[0]))
             if Fault.EARLY in kinds:
-                for key in self._armed_on(place, number):
+                for key in self._armed_on(place, number)[0]:
                     # A quarantine is as long as it must be.
                     if not getattr(core.rooms[key], "writer_gone", False):
                         move = Move(Fault.EARLY, rank_id, room=key)
@@ -505,11 +511,18 @@ class Model:
         self._turns[key] = found
         return found
 
-    def _armed_on(self, place: int, number: int) -> tuple[RoomKey, ...]:
+    def _armed_on(self, place: int, number: int) -> tuple[tuple[RoomKey, ...], tuple[RoomKey, ...]]:
+        """Rooms with a timer; and those of them in quarantine for a peer that is not down any more."""
         known = self._armed[place].get(number)
         if known is None:
-            rooms = self.locals[place][number].core.rooms
-            known = tuple([key for key, room in rooms.items() if room.deadline is not None and room.deadline > NOW])
+            core = self.locals[place][number].core
+            armed = [room for room in core.rooms.values() if room.deadline is not None and room.deadline > NOW]
+            pointless = [
+                room
+                for room in armed
+                if isinstance(room, LanguageRoom) and room.over and room.writer_gone and room.writer not in core._down
+            ]
+            known = (tuple([room.key for room in armed]), tuple([room.key for room in pointless]))
             self._armed[place][number] = known
         return known
 

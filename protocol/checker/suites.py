@@ -35,6 +35,9 @@ def quick() -> list[Bound]:
         _one_fault("exact_announce", 1, 1, (3,), EVERY),
         _one_fault("window", 1, 2, (3,), (*ONE_ROOM, Fault.LOSE), together=True),
         _one_fault("window", 2, 2, (1,), (Fault.FAIL, Fault.LATE), together=True),
+        _one_fault("window", 1, 2, (1, 1), (Fault.LATE,), together=True, atomic=True),
+        _one_fault("window", 2, 1, (1,), (Fault.EARLY,), atomic=True),
+        _faults("window", (1,), (Fault.SUSPECT, Fault.LOSE), 2),
         *_special(),
     ]
 
@@ -56,6 +59,9 @@ def standard() -> list[Bound]:
             _one_fault(discipline, 1, 1, (3, 1, 1), ONE_ROOM, together=True, hazards=("N3",)),
             _faults(discipline, (3,), EVERY, 2),
         ]
+    # Room for both requests, so that the second is offered while the first one's failure is agreed on.
+    dies = _one_fault("window", 2, 2, (1, 1), (Fault.DIE,), atomic=True, hazards=("N8", "N9"))
+    bounds += [msgspec.structs.replace(dies, language_blocks=2)]
     bounds += [_one_fault("window", 1, 2, (3, 1), (Fault.FAIL, Fault.DIE), together=True, hazards=("B10", "N8", "N9"))]
     bounds += [
         _one_fault(discipline, 1, 1, (3,), EVERY, hazards=("B10", "S14")) for discipline in RESUMING[1:] + SAFE[2:]

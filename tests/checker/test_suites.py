@@ -172,7 +172,7 @@ ADVERSARIAL: list[tuple[str, str, Goal]] = [
 
 @pytest.mark.parametrize(("what", "bound", "goal"), ADVERSARIAL, ids=[row[0] for row in ADVERSARIAL])
 def test_the_standard_suite_comes_through_every_adversarial_situation(what: str, bound: str, goal: Goal) -> None:
-    schedule = find(named(bound), goal, most_states=60_000)
+    schedule = find(named(bound), goal, most_states=200_000)
     assert schedule is not None, what
     assert schedule
 

@@ -12,7 +12,7 @@ import pytest
 from protocol.checker.bounds import Bound
 from protocol.checker.explorer import Exploration, explore
 
-MOST_STATES = 200_000
+MOST_STATES = 300_000
 """No exhibit needs more: a historic fault shows within a few thousand states."""
 
 Variant = Callable[[pytest.MonkeyPatch], None]

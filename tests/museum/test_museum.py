@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import buffer_faults  # noqa: F401 - this and the other four fill EXHIBITS
+import buffer_faults  # noqa: F401 - this and the other five fill EXHIBITS
+import found_faults  # noqa: F401
 import guard_faults  # noqa: F401
 import liveness_faults  # noqa: F401
 import msgspec

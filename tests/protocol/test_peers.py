@@ -88,9 +88,11 @@ def test_a_restarted_writer_cannot_speak_for_the_old_one(stage: NewStage) -> Non
     world.feed(L0, PeerDown(E0))
     world.turn(Side.LANGUAGE)
     world.feed(L0, PeerUp(E0))
-    world.feed(L0, Quiet(1, 0))
-    assert world.language[0].ignored_messages == 1
-    assert world.language[0].pool.fenced == 1
+    for _ in range(2):
+        world.feed(L0, Quiet(1, 0))
+        world.turn(Side.LANGUAGE)
+        assert world.language[0].pool.fenced == 1
+    assert world.language[0].ignored_messages == 1, "the second one says nothing new"
     world.now = 60.0
     world.turn(Side.LANGUAGE)
     assert world.language[0].pool.free == 8
@@ -227,3 +229,58 @@ def test_an_early_cancellation_outlives_a_peer_that_was_declared_down_by_mistake
     assert not world.encoding
     assert not world.writing[E0]
     assert world.outcomes(1) == [F]
+
+
+def test_a_request_for_a_peer_that_is_down_is_in_quarantine_like_any_other(stage: NewStage) -> None:
+    """The group learns of one failed room a turn, so the second is offered before it fails. Found by random faults."""
+    world = stage(encode_tp=2, language_tp=2, timeout_s=10.0)
+    for member in world.language:
+        world.feed(member.rank_id, PeerDown(E1))
+    world.submit(1, 4)
+    world.submit(2, 4)
+    world.turns(3)
+    assert [member.pool.fenced for member in world.language] == [1, 1]
+    world.run_until_quiet()
+    assert [member.pool.fenced for member in world.language] == [0, 1], "the first one's writer lives and answers"
+    world.channels.pop((L1, E1), None)  # nobody takes what was sent to the other
+    world.now = 60.0
+    world.turn(Side.LANGUAGE)
+    assert world.language[1].pool.free == 8
+    assert not world.language[1].rooms
+
+
+def test_a_quarantine_ends_without_a_word_only_while_the_writer_is_down(stage: NewStage) -> None:
+    """It came up again and no Cancel has reached it: it still has the offer. Found by the checker and at random."""
+    world = stage(language_blocks=1)
+    world.submit(1, 4)
+    world.turn(Side.LANGUAGE)
+    world.send_all()
+    world.feed(L0, PeerDown(E0))
+    world.turn(Side.LANGUAGE)
+    world.feed(L0, PeerUp(E0))
+    world.channels.clear()  # both cancellations are lost
+    world.now = 61.0
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].pool.fenced == 1, "E0 may still write"
+    assert [type(message) for message in world.channels.pop((L0, E0))] == [Cancel], "so it is asked again"
+    world.now = 62.0
+    world.run_until_quiet()
+    assert world.language[0].pool.free == 1
+    assert world.outcomes(1) == [F, F]
+
+
+def test_a_peer_that_goes_down_again_begins_a_new_quarantine(stage: NewStage) -> None:
+    world = stage()
+    world.until_writing(1, 4)
+    world.feed(L0, PeerDown(E0))
+    world.turn(Side.LANGUAGE)
+    world.feed(L0, PeerUp(E0))
+    world.now = 59.0
+    world.feed(L0, PeerDown(E0))
+    world.feed(L0, Quiet(1, 0))
+    world.now = 61.0
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].pool.fenced == 1
+    world.now = 119.0
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].pool.free == 8

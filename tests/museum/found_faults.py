@@ -1,0 +1,93 @@
+"""Faults of this project's own core, before the checker and the random fault runs found them: F1 to F3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from exhibit import exhibit
+
+from protocol.checker.bounds import Bound, Fault
+from protocol.language import LanguageRank
+from protocol.messages import LanguageRequest, PeerDown
+from protocol.rank import EarlyMessages
+from protocol.topology import RankId
+
+
+@exhibit(
+    "F1",
+    "A cancellation forgotten with its sender",
+    wrong="A false alarm dropped a Cancel that had come before its request, and a late offer brought the room to life.",
+    ruled_out="Only offers are dropped with a peer: a Cancel has been answered with Quiet and must hold (drop_from).",
+    bound=Bound(
+        name="F1: an abort and a false alarm",
+        lengths=(1,),
+        encode_blocks=1,
+        language_blocks=1,
+        timers=True,
+        faults=(Fault.ABORT, Fault.SUSPECT),
+        most_faults=2,
+    ),
+    breaks={2, 15},
+)
+def cancellation_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def drop_from(self: EarlyMessages, peer: RankId) -> None:
+        for _, messages in self._kept.values():
+            messages[:] = [message for message in messages if getattr(message, "receiver", None) != peer]
+
+    patch.setattr(EarlyMessages, "drop_from", drop_from)
+
+
+@exhibit(
+    "F2",
+    "Asking the dead",
+    wrong="A room that came when its writer was down was not in quarantine, and its Cancel was repeated for ever.",
+    ruled_out="A request for a peer that is down begins with its writer gone (LanguageRank._on_request).",
+    bound=Bound(
+        name="F2: two requests, and an encode rank that dies",
+        lengths=(1, 1),
+        encode_tp=2,
+        language_tp=2,
+        encode_blocks=1,
+        timers=True,
+        atomic_turns=True,
+        faults=(Fault.DIE,),
+        most_faults=1,
+    ),
+    breaks={20},
+)
+def asking_the_dead(patch: pytest.MonkeyPatch) -> None:
+    original = LanguageRank._on_request
+
+    def on_request(self: LanguageRank, request: LanguageRequest, now: float, actions: list[Any]) -> None:
+        original(self, request, now, actions)
+        self.rooms[request.room, request.incarnation].writer_gone = False
+
+    patch.setattr(LanguageRank, "_on_request", on_request)
+
+
+@exhibit(
+    "F3",
+    "A quarantine from the living",
+    wrong="After a false alarm blocks came free when the quarantine ended, although the living writer still had the offer.",
+    ruled_out="A quarantine ends without the writer's word only while the writer is down (LanguageRank._timed_out).",
+    bound=Bound(
+        name="F3: a false alarm",
+        lengths=(1,),
+        encode_blocks=1,
+        language_blocks=1,
+        timers=True,
+        faults=(Fault.SUSPECT,),
+        most_faults=1,
+    ),
+    breaks={2},
+)
+def quarantine_from_the_living(patch: pytest.MonkeyPatch) -> None:
+    original = LanguageRank._on_peer_down
+
+    def on_peer_down(self: LanguageRank, down: PeerDown, now: float, actions: list[Any]) -> None:
+        original(self, down, now, actions)
+        for room in self.rooms.values():
+            room.answered = room.writer == down.peer  # as if it had given its word
+
+    patch.setattr(LanguageRank, "_on_peer_down", on_peer_down)
