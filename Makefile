@@ -12,7 +12,7 @@ SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
 CODE := protocol sim real experiments tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup setup-dev python test lint types test-slow bench format clean
+.PHONY: help demo setup setup-dev python test lint types test-slow bench mutants format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-slow: setup-dev ## only the tests marked slow
 
 bench: setup-dev ## time the benchmarks in the test tree
 	$(BIN)/pytest -m "" --benchmark-enable --benchmark-only $(ARGS)
+
+mutants: setup-dev ## break protocol/ in small ways and see which tests notice
+	$(BIN)/python tools/mutants.py $(ARGS)
 
 format: setup-dev ## rewrite the code as ruff wants it
 	$(BIN)/ruff check --fix

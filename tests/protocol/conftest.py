@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from protocol.harness import World, WorldSpec
+from protocol.messages import Action, CopyOut, Offer, Send
 from protocol.sizing import SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -17,7 +18,21 @@ L0, L1, L2 = (RankId(Side.LANGUAGE, 0, rank) for rank in range(3))
 
 
 class Stage(World):
-    """A World with the shorthand that schedules are written in."""
+    """A World with the shorthand that schedules are written in; it checks what is copied out of which blocks."""
+
+    def __init__(self, spec: WorldSpec, sizing: Callable[[], SizingPolicy] | None = None) -> None:
+        super().__init__(spec, sizing)
+        self.offered: dict[tuple[RankId, int, int], tuple[int, ...]] = {}
+
+    def _note(self, rank_id: RankId, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(_, Offer(room, incarnation, blocks=blocks)):
+                    self.offered[rank_id, room, incarnation] = blocks
+                case CopyOut(room, incarnation, _, tokens, blocks):
+                    received = self.offered[rank_id, room, incarnation][: self.layout.blocks_for(tokens)]
+                    assert blocks == received, "copied out of the blocks that were written, before others are offered"
+        super()._note(rank_id, actions)
 
     def send_all(self) -> None:
         """Deliver every message that is on its way now, and whatever these cause."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.agreement import NOBODY, Ballot, agree, hold_turn
-from protocol.messages import Abort, EncodeRequest, LanguageRequest, Turn
+from protocol.messages import Abort, ChunkStatus, EncodeRequest, LanguageRequest, Offer, Turn
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -85,6 +85,7 @@ def test_a_failure_waits_for_the_rank_that_has_no_request_yet(stage: NewStage, l
     world.feed(prompt, LanguageRequest(1, 0))
     world.feed(prompt, Abort(1, 0, "the client left"))
     world.run_until_quiet()
+    assert not world.concluded, "no rank concludes before all can"
     world.feed(late_id, LanguageRequest(1, 0))
     world.run_until_quiet()
     assert world.outcomes(1) == [Status.Failed] * 3
@@ -125,3 +126,77 @@ def test_many_failures_at_once_end_in_few_turns(stage: NewStage) -> None:
     assert all(len(world.concluded[room, 0]) >= 2 for room in range(20))
     world.run_until_quiet()
     assert world.quiescent
+
+
+def test_a_failure_on_one_rank_outweighs_success_on_the_others(stage: NewStage) -> None:
+    """Two rooms fail on a rank that has not heard of their success; the ballot has place for one."""
+    world = stage(language_tp=2)
+    for room in (1, 2):
+        world.submit(room, 4)
+    world.turn(Side.LANGUAGE)
+    for room in (1, 2):
+        world.feed(L0, ChunkStatus(room, 0, 0, Status.Success, 4, 4))
+        world.feed(L1, Abort(room, 0, "the client left"))
+    world.turn(Side.LANGUAGE)
+    assert world.delivered == []
+    for room in (1, 2):
+        assert [world.concluded[room, 0][rank_id].status for rank_id in (L0, L1)] == [Status.Failed] * 2
+    assert [list(member.candidates()) for member in world.language] == [[], []], "what is over is not voted on"
+
+
+def test_a_failure_that_must_wait_does_not_hide_another(stage: NewStage) -> None:
+    """Rank 0 has never heard of room 2, so that one cannot be concluded; room 1 can."""
+    world = stage(language_tp=2)
+    for rank_id, room in ((L0, 1), (L1, 1), (L1, 2)):
+        world.feed(rank_id, LanguageRequest(room, 0))
+    for room in (1, 2):
+        world.feed(L1, Abort(room, 0, "the client left"))
+    world.turns(2)
+    assert world.outcomes(1) == [Status.Failed] * 2
+    assert world.outcomes(2) == []
+
+
+def test_a_room_without_news_is_no_candidate(stage: NewStage) -> None:
+    """Rooms that wait cost a turn nothing, also those whose later chunk is on its way."""
+    world = stage(language_blocks=1)
+    world.until_writing(1, 8)
+    world.finish_write(E0)
+    world.send_all()
+    world.turns()
+    world.send_all()
+    assert [work.epoch for work in world.writing[E0]] == [1]
+    world.turns()
+    assert [list(member.candidates()) for member in world.ranks.values()] == [[], []]
+
+
+def test_language_blocks_count_when_every_rank_has_them(stage: NewStage) -> None:
+    """A write to the second rank is still in flight: its block is fenced there, and already free on the first."""
+    world = stage(language_tp=2, language_blocks=1, encode_blocks=2)
+    world.until_writing(1, 4)
+    world.finish_write(E0, ok=False)
+    world.send_all()
+    world.turns()
+    world.send_all()
+    assert [member.pool.free for member in world.language] == [1, 0]
+    world.submit(2, 4)
+    world.turns(2)
+    assert not world.channels, "neither rank offers what only one of them has"
+    world.run_until_quiet()
+    assert world.outcomes(2) == [Status.Success] * 3
+
+
+def test_source_blocks_count_when_every_rank_has_them(stage: NewStage) -> None:
+    """The second rank's write is still in flight: its source is held there, and already free on the first."""
+    world = stage(encode_tp=2, language_tp=2, encode_blocks=1)
+    world.until_writing(1, 4)
+    world.finish_write(E0, ok=False)
+    world.turns()
+    assert [member.pool.free for member in world.encode] == [1, 0]
+    for rank_id, receiver in ((E0, L0), (E1, L1)):
+        world.feed(rank_id, EncodeRequest(2, 0, 4))
+        world.feed(rank_id, Offer(2, 0, 0, receiver, (7,), 4, 0))
+    world.turns(2)
+    assert not world.encoding, "neither rank encodes into what only one of them has"
+    world.finish_write(E1)
+    world.turns()
+    assert [rank_id for rank_id, _ in world.encoding] == [E0, E1]

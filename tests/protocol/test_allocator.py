@@ -116,3 +116,17 @@ def test_a_fenced_block_is_not_handed_out() -> None:
     assert pool.allocate(2, "b") is None
     pool.unfence([0], "a")
     assert pool.allocate(2, "b") == (1, 0)
+
+
+def test_a_block_named_twice_is_refused() -> None:
+    """Freed twice it would be handed out twice."""
+    pool = BlockPool(2)
+    pool.allocate(2, "a")
+    for refused in (pool.release, pool.fence):
+        with pytest.raises(OwnershipError, match="name a block twice"):
+            refused([0, 0], "a")
+    assert (pool.free, pool.fenced, pool.owner(0)) == (0, 0, "a")
+    pool.fence([0], "a")
+    with pytest.raises(OwnershipError, match="name a block twice"):
+        pool.unfence([0, 0], "a")
+    assert (pool.free, pool.fenced) == (0, 1)

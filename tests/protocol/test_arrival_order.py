@@ -21,6 +21,7 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
+from protocol.rank import EARLY_ROOMS, EarlyMessages
 from protocol.recording import Event
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -76,6 +77,27 @@ def test_an_early_offer_does_not_outlive_its_minute(stage: NewStage) -> None:
     world.turn(Side.ENCODE)
     world.feed(E0, EncodeRequest(1, 0, 4))
     assert [record.event for record in world.records] == [Event.SUBMITTED]
+
+
+def test_an_early_failure_does_not_outlive_its_minute(stage: NewStage) -> None:
+    world = stage()
+    world.feed(L0, ChunkStatus(1, 0, 0, F, 4, 0, "gone"))
+    world.now = 61.0
+    world.turn(Side.LANGUAGE)
+    world.submit(1, 4)
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+
+
+def test_early_messages_of_a_flood_push_out_the_oldest(stage: NewStage) -> None:
+    """A peer that sends nonsense must not fill the memory, nor keep out those that come later."""
+    early = EarlyMessages()
+    for room in range(EARLY_ROOMS + 1):
+        early.keep((room, 0), Quiet(room, 0), now=0.0)
+    assert early.take((0, 0)) == []
+    assert early.take((1, 0)) == [Quiet(1, 0)]
+    assert early.take((EARLY_ROOMS, 0)) == [Quiet(EARLY_ROOMS, 0)]
+    assert early.take((EARLY_ROOMS, 0)) == [], "they are handed out once"
 
 
 @pytest.mark.parametrize("offer_first", [True, False])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES, ResumeGrant, make_discipline
 from protocol.errors import ProtocolError
+from protocol.messages import Abort, Announce
 from protocol.recording import Event
 from protocol.scenario import Scenario
 from protocol.sizing import RequestView, SizingPolicy
@@ -54,6 +55,11 @@ def test_a_grant_is_within_what_is_held_free_and_needed(name: str, held: int, re
     assert 0 <= grant.take <= max(free, 0)
     assert grant.keep + grant.take <= remaining
     assert grant.keep + grant.take == remaining or grant.take == max(free, 0), "it takes all it can use"
+
+
+@pytest.mark.parametrize("name", ["window", "alloc_then_free", "free_then_alloc", "default_fail", "slot"])
+def test_a_new_room_takes_at_least_a_block_and_at_most_the_pool(name: str) -> None:
+    assert [make_discipline(name).first_blocks(asked, 8) for asked in (0, 1, 8, 9)] == [1, 1, 8, 8]
 
 
 @pytest.mark.parametrize("name", ["slot", "default_fail", "exact_announce"])
@@ -236,6 +242,47 @@ def test_what_only_just_fits(stage: NewStage, discipline: str, pool: int, total:
     assert world.quiescent
 
 
+def test_what_fits_only_without_the_reserve_fails_at_once(stage: NewStage) -> None:
+    """New rooms never get the reserve, so this one would wait for ever."""
+    scenario = Scenario(
+        block_tokens=4,
+        hidden=1,
+        discipline="exact_announce",
+        sizing_options={"tokens": 4},
+        language_blocks=3,
+        reserve_blocks=1,
+        timeout_s=None,
+    )
+    world = stage(discipline="exact_announce", language_blocks=3)
+    world.language[0] = world.ranks[L0] = scenario.make_language_rank(L0, world._record)
+    assert play(world, [12, 8]) == [[F, F], [S, S]]
+    assert world.reason(0, L0) == "can never fit: it needs 3 blocks, the pool has 2"
+
+
+# --- announced lengths ---
+
+
+def test_a_second_announcement_is_ignored(stage: NewStage) -> None:
+    world = stage(discipline="exact_announce")
+    world.submit(1, 4)
+    world.feed(L0, Announce(1, 0, 4))
+    world.feed(L0, Announce(1, 0, 8))
+    world.turn(Side.LANGUAGE)
+    world.feed(L0, Announce(1, 0, 8))
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].ignored_messages == 2
+    assert allocations(world, 1) == [4]
+
+
+def test_an_announcement_that_the_discipline_does_not_know_is_ignored(stage: NewStage) -> None:
+    world = stage()
+    world.submit(1, 4)
+    world.feed(L0, Announce(1, 0, 8))
+    assert world.language[0].ignored_messages == 1
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+
+
 # --- who goes first ---
 
 
@@ -270,6 +317,45 @@ def test_a_waiting_resume_is_not_overtaken(stage: NewStage) -> None:
     assert allocations(world, 1) == [4, 8]
     world.run_until_quiet()
     assert all(world.outcomes(room) == [S, S] for room in (1, 2, 3))
+
+
+def test_resumes_are_served_in_the_order_they_began_to_wait(stage: NewStage) -> None:
+    world = stage(language_blocks=3, discipline="alloc_then_free")
+    for room, total in ((1, 8), (2, 8), (3, 4)):
+        world.until_writing(room, total)
+    for _ in range(2):
+        world.finish_write(E0)  # of rooms 1 and 2, which now wait for one block more
+        world.send_all()
+        world.turn(Side.LANGUAGE)
+    assert world.language[0].waiting_rooms == 2
+    world.finish_write(E0)  # of room 3
+    world.send_all()
+    world.turn(Side.LANGUAGE)
+    resumed = [record.room for record in world.records if record.event is Event.RESUMED]
+    assert resumed == [1, 2]
+
+
+def test_new_rooms_are_served_in_the_order_of_submission(stage: NewStage) -> None:
+    world = stage(language_blocks=1)
+    for room in (1, 2, 3):
+        world.submit(room, 4)
+    world.run_until_quiet()
+    assert [deliver.room for _, deliver in world.delivered] == [1, 2, 3]
+
+
+def test_requests_get_source_blocks_in_order(stage: NewStage) -> None:
+    """Room 2 needs the whole pool. Room 3 would fit beside room 1, but it came later."""
+    world = stage(encode_blocks=2)
+    world.until_writing(1, 4)
+    world.submit(2, 8)
+    world.submit(3, 4)
+    for _ in range(3):
+        world.turns()
+        world.send_all()
+    assert not world.encoding
+    world.finish_write(E0)
+    world.turn(Side.ENCODE)
+    assert [work.room for _, work in world.encoding] == [2], "what room 1 releases counts in the same turn"
 
 
 def test_a_large_new_room_is_not_overtaken_by_small_ones(stage: NewStage) -> None:
@@ -340,3 +426,22 @@ def test_blocks_a_resume_gives_back_reach_the_new_rooms_that_were_asked_before_i
     assert not language.unsettled
     world.run_until_quiet()
     assert (world.outcomes(1), world.outcomes(2)) == ([S, S], [S, S])
+
+
+# --- blocks of rooms that fail ---
+
+
+def test_a_room_that_fails_while_it_waits_to_resume_frees_its_blocks_at_once(stage: NewStage) -> None:
+    """No offer of it is out, so nobody can write into them: there is no Quiet to wait for."""
+    world = stage(language_blocks=2, discipline="alloc_then_free")
+    for room in (1, 2):
+        world.until_writing(room, 8)
+    for _ in range(2):
+        world.finish_write(E0)
+    world.send_all()
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].waiting_rooms == 2
+    world.feed(L0, Abort(1, 0))
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].pool.fenced == 0
+    assert allocations(world, 2) == [4, 4], "what it held serves the next in the same turn"

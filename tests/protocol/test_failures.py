@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from protocol.messages import Abort, Cancel, ChunkStatus, LanguageRequest, Quiet, WriterQuiet
+from protocol.messages import (
+    Abort,
+    Announce,
+    Cancel,
+    ChunkStatus,
+    EncodeRequest,
+    LanguageRequest,
+    Offer,
+    Quiet,
+    WriterQuiet,
+)
 from protocol.recording import Event
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -45,6 +55,15 @@ def test_a_failed_write_fails_the_room_everywhere(
     assert "injected" in world.reason(1, culprit)
     assert any("injected" in conclusion.reason for conclusion in world.concluded[1, 0].values())
     assert world.quiescent
+
+
+def test_a_failed_write_is_recorded_without_bytes(stage: NewStage) -> None:
+    world = stage(language_tp=2)
+    world.until_writing(1, 4)
+    world.finish_write(E0)
+    world.finish_write(E0, ok=False)
+    done = [record for record in world.records if record.event is Event.WRITE_DONE]
+    assert [(record.tokens, record.bytes) for record in done] == [(4, 4 * world.layout.bytes_per_token + 64), (0, 0)]
 
 
 def test_blocks_are_fenced_until_the_writer_is_quiet(stage: NewStage) -> None:
@@ -145,6 +164,16 @@ def test_an_abort_in_any_phase(stage: NewStage, steps: int, discipline: str, abo
     assert world.quiescent
 
 
+def test_an_offer_for_a_failed_room_is_ignored(stage: NewStage) -> None:
+    """The group has not concluded yet, so the room is still there."""
+    world = stage()
+    world.feed(E0, EncodeRequest(1, 0, 4))
+    world.feed(E0, Abort(1, 0))
+    world.feed(E0, Offer(1, 0, 0, L0, (0,), 4, 0))
+    assert world.encode[0].ignored_messages == 1
+    assert [record.event for record in world.records] == [Event.SUBMITTED, Event.FAILED]
+
+
 def test_a_room_that_is_done_cannot_be_aborted_by_a_surplus_rank(stage: NewStage) -> None:
     """The second encode rank writes nothing. When the first has sent Success the language side delivers."""
     world = stage(encode_tp=2)
@@ -172,6 +201,27 @@ def test_a_surplus_rank_does_not_time_out_while_the_others_transfer(stage: NewSt
         world.send_all()
     world.run_until_quiet()
     assert [conclusion.reason for conclusion in world.concluded[1, 0].values()] == [""] * 3
+    assert world.statuses(1, Side.ENCODE, rank=1)[-1][0] is S, "its record ends like that of the others"
+
+
+def test_a_surplus_rank_that_times_out_fails_the_transfer(stage: NewStage) -> None:
+    """It has nobody to tell but its group; the rank that writes tells the language side."""
+    world = stage(encode_tp=2, timeout_s=10.0)
+    world.submit(1, 4)
+    world.turn(Side.LANGUAGE)
+    world.send_all()
+    world.turn(Side.ENCODE)
+    world.now = 5.0
+    world.finish_encode()
+    assert len(world.writing[E0]) == 1
+    world.now = 10.0
+    world.turn(Side.ENCODE)
+    world.turn(Side.ENCODE)
+    assert world.reason(1, E1) == "timed out while encoding"
+    assert [(message.status, message.reason) for message in world.channels[E0, L0]] == [(F, world.reason(1, E0))]
+    assert world.statuses(1, Side.ENCODE)[-1][0] is F
+    world.run_until_quiet()
+    assert world.outcomes(1) == [F, F, F]
 
 
 def test_progress_in_every_phase_keeps_a_room_alive(stage: NewStage) -> None:
@@ -187,6 +237,78 @@ def test_progress_in_every_phase_keeps_a_room_alive(stage: NewStage) -> None:
             world.finish_write(E0)
         world.send_all()
     assert world.outcomes(1) == [S, S]
+
+
+def wait(world: Any) -> None:
+    """More than half of the ten seconds that a phase may take; turns are held all the time."""
+    for _ in range(6):
+        world.now += 1.0
+        world.turns()
+
+
+def test_every_phase_on_the_encode_side_has_its_own_time(stage: NewStage) -> None:
+    world = stage(timeout_s=10.0, encode_blocks=2)
+    world.until_writing(2, 8)
+    world.feed(E0, Abort(2, 0))
+    world.feed(E0, EncodeRequest(1, 0, 8))
+    wait(world)
+    world.feed(E0, Offer(1, 0, 0, L0, (0,), 4, 0))
+    wait(world)  # for the source blocks, which the failed room's write holds
+    assert not world.encoding
+    world.finish_write(E0)
+    world.turn(Side.ENCODE)
+    wait(world)
+    world.finish_encode()
+    wait(world)
+    world.finish_write(E0)
+    wait(world)
+    world.feed(E0, Offer(1, 0, 1, L0, (0,), 4, 4))
+    wait(world)
+    world.finish_write(E0)
+    world.turn(Side.ENCODE)
+    assert world.outcomes(1) == [S]
+
+
+def fence_a_block(world: Any) -> None:
+    """The write of a room that fails at once takes its time, so that a block comes free only with Quiet(2, 0)."""
+    world.feed(L0, LanguageRequest(2, 0))
+    if world.spec.discipline == "exact_announce":
+        world.feed(L0, Announce(2, 0, 4))
+    world.turn(Side.LANGUAGE)
+    world.feed(L0, Abort(2, 0))
+    world.turn(Side.LANGUAGE)
+    assert world.language[0].pool.fenced == 1
+
+
+def test_every_phase_of_a_resume_has_its_own_time(stage: NewStage) -> None:
+    world = stage(timeout_s=10.0, language_blocks=2, discipline="alloc_then_free")
+    fence_a_block(world)
+    world.feed(L0, LanguageRequest(1, 0))
+    world.turn(Side.LANGUAGE)
+    wait(world)
+    world.feed(L0, ChunkStatus(1, 0, 0, T, 8, 4))
+    wait(world)
+    assert world.language[0].waiting_rooms == 1
+    world.feed(L0, Quiet(2, 0))
+    wait(world)
+    world.feed(L0, ChunkStatus(1, 0, 1, S, 8, 8))
+    world.turn(Side.LANGUAGE)
+    assert world.outcomes(1) == [S]
+
+
+def test_every_phase_of_an_announced_request_has_its_own_time(stage: NewStage) -> None:
+    world = stage(timeout_s=10.0, language_blocks=1, discipline="exact_announce")
+    fence_a_block(world)
+    world.feed(L0, LanguageRequest(1, 0))
+    wait(world)
+    world.feed(L0, Announce(1, 0, 4))
+    wait(world)
+    assert world.language[0].waiting_rooms == 1
+    world.feed(L0, Quiet(2, 0))
+    wait(world)
+    world.feed(L0, ChunkStatus(1, 0, 0, S, 4, 4))
+    world.turn(Side.LANGUAGE)
+    assert world.outcomes(1) == [S]
 
 
 def time_out(world: Any) -> None:
@@ -205,6 +327,15 @@ def test_timeout_while_the_encode_side_waits_for_memory(stage: NewStage) -> None
     assert world.reason(1, L0) == "timed out while waiting for chunk 0"
     world.run_until_quiet()
     assert world.quiescent
+
+
+def test_timeout_while_the_encode_side_waits_for_a_resume(stage: NewStage) -> None:
+    world = stage(timeout_s=10.0)
+    world.until_writing(1, 8)
+    world.finish_write(E0)
+    world.channels.clear()  # the status is lost, so no offer follows
+    time_out(world)
+    assert world.reason(1, E0) == "timed out while waiting for memory on the language side"
 
 
 @pytest.mark.parametrize("discipline", ["window", "exact_announce"])
@@ -305,6 +436,32 @@ def test_a_timeout_is_positive(stage: NewStage, timeout_s: float) -> None:
         stage(timeout_s=timeout_s)
 
 
+# --- turns that are due although nothing arrives ---
+
+
+def test_memory_that_falls_quiet_calls_for_a_turn(stage: NewStage) -> None:
+    """On both sides a room may wait for it, and no message would wake the loop."""
+    world = stage(language_blocks=1, encode_blocks=1)
+    world.until_writing(1, 4)
+    world.submit(2, 4)
+    world.turns(2)
+    world.feed(L0, Abort(1, 0))
+    assert world.language[0].unsettled, "the failure"
+    world.turn(Side.LANGUAGE)
+    assert not world.language[0].unsettled
+    world.send_all()
+    world.turn(Side.ENCODE)
+    assert not world.encode[0].unsettled
+    world.finish_write(E0)
+    world.send_all()
+    assert world.encode[0].unsettled, "source blocks came free"
+    assert world.language[0].unsettled, "so did language blocks"
+    world.turns()
+    assert not world.encode[0].unsettled
+    assert not world.language[0].unsettled
+    assert world.language[0].pool.free == 0, "the next room has them"
+
+
 # --- lost messages ---
 
 
@@ -335,6 +492,18 @@ def test_a_lost_cancel_or_quiet_is_repeated(stage: NewStage, lost: type) -> None
     assert world.quiescent
     released = [record for record in world.records if record.event is Event.RELEASED and record.rank_id == L0]
     assert len(released) == 1
+
+
+def test_a_lost_cancel_is_repeated_long_before_a_phase_would_time_out(stage: NewStage) -> None:
+    world = stage(timeout_s=180.0)
+    world.until_writing(1, 4)
+    world.feed(L0, Abort(1, 0))
+    world.turn(Side.LANGUAGE)
+    world.channels.clear()
+    assert world.language[0].next_deadline() == 1.0
+    world.now = 1.0
+    world.turn(Side.LANGUAGE)
+    assert [type(message) for message in world.channels[L0, E0]] == [Cancel]
 
 
 def test_ranks_of_two_writers_agree_when_only_one_write_fails(stage: NewStage) -> None:

@@ -7,10 +7,27 @@ from typing import Any
 
 import pytest
 
+from protocol.agreement import hold_turn
 from protocol.errors import ProtocolError
-from protocol.messages import Cancel, ChunkStatus, EncodeRequest, LanguageRequest, Offer, Quiet, StartWrite, WriteDone
+from protocol.messages import (
+    Cancel,
+    ChunkStatus,
+    Conclude,
+    CopyOut,
+    Deliver,
+    Encoded,
+    EncodeRequest,
+    LanguageRequest,
+    Note,
+    Offer,
+    Quiet,
+    Send,
+    StartWrite,
+    WriteDone,
+)
+from protocol.recording import Event
 from protocol.status import Status
-from protocol.topology import RankId, Side
+from protocol.topology import RankId, Side, destinations
 
 S, T, F = Status.Success, Status.Transferring, Status.Failed
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)
@@ -181,6 +198,54 @@ def test_a_second_write_done_is_ignored(stage: NewStage) -> None:
     assert not world.channels
 
 
+def test_a_repeated_write_done_of_the_last_chunk_is_ignored(stage: NewStage) -> None:
+    """The next chunk's write to the same destination is in flight; it has not landed."""
+    world = stage(language_blocks=1)
+    world.until_writing(1, 8)
+    world.finish_write(E0)
+    world.send_all()
+    world.turn(Side.LANGUAGE)
+    world.send_all()
+    assert [work.epoch for work in world.writing[E0]] == [1]
+    world.feed(E0, WriteDone(1, 0, 0, L0, ok=True))
+    assert world.encode[0].ignored_messages == 1
+    assert not world.channels
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+
+
+def test_a_forward_pass_that_nobody_started_is_ignored(stage: NewStage) -> None:
+    """There are no source blocks yet that it could have filled."""
+    world = stage()
+    world.submit(1, 4)
+    world.turn(Side.LANGUAGE)
+    world.feed(E0, Encoded(1, 0))
+    world.send_all()
+    assert world.encode[0].ignored_messages == 1
+    assert not world.writing[E0]
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+
+
+def test_quiet_about_a_room_that_goes_on_is_ignored(stage: NewStage) -> None:
+    world = stage()
+    world.until_writing(1, 4)
+    world.feed(L0, Quiet(1, 0))
+    assert world.language[0].ignored_messages == 1
+    world.check_memory()
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+
+
+def test_a_status_before_the_offer_is_ignored(stage: NewStage) -> None:
+    world = stage()
+    world.submit(1, 4)
+    world.feed(L0, ChunkStatus(1, 0, 0, S, 4, 4))
+    assert world.language[0].ignored_messages == 1
+    world.run_until_quiet()
+    assert world.outcomes(1) == [S, S]
+
+
 def test_another_incarnation_is_ignored_on_the_language_side(stage: NewStage) -> None:
     world = stage()
     world.submit(1, 4, incarnation=5)
@@ -304,6 +369,37 @@ def test_a_message_for_the_other_role_is_a_protocol_error(stage: NewStage, rank_
     assert not world.ranks[rank_id].rooms
 
 
+def language_turn(world: Any) -> list[type]:
+    """Hold a turn of the only language rank; the kinds of its actions in order, notes apart."""
+    actions = world.language[0].handle(hold_turn(world.language), world.now)
+    world._note(L0, actions)
+    return [type(action) for action in actions if not isinstance(action, Note)]
+
+
+def test_memory_is_copied_out_before_it_is_offered_again_or_delivered(stage: NewStage) -> None:
+    """Actions are carried out in order, so the order is what keeps the data from being overwritten."""
+    world = stage(language_blocks=1)
+    world.until_writing(1, 8)
+    for expected in ([CopyOut, Send], [CopyOut, Deliver, Conclude]):
+        world.finish_write(E0)
+        world.send_all()
+        assert language_turn(world) == expected
+        world.send_all()
+
+
+def test_what_follows_a_copy_is_recorded_when_the_copy_is_over(stage: NewStage) -> None:
+    """Only the driver knows how long a copy takes, so it is asked to record the rest."""
+    world = stage()
+    world.until_writing(1, 4)
+    world.finish_write(E0)
+    world.send_all()
+    before = len(world.records)
+    actions = world.language[0].handle(hold_turn(world.language), world.now)
+    assert [record.event for record in world.records[before:]] == [Event.CHUNK_RECEIVED]
+    (copy,) = (index for index, action in enumerate(actions) if isinstance(action, CopyOut))
+    assert [action.event for action in actions[copy:] if isinstance(action, Note)] == [Event.DELIVERED, Event.RELEASED]
+
+
 def test_rooms_do_not_wait_for_each_other(stage: NewStage) -> None:
     """The second room's first chunk lands while the first room waits for its write."""
     world = stage()
@@ -367,6 +463,10 @@ def test_any_ratio_of_ranks(stage: NewStage, encode_tp: int, language_tp: int, s
     for room in (1, 2):
         assert world.outcomes(room) == [S] * (encode_tp + language_tp)
     assert world.quiescent
+
+
+def test_a_destination_is_in_the_instance_of_the_request() -> None:
+    assert destinations(1, 2, 3, 5) == (RankId(Side.LANGUAGE, 3, 1), RankId(Side.LANGUAGE, 3, 3))
 
 
 @pytest.mark.parametrize("discipline", ["window", "exact_announce"])
