@@ -245,7 +245,7 @@ def replay_text(done: dict[str, Any]) -> str:
 
 
 def check_grid(most_requests: int, *, jobs: int, progress: Progress | None = None) -> dict[str, Any]:
-    """In how many cells of the grid each discipline can deadlock, and in how many with one oversized request."""
+    """In how many cells of the grid each discipline can deadlock: within the language pool, across the two sides."""
     began = time.perf_counter()
     cells = list(grid(most_requests))
     tasks = (
@@ -253,11 +253,14 @@ def check_grid(most_requests: int, *, jobs: int, progress: Progress | None = Non
         for cell in sorted(cells, key=lambda cell: len(cell.requests), reverse=True)
         for name in GRID_ROWS
     )
-    rows = {name: {"deadlock": 0, "one_oversized": 0, "states": 0, "searches": 0} for name in GRID_ROWS}
-    for cell, name, found, states, searches in _in_parallel(jobs, tasks):
+    counted = ("deadlock", "within_pool", "across_sides", "one_oversized", "states", "searches")
+    rows = {name: dict.fromkeys(counted, 0) for name in GRID_ROWS}
+    for cell, name, (within, across), states, searches in _in_parallel(jobs, tasks):
         row = rows[name]
-        row["deadlock"] += found
-        row["one_oversized"] += found and cell.oversized == 1
+        row["deadlock"] += within or across
+        row["within_pool"] += within
+        row["across_sides"] += across
+        row["one_oversized"] += (within or across) and cell.oversized == 1
         row["states"] += states
         row["searches"] += searches
         if progress is not None:
@@ -277,34 +280,28 @@ def count_grid(most_requests: int) -> int:
     return len(list(grid(most_requests))) * len(GRID_ROWS)
 
 
-def _deadlocks(cell: GridCell, name: str) -> tuple[GridCell, str, bool, int, int]:
+def _deadlocks(cell: GridCell, name: str) -> tuple[GridCell, str, tuple[bool, bool], int, int]:
     discipline, resume_first = GRID_ROWS[name]
-    states = searches = 0
-    if cell.contended:
-        for bound in cell.bounds(discipline, resume_first=resume_first):
-            result = explore(bound)
-            states += result.states
-            searches += 1
-            other = [finding for finding in result.findings if finding.invariant != 21]
-            if other:
-                raise RuntimeError(f"{bound.name}: {other[0].what}")
-            if result.deadlock is not None:
-                return cell, name, True, states, searches
-    return cell, name, False, states, searches
+    states = searches = within = across = 0
+    for bound in cell.bounds(discipline, resume_first=resume_first) if cell.contended else ():
+        result = explore(bound, keep_going=True)
+        other = [finding for finding in result.findings if finding.invariant != 21]
+        if other:
+            raise RuntimeError(f"{bound.name}: {other[0].what}")
+        states += result.states
+        searches += 1
+        within += result.dead_ends[0]
+        across += result.dead_ends[1]
+    return cell, name, (within > 0, across > 0), states, searches
 
 
 def grid_text(report: dict[str, Any]) -> str:
     """The grid for a terminal."""
-    rows = [("discipline", "deadlocks", "of", "with one oversized", "of", "states")]
+    rows = [("discipline", "deadlocks", "of", "within pool", "across sides", "one oversized", "of", "states")]
     for name, row in report["rows"].items():
-        numbers = (
-            row["deadlock"],
-            report["configurations"],
-            row["one_oversized"],
-            report["one_oversized"],
-            row["states"],
-        )
-        rows.append((name, *map(str, numbers)))
+        deadlocks = (row["deadlock"], report["configurations"], row["within_pool"], row["across_sides"])
+        oversized = (row["one_oversized"], report["one_oversized"])
+        rows.append((name, *map(str, (*deadlocks, *oversized, row["states"]))))
     return f"{table(rows)}\n\ntook {report['wall_s']:.1f} s"
 
 

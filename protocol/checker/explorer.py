@@ -37,6 +37,8 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     ``states``, ``transitions``: explored. ``local_steps``: distinct steps of single ranks among them. ``depth``: moves
     of the longest shortest schedule. ``complete``: every reachable state was explored. ``done``: states in which all
     has come to rest. ``stuck``: states from which nothing leads to a done state (0 unless complete).
+    ``dead_ends``: states that nothing leads out of, within the language pool and across the two sides (only the first
+    one unless the search keeps going).
     ``findings``: at most one for each invariant, the shortest schedule first found.
     """
 
@@ -48,6 +50,7 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     done: int
     stuck: int
+    dead_ends: tuple[int, int]
     findings: tuple[Finding, ...]
 
     @property
@@ -102,6 +105,7 @@ class _Search:
         self.targets = array("l")
         self.transitions = 0
         self.done: list[int] = []
+        self.dead_ends = {False: 0, True: 0}
         self.findings: dict[int, Finding] = {}
 
     def run(self) -> Exploration:
@@ -121,6 +125,7 @@ class _Search:
             complete=complete,
             done=len(self.done),
             stuck=stuck,
+            dead_ends=(self.dead_ends[False], self.dead_ends[True]),
             findings=tuple(self.findings.values()),
         )
 
@@ -165,6 +170,7 @@ class _Search:
                 self.done.append(at)
                 self._note(tuple(model.broken_at_end(state)), at)
             elif not moved:
+                self.dead_ends[model.waits_across(state)] += 1
                 self._note((model.standstill(state),), at)
             at += 1
         return True

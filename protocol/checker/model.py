@@ -47,7 +47,8 @@ from protocol.checker.invariants import (
     held_blocks,
 )
 from protocol.checker.snapshot import FAILURE, Core, clone, freeze, tidy
-from protocol.language import LanguageRoom
+from protocol.encode import EncodeRank
+from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import (
     Abort,
     Action,
@@ -617,6 +618,18 @@ class Model:
         what = "no way leads to an end" if for_ever else "nothing can happen any more"
         number = 23 if self.has_fences(state) else 22 if for_ever else 21
         return Broken(number, f"{what}; {self.waiting(state)}")
+
+    def waits_across(self, state: State) -> bool:
+        """Whether some room holds blocks of the language side while it waits for blocks of the encode side.
+
+        Then a standstill is a circular wait across the two sides, else one within the language pool.
+        """
+        living = [self.locals[place][number].core for place, number in enumerate(state[0]) if number != DEAD]
+        waiting = {room.key for core in living if isinstance(core, EncodeRank) for room in core._awaiting_source}
+        holding = {
+            room.key for core in living if isinstance(core, LanguageRank) for room in core.rooms.values() if room.blocks
+        }
+        return bool(waiting & holding)
 
     def has_fences(self, state: State) -> bool:
         """Whether some living rank has fenced blocks."""
