@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12     interpreter for .venv (default: the first of the list below that is >= 3.11)
 #   FORCE=1               set up again, although nothing changed
-#   ARGS="-k blocks -x"   more arguments for demo, test, test-slow and bench
+#   ARGS="-k blocks -x"   more arguments for demo, test, check, test-slow, bench and mutants
 #   TORCH_SPEC, TORCH_INDEX   another torch release or wheel index (environment)
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -12,7 +12,7 @@ SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
 CODE := protocol sim real experiments tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup setup-dev python test lint types test-slow bench mutants format clean
+.PHONY: help demo setup setup-dev python test lint types check test-slow bench mutants format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lint: setup-dev ## ruff and the import contracts
 
 types: setup-dev ## mypy, strict on protocol/
 	$(BIN)/mypy
+
+check: setup-dev ## explore the protocol's interleavings: the standard bound
+	$(BIN)/bufferlab check $(ARGS)
 
 test-slow: setup-dev ## only the tests marked slow
 	$(BIN)/pytest -m slow $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -74,7 +74,11 @@ def _carried_out(model: _Watched, state: State, wanted: Move, number: int) -> tu
         if move == wanted:
             return after, wrong
         model.taken.clear()
-    raise ScheduleError(f"move {number}, {_headline(model, state, wanted)}, is not possible there")
+    try:
+        name = _headline(model, state, wanted)
+    except (AttributeError, IndexError, KeyError):  # it makes no sense at all, so there are no words for it
+        name = f"{wanted.kind} on {wanted.rank}"
+    raise ScheduleError(f"move {number}, {name}, is not possible there")
 
 
 class _Watched(Model):
@@ -251,54 +255,62 @@ def _blocks(blocks: tuple[int, ...]) -> str:
 
 # --- files ---------------------------------------------------------------------------------------------------------
 
-_CONTENT = Message | StartEncode | StartWrite | Turn
+
+class _ItemEntry(msgspec.Struct, forbid_unknown_fields=True):
+    what: Literal["message", "encode", "write", "late", "turn", "down", "up"]
+    taker: RankId
+    source: RankId
+    content: Any
+
+
+class _MoveEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    kind: str
+    rank: RankId
+    room: RoomKey | None = None
+    item: _ItemEntry | None = None
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True, rename={"schema_": "schema"}):
+    schema_: str
+    invariant: int
+    what: str
+    bound: Bound
+    schedule: list[str]
+    moves: list[_MoveEntry]
 
 
 def to_file(finding: Finding, bound: Bound) -> dict[str, Any]:
     """A finding as JSON-ready data that ``from_file`` reads back."""
-    return {
-        "schema": SCHEMA,
-        "invariant": finding.invariant,
-        "what": finding.what,
-        "bound": msgspec.to_builtins(bound),
-        "schedule": list(replay(bound, finding.moves).lines),
-        "moves": [_move_out(move) for move in finding.moves],
-    }
+    moves = [_MoveEntry(str(move.kind), move.rank, move.room, _item_out(move.item)) for move in finding.moves]
+    lines = list(replay(bound, finding.moves).lines)
+    data: dict[str, Any] = msgspec.to_builtins(_File(SCHEMA, finding.invariant, finding.what, bound, lines, moves))
+    return data
 
 
 def from_file(data: Any) -> tuple[Finding, Bound]:
     """What ``to_file`` has written. Raises ScheduleError for anything else."""
     try:
-        if data["schema"] != SCHEMA:
-            raise ScheduleError(f"schema is {data['schema']!r}, it must be {SCHEMA!r}")
-        bound = msgspec.convert(data["bound"], Bound)
-        moves = tuple(_move_in(move) for move in data["moves"])
-        return Finding(invariant=int(data["invariant"]), what=str(data["what"]), moves=moves), bound
-    except (KeyError, TypeError, ValueError) as error:
+        file = msgspec.convert(data, _File)
+        if file.schema_ != SCHEMA:
+            raise ScheduleError(f"schema is {file.schema_!r}, it must be {SCHEMA!r}")
+        if file.invariant not in STATEMENTS:
+            raise ScheduleError(f"invariant is {file.invariant}, it must be between 1 and {len(STATEMENTS)}")
+        moves = tuple([Move(move.kind, move.rank, _item_in(move.item), move.room) for move in file.moves])
+    except msgspec.ValidationError as error:
         raise ScheduleError(f"this is not a schedule: {error}") from error
+    return Finding(invariant=file.invariant, what=file.what, moves=moves), file.bound
 
 
-def _move_out(move: Move) -> dict[str, Any]:
-    data: dict[str, Any] = {"kind": str(move.kind), "rank": list(move.rank)}
-    if move.room is not None:
-        data["room"] = list(move.room)
-    if move.item is not None:
-        item = move.item
-        content = msgspec.to_builtins(item.content)
-        data["item"] = {"what": item.what, "taker": list(item.taker), "source": list(item.source), "content": content}
-    return data
+def _item_out(item: Item | None) -> _ItemEntry | None:
+    if item is None:
+        return None
+    what: Any = item.what
+    return _ItemEntry(what, item.taker, item.source, msgspec.to_builtins(item.content))
 
 
-def _move_in(data: Any) -> Move:
-    item = None
-    if "item" in data:
-        given = data["item"]
-        kind: Any = RankId if given["what"] in ("down", "up") else _CONTENT
-        content = msgspec.convert(given["content"], kind)
-        item = Item(given["what"], _rank(given["taker"]), content, _rank(given["source"]))
-    room = tuple(data["room"]) if "room" in data else None
-    return Move(data["kind"], _rank(data["rank"]), item, room)
-
-
-def _rank(data: Any) -> RankId:
-    return msgspec.convert(data, RankId)
+def _item_in(entry: _ItemEntry | None) -> Item | None:
+    if entry is None:
+        return None
+    kinds: dict[str, Any] = {"message": Message, "encode": StartEncode, "turn": Turn, "down": RankId, "up": RankId}
+    content = msgspec.convert(entry.content, kinds.get(entry.what, StartWrite))
+    return Item(entry.what, entry.taker, content, entry.source)
