@@ -37,6 +37,7 @@ class Discipline(ABC):
     announces_length: ClassVar[bool] = False
     resumes: ClassVar[bool] = True
     releases_before_waiting: ClassVar[bool] = False
+    may_deadlock: ClassVar[bool] = False
 
     def first_blocks(self, asked: int, pool: int) -> int:
         """Blocks a new room takes when the sizing policy asks for ``asked`` in a pool of ``pool``."""
@@ -75,6 +76,7 @@ class AllocThenFree(Discipline):
     """The SGLang fork's final rule: allocate all the rest, then free the old blocks. Hold-and-wait."""
 
     name = "alloc_then_free"
+    may_deadlock = True
 
     def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
         """Wait until all of ``remaining`` is free, keep nothing."""
@@ -92,6 +94,7 @@ class FreeThenAlloc(Discipline):
 
     name = "free_then_alloc"
     releases_before_waiting = True
+    may_deadlock = True
 
     def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
         """Wait until all of ``remaining`` is free; nothing is held meanwhile."""

@@ -55,9 +55,6 @@ FAULTLESS_SHARE, HARMLESS_SHARE = 0.04, 0.12
 """Shares of the calm runs: without any fault, and with faults that only cost time. They are the control group, in which
 everything that can be served must be."""
 
-DEADLOCKS = frozenset({"alloc_then_free", "free_then_alloc"})
-"""Disciplines whose rooms may time out although nothing is wrong (see ``protocol.disciplines``)."""
-
 REFUSALS = ("can never fit", "do not fit the allocation", "the embedding is empty", "source blocks, the pool has")
 """How the reasons of failures read that are the scenario's own."""
 
@@ -457,7 +454,9 @@ def _check_end(case: ChaosCase, watch: _Watch) -> None:
 
 def _check_calm_end(case: ChaosCase, watch: _Watch, request: Request, ends: dict[RankId, Conclude]) -> None:
     failed = [end for end in ends.values() if end.status is not Status.Success]
-    reasons = (*REFUSALS, "timed out") if case.scenario.discipline in DEADLOCKS else REFUSALS
+    # Where rooms may wait for each other for ever, a timer ends them although nothing is wrong.
+    may_deadlock = DISCIPLINES[case.scenario.discipline].may_deadlock
+    reasons = (*REFUSALS, "timed out") if may_deadlock else REFUSALS
     if failed and not any(words in end.reason for end in failed for words in reasons):
         watch.report(f"room {request.room} fails without a reason to: {failed[0].reason}")
 

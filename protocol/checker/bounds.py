@@ -7,7 +7,7 @@ from functools import cached_property
 
 import msgspec
 
-from protocol.disciplines import make_discipline
+from protocol.disciplines import DISCIPLINES, make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
@@ -49,10 +49,6 @@ NEED_TIMERS = frozenset({Fault.LOSE, Fault.EARLY, Fault.DIE, Fault.SUSPECT})
 
 CONTAINED = frozenset({Fault.FAIL, Fault.LATE, Fault.ABORT, Fault.DUPLICATE})
 """Faults that concern one room and that no other room may notice in its outcome."""
-
-
-DEADLOCKING = frozenset({"alloc_then_free", "free_then_alloc"})
-"""Disciplines that are known to deadlock."""
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -119,7 +115,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def may_deadlock(self) -> bool:
         """Whether the rooms may wait for each other for ever, so that only timers end them."""
-        return self.discipline in DEADLOCKING and len(self.lengths) > 1
+        return DISCIPLINES[self.discipline].may_deadlock and len(self.lengths) > 1
 
     def encode_ids(self) -> list[RankId]:
         """All encode ranks."""
