@@ -58,7 +58,7 @@ def chosen_bounds(suite: str, discipline: str | None, only: str | None) -> list[
         bounds = [
             msgspec.structs.replace(bound, discipline=discipline, name=bound.name.replace("window", discipline))
             for bound in bounds
-            if bound.discipline in (discipline, "window")
+            if bound.discipline == discipline or (bound.discipline == "window" and len(bound.default_tokens) == 1)
         ]
     if only is not None:
         bounds = [bound for bound in bounds if only in bound.name]

@@ -87,19 +87,39 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hazards: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        problem = ""
-        if bool(self.faults) != bool(self.most_faults):
-            problem = "faults and most_faults go together"
-        elif not self.timers and NEED_TIMERS.intersection(self.faults):
-            problem = f"after {', '.join(self.faults)} only timers can end a room"
-        elif any(len(given) not in (0, len(self.lengths)) for given in (self.rooms, self.instances)):
-            problem = "rooms and instances have one entry for each of the lengths"
-        elif len(self.default_tokens) not in (1, self.language_tp):
-            problem = "default_tokens has one entry, or one for each language rank"
-        elif self.instant and (self.faults or not self.atomic_turns):
-            problem = "a world can be instant only with atomic turns and without faults"
+        problem = self._problem()
         if problem:
             raise ValueError(f"bound {self.name!r}: {problem}")
+
+    def _problem(self) -> str:
+        """What is wrong with the values, as the end of a sentence."""
+        counts = {"encode_tp": 1, "language_tp": 1, "encode_instances": 1, "encode_blocks": 1, "language_blocks": 1}
+        for name, least in (*counts.items(), ("reserve_blocks", 0), ("most_faults", 0)):
+            if getattr(self, name) < least:
+                return f"{name} is {getattr(self, name)}, it must be at least {least}"
+        if self.discipline not in DISCIPLINES:
+            return f"discipline is {self.discipline!r}, it must be one of {', '.join(DISCIPLINES)}"
+        if not self.lengths or min(self.lengths) < 0 or min(self.default_tokens, default=1) < 1:
+            return "it has at least one length, of 0 tokens or more, and default_tokens of at least 1"
+        if self.reserve_blocks >= self.language_blocks:
+            return f"reserve_blocks is {self.reserve_blocks}, it must be less than language_blocks"
+        if bool(self.faults) != bool(self.most_faults):
+            return "faults and most_faults go together"
+        if not self.timers and NEED_TIMERS.intersection(self.faults):
+            return f"after {', '.join(self.faults)} only timers can end a room"
+        if any(len(given) not in (0, len(self.lengths)) for given in (self.rooms, self.instances)):
+            return "rooms and instances have one entry for each of the lengths"
+        if any(not 0 <= instance < self.encode_instances for instance in self.instances):
+            return f"instances are {self.instances}, there are {self.encode_instances}"
+        if len(self.default_tokens) not in (1, self.language_tp):
+            return "default_tokens has one entry, or one for each language rank"
+        alone = len(self.lengths) == self.encode_tp == 1 and self.discipline != "alloc_then_free"
+        if len(set(self.default_tokens)) > 1 and not alone:
+            # Sizing policies answer alike on all ranks of a group (SizingPolicy), and the core relies on it.
+            return "unequal default_tokens are for one room, one encode rank and not for alloc_then_free"
+        if self.instant and (self.faults or not self.atomic_turns):
+            return "a world can be instant only with atomic turns and without faults"
+        return ""
 
     @cached_property
     def layout(self) -> BufferLayout:

@@ -1,11 +1,11 @@
 """The two sides as a transition system: states, the moves possible in each, and where each leads.
 
-A state is four things: where each rank is (a number in that rank's table of local states), what is under way (a bag of
+A state is three things: where each rank is (a number in that rank's table of local states), what is under way (a bag of
 numbers: messages, forward passes, writes, agreed turns), and which faults have happened. It holds no order of arrival
 and no time, so *every* order of arrival and completion is explored, not only those that a network is likely to show.
 
-A rank's step is a function of its local state and its input. So the real core computes it once and it is looked up ever
-after: what happens in millions of interleavings is the same few thousand local steps, combined differently.
+A rank's step is a function of its local state and its input. So the real core computes it once (``steps``) and it is
+looked up ever after: in millions of interleavings the same few thousand local steps come in different combinations.
 
 The environment:
 
@@ -27,17 +27,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import msgspec
-
 from protocol.agreement import hold_turn
-from protocol.checker.bounds import BLOCK_TOKENS, Bound, Fault
+from protocol.checker.bounds import Bound, Fault
 from protocol.checker.invariants import (
     Broken,
-    Content,
     Ghost,
     Hit,
     Local,
-    Step,
     Write,
     check_end,
     check_group,
@@ -46,61 +42,25 @@ from protocol.checker.invariants import (
     check_write,
     held_blocks,
 )
-from protocol.checker.snapshot import FAILURE, Core, clone, freeze, tidy
+from protocol.checker.snapshot import Core, freeze
+from protocol.checker.steps import NOW, Item, Landed, TimerGoesOff, perform, started, write_done
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import (
     Abort,
-    Action,
-    Cancel,
-    Conclude,
-    CopyOut,
     Encoded,
     LanguageRequest,
-    Message,
     PeerDown,
     PeerUp,
-    Send,
-    StartEncode,
     StartWrite,
     Turn,
-    WriteDone,
     WriterQuiet,
 )
 from protocol.rank import RoomKey
 from protocol.topology import RankId, Side
 
-NOW = 0.0
-"""The explored world has no time; a timer that goes off is due now."""
-
 DEAD = -1
 """In place of the local state of a rank that is gone."""
-
-
-class Item(NamedTuple):
-    """Something under way: ``taker`` will get it, ``source`` has sent it.
-
-    ``what``: "message", "encode", "write", "late" (a failed write whose bytes are still on their way), "turn" (agreed
-    on and not carried out yet), "down" and "up" (what a rank will learn about ``content``, its peer).
-    """
-
-    what: str
-    taker: RankId
-    content: Any
-    source: RankId
-
-
-class Landed(NamedTuple):
-    """Bytes of a write arrive in the memory of its destination; not ``whole`` when it failed and left anything."""
-
-    write: StartWrite
-    whole: bool
-
-
-class TimerGoesOff(NamedTuple):
-    """The deadline of a room has come on one rank."""
-
-    key: RoomKey
 
 
 class Move(NamedTuple):
@@ -307,7 +267,7 @@ class Model:
                 changed[target], _, broken = self._step(
                     target, locals_[target], Landed(content, True), (number, "land")
                 )
-                given: Any = _done(content, ok=True)
+                given: Any = write_done(content, ok=True)
             case "late":
                 target = self._place[content.destination]
                 if locals_[target] != DEAD:
@@ -341,7 +301,7 @@ class Model:
             changed[target], _, broken = self._step(target, locals_[target], Landed(write, False), (number, "spoil"))
         if fault is Fault.LATE:
             rest = (*rest, self._item(Item("late", item.taker, write, item.source)))
-        done = _done(write, ok=False, quiet=fault is not Fault.LATE)
+        done = write_done(write, ok=False, quiet=fault is not Fault.LATE)
         changed[place], items, wrong = self._step(place, locals_[place], done, (number, fault))
         move = Move(fault if hit else "take", item.taker, item)
         return (
@@ -440,7 +400,7 @@ class Model:
 
     def _compute(self, place: int, number: int, given: Any) -> Result:
         before = self.locals[place][number]
-        step = self.perform(place, before, given)
+        step = perform(before, given)
         if step.error is not None:
             return number, (), check_step(step)
         after = self._number(place, step.after)
@@ -449,37 +409,7 @@ class Model:
             broken += self._local_broken[place][after]
         if not isinstance(given, Turn):
             broken += self._missed_turn(place, number, after, given)
-        rank_id = self.ranks[place]
-        items = []
-        for action in step.actions:
-            match action:
-                case Send(to, message):
-                    items.append(self._item(Item("message", to, _without_reason(message), rank_id)))
-                case StartEncode():
-                    items.append(self._item(Item("encode", rank_id, action, rank_id)))
-                case StartWrite():
-                    items.append(self._item(Item("write", rank_id, action, rank_id)))
-        return after, tuple(items), tuple(broken)
-
-    def perform(self, place: int, before: Local, given: Any) -> Step:
-        """Let the core take an input, on a copy, and keep the explorer's own account of it."""
-        core = clone(before.core)
-        actions: list[Action] = []
-        error: Exception | None = None
-        ghost = before.ghost
-        if isinstance(given, Landed):
-            ghost = ghost._replace(memory=_landed(ghost.memory, given))
-        elif isinstance(given, TimerGoesOff):
-            core._arm(core.rooms[given.key], 0.0, NOW)  # type: ignore[arg-type]
-        else:
-            try:
-                actions = core.handle(given, NOW)
-            except Exception as raised:  # a finding, not a failure of the explorer
-                error = raised
-            else:
-                ghost = _accounted(ghost, core, given, actions)
-        tidy(core, dict(ghost.ends))
-        return Step(before, given, actions, Local(self.bound, core, ghost), error)
+        return after, tuple([self._item(item) for item in started(step)]), tuple(broken)
 
     def _number(self, place: int, local: Local) -> int:
         key = (freeze(local.core), local.ghost)
@@ -656,12 +586,6 @@ class Model:
         return "; ".join(parts)
 
 
-def _without_reason(message: Message) -> Message:
-    """Reasons are only ever told, so two messages that differ in them alone are one."""
-    reason = getattr(message, "reason", "")
-    return msgspec.structs.replace(message, reason=FAILURE) if reason else message
-
-
 def _without(under_way: tuple[int, ...], number: int) -> tuple[int, ...]:
     place = under_way.index(number)
     return under_way[:place] + under_way[place + 1 :]
@@ -669,56 +593,3 @@ def _without(under_way: tuple[int, ...], number: int) -> tuple[int, ...]:
 
 def _with_hit(hits: tuple[Hit, ...], hit: Hit | None) -> tuple[Hit, ...]:
     return hits if hit is None else tuple(sorted((*hits, hit), key=str))
-
-
-def _done(write: StartWrite, *, ok: bool, quiet: bool = True) -> WriteDone:
-    return WriteDone(write.room, write.incarnation, write.epoch, write.destination, ok, quiet, "" if ok else FAILURE)
-
-
-def _landed(memory: tuple[Content, ...], landed: Landed) -> tuple[Content, ...]:
-    write = landed.write
-    held = list(memory)
-    first = write.chunk.start_token // BLOCK_TOKENS
-    for place, block in enumerate(write.target_blocks[: -(-write.chunk.tokens // BLOCK_TOKENS)]):
-        held[block] = ((write.room, write.incarnation), first + place) if landed.whole else None
-    return tuple(held)
-
-
-def _accounted(ghost: Ghost, core: Core, given: Any, actions: list[Action]) -> Ghost:
-    """The explorer's account after a step."""
-    source, copied, acked, flying = dict(ghost.source), dict(ghost.copied), dict(ghost.acked), dict(ghost.flying)
-    refused, ends = set(ghost.refused), dict(ghost.ends)
-    if isinstance(given, WriteDone):
-        pair = ((given.room, given.incarnation), given.destination)
-        start, end = flying.pop(pair, (-1, 0))
-        if given.ok and acked.get(pair, 0) == start:
-            acked[pair] = end
-    elif isinstance(given, Encoded):
-        key = (given.room, given.incarnation)
-        source[key] = (source[key][0], True)
-    elif isinstance(given, Cancel):
-        refused.add(((given.room, given.incarnation), given.receiver))
-    for action in actions:
-        match action:
-            case StartEncode(room, incarnation, _, blocks):
-                source[room, incarnation] = (blocks, False)
-            case StartWrite(room, incarnation, _, destination, chunk):
-                flying[(room, incarnation), destination] = (chunk.start_token, chunk.end_token)
-            case CopyOut(room, incarnation, start_token, tokens):
-                copied[room, incarnation] = start_token + tokens
-            case Conclude(room, incarnation, status):
-                ends[room, incarnation] = status
-    reaped = {key for key in ends if key not in core.rooms}
-    memory = list(ghost.memory)
-    if memory:
-        for block in core.pool._free:
-            memory[block] = None  # nobody may rely on what is left in a free block
-    return Ghost(
-        memory=tuple(memory),
-        source=tuple(sorted((key, held) for key, held in source.items() if key not in reaped or not held[1])),
-        copied=tuple(sorted((key, tokens) for key, tokens in copied.items() if key not in ends)),
-        acked=tuple(sorted((pair, tokens) for pair, tokens in acked.items() if pair[0] not in reaped)),
-        flying=tuple(sorted(flying.items())),
-        refused=tuple(sorted(pair for pair in refused if pair[0] not in reaped)),
-        ends=tuple(sorted(ends.items())),
-    )

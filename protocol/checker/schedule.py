@@ -10,7 +10,8 @@ import msgspec
 from protocol.checker.bounds import Bound, Fault
 from protocol.checker.explorer import Finding
 from protocol.checker.invariants import STATEMENTS, Broken, Local, Step
-from protocol.checker.model import Item, Model, Move, Result, State
+from protocol.checker.model import Model, Move, Result, State
+from protocol.checker.steps import Item, perform
 from protocol.messages import (
     Action,
     Announce,
@@ -56,7 +57,7 @@ def replay(bound: Bound, moves: Sequence[Move]) -> Replay:
         after, wrong = _carried_out(model, state, wanted, number)
         lines.append(f"{number:3}  {_headline(model, state, wanted)}")
         for place, local, given in model.taken:
-            step = model.perform(place, model.locals[place][local], given)
+            step = perform(model.locals[place][local], given)
             lines += [f"       {told}" for told in _consequences(step)]
         state = after
         found += [*wrong, *model.broken_in(state)]

@@ -44,7 +44,7 @@ def clone(core: Core) -> Core:
         elif name == "_timers":
             state[name] = [(*entry[:3], _copied(entry[3], rooms)) for entry in value]
         elif name == "sizing":
-            state[name] = value if all(map(_is_atom, vars(value).values())) else copy.deepcopy(value)
+            state[name] = copy.copy(value) if all(map(_is_atom, vars(value).values())) else copy.deepcopy(value)
         elif name in _FIXED:
             state[name] = value
         else:

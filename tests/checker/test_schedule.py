@@ -139,9 +139,9 @@ def test_every_kind_of_move_has_a_text_and_survives_a_file(fault: Fault) -> None
 
 
 def test_a_summary_names_what_may_fail() -> None:
-    bound = Bound(name="any", lengths=(1, 3), language_tp=2, default_tokens=(2, 4), faults=(Fault.FAIL,), most_faults=2)
+    bound = Bound(name="any", lengths=(5,), language_tp=2, default_tokens=(2, 4), faults=(Fault.FAIL,), most_faults=2)
     assert summary(bound) == (
-        "window, 1x2 ranks; rooms of 1, 3 tokens; first allocation 2, 4; pools of 2 and 2 blocks of 2 tokens; "
+        "window, 1x2 ranks; rooms of 5 tokens; first allocation 2, 4; pools of 2 and 2 blocks of 2 tokens; "
         "up to 2 of fail"
     )
 

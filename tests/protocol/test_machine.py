@@ -45,8 +45,9 @@ from protocol.checker.invariants import (
     check_step,
     check_write,
 )
-from protocol.checker.model import Item, Landed, Model, _accounted, _done, _landed
+from protocol.checker.model import Model
 from protocol.checker.snapshot import clone, freeze
+from protocol.checker.steps import Item, Landed, account, land, write_done
 from protocol.disciplines import DISCIPLINES
 from protocol.language import QUARANTINE_S, LanguageRoom
 from protocol.messages import Abort, Encoded, PeerDown, PeerUp, Send, StartEncode, StartWrite, WriterQuiet
@@ -150,7 +151,7 @@ class Fleet:
                 self.feed(taker, Encoded(content.room, content.incarnation))
             case "write":
                 self.land(content, whole=True)
-                self.feed(taker, _done(content, ok=True))
+                self.feed(taker, write_done(content, ok=True))
             case "late":
                 self.land(content, whole=True)
                 self.feed(taker, WriterQuiet(content.room, content.incarnation, content.destination))
@@ -166,7 +167,7 @@ class Fleet:
         self.land(write, whole=False)
         if late:
             self.add(thing.item._replace(what="late"))
-        self.feed(thing.item.taker, _done(write, ok=False, quiet=not late))
+        self.feed(thing.item.taker, write_done(write, ok=False, quiet=not late))
 
     def lose(self, thing: Thing) -> None:
         self.under_way.remove(thing)
@@ -190,7 +191,7 @@ class Fleet:
 
     def land(self, write: StartWrite, *, whole: bool) -> None:
         target = self.locals[write.destination]
-        memory = _landed(target.ghost.memory, Landed(write, whole))
+        memory = land(target.ghost.memory, Landed(write, whole))
         self.locals[write.destination] = target._replace(ghost=target.ghost._replace(memory=memory))
 
     def feed(self, rank_id: RankId, given: Any) -> None:
@@ -204,7 +205,7 @@ class Fleet:
         except Exception as raised:  # a finding
             error = raised
         else:
-            self.locals[rank_id] = local._replace(ghost=_accounted(local.ghost, core, given, actions))
+            self.locals[rank_id] = local._replace(ghost=account(local.ghost, core, given, actions))
         nothing_broken(check_step(Step(before, given, actions, self.locals[rank_id], error)))
         for action in actions:
             match action:
