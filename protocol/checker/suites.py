@@ -20,7 +20,8 @@ RESUMING = ("window", "alloc_then_free", "free_then_alloc")
 SHAPES = ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))
 EVERY = tuple(Fault)
 ONE_ROOM = tuple(fault for fault in Fault if fault in CONTAINED)
-ENDED_BY_TIMERS = (Fault.LOSE, Fault.EARLY, Fault.DIE)
+ALL_BUT_ALARMS = tuple(fault for fault in Fault if fault is not Fault.SUSPECT)
+"""A false alarm may last as long as anything else, which makes many states of few."""
 
 
 def quick() -> list[Bound]:
@@ -50,18 +51,21 @@ def standard() -> list[Bound]:
     bounds += [_fault_free(discipline, *shape, (5,)) for discipline in RESUMING[1:] for shape in SHAPES]
     for discipline in ("window", "exact_announce"):
         bounds += [
-            _one_fault(discipline, 1, 1, (3, 1), EVERY, hazards=("N3", "N4", "N6", "B10", "S1", "S10", "S11", "S12")),
-            _one_fault(discipline, 1, 2, (3,), EVERY, hazards=("S5", "S6", "T5", "T6")),
-            _one_fault(discipline, 2, 1, (3, 1), (*ONE_ROOM, *ENDED_BY_TIMERS), hazards=("T1",)),
-            _one_fault(discipline, 2, 2, (3,), (*ONE_ROOM, *ENDED_BY_TIMERS), together=True, hazards=("B11", "T5")),
+            _one_fault(
+                discipline, 1, 1, (3, 1), ALL_BUT_ALARMS, hazards=("N3", "N4", "N6", "B10", "S1", "S10", "S11", "S12")
+            ),
+            _one_fault(discipline, 1, 2, (3,), ALL_BUT_ALARMS, hazards=("S5", "S6", "T5", "T6")),
+            # One block for two rooms, so that the one that is fenced is the one that is wanted.
+            _with(_one_fault(discipline, 1, 1, (1, 1), (Fault.SUSPECT,), hazards=("B10",)), language_blocks=1),
+            _one_fault(discipline, 1, 2, (1,), (Fault.SUSPECT,), hazards=("B10",)),
+            _one_fault(discipline, 2, 1, (3, 1), ALL_BUT_ALARMS, hazards=("T1",)),
+            _one_fault(discipline, 2, 2, (3,), ALL_BUT_ALARMS, together=True, hazards=("B11", "T5")),
             _one_fault(discipline, 2, 3, (1,), ONE_ROOM, together=True, atomic=True, hazards=("T2", "T5")),
             _one_fault(discipline, 1, 3, (3,), (Fault.FAIL, Fault.LOSE), together=True, hazards=("T5",)),
             _one_fault(discipline, 1, 1, (3, 1, 1), ONE_ROOM, together=True, hazards=("N3",)),
             _faults(discipline, (3,), EVERY, 2),
         ]
-    # Room for both requests, so that the second is offered while the first one's failure is agreed on.
-    dies = _one_fault("window", 2, 2, (1, 1), (Fault.DIE,), atomic=True, hazards=("N8", "N9"))
-    bounds += [msgspec.structs.replace(dies, language_blocks=2)]
+    bounds += [_one_fault("window", 2, 2, (1, 1), (Fault.DIE,), atomic=True, hazards=("N8", "N9"))]
     bounds += [_one_fault("window", 1, 2, (3, 1), (Fault.FAIL, Fault.DIE), together=True, hazards=("B10", "N8", "N9"))]
     bounds += [
         _one_fault(discipline, 1, 1, (3,), EVERY, hazards=("B10", "S14")) for discipline in RESUMING[1:] + SAFE[2:]
@@ -82,12 +86,16 @@ def deep() -> list[Bound]:
         for faults in pairs:
             bounds.append(_one_fault(discipline, 1, 2, (3, 1), faults, together=True))
             bounds.append(_one_fault(discipline, 2, 3, (3,), faults, together=True))
-        bounds.append(_faults(discipline, (3, 1), (*ONE_ROOM, *ENDED_BY_TIMERS), 2))
+        bounds.append(_faults(discipline, (3, 1), ALL_BUT_ALARMS, 2))
         bounds.append(_faults(discipline, (3,), EVERY, 3))
     return list({bound.name: bound for bound in bounds}.values())
 
 
 SUITES = {"quick": quick, "standard": standard, "deep": deep}
+
+
+def _with(bound: Bound, **changes: int) -> Bound:
+    return msgspec.structs.replace(bound, **changes)
 
 
 def _name(discipline: str, encode_tp: int, language_tp: int, lengths: tuple[int, ...], rest: str) -> str:
@@ -96,13 +104,13 @@ def _name(discipline: str, encode_tp: int, language_tp: int, lengths: tuple[int,
 
 
 def _pools(discipline: str, lengths: tuple[int, ...]) -> dict[str, object]:
-    """The tightest pools in which each request alone succeeds, and the first allocation of the discipline."""
+    """The tightest pools in which each request alone succeeds and two can be under way, and the first allocation."""
     longest = -(-max(lengths) // BLOCK_TOKENS)
     one_transfer = discipline in ("slot", "default_fail")
     held_at_once = longest if discipline in ("alloc_then_free", "exact_announce", *SAFE[2:]) else max(1, longest - 1)
     return {
         "encode_blocks": longest,
-        "language_blocks": held_at_once,
+        "language_blocks": max(held_at_once, min(2, len(lengths))),
         "default_tokens": (longest * BLOCK_TOKENS if one_transfer else BLOCK_TOKENS,),
     }
 

@@ -159,7 +159,7 @@ ADVERSARIAL: list[tuple[str, str, Goal]] = [
     ("lost resume (S14)", "window 1x1, 3+1 tokens, one of", lost_resume),
     ("unequal grants (S7)", "unequal grants", unequal_grants),
     ("abort with a write in flight (B10, N4)", "window 1x1, 3+1 tokens, one of", abort_with_a_write_in_flight),
-    ("abort while waiting for blocks (N6)", "window 1x1, 3+1 tokens, one of", abort_while_waiting_for_blocks),
+    ("abort while waiting for blocks (N6)", "window 1x1, 3+1+1 tokens, one of", abort_while_waiting_for_blocks),
     ("abort between two chunks", "window 1x1, 3+1 tokens, one of", abort_between_two_chunks),
     ("one destination fails (T5)", "window 1x2, 3 tokens, one of", one_destination_fails),
     ("a writer dies (N2, N8)", "window 1x1, 3+1 tokens, one of", a_writer_dies),
