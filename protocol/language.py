@@ -69,7 +69,7 @@ class LanguageRoom(Room):
 
     ``outstanding``: an offer for ``epoch`` is with the encode side, whose writes may land in ``blocks``.
     ``writer_gone``: the writer was declared down, so what it had on the way may land until the quarantine ends.
-    ``answered``: since then it came up again and said that nothing of it will land; only the quarantine is left.
+    ``answered``: since then it has said that nothing of it will land, so only the quarantine is left.
     ``upto_tokens``: what the last status said this rank holds; ``got_tokens``: what the group acted on.
     """
 
@@ -233,7 +233,7 @@ class LanguageRank(RankCore[LanguageRoom]):
 
     def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
         room = self.rooms.get((quiet.room, quiet.incarnation))
-        if room is None or not room.over or room.answered or room.writer in self._down:
+        if room is None or not room.over or room.answered:
             self.ignored_messages += 1
         elif room.writer_gone:
             # It speaks for itself, not for a process of the same name that may have ended before it.
@@ -248,7 +248,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         for room in list(self.rooms.values()):
             if room.writer != down.peer:
                 continue
-            room.writer_gone, room.answered = True, False
+            room.writer_gone = True
             if room.over:
                 self._arm(room, QUARANTINE_S, now)
             else:
