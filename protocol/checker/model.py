@@ -79,6 +79,9 @@ class Move(NamedTuple):
 State = tuple[tuple[int, ...], tuple[int, ...], tuple[Hit, ...]]
 """Local states by rank, numbers of the items under way in ascending order, faults that happened."""
 
+Branch = tuple[Move, State, tuple[Broken, ...]]
+"""A move, where it leads, and the invariants the step itself breaks."""
+
 Result = tuple[int, tuple[int, ...], tuple[Broken, ...]]
 """Of a local step: the local state it leads to, the items it puts under way, the invariants it breaks."""
 
@@ -132,11 +135,8 @@ class Model:
 
     # --- moves ---
 
-    def moves(self, state: State) -> Iterator[tuple[Move, State, tuple[Broken, ...]]]:
-        """Every move possible in ``state``, where it leads, and the invariants the step itself breaks.
-
-        Moves that are not faults come first. Timers are among them only when nothing else can happen.
-        """
+    def moves(self, state: State) -> Iterator[Branch]:
+        """Every move possible in ``state``; those that are no faults first."""
         locals_, under_way, hits = state
         blocked = {self._item_taker[number] for number in under_way if self.items[number].what == "turn"}
         idle = True
@@ -149,7 +149,7 @@ class Model:
         if len(hits) < self.bound.most_faults:
             yield from self._faults(state, blocked)
 
-    def _progress(self, state: State, blocked: set[int]) -> Iterator[tuple[Move, State, tuple[Broken, ...]]]:
+    def _progress(self, state: State, blocked: set[int]) -> Iterator[Branch]:
         locals_, under_way, _ = state
         for place, number in enumerate(locals_):
             if number == DEAD or place in blocked:
@@ -167,7 +167,7 @@ class Model:
             place = self._item_taker[number]
             if place in blocked and item.what != "turn":
                 continue
-            yield self._arrives(state, number, item, place)
+            yield self._arrives(state, number)
         for place, number in enumerate(locals_):
             if number != DEAD and place not in blocked:
                 for key in self._armed_on(place, number)[1]:
@@ -188,7 +188,7 @@ class Model:
                     for key in self._armed_on(place, locals_[place])[0]:
                         yield place, key
 
-    def _faults(self, state: State, blocked: set[int]) -> Iterator[tuple[Move, State, tuple[Broken, ...]]]:
+    def _faults(self, state: State, blocked: set[int]) -> Iterator[Branch]:
         locals_, under_way, hits = state
         kinds = self.bound.faults
         before = -1
@@ -200,7 +200,7 @@ class Model:
             if item.what == "write" and self._item_taker[number] not in blocked:
                 for fault in (Fault.FAIL, Fault.LATE):
                     if fault in kinds and locals_[self._place[item.content.destination]] != DEAD:
-                        yield self._write_fails(state, number, item, fault, (fault, item.content.room))
+                        yield self._write_fails(state, number, fault, (fault, item.content.room))
             elif item.what == "message":
                 room = item.content.room
                 if Fault.LOSE in kinds:
@@ -240,20 +240,19 @@ class Model:
 
     # --- what a move does ---
 
-    def _after(
-        self, state: State, move: Move, place: int, given: Any, code: Any, hit: Hit | None = None
-    ) -> tuple[Move, State, tuple[Broken, ...]]:
+    def _after(self, state: State, move: Move, place: int, given: Any, code: Any, hit: Hit | None = None) -> Branch:
         """One rank takes one input that was not under way."""
         locals_, under_way, hits = state
         number, items, broken = self._step(place, locals_[place], given, (type(given).__name__, code))
         return (
             move,
-            self._state(locals_, {place: number}, under_way, items, _with_hit(hits, hit) if hit else hits),
+            self._state(locals_, {place: number}, under_way, items, _with_hit(hits, hit)),
             broken,
         )
 
-    def _arrives(self, state: State, number: int, item: Item, place: int) -> tuple[Move, State, tuple[Broken, ...]]:
+    def _arrives(self, state: State, number: int) -> Branch:
         locals_, under_way, hits = state
+        item, place = self.items[number], self._item_taker[number]
         rest = _without(under_way, number)
         move = Move("take", item.taker, item)
         changed: dict[int, int] = {}
@@ -263,7 +262,7 @@ class Model:
             case "write":
                 target = self._place[content.destination]
                 if locals_[target] == DEAD:
-                    return self._write_fails(state, number, item, Fault.FAIL, None)
+                    return self._write_fails(state, number, Fault.FAIL, None)
                 changed[target], _, broken = self._step(
                     target, locals_[target], Landed(content, True), (number, "land")
                 )
@@ -288,10 +287,9 @@ class Model:
             broken = (*broken, *wrong)
         return move, self._state(locals_, changed, rest, items, hits), broken
 
-    def _write_fails(
-        self, state: State, number: int, item: Item, fault: Fault, hit: Hit | None
-    ) -> tuple[Move, State, tuple[Broken, ...]]:
+    def _write_fails(self, state: State, number: int, fault: Fault, hit: Hit | None) -> Branch:
         locals_, under_way, hits = state
+        item = self.items[number]
         write: StartWrite = item.content
         place, target = self._place[item.taker], self._place[write.destination]
         changed: dict[int, int] = {}
@@ -306,11 +304,11 @@ class Model:
         move = Move(fault if hit else "take", item.taker, item)
         return (
             move,
-            self._state(locals_, changed, rest, items, _with_hit(hits, hit) if hit else hits),
+            self._state(locals_, changed, rest, items, _with_hit(hits, hit)),
             (*broken, *wrong),
         )
 
-    def _turns_over(self, state: State, members: tuple[int, ...], turn: Turn) -> tuple[Move, State, tuple[Broken, ...]]:
+    def _turns_over(self, state: State, members: tuple[int, ...], turn: Turn) -> Branch:
         """A group agrees on a turn; it is carried out at once by a lone rank and in an atomic world."""
         locals_, under_way, hits = state
         move = Move("turn", self.ranks[members[0]])
@@ -328,7 +326,7 @@ class Model:
             broken += self._unnoticed(members, self._only(members[0], changed[members[0]]), None)
         return move, self._state(locals_, changed, under_way, tuple(items), hits), tuple(broken)
 
-    def _dies(self, state: State, place: int) -> tuple[Move, State, tuple[Broken, ...]]:
+    def _dies(self, state: State, place: int) -> Branch:
         locals_, under_way, hits = state
         rank_id = self.ranks[place]
         left = []
@@ -348,7 +346,7 @@ class Model:
         after = self._state(locals_, {place: DEAD}, tuple(left), tuple(told), _with_hit(hits, (Fault.DIE, None)))
         return Move(Fault.DIE, rank_id), after, ()
 
-    def _suspects(self, state: State, place: int, peer: RankId) -> tuple[Move, State, tuple[Broken, ...]]:
+    def _suspects(self, state: State, place: int, peer: RankId) -> Branch:
         rank_id = self.ranks[place]
         about = Item("down", rank_id, peer, peer)
         move = Move(Fault.SUSPECT, rank_id, about)
