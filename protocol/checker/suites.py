@@ -78,7 +78,7 @@ def standard() -> list[Bound]:
 
 
 def deep() -> list[Bound]:
-    """Larger groups, more rooms and more faults at once: tens of minutes and several GB."""
+    """Larger groups, more rooms and more faults at once: some ten minutes and several GB."""
     bounds = standard()
     pairs = ((Fault.FAIL, Fault.LATE), (Fault.DUPLICATE, Fault.LOSE), (Fault.ABORT,), (Fault.DIE,))
     for discipline in ("window", "exact_announce"):
