@@ -116,7 +116,6 @@ def test_the_page_has_every_text() -> None:
         assert f"| {id_} | {reason} |" in page
 
 
-@pytest.mark.slow  # all searches once more, in a process of their own
 def test_the_page_is_up_to_date() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
