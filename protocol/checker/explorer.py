@@ -153,9 +153,8 @@ class _Search:
             if self.most_states is not None and len(self.states) > self.most_states:
                 return False
             state = self.states[at]
-            moved = False
+            moves_on = False
             for move, after, broken in model.moves(state):
-                moved = True
                 self.transitions += 1
                 reached = known.get(after)
                 if reached is None:
@@ -164,12 +163,13 @@ class _Search:
                 if broken:
                     self._note(broken, at, move)
                 if move.kind not in FAULTS:
+                    moves_on = True
                     self.sources.append(at)
                     self.targets.append(reached)
             if model.is_done(state):
                 self.done.append(at)
                 self._note(tuple(model.broken_at_end(state)), at)
-            elif not moved:
+            elif not moves_on:  # a fault that may still happen helps nobody
                 self.dead_ends[model.waits_across(state)] += 1
                 self._note((model.standstill(state),), at)
             at += 1

@@ -44,7 +44,7 @@ def quick() -> list[Bound]:
 
 
 def standard() -> list[Bound]:
-    """What is known to hold: all of it is searched in about two minutes on two cores."""
+    """What is known to hold: all of it is searched in one to two minutes on two cores."""
     bounds = [_fault_free(discipline, *shape, (3, 1)) for discipline in SAFE for shape in SHAPES]
     bounds += [_fault_free(discipline, 1, 1, (3, 1, 5)) for discipline in SAFE]
     bounds += [_fault_free("window", 2, 2, (3, 1, 1), together=True)]

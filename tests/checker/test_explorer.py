@@ -250,3 +250,19 @@ def test_each_instance_gets_its_own_requests() -> None:
     assert [(one.room, one.total_tokens) for one in bound.requests_for(second)] == [(1, 2)]
     (language,) = bound.language_ids()
     assert [one.encode_instance for one in bound.requests_for(language)] == [0, 1, 0]
+
+
+def test_a_fault_that_may_still_happen_is_no_way_out_of_a_deadlock() -> None:
+    bound = Bound(
+        name="hold and wait, and a client that may go away",
+        lengths=(3, 3),
+        discipline="alloc_then_free",
+        encode_blocks=4,
+        language_blocks=2,
+        arrivals_any=False,
+        faults=(Fault.ABORT,),
+        most_faults=1,
+    )
+    (finding,) = explore(bound).findings
+    assert finding.invariant == 21
+    assert not any(move.kind == Fault.ABORT for move in finding.moves)
