@@ -66,6 +66,7 @@ class EncodeRoom(Room):
         "cancelled",
         "chunk",
         "destinations",
+        "encode_s",
         "encoded",
         "encoding",
         "epoch",
@@ -81,6 +82,7 @@ class EncodeRoom(Room):
     def __init__(self, request: EncodeRequest, number: int, required: tuple[RankId, ...]) -> None:
         super().__init__((request.room, request.incarnation), number)
         self.total_tokens = request.total_tokens
+        self.encode_s = request.encode_s
         self.destinations = required
         self.source: tuple[int, ...] = ()
         self.encoding = False
@@ -108,6 +110,7 @@ class EncodeRank(RankCore[EncodeRoom]):
     """One tensor-parallel rank of an encode instance.
 
     ``handle(input, now)`` takes any EncodeInput and returns the actions to carry out, in order.
+    ``batch_requests``: most requests of one encoder pass; None for no limit.
     """
 
     def __init__(
@@ -120,9 +123,13 @@ class EncodeRank(RankCore[EncodeRoom]):
         encode_tp: int = 1,
         language_tp: int = 1,
         timeout_s: float | None = None,
+        batch_requests: int | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder)
+        if batch_requests is not None and batch_requests < 1:
+            raise ValueError(f"batch_requests is {batch_requests}, it must be at least 1 or None")
+        self.batch_requests = batch_requests
         self.discipline = discipline
         self.encode_tp = encode_tp
         self.language_tp = language_tp
@@ -333,6 +340,7 @@ class EncodeRank(RankCore[EncodeRoom]):
     def _grant_source(self, free: int, now: float, actions: list[Action]) -> None:
         # First come, first served: a large request is not overtaken by small ones.
         queue = self._awaiting_source
+        left = self.batch_requests
         while queue:
             room = queue[0]
             if room.over:
@@ -341,6 +349,11 @@ class EncodeRank(RankCore[EncodeRoom]):
             blocks = self.layout.blocks_for(room.total_tokens)
             if blocks > free:
                 return
+            if left is not None:
+                if not left:
+                    self._freed = True  # there is room for the next pass
+                    return
+                left -= 1
             queue.popleft()
             granted = self.pool.allocate(blocks, room.key)
             if granted is None:
@@ -353,7 +366,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             if self.discipline.announces_length and not room.failure:
                 for peer in room.destinations:
                     actions.append(Send(peer, Announce(*room.key, room.total_tokens)))
-            actions.append(StartEncode(*room.key, room.total_tokens, granted))
+            actions.append(StartEncode(*room.key, room.total_tokens, granted, room.encode_s))
 
     def _start_chunk(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
         """Start writing chunk ``epoch`` once the data and all offers are there."""

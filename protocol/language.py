@@ -41,6 +41,7 @@ from protocol.messages import (
     Offer,
     PeerDown,
     PeerUp,
+    Prefilled,
     Quiet,
     Send,
     Turn,
@@ -107,6 +108,11 @@ class LanguageRoom(Room):
         self.got_tokens = 0
         self.copied_tokens = 0
 
+    @property
+    def fenced(self) -> bool:
+        """Whether the room is over while its writer may still write into its blocks."""
+        return self.over and self.outstanding
+
 
 class LanguageRank(RankCore[LanguageRoom]):
     """One tensor-parallel rank of a language instance.
@@ -114,6 +120,8 @@ class LanguageRank(RankCore[LanguageRoom]):
     ``handle(input, now)`` takes any LanguageInput and returns the actions to carry out, in order.
     ``resume_first``: rooms that wait for their next chunk's blocks go before new ones.
     ``reserve_blocks``: blocks new rooms must leave free for resumes.
+    ``resume_tokens``: most tokens a resume asks for at once; None for all that is missing.
+    ``release_after_prefill``: a delivered room keeps its blocks until Prefilled.
     """
 
     def __init__(
@@ -128,9 +136,13 @@ class LanguageRank(RankCore[LanguageRoom]):
         timeout_s: float | None = None,
         resume_first: bool = True,
         reserve_blocks: int = 0,
+        resume_tokens: int | None = None,
+        release_after_prefill: bool = False,
         recorder: Recorder | None = None,
     ) -> None:
         super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder)
+        if resume_tokens is not None and resume_tokens < 1:
+            raise ValueError(f"resume_tokens is {resume_tokens}, it must be at least 1 or None")
         if not 0 <= reserve_blocks < pool_blocks:
             raise ValueError(f"reserve_blocks is {reserve_blocks}, it must be between 0 and {pool_blocks - 1}")
         self.discipline = discipline
@@ -138,6 +150,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         self.encode_tp = encode_tp
         self.resume_first = resume_first
         self.reserve_blocks = reserve_blocks
+        self.resume_blocks = None if resume_tokens is None else layout.blocks_for(resume_tokens)
+        self.release_after_prefill = release_after_prefill
         self._admitted = 0
         self._new: deque[LanguageRoom] = deque()
         self._resuming: deque[LanguageRoom] = deque()
@@ -148,6 +162,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             Announce: self._on_announce,
             ChunkStatus: self._on_status,
             Quiet: self._on_quiet,
+            Prefilled: self._on_prefilled,
             PeerDown: self._on_peer_down,
             PeerUp: self._on_peer_up,
             Abort: self._on_abort,
@@ -233,13 +248,21 @@ class LanguageRank(RankCore[LanguageRoom]):
 
     def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
         room = self.rooms.get((quiet.room, quiet.incarnation))
-        if room is None or not room.over or room.answered:
+        if room is None or not room.fenced or room.answered:
             self.ignored_messages += 1
         elif room.writer_gone:
             # It speaks for itself, not for a process of the same name that may have ended before it.
             room.answered = True
         else:
             self._unfence(room, now)
+
+    def _on_prefilled(self, prefilled: Prefilled, now: float, actions: list[Action]) -> None:
+        room = self.rooms.get((prefilled.room, prefilled.incarnation))
+        if room is None or not room.over or room.fenced:
+            self.ignored_messages += 1
+            return
+        self._end(room, now)
+        self._freed = True
 
     def _on_peer_down(self, down: PeerDown, now: float, actions: list[Action]) -> None:
         if down.peer in self._down:
@@ -249,15 +272,15 @@ class LanguageRank(RankCore[LanguageRoom]):
             if room.writer != down.peer:
                 continue
             room.writer_gone = True
-            if room.over:
+            if room.fenced:
                 self._arm(room, QUARANTINE_S, now)
-            else:
+            elif not room.over:
                 self._fail(room, f"{down.peer} is down")
 
     def _on_peer_up(self, up: PeerUp, now: float, actions: list[Action]) -> None:
         self._down.discard(up.peer)
         for room in self.rooms.values():
-            if room.writer == up.peer and room.over:
+            if room.writer == up.peer and room.fenced:
                 # It was perhaps never gone, only out of reach: it must not write into these blocks any more.
                 actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, room.failure)))
 
@@ -339,7 +362,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         if is_last:
             self._deliver(room, now, actions)
             return
-        remaining = self.layout.blocks_for(self._known_total(room) - room.got_tokens)
+        remaining = self._next_blocks(room)
         if not self.discipline.resumes:
             refusal = f"the discipline {self.discipline.name} does not resume"
         else:
@@ -358,15 +381,16 @@ class LanguageRank(RankCore[LanguageRoom]):
     def _deliver(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
         total = self._known_total(room)
         self._copy_out(room, actions)
-        self._release(room, room.blocks)
-        room.blocks = ()
-        actions.append(Deliver(*room.key, total))
+        actions.append(Deliver(*room.key, total, room.request.prefill_factor))
         self._record(now, room, Event.DELIVERED, room.status, total)
-        self._record(now, room, Event.RELEASED, room.status, total)
         self.sizing.completed(CompletedView(room.request, total, room.chunks))
         room.over = True
         actions.append(Conclude(*room.key, Status.Success))
-        self._forget(room)
+        if self.release_after_prefill:
+            self._arm(room, None, now)
+            self._leave_group(room)
+        else:
+            self._end(room, now)
 
     def _grant(self, now: float, actions: list[Action]) -> None:
         """Hand out free blocks, first come, first served within resumes and within new rooms."""
@@ -388,7 +412,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             if room.over:
                 queue.popleft()
                 continue
-            remaining = self.layout.blocks_for(self._known_total(room) - room.got_tokens)
+            remaining = self._next_blocks(room)
             grant = self.discipline.resume(len(room.blocks), remaining, self._free)
             if grant is None:
                 return False
@@ -401,6 +425,11 @@ class LanguageRank(RankCore[LanguageRoom]):
             self._record(now, room, Event.ALLOCATED, room.status, (grant.keep + grant.take) * self.layout.block_tokens)
             self._offer(room, kept + taken, Event.RESUMED, now, actions)
         return True
+
+    def _next_blocks(self, room: LanguageRoom) -> int:
+        """Blocks that the room asks for when it resumes."""
+        missing = self.layout.blocks_for(self._known_total(room) - room.got_tokens)
+        return missing if self.resume_blocks is None else min(missing, self.resume_blocks)
 
     def _grant_new(self, now: float, actions: list[Action]) -> None:
         queue = self._new
@@ -467,12 +496,16 @@ class LanguageRank(RankCore[LanguageRoom]):
             self.pool.fence(room.blocks, room.key)
             self._arm(room, QUARANTINE_S if room.writer_gone else CANCEL_RETRY_S, now)
             return
+        self._end(room, now)
+
+    # --- memory ---
+
+    def _end(self, room: LanguageRoom, now: float) -> None:
+        """Nothing of the room is left on this rank."""
         if room.blocks:
             self._release(room, room.blocks)
         self._record(now, room, Event.RELEASED, room.status, room.got_tokens)
         self._forget(room)
-
-    # --- memory ---
 
     def _unfence(self, room: LanguageRoom, now: float) -> None:
         self.pool.unfence(room.blocks, room.key)

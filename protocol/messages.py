@@ -77,18 +77,21 @@ Message = Announce | Offer | ChunkStatus | Cancel | Quiet
 
 
 class EncodeRequest(msgspec.Struct, frozen=True, tag="encode_request"):
-    """A request as the encode side sees it: its length is known."""
+    """A request as the encode side sees it: its length is known. ``encode_s``: its part of an encoder pass, for
+    drivers that emulate one."""
 
     room: int
     incarnation: int
     total_tokens: int
     language_instance: int = 0
+    encode_s: float = 0.0
 
 
 class LanguageRequest(msgspec.Struct, frozen=True, tag="language_request"):
     """A request as the language side sees it: the text, what the router passes on, not the length.
 
-    ``true_tokens`` is filled for the Oracle policy alone, as the bound.
+    ``true_tokens`` is filled for the Oracle policy alone, as the bound. ``prefill_factor`` is for drivers that emulate
+    the prefill: how much longer than usual it takes.
     """
 
     room: int
@@ -99,6 +102,7 @@ class LanguageRequest(msgspec.Struct, frozen=True, tag="language_request"):
     client: str = ""
     encode_instance: int = 0
     true_tokens: int | None = None
+    prefill_factor: float = 1.0
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -136,6 +140,13 @@ class WriterQuiet(msgspec.Struct, frozen=True, tag="writer_quiet"):
     destination: RankId
 
 
+class Prefilled(msgspec.Struct, frozen=True, tag="prefilled"):
+    """The prefill of a delivered request is over; nothing reads its blocks any more."""
+
+    room: int
+    incarnation: int
+
+
 class PeerDown(msgspec.Struct, frozen=True, tag="peer_down"):
     """A rank of the other side is gone: its process ended or its heartbeat stopped."""
 
@@ -158,7 +169,7 @@ class Turn(msgspec.Struct, frozen=True, tag="turn"):
 
 
 EncodeInput = EncodeRequest | Offer | Cancel | Encoded | WriteDone | WriterQuiet | PeerDown | PeerUp | Abort | Turn
-LanguageInput = LanguageRequest | Announce | ChunkStatus | Quiet | PeerDown | PeerUp | Abort | Turn
+LanguageInput = LanguageRequest | Announce | ChunkStatus | Quiet | Prefilled | PeerDown | PeerUp | Abort | Turn
 
 # --- actions -------------------------------------------------------------------------------------------------------
 
@@ -171,12 +182,13 @@ class Send(msgspec.Struct, frozen=True, tag="send"):
 
 
 class StartEncode(msgspec.Struct, frozen=True, tag="start_encode"):
-    """Run the encoder and put the embedding into ``blocks``; answer with Encoded."""
+    """Run the encoder and put the embedding into ``blocks``; answer with Encoded. ``encode_s`` is the request's."""
 
     room: int
     incarnation: int
     total_tokens: int
     blocks: tuple[int, ...]
+    encode_s: float = 0.0
 
 
 class StartWrite(msgspec.Struct, frozen=True, tag="start_write"):
@@ -202,11 +214,12 @@ class CopyOut(msgspec.Struct, frozen=True, tag="copy_out"):
 
 
 class Deliver(msgspec.Struct, frozen=True, tag="deliver"):
-    """Hand the complete embedding to the language model."""
+    """Hand the complete embedding to the language model; answer with Prefilled if its blocks are kept till then."""
 
     room: int
     incarnation: int
     total_tokens: int
+    prefill_factor: float = 1.0
 
 
 class Conclude(msgspec.Struct, frozen=True, tag="conclude"):

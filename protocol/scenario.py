@@ -6,7 +6,7 @@ from the machine. Both build their cores here, so a parameter cannot reach one w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -26,6 +26,9 @@ class Request(msgspec.Struct, frozen=True):
 
     ``total_tokens``: length of the whole embedding, text included; the language side is not told.
     ``image_tokens_hint``: what a router that looks at the image sizes would guess, 0 if it does not.
+    ``image_squares``: sum over the images of the square of their tokens, which the encoder's attention costs; 0 for
+    images of equal size. ``encode_factor``, ``prefill_factor``: how much longer this request's part of a pass takes
+    than the service times say. They are drawn with the request, so every policy meets the same ones.
     """
 
     room: int
@@ -38,6 +41,14 @@ class Request(msgspec.Struct, frozen=True):
     incarnation: int = 0
     encode_instance: int = 0
     language_instance: int = 0
+    image_squares: int = 0
+    encode_factor: float = 1.0
+    prefill_factor: float = 1.0
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that the vision encoder makes, those around the images included."""
+        return max(self.total_tokens - self.text_tokens, 0)
 
 
 class WriteFault(msgspec.Struct, frozen=True):
@@ -51,28 +62,54 @@ class WriteFault(msgspec.Struct, frozen=True):
 class ServiceTimes(msgspec.Struct, frozen=True):
     """How long the scheduler loops and the forward passes in them take, in seconds.
 
-    A loop looks at its rooms every ``*_turn_s``. A turn that starts a forward pass lasts as long as the pass: one pass
-    over everything the turn started takes base + per_token * tokens.
+    A loop looks at its rooms every ``*_turn_s``. A turn that starts a forward pass lasts as long as the pass. One
+    encoder pass over everything the turn started takes base + the sum over its images of per_image + per_token * k +
+    per_token2 * k², k being the image's tokens (attention does not cross images). One prefill pass takes base + the sum
+    over its requests of per_token * t + per_token2 * t², t being the request's tokens.
+
+    Before its pass a request is prepared (decoding, resizing) by one of ``preprocess_workers`` processors of its encode
+    instance, first come, first served, which takes ``preprocess_per_token_s`` for every token of its images.
     """
 
     encode_turn_s: float = 0.001
     language_turn_s: float = 0.001
     encode_base_s: float = 0.0
+    encode_per_image_s: float = 0.0
     encode_per_token_s: float = 0.0
+    encode_per_token2_s: float = 0.0
     prefill_base_s: float = 0.0
     prefill_per_token_s: float = 0.0
+    prefill_per_token2_s: float = 0.0
+    preprocess_per_token_s: float = 0.0
+    preprocess_workers: int = 1
 
-    def encode_s(self, tokens: Sequence[int]) -> float:
-        """Duration of one encoder pass over requests of these lengths; 0 for none."""
-        return self.encode_base_s + self.encode_per_token_s * sum(tokens) if tokens else 0.0
+    def encode_s(self, request: Request) -> float:
+        """The part of an encoder pass that is this request's, the pass's own base not included."""
+        tokens = request.image_tokens
+        images = max(request.images, 1) if tokens else 0
+        squares = request.image_squares or (tokens * tokens / images if images else 0.0)
+        return request.encode_factor * (
+            self.encode_per_image_s * images + self.encode_per_token_s * tokens + self.encode_per_token2_s * squares
+        )
 
-    def prefill_s(self, tokens: Sequence[int]) -> float:
-        """Duration of one prefill pass over requests of these lengths; 0 for none."""
-        return self.prefill_base_s + self.prefill_per_token_s * sum(tokens) if tokens else 0.0
+    def prefill_s(self, tokens: int, factor: float = 1.0) -> float:
+        """The part of a prefill pass that is one request's, the pass's own base not included."""
+        return factor * (self.prefill_per_token_s + self.prefill_per_token2_s * tokens) * tokens
+
+    def preprocess_s(self, request: Request) -> float:
+        """How long one processor prepares the request's images."""
+        return request.encode_factor * self.preprocess_per_token_s * request.image_tokens
 
 
-class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything but the requests and the network. Pools are per rank; ``hidden`` is in bf16 elements."""
+class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """Everything but the requests and the network. Pools are per rank; ``hidden`` is in bf16 elements.
+
+    ``resume_tokens``: most tokens a resume asks for at once; None for all that is missing.
+    ``encode_batch``, ``prefill_batch_tokens``: most requests of one encoder pass, and most tokens of one prefill pass
+    (a longer request has a pass of its own); None for no limit. ``release_after_prefill``: a delivered request keeps
+    its blocks until its prefill is over, instead of until its tokens are copied. ``transfer_workers``: threads that
+    write, per encode rank; all writes to one language instance are one thread's (instance modulo workers).
+    """
 
     block_tokens: int
     hidden: int
@@ -89,10 +126,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = 180.0
     resume_first: bool = True
     reserve_blocks: int = 0
+    resume_tokens: int | None = None
+    encode_batch: int | None = None
+    prefill_batch_tokens: int | None = None
+    release_after_prefill: bool = False
+    transfer_workers: int = 1
     services: ServiceTimes = ServiceTimes()
     faults: tuple[WriteFault, ...] = ()
 
-    @property
+    @cached_property
     def layout(self) -> BufferLayout:
         """The buffer layout of both sides."""
         return BufferLayout(self.block_tokens, self.hidden, self.deepstack_layers)
@@ -105,6 +147,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             return POLICIES[self.sizing](**self.sizing_options)
         except TypeError as error:
             raise ValueError(f"sizing policy {self.sizing}: {error}") from error
+
+    @cached_property
+    def _sees_true_length(self) -> bool:
+        return POLICIES[self.sizing].sees_true_length
 
     def encode_ids(self) -> list[RankId]:
         """All encode ranks."""
@@ -132,6 +178,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             encode_tp=self.encode_tp,
             language_tp=self.language_tp,
             timeout_s=self.timeout_s,
+            batch_requests=self.encode_batch,
             recorder=recorder,
         )
 
@@ -147,12 +194,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             timeout_s=self.timeout_s,
             resume_first=self.resume_first,
             reserve_blocks=self.reserve_blocks,
+            resume_tokens=self.resume_tokens,
+            release_after_prefill=self.release_after_prefill,
             recorder=recorder,
         )
 
     def encode_request(self, request: Request) -> EncodeRequest:
         """What the encode ranks are told about ``request``."""
-        return EncodeRequest(request.room, request.incarnation, request.total_tokens, request.language_instance)
+        return EncodeRequest(
+            request.room,
+            request.incarnation,
+            request.total_tokens,
+            request.language_instance,
+            self.services.encode_s(request),
+        )
 
     def language_request(self, request: Request) -> LanguageRequest:
         """What the language ranks are told: not the length, unless the policy is the bound that sees it."""
@@ -164,7 +219,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             image_tokens_hint=request.image_tokens_hint,
             client=request.client,
             encode_instance=request.encode_instance,
-            true_tokens=request.total_tokens if POLICIES[self.sizing].sees_true_length else None,
+            true_tokens=request.total_tokens if self._sees_true_length else None,
+            prefill_factor=request.prefill_factor,
         )
 
     def write_fails(self, room: int, epoch: int, destination: RankId) -> bool:

@@ -36,6 +36,7 @@ from protocol.messages import (
     Encoded,
     Note,
     PeerDown,
+    Prefilled,
     Send,
     StartEncode,
     StartWrite,
@@ -280,11 +281,20 @@ class RankProcess:
         services = self.scenario.services
         encodes = [action for action in actions if isinstance(action, StartEncode)]
         if encodes:
-            busy_s = services.encode_s([action.total_tokens for action in encodes])
+            busy_s = services.encode_base_s + sum(action.encode_s for action in encodes)
             for action in encodes:
                 self._at(busy_s, action)
             return busy_s
-        return services.prefill_s([action.total_tokens for action in actions if isinstance(action, Deliver)])
+        delivered = [action for action in actions if isinstance(action, Deliver)]
+        if not delivered:
+            return 0.0
+        busy_s = services.prefill_base_s + sum(
+            services.prefill_s(one.total_tokens, one.prefill_factor) for one in delivered
+        )
+        if self.scenario.release_after_prefill:
+            for one in delivered:
+                self._at(busy_s, Prefilled(one.room, one.incarnation))
+        return busy_s
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:

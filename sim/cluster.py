@@ -389,23 +389,23 @@ class Cluster:
         """Let every rank take the turn; return how long its encoder pass lasts, seconds."""
         clock = self.clock
         started: list[tuple[_Rank, Encoded]] = []
-        lengths: list[int] = []
+        work_s = 0.0
         for rank in group.ranks:
-            own: list[int] = []
+            own_s = 0.0
             for action in rank.handle(turn, clock._now):
                 kind = type(action)
                 if kind is StartEncode:
-                    own.append(action.total_tokens)  # type: ignore[union-attr]
+                    own_s += action.encode_s  # type: ignore[union-attr]
                     started.append((rank, Encoded(action.room, action.incarnation)))  # type: ignore[union-attr]
                 elif kind is Conclude:
                     self._conclude(rank, action)  # type: ignore[arg-type]
                 else:
                     self._carry_out(rank, [action])
-            lengths = own or lengths
+            work_s = max(work_s, own_s)
         if not started:
             return 0.0
         # The ranks of a group run the same pass together.
-        pass_s = self._services.encode_s(lengths) * group.slowness
+        pass_s = (self._services.encode_base_s + work_s) * group.slowness
         clock.call_after(pass_s, self._encoded, started)
         return pass_s
 
@@ -416,9 +416,10 @@ class Cluster:
     def _language_turn(self, rank: _Rank, turn: Turn) -> float:
         """Let one rank take the turn; return how long its copies and its prefill last, seconds."""
         clock = self.clock
+        services = self._services
         now = clock._now
         late_s = 0.0
-        delivered: list[int] = []
+        prefill_s = 0.0
         for action in rank.handle(turn, now):
             kind = type(action)
             if kind is Send:
@@ -427,7 +428,8 @@ class Cluster:
                 bytes_ = action.tokens * self._layout.bytes_per_token  # type: ignore[union-attr]
                 late_s += self.link.copy_s(bytes_) * rank.group.slowness
             elif kind is Deliver:
-                delivered.append(action.total_tokens)  # type: ignore[union-attr]
+                prefill_s = prefill_s or services.prefill_base_s
+                prefill_s += services.prefill_s(action.total_tokens, action.prefill_factor)  # type: ignore[union-attr]
             elif kind is Conclude:
                 self._conclude(rank, action)  # type: ignore[arg-type]
             elif kind is Note:
@@ -437,7 +439,7 @@ class Cluster:
                     self._note(rank.core.rank_id, action)  # type: ignore[arg-type]
             else:
                 raise TypeError(f"{rank.core.rank_id} may not ask for {kind.__name__} in a turn")
-        return late_s + self._services.prefill_s(delivered) * rank.group.slowness if delivered else late_s
+        return late_s + prefill_s * rank.group.slowness
 
     def _note(self, rank_id: RankId, note: Note) -> None:
         if self._recorder is not None:
