@@ -54,16 +54,10 @@ def agree(ballots: Iterable[Sequence[int]]) -> Ballot:
 
 def hold_turn(members: Sequence[Member]) -> Turn:
     """Both steps within one process: the simulator's all-reduce."""
-    if len(members) == 1:  # the usual case, without the detour over lists of one
+    if len(members) == 1:
         member = members[0]
-        submitted, free_blocks, failed = member.ballot()
-        candidates = tuple(member.candidates())
-        return Turn(
-            submitted,
-            free_blocks,
-            failed,
-            tuple(zip(candidates, member.votes(candidates), strict=True)),
-        )
+        candidates = member.candidates()
+        return Turn(*member.ballot(), tuple(zip(candidates, member.votes(candidates), strict=True)))
     submitted, free_blocks, failed = agree([member.ballot() for member in members])
     candidates = tuple(members[0].candidates())
     votes = [min(column) for column in zip(*(member.votes(candidates) for member in members), strict=True)]

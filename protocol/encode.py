@@ -204,7 +204,8 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         status = room.status
         room.offers[offer.receiver] = offer
-        self._record(now, room, Event.OFFER_RECEIVED, None, offer.sent_tokens, 0, str(offer.receiver))
+        if self._recorder is not None:
+            self._record(now, room, Event.OFFER_RECEIVED, None, offer.sent_tokens, 0, str(offer.receiver))
         holds = len(offer.blocks) * self.layout.block_tokens
         if offer.sent_tokens != room.sent_tokens or offer.capacity_tokens != holds or not holds:
             self._fail(
@@ -265,11 +266,12 @@ class EncodeRank(RankCore[EncodeRoom]):
         if not done.quiet:
             room.unquiet.add(done.destination)
         chunk = room.chunk
-        size = self.layout.chunk_bytes(chunk) if done.ok else 0
-        self._record(
-            now, room, Event.WRITE_DONE, None, chunk.end_token if done.ok else chunk.start_token, size,
-            str(done.destination) if done.ok else f"{done.destination} {done.reason}",
-        )  # fmt: skip
+        if self._recorder is not None:
+            size = self.layout.chunk_bytes(chunk) if done.ok else 0
+            self._record(
+                now, room, Event.WRITE_DONE, None, chunk.end_token if done.ok else chunk.start_token, size,
+                str(done.destination) if done.ok else f"{done.destination} {done.reason}",
+            )  # fmt: skip
         if not done.ok:
             self._fail(room, f"the write to {done.destination} failed: {done.reason}", now, actions)
         if room.failure or room.over:
@@ -388,25 +390,23 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         room.chunk = chunk
         room.landed = set()
-        self._record(
-            now,
-            room,
-            Event.CHUNK_STARTED,
-            room.status,
-            room.sent_tokens,
-            self.layout.chunk_bytes(chunk),
-        )
+        recorded = self._recorder is not None
+        if recorded:
+            size = self.layout.chunk_bytes(chunk)
+            self._record(now, room, Event.CHUNK_STARTED, room.status, room.sent_tokens, size)
         for peer in room.destinations:
             room.writing.add(peer)
-            self._record(now, room, Event.WRITE_STARTED, None, chunk.start_token, 0, str(peer))
+            if recorded:
+                self._record(now, room, Event.WRITE_STARTED, None, chunk.start_token, 0, str(peer))
             actions.append(StartWrite(*room.key, room.epoch, peer, chunk, room.source, room.offers[peer].blocks))
 
     def _finish_chunk(self, room: EncodeRoom, chunk: Chunk, now: float, actions: list[Action]) -> None:
         """All required destinations hold the chunk: now, and only now, a status is sent."""
         self._set_status(room, chunk_status(is_last=chunk.is_last, all_hold=True))
         room.sent_tokens = chunk.end_token
-        size = self.layout.chunk_bytes(chunk) * len(room.destinations)
-        self._record(now, room, Event.CHUNK_DONE, room.status, room.sent_tokens, size)
+        if self._recorder is not None:
+            size = self.layout.chunk_bytes(chunk) * len(room.destinations)
+            self._record(now, room, Event.CHUNK_DONE, room.status, room.sent_tokens, size)
         message = ChunkStatus(*room.key, room.epoch, room.status, room.total_tokens, room.sent_tokens)
         for peer in room.destinations:
             actions.append(Send(peer, message))

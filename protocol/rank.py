@@ -116,8 +116,10 @@ class RankCore(Generic[RoomType]):
         # Insertion-ordered sets: rooms that moved on, and rooms that failed, since the group last agreed on them.
         self._moved: dict[int, None] = {}
         self._failed: dict[int, None] = {}
-        # (when, room number, tie-breaker, room): timers of one moment go off in the order of submission.
+        # (when, room number, tie-breaker, room): timers of one moment go off in the order of submission. A deadline
+        # that moves later keeps its entry, which is corrected when it comes up; ``_timed`` has the rooms with one.
         self._timers: list[tuple[float, int, int, RoomType]] = []
+        self._timed: set[int] = set()
         self._timer_count = 0
         self._down: set[RankId] = set()
         self._early = EarlyMessages()
@@ -142,9 +144,19 @@ class RankCore(Generic[RoomType]):
         ]
 
     @property
+    def has_news(self) -> bool:
+        """Whether a turn would find a room that moved on or failed here, or blocks that came free."""
+        return bool(self._moved) or bool(self._failed) or self._freed
+
+    @property
     def unsettled(self) -> bool:
         """Whether the next turn has something to do even if nothing arrives before it."""
         return bool(self._failed) or self._freed
+
+    @property
+    def timer_s(self) -> float | None:
+        """A time at or before ``next_deadline()``, which costs nothing to ask for; None when no timer runs."""
+        return self._timers[0][0] if self._timers else None
 
     def next_deadline(self) -> float | None:
         """When a turn is due at the latest, for a timer's sake; None when no timer runs."""
@@ -190,29 +202,38 @@ class RankCore(Generic[RoomType]):
         room.status = advance(room.status, status)
 
     def _arm(self, room: RoomType, delay_s: float | None, now: float) -> None:
-        """Set the room's deadline. Moving it later costs nothing: the old heap entry is corrected when it comes up."""
+        """Set the room's deadline, or none.
+
+        A room that has an entry needs another one only for a deadline before it, and no entry lies later than the
+        ordinary time-out from now on, unless it was made for another delay.
+        """
         if delay_s is None:
             room.deadline = None
             return
-        had_entry, earlier = room.deadline is not None, room.deadline
         room.deadline = now + delay_s
-        if not had_entry or (earlier is not None and room.deadline < earlier):
-            self._push_timer(room)
+        if room.number not in self._timed or delay_s != self.timeout_s:
+            self._push_timer(room, room.deadline)
 
-    def _push_timer(self, room: RoomType) -> None:
-        if room.deadline is not None:
-            self._timer_count += 1
-            heapq.heappush(self._timers, (room.deadline, room.number, self._timer_count, room))
+    def _push_timer(self, room: RoomType, deadline: float) -> None:
+        self._timer_count += 1
+        self._timed.add(room.number)
+        heapq.heappush(self._timers, (deadline, room.number, self._timer_count, room))
+
+    def _pop_timer(self) -> RoomType:
+        room = heapq.heappop(self._timers)[3]
+        self._timed.discard(room.number)
+        return room
 
     def _settle_first_timer(self) -> None:
-        room = heapq.heappop(self._timers)[3]
-        self._push_timer(room)
+        room = self._pop_timer()
+        if room.deadline is not None:
+            self._push_timer(room, room.deadline)
 
     def _expired(self, now: float) -> list[RoomType]:
         """Rooms whose deadline has come; their timers are off then."""
         rooms: list[RoomType] = []
         while (due := self.next_deadline()) is not None and due <= now:
-            room = heapq.heappop(self._timers)[3]
+            room = self._pop_timer()
             room.deadline = None
             rooms.append(room)
         return rooms

@@ -26,6 +26,8 @@ class Status(IntEnum):
     Success = 3
     Failed = 4
 
+    __hash__ = int.__hash__  # Enum's own runs in Python, and statuses are looked up at every step
+
 
 LEGAL: dict[Status, frozenset[Status]] = {
     Status.Bootstrapping: frozenset({Status.WaitingForInput, Status.Failed}),

@@ -19,6 +19,8 @@ class Side(StrEnum):
     ENCODE = "encode"
     LANGUAGE = "language"
 
+    __hash__ = str.__hash__  # Enum's own runs in Python, and a side is part of every rank's name
+
 
 class RankId(NamedTuple):
     """One tensor-parallel rank: its side, its instance (a serving replica) and its rank within the instance."""

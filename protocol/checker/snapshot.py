@@ -23,7 +23,7 @@ Core = EncodeRank | LanguageRank
 _FIXED = frozenset({"_handlers", "_recorder", "discipline", "layout", "rank_id"})
 """The same for the whole life of a core."""
 
-_SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages"})
+_SCRATCH = frozenset({"_behind_copy", "_free", "_timed", "_timer_count", "_timers", "ignored_messages"})
 """Written before it is read in every turn (the first two), told by the rooms' deadlines (timers), or only counted."""
 
 FAILURE = "failed"
