@@ -26,6 +26,7 @@ from typing import Any
 
 from protocol.agreement import FAILED, NOBODY
 from protocol.chunks import Chunk, plan_chunk
+from protocol.deadlock import Demand
 from protocol.disciplines import Discipline
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
@@ -50,7 +51,7 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.rank import OTHER_RANK, RankCore, Room
+from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.status import FINAL, Status, chunk_status
 from protocol.topology import RankId, destinations
@@ -162,6 +163,21 @@ class EncodeRank(RankCore[EncodeRoom]):
     def takes(self, event: object) -> bool:
         """Whether ``event`` is an input of this role."""
         return type(event) in self._handlers
+
+    # --- who holds what (see deadlock.py) ---
+
+    def held_blocks(self) -> dict[RoomKey, int]:
+        """Source blocks of every room that holds some and is not over."""
+        return {key: len(room.source) for key, room in self.rooms.items() if room.source and not room.over}
+
+    def queues(self) -> list[list[Demand]]:
+        """The rooms that wait for source blocks, in the order they are served."""
+        rooms = [room for room in self._awaiting_source if not room.over]
+        return [[Demand(room.key, self.layout.blocks_for(room.total_tokens)) for room in rooms]]
+
+    def usable_blocks(self, key: RoomKey) -> int:
+        """Blocks that a waiting room could be given if nobody else held any."""
+        return self.pool.blocks
 
     # --- inputs ---
 

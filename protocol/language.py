@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from protocol.agreement import FAILED, NOBODY
+from protocol.deadlock import Demand
 from protocol.disciplines import Discipline
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
@@ -46,7 +47,7 @@ from protocol.messages import (
     Send,
     Turn,
 )
-from protocol.rank import OTHER_RANK, RankCore, Room
+from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
 from protocol.status import Status
@@ -189,6 +190,22 @@ class LanguageRank(RankCore[LanguageRoom]):
     def waiting_rooms(self) -> int:
         """Rooms that wait for blocks, new ones and resumes."""
         return sum(not room.over for room in self._new) + sum(not room.over for room in self._resuming)
+
+    # --- who holds what (see deadlock.py) ---
+
+    def held_blocks(self) -> dict[RoomKey, int]:
+        """Blocks of every room that holds some and is not over."""
+        return {key: len(room.blocks) for key, room in self.rooms.items() if room.blocks and not room.over}
+
+    def queues(self) -> list[list[Demand]]:
+        """The rooms that wait for blocks; new rooms wait behind all resumes only if these go first."""
+        resuming = [Demand(room.key, self._next_blocks(room)) for room in self._resuming if not room.over]
+        new = [Demand(room.key, self._first_blocks(room)) for room in self._new if not room.over]
+        return [resuming + new] if self.resume_first else [new, resuming]
+
+    def usable_blocks(self, key: RoomKey) -> int:
+        """Blocks that a waiting room could be given if nobody else held any."""
+        return self.pool.blocks - (0 if self.rooms[key].chunks else self.reserve_blocks)
 
     # --- inputs: they only note facts, the next turn acts on them ---
 
@@ -438,23 +455,25 @@ class LanguageRank(RankCore[LanguageRoom]):
             if room.over:
                 queue.popleft()
                 continue
-            available = self._free - self.reserve_blocks
-            if self.discipline.announces_length:
-                tokens = self._known_total(room)
-            else:
-                tokens = self.sizing.first_tokens(
-                    RequestView(room.request, self.layout.block_tokens, available, self.pool.blocks)
-                )
-            blocks = self.discipline.first_blocks(
-                self.layout.blocks_for(tokens), self.pool.blocks - self.reserve_blocks
-            )
-            if blocks > available:
+            blocks = self._first_blocks(room)
+            if blocks > self._free - self.reserve_blocks:
                 return
             queue.popleft()
             taken = self._take(room, blocks)
             self._record(now, room, Event.ALLOCATED, room.status, blocks * self.layout.block_tokens)
             self._set_status(room, Status.WaitingForInput)
             self._offer(room, taken, Event.OFFERED, now, actions)
+
+    def _first_blocks(self, room: LanguageRoom) -> int:
+        """Blocks that a new room asks for, at the occupancy of the last turn."""
+        if self.discipline.announces_length:
+            tokens = self._known_total(room)
+        else:
+            free = self._free - self.reserve_blocks
+            tokens = self.sizing.first_tokens(
+                RequestView(room.request, self.layout.block_tokens, free, self.pool.blocks)
+            )
+        return self.discipline.first_blocks(self.layout.blocks_for(tokens), self.pool.blocks - self.reserve_blocks)
 
     def _offer(
         self,

@@ -34,7 +34,16 @@ ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_suffix(".toml")
 # The files that decide; the others only describe, translate or write down.
 DECIDING = (
-    *("agreement.py", "allocator.py", "chunks.py", "disciplines.py", "encode.py", "language.py", "rank.py"),
+    *(
+        "agreement.py",
+        "allocator.py",
+        "chunks.py",
+        "deadlock.py",
+        "disciplines.py",
+        "encode.py",
+        "language.py",
+        "rank.py",
+    ),
     *("status.py", "topology.py"),
 )
 COPIED = ("protocol", "sim", "real", "experiments", "tests", "pyproject.toml")

@@ -1,0 +1,214 @@
+"""Rooms that wait for each other for ever are found and named, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.agreement import hold_turn
+from protocol.deadlock import Deadlock, Demand, StuckRoom, find_deadlock
+from protocol.disciplines import make_discipline
+from protocol.encode import EncodeRank
+from protocol.language import LanguageRank
+from protocol.layout import BufferLayout
+from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer
+from protocol.sizing import Fixed
+from protocol.status import Status
+from protocol.topology import RankId, Side
+
+LAYOUT = BufferLayout(block_tokens=1, hidden=1)
+
+
+class Pool:
+    """A pool by its facts: who holds what, who waits in which order for how much."""
+
+    def __init__(self, side: Side, blocks: int, held: dict[int, int], *queues: Sequence[tuple[int, int]]) -> None:
+        self.rank_id = RankId(side, 0, 0)
+        self.blocks = blocks
+        self._held = {(room, 0): count for room, count in held.items()}
+        self._queues = [[Demand((room, 0), count) for room, count in queue] for queue in queues]
+
+    def held_blocks(self) -> dict[tuple[int, int], int]:
+        return self._held
+
+    def queues(self) -> list[list[Demand]]:
+        return self._queues
+
+    def usable_blocks(self, key: tuple[int, int]) -> int:
+        return self.blocks
+
+
+def language(blocks: int, held: dict[int, int], *queues: Sequence[tuple[int, int]]) -> Pool:
+    return Pool(Side.LANGUAGE, blocks, held, *queues)
+
+
+def encode(blocks: int, held: dict[int, int], *queues: Sequence[tuple[int, int]]) -> Pool:
+    return Pool(Side.ENCODE, blocks, held, *queues)
+
+
+def test_two_rooms_that_hold_what_the_other_needs() -> None:
+    found = find_deadlock([language(4, {1: 2, 2: 2}, [(1, 1), (2, 2)])])
+    assert found == Deadlock(
+        (
+            StuckRoom(1, "language0", 1, (("language0", 2),)),
+            StuckRoom(2, "language0", 2, (("language0", 2),)),
+        ),
+        2,
+    )
+    assert str(found) == (
+        "room 1 holds 2 of language0 and waits for 1 of language0; "
+        "room 2 holds 2 of language0 and waits for 2 of language0 (2 rooms are stuck)"
+    )
+
+
+def test_a_demand_that_fits_exactly_once_others_end_is_no_deadlock() -> None:
+    assert find_deadlock([language(4, {1: 2, 2: 1, 3: 1}, [(1, 2)])]) is None
+
+
+def test_a_room_that_can_go_on_frees_the_others() -> None:
+    assert find_deadlock([language(5, {1: 2, 2: 2}, [(1, 1), (2, 3)])]) is None
+
+
+def test_a_room_behind_a_stuck_one_is_stuck_in_the_same_queue_and_not_in_another() -> None:
+    held = {1: 2, 2: 1}
+    assert find_deadlock([language(4, held, [(1, 2), (2, 1)])]) is not None
+    assert find_deadlock([language(4, held, [(1, 2)], [(2, 1)])]) is None
+
+
+def test_across_the_two_sides() -> None:
+    sides = [encode(3, {1: 2}, [(2, 2)]), language(2, {2: 2}, [(1, 1)])]
+    found = find_deadlock(sides)
+    assert found is not None
+    assert [(room.room, room.pool, room.holds) for room in found.cycle] == [
+        (1, "language0", (("encode0", 2),)),
+        (2, "encode0", (("language0", 2),)),
+    ]
+
+
+def test_who_only_waits_behind_is_counted_and_not_in_the_cycle() -> None:
+    found = find_deadlock([language(4, {5: 2, 6: 2}, [(5, 1), (6, 1)], [(1, 1), (2, 1)])])
+    assert found is not None
+    assert ([room.room for room in found.cycle], found.stuck) == ([5, 6], 4)
+
+
+def test_a_room_alone_can_be_stuck() -> None:
+    found = find_deadlock([language(3, {1: 2}, [(1, 2)])])
+    assert found is not None
+    assert [room.room for room in found.cycle] == [1]
+
+
+def test_rank_0_speaks_for_its_group() -> None:
+    other = language(1, {1: 1}, [(1, 1)])
+    other.rank_id = RankId(Side.LANGUAGE, 0, 1)
+    assert find_deadlock([other]) is None
+
+
+def can_all_end(blocks: int, held: dict[int, int], queues: Sequence[Sequence[tuple[int, int]]]) -> bool:
+    """By trying every order in which heads of queues may be served to their end."""
+    if not any(queues):
+        return True
+    free = blocks - sum(held.get(room, 0) for queue in queues for room, _ in queue)
+    for number, queue in enumerate(queues):
+        if queue and queue[0][1] <= free:
+            rest = [one[1:] if index == number else one for index, one in enumerate(queues)]
+            if can_all_end(blocks, held, rest):
+                return True
+    return False
+
+
+@given(
+    st.integers(1, 8),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=5),
+    st.integers(0, 5),
+)
+def test_the_reduction_finds_what_trying_every_order_finds(blocks: int, rooms: list[tuple[int, int]], cut: int) -> None:
+    held = {room: count for room, (count, _) in enumerate(rooms) if count}
+    if sum(held.values()) > blocks:
+        return
+    demands = [(room, needs) for room, (_, needs) in enumerate(rooms)]
+    queues = [demands[:cut], demands[cut:]]
+    assert (find_deadlock([language(blocks, held, *queues)]) is None) == can_all_end(blocks, held, queues)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_order_of_the_pools_does_not_matter(order: tuple[int, ...]) -> None:
+    pools = [encode(3, {1: 2, 3: 1}, [(2, 2)]), language(2, {2: 2}, [(1, 1)]), encode(9, {}, [])]
+    pools[2].rank_id = RankId(Side.ENCODE, 1, 0)
+    found = find_deadlock([pools[index] for index in order])
+    assert found is not None
+    assert sorted(room.room for room in found.cycle) == [1, 2]
+
+
+# --- the cores say who holds what ----------------------------------------------------------------------------------
+
+
+def turn(core: EncodeRank | LanguageRank) -> None:
+    core.handle(hold_turn([core]), 0.0)
+
+
+def reader(discipline: str, blocks: int, **options) -> LanguageRank:
+    return LanguageRank(
+        RankId(Side.LANGUAGE, 0, 0),
+        layout=LAYOUT,
+        discipline=make_discipline(discipline),
+        sizing=Fixed(2),
+        pool_blocks=blocks,
+        **options,
+    )
+
+
+def partly_received(core: LanguageRank, rooms: int, total: int) -> None:
+    for room in range(rooms):
+        core.handle(LanguageRequest(room, 0), 0.0)
+    turn(core)
+    for room in range(rooms):
+        core.handle(ChunkStatus(room, 0, 0, Status.Transferring, total, 2), 0.0)
+    turn(core)
+
+
+def test_hold_and_wait_on_the_language_side() -> None:
+    core = reader("alloc_then_free", 5)
+    partly_received(core, 2, total=4)
+    assert core.held_blocks() == {(0, 0): 2, (1, 0): 2}
+    found = find_deadlock([core])
+    assert found is not None
+    assert [(room.room, room.needs) for room in found.cycle] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("discipline", ["window", "free_then_alloc"])
+def test_who_does_not_hold_and_wait_is_not_stuck(discipline: str) -> None:
+    core = reader(discipline, 5)
+    partly_received(core, 2, total=4)
+    assert find_deadlock([core]) is None
+
+
+def test_new_rooms_wait_behind_resumes_only_where_these_go_first() -> None:
+    for resume_first, queues in ((True, [[0, 1, 2]]), (False, [[2], [0, 1]])):
+        core = reader("alloc_then_free", 5, resume_first=resume_first)
+        partly_received(core, 2, total=4)
+        core.handle(LanguageRequest(2, 0), 0.0)
+        turn(core)
+        assert [[demand.key[0] for demand in queue] for queue in core.queues()] == queues
+
+
+def test_a_reserve_is_for_resumes_only() -> None:
+    core = reader("alloc_then_free", 7, reserve_blocks=1)
+    partly_received(core, 2, total=4)
+    core.handle(LanguageRequest(2, 0), 0.0)
+    assert (core.usable_blocks((0, 0)), core.usable_blocks((2, 0))) == (7, 6)
+
+
+def test_rooms_that_wait_for_source_blocks() -> None:
+    core = EncodeRank(RankId(Side.ENCODE, 0, 0), layout=LAYOUT, discipline=make_discipline("window"), pool_blocks=3)
+    for room in range(2):
+        core.handle(EncodeRequest(room, 0, 2), 0.0)
+        core.handle(Offer(room, 0, 0, RankId(Side.LANGUAGE, 0, 0), (room,), 1, 0), 0.0)
+    turn(core)
+    assert core.held_blocks() == {(0, 0): 2}
+    assert core.queues() == [[Demand((1, 0), 2)]]
+    assert core.usable_blocks((1, 0)) == 3
+    assert find_deadlock([core]) is None
