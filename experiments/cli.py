@@ -30,8 +30,11 @@ EXAMPLES = {
     "demo": "bufferlab demo",
     "sim": "bufferlab sim quickstart --set protocol.sizing.tokens=2048",
     "real": "bufferlab real seed-resume",
+    "sweep": "bufferlab sweep quickstart --grid protocol.sizing.tokens=512,1024,2048,4096",
     "compare": "bufferlab compare runs/sim-run runs/real-run",
+    "paired": "bufferlab paired runs/tokens-1024 runs/tokens-4096",
     "check": "bufferlab check --discipline alloc_then_free",
+    "workload": "bufferlab workload azure-like --buffer 2048 --buffer 8192",
     "examples": "bufferlab examples --show quickstart",
     "doctor": "bufferlab doctor",
 }
@@ -157,6 +160,97 @@ def real(
     _run("real", run_measured, _load(config, overrides, seed), out, force=force, plots=plots, as_json=as_json)
 
 
+@app.command(epilog=f"Example: {EXAMPLES['sweep']}")
+def sweep(
+    config: ConfigArgument,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY.PATH=VALUE,…", help="Values of a setting; several are crossed."),
+    ] = None,
+    cells: Annotated[
+        Path | None,
+        typer.Option("--cells", metavar="FILE", help="TOML with [sweep.grid] or [[sweep.cells]], or a JSON list."),
+    ] = None,
+    settings: SetOption = None,
+    replications: Annotated[
+        int | None, typer.Option("--replications", metavar="NUMBER", help="Overrides run.replications.")
+    ] = None,
+    seed: SeedOption = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            metavar="KEY.PATH=VALUE",
+            help="Compare every cell with the one like it that has this. [default: the first of the same requests]",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="NUMBER", help="Runs at once. [default: one a core]")
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="local|dask|ray", help="Where the runs take place.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="The cluster's scheduler.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The folder to write. [default: runs/NAME-sweep-HASH]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start again over a sweep in --out.")] = False,
+    plots: PlotsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
+    from tqdm.auto import tqdm
+
+    from experiments.grid import joined, parse_grid, parse_setting, read_cells
+    from experiments.sweep import make_plan, run_sweep
+    from experiments.sweeptext import plan_text, sweep_text
+
+    listed, file_grid = ([], {}) if cells is None else read_cells(cells)
+    overrides = list(settings or ())
+    # As settings, so that a wrong number is refused as any other is.
+    overrides += [f"run.seed={seed}"] if seed is not None else []
+    overrides += [f"run.replications={replications}"] if replications is not None else []
+    plan = make_plan(
+        config,
+        grid=joined(file_grid, parse_grid(grid or ())),
+        cells=listed,
+        settings=overrides,
+        baseline=[parse_setting(one, "--baseline") for one in baseline or ()],
+    )
+    target = plan.target() if out is None else out
+    with tqdm(total=len(plan.tasks), unit="run", desc="sweep", file=sys.stderr, disable=None, leave=False) as bar:
+
+        def begin(finished: int) -> None:
+            known = f"\n  {finished} of {len(plan.tasks)} runs are finished already" if finished else ""
+            bar.write(plan_text(plan) + known, file=sys.stderr if as_json else sys.stdout)
+            bar.update(finished)
+
+        def notice(line: str) -> None:
+            bar.write(line, file=sys.stderr)
+
+        def progress(finished: int) -> None:
+            bar.update(finished)
+
+        try:
+            done = run_sweep(
+                plan, target, jobs=jobs, executor=executor, address=address, force=force, plots=plots, begin=begin,
+                progress=progress, notice=notice,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            notice(f"what is finished is kept in {target}; the same command goes on from there")
+            raise
+    if as_json:
+        _print_json(done.report)
+    else:
+        print()
+        print(sweep_text(done.report))
+        print(f"sweep directory: {target}")
+    broken = any(cell["invariant_violations"] for cell in done.report["cells"])
+    raise typer.Exit(CHECK_FAILED if broken else DONE)
+
+
 @app.command(epilog=f"Example: {EXAMPLES['compare']}")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
@@ -177,6 +271,19 @@ def compare(
             print(f"and {len(lines) - SHOWN_DIFFERENCES} more")
         print(f"{result['histories']} histories compared, {len(lines)} different")
     raise typer.Exit(DONE if result["equal"] else CHECK_FAILED)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['paired']}")
+def paired(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another one, of the same requests.")],
+    as_json: JsonOption = False,
+) -> None:
+    """What a setting changes: the differences of two runs of the same requests, with their intervals."""
+    from experiments.paired_runs import compare_paired, paired_text
+
+    result = compare_paired(first, second)
+    _tell(result, paired_text(result), as_json=as_json)
 
 
 @app.command(epilog=f"Example: {EXAMPLES['check']}")
@@ -258,6 +365,49 @@ def check(
     checking.write_schedules(report, out)
     _tell(report, checking.report_text(report, verbose=verbose), as_json=as_json)
     raise typer.Exit(CHECK_FAILED if report["violations"] else DONE)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['workload']}")
+def workload(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", help="A preset, a trace, a file of lengths, a folder of clients or a configuration."
+        ),
+    ],
+    requests: Annotated[
+        int | None, typer.Option("--requests", metavar="NUMBER", help="How many. [default: 20000 of a preset]")
+    ] = None,
+    rate_rps: Annotated[
+        float | None, typer.Option("--rate", metavar="RPS", help="Mean arrivals a second. [default: as in the data]")
+    ] = None,
+    seed: SeedOption = None,
+    buffers: Annotated[
+        list[int] | None,
+        typer.Option("--buffer", metavar="TOKENS", help="A buffer size; several may be given. [default: 1024, 8192]"),
+    ] = None,
+    replications: Annotated[
+        int | None, typer.Option("--replications", metavar="NUMBER", help="Draws behind each interval. [default: 5]")
+    ] = None,
+    settings: SetOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the requests to this .csv, .csv.gz or .parquet instead."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Describes a workload (lengths, burstiness, share above a buffer size), or writes its requests to a file."""
+    from experiments import describe
+
+    overrides = [*(settings or ()), *([] if seed is None else [f"run.seed={seed}"])]
+    config = describe.configure(source, requests=requests, rate_rps=rate_rps, settings=overrides)
+    if out is not None:
+        written = describe.write(config, out, force=force)
+        _tell(written, f"wrote {written['requests']} requests to {out}", as_json=as_json)
+        return
+    described = describe.describe(config, buffers or describe.DEFAULT_BUFFERS, replications)
+    _tell(described, "" if as_json else describe.description_text(config, described), as_json=as_json)
 
 
 @app.command(epilog=f"Example: {EXAMPLES['examples']}")

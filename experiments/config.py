@@ -9,27 +9,40 @@ import hashlib
 import inspect
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from experiments.errors import UserError
+from experiments.incidents import NEEDS, check_incidents, parse_instance, parse_rank
 from experiments.models import MODELS, ModelShape
 from experiments.problems import did_you_mean, reason_of, sentence, shown
-from experiments.services import load_service_profile
+from experiments.services import ServiceSide, load_service_profile
 from experiments.units import parse_duration, parse_size
 from protocol.disciplines import DISCIPLINES
 from protocol.layout import BufferLayout
 from protocol.scenario import Scenario, ServiceTimes, WriteFault
-from protocol.sizing import POLICIES
+from protocol.sizing import SizingError, find_policy
+from protocol.sizing.registry import absolute, file_of, make_policy
 
 MAX_TP = 64
 MAX_INSTANCES = 256
 MAX_REAL_PROCESSES = 32
 DEFAULT_REQUESTS = 1000
 WORKLOAD_SOURCES = ("preset", "file", "lengths", "request")
+WORKLOAD_ORDERS = ("random", "alternating", "sorted-runs")
+HINTS = ("exact", "none")
 NEVER = "never"
 
 
@@ -68,6 +81,15 @@ def _known(names: Iterable[str]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _parsed_by(parse: Callable[[str], object]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, str):
+            parse(value)
+        return value
+
+    return BeforeValidator(check)
+
+
 def _wire(value: Any) -> Any:
     if value == "sglang":
         raise ValueError('must be "extended" for now; the fork\'s own frames ("sglang") are not available yet')
@@ -86,10 +108,25 @@ def _pool(value: Any) -> Any:
     return value
 
 
-def _service_profile(value: Any) -> Any:
-    if isinstance(value, str):
-        load_service_profile(value)
-    return value
+def _service_profile(side: ServiceSide) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, str):
+            load_service_profile(value, side)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _policy(value: Any) -> Any:
+    """A policy's name; the place of a user's own with its file made absolute, for other processes and folders."""
+    if not isinstance(value, str):
+        return value
+    name = absolute(value, Path())
+    try:
+        find_policy(name)
+    except SizingError as error:
+        raise ValueError(str(error)) from None
+    return name
 
 
 def _link_profile(value: Any) -> Any:
@@ -116,21 +153,43 @@ def _preset(value: Any) -> Any:
     return value
 
 
+def _hint(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and value not in HINTS and not number:
+        raise ValueError("must be exact, none, or a relative error such as 0.2")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(_duration)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Tp = Annotated[int, Field(ge=1, le=MAX_TP)]
 Instances = Annotated[int, Field(ge=1, le=MAX_INSTANCES)]
 PoolBlocks = Annotated[int | str, BeforeValidator(_pool)]
 
 
-def _options_of(policy: str) -> dict[str, Any]:
-    """Names and types of a policy's options."""
-    make = POLICIES[policy].__init__
+class Option(NamedTuple):
+    """An option of a sizing policy: a parameter of its constructor. Without a type hint anything is allowed."""
+
+    hint: Any
+    required: bool
+
+
+def _options_of(policy: str) -> dict[str, Option]:
+    """A policy's options by name. Raises ValueError for type hints that mean nothing."""
+    make = find_policy(policy).__init__
     if make is object.__init__:
         return {}
-    hints = typing.get_type_hints(make)
-    parameters = list(inspect.signature(make).parameters)[1:]
-    return {name: hints.get(name, Any) for name in parameters}
+    try:
+        hints = typing.get_type_hints(make)
+    except Exception as error:  # whatever evaluating a user's annotation raises
+        raise ValueError(f"has policy {policy}, whose type hints cannot be read: {error}") from None
+    parameters = list(inspect.signature(make).parameters.values())[1:]
+    return {
+        one.name: Option(hints.get(one.name, Any), one.default is one.empty)
+        for one in parameters
+        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    }
 
 
 class Run(Section):
@@ -142,6 +201,8 @@ class Run(Section):
     """Every random draw comes from it."""
     replications: Annotated[int, Field(ge=1, le=10_000)] = 1
     """How often the run is repeated with other draws; two or more give intervals across replications."""
+    warmup_requests: Annotated[int, Field(ge=0)] = 0
+    """How many first requests are left out of the figures, because they met an empty system."""
 
 
 class RequestSpec(Section):
@@ -173,18 +234,37 @@ class Workload(Section):
     preset: Annotated[str | None, BeforeValidator(_preset)] = None
     """A built-in workload model."""
     file: str | None = None
-    """A CSV, Parquet or public trace file; relative to the configuration file."""
+    """A CSV, Parquet or public trace file, or a folder of ServeGen clients; relative to the configuration file."""
     lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, Field(strict=False, min_length=1)] = None
     """Embedding lengths in tokens, used in turn and again from the front."""
     request: Annotated[tuple[RequestSpec, ...] | None, Field(strict=False, min_length=1)] = None
     """Requests given one by one."""
     requests: Annotated[int | None, Field(ge=1)] = None
-    """How many requests. Defaults to 1000 for a preset, else to all the source has."""
+    """How many requests. Defaults to 1000 for a preset or a file of lengths, else to all the source has."""
     rate_rps: Annotated[float | None, Field(gt=0)] = None
-    """Mean arrivals a second. A preset and lengths draw Poisson arrivals with it (lengths without it arrive all at
-    once); a file's own times are stretched to it."""
+    """Mean arrivals a second. A preset, a file of lengths and lengths draw arrivals with it (lengths without it arrive
+    all at once); a trace's own times are stretched to it; every ServeGen client's rate is scaled to it."""
     text_tokens: Annotated[int, Field(ge=0)] = 0
     """With lengths: the part of every request that is text."""
+    options: dict[str, Any] = {}
+    """What the preset or the kind of file lets one choose, such as variant = "native"."""
+    cv: Annotated[float | None, Field(ge=0, le=100)] = None
+    """Coefficient of variation of the gaps between arrivals at a steady rate: 1 is Poisson, 0 a metronome, more bursts.
+    Replaces the preset's own (1 for lengths); that of every client where clients arrive on their own."""
+    rate_log_sd: Annotated[float | None, Field(ge=0, le=3)] = None
+    """Standard deviation of the logarithm of the arrival rate, which wanders. Replaces the preset's own (else 0)."""
+    rate_time_constant_s: Annotated[float | None, BeforeValidator(_duration), Field(gt=0)] = None
+    """How long the arrival rate remembers where it was. Replaces the preset's own (else 600 s)."""
+    order: Annotated[str | None, _known(WORKLOAD_ORDERS)] = None
+    """Requests of a preset come at random, or small and large ones alternating, or in sorted-runs of 32."""
+    repeat_probability: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """How often a client's next request has about the length of its last (within a factor of two). 0 by default, where
+    a client's past tells nothing but what is common to all its requests."""
+    hint: Annotated[str | float | None, BeforeValidator(_hint)] = None
+    """What the language side is told about a preset's image tokens: exact, none, or the relative error of a guess."""
+    service_log_sd: Annotated[float, Field(ge=0, le=3)] = 0.0
+    """Standard deviation of the logarithm of a random factor on each request's encode and prefill times. 0.15 to 0.25
+    is a common assumption for GPUs."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -205,7 +285,54 @@ class Workload(Section):
                 if self.lengths
                 else f"text_tokens is {self.text_tokens}, it is only allowed beside lengths"
             )
+        self._check_draws()
         return self
+
+    def _check_draws(self) -> None:
+        """Raise ValueError for a setting that the source has no use for, or a wrong option of the preset."""
+        drawn = self.preset is not None or self.file is not None
+        arriving = drawn or (self.lengths is not None and self.rate_rps is not None)
+        for name, useful, where in (
+            ("cv", arriving, "a preset, a file of lengths, or lengths with rate_rps"),
+            ("rate_log_sd", arriving, "a preset, a file of lengths, or lengths with rate_rps"),
+            ("rate_time_constant_s", arriving, "a preset, a file of lengths, or lengths with rate_rps"),
+            ("order", drawn, "a preset or a file of lengths"),
+            ("repeat_probability", drawn, "a preset or a file of lengths"),
+            ("hint", drawn, "a preset or a file of lengths"),
+        ):
+            if getattr(self, name) is not None and not useful:
+                raise ValueError(f"{name} is {shown(getattr(self, name))}, it is only allowed beside {where}")
+        if isinstance(self.hint, float | int) and not 0 <= self.hint <= 3:
+            raise ValueError(f"hint is {self.hint}, it must be exact, none, or a relative error from 0 to 3")
+        if self.options and not drawn:
+            raise ValueError(f"options is {shown(self.options)}, it is only allowed beside a preset or a file")
+        if not arriving:
+            return
+        from sim.workload import Arrivals, Variation, check_options, load_mix
+
+        own = Arrivals()
+        if self.preset is not None:
+            try:
+                check_options(self.preset, self.options)
+            except ValueError as error:
+                raise ValueError(f"options.{error}") from None
+            own = load_mix(self.preset, self.options).arrivals
+        varied = Variation(
+            cv=self.cv, rate_log_sd=self.rate_log_sd, rate_time_constant_s=self.rate_time_constant_s
+        ).arrivals_from(own)
+        if self.rate_rps is not None:
+            varied.check_rate(self.rate_rps)
+
+    def input_files(self) -> list[str]:
+        """The files this depends on; a folder of clients is all of its files."""
+        if self.file is None:
+            return []
+        if Path(self.file).is_dir():
+            from experiments.servegen import client_files
+
+            # A folder without clients is named as it is, so that it is refused.
+            return [str(path) for path in client_files(Path(self.file))] or [self.file]
+        return [self.file]
 
 
 class Sizing(Section):
@@ -213,14 +340,18 @@ class Sizing(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    policy: Annotated[str, _known(POLICIES)] = "fixed"
-    """The sizing policy."""
+    policy: Annotated[str, BeforeValidator(_policy)] = "fixed"
+    """The sizing policy: a known one, or your own as my_policies.py:MyPolicy or mypackage.mymodule:MyPolicy."""
     tokens: Annotated[int, Field(ge=1)] = 1024
     """The default allocation; what fixed always takes, a learning policy before it has learnt, slot for its slot."""
 
     @model_validator(mode="after")
     def _policy_options(self) -> Self:
         accepted = _options_of(self.policy)
+        given = self.options
+        for name, option in accepted.items():
+            if option.required and name not in given:
+                raise ValueError(f"{name} is missing, the policy {self.policy} needs it")
         for name, value in (self.model_extra or {}).items():
             if name not in accepted:
                 options = ", ".join(option for option in accepted if option != "tokens") or "no options"
@@ -229,13 +360,13 @@ class Sizing(Section):
                     f"{did_you_mean(name, accepted)}"
                 )
             try:
-                TypeAdapter(accepted[name], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+                _check_type(accepted[name].hint, value)
             except ValidationError as error:
                 raise ValueError(f"{name} is {shown(value)}, it {reason_of(error.errors()[0])}") from None
         try:
-            POLICIES[self.policy](**self.options)
-        except ValueError as error:
-            raise ValueError(str(error)) from None
+            make_policy(self.policy, given)
+        except SizingError as error:
+            raise ValueError(f"has a policy that cannot be made: {error}") from None
         return self
 
     @property
@@ -244,6 +375,15 @@ class Sizing(Section):
         accepted = _options_of(self.policy)
         tokens = {"tokens": self.tokens} if "tokens" in accepted else {}
         return {**tokens, **(self.model_extra or {})}
+
+
+def _check_type(hint: Any, value: Any) -> None:
+    """Raises ValidationError for a value that does not fit ``hint``; a class of the user's own is taken as it is."""
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+    except PydanticUserError:
+        return
+    adapter.validate_python(value)
 
 
 class Protocol(Section):
@@ -261,6 +401,8 @@ class Protocol(Section):
     """Whether rooms that wait for their next chunk's blocks go before new ones."""
     reserve_blocks: Annotated[int, Field(ge=0)] = 0
     """Blocks that new rooms must leave free for resumes."""
+    resume_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Most tokens that a resume asks for at once; all that is missing when absent."""
     sizing: Sizing = Sizing()
     """The default allocation."""
 
@@ -274,8 +416,8 @@ class Protocol(Section):
         return self
 
 
-class Encode(Section):
-    """The encode side."""
+class Serving(Section):
+    """What the two sides have in common."""
 
     instances: Instances = 1
     """Serving replicas."""
@@ -283,18 +425,38 @@ class Encode(Section):
     """Tensor-parallel ranks of a replica."""
     pool_blocks: PoolBlocks = 256
     """Blocks of one rank, or its memory such as "4GiB"."""
-    profile: Annotated[str, BeforeValidator(_service_profile)] = "instant"
-    """How long the encoder's passes take: a named profile or a TOML file."""
     turn_s: Duration = 0.001
     """How often the scheduler loop looks at its rooms."""
     base_s: Duration | None = None
     """Replaces the profile's constant part of a pass."""
     per_token_s: Duration | None = None
-    """Replaces the profile's part per token."""
+    """Replaces the profile's part per token; what grows with its square stays the profile's."""
 
 
-class Language(Encode):
-    """The language side; its profile says how long prefill takes."""
+class Encode(Serving):
+    """The encode side."""
+
+    profile: Annotated[str, _service_profile("encode")] = "instant"
+    """How long the encoder's passes take: a named profile or a TOML file."""
+    preprocess_per_token_s: Duration | None = None
+    """Replaces the time the profile takes to prepare an image, per token of it; 0 when that is done elsewhere."""
+    preprocess_workers: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Processors of an instance that prepare images, one request each at a time."""
+    batch_requests: Annotated[int | None, Field(ge=1)] = None
+    """Most requests of one encoder pass; no limit when absent."""
+    transfer_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Threads of a rank that write. All writes to one language instance are one thread's."""
+
+
+class Language(Serving):
+    """The language side."""
+
+    profile: Annotated[str, _service_profile("language")] = "instant"
+    """How long prefill takes: a named profile or a TOML file."""
+    batch_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Most tokens of one prefill pass, but for a longer request, which has its own; no limit when absent."""
+    release: Literal["copy", "prefill"] = "copy"
+    """When a delivered request gives its blocks back: when its tokens are copied out, or when its prefill is over."""
 
 
 class Link(Section):
@@ -341,6 +503,76 @@ class Fault(Section):
     """The language rank whose write fails; all of them when absent."""
 
 
+class Incident(Section):
+    """Something that goes wrong at a time: which settings there are depends on its kind. Simulated runs only."""
+
+    kind: Annotated[str, _known(NEEDS)]
+    """death of a rank, restart of an instance, hang of a rank, slow rank, abort by a client, false-alarm."""
+    time_s: Duration | None = None
+    """When, counted from the run's start. A slow rank is slow from the start."""
+    rank: Annotated[str, _parsed_by(parse_rank)] | None = None
+    """Whose, such as language0.1."""
+    observer: Annotated[str, _parsed_by(parse_rank)] | None = None
+    """The rank that takes ``rank`` for dead in a false alarm."""
+    instance: Annotated[str, _parsed_by(parse_instance)] | None = None
+    """The instance that restarts, such as language0."""
+    lasts_s: Duration | None = None
+    """How long the hang or the false alarm lasts, or until new processes are there after a restart."""
+    factor: Annotated[float | None, Field(ge=1)] = None
+    """How many times longer the turns and writes of a slow rank take."""
+    room: Annotated[int | None, Field(ge=1)] = None
+    """The request that is aborted, counted from 1 in order of arrival."""
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        needed = NEEDS[self.kind]
+        for name in type(self).model_fields:
+            if name != "kind" and (getattr(self, name) is None) is (name in needed):
+                wrong = "is missing" if name in needed else "is not allowed"
+                raise ValueError(f"{name} {wrong}: a {self.kind} has {', '.join(needed)}")
+        return self
+
+
+class RandomFaults(Section):
+    """What goes wrong by chance in a simulated run. Rates are shares of all messages, writes or requests."""
+
+    lost_messages: Share = 0.0
+    """Control messages that never arrive."""
+    doubled_messages: Share = 0.0
+    """Control messages that arrive twice, the second one late."""
+    late_messages: Share = 0.0
+    """Control messages that arrive up to most_delay_s late."""
+    most_delay_s: Duration = 0.1
+    """The longest delay of a late message."""
+    failed_writes: Share = 0.0
+    """Writes that fail."""
+    late_writes: Share = 0.0
+    """Writes that are given up, although their bytes land up to most_late_s later."""
+    most_late_s: Duration = 0.1
+    """The longest time that bytes land after their write was given up."""
+    late_requests: Share = 0.0
+    """Requests that reach a rank up to most_request_delay_s late."""
+    most_request_delay_s: Duration = 0.1
+    """The longest delay of a request."""
+    until_s: Duration | None = None
+    """When the rates end; never when absent."""
+    heartbeat_s: Duration = 5.0
+    """How often a rank asks its peers whether they live."""
+    heartbeat_failures: Annotated[int, Field(ge=1)] = 2
+    """Heartbeats in a row that must fail before a peer is taken for dead."""
+
+    @property
+    def happens(self) -> bool:
+        """Whether any rate is above 0."""
+        return any(
+            getattr(self, name) > 0
+            for name in (
+                *("lost_messages", "doubled_messages", "late_messages", "failed_writes", "late_writes"),
+                "late_requests",
+            )
+        )
+
+
 class Real(Section):
     """What only the real backend needs."""
 
@@ -361,6 +593,8 @@ class Config(Section):
     link: Link = Link()
     model: Model = Model()
     faults: Annotated[tuple[Fault, ...], Field(strict=False)] = ()
+    incidents: Annotated[tuple[Incident, ...], Field(strict=False)] = ()
+    random_faults: RandomFaults = RandomFaults()
     real: Real = Real()
 
     @model_validator(mode="after")
@@ -390,6 +624,7 @@ class Config(Section):
                     f"faults.{number}.destination is {fault.destination}, it must be less than language.tp, "
                     f"{self.language.tp}"
                 )
+        check_incidents(self)
         return self
 
     @property
@@ -397,7 +632,7 @@ class Config(Section):
         """The buffer layout of both sides."""
         return BufferLayout(self.protocol.block_tokens, *self.model.shape)
 
-    def blocks(self, section: Encode) -> int:
+    def blocks(self, section: Serving) -> int:
         """Blocks of one rank's pool, converted where the configuration gives memory."""
         pool = section.pool_blocks
         return pool if isinstance(pool, int) else parse_size(pool) // self.layout.bytes_per_block
@@ -418,13 +653,15 @@ class Config(Section):
         """Plain dictionaries that ``parse`` turns into this configuration again."""
         tree = self.model_dump(mode="json", exclude_none=True)
         tree["protocol"].setdefault("timeout_s", NEVER)
-        if not tree["faults"]:
-            del tree["faults"]
+        for name in ("faults", "incidents"):
+            if not tree[name]:
+                del tree[name]
         return tree
 
     def input_files(self) -> list[Path]:
         """Files the run depends on beside the configuration."""
-        names = [self.workload.file, self.encode.profile, self.language.profile, self.link.profile]
+        policy = file_of(self.protocol.sizing.policy)
+        names = [*self.workload.input_files(), self.encode.profile, self.language.profile, self.link.profile, policy]
         return [path for path in sorted({Path(name) for name in names if name}) if path.is_absolute()]
 
     def input_digests(self) -> dict[str, str]:
@@ -438,8 +675,8 @@ class Config(Section):
 
     def scenario(self) -> Scenario:
         """What both drivers are given."""
-        encoder = load_service_profile(self.encode.profile)
-        prefill = load_service_profile(self.language.profile)
+        encoder = load_service_profile(self.encode.profile, "encode")
+        prefill = load_service_profile(self.language.profile, "language")
         shape = self.model.shape
         return Scenario(
             block_tokens=self.protocol.block_tokens,
@@ -457,19 +694,37 @@ class Config(Section):
             timeout_s=typing.cast("float | None", self.protocol.timeout_s),
             resume_first=self.protocol.resume_first,
             reserve_blocks=self.protocol.reserve_blocks,
+            resume_tokens=self.protocol.resume_tokens,
+            encode_batch=self.encode.batch_requests,
+            prefill_batch_tokens=self.language.batch_tokens,
+            release_after_prefill=self.language.release == "prefill",
+            transfer_workers=self.encode.transfer_workers,
             services=ServiceTimes(
                 encode_turn_s=self.encode.turn_s,
                 language_turn_s=self.language.turn_s,
                 encode_base_s=_either(self.encode.base_s, encoder.encode_base_s),
+                encode_per_image_s=encoder.encode_per_image_s,
                 encode_per_token_s=_either(self.encode.per_token_s, encoder.encode_per_token_s),
+                encode_per_token2_s=encoder.encode_per_token2_s,
                 prefill_base_s=_either(self.language.base_s, prefill.prefill_base_s),
                 prefill_per_token_s=_either(self.language.per_token_s, prefill.prefill_per_token_s),
+                prefill_per_token2_s=prefill.prefill_per_token2_s,
+                preprocess_per_token_s=_either(self.encode.preprocess_per_token_s, encoder.preprocess_per_token_s),
+                preprocess_workers=self.encode.preprocess_workers,
             ),
             faults=tuple(WriteFault(fault.room, fault.epoch, fault.destination) for fault in self.faults),
         )
 
     def check_real(self, memory_bytes: int) -> None:
-        """Raise UserError if this host cannot carry the run: too many processes, or pools beyond ``memory_bytes``."""
+        """Raise UserError if a real run cannot do it, or not on this host with ``memory_bytes`` for its pools."""
+        if self.incidents or self.random_faults.happens:
+            where = "incidents" if self.incidents else "random_faults"
+            raise UserError(f"{where} is given, which only a simulated run can do; a real run has faults of its own")
+        if self.encode.transfer_workers > 1:
+            raise UserError(
+                f"encode.transfer_workers is {self.encode.transfer_workers}, it must be 1 for a real run, whose ranks "
+                f"have one thread that writes"
+            )
         sides = (self.encode, self.language)
         processes = sum(side.instances * side.tp for side in sides)
         if processes > MAX_REAL_PROCESSES:

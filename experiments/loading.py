@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.config import WORKLOAD_SOURCES, Config, parse
 from experiments.errors import UserError
+from protocol.sizing.registry import absolute
 
 
 def example_names() -> list[str]:
@@ -113,6 +114,10 @@ def anchor_files(tree: dict[str, Any], folder: Path) -> None:
         looks_like_file = key == "file" or len(name.parts) > 1 or name.suffix in {".toml", ".json"}
         if looks_like_file and not name.is_absolute():
             table[key] = str((folder / name).resolve())
+    protocol = tree.get("protocol")
+    sizing = protocol.get("sizing") if isinstance(protocol, dict) else None
+    if isinstance(sizing, dict) and isinstance(sizing.get("policy"), str):
+        sizing["policy"] = absolute(sizing["policy"], folder)
 
 
 def _item(items: list[Any], part: str, override: str) -> Any:

@@ -13,12 +13,14 @@ import msgspec
 from experiments.config import Config
 from experiments.environment import describe, memory_bytes
 from experiments.errors import RunFailedError, UserError
+from experiments.incidents import fault_plan
 from experiments.rundir import RunWriter
-from experiments.summary import Replication, summarise
+from experiments.summary import Replication, each, summarise
 from protocol.laws import LawChecker
 from protocol.recording import Event
 from protocol.runlog import RunLog
 from protocol.scenario import Request
+from protocol.sizing import SizingError
 from protocol.status import Status
 from protocol.topology import RankId
 
@@ -37,11 +39,11 @@ class Account:
 
     def __init__(self, config: Config, writer: RunWriter | None) -> None:
         scenario = config.scenario()
-        self.replication = Replication()
+        self.replication = Replication(warmup_requests=config.run.warmup_requests)
         self.laws = LawChecker(scenario)
         self._writer = writer
         self._add_event = writer.event if writer is not None else None
-        self.log = RunLog(scenario, self._request)
+        self.log = RunLog(scenario, self._request, warmup_requests=config.run.warmup_requests)
 
     def announced(self, requests: Iterable[Request]) -> Iterator[Request]:
         """The same requests; each is announced to the listeners when it is asked for."""
@@ -88,21 +90,31 @@ class Account:
 def simulate_one(
     config: Config, replication: int, writer: RunWriter | None = None, progress: Progress | None = None
 ) -> tuple[Replication, list[str]]:
-    """One simulated replication; also the laws it broke. Without a writer nothing is written."""
+    """One simulated replication; also the laws it broke. Without a writer nothing is written.
+
+    Raises RunFailedError when a sizing policy from outside breaks its contract.
+    """
     from experiments.workload import make_requests
+    from sim.faults import PlannedFaults
     from sim.link import load_profile
     from sim.run import simulate
 
     account = Account(config, writer)
+    plan = fault_plan(config, replication)
+    faults = None if plan is None else PlannedFaults(plan)
     if writer is not None:
         writer.begin(replication)
-    outcome = simulate(
-        config.scenario(),
-        account.announced(make_requests(config, replication)),
-        load_profile(config.link.profile),
-        recorder=account,
-        progress=progress,
-    )
+    try:
+        outcome = simulate(
+            config.scenario(),
+            account.announced(make_requests(config, replication)),
+            load_profile(config.link.profile),
+            recorder=account,
+            progress=progress,
+            faults=faults,
+        )
+    except SizingError as error:  # a user's own policy
+        raise RunFailedError(str(error)) from error
     return account.finish(outcome.end_s, deadlock=outcome.deadlock), account.laws.examples
 
 
@@ -127,6 +139,7 @@ def run_sim(
             _tell(notice, broken)
         wall_s = time.perf_counter() - started_s
         summary = summarise(replications, kind="sim", transport=config.link.profile, wall_s=wall_s)
+        summary["replications"] = each(replications)
         _complete(writer, summary, describe(inputs=config.input_digests()), plots=plots)
     return summary
 
@@ -182,6 +195,7 @@ def run_measured(
             wall_s = time.perf_counter() - started_s
             transport = str(proofs[0]["actual"])
             summary = summarise(replications, kind="real", transport=transport, wall_s=wall_s)
+            summary["replications"] = each(replications)
             proved = proofs[0] if len(proofs) == 1 else {"actual": transport, "replications": proofs}
             _complete(writer, summary, describe(proved, inputs=config.input_digests()), plots=plots)
     return summary

@@ -1,105 +1,213 @@
 """The figures of a run, summary.json: what each means and how it is computed.
 
-``requests`` are counts over all replications. Every estimate is ``{"value", "low", "high"}`` with a 95 % interval
-(``intervals``): with two or more replications its value is the mean over replications; with one, latencies, transfer
-times, throughput and resumes have batch-means intervals, and only if a batch has at least 20 requests, and ten beyond
-a quantile (so p99 needs 10,000 delivered requests). Pool figures of a single replication have no interval.
+``requests`` are counts over all replications. Every estimate is ``{"value", "low", "high"}`` with a 95 % interval: with
+two or more replications its value is the mean over replications and the interval a t interval across them
+(``intervals``); with one, the interval comes from successive batches of the run (``batching``), and there is none if
+the run is too short for that, as it is for a p99 of fewer than 10,000 requests. A share that was 0 or 1 throughout has
+no interval either.
 
 * ``latency_s``: arrival to delivered; ``transfer_s``: embedding ready (last encode rank) to delivered. Delivered
   requests only. Quantiles are order statistics.
-* ``throughput_rps``: delivered requests over the time from the run's start to the last delivery.
+* ``throughput_rps``: deliveries a second from the run's start to the last delivery.
+* ``failure_rate``: share of the requests that failed.
 * ``resume.rate``: share of the delivered requests that came in more than one chunk; ``resume.mean_chunks``: their mean
   number of chunks.
 * ``language_pool``, ``encode_pool``, over all ranks of the side, until the run's end: ``mean_occupancy``, time-weighted
   held blocks over blocks; ``peak_occupancy``, most blocks held at once over blocks; ``wasted_fraction``, the part of
-  the held token-seconds no token was meant for; ``blocked_s``, seconds rooms waited for blocks, summed over rooms.
-* ``deadlock``: whether any replication stood still with requests unfinished.
+  the held token-seconds no token was meant for; ``blocked_s``, seconds rooms waited for blocks, summed over rooms. A
+  peak has no interval in a single replication: parts of a run say nothing about the highest point of a whole one.
+* ``deadlock``: whether any replication stood still with requests unfinished; ``deadlock_rate``: the share that did,
+  with Wilson's interval.
+* ``warmup``: ``discarded_requests``, how many first requests of all replications together were left out of all figures
+  but the counts (``run.warmup_requests`` of each; throughput and pools then count from the arrival of the next one);
+  ``mser5_requests``, how many first requests MSER-5 would leave out; ``mser5_unknown``, in how many replications it
+  found the run too short to tell.
 * ``invariant_violations``: laws found broken in the records (``laws``), plus wrong bytes in a measured run.
 * ``events_per_request``: recorded events over requests. ``wall_s`` and ``requests_per_wall_s`` are the only figures
   that differ when a simulated run is repeated.
+* ``replications``: for each one its end, whether it deadlocked, MSER-5's count (None: too short to tell) and
+  ``latency_autocorrelation_requests``, how many successive requests tell as much about the mean latency as one
+  independent request would.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from experiments.batching import (
+    OneRun,
+    Statistic,
+    autocorrelation_time,
+    of_events,
+    of_outcomes,
+    of_ratio,
+    of_samples,
+    of_series,
+)
 from experiments.intervals import (
-    LEAST_BATCH,
+    NOTHING,
     Estimate,
     Samples,
-    Statistic,
     across_replications,
-    batch_means,
     mean,
     quantile,
-    quantile_batch,
-    rate_of,
+    shares_across,
+    unbounded,
+    wilson,
+    within,
 )
 from experiments.rundir import SUMMARY_SCHEMA
-from protocol.runlog import PoolUse, RequestRow
+from experiments.warmup import mser5
+from protocol.pooluse import PoolUse, Totals
+from protocol.runlog import RequestRow
 from protocol.status import FINAL, Status
 from protocol.topology import Side
+
+PERCENTS = (50, 90, 99)
+NEVER_S = math.nan
+"""Stands for the time of something that did not happen."""
+
+
+class Grid(NamedTuple):
+    """Successive stretches of ``step_s`` seconds, counted from the first counted arrival, in which time is batched."""
+
+    step_s: float
+    steps: int
 
 
 @dataclass
 class Replication:
-    """What is kept of one replication: two numbers a delivered request, counts, and the pools' integrals."""
+    """What is kept of one replication: some numbers of every request, and the integrals of the pools.
 
-    offered: int = 0
+    The first ``warmup_requests`` requests by arrival are in the counts and nowhere else. ``common`` restricts the
+    figures of delivered requests to some of them: one flag for every counted request, in order of arrival.
+    """
+
+    warmup_requests: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
+    room: array[int] = field(default_factory=lambda: array("q"))
     arrival_s: array[float] = field(default_factory=lambda: array("d"))
     encoded_s: array[float] = field(default_factory=lambda: array("d"))
     delivered_s: array[float] = field(default_factory=lambda: array("d"))
     chunks: array[int] = field(default_factory=lambda: array("q"))
+    failed: array[int] = field(default_factory=lambda: array("b"))
     pools: dict[Side, PoolUse] = field(default_factory=dict)
     end_s: float = 0.0
     deadlock: bool = False
     violations: int = 0
     records: int = 0
+    common: NDArray[np.bool_] | None = None
+    _order: NDArray[np.intp] | None = None
 
     def add(self, row: RequestRow) -> None:
         """Take one finished or unfinished request."""
-        self.offered += 1
         self.statuses[row.status] += 1
-        if row.delivered_s is not None and row.encoded_s is not None:
-            self.arrival_s.append(row.arrival_s)
-            self.encoded_s.append(row.encoded_s)
-            self.delivered_s.append(row.delivered_s)
-            self.chunks.append(row.chunks)
+        delivered = row.delivered_s is not None and row.encoded_s is not None
+        self.room.append(row.room)
+        self.arrival_s.append(row.arrival_s)
+        self.encoded_s.append(row.encoded_s if row.encoded_s is not None else NEVER_S)
+        self.delivered_s.append(row.delivered_s if row.delivered_s is not None and delivered else NEVER_S)
+        self.chunks.append(row.chunks)
+        self.failed.append(row.status == Status.Failed.name)
+
+    @property
+    def offered(self) -> int:
+        """All requests, those of the warm-up included."""
+        return len(self.room)
+
+    @property
+    def start_s(self) -> float:
+        """From when on deliveries and pools count: the first arrival after the warm-up, or the run's start."""
+        if not self.warmup_requests:
+            return 0.0
+        counted = self._counted(self.arrival_s)
+        return float(counted[0]) if len(counted) else self.end_s
 
     def latencies_s(self) -> Samples:
-        """Arrival to delivered, in order of arrival."""
-        return self._in_order(np.frombuffer(self.delivered_s) - np.frombuffer(self.arrival_s))
+        """Arrival to delivered of the delivered requests, in order of arrival."""
+        return self._of_delivered(self._counted(self.delivered_s) - self._counted(self.arrival_s))
 
     def transfers_s(self) -> Samples:
-        """Embedding ready to delivered, in order of arrival."""
-        return self._in_order(np.frombuffer(self.delivered_s) - np.frombuffer(self.encoded_s))
+        """Embedding ready to delivered of the delivered requests, in order of arrival."""
+        return self._of_delivered(self._counted(self.delivered_s) - self._counted(self.encoded_s))
 
     def chunk_counts(self) -> Samples:
         """Chunks of the delivered requests, in order of arrival."""
-        return self._in_order(np.frombuffer(self.chunks, dtype=np.int64).astype(np.float64))
+        return self._of_delivered(self._counted(self.chunks).astype(np.float64))
 
-    def throughput_rps(self) -> Estimate:
-        """Deliveries a second until the last one."""
-        times_s = np.frombuffer(self.delivered_s)
-        return rate_of(times_s, float(times_s.max(initial=0.0)))
+    def failures(self) -> Samples:
+        """1 for every request that failed and 0 for the others, in order of arrival."""
+        return self._counted(self.failed).astype(np.float64)
 
-    def _in_order(self, values: Samples) -> Samples:
-        return values[np.argsort(np.frombuffer(self.arrival_s), kind="stable")] if len(values) else values
+    def delivered(self) -> NDArray[np.bool_]:
+        """Which of the counted requests were delivered, in order of arrival."""
+        return ~np.isnan(self._counted(self.delivered_s))
+
+    def rooms(self) -> NDArray[np.int64]:
+        """Numbers of the counted requests, in order of arrival."""
+        return self._counted(self.room)
+
+    def only(self, common: NDArray[np.bool_]) -> Replication:
+        """The same with its figures of delivered requests taken from some of them only."""
+        return replace(self, common=common)
+
+    def grid(self) -> Grid | None:
+        """How the pools' integrals are cut into stretches of time; None without pools."""
+        cuts = [Grid(use.batch_s, max(len(use.marks) - 1, 0)) for use in self.pools.values()]
+        return min(cuts, key=lambda cut: cut.steps, default=None)
+
+    def deliveries(self, grid: Grid | None = None) -> OneRun | None:
+        """Deliveries a second until the last one; the requests of a warm-up count if they are delivered after it."""
+        times_s = np.frombuffer(self.delivered_s) - self.start_s
+        times_s = times_s[times_s > 0]  # NaN is not
+        whole_s = float(times_s.max(initial=0.0))
+        cut = grid or self.grid()
+        if not whole_s:
+            return None
+        if cut is None or not cut.steps:
+            return OneRun(len(times_s) / whole_s, times_s, None)
+        return of_events(times_s, whole_s, cut.step_s, None if grid is None else grid.steps)
+
+    def mser5_requests(self) -> int | None:
+        """How many first requests MSER-5 would leave out, from the latencies of all that were delivered."""
+        order = self._in_order()
+        latencies = (np.frombuffer(self.delivered_s) - np.frombuffer(self.arrival_s))[order] if len(order) else _EMPTY
+        delivered = np.flatnonzero(~np.isnan(latencies))
+        cut = mser5(latencies[delivered])
+        # Of all requests, so that the number can be put into run.warmup_requests.
+        return None if cut is None else int(delivered[cut])
+
+    def _in_order(self) -> NDArray[np.intp]:
+        if self._order is None or len(self._order) != self.offered:
+            self._order = np.lexsort((np.array(self.room), np.array(self.arrival_s)))
+        return self._order
+
+    def _counted(self, values: array[Any]) -> NDArray[Any]:
+        # A copy, so that the array may grow again.
+        return np.array(values, dtype=values.typecode)[self._in_order()[self.warmup_requests :]]
+
+    def _of_delivered(self, values: Samples) -> Samples:
+        return values[self.delivered() if self.common is None else self.common]
 
 
-def summarise(replications: list[Replication], *, kind: str, transport: str, wall_s: float) -> dict[str, Any]:
-    """The content of summary.json."""
+_EMPTY: Samples = np.zeros(0)
+
+
+def summarise(replications: Sequence[Replication], *, kind: str, transport: str, wall_s: float) -> dict[str, Any]:
+    """The content of summary.json but for ``replications``, which ``each`` gives."""
     offered = sum(one.offered for one in replications)
     statuses: Counter[str] = sum((one.statuses for one in replications), Counter())
     records = sum(one.records for one in replications)
-    return {
+    cuts = [one.mser5_requests() for one in replications]
+    summary: dict[str, Any] = {
         "schema": SUMMARY_SCHEMA,
         "kind": kind,
         "transport": transport,
@@ -109,16 +217,23 @@ def summarise(replications: list[Replication], *, kind: str, transport: str, wal
             "failed": statuses[Status.Failed.name],
             "unfinished": sum(statuses[status.name] for status in Status if status not in FINAL),
         },
-        "latency_s": _distribution(replications, Replication.latencies_s),
-        "transfer_s": _distribution(replications, Replication.transfers_s),
-        "throughput_rps": _throughput(replications),
-        "resume": {
-            "rate": _estimate(replications, Replication.chunk_counts, _share_resumed),
-            "mean_chunks": _estimate(replications, Replication.chunk_counts, mean),
+    }
+    for figure in FIGURES:
+        table = summary
+        for name in figure.path[:-1]:
+            table = table.setdefault(name, {})
+        table[figure.path[-1]] = figure.estimate(replications)
+    deadlocks = sum(one.deadlock for one in replications)
+    share = wilson(deadlocks, len(replications))
+    return {
+        **summary,
+        "deadlock": deadlocks > 0,
+        "deadlock_rate": share if len(replications) > 1 else unbounded(share["value"]),
+        "warmup": {
+            "discarded_requests": sum(min(one.warmup_requests, one.offered) for one in replications),
+            "mser5_requests": within(across_replications(cuts), 0.0),
+            "mser5_unknown": cuts.count(None),
         },
-        "language_pool": _pool(replications, Side.LANGUAGE),
-        "encode_pool": _pool(replications, Side.ENCODE),
-        "deadlock": any(one.deadlock for one in replications),
         "invariant_violations": sum(one.violations for one in replications),
         "wall_s": wall_s,
         "requests_per_wall_s": offered / wall_s if wall_s > 0 else None,
@@ -126,44 +241,129 @@ def summarise(replications: list[Replication], *, kind: str, transport: str, wal
     }
 
 
-def _share_resumed(chunks: Samples) -> float:
-    return float(np.count_nonzero(chunks > 1)) / len(chunks)
+def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:
+    """What summary.json says of every single replication, in order."""
+    found = []
+    for one in replications:
+        latencies = one.latencies_s()
+        found.append(
+            {
+                "end_s": one.end_s,
+                "deadlock": one.deadlock,
+                "mser5_requests": one.mser5_requests(),
+                "latency_autocorrelation_requests": autocorrelation_time(latencies) if len(latencies) else None,
+            }
+        )
+    return found
 
 
-def _distribution(replications: list[Replication], samples: Callable[[Replication], Samples]) -> dict[str, Estimate]:
-    figures = {"mean": _estimate(replications, samples, mean)}
-    for percent in (50, 90, 99):
-        level = percent / 100
-        figures[f"p{percent}"] = _estimate(replications, samples, quantile(level), quantile_batch(level))
-    return figures
+# --- the figures ---
+
+Measure = Callable[[Replication, Grid | None], OneRun | None]
 
 
-def _estimate(
-    replications: list[Replication],
-    samples: Callable[[Replication], Samples],
-    statistic: Statistic,
-    least_batch: int = LEAST_BATCH,
-) -> Estimate:
-    if len(replications) == 1:
-        return batch_means(samples(replications[0]), statistic, least_batch=least_batch)
-    measured = [samples(one) for one in replications]
-    return across_replications([statistic(one) if len(one) else None for one in measured])
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a replication: where it stands in summary.json, what it is, and what it can be at most.
+
+    ``of`` prepares it for an interval within one replication; time averages are cut along a grid, their own where None
+    is given. It returns None where there is nothing to measure. ``share`` marks shares of requests.
+    """
+
+    path: tuple[str, ...]
+    of: Measure
+    highest: float = math.inf
+    share: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path as it is written, ``latency_s.p99``."""
+        return ".".join(self.path)
+
+    def value(self, one: Replication) -> float | None:
+        """The figure of one replication; None where there is nothing to measure."""
+        run = self.of(one, None)
+        return None if run is None else run.value
+
+    def estimate(self, replications: Sequence[Replication]) -> Estimate:
+        """The figure over all replications, with its interval."""
+        if len(replications) == 1:
+            run = self.of(replications[0], None)
+            return NOTHING.copy() if run is None else within(run.estimate(), 0.0, self.highest)
+        across = shares_across if self.share else across_replications
+        return within(across([self.value(one) for one in replications]), 0.0, self.highest)
 
 
-def _throughput(replications: list[Replication]) -> Estimate:
-    single = [one.throughput_rps() for one in replications]
-    return single[0] if len(single) == 1 else across_replications([one["value"] for one in single])
-
-
-def _pool(replications: list[Replication], side: Side) -> dict[str, Estimate]:
-    uses = [(one.pools[side], one.end_s) for one in replications]
-    return {
-        "mean_occupancy": across_replications(
-            [use.held_block_s / (use.pool_blocks * end_s) if end_s > 0 else None for use, end_s in uses]
-        ),
-        "peak_occupancy": across_replications([use.peak_blocks / use.pool_blocks for use, _ in uses]),
-        "wasted_fraction": across_replications(
-            [1 - use.used_token_s / use.held_token_s if use.held_token_s > 0 else None for use, _ in uses]
-        ),
-        "blocked_s": across_replications([use.blocked_s for use, _ in uses]),
+def _times(path: str, samples: Callable[[Replication], Samples]) -> list[Figure]:
+    statistics: dict[str, Statistic] = {
+        "mean": mean,
+        **{f"p{percent}": quantile(percent / 100) for percent in PERCENTS},
     }
+
+    def measure(statistic: Statistic) -> Measure:
+        return lambda one, _: of_samples(samples(one), statistic)
+
+    return [Figure((path, name), measure(statistic)) for name, statistic in statistics.items()]
+
+
+def _resumed(one: Replication, _: Grid | None) -> OneRun | None:
+    return of_outcomes((one.chunk_counts() > 1).astype(np.float64))
+
+
+def _chunks(one: Replication, _: Grid | None) -> OneRun | None:
+    return of_samples(one.chunk_counts(), mean)
+
+
+def _pool(side: Side) -> list[Figure]:
+    def of_use(make: Callable[[PoolUse, Samples], OneRun | None]) -> Measure:
+        return lambda one, grid: make(one.pools[side], _stretches(one.pools[side], grid))
+
+    def occupancy(use: PoolUse, stretches: Samples) -> OneRun | None:
+        if use.counted_s <= 0:
+            return None
+        return of_series(use.held_block_s / (use.pool_blocks * use.counted_s), stretches[:, 0] / use.pool_blocks)
+
+    def peak(use: PoolUse, _: Samples) -> OneRun | None:
+        return OneRun(use.peak_blocks / use.pool_blocks, _EMPTY, None)
+
+    def wasted(use: PoolUse, stretches: Samples) -> OneRun | None:
+        if use.held_token_s <= 0:
+            return None
+        return of_ratio(1 - use.used_token_s / use.held_token_s, stretches[:, 1] - stretches[:, 2], stretches[:, 1])
+
+    def blocked(use: PoolUse, stretches: Samples) -> OneRun | None:
+        # A sum over the run: the mean number of rooms that wait, times how long that was counted.
+        return of_series(use.blocked_s, stretches[:, 3] * use.counted_s)
+
+    name = f"{side.value}_pool"
+    return [
+        Figure((name, "mean_occupancy"), of_use(occupancy), 1.0),
+        Figure((name, "peak_occupancy"), of_use(peak), 1.0),
+        Figure((name, "wasted_fraction"), of_use(wasted), 1.0),
+        Figure((name, "blocked_s"), of_use(blocked)),
+    ]
+
+
+def _stretches(use: PoolUse, grid: Grid | None) -> Samples:
+    """The mean levels of a pool in successive stretches of time, one row each, in the order of ``Totals``."""
+    batches: list[Totals] = use.batches()
+    levels = np.array(batches).reshape(len(batches), 4) / use.batch_s
+    if grid is None or not len(levels):
+        return levels
+    # Lengths are powers of two, so a longer stretch is a whole number of shorter ones.
+    group = round(grid.step_s / use.batch_s)
+    count = min(len(levels) // group, grid.steps)
+    return levels[: count * group].reshape(count, group, 4).mean(axis=1)
+
+
+FIGURES: tuple[Figure, ...] = (
+    *_times("latency_s", Replication.latencies_s),
+    *_times("transfer_s", Replication.transfers_s),
+    Figure(("throughput_rps",), Replication.deliveries),
+    Figure(("failure_rate",), lambda one, _: of_outcomes(one.failures()), 1.0, share=True),
+    Figure(("resume", "rate"), _resumed, 1.0, share=True),
+    Figure(("resume", "mean_chunks"), _chunks),
+    *_pool(Side.LANGUAGE),
+    *_pool(Side.ENCODE),
+)
+"""Every figure that carries an interval, in the order of summary.json."""

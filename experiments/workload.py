@@ -7,15 +7,35 @@ configuration and replication give the same requests, whatever the protocol sett
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import cycle, islice
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from experiments.config import DEFAULT_REQUESTS, Config
+import numpy as np
+
+from experiments.config import DEFAULT_REQUESTS, Config, Workload
 from experiments.errors import UserError
-from experiments.traces import TraceRow, read_trace
+from experiments.servegen import Service, count_replayed, read_service, replay
+from experiments.traces import FILE_OPTIONS, FileKind, file_kind, read_lengths, read_trace
 from protocol.scenario import Request
-from sim.streams import stream
-from sim.workload import generate, load_mix, mix_names
+from sim.workload import (
+    BLOCK_REQUESTS,
+    LEAST_CV,
+    Arrivals,
+    Columns,
+    Mix,
+    Order,
+    Pace,
+    Reals,
+    Variation,
+    check_chosen,
+    even_times,
+    generate_blocks,
+    load_mix,
+    mix_names,
+    requests_of,
+    service_factors,
+)
 
 
 def preset_names() -> list[str]:
@@ -29,28 +49,47 @@ def count_requests(config: Config) -> int:
     if workload.requests is not None:
         return workload.requests
     if workload.file is not None:
-        return len(read_trace(Path(workload.file)))
+        kind = _kind(workload)
+        if kind == "clients":
+            return _count_replayed(workload)
+        if kind != "lengths":
+            return len(_trace(workload))
+        return DEFAULT_REQUESTS
     return len(workload.lengths or workload.request or ()) or DEFAULT_REQUESTS
 
 
 def is_random(config: Config) -> bool:
-    """Whether replications differ: a file, a list and a batch of lengths are the same every time."""
+    """Whether replications differ: a trace, a list and a batch of lengths are the same every time."""
     workload = config.workload
-    return workload.preset is not None or (workload.lengths is not None and workload.rate_rps is not None)
+    if workload.service_log_sd > 0 or workload.preset is not None:
+        return True
+    if workload.file is not None:
+        return _kind(workload) in ("clients", "lengths")
+    return workload.lengths is not None and workload.rate_rps is not None and not _is_even(workload)
+
+
+def _is_even(workload: Workload) -> bool:
+    """Whether arrivals are a metronome at a steady rate."""
+    arrivals = _variation(workload).arrivals_from(Arrivals())
+    return arrivals.cv < LEAST_CV and arrivals.rate_log_sd == 0
 
 
 def check_requests(config: Config, kind: str) -> None:
     """Raise UserError for a workload that cannot be run; what is in its file included."""
     workload = config.workload
     if workload.file is not None:
-        rows = len(read_trace(Path(workload.file)))
-        if workload.requests is not None and workload.requests > rows:
-            raise UserError(f"workload.requests is {workload.requests}, it must be at most the {rows} rows of the file")
-        _stretch(config, read_trace(Path(workload.file))[: workload.requests])
+        _check_file(config)
     count = count_requests(config)
     for number, fault in enumerate(config.faults):
         if fault.room > count:
             raise UserError(f"faults.{number}.room is {fault.room}, it must be one of the requests 1 to {count}")
+    for number, incident in enumerate(config.incidents):
+        if incident.room is not None and incident.room > count:
+            raise UserError(f"incidents.{number}.room is {incident.room}, it must be one of the requests 1 to {count}")
+    if config.run.warmup_requests >= count:
+        raise UserError(
+            f"run.warmup_requests is {config.run.warmup_requests}, it must be less than the number of requests, {count}"
+        )
     if kind == "sim" and config.run.replications > 1 and not is_random(config):
         raise UserError(
             f"run.replications is {config.run.replications}, it must be 1 for a workload without random draws: "
@@ -58,85 +97,198 @@ def check_requests(config: Config, kind: str) -> None:
         )
 
 
+def _check_file(config: Config) -> None:
+    workload = config.workload
+    kind = _kind(workload)
+    try:
+        check_chosen("this file", FILE_OPTIONS[kind], workload.options)
+    except ValueError as error:
+        raise UserError(f"workload.options.{error}") from None
+    if kind == "lengths":
+        read_lengths(Path(str(workload.file)), workload.options)
+        if workload.rate_rps is None:
+            raise UserError(
+                "workload.rate_rps is missing, it must be given for a file of lengths: that says nothing about arrivals"
+            )
+        return
+    for name in ("cv", "rate_log_sd", "rate_time_constant_s", "order", "repeat_probability", "hint"):
+        if getattr(workload, name) is not None:
+            raise UserError(
+                f"workload.{name} is {getattr(workload, name)!r}, it is not allowed beside a file that has requests of "
+                f"its own"
+            )
+    rows = _count_replayed(workload) if kind == "clients" else len(_trace(workload))
+    if workload.requests is not None and workload.requests > rows:
+        raise UserError(f"workload.requests is {workload.requests}, it must be at most the {rows} rows of the file")
+    if rows < 1:
+        raise UserError("workload.rate_rps or workload.options.start_s leaves no requests of the file")
+    if kind != "clients":
+        _stretch(config, _trace(workload).first(workload.requests))
+
+
 def make_requests(config: Config, replication: int) -> Iterator[Request]:
     """The requests of one replication in order of arrival, made as they are asked for."""
-    return _numbered(config, _rows(config, replication))
-
-
-def _numbered(config: Config, rows: Iterable[TraceRow]) -> Iterator[Request]:
-    encode, language = config.encode.instances, config.language.instances
-    for room, row in enumerate(rows, 1):
-        yield Request(
-            room=room,
-            arrival_s=row.arrival_s,
-            total_tokens=row.total_tokens,
-            text_tokens=row.text_tokens,
-            images=row.images,
-            image_tokens_hint=row.image_tokens_hint,
-            client=row.client,
-            encode_instance=(room - 1) % encode,
-            language_instance=(room - 1) % language,
-        )
-
-
-def _rows(config: Config, replication: int) -> Iterable[TraceRow]:
-    workload = config.workload
-    if workload.file is not None:
-        return _stretch(config, read_trace(Path(workload.file))[: workload.requests])
-    if workload.request is not None:
-        listed = [
-            TraceRow(one.arrival_s, one.total_tokens, one.text_tokens, one.images, one.image_tokens_hint, one.client)
-            for one in workload.request
-        ]
-        return sorted(listed, key=lambda row: row.arrival_s)
-    if workload.lengths is not None:
-        return _lengths(config, replication)
-    return _preset(config, replication)
-
-
-def _preset(config: Config, replication: int) -> Iterator[TraceRow]:
-    workload = config.workload
-    made = generate(
-        load_mix(str(workload.preset)),
-        rate_rps=workload.rate_rps or 1.0,
-        requests=count_requests(config),
-        seed=config.run.seed,
-        replication=replication,
+    return requests_of(
+        make_columns(config, replication),
+        first_room=1,
+        encode_instances=config.encode.instances,
+        language_instances=config.language.instances,
     )
-    for one in made:
-        yield TraceRow(one.arrival_s, one.total_tokens, one.text_tokens, one.images, one.image_tokens_hint, one.client)
 
 
-def _lengths(config: Config, replication: int) -> Iterator[TraceRow]:
+def make_columns(config: Config, replication: int) -> Iterator[Columns]:
+    """The same as columns, some at a time; instances are not in them."""
+    workload, seed = config.workload, config.run.seed
+    mix = _mix(workload)
+    if mix is not None:
+        return generate_blocks(
+            mix,
+            rate_rps=workload.rate_rps or 1.0,
+            requests=count_requests(config),
+            seed=seed,
+            replication=replication,
+            variation=_variation(workload),
+        )
+    blocks = _limited(_given(config, replication), count_requests(config))
+    if workload.service_log_sd == 0:
+        return blocks
+    return _with_factors(blocks, workload.service_log_sd, seed, replication)
+
+
+def _given(config: Config, replication: int) -> Iterator[Columns]:
+    """Columns of requests that are not drawn from a mix."""
     workload = config.workload
-    count = count_requests(config)
-    images = 0 if workload.text_tokens else 1
-    arrivals = _poisson(config, replication) if workload.rate_rps is not None else cycle((0.0,))
-    for arrival_s, tokens in zip(arrivals, islice(cycle(workload.lengths or ()), count), strict=False):
-        has_image = images or tokens > workload.text_tokens
-        yield TraceRow(arrival_s, tokens, workload.text_tokens, int(has_image), 0, "")
+    if workload.file is not None and _kind(workload) == "clients":
+        service, factor, start_s = _service(workload)
+        draw = workload.options.get("draw", "comonotone")
+        return replay(service, seed=config.run.seed, replication=replication, factor=factor, start_s=start_s, draw=draw)
+    if workload.file is not None:
+        return iter((_stretch(config, _trace(workload).first(workload.requests)),))
+    if workload.request is not None:
+        return iter((_listed(workload),))
+    return _lengths(config, replication)
 
 
-def _stretch(config: Config, rows: list[TraceRow]) -> list[TraceRow]:
+def _mix(workload: Workload) -> Mix | None:
+    """The mix that requests are drawn from, if they are."""
+    if workload.preset is not None:
+        return load_mix(workload.preset, workload.options)
+    if workload.file is not None and _kind(workload) == "lengths":
+        return read_lengths(Path(workload.file), workload.options)
+    return None
+
+
+def _kind(workload: Workload) -> FileKind:
+    return file_kind(Path(str(workload.file)))
+
+
+def _trace(workload: Workload) -> Columns:
+    return read_trace(Path(str(workload.file)), workload.options)
+
+
+def _service(workload: Workload) -> tuple[Service, float, float]:
+    """ServeGen's clients, the factor on their rates and the second at which the replay starts."""
+    service = read_service(Path(str(workload.file)))
+    factor = 1.0 if workload.rate_rps is None else workload.rate_rps / service.mean_rate_rps
+    return service, factor, float(workload.options.get("start_s", 0.0))
+
+
+def _count_replayed(workload: Workload) -> int:
+    service, factor, start_s = _service(workload)
+    return count_replayed(service, factor=factor, start_s=start_s)
+
+
+def _variation(workload: Workload) -> Variation:
+    """How the configuration wants a mix to be drawn."""
+    return Variation(
+        cv=workload.cv,
+        rate_log_sd=workload.rate_log_sd,
+        rate_time_constant_s=workload.rate_time_constant_s,
+        order=cast("Order", workload.order or "random"),
+        repeat_probability=workload.repeat_probability or 0.0,
+        hint=workload.hint,
+        service_log_sd=workload.service_log_sd,
+    )
+
+
+def _limited(blocks: Iterable[Columns], count: int) -> Iterator[Columns]:
+    """The first ``count`` rows."""
+    for block in blocks:
+        yield block.first(count)
+        count -= len(block)
+        if count <= 0:
+            return
+
+
+def _with_factors(blocks: Iterable[Columns], log_sd: float, seed: int, replication: int) -> Iterator[Columns]:
+    """The same rows, each with a further random factor on its encode and its prefill times."""
+    drawn = service_factors(log_sd, seed, replication)
+    encode, prefill = next(drawn)
+    for block in blocks:
+        while len(encode) < len(block):
+            more_encode, more_prefill = next(drawn)
+            encode, prefill = np.concatenate((encode, more_encode)), np.concatenate((prefill, more_prefill))
+        size = len(block)
+        yield replace(
+            block,
+            encode_factor=block.encode_factor * encode[:size],
+            prefill_factor=block.prefill_factor * prefill[:size],
+        )
+        encode, prefill = encode[size:], prefill[size:]
+
+
+def _listed(workload: Workload) -> Columns:
+    listed = sorted(workload.request or (), key=lambda one: one.arrival_s)
+    names = tuple(dict.fromkeys(one.client for one in listed))
+    return Columns.of(
+        np.asarray([one.arrival_s for one in listed], dtype=float),
+        np.asarray([one.total_tokens for one in listed], dtype=np.int64),
+        text_tokens=np.asarray([one.text_tokens for one in listed], dtype=np.int64),
+        images=np.asarray([one.images for one in listed], dtype=np.int64),
+        image_tokens_hint=np.asarray([one.image_tokens_hint for one in listed], dtype=np.int64),
+        client=np.asarray([names.index(one.client) for one in listed], dtype=np.int64),
+        clients=names,
+    )
+
+
+def _lengths(config: Config, replication: int) -> Iterator[Columns]:
+    """Lengths used in turn, without end."""
+    workload = config.workload
+    lengths = np.asarray(workload.lengths, dtype=np.int64)
+    first = 0
+    for arrival_s in _arrivals(config, replication):
+        total = lengths[(first + np.arange(len(arrival_s))) % len(lengths)]
+        has_image = total > workload.text_tokens
+        yield Columns.of(
+            arrival_s,
+            total,
+            text_tokens=np.full(len(total), workload.text_tokens, dtype=np.int64),
+            images=has_image.astype(np.int64),
+        )
+        first += len(arrival_s)
+
+
+def _arrivals(config: Config, replication: int) -> Iterator[Reals]:
+    """Blocks of arrival times for lengths: all at once without a rate."""
+    workload, seed = config.workload, config.run.seed
+    if workload.rate_rps is None:
+        while True:
+            yield np.zeros(BLOCK_REQUESTS)
+    arrivals = _variation(workload).arrivals_from(Arrivals())
+    pace = Pace(arrivals, workload.rate_rps, seed, replication)
+    for times in even_times(arrivals.cv, seed, replication):
+        yield pace.seconds(times)
+
+
+def _stretch(config: Config, rows: Columns) -> Columns:
     """The rows with their times stretched so that they arrive at the configured mean rate."""
     rate_rps = config.workload.rate_rps
     if rate_rps is None:
         return rows
-    span_s = rows[-1].arrival_s - rows[0].arrival_s
+    span_s = float(rows.arrival_s[-1] - rows.arrival_s[0])
     if span_s <= 0:
         raise UserError(
             f"workload.rate_rps is {rate_rps}, which is not allowed for this file: its requests arrive all at once"
         )
     factor = (len(rows) - 1) / span_s / rate_rps
-    return [row._replace(arrival_s=(row.arrival_s - rows[0].arrival_s) * factor) for row in rows]
-
-
-def _poisson(config: Config, replication: int) -> Iterator[float]:
-    """Times of a Poisson process without end."""
-    draws = stream(config.run.seed, replication, "arrivals")
-    rate_rps = config.workload.rate_rps or 1.0
-    now = 0.0
-    while True:
-        # Unit gaps, scaled afterwards: another rate only stretches the same arrivals.
-        now += float(draws.exponential(1.0)) / rate_rps
-        yield now
+    return replace(rows, arrival_s=(rows.arrival_s - rows.arrival_s[0]) * factor)

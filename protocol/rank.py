@@ -44,6 +44,9 @@ RoomType = TypeVar("RoomType", bound=Room)
 
 OTHER_RANK = "another rank of the group failed"
 
+MOST_IDLE_TIMERS = 64
+"""Entries of ended rooms that are not worth a sweep; beyond, they may be four times as many as the rooms."""
+
 EARLY_LIFETIME_S = 60.0
 """How long a message that arrives before its request is kept: a router's two deliveries differ by milliseconds, so a
 minute is ample, and whatever is older belongs to a room that has long ended."""
@@ -229,9 +232,21 @@ class RankCore(Generic[RoomType]):
         if room.deadline is not None:
             self._push_timer(room, room.deadline)
 
+    def _sweep_timers(self) -> None:
+        """Drop the entries of rooms that have ended, which would stay until their time comes."""
+        armed = [room for room in self.rooms.values() if room.deadline is not None]
+        self._timers = []
+        self._timed = set()
+        for room in armed:
+            self._push_timer(room, room.deadline)  # type: ignore[arg-type]
+
     def _expired(self, now: float) -> list[RoomType]:
         """Rooms whose deadline has come; their timers are off then."""
         rooms: list[RoomType] = []
+        if not self._timers or self._timers[0][0] > now:
+            if len(self._timers) > MOST_IDLE_TIMERS + 4 * len(self.rooms):
+                self._sweep_timers()
+            return rooms
         while (due := self.next_deadline()) is not None and due <= now:
             room = self._pop_timer()
             room.deadline = None

@@ -7,14 +7,21 @@ merged before it is fed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
 
+from protocol.disciplines import make_discipline
+from protocol.pooluse import PoolUse
 from protocol.recording import Event, Record
 from protocol.scenario import Request, Scenario
 from protocol.status import Status, group_status
 from protocol.topology import RankId, Side
+
+_Hold = tuple[int, int, int]
+"""Blocks, capacity in tokens, and the tokens of it that have a use: what one room holds on one rank."""
+NOTHING_HELD: _Hold = (0, 0, 0)
 
 
 class RequestRow(msgspec.Struct, frozen=True):
@@ -39,33 +46,6 @@ class RequestRow(msgspec.Struct, frozen=True):
     failure: str
 
 
-class PoolUse(msgspec.Struct):
-    """Use of one side's pools, over all its ranks; block-seconds and blocks are sums over the ranks.
-
-    ``held_token_s``: integral of the capacity (tokens) rooms hold; ``used_token_s``: the part of it that real tokens
-    were granted for; the rest was wasted. ``blocked_s``: seconds rooms waited for blocks, summed over rank 0's rooms.
-    """
-
-    pool_blocks: int
-    held_block_s: float = 0.0
-    peak_blocks: int = 0
-    held_token_s: float = 0.0
-    used_token_s: float = 0.0
-    blocked_s: float = 0.0
-
-
-class _Hold:
-    """What one room holds on one rank at present."""
-
-    __slots__ = ("blocks", "capacity_tokens", "since_s", "useful_tokens")
-
-    def __init__(self, since_s: float, blocks: int, capacity_tokens: int, useful_tokens: int) -> None:
-        self.since_s = since_s
-        self.blocks = blocks
-        self.capacity_tokens = capacity_tokens
-        self.useful_tokens = useful_tokens
-
-
 class _Progress:
     """What is known of one request while it runs."""
 
@@ -81,7 +61,7 @@ class _Progress:
         "released_s",
         "request",
         "statuses",
-        "waiting_since",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, request: Request, ranks: int) -> None:
@@ -94,7 +74,7 @@ class _Progress:
         self.released_s: float | None = None
         self.failure = ""
         self.received: dict[RankId, int] = {}
-        self.waiting_since: dict[RankId, float] = {}
+        self.waiting: set[RankId] = set()
         self.statuses: dict[RankId, Status] = {}
         self.left = ranks  # ranks that have not released the room yet
 
@@ -103,26 +83,40 @@ class RunLog:
     """Builds request rows and pool use from records.
 
     ``on_request`` receives each row once, when all ranks are done with the request or at ``finish``.
-    ``expect`` must be called for a request before its first record.
+    ``expect`` must be called for a request before its first record. With ``warmup_requests`` the use of the pools
+    counts from the arrival of the request after these; rows are made of all.
     """
 
-    def __init__(self, scenario: Scenario, on_request: Callable[[RequestRow], None]) -> None:
+    def __init__(
+        self, scenario: Scenario, on_request: Callable[[RequestRow], None], *, warmup_requests: int = 0
+    ) -> None:
         self._layout = scenario.layout
         self._ranks = scenario.encode_tp + scenario.language_tp
         self._on_request = on_request
         self._open: dict[int, _Progress] = {}
         self._holds: dict[tuple[int, RankId], _Hold] = {}
-        self._held_blocks = dict.fromkeys(Side, 0)
+        # Where the encode side says the length first, a room cannot wait for blocks before that.
+        announces = make_discipline(scenario.discipline).announces_length
+        self._waits_from = Event.ANNOUNCED if announces else Event.SUBMITTED
+        self._warmup_left = warmup_requests
         self.pools = {
             Side.ENCODE: PoolUse(scenario.encode_blocks * scenario.encode_tp * scenario.encode_instances),
             Side.LANGUAGE: PoolUse(scenario.language_blocks * scenario.language_tp * scenario.language_instances),
         }
+        if warmup_requests:
+            for use in self.pools.values():
+                use.count_from(math.inf)
         self.records = 0
         self.last_time_s = 0.0
 
     def expect(self, request: Request) -> None:
         """Announce a request. A room number may come again once its earlier request is finished."""
         self._open[request.room] = _Progress(request, self._ranks)
+        if self._warmup_left >= 0:
+            self._warmup_left -= 1
+            if self._warmup_left < 0 and math.isinf(self.pools[Side.ENCODE].start_s):
+                for use in self.pools.values():
+                    use.count_from(request.arrival_s)
 
     def record(self, record: Record) -> None:
         """Take one record as a tuple."""
@@ -156,15 +150,15 @@ class RunLog:
             progress.left -= 1
             if progress.left == 0:
                 del self._open[room]
+                for waiting in progress.waiting:
+                    self.pools[waiting.side].wait(time_s, -1)
                 self._on_request(self._row(progress))
 
     def finish(self, time_s: float) -> None:
         """End of the run: integrals up to ``time_s``, rows of the unfinished requests."""
-        for (room, rank_id), hold in list(self._holds.items()):
-            self._change_hold(time_s, rank_id, room, hold.blocks, hold.capacity_tokens, hold.useful_tokens)
+        for use in self.pools.values():
+            use.advance(time_s)
         for progress in self._open.values():
-            for rank_id, since_s in progress.waiting_since.items():
-                self.pools[rank_id.side].blocked_s += time_s - since_s
             self._on_request(self._row(progress))
         self._open.clear()
 
@@ -174,7 +168,7 @@ class RunLog:
         self, progress: _Progress, time_s: float, rank_id: RankId, event: Event, tokens: int, detail: str
     ) -> None:
         room = progress.request.room
-        if event is Event.SUBMITTED or event is Event.ANNOUNCED:
+        if event is self._waits_from:
             self._wait(progress, rank_id, time_s)
         elif event is Event.ALLOCATED:
             received = progress.received.get(rank_id, 0)
@@ -200,7 +194,7 @@ class RunLog:
 
     def _encode(self, progress: _Progress, time_s: float, rank_id: RankId, event: Event, detail: str) -> None:
         total = progress.request.total_tokens
-        if event is Event.OFFERS_COMPLETE and progress.encoded_s is None:
+        if event is Event.OFFERS_COMPLETE and (progress.request.room, rank_id) not in self._holds:
             self._wait(progress, rank_id, time_s)
         elif event is Event.ENCODE_STARTED:
             self._stop_waiting(progress, rank_id, time_s)
@@ -218,27 +212,20 @@ class RunLog:
     # --- integrals ---
 
     def _wait(self, progress: _Progress, rank_id: RankId, time_s: float) -> None:
-        if rank_id.rank == 0:
-            progress.waiting_since[rank_id] = time_s
+        if rank_id.rank == 0 and rank_id not in progress.waiting:
+            progress.waiting.add(rank_id)
+            self.pools[rank_id.side].wait(time_s, 1)
 
     def _stop_waiting(self, progress: _Progress, rank_id: RankId, time_s: float) -> None:
-        since_s = progress.waiting_since.pop(rank_id, None)
-        if since_s is not None:
-            self.pools[rank_id.side].blocked_s += time_s - since_s
+        if rank_id in progress.waiting:
+            progress.waiting.remove(rank_id)
+            self.pools[rank_id.side].wait(time_s, -1)
 
     def _change_hold(self, time_s: float, rank_id: RankId, room: int, blocks: int, capacity: int, useful: int) -> None:
-        use = self.pools[rank_id.side]
-        hold = self._holds.pop((room, rank_id), None)
-        if hold is not None:
-            lasted_s = time_s - hold.since_s
-            use.held_block_s += lasted_s * hold.blocks
-            use.held_token_s += lasted_s * hold.capacity_tokens
-            use.used_token_s += lasted_s * hold.useful_tokens
-            self._held_blocks[rank_id.side] -= hold.blocks
+        held_blocks, held_tokens, used_tokens = self._holds.pop((room, rank_id), NOTHING_HELD)
         if blocks:
-            self._holds[room, rank_id] = _Hold(time_s, blocks, capacity, useful)
-            self._held_blocks[rank_id.side] += blocks
-            use.peak_blocks = max(use.peak_blocks, self._held_blocks[rank_id.side])
+            self._holds[room, rank_id] = blocks, capacity, useful
+        self.pools[rank_id.side].change(time_s, blocks - held_blocks, capacity - held_tokens, useful - used_tokens)
 
     def _row(self, progress: _Progress) -> RequestRow:
         request = progress.request

@@ -17,7 +17,7 @@ from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
 from protocol.messages import EncodeRequest, LanguageRequest
 from protocol.recording import Recorder
-from protocol.sizing import POLICIES, SizingPolicy
+from protocol.sizing import SizingPolicy, find_policy, make_policy
 from protocol.topology import RankId, Side
 
 
@@ -141,16 +141,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def make_sizing(self) -> SizingPolicy:
         """A fresh policy; every language rank has its own copy. Raises ValueError for a bad name or option."""
-        if self.sizing not in POLICIES:
-            raise ValueError(f"unknown sizing policy {self.sizing!r}; known: {', '.join(POLICIES)}")
-        try:
-            return POLICIES[self.sizing](**self.sizing_options)
-        except TypeError as error:
-            raise ValueError(f"sizing policy {self.sizing}: {error}") from error
+        return make_policy(self.sizing, self.sizing_options)
 
     @cached_property
     def _sees_true_length(self) -> bool:
-        return POLICIES[self.sizing].sees_true_length
+        return find_policy(self.sizing).sees_true_length
 
     def encode_ids(self) -> list[RankId]:
         """All encode ranks."""

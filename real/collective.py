@@ -10,6 +10,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from protocol.agreement import NOBODY, Ballot, Member, hold_turn
 from protocol.messages import Turn
+from protocol.sizing import SizingError, Supervised
+from protocol.sizing.supervised import Answer, checksum, disagreement
+from protocol.topology import RankId
 
 MAX_CANDIDATES = 64
 """Rooms a group can move on in one turn; more wait for the next one. It bounds the first all-reduce to 552 bytes."""
@@ -63,6 +66,25 @@ class Collective:
             progress = tuple(zip(candidates, votes.tolist(), strict=True))
         agreed = Ballot(submitted, free_blocks, failed)
         return Turn(*agreed, progress), bool(all_leave)
+
+    def must_answer_alike(self, rank_id: RankId, policy: Supervised) -> None:
+        """Compare what the group's copies of a policy answered since the last turn; all ranks must call it.
+
+        Raises SizingError on every rank if they differ. Costs an all-reduce of 16 bytes after turns with answers: up to
+        the first one that differs all ranks give equally many, so either all of them get here with answers or none.
+        """
+        answers = policy.take_answers()
+        if not answers:
+            return
+        own = checksum(answers)
+        bounds = torch.tensor([own, -own], dtype=torch.int64)
+        dist.all_reduce(bounds, op=dist.ReduceOp.MIN)
+        lowest, highest = bounds.tolist()
+        if lowest == -highest:
+            return
+        given: list[tuple[RankId, list[Answer]] | None] = [None] * self.size
+        dist.all_gather_object(given, (rank_id, answers))
+        raise SizingError(disagreement(policy.title, dict(one for one in given if one is not None)))
 
     def leave(self) -> None:
         """End the group; all ranks must call it."""

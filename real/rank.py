@@ -45,6 +45,7 @@ from protocol.messages import (
     WriterQuiet,
 )
 from protocol.recording import Event
+from protocol.sizing import Supervised
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.bootstrap import Registry, register_and_find
@@ -139,11 +140,15 @@ class RankProcess:
         self.core: EncodeRank | LanguageRank
         self.writer: Writer | None = None
         self.verifier: Verifier | None = None
+        self._compared: Supervised | None = None  # a sizing policy from outside, of which each rank has a copy
         if self.is_encode:
             self.core = self.scenario.make_encode_rank(self.rank_id, self._record)
             self.writer = Writer(self.engine, self.pool, self.layout, self.routes, self.scenario, self._write_done)
         else:
             self.core = self.scenario.make_language_rank(self.rank_id, self._record)
+            if isinstance(self.core.sizing, Supervised) and size > 1:
+                self.core.sizing.compared = True
+                self._compared = self.core.sizing
             if spec.verify:
                 self.verifier = Verifier(self.layout)
 
@@ -176,6 +181,8 @@ class RankProcess:
             if self.collective.size == 1 and not leaving and not self._turn_due(now):
                 continue
             turn, all_leave = self.collective.hold_turn(self.core, leaving=leaving)
+            if self._compared is not None:
+                self.collective.must_answer_alike(self.rank_id, self._compared)
             if all_leave:
                 break
             busy_s = self._turn(turn)

@@ -21,7 +21,7 @@ from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.cluster import Cluster, Core
+from sim.cluster import PROCESS_ENDED, Cluster
 from sim.faults import (
     MOST_ALARM_S,
     MOST_DELAY_S,
@@ -35,10 +35,12 @@ from sim.faults import (
     Hang,
     Incident,
     PlannedFaults,
+    Restart,
     Slow,
     WriteEnd,
 )
-from sim.link import LinkProfile
+from sim.group import Core
+from sim.link import SHARED_BY, LinkProfile
 from sim.streams import stream
 
 Drawn = TypeVar("Drawn")
@@ -123,6 +125,8 @@ def draw_case(seed: int) -> ChaosCase:
         per_piece_s=_pick(scenario_draws, (0.0, 1e-6)),
         control_latency_s=_pick(scenario_draws, (1e-4, 1e-3, 0.05)),
         copy_bandwidth_Bps=_pick(scenario_draws, (1e5, 1e9)),
+        shared_by=_pick(scenario_draws, SHARED_BY),
+        first_contact_s=_pick(scenario_draws, (0.0, 0.003)),
     )
     requests = _draw_requests(request_draws, scenario)
     if share < FAULTLESS_SHARE:
@@ -167,6 +171,11 @@ def _draw_scenario(draws: numpy.random.Generator, calm: bool) -> Scenario:
         timeout_s=CALM_TIMEOUT_S if calm else timeout_s,
         resume_first=_between(draws, 0, 2) > 0,
         reserve_blocks=_between(draws, 0, language_blocks - 1) if _between(draws, 0, 2) == 0 else 0,
+        resume_tokens=_pick(draws, (None, None, block_tokens, 2 * block_tokens)),
+        encode_batch=_pick(draws, (None, None, 1, 3)),
+        prefill_batch_tokens=_pick(draws, (None, None, 1, 4 * block_tokens)),
+        release_after_prefill=_between(draws, 0, 1) == 0,
+        transfer_workers=_pick(draws, (1, 1, 2)),
         services=ServiceTimes(
             # A loop without a period would turn for ever at one moment while a group waits for a member's request.
             encode_turn_s=_pick(draws, (0.001, 0.01)),
@@ -175,6 +184,7 @@ def _draw_scenario(draws: numpy.random.Generator, calm: bool) -> Scenario:
             encode_per_token_s=_pick(draws, (0.0, 1e-4)),
             prefill_base_s=_pick(draws, (0.0, 0.003, 0.05)),
             prefill_per_token_s=_pick(draws, (0.0, 1e-4)),
+            preprocess_per_token_s=_pick(draws, (0.0, 0.0, 1e-4)),
         ),
     )
 
@@ -208,7 +218,7 @@ def _draw_requests(draws: numpy.random.Generator, scenario: Scenario) -> tuple[R
 
 
 _RATES = ("lost_messages", "doubled_messages", "late_messages", "failed_writes", "late_writes", "late_requests")
-_INCIDENTS = ("client aborts", "death", "hang", "slow rank", "false alarms")
+_INCIDENTS = ("client aborts", "death", "restart", "hang", "slow rank", "false alarms")
 _HARMLESS = ("doubled_messages", "late_messages", "late_requests", "hang", "slow rank")
 
 
@@ -232,6 +242,11 @@ def _draw_plan(
                 incidents.append(_draw_abort(draws, scenario, request))
     if "death" in kinds:
         incidents.append(Death(_within(draws, span_s), _pick(draws, ranks), _pick(draws, (0.01, 1.0, 10.0))))
+    if "restart" in kinds:
+        for _ in range(_between(draws, 1, 2)):
+            rank = _pick(draws, ranks)
+            down_s = _within(draws, _pick(draws, (0.0, 0.05, 1.0, 20.0)))
+            incidents.append(Restart(_within(draws, span_s), rank.side, rank.instance, down_s))
     if "hang" in kinds:
         lasts_s = _within(draws, _pick(draws, (0.05, 1.0, MOST_HANG_S)))
         incidents.append(Hang(_within(draws, span_s), _pick(draws, ranks), lasts_s))
@@ -294,6 +309,17 @@ class _Watch(PlannedFaults):
         if len(self.violations) < MOST_VIOLATIONS:
             self.violations.append(f"{self._clock.now:.6f} s: {what}")
 
+    # --- processes ---
+
+    def lost(self, rank_id: RankId, key: RoomKey) -> None:
+        """A room that ended with its process counts as concluded there, unless it was before."""
+        if rank_id not in self.concluded.get(key, {}):
+            self._note_conclusion(rank_id, Conclude(*key, Status.Failed, PROCESS_ENDED))
+
+    def _start_processes(self, side: Side, instance: int, ranks: Sequence[RankId]) -> None:
+        super()._start_processes(side, instance, ranks)
+        self.cores = {core.rank_id: core for core in self._cluster.cores}
+
     # --- writes ---
 
     def write_ends(self, writer: RankId, write: StartWrite) -> WriteEnd:
@@ -319,6 +345,8 @@ class _Watch(PlannedFaults):
         return write.target_blocks[: -(-write.chunk.tokens // self._block_tokens)]
 
     def _check_write(self, writer: RankId, write: StartWrite, what: str) -> None:
+        if self._cluster.is_lost(write):
+            return  # it goes to memory of a process that has ended, and nothing of it can land
         key = (write.room, write.incarnation)
         here = f"the write of room {write.room}, chunk {write.epoch}, from {writer} to {write.destination} is {what}"
         target = self.cores[write.destination].pool
@@ -483,6 +511,8 @@ def _told_incident(incident: Incident) -> str:
     match incident:
         case Death(time_s, rank):
             return f"death of {rank} at {time_s:.3f} s"
+        case Restart(time_s, side, instance, down_s):
+            return f"restart of {side.value}{instance} at {time_s:.3f} s after {down_s:.3f} s"
         case Hang(time_s, rank, lasts_s):
             return f"hang of {rank} at {time_s:.3f} s for {lasts_s:.3f} s"
         case Slow(rank, factor):

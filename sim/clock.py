@@ -8,7 +8,7 @@ Ties in time are broken by construction: calls of equal time run in the order th
 ``call_last_at`` run after all of those, by their ``order``.
 
 A *reminder* is a call that does not keep a run alive. Timers are reminders: when only they are left, the model itself
-has nothing more to do, which is either its end or a deadlock.
+has nothing more to do, which is either its end or a deadlock. A call that was withdrawn is one as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def _perform(event: Any) -> None:
 
 
 class Call(Event):
-    """A function to be called at a time. It has happened when its callbacks are gone, like every SimPy event."""
+    """A function to be called at a time. It has happened when its callbacks are gone, like every SimPy event.
+
+    ``function`` is None once it has been withdrawn.
+    """
 
     __slots__ = ("arguments", "function")
 
@@ -35,7 +38,7 @@ class Call(Event):
     _ok = True
     _value = None
 
-    def __init__(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
         self.function = function
         self.arguments = arguments
 
@@ -56,7 +59,7 @@ class Clock(Environment):
 
     @property
     def reminders(self) -> int:
-        """Number of reminders that lie ahead."""
+        """Number of reminders that lie ahead, and of calls that were withdrawn."""
         return self._reminders
 
     @property
@@ -64,11 +67,18 @@ class Clock(Environment):
         """Whether anything but reminders lies ahead."""
         return len(self._queue) > self._reminders
 
-    def call_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> None:
-        """Call ``function(*arguments)`` at ``time_s``. Raises ValueError for a time in the past."""
+    def call_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> Call:
+        """Call ``function(*arguments)`` at ``time_s``; the call can be withdrawn. Raises ValueError for a past time."""
         if not time_s >= self._now:
             raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
-        heappush(self._queue, (time_s, NORMAL, next(self._eid), Call(function, arguments)))
+        call = Call(function, arguments)
+        heappush(self._queue, (time_s, NORMAL, next(self._eid), call))
+        return call
+
+    def withdraw(self, call: Call) -> None:
+        """Take back a call that has not come. What stays in the queue does nothing and does not keep a run alive."""
+        call.function = None
+        self._reminders += 1
 
     def call_after(self, delay_s: float, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function(*arguments)`` in ``delay_s`` seconds. Raises ValueError for a negative delay."""
@@ -95,8 +105,14 @@ class Clock(Environment):
 
     def step(self) -> None:
         """Process the next event, whatever it is. Raises simpy.core.EmptySchedule when there is none."""
-        if self._queue and type(self._queue[0][3]) is Reminder:
-            self._reminders -= 1
+        if self._queue:
+            event: Any = self._queue[0][3]
+            if type(event) is Reminder:
+                self._reminders -= 1
+            elif type(event) is Call and event.function is None:
+                self._reminders -= 1
+                self._now = heappop(self._queue)[0]
+                return
         self.events += 1
         super().step()
 
@@ -109,8 +125,13 @@ class Clock(Environment):
                 if type(queue[0][3]) is not Call:
                     self.step()
                     continue
+                call: Any
                 self._now, _, _, call = heappop(queue)
+                function = call.function
+                if function is None:
+                    self._reminders -= 1
+                    continue
                 calls += 1
-                call.function(*call.arguments)  # type: ignore[attr-defined]
+                function(*call.arguments)
         finally:
             self.events += calls

@@ -1,12 +1,15 @@
-"""The rank cores on the virtual clock: scheduler loops that poll, control messages, transfer workers, services.
+"""The rank cores on the virtual clock: scheduler loops that poll, control messages, transfer workers, passes.
 
-The cores decide, this file only says *when*. A rank has three independent actors, as the real one has threads:
+The cores decide, this file only says *when*. A rank has independent actors, as the real one has threads:
 
 * the *scheduler loop* of its group. Turns lie on a grid of the loop's period. A turn that does work (encoder pass,
   gather copies and prefill) lasts as long as the work if that is longer than the period, and a new grid starts where
   it ends. Whatever arrives meanwhile is seen at the next turn, or at this one if it arrives at the same moment.
 * the *control thread*: a message reaches the core ``control_latency_s`` after it was sent, whatever the loop does.
-* the *transfer worker* of an encode rank (see ``link.TransferWorker``).
+* the *transfer workers* of an encode rank. Those of a link that may be shared ask the ``network`` when a write ends;
+  where nobody can share, that is known when it is queued.
+
+Before a request reaches the encode ranks, a processor of their instance prepares its images.
 
 Idle loops cost nothing: a turn that would find what the last one found is not held. That changes no result, because a
 turn is a function of what it finds, and leaves the grid as it is.
@@ -16,22 +19,25 @@ What goes wrong is not decided here either: a ``faults.Faults`` is asked whereve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import groupby
-from math import ceil, inf
+from math import inf
 from typing import Any
 
 from protocol.agreement import hold_turn
-from protocol.encode import EncodeRank
-from protocol.language import LanguageRank
+from protocol.deadlock import Deadlock, find_deadlock
+from protocol.encode import EncodeRoom
 from protocol.messages import (
     Action,
     Conclude,
     CopyOut,
     Deliver,
     Encoded,
+    EncodeRequest,
     LanguageRequest,
     Note,
+    Offer,
+    Prefilled,
     Send,
     StartEncode,
     StartWrite,
@@ -39,98 +45,39 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.recording import Recorder
+from protocol.rank import Room
+from protocol.recording import Event, Recorder
 from protocol.scenario import Request, Scenario
-from protocol.status import Status
+from protocol.sizing import must_answer_alike
+from protocol.status import FINAL, Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.faults import Faults, WriteEnd
-from sim.link import LinkProfile, TransferWorker
+from sim.group import Core, Delivered, Group, Rank, Worker
+from sim.link import Contacts, LinkProfile, TransferWorker
+from sim.network import Network
+from sim.worker import QueuedWorker
 
-Core = EncodeRank | LanguageRank
 Watcher = Callable[[RankId, object, list[Action]], None]
+
+PROCESS_ENDED = "its process ended"
+
+MOST_DEADLOCKS = 16
+"""Kept of one run. Timers end one deadlock and the rooms behind it make the next."""
 
 _LANDED = WriteEnd(ok=True)
 _INJECTED = WriteEnd(ok=False, reason="injected fault")
 
 
-class LoopGrid:
-    """When a scheduler loop turns: at origin_s + index * period_s, for index from ``index`` on."""
-
-    __slots__ = ("index", "origin_s", "period_s")
-
-    def __init__(self, period_s: float) -> None:
-        if not period_s >= 0:
-            raise ValueError(f"the period of a scheduler loop is {period_s} s, it must be at least 0")
-        self.origin_s = 0.0
-        self.period_s = period_s
-        self.index = 0
-
-    def next_s(self, now: float) -> float:
-        """The first turn at or after ``now``. It is the next one: ``index`` moves there."""
-        origin_s, period_s = self.origin_s, self.period_s
-        if not period_s:
-            return max(origin_s, now)
-        index = ceil((now - origin_s) / period_s)
-        # The quotient is rounded, so the neighbours decide.
-        if origin_s + index * period_s < now:
-            index += 1
-        elif origin_s + (index - 1) * period_s >= now:
-            index -= 1
-        if index > self.index:
-            self.index = index
-        return origin_s + self.index * period_s
-
-    def end_turn(self, began_s: float, lasts_s: float) -> None:
-        """A turn that began at ``began_s`` is busy for ``lasts_s``; the next comes a period later, or when it ends."""
-        if lasts_s > self.period_s:
-            self.origin_s = began_s + lasts_s
-            self.index = 0
-        elif self.period_s:
-            self.index += 1
-        else:
-            self.origin_s = began_s
-
-
-class _Rank:
-    """One core with what its driver needs."""
-
-    __slots__ = ("core", "group", "handle", "worker")
-
-    def __init__(self, core: Core, worker: TransferWorker | None) -> None:
-        self.core = core
-        self.handle: Callable[[Any, float], list[Action]] = core.handle
-        self.worker = worker
-        self.group: _Group
-
-
-class _Group:
-    """The ranks of one instance of one side, and their common scheduler loop."""
-
-    __slots__ = ("cores", "grid", "order", "ranks", "reminder_s", "side", "slowness", "turn_due", "turns")
-
-    def __init__(self, side: Side, ranks: Sequence[_Rank], period_s: float, slowness: float, order: int) -> None:
-        self.side = side
-        self.ranks = ranks
-        self.cores = [rank.core for rank in ranks]
-        self.slowness = slowness  # of its slowest rank, which all the others wait for
-        self.grid = LoopGrid(period_s * slowness)
-        self.order = order  # of turns that fall on the same moment
-        self.turn_due = False
-        self.turns = 0
-        self.reminder_s: float | None = None
-        for rank in ranks:
-            rank.group = self
-
-
 class _Fate:
-    """What is known of a submitted request."""
+    """What is known of a submitted request. ``memory``: whose blocks its last offers name, where processes may end."""
 
-    __slots__ = ("delivered", "left")
+    __slots__ = ("delivered", "left", "memory")
 
     def __init__(self, ranks: int) -> None:
         self.left = ranks
         self.delivered = True
+        self.memory: dict[RankId, Rank] = {}
 
 
 class Cluster:
@@ -156,8 +103,11 @@ class Cluster:
         self.submitted = 0
         self.succeeded = 0
         self.failed = 0
+        self.turns = 0
+        self.copied_s = 0.0  # when the last of the copies begun so far ends
         self.bytes_written = 0
         self.bytes_landed = 0
+        self.deadlocks: list[tuple[float, Deadlock]] = []
         self._recorder = recorder
         self._on_concluded = on_concluded
         self._layout = scenario.layout
@@ -165,23 +115,50 @@ class Cluster:
         self._control_s = link.control_latency_s
         self._failing_writes = bool(scenario.faults)
         self._faults = faults
+        self._watcher: Watcher | None = None
+        self._looked_s = -inf
+        self._noted = 0
         self._fates: dict[tuple[int, int], _Fate] = {}
-        self._ranks: dict[RankId, _Rank] = {}
-        self._groups: dict[tuple[Side, int], _Group] = {}
-        slowness = faults.slowness if faults is not None else _as_fast_as_any
-        for rank_id in scenario.encode_ids():
-            worker = TransferWorker(link.slowed(slowness(rank_id)), self._layout)
-            self._ranks[rank_id] = _Rank(scenario.make_encode_rank(rank_id, recorder), worker)
-        for rank_id in scenario.language_ids():
-            self._ranks[rank_id] = _Rank(scenario.make_language_rank(rank_id, recorder), None)
-        periods = {Side.ENCODE: self._services.encode_turn_s, Side.LANGUAGE: self._services.language_turn_s}
-        by_group = groupby(self._ranks.items(), lambda item: (item[0].side, item[0].instance))
-        for order, (key, items) in enumerate(by_group):
-            members = [rank for _, rank in items]
-            slowest = max(slowness(rank.core.rank_id) for rank in members)
-            self._groups[key] = _Group(key[0], members, periods[key[0]], slowest, order)
+        self._ranks: dict[RankId, Rank] = {}
+        self._groups: dict[tuple[Side, int], Group] = {}
+        self._contacts = Contacts(link.first_contact_s) if link.first_contact_s else None
+        self.network = Network(clock, link) if link.contended and self._may_share() else None
+        ids = [*scenario.encode_ids(), *scenario.language_ids()]
+        for order, (key, members) in enumerate(groupby(ids, lambda rank_id: (rank_id.side, rank_id.instance))):
+            self._add_group(*key, list(members), order)
         if faults is not None:
             faults.begin(self)
+
+    def _may_share(self) -> bool:
+        """Whether two writes can be on the same adapters at a time."""
+        scenario = self.scenario
+        # Of the workers of a rank, as many are ever busy as there are instances to write to.
+        writing = min(scenario.transfer_workers, scenario.language_instances)
+        if self.link.shared_by == "instance":
+            writing *= min(scenario.encode_tp, scenario.language_tp)
+        return writing > 1 or scenario.encode_instances > 1
+
+    def _add_group(self, side: Side, instance: int, rank_ids: list[RankId], order: int) -> None:
+        slowness = self._faults.slowness if self._faults is not None else _as_fast_as_any
+        ranks = [self._make_rank(rank_id, slowness(rank_id)) for rank_id in rank_ids]
+        self._ranks.update(zip(rank_ids, ranks, strict=True))
+        slowest = max(map(slowness, rank_ids))
+        self._groups[side, instance] = Group(side, instance, ranks, self._services, slowest, order)
+
+    def _make_rank(self, rank_id: RankId, slowness: float) -> Rank:
+        if rank_id.side is Side.LANGUAGE:
+            rank = Rank(self.scenario.make_language_rank(rank_id, self._recorder), ())
+        else:
+            workers: list[Worker] = [
+                TransferWorker(self.link.slowed(slowness), self._layout, rank_id, self._contacts)
+                if self.network is None
+                else QueuedWorker(self.clock, self.network, self._layout, rank_id, self._contacts, slowness)
+                for _ in range(self.scenario.transfer_workers)
+            ]
+            rank = Rank(self.scenario.make_encode_rank(rank_id, self._recorder), workers)
+        if self._watcher is not None:
+            rank.handle = _watched(rank.core, rank.handle, self._watcher)
+        return rank
 
     # --- questions ---
 
@@ -189,11 +166,6 @@ class Cluster:
     def unfinished(self) -> int:
         """Requests that were submitted and not yet concluded on all of their ranks."""
         return len(self._fates)
-
-    @property
-    def turns(self) -> int:
-        """Turns held so far, over all groups."""
-        return sum(group.turns for group in self._groups.values())
 
     @property
     def cores(self) -> list[Core]:
@@ -217,8 +189,19 @@ class Cluster:
                 )
         return found
 
+    def look_for_deadlock(self) -> Deadlock | None:
+        """The deadlock that rooms are in now, kept in ``deadlocks`` unless it is the one that was found last."""
+        self._looked_s = self.clock.now
+        found = find_deadlock(self.cores)
+        if found is not None and len(self.deadlocks) < MOST_DEADLOCKS:
+            rooms = {room.room for room in found.cycle}
+            if not self.deadlocks or rooms != {room.room for room in self.deadlocks[-1][1].cycle}:
+                self.deadlocks.append((self.clock.now, found))
+        return found
+
     def watch(self, watcher: Watcher) -> None:
         """Tell ``watcher(rank, input, actions)`` of everything that the cores are given and ask for from now on."""
+        self._watcher = watcher
         for rank in self._ranks.values():
             rank.handle = _watched(rank.core, rank.handle, watcher)
 
@@ -258,22 +241,35 @@ class Cluster:
         self.submitted += 1
         self._fates[request.room, request.incarnation] = _Fate(len(encode.ranks) + len(language.ranks))
         encode_request = self.scenario.encode_request(request)
-        for rank in encode.ranks:
-            self._input(rank, encode_request)
-        language_request = self.scenario.language_request(request)
-        for rank in language.ranks:
-            self._input(rank, language_request)
+        if self._services.preprocess_per_token_s:
+            lasts_s = self._services.preprocess_s(request) * encode.slowness
+            ready_s = encode.processors.give(self.clock._now, lasts_s)
+            self.clock.call_at(ready_s, self._submit_to, encode, encode_request)
+        else:
+            self._submit_to(encode, encode_request)
+        self._submit_to(language, self.scenario.language_request(request))
+
+    def _submit_to(self, group: Group, request: EncodeRequest | LanguageRequest) -> None:
+        if group.down or group is not self._groups[group.side, group.instance]:
+            for rank in group.ranks:
+                self.refuse(rank.core.rank_id, request)
+            return
+        for rank in group.ranks:
+            self._input(rank, request)
 
     # --- inputs other than turns: handled at once ---
 
     def give(self, target: RankId, event: object) -> None:
         """Hand a message, or any other input but a turn, to a rank now."""
-        self._input(self._ranks[target], event)
+        rank = self._ranks[target]
+        if not rank.gone:
+            self._input(rank, event)
 
-    def _input(self, rank: _Rank, event: object) -> None:
+    def _input(self, rank: Rank, event: object) -> None:
         if self._faults is not None and not self._faults.admits(rank.core.rank_id, event):
             return
-        actions = rank.handle(event, self.clock._now)
+        now = self.clock._now
+        actions = rank.handle(event, now)
         if actions:
             self._carry_out(rank, actions)
         group = rank.group
@@ -281,12 +277,12 @@ class Cluster:
             return
         core = rank.core
         # What a turn finds: rooms that moved on or failed, blocks that came free, and on the language side new rooms.
-        if core.candidates() or core.unsettled or type(event) is LanguageRequest:
-            self._plan_turn(group)
+        if core.has_news or type(event) is LanguageRequest:
+            self._plan_turn(group, now)
         else:
-            self._set_reminder(group)
+            self._set_reminder(group, core)
 
-    def _carry_out(self, rank: _Rank, actions: list[Action]) -> None:
+    def _carry_out(self, rank: Rank, actions: list[Action]) -> None:
         """Carry out what an input other than a turn led to; nothing of it takes the rank's own time."""
         for action in actions:
             kind = type(action)
@@ -297,24 +293,42 @@ class Cluster:
             else:
                 raise TypeError(f"{rank.core.rank_id} may ask for {kind.__name__} in a turn only")
 
-    def _send(self, rank: _Rank, send: Send, delay_s: float) -> None:
+    def _send(self, rank: Rank, send: Send, delay_s: float) -> None:
         if self._faults is None:
             self.clock.call_after(delay_s, self.give, send.to, send.message)
             return
-        for extra_s in self._faults.copies(rank.core.rank_id, send.to, send.message):
-            self.clock.call_after(delay_s + extra_s, self.give, send.to, send.message)
+        rank_id, message = rank.core.rank_id, send.message
+        if isinstance(message, Offer) and (fate := self._fates.get((message.room, message.incarnation))) is not None:
+            fate.memory[rank_id] = rank
+        for extra_s in self._faults.copies(rank_id, send.to, message):
+            self.clock.call_after(delay_s + extra_s, self.give, send.to, message)
 
-    def _start_write(self, rank: _Rank, write: StartWrite) -> None:
-        assert rank.worker is not None  # language ranks do not write
-        clock = self.clock
+    # --- writes ---
+
+    def _start_write(self, rank: Rank, write: StartWrite) -> None:
         bytes_ = self._layout.chunk_bytes(write.chunk)
         self.bytes_written += bytes_
-        end_s = rank.worker.queue(clock._now, bytes_, write.chunk, write.source_blocks, write.target_blocks)
-        clock.call_at(end_s, self._written, rank, write, bytes_)
+        worker = rank.workers[write.destination.instance % len(rank.workers)]
+        target = self._ranks[write.destination]
+        if self._faults is not None and (fate := self._fates.get((write.room, write.incarnation))) is not None:
+            # The offer may be older than the process that has the name now. It names another one's memory.
+            target = fate.memory.get(write.destination, target)
+        if type(worker) is TransferWorker:
+            clock = self.clock
+            end_s = worker.queue(
+                clock._now, bytes_, write.chunk, write.source_blocks, write.target_blocks, write.destination
+            )
+            clock.call_at(end_s, self._written, write, rank, target, bytes_)
+        else:
+            worker.queue(write, bytes_, self._written, rank, target, bytes_)  # type: ignore[arg-type]
 
-    def _written(self, rank: _Rank, write: StartWrite, bytes_: int) -> None:
+    def _written(self, write: StartWrite, rank: Rank, target: Rank, bytes_: int) -> None:
+        if rank.gone:
+            return  # with it the write; what may still land of it is what a Death's late bytes are for
         end = _LANDED
-        if self._failing_writes and self.scenario.write_fails(write.room, write.epoch, write.destination):
+        if target.gone:
+            end = WriteEnd(ok=False, reason="the destination's process ended")
+        elif self._failing_writes and self.scenario.write_fails(write.room, write.epoch, write.destination):
             end = _INJECTED
         elif self._faults is not None:
             end = self._faults.write_ends(rank.core.rank_id, write)
@@ -324,81 +338,102 @@ class Cluster:
         done = WriteDone(write.room, write.incarnation, write.epoch, write.destination, end.ok, quiet, end.reason)
         self._input(rank, done)
         if end.late_s is not None:
-            self.clock.call_after(end.late_s, self._written_late, rank, write, bytes_)
+            self.clock.call_after(end.late_s, self._written_late, write, rank, target, bytes_)
 
-    def _written_late(self, rank: _Rank, write: StartWrite, bytes_: int) -> None:
-        self._land(rank, write, bytes_)
+    def _written_late(self, write: StartWrite, rank: Rank, target: Rank, bytes_: int) -> None:
+        if rank.gone:
+            return
+        if not target.gone:  # else the memory is not there any more
+            self._land(rank, write, bytes_)
         self._input(rank, WriterQuiet(write.room, write.incarnation, write.destination))
 
-    def _land(self, rank: _Rank, write: StartWrite, bytes_: int) -> None:
+    def _land(self, rank: Rank, write: StartWrite, bytes_: int) -> None:
         self.bytes_landed += bytes_
         if self._faults is not None:
             self._faults.landed(rank.core.rank_id, write)
 
+    def is_lost(self, write: StartWrite) -> bool:
+        """Whether the memory that a write goes to is not there any more, because its process has ended."""
+        fate = self._fates.get((write.room, write.incarnation))
+        target = fate.memory.get(write.destination) if fate is not None else None
+        return target is not None and target.gone
+
     # --- turns ---
 
-    def _plan_turn(self, group: _Group, not_before_s: float = 0.0) -> None:
+    def _plan_turn(self, group: Group, not_before_s: float) -> None:
         """Hold the group's next turn."""
         group.turn_due = True
-        clock = self.clock
-        clock.call_last_at(group.grid.next_s(max(clock._now, not_before_s)), group.order, self._turn, group)
+        self.clock.call_last_at(group.grid.next_s(not_before_s), group.order, self._turn, group)
 
-    def _turn(self, group: _Group) -> None:
+    def _turn(self, group: Group) -> None:
+        if group.down:
+            return
+        now = self.clock._now
         group.turn_due = False
         if self._faults is not None:
             ready_s = max(map(self._faults.ready_s, (rank.core.rank_id for rank in group.ranks)))
-            if ready_s > self.clock._now:
+            if ready_s > now:
                 if ready_s < inf:
                     self._plan_turn(group, ready_s)
                 return
-        group.turns += 1
+        self.turns += 1
         turn = hold_turn(group.cores)
-        if group.side is Side.ENCODE:
-            lasts_s = self._encode_turn(group, turn)
-        elif len(group.ranks) == 1:
-            lasts_s = self._language_turn(group.ranks[0], turn)
-        else:
-            lasts_s = max([self._language_turn(rank, turn) for rank in group.ranks])
-        group.grid.end_turn(self.clock._now, lasts_s)
-        if any(core.unsettled for core in group.cores):
-            self._plan_turn(group)
-        else:
-            self._set_reminder(group)
-
-    def _set_reminder(self, group: _Group) -> None:
-        """See to it that the next timer of the group leads to a turn."""
+        lasts_s = self._encode_turn(group, turn) if group.side is Side.ENCODE else self._language_turn(group, turn)
+        group.grid.end_turn(now, lasts_s)
+        if group.prefill:
+            self._plan_turn(group, now)
+            return
         for core in group.cores:
-            due_s = core.next_deadline()
-            # Deadlines mostly move later. A reminder that comes too early is set again then.
-            if due_s is not None and (group.reminder_s is None or due_s < group.reminder_s):
-                group.reminder_s = max(due_s, self.clock._now)
-                self.clock.remind_at(group.reminder_s, self._remind, group, group.reminder_s)
+            if core.unsettled:
+                self._plan_turn(group, now)
+                return
+        for core in group.cores:
+            self._set_reminder(group, core)
 
-    def _remind(self, group: _Group, due_s: float) -> None:
-        if group.reminder_s != due_s:
+    def _set_reminder(self, group: Group, core: Core) -> None:
+        """See to it that the core's next timer leads to a turn."""
+        due_s = core.timer_s
+        # Deadlines mostly move later. A reminder that comes too early is set again then.
+        if due_s is not None and (group.reminder_s is None or due_s < group.reminder_s):
+            group.reminder_s = max(due_s, self.clock._now)
+            self.clock.remind_at(group.reminder_s, self._remind, group, group.reminder_s)
+
+    def _remind(self, group: Group, due_s: float) -> None:
+        if group.reminder_s != due_s or group.down:
             return  # an earlier one has taken its place
         group.reminder_s = None
         if group.turn_due:
             return  # the turn looks at the timers itself
-        if any((due := core.next_deadline()) is not None and due <= self.clock._now for core in group.cores):
-            self._plan_turn(group)
-        else:
-            self._set_reminder(group)
+        now = self.clock._now
+        if any((due := core.next_deadline()) is not None and due <= now for core in group.cores):
+            self._look_before_the_timers()
+            self._plan_turn(group, now)
+            return
+        for core in group.cores:
+            self._set_reminder(group, core)
 
-    def _encode_turn(self, group: _Group, turn: Turn) -> float:
+    def _look_before_the_timers(self) -> None:
+        """A timer is about to end a room, and with it the deadlock it may be in, which nobody would see then."""
+        # Under overload every room times out, and to look at all rooms each time would be quadratic.
+        timeout_s = self.scenario.timeout_s or 0.0
+        if len(self._fates) < 1000 or self.clock._now >= self._looked_s + timeout_s / 16:
+            self.look_for_deadlock()
+
+    def _encode_turn(self, group: Group, turn: Turn) -> float:
         """Let every rank take the turn; return how long its encoder pass lasts, seconds."""
         clock = self.clock
-        started: list[tuple[_Rank, Encoded]] = []
+        now = clock._now
+        started: list[tuple[Rank, Encoded]] = []
         work_s = 0.0
         for rank in group.ranks:
             own_s = 0.0
-            for action in rank.handle(turn, clock._now):
+            for action in rank.handle(turn, now):
                 kind = type(action)
                 if kind is StartEncode:
                     own_s += action.encode_s  # type: ignore[union-attr]
                     started.append((rank, Encoded(action.room, action.incarnation)))  # type: ignore[union-attr]
                 elif kind is Conclude:
-                    self._conclude(rank, action)  # type: ignore[arg-type]
+                    self._conclude(rank.core.rank_id, action)  # type: ignore[arg-type]
                 else:
                     self._carry_out(rank, [action])
             work_s = max(work_s, own_s)
@@ -409,18 +444,35 @@ class Cluster:
         clock.call_after(pass_s, self._encoded, started)
         return pass_s
 
-    def _encoded(self, started: list[tuple[_Rank, Encoded]]) -> None:
+    def _encoded(self, started: list[tuple[Rank, Encoded]]) -> None:
         for rank, event in started:
-            self._input(rank, event)
+            if not rank.gone:
+                self._input(rank, event)
 
-    def _language_turn(self, rank: _Rank, turn: Turn) -> float:
-        """Let one rank take the turn; return how long its copies and its prefill last, seconds."""
-        clock = self.clock
+    def _language_turn(self, group: Group, turn: Turn) -> float:
+        """Let every rank take the turn; return how long the copies and the prefill pass last, seconds."""
+        ranks = group.ranks
+        lasts_s = self._copy_turn(ranks[0], turn, group.prefill)
+        for rank in ranks[1:]:
+            # The ranks of a group deliver alike, so the first one's deliveries are the group's.
+            lasts_s = max(lasts_s, self._copy_turn(rank, turn, None))
+        if group.compared:
+            must_answer_alike(group.compared)
+        if not group.prefill:
+            return lasts_s
+        done = group.next_pass(self.scenario.prefill_batch_tokens)
+        work_s = self._services.prefill_base_s + sum([one.prefill_s for one in done])
+        lasts_s += work_s * group.slowness
+        if self.scenario.release_after_prefill:
+            self.clock.call_after(lasts_s, self._prefilled, group, done)
+        return lasts_s
+
+    def _copy_turn(self, rank: Rank, turn: Turn, prefill: Any) -> float:
+        """Let one rank take the turn; return how long its copies last, seconds. ``prefill`` gets what is delivered."""
         services = self._services
-        now = clock._now
+        clock = self.clock
         late_s = 0.0
-        prefill_s = 0.0
-        for action in rank.handle(turn, now):
+        for action in rank.handle(turn, clock._now):
             kind = type(action)
             if kind is Send:
                 self._send(rank, action, late_s + self._control_s)  # type: ignore[arg-type]
@@ -428,30 +480,52 @@ class Cluster:
                 bytes_ = action.tokens * self._layout.bytes_per_token  # type: ignore[union-attr]
                 late_s += self.link.copy_s(bytes_) * rank.group.slowness
             elif kind is Deliver:
-                prefill_s = prefill_s or services.prefill_base_s
-                prefill_s += services.prefill_s(action.total_tokens, action.prefill_factor)  # type: ignore[union-attr]
+                if prefill is not None:
+                    tokens = action.total_tokens  # type: ignore[union-attr]
+                    prefill_s = services.prefill_s(tokens, action.prefill_factor)  # type: ignore[union-attr]
+                    prefill.append(Delivered(action.room, action.incarnation, tokens, prefill_s))  # type: ignore[union-attr]
             elif kind is Conclude:
-                self._conclude(rank, action)  # type: ignore[arg-type]
+                self._conclude(rank.core.rank_id, action)  # type: ignore[arg-type]
             elif kind is Note:
+                if self._recorder is None:
+                    continue
                 if late_s:
-                    clock.call_after(late_s, self._note, rank.core.rank_id, action)
+                    self._note_later(rank, action, late_s)  # type: ignore[arg-type]
                 else:
                     self._note(rank.core.rank_id, action)  # type: ignore[arg-type]
             else:
                 raise TypeError(f"{rank.core.rank_id} may not ask for {kind.__name__} in a turn")
-        return late_s + prefill_s * rank.group.slowness
+        if late_s:
+            self.copied_s = max(self.copied_s, clock._now + late_s)
+        return late_s
+
+    def _prefilled(self, group: Group, done: list[Delivered]) -> None:
+        for one in done:
+            for rank in group.ranks:
+                if not rank.gone:
+                    self._input(rank, Prefilled(one.room, one.incarnation))
+
+    def _note_later(self, rank: Rank, note: Note, late_s: float) -> None:
+        self._noted += 1
+        rank.group.notes[self._noted] = (self.clock._now + late_s, rank.core.rank_id, note)
+        self.clock.call_after(late_s, self._note_now, rank.group, self._noted)
+
+    def _note_now(self, group: Group, number: int) -> None:
+        if number in group.notes:
+            _, rank_id, note = group.notes.pop(number)
+            self._note(rank_id, note)
 
     def _note(self, rank_id: RankId, note: Note) -> None:
-        if self._recorder is not None:
-            self._recorder(
-                self.clock._now, rank_id, note.room, note.event, note.status, note.tokens, note.bytes, note.detail
-            )
+        assert self._recorder is not None  # asked before the call was planned
+        self._recorder(
+            self.clock._now, rank_id, note.room, note.event, note.status, note.tokens, note.bytes, note.detail
+        )
 
-    def _conclude(self, rank: _Rank, conclusion: Conclude) -> None:
+    def _conclude(self, rank_id: RankId, conclusion: Conclude) -> None:
         fate = self._fates[conclusion.room, conclusion.incarnation]
         fate.left -= 1
         # A request is served when all language ranks have it, whatever the encode side came to think of it.
-        if rank.worker is None and conclusion.status is not Status.Success:
+        if rank_id.side is Side.LANGUAGE and conclusion.status is not Status.Success:
             fate.delivered = False
         if fate.left:
             return
@@ -462,6 +536,62 @@ class Cluster:
             self.failed += 1
         if self._on_concluded is not None:
             self._on_concluded(self.succeeded + self.failed)
+
+    # --- processes that end and come back ---
+
+    def end_processes(self, side: Side, instance: int) -> None:
+        """End all processes of an instance now. Their rooms and their memory are gone, and nobody is told."""
+        group = self._groups[side, instance]
+        group.down = True
+        # The copies under way count as done, since what they are for has been decided.
+        for number, _ in sorted(group.notes.items(), key=lambda item: (item[1][0], item[0])):
+            self._note_now(group, number)
+        for rank in group.ranks:
+            rank.gone = True
+            for worker in rank.workers:
+                worker.abandon()
+            if self._contacts is not None:
+                self._contacts.forget(rank.core.rank_id)
+            for room in list(rank.core.rooms.values()):
+                self._lose(rank.core, room)
+
+    def _lose(self, core: Core, room: Room) -> None:
+        """A room ends with its process: its client sees the connection break, and its blocks exist no more."""
+        if not room.over:
+            self._conclude(core.rank_id, Conclude(*room.key, Status.Failed, PROCESS_ENDED))
+        if self._faults is not None:
+            self._faults.lost(core.rank_id, room.key)
+        if self._recorder is None:
+            return
+        number = room.key[0]
+        status = room.status
+        tokens = room.sent_tokens if isinstance(room, EncodeRoom) else room.got_tokens  # type: ignore[attr-defined]
+        if status not in FINAL:
+            status = Status.Failed
+            self._note(core.rank_id, Note(number, Event.FAILED, status, tokens, 0, PROCESS_ENDED))
+        self._note(core.rank_id, Note(number, Event.RELEASED, status, tokens, 0, PROCESS_ENDED))
+
+    def start_processes(self, side: Side, instance: int) -> None:
+        """Start an instance anew after ``end_processes``: same names, new memory, nothing known. Nobody is told."""
+        old = self._groups[side, instance]
+        if not old.down:
+            raise ValueError(f"{side.value} instance {instance} is up already")
+        self._add_group(side, instance, [rank.core.rank_id for rank in old.ranks], old.order)
+
+    def refuse(self, rank_id: RankId, request: EncodeRequest | LanguageRequest) -> None:
+        """A request meets a process that is down, or one that has ended before it got to it."""
+        key = (request.room, request.incarnation)
+        self._conclude(rank_id, Conclude(*key, Status.Failed, PROCESS_ENDED))
+        if self._recorder is not None:
+            for event, status in (
+                (Event.SUBMITTED, Status.Bootstrapping),
+                (Event.FAILED, Status.Failed),
+                (Event.RELEASED, Status.Failed),
+            ):
+                detail = "" if event is Event.SUBMITTED else PROCESS_ENDED
+                self._note(rank_id, Note(request.room, event, status, 0, 0, detail))
+        if self._faults is not None:
+            self._faults.lost(rank_id, key)
 
 
 def _as_fast_as_any(_: RankId) -> float:

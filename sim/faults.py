@@ -26,7 +26,8 @@ import msgspec
 import numpy
 
 from protocol.messages import Abort, EncodeRequest, LanguageRequest, Message, PeerDown, PeerUp, StartWrite
-from protocol.topology import RankId
+from protocol.rank import RoomKey
+from protocol.topology import RankId, Side
 from sim.streams import stream
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class Faults:
     def landed(self, writer: RankId, write: StartWrite) -> None:
         """The bytes of a write lie at their destination now."""
 
+    def lost(self, rank_id: RankId, key: RoomKey) -> None:
+        """A room ended with its rank's process, or never got there because that was down."""
+
 
 # --- faults as data ------------------------------------------------------------------------------------------------
 
@@ -109,12 +113,26 @@ class Death(msgspec.Struct, frozen=True, tag="death"):
     """The rank's process ends. It handles nothing any more and its group holds no turn without it.
 
     Writes to it fail; its own writes in flight land or not, within MOST_LATE_S. Every rank of the other side is told
-    that it is down, each within ``detected_s``.
+    that it is down: each within ``detected_s``, or, if that is None, when its heartbeats have failed.
     """
 
     time_s: float
     rank: RankId
-    detected_s: float
+    detected_s: float | None = None
+
+
+class Restart(msgspec.Struct, frozen=True, tag="restart"):
+    """All processes of an instance end, and ``down_s`` later new ones start under their names, with new memory.
+
+    Its rooms are lost, and so is what others write to it meanwhile. Requests that come while it is down are refused.
+    Every rank of the other side is told that each of its ranks is down, when heartbeats have failed or when the new
+    process registers, whichever is first, and then that it is back.
+    """
+
+    time_s: float
+    side: Side
+    instance: int
+    down_s: float
 
 
 class Hang(msgspec.Struct, frozen=True, tag="hang"):
@@ -141,7 +159,7 @@ class FalseAlarm(msgspec.Struct, frozen=True, tag="false_alarm"):
     lasts_s: float
 
 
-Incident = ClientAbort | Death | Hang | Slow | FalseAlarm
+Incident = ClientAbort | Death | Restart | Hang | Slow | FalseAlarm
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +169,8 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``most_delay_s``, so that others overtake it; only of the kinds ``messages`` (names of classes), all if empty. Of
     every write: to fail, or to fail with bytes that land up to ``most_late_s`` later. Of every request, on every rank:
     to arrive up to ``most_request_delay_s`` late. Rates hold until ``until_s``.
+    A rank asks every rank of the other side every ``heartbeat_s`` whether it lives, beginning at a moment of its own,
+    and takes it for dead when ``heartbeat_failures`` in a row had no answer. The defaults are SGLang's.
     Raises ValueError for a number out of range (see the bounds at the top of this module).
     """
 
@@ -167,6 +187,8 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     late_requests: float = 0.0
     most_request_delay_s: float = 0.0
     until_s: float = math.inf
+    heartbeat_s: float = 5.0
+    heartbeat_failures: int = 2
     incidents: tuple[Incident, ...] = ()
 
     def __post_init__(self) -> None:
@@ -184,9 +206,16 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
             ("most_request_delay_s", MOST_REQUEST_DELAY_S),
         ):
             _check_range(field, getattr(self, field), most_s)
+        if not 0 < self.heartbeat_s < math.inf or self.heartbeat_failures < 1:
+            raise ValueError(
+                f"heartbeat_s is {self.heartbeat_s} and heartbeat_failures is {self.heartbeat_failures}, they must be "
+                f"above 0 and finite, and at least 1"
+            )
         for incident in self.incidents:
             if isinstance(incident, Hang):
                 _check_range("lasts_s of a hang", incident.lasts_s, MOST_HANG_S)
+            elif isinstance(incident, Restart):
+                _check_range("down_s of a restart", incident.down_s, math.inf)
             elif isinstance(incident, FalseAlarm):
                 _check_range("lasts_s of a false alarm", incident.lasts_s, MOST_ALARM_S)
             elif isinstance(incident, Slow) and not 1 <= incident.factor < math.inf:
@@ -243,6 +272,8 @@ class PlannedFaults(Faults):
                     self._clock.call_at(time_s, self._abort, room, ranks)
                 case Death(time_s, rank_id, detected_s):
                     self._clock.call_at(time_s, self._die, rank_id, detected_s)
+                case Restart(time_s, side, instance, down_s):
+                    self._clock.call_at(time_s, self._end_processes, side, instance, down_s)
                 case Hang(time_s, rank_id, lasts_s):
                     self._clock.call_at(time_s, self._hang, rank_id, lasts_s)
                 case FalseAlarm(time_s, observer, peer, lasts_s):
@@ -255,7 +286,7 @@ class PlannedFaults(Faults):
         for rank_id in ranks:
             self._cluster.give(rank_id, Abort(room, 0))
 
-    def _die(self, rank_id: RankId, detected_s: float) -> None:
+    def _die(self, rank_id: RankId, detected_s: float | None) -> None:
         rank = self._ranks[rank_id]
         if rank.dead_s < math.inf:
             return
@@ -263,8 +294,50 @@ class PlannedFaults(Faults):
         rank.dead_s, rank.ready_s = self._clock.now, math.inf
         rank.backlog.clear()
         for observer in self._opposite(rank_id):
-            delay_s = detected_s * float(self._stream("heartbeat", f"{observer} {rank_id}").random())
+            share = float(self._stream("heartbeat", f"{observer} {rank_id}").random())
+            delay_s = self._noticed_s(share) if detected_s is None else detected_s * share
             self._clock.call_after(delay_s, self._cluster.give, observer, PeerDown(rank_id))
+
+    def _noticed_s(self, phase: float) -> float:
+        """How long after its end a process is taken for dead, if the next heartbeat is due after ``phase`` of a period.
+
+        Arithmetic instead of an event for every heartbeat that is answered.
+        """
+        return (phase + self.plan.heartbeat_failures - 1) * self.plan.heartbeat_s
+
+    def _end_processes(self, side: Side, instance: int, down_s: float) -> None:
+        ranks = [rank_id for rank_id in self._ranks if (rank_id.side, rank_id.instance) == (side, instance)]
+        if any(self._ranks[rank_id].ready_s == math.inf for rank_id in ranks):
+            return  # dead already, or on its way up
+        self.happened["restart"] += 1
+        self._cluster.end_processes(side, instance)
+        for rank_id in ranks:
+            rank = self._ranks[rank_id]
+            rank.ready_s = math.inf
+            for event in (*rank.backlog, *rank.requests):
+                if isinstance(event, EncodeRequest | LanguageRequest):
+                    self._cluster.refuse(rank_id, event)
+            rank.backlog.clear()
+            rank.requests.clear()
+        for rank_id in ranks:
+            for observer in self._opposite(rank_id):
+                noticed_s = self._noticed_s(float(self._stream("heartbeat", f"{observer} {rank_id}").random()))
+                self._clock.call_after(min(noticed_s, down_s), self._cluster.give, observer, PeerDown(rank_id))
+        self._clock.call_after(down_s, self._start_processes, side, instance, ranks)
+
+    def _start_processes(self, side: Side, instance: int, ranks: Sequence[RankId]) -> None:
+        self._cluster.start_processes(side, instance)
+        for rank_id in ranks:
+            self._ranks[rank_id] = _Rank()
+            for peer in self._opposite(rank_id):
+                self._cluster.give(peer, PeerUp(rank_id))
+                share = float(self._stream("heartbeat", f"{rank_id} {peer}").random())
+                self._clock.call_after(self._noticed_s(share), self._notice, rank_id, peer)
+
+    def _notice(self, observer: RankId, peer: RankId) -> None:
+        """The first heartbeats of a new process fail if its peer was down before it came."""
+        if self._ranks[peer].ready_s == math.inf:
+            self._cluster.give(observer, PeerDown(peer))
 
     def _opposite(self, rank_id: RankId) -> Iterator[RankId]:
         return (peer for peer in self._ranks if peer.side is not rank_id.side)
@@ -309,11 +382,11 @@ class PlannedFaults(Faults):
             due_s = self._request_due_s(rank_id, rank, event)
             if due_s is not None:
                 rank.requests.append(event)
-                self._clock.call_at(due_s, self._hand_over, rank_id)
+                self._clock.call_at(due_s, self._hand_over, rank_id, rank)
                 return False
         if rank.backlog or rank.ready_s > self._clock.now:
             if not rank.backlog:
-                self._clock.call_at(rank.ready_s, self._catch_up, rank_id)
+                self._clock.call_at(rank.ready_s, self._catch_up, rank_id, rank)
             rank.backlog.append(event)
             return False
         return True
@@ -332,16 +405,17 @@ class PlannedFaults(Faults):
         rank.requests_s = max(rank.requests_s, now + delay_s)
         return rank.requests_s
 
-    def _hand_over(self, rank_id: RankId) -> None:
+    def _hand_over(self, rank_id: RankId, rank: _Rank) -> None:
+        if not rank.requests:
+            return  # its process has ended, and they were refused
         self._handed_over = True
-        self._cluster.give(rank_id, self._ranks[rank_id].requests.popleft())
+        self._cluster.give(rank_id, rank.requests.popleft())
         self._handed_over = False
 
-    def _catch_up(self, rank_id: RankId) -> None:
-        rank = self._ranks[rank_id]
+    def _catch_up(self, rank_id: RankId, rank: _Rank) -> None:
         if rank.ready_s > self._clock.now:  # dead by now, or in another hang
             if rank.ready_s < math.inf:
-                self._clock.call_at(rank.ready_s, self._catch_up, rank_id)
+                self._clock.call_at(rank.ready_s, self._catch_up, rank_id, rank)
             return
         waiting, rank.backlog = rank.backlog, deque()
         self._handed_over = True

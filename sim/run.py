@@ -20,13 +20,14 @@ from sim.link import LinkProfile
 class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a run came to. A request is concluded when all of its ranks have said so.
 
-    ``end_s``: virtual time of the last thing that happened. ``deadlock``: at some moment requests were unfinished and
-    nothing but timers lay ahead. ``leftovers``: a sentence for every rank that was not empty at the end.
-    ``events``: calls on the virtual clock, ``turns``: those of them that were turns of a scheduler loop.
+    ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, with its time
+    and the rooms in the cycle (see ``protocol.deadlock``); timers may have ended it. ``leftovers``: a sentence for
+    every rank that was not empty at the end. ``events``: calls on the virtual clock, ``turns``: those of them that were
+    turns of a scheduler loop.
     """
 
     end_s: float
-    deadlock: bool
+    deadlocks: tuple[str, ...]
     events: int
     turns: int
     submitted: int
@@ -36,6 +37,11 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     bytes_written: int
     bytes_landed: int
     leftovers: tuple[str, ...]
+
+    @property
+    def deadlock(self) -> bool:
+        """Whether rooms waited for each other for ever."""
+        return bool(self.deadlocks)
 
 
 def simulate(
@@ -59,11 +65,11 @@ def simulate(
     clock = Clock()
     cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults)
     cluster.feed(iter(requests), run_log.expect if run_log is not None else None)
-    deadlock = False
     while True:
         clock.run_while_busy()
-        end_s = clock.now
-        deadlock = deadlock or cluster.unfinished > 0
+        end_s = max(clock.now, cluster.copied_s)
+        if cluster.unfinished:
+            cluster.look_for_deadlock()
         if not clock.reminders or (cluster.unfinished == 0 and cluster.empty):
             break
         clock.step()  # the next timer; it may lead to a turn
@@ -71,7 +77,7 @@ def simulate(
         run_log.finish(end_s)
     return SimulationOutcome(
         end_s=end_s,
-        deadlock=deadlock,
+        deadlocks=tuple(f"at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.deadlocks),
         events=clock.events,
         turns=cluster.turns,
         submitted=cluster.submitted,

@@ -46,7 +46,7 @@ DECIDING = (
     ),
     *("status.py", "topology.py"),
 )
-COPIED = ("protocol", "sim", "real", "experiments", "tests", "pyproject.toml")
+COPIED = ("protocol", "sim", "real", "experiments", "tests", "docs", "README.md", "pyproject.toml")
 PASSING_SCORE = 0.95
 # A broken loop may run, or collect memory, for ever. The slowest killer takes a sixth of this.
 LIMIT_S = 120.0

@@ -9,7 +9,11 @@ from protocol.messages import LanguageRequest
 
 
 class RequestView(NamedTuple):
-    """What the language side knows when it allocates for a request. The pool counts are the group's agreed ones."""
+    """What the language side knows when it allocates for a request.
+
+    ``block_tokens``: tokens of a block. ``free_blocks``: blocks that new rooms may take now, as the group agreed; below
+    0 while resumes use the reserve. ``pool_blocks``: blocks of the whole pool.
+    """
 
     request: LanguageRequest
     block_tokens: int
@@ -18,7 +22,7 @@ class RequestView(NamedTuple):
 
 
 class CompletedView(NamedTuple):
-    """A delivered request: now its length is known."""
+    """A delivered request: now its length is known. ``chunks``: in how many parts it came, 1 when all of it fitted."""
 
     request: LanguageRequest
     total_tokens: int
@@ -26,14 +30,26 @@ class CompletedView(NamedTuple):
 
 
 class SizingPolicy(ABC):
-    """Chooses a first allocation. Must be deterministic: all ranks of a group ask their own copy."""
+    """Chooses a first allocation.
+
+    Must be deterministic: every rank of a group asks a copy of its own, in the same order and about the same views,
+    and takes what that one answers. So no clock, no randomness, nothing that differs between two processes (the order
+    of a set, ``hash`` of a text), and no variable of a class or a module that several copies would share. Options are
+    the constructor's parameters; their type hints are what a configuration is checked against. A constructor raises
+    ValueError for a value out of range, with a sentence that begins with the option's name.
+    """
 
     name: ClassVar[str]
+    """What a configuration calls it; a policy named by its place in the user's own code needs none."""
     sees_true_length: ClassVar[bool] = False
+    """Whether requests tell it their length, which no real language side knows: the bound alone."""
 
     @abstractmethod
     def first_tokens(self, view: RequestView) -> int:
-        """Tokens to preallocate for ``view.request``; rounded up to blocks and clipped to the pool by the caller."""
+        """Tokens to preallocate for ``view.request``, at least 1; the caller rounds up to blocks and clips to the pool.
+
+        Asked again, with a new view, at every turn in which the request still waits for blocks.
+        """
 
     def completed(self, view: CompletedView) -> None:  # noqa: B027 - a policy without memory needs none
         """Learn from a delivered request."""

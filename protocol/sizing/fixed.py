@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from protocol.sizing.base import RequestView, SizingPolicy
+from protocol.sizing.options import check_tokens
 
 
 class Fixed(SizingPolicy):
@@ -13,9 +14,8 @@ class Fixed(SizingPolicy):
     name: ClassVar[str] = "fixed"
 
     def __init__(self, tokens: int = 8192) -> None:
-        if tokens < 1:
-            raise ValueError(f"tokens is {tokens}, it must be at least 1")
-        self.tokens = tokens
+        check_tokens(tokens)
+        self.tokens: Final = tokens
 
     def first_tokens(self, view: RequestView) -> int:
         """The constant."""

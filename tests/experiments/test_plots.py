@@ -1,11 +1,28 @@
 from pathlib import Path
 
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments.loading import load
-from experiments.plots import latency_ecdf, plot_defaults, save, sizing_curve
+from experiments.plots import (
+    _time_means,
+    latency_ecdf,
+    plot_defaults,
+    plot_ecdf,
+    plot_pool_occupancy,
+    plot_sweep,
+    plot_tradeoff,
+    plot_u_shape,
+    save,
+    sizing_curve,
+)
 from experiments.rundir import StoredRun
-from experiments.runner import run_sim
+from experiments.runner import run_sim, simulate_one
+from experiments.sweep import Sweep, figures, make_plan, run_sweep
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +71,173 @@ def test_figures_are_written_and_repeat(runs: list[StoredRun], tmp_path: Path) -
     second = save(sizing_curve(runs), tmp_path / "deep" / "b.png")
     assert first.read_bytes() == second.read_bytes()
     assert first.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_s_occupancy_over_time(runs: list[StoredRun]) -> None:
+    single, whole = plot_pool_occupancy(runs[0]), plot_pool_occupancy(runs[0].path, replication=None)
+    config = runs[0].config
+    for axes, side in zip(single.axes, (config.language, config.encode), strict=True):
+        assert f"{side.pool_blocks} blocks" in axes.get_title()
+        held = np.asarray(axes.get_lines()[0].get_ydata())
+        assert 0 < held.max() <= 100
+        assert held[-1] == 0  # in the end everything was given back
+    assert single.axes[1].get_xlabel() == "time (s)"
+    per_replication = [figures(simulate_one(config, number)[0]) for number in (0, 1)]
+    for axes, side in zip(whole.axes, ("language_pool", "encode_pool"), strict=True):
+        mean = np.asarray(axes.get_lines()[0].get_ydata(), dtype=float)
+        # The same area under it as in the table: block-seconds over the time until the last replication ends.
+        ends = runs[0].events().groupby("replication")["time_s"].max()
+        occupancy = [run_figures[f"{side}.mean_occupancy"] for run_figures in per_replication]
+        expected = np.mean(np.array(occupancy) * ends.to_numpy()) / ends.max()
+        assert mean.mean() / 100 == pytest.approx(expected, rel=1e-6)
+        legend = axes.get_legend()
+        assert legend is not None
+        assert "lowest to highest of 2" in [text.get_text() for text in legend.get_texts()]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100)), min_size=1, max_size=8, unique_by=lambda step: step[0])
+)
+def test_the_mean_of_a_step_function_over_stretches(steps: list[tuple[float, int]]) -> None:
+    times, values = (np.array(side, dtype=float) for side in zip(*sorted(steps), strict=True))
+    edges = np.linspace(0, 12, 7)
+    means = _time_means(times, values, edges)
+    area = float(np.sum(values * np.diff([*times, 12.0])))
+    assert float(np.sum(means * np.diff(edges))) == pytest.approx(area, abs=1e-9)
+    assert means.min() >= -1e-9
+    assert means.max() <= values.max() + 1e-9
+
+
+# --- sweeps ---
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Sweep:
+    cells = [
+        {"workload.preset": "mixed", "workload.rate_rps": 8.0},
+        {"workload.preset": "text-only", "workload.rate_rps": 16.0},
+    ]
+    grid = {"protocol.sizing.tokens": [256, 1024, 4096]}
+    settings = ["workload.requests=40", "language.turn_s=20ms"]
+    return run_sweep(make_plan("quickstart", cells=cells, grid=grid, settings=settings, replications=3), jobs=1)
+
+
+def test_the_u_shape_shows_the_table(sweep: Sweep) -> None:
+    figure = plot_u_shape(sweep.table)
+    for axes, name in zip(figure.axes, ("latency_s.p99", "latency_s.mean"), strict=True):
+        assert axes.get_xlabel() == "default allocation (tokens)"
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["256", "1024", "4096"]
+        assert axes.get_title().endswith(("(ms)", "(s)"))
+        curves = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]  # type: ignore[arg-type]
+        means = sweep.table.groupby("cell")[name].mean().to_numpy()
+        assert np.concatenate([line.get_ydata() for line in curves]) == pytest.approx(means)  # type: ignore[misc]
+        # One star a curve, at its lowest point.
+        stars = [line for line in axes.get_lines() if line.get_marker() == "*"]
+        assert [line.get_ydata()[0] for line in stars] == pytest.approx([means[:3].min(), means[3:].min()])  # type: ignore[index]
+        assert len(axes.collections) == 2  # a band each
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    # The rate goes with the workload, so it is not named.
+    assert [name for name in names if name.strip()] == [
+        "mixed", "lowest", "text-only", "may be the lowest (95 %)", "higher",
+    ]  # fmt: skip
+
+
+def test_a_relative_u_shape_is_paired(sweep: Sweep) -> None:
+    figure = plot_u_shape(sweep.table, relative=True, figures=["latency_s.mean"])
+    (axes,) = figure.axes
+    curve = next(line for line in axes.get_lines() if len(line.get_xdata()) == 3)  # type: ignore[arg-type]
+    part = sweep.table[sweep.table["cell"] <= 3].pivot_table(
+        index="cell", columns="replication", values="latency_s.mean"
+    )
+    lowest = part.loc[part.mean(axis=1).idxmin()]
+    assert list(curve.get_ydata()) == pytest.approx((100 * (part / lowest - 1)).mean(axis=1).tolist())  # type: ignore[arg-type]
+    assert min(curve.get_ydata()) == 0  # type: ignore[type-var]
+    assert "above the lowest (%)" in axes.get_title()
+
+
+def test_the_u_shape_marks_what_failed(sweep: Sweep) -> None:
+    table = sweep.table.copy()
+    table.loc[table["cell"] == 1, "requests.succeeded"] -= 1
+    lost = plot_u_shape(table).axes[0]
+    crosses = [line for line in lost.get_lines() if line.get_marker() == "X"]
+    assert [line.get_xdata()[0] for line in crosses] == [256]  # type: ignore[index]
+    assert "some requests failed" in [text.get_text() for text in plot_u_shape(table).legends[0].get_texts()]
+
+
+def test_filled_points_may_be_the_lowest(sweep: Sweep) -> None:
+    table = sweep.table[sweep.table["cell"] <= 3].copy()
+    # Replications differ by far more than sizes do, but all sizes in the same way.
+    table["latency_s.p99"] = table["replication"] * 100.0 + table["cell"].map({1: 1.0, 2: 1.0, 3: 9.0})
+    table.loc[(table["cell"] == 2) & (table["replication"] == 1), "latency_s.p99"] += 0.1
+    axes = plot_u_shape(table).axes[0]
+    points = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]  # type: ignore[arg-type]
+    faces = {int(line.get_xdata()[0]): line.get_markerfacecolor() for line in points}  # type: ignore[index]
+    assert faces[4096] == "white"
+    assert "white" not in (faces[256], faces[1024])
+
+
+def test_the_tradeoff_names_every_size_once(sweep: Sweep) -> None:
+    axes = plot_tradeoff(sweep.table).axes[0]
+    labels = [text for text in axes.texts if text.get_text()]
+    assert {text.get_text() for text in labels} <= {"256", "1024", "4096"}
+    assert len(labels) >= 3
+    boxes = [text.get_window_extent() for text in labels]
+    assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])
+    first = axes.get_lines()[0]
+    part = (
+        sweep.table[sweep.table["cell"] <= 3].groupby("cell")[["language_pool.wasted_fraction", "resume.rate"]].mean()
+    )
+    assert np.column_stack(first.get_data()) == pytest.approx(100 * part.to_numpy())
+
+
+def test_the_distribution_of_cells_and_of_runs(sweep: Sweep, runs: list[StoredRun]) -> None:
+    figure = plot_ecdf(sweep.quantiles[sweep.quantiles["cell"] <= 3])
+    body, tail = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tokens 256", "tokens 1024", "tokens 4096"]
+    assert len(body.get_lines()) == len(tail.get_lines()) == 3
+    assert "latency, arrival to delivered" in body.get_xlabel()
+    two = plot_ecdf([runs[0], runs[1].path], labels=["a", "b"], quantity="transfer_s")
+    curve = two.axes[0].get_lines()[1]
+    table = runs[1].requests()
+    table["taken_s"] = table["delivered_s"] - table["encoded_s"]
+    medians = [one["taken_s"].quantile(0.5, interpolation="lower") for _, one in table.groupby("replication")]
+    at = list(curve.get_ydata()).index(50.0)  # type: ignore[arg-type]
+    assert curve.get_xdata()[at] == pytest.approx(np.exp(np.mean(np.log(medians))))  # type: ignore[index]
+
+
+def test_too_many_curves_are_refused(sweep: Sweep) -> None:
+    many = sweep.table.copy()
+    many["protocol.reserve_blocks"] = many["cell"]
+    many = pd.concat([many.assign(**{"protocol.reserve_blocks": number}) for number in range(8)])
+    with pytest.raises(ValueError, match="at most 7 can be told apart"):
+        plot_u_shape(many)
+    with pytest.raises(ValueError, match="at most 7 can be told apart"):
+        plot_ecdf(pd.concat([sweep.quantiles.assign(**{"language.tp": number}) for number in range(8)]))
+
+
+def test_the_figures_of_a_sweep_repeat(sweep: Sweep, tmp_path: Path) -> None:
+    first = plot_sweep(sweep.table, sweep.quantiles, tmp_path / "a")
+    second = plot_sweep(sweep.table, sweep.quantiles, tmp_path / "b")
+    assert [path.name for path in first] == ["u_shape.png", "tradeoff.png", "ecdf.png"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_figure_leaves_the_style_of_the_process_alone(sweep: Sweep) -> None:
+    before = dict(mpl.rcParams)
+    plot_tradeoff(sweep.table)
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("count", [3, 9, 14])
+def test_the_numbers_of_a_token_axis_do_not_touch(sweep: Sweep, count: int) -> None:
+    sizes = [128 * 2**number for number in range(count)]
+    part = sweep.table[sweep.table["cell"] == 1]
+    table = pd.concat([part.assign(**{"protocol.sizing.tokens": size}) for size in sizes])
+    figure = plot_u_shape(table)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+        assert len(boxes) > 2
+        assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])

@@ -1,25 +1,21 @@
 """The figures, against numbers computed by hand."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from experiments.intervals import (
-    BATCHES,
-    NOTHING,
-    across_replications,
-    batch_means,
-    half_width,
-    mean,
-    quantile,
-    quantile_batch,
-    rate_of,
-)
-from experiments.summary import Replication, summarise
-from protocol.runlog import PoolUse, RequestRow
+from experiments.errors import UserError
+from experiments.intervals import NOTHING, unbounded
+from experiments.loading import load
+from experiments.replay import replications_of
+from experiments.rundir import StoredRun
+from experiments.runner import run_sim
+from experiments.summary import FIGURES, Replication, each, summarise
+from protocol.pooluse import PoolUse
+from protocol.runlog import RequestRow
 from protocol.topology import Side
 
 
@@ -46,9 +42,9 @@ def replication(shift: float = 0.0) -> Replication:
     one.pools = {
         # 200 block-seconds of 10 s · 40 blocks; 640 of 1600 token-seconds had a token.
         Side.LANGUAGE: PoolUse(
-            40, held_block_s=200.0, peak_blocks=30, held_token_s=1600.0, used_token_s=640.0, blocked_s=7.0
+            40, held_block_s=200.0, peak_blocks=30, held_token_s=1600.0, used_token_s=640.0, blocked_s=7.0, now_s=10.0
         ),
-        Side.ENCODE: PoolUse(20),
+        Side.ENCODE: PoolUse(20, now_s=10.0),
     }
     return one
 
@@ -56,9 +52,9 @@ def replication(shift: float = 0.0) -> Replication:
 def test_one_replication_by_hand() -> None:
     summary = summarise([replication()], kind="sim", transport="tcp-loopback", wall_s=0.5)
     assert list(summary) == [
-        "schema", "kind", "transport", "requests", "latency_s", "transfer_s", "throughput_rps", "resume",
-        "language_pool", "encode_pool", "deadlock", "invariant_violations", "wall_s", "requests_per_wall_s",
-        "events_per_request",
+        "schema", "kind", "transport", "requests", "latency_s", "transfer_s", "throughput_rps", "failure_rate",
+        "resume", "language_pool", "encode_pool", "deadlock", "deadlock_rate", "warmup", "invariant_violations",
+        "wall_s", "requests_per_wall_s", "events_per_request",
     ]  # fmt: skip
     assert summary["requests"] == {"offered": 5, "succeeded": 3, "failed": 1, "unfinished": 1}
 
@@ -68,6 +64,7 @@ def test_one_replication_by_hand() -> None:
     assert summary["latency_s"] == {"mean": only(3.0), "p50": only(2.0), "p90": only(6.0), "p99": only(6.0)}
     assert summary["transfer_s"] == {"mean": only(1.5), "p50": only(1.0), "p90": only(3.0), "p99": only(3.0)}
     assert summary["throughput_rps"] == only(3 / 8)
+    assert summary["failure_rate"] == only(1 / 5)
     assert summary["resume"] == {"rate": only(2 / 3), "mean_chunks": only(7 / 3)}
     assert summary["language_pool"] == {
         "mean_occupancy": only(0.5), "peak_occupancy": only(0.75), "wasted_fraction": only(0.6), "blocked_s": only(7.0),
@@ -75,6 +72,8 @@ def test_one_replication_by_hand() -> None:
     assert summary["encode_pool"]["mean_occupancy"] == only(0.0)
     assert summary["encode_pool"]["wasted_fraction"] == only(None)
     assert (summary["deadlock"], summary["invariant_violations"]) == (False, 0)
+    assert summary["deadlock_rate"] == only(0.0)
+    assert summary["warmup"] == {"discarded_requests": 0, "mser5_requests": NOTHING, "mser5_unknown": 1}
     assert (summary["requests_per_wall_s"], summary["events_per_request"]) == (10.0, 12.0)
 
 
@@ -91,16 +90,26 @@ def test_three_replications_have_t_intervals() -> None:
     assert summary["language_pool"]["mean_occupancy"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert summary["requests"]["offered"] == 15
     assert (summary["deadlock"], summary["invariant_violations"]) == (True, 4)
+    # Wilson's interval of one in three.
+    square = 3.841458820694124
+    assert summary["deadlock_rate"]["value"] == pytest.approx(1 / 3)
+    half = math.sqrt(square * (2 / 9 / 3 + square / 36)) / (1 + square / 3)
+    middle = (1 / 3 + square / 6) / (1 + square / 3)
+    assert summary["deadlock_rate"]["low"] == pytest.approx(middle - half)
+    # Shares of all requests: 1 in 5 in every one, so nothing varied; but it is neither 0 nor 1.
+    assert summary["failure_rate"] == pytest.approx({"value": 0.2, "low": 0.2, "high": 0.2})
 
 
 def test_no_success_is_no_number() -> None:
-    one = Replication(pools={side: PoolUse(4) for side in Side}, end_s=1.0)
+    one = Replication(pools={side: PoolUse(4, now_s=1.0) for side in Side}, end_s=1.0)
     one.add(row(1, 0.0, None, None, 0, "Failed"))
     for runs in ([one], [one, one]):
         summary = summarise(runs, kind="real", transport="tcp", wall_s=0.1)
         for name in ("latency_s", "transfer_s", "resume"):
             assert all(estimate == NOTHING for estimate in summary[name].values())
         assert summary["throughput_rps"] == NOTHING
+        # All failed, in everything that was seen: no number of replications makes that certain.
+        assert summary["failure_rate"] == unbounded(1.0)
 
 
 def test_rows_in_any_order_of_completion_are_batched_by_arrival() -> None:
@@ -111,66 +120,113 @@ def test_rows_in_any_order_of_completion_are_batched_by_arrival() -> None:
     assert one.chunk_counts().tolist() == [3.0, 1.0]
 
 
-def test_batch_means_by_hand() -> None:
-    # Batch b holds the value b twenty times: means 0..9, standard deviation 3.0277, t(9, 0.975) = 2.2622.
-    samples = np.repeat(np.arange(10.0), 20)
-    half = 2.2621571628540993 * 3.0276503540974917 / math.sqrt(10)
-    found = batch_means(samples, mean)
-    assert found["value"] == 4.5
-    assert found["low"] == pytest.approx(4.5 - half)
-    assert found["high"] == pytest.approx(4.5 + half)
+def test_no_bound_leaves_what_is_possible() -> None:
+    runs = [replication(0.0), replication(0.0)]
+    runs[1].pools[Side.LANGUAGE].held_block_s = 4.0
+    found = summarise(runs, kind="sim", transport="x", wall_s=1.0)["language_pool"]["mean_occupancy"]
+    assert (found["low"], found["high"]) == (0.0, 1.0)
 
 
-def test_too_little_for_a_batch_gives_no_interval() -> None:
-    assert batch_means(np.arange(199.0), mean)["low"] is None
-    assert batch_means(np.arange(200.0), mean)["low"] is not None
-    assert [quantile_batch(level) for level in (0.5, 0.9, 0.99)] == [20, 100, 1000]
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
+    folder = tmp_path_factory.mktemp("long") / "run"
+    settings = ["workload.requests=5000", "workload.rate_rps=3", "run.replications=1", "protocol.sizing.tokens=2048"]
+    run_sim(load("demo", settings), folder, plots=False)
+    return StoredRun(folder)
 
 
-def test_batches_are_wider_than_a_naive_interval_when_requests_depend_on_each_other() -> None:
-    # A queue's waiting times move slowly; the naive interval takes every request for news.
-    rng = np.random.default_rng(1)
-    waits = np.zeros(20_000)
-    for number in range(1, len(waits)):
-        waits[number] = max(0.0, waits[number - 1] + rng.exponential(0.8) - rng.exponential(1.0))
-    naive = 1.96 * waits.std() / math.sqrt(len(waits))
-    found = batch_means(waits, mean)
-    assert found["high"] is not None
-    assert found["value"] is not None
-    assert found["high"] - found["value"] > 3 * naive
+@pytest.fixture(scope="module")
+def warmed(stored: StoredRun) -> dict[str, Any]:
+    """What the summary of the same run is with a warm-up of 1000 requests."""
+    return summarise(replications_of(stored, warmup_requests=1000), kind="sim", transport="x", wall_s=1.0)
 
 
-def test_the_rate_of_a_regular_process_is_certain() -> None:
-    found = rate_of(np.arange(1, 401) / 4, 100.0)
-    assert found == {"value": 4.0, "low": pytest.approx(4.0), "high": pytest.approx(4.0)}
-    assert rate_of(np.array([]), 1.0) == NOTHING
-    assert rate_of(np.array([2.0]), 2.0) == {"value": 0.5, "low": None, "high": None}
+def figure(summary: dict[str, Any], path: tuple[str, ...]) -> Any:
+    for name in path:
+        summary = summary[name]
+    return summary
 
 
-def test_replications_without_a_number_are_left_out() -> None:
-    assert across_replications([None, None]) == NOTHING
-    assert across_replications([None, 2.0]) == {"value": 2.0, "low": None, "high": None}
-    assert across_replications([1.0, None, 3.0])["value"] == 2.0
+def test_every_figure_of_one_long_run_has_an_interval_but_what_it_cannot_tell(stored: StoredRun) -> None:
+    """A p99 takes 10,000 requests, a peak and what never happened more than one run."""
+    unknown = {one.name for one in FIGURES if one.path[-1] in ("p99", "peak_occupancy", "failure_rate")}
+    for one in FIGURES:
+        found = figure(stored.summary, one.path)
+        assert (found["low"] is None) is (one.name in unknown), one.name
+        if one.name not in unknown:
+            assert 0 <= found["low"] < found["value"] < found["high"] <= one.highest
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0.01, 0.99))
-def test_a_quantile_is_a_value_that_occurred_and_enough_lie_below(values: list[float], level: float) -> None:
-    samples = np.array(values)
-    found = quantile(level)(samples)
-    assert found in values
-    assert np.count_nonzero(samples <= found) >= level * len(values) - 1e-9
-    assert np.count_nonzero(samples < found) < math.ceil(level * len(values))
+def test_a_replication_says_when_it_ended_and_how_long_it_remembers(stored: StoredRun) -> None:
+    (told,) = stored.summary["replications"]
+    assert told["end_s"] >= stored.requests()["released_s"].max()
+    assert told["mser5_requests"] % 5 == 0
+    assert 1 <= told["latency_autocorrelation_requests"] <= 50  # since the mean latency has an interval
 
 
-def test_t_intervals_cover() -> None:
-    rng = np.random.default_rng(5)
-    hits = 0
-    for _ in range(1000):
-        samples = rng.normal(3.0, 2.0, 6).tolist()
-        hits += abs(mean(np.array(samples)) - 3.0) <= half_width(samples)
-    assert 0.93 <= hits / 1000 <= 0.97
+def test_pool_figures_are_those_of_the_events(stored: StoredRun, warmed: dict[str, Any]) -> None:
+    """The integrals again, from the events as a table; with a warm-up from the first counted arrival on."""
+    events = stored.events()
+    changes = events[(events["side"] == "language") & events["event"].isin(["allocated", "released"])].copy()
+    changes["blocks"] = np.where(changes["event"] == "allocated", -(-changes["tokens"] // 128), 0)
+    changes["until_s"] = changes.groupby("room")["time_s"].shift(-1)
+    pool, end_s = stored.config.language.pool_blocks, stored.summary["replications"][0]["end_s"]
+    assert isinstance(pool, int)
+    arrivals = stored.requests()["arrival_s"].sort_values().to_numpy()
+    for summary, start_s in ((stored.summary, 0.0), (warmed, float(arrivals[1000]))):
+        lasted_s = (changes["until_s"].clip(lower=start_s) - changes["time_s"].clip(lower=start_s)).fillna(0.0)
+        expected = float((lasted_s * changes["blocks"]).sum()) / (pool * (end_s - start_s))
+        assert summary["language_pool"]["mean_occupancy"]["value"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_ten_batches() -> None:
-    # The documentation of summary.json states the numbers of requests that follow from it.
-    assert BATCHES * quantile_batch(0.99) == 10_000
+def test_a_warmup_is_left_out_of_every_figure_but_the_counts(stored: StoredRun, warmed: dict[str, Any]) -> None:
+    assert warmed["requests"] == stored.summary["requests"]
+    assert warmed["warmup"]["discarded_requests"] == 1000
+    assert warmed["warmup"]["mser5_requests"] == stored.summary["warmup"]["mser5_requests"]
+    rows = stored.requests().sort_values(["arrival_s", "room"])
+    counted = rows[1000:]
+    latencies = counted["delivered_s"] - counted["arrival_s"]
+    assert warmed["latency_s"]["mean"]["value"] == pytest.approx(latencies.mean())
+    assert warmed["resume"]["mean_chunks"]["value"] == pytest.approx(counted["chunks"].mean())
+    start_s = counted["arrival_s"].iloc[0]
+    later = rows["delivered_s"][rows["delivered_s"] > start_s]
+    assert warmed["throughput_rps"]["value"] == pytest.approx(len(later) / (later.max() - start_s))
+
+
+@pytest.mark.parametrize(("replications", "warmup"), [(1, 0), (1, 30), (3, 10)])
+def test_a_stored_run_gives_its_summary_again(tmp_path: Path, replications: int, warmup: int) -> None:
+    settings = ["workload.requests=60", f"run.replications={replications}", f"run.warmup_requests={warmup}"]
+    summary = run_sim(load("quickstart", settings), tmp_path / "run", plots=False)
+    run = StoredRun(tmp_path / "run")
+    replayed = replications_of(run)
+    again = summarise(replayed, kind="sim", transport=summary["transport"], wall_s=summary["wall_s"])
+    assert {**again, "replications": each(replayed)} == summary == run.summary
+
+
+def test_a_warmup_of_all_requests_is_refused(tmp_path: Path, stored: StoredRun) -> None:
+    with pytest.raises(UserError, match="warmup_requests is 60, it must be less than the number of requests, 60"):
+        run_sim(load("quickstart", ["workload.requests=60", "run.warmup_requests=60"]), tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match="warmup_requests is 5000, it must be from 0 to 4999"):
+        replications_of(stored, warmup_requests=5000)
+
+
+def test_a_run_of_an_earlier_version_is_refused(stored: StoredRun) -> None:
+    old = StoredRun(stored.path)
+    del old.summary["replications"]
+    with pytest.raises(UserError, match="must say when each replication ended; run it again"):
+        replications_of(old)
+
+
+def test_mser_counts_requests_that_were_not_delivered_too() -> None:
+    """It can be put into run.warmup_requests as it is."""
+    one = Replication()
+    noise = np.random.default_rng(1).normal(1.0, 0.01, 1000)
+    for room in range(1000):
+        slow = 100.0 if room < 200 else 0.0
+        lost = room % 2 == 1
+        delivered_s = None if lost else room + slow + noise[room]
+        one.add(row(room, float(room), None if lost else room + 0.1, delivered_s, 1, "Failed" if lost else "Success"))
+    assert one.mser5_requests() == 200
+    (told,) = each([one])
+    assert told["mser5_requests"] == 200

@@ -203,3 +203,21 @@ def test_prefilled_means_nothing_to_a_room_whose_writer_may_write() -> None:
     rank.handle(Prefilled(0, 0), CANCEL_RETRY_S / 2)
     rank.handle(Prefilled(7, 0), CANCEL_RETRY_S / 2)
     assert (rank.pool.free, rank.pool.fenced, rank.ignored_messages) == (0, 1, 2)
+
+
+# --- timers of many rooms ------------------------------------------------------------------------------------------
+
+
+def test_the_timers_of_ended_rooms_do_not_pile_up_and_those_of_the_living_go_off() -> None:
+    rank = reader(blocks=8)
+    rank.handle(LanguageRequest(0, 0), 0.0)
+    turn(rank)
+    for room in range(1, 3000):
+        rank.handle(LanguageRequest(room, 0), room / 1000)
+        turn(rank, room / 1000)
+        rank.handle(ChunkStatus(room, 0, 0, Status.Success, 4, 4), room / 1000)
+        turn(rank, room / 1000)
+    assert len(rank._timers) < 200
+    assert rank.next_deadline() == 30.0
+    assert [one.room for one in of(turn(rank, 31.0), Conclude)] == []
+    assert [one.room for one in of(turn(rank, 31.0), Conclude)] == [0]

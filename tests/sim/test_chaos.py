@@ -21,7 +21,7 @@ from sim.faults import FaultPlan
 from sim.link import LinkProfile
 
 KINDS = {
-    "client abort", "death", "doubled message", "failed write", "false alarm", "hang", "late message", "late request",
+    "client abort", "death", "doubled message", "failed write", "false alarm", "hang", "restart", "late message", "late request",
     "late write", "lost message", "slow rank",
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.clock import Clock
-from sim.cluster import LoopGrid
+from sim.loop import LoopGrid
 
 
 def test_calls_come_in_order_of_time_and_ties_in_order_of_scheduling() -> None:
@@ -94,3 +94,23 @@ def test_the_next_turn_is_the_first_grid_point_not_before_now(origin_s: float, p
     assert next_s >= now
     assert next_s == origin_s + grid.index * period_s
     assert grid.index <= 1 or origin_s + (grid.index - 1) * period_s < now
+
+
+def test_a_withdrawn_call_is_not_made_and_keeps_no_run_alive() -> None:
+    for run in (Clock.run_while_busy, _step_to_the_end):
+        clock = Clock()
+        made: list[str] = []
+        clock.call_at(1.0, made.append, "first")
+        withdrawn = clock.call_at(2.0, made.append, "withdrawn")
+        clock.call_at(3.0, made.append, "last")
+        clock.withdraw(withdrawn)
+        clock.withdraw(clock.call_at(9.0, made.append, "withdrawn too"))
+        assert (clock.busy, clock.reminders) == (True, 2)
+        run(clock)
+        assert made == ["first", "last"]
+        assert (clock.now, clock.events, clock.busy) == (3.0, 2, False)
+
+
+def _step_to_the_end(clock: Clock) -> None:
+    while clock.busy:
+        clock.step()

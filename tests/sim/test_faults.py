@@ -22,6 +22,7 @@ from sim.faults import (
     Faults,
     Hang,
     PlannedFaults,
+    Restart,
     Slow,
 )
 from sim.link import LinkProfile
@@ -239,6 +240,106 @@ def test_a_write_of_a_rank_that_died_lands_in_its_time_or_never() -> None:
         assert clock.now > 60.5
     assert 0 < len(landed_s) < 20, "some land and some do not"
     assert all(2.06 <= time_s <= 20.5 for time_s in landed_s)
+
+
+HEART = FaultPlan(heartbeat_s=2.0, heartbeat_failures=3, incidents=(Death(1.0, L0),))
+
+
+def test_without_a_time_heartbeats_find_a_death() -> None:
+    seen = one(HEART, msgspec.structs.replace(SMALL, language_instances=2))
+    (down_s,) = seen.given(PeerDown, E0)
+    # The next heartbeat after the death is due within a period, and two more must fail.
+    assert 1.0 + 2 * 2.0 <= down_s <= 1.0 + 3 * 2.0
+
+
+# --- restarts ------------------------------------------------------------------------------------------------------
+
+
+def restart(side: Side, time_s: float, down_s: float, **fields: Any) -> FaultPlan:
+    return FaultPlan(incidents=(Restart(time_s, side, 0, down_s),), **fields)
+
+
+def test_a_language_restart_fails_its_rooms_at_once_and_the_encode_side_hears_of_it() -> None:
+    seen = Seen(SMALL, [Request(0, 0.0, 8), Request(1, 1.0, 8)], restart(Side.LANGUAGE, 0.03, 0.5))
+    assert seen.times_s(Event.FAILED, Side.LANGUAGE) == [0.03]
+    assert seen.times_s(Event.RELEASED, Side.LANGUAGE) == [0.03]
+    # The new process registers before a heartbeat fails.
+    assert seen.given(PeerDown, E0) == [0.53]
+    assert seen.given(PeerUp, E0) == [0.53]
+    # Its write finds nobody there before that.
+    assert seen.times_s(Event.FAILED, Side.ENCODE) == [pytest.approx(0.061)]
+    # Whoever comes later finds a process that serves it.
+    assert len(seen.times_s(Event.DELIVERED, Side.LANGUAGE, room=1)) == 1
+    assert (seen.cluster.succeeded, seen.cluster.failed, seen.cluster.leftovers()) == (1, 1, [])
+
+
+def test_heartbeats_may_find_a_long_outage_first() -> None:
+    seen = Seen(SMALL, [Request(0, 0.0, 8)], restart(Side.LANGUAGE, 0.03, 60.0))
+    (down_s,) = seen.given(PeerDown, E0)
+    assert 5.03 <= down_s <= 10.03
+    assert seen.given(PeerUp, E0) == [60.03]
+
+
+def test_a_write_to_memory_of_a_process_that_has_ended_fails_and_lands_nowhere() -> None:
+    slow = msgspec.structs.replace(LINK, latency_s=0.2)
+    seen = Seen(SMALL, [Request(0, 0.0, 8)], restart(Side.LANGUAGE, 0.1, 0.02), slow)
+    (ended,) = seen.given(WriteDone, E0)
+    assert ended > 0.12
+    done = next(event for _, _, event in seen.inputs if isinstance(event, WriteDone))
+    assert (done.ok, done.quiet, done.reason) == (False, True, "the destination's process ended")
+    assert seen.cluster.bytes_landed == 0
+    assert seen.cluster.leftovers() == []
+
+
+def test_an_encode_restart_leaves_the_blocks_of_its_rooms_fenced_until_it_speaks() -> None:
+    slow = msgspec.structs.replace(LINK, latency_s=0.2)
+    seen = Seen(SMALL, [Request(0, 0.0, 8)], restart(Side.ENCODE, 0.1, 0.05), slow)
+    assert seen.times_s(Event.FAILED, Side.ENCODE) == [0.1]
+    assert seen.given(PeerDown, L0) == [0.15000000000000002]
+    (failed_s,) = seen.times_s(Event.FAILED, Side.LANGUAGE)
+    (released_s,) = seen.times_s(Event.RELEASED, Side.LANGUAGE)
+    assert failed_s == pytest.approx(0.16, abs=0.01)
+    # The writer's process is gone, so only the quarantine tells that nothing more lands.
+    assert released_s >= failed_s + 50
+    assert seen.cluster.leftovers() == []
+
+
+def test_requests_that_meet_a_process_that_is_down_are_refused() -> None:
+    requests = [Request(room, 0.1 * room, 8) for room in range(4)]
+    seen = Seen(PAIRS, requests, restart(Side.LANGUAGE, 0.05, 0.2))
+    assert [len(seen.times_s(Event.SUBMITTED, Side.LANGUAGE, room)) for room in range(4)] == [2, 2, 2, 2]
+    assert seen.times_s(Event.FAILED, Side.LANGUAGE, room=1) == [0.1, 0.1]
+    assert seen.times_s(Event.FAILED, Side.LANGUAGE, room=2) == [0.2, 0.2]
+    assert len(seen.times_s(Event.DELIVERED, Side.LANGUAGE, room=3)) == 2
+    assert (seen.cluster.succeeded, seen.cluster.failed) == (1, 3)
+
+
+def test_a_request_whose_images_were_being_prepared_is_lost_with_the_process() -> None:
+    services = msgspec.structs.replace(SMALL.services, preprocess_per_token_s=0.1)
+    scenario = msgspec.structs.replace(SMALL, services=services)
+    seen = Seen(scenario, [Request(0, 0.0, 8)], restart(Side.ENCODE, 0.1, 0.05))
+    assert seen.times_s(Event.FAILED, Side.ENCODE) == [0.8]
+    assert (seen.cluster.failed, seen.cluster.unfinished, seen.cluster.leftovers()) == (1, 0, [])
+
+
+def test_a_second_restart_while_down_and_one_of_the_dead_do_nothing() -> None:
+    twice = FaultPlan(incidents=(Restart(0.1, Side.LANGUAGE, 0, 1.0), Restart(0.2, Side.LANGUAGE, 0, 0.1)))
+    assert one(twice).faults.happened["restart"] == 1
+    dead = FaultPlan(incidents=(Death(0.1, L0, 0.01), Restart(0.2, Side.LANGUAGE, 0, 0.1)))
+    assert "restart" not in one(dead).faults.happened
+
+
+def test_first_contact_is_paid_again_after_a_restart() -> None:
+    shared = msgspec.structs.replace(LINK, first_contact_s=0.5)
+    requests = [Request(0, 0.0, 8), Request(1, 2.0, 8), Request(2, 4.0, 8)]
+    seen = Seen(SMALL, requests, restart(Side.LANGUAGE, 3.0, 0.1), shared)
+    waits = []
+    for room in range(3):
+        (started,), (done,) = (
+            seen.times_s(event, Side.ENCODE, room) for event in (Event.WRITE_STARTED, Event.WRITE_DONE)
+        )
+        waits.append(done - started)
+    assert waits == pytest.approx([0.501, 0.001, 0.501])
 
 
 def test_a_hang_makes_inputs_and_turns_wait_in_their_order() -> None:

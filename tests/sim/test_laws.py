@@ -15,7 +15,7 @@ from sim.run import SimulationOutcome, simulate
 SCENARIO = Scenario(block_tokens=4, hidden=8, language_blocks=4, sizing_options={"tokens": 8})
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 CLEAN = SimulationOutcome(
-    end_s=1.0, deadlock=False, events=1, turns=1, submitted=1, succeeded=1, failed=0, unfinished=0,
+    end_s=1.0, deadlocks=(), events=1, turns=1, submitted=1, succeeded=1, failed=0, unfinished=0,
     bytes_written=0, bytes_landed=0, leftovers=(),
 )  # fmt: skip
 Step = tuple[float, RankId, Event, Status | None, int, int]
@@ -92,7 +92,7 @@ def test_the_outcome_must_add_up(fields: dict[str, object], law: str) -> None:
 
 
 def test_a_run_that_stands_still_owes_its_unfinished_rooms_nothing() -> None:
-    stuck = msgspec.structs.replace(CLEAN, deadlock=True, unfinished=1, succeeded=0, leftovers=("one",))
+    stuck = msgspec.structs.replace(CLEAN, deadlocks=("rooms 1 and 2",), unfinished=1, succeeded=0, leftovers=("one",))
     assert violations(WHOLE[:5], stuck) == []
 
 

@@ -3,13 +3,15 @@
 import math
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.chunks import Chunk
 from protocol.layout import BufferLayout
-from sim.link import TransferWorker, count_pieces, load_profile, profile_from, profile_names
+from protocol.topology import RankId, Side
+from sim.link import Contacts, LinkProfile, TransferWorker, count_pieces, load_profile, profile_from, profile_names
 
 FIELDS = {
     "latency_s": 1e-5,
@@ -33,8 +35,70 @@ def test_the_loopback_law() -> None:
     assert load_profile("cx7-400g").write_s(49_600_000, 4) == pytest.approx(5.83e-6 + 1e-3)
 
 
+def test_a_message_rate_bounds_small_pieces_and_the_bandwidth_large_ones() -> None:
+    profile = profile_from({**FIELDS, "message_rate_per_s": 1e6}, name="mine")
+    posted_s = 1e-5 + 100 * 1e-6
+    assert profile.write_s(50_000, 100) == pytest.approx(posted_s + 100e-6)  # 100 pieces at 1e6 a second
+    assert profile.write_s(500_000, 100) == pytest.approx(posted_s + 500e-6)  # 500 kB at 1 GB/s
+
+
+def test_a_write_of_at_least_the_threshold_uses_all_adapters() -> None:
+    striped = {"adapters": 4, "stripe_threshold_bytes": 1_000_000, "message_rate_per_s": 4e6}
+    profile = profile_from({**FIELDS, **striped}, name="mine")
+    posted_s = 1e-5 + 1e-6
+    assert profile.write_s(1_000_000, 1) == pytest.approx(posted_s + 250e-6)
+    assert profile.write_s(999_999, 1) == pytest.approx(posted_s + 999.999e-6)
+    # The message rate is of all four together: one adapter takes a fourth of it.
+    assert profile.write_s(0, 100) == pytest.approx(1e-5 + 100e-6 + 100e-6)
+
+
+def test_what_is_not_said_costs_nothing() -> None:
+    plain = profile_from(FIELDS, name="mine")
+    assert plain.write_s(2000, 4) == 1e-5 + 4e-6 + 2000 / 1e9
+    assert not plain.contended
+    free = LinkProfile(
+        name="free", bandwidth_Bps=math.inf, latency_s=0, per_piece_s=0, control_latency_s=0, copy_bandwidth_Bps=1e9
+    )
+    assert free.write_s(2**40, 10**6) == 0.0
+    assert not free.counts_pieces
+
+
+SOME_PROFILES = st.builds(
+    LinkProfile,
+    name=st.just("some"),
+    bandwidth_Bps=st.floats(1e6, 1e12) | st.just(math.inf),
+    latency_s=st.floats(0, 1e-3),
+    per_piece_s=st.floats(0, 1e-4),
+    control_latency_s=st.just(0.0),
+    copy_bandwidth_Bps=st.just(1e9),
+    message_rate_per_s=st.floats(1e3, 1e9) | st.just(math.inf),
+    adapters=st.integers(1, 16),
+    stripe_threshold_bytes=st.floats(0, 1e9) | st.just(math.inf),
+)
+
+
+@given(profile=SOME_PROFILES, bytes_=st.integers(0, 2**34), pieces=st.integers(0, 4096), factor=st.floats(0.25, 8))
+def test_a_slow_rank_takes_so_many_times_as_long(profile: LinkProfile, bytes_: int, pieces: int, factor: float) -> None:
+    slow_s = profile.slowed(factor).write_s(bytes_, pieces)
+    assert slow_s == pytest.approx(factor * profile.write_s(bytes_, pieces), rel=1e-12)
+
+
+@given(
+    profile=SOME_PROFILES,
+    bytes_=st.integers(0, 2**34),
+    pieces=st.integers(0, 4096),
+    more=st.floats(1, 10),
+    field=st.sampled_from(["bandwidth_Bps", "message_rate_per_s"]),
+)
+def test_a_faster_link_is_no_slower(profile: LinkProfile, bytes_: int, pieces: int, more: float, field: str) -> None:
+    faster = msgspec.structs.replace(profile, **{field: getattr(profile, field) * more})
+    assert faster.write_s(bytes_, pieces) <= profile.write_s(bytes_, pieces)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown link profile 'cx8'; known: cx7-400g, tcp-loopback") as caught:
+    with pytest.raises(
+        ValueError, match=r"unknown link profile 'cx8'; known: cx7-400g, efa-p5en, roce-4x400g, t"
+    ) as caught:
         load_profile("cx8")
     assert "\n" not in str(caught.value)
 
@@ -50,7 +114,17 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ({"copy_bandwidth_Bps": "fast"}, "copy_bandwidth_Bps is 'fast', it must be a number"),
         ({"latency_s": True}, "latency_s is True, it must be a number"),
         ({"bandwidth_gbps": 400}, "unknown field 'bandwidth_gbps'; known: bandwidth_Bps"),
-        ({"form": "cubic"}, "form is 'cubic', known: affine"),
+        ({"form": "affine"}, "unknown field 'form'; known: bandwidth_Bps"),
+        ({"message_rate_per_s": 0}, "message_rate_per_s is 0.0, it must be above 0"),
+        ({"first_contact_s": -1}, "first_contact_s is -1.0, it must be at least 0 and finite"),
+        ({"stripe_threshold_bytes": math.nan}, "stripe_threshold_bytes is nan, it must be at least 0"),
+        ({"adapters": 0}, "adapters is 0, it must be a whole number of at least 1"),
+        ({"adapters": 1.5}, "adapters is 1.5, it must be a whole number of at least 1"),
+        ({"adapters": math.inf}, "adapters is inf, it must be a whole number of at least 1"),
+        ({"adapters": math.nan}, "adapters is nan, it must be a whole number of at least 1"),
+        ({"adapters": "4"}, "adapters is '4', it must be a number"),
+        ({"shared_by": "host"}, "shared_by is 'host', it must be one of rank, instance, nobody"),
+        ({"shared_by": 1}, "shared_by is 1, it must be a text"),
         ({"source": 3}, "source is 3, it must be a text"),
     ],
 )
@@ -65,6 +139,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("\n".join(f"{field} = {value}" for field, value in FIELDS.items()), encoding="utf-8")
     assert load_profile(path) == load_profile(str(path)) == profile_from(FIELDS, name="mine")
+    assert profile_from({**FIELDS, "adapters": 4.0}, name="mine").adapters == 4
     path.write_text("latency_s =", encoding="utf-8")
     with pytest.raises(ValueError, match="not valid TOML"):
         load_profile(path)
@@ -97,3 +172,58 @@ def test_the_worker_writes_one_after_another() -> None:
     assert worker.queue(1.0, 2000, chunk, [1], [1]) == pytest.approx(1.0 + 2 * write_s)
     assert worker.queue(2.0, 2000, chunk, [1], [1]) == pytest.approx(2.0 + write_s)
     assert worker.busy_s == pytest.approx(3 * write_s)
+
+
+WRITER, FIRST, SECOND = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)
+
+
+def test_the_first_write_to_a_rank_makes_contact() -> None:
+    contacts = Contacts(0.5)
+    assert contacts.wait_s(WRITER, FIRST, 1.0) == 0.5
+    assert contacts.wait_s(WRITER, FIRST, 1.25) == 0.25  # another thread, while the connection is being made
+    assert contacts.wait_s(WRITER, FIRST, 1.5) == 0.0
+    assert contacts.wait_s(WRITER, SECOND, 1.5) == 0.5
+    contacts.forget(FIRST)
+    assert contacts.wait_s(WRITER, FIRST, 3.0) == 0.5
+    assert contacts.wait_s(WRITER, SECOND, 3.0) == 0.0
+    contacts.forget(WRITER)
+    assert contacts.wait_s(WRITER, SECOND, 4.0) == 0.5
+
+
+def test_the_worker_waits_for_first_contacts() -> None:
+    layout = BufferLayout(4, hidden=8)
+    worker = TransferWorker(profile_from(FIELDS, name="mine"), layout, WRITER, Contacts(0.5))
+    chunk = Chunk(0, 4, True)
+    write_s = 1e-5 + 4e-6 + 2000 / 1e9
+    assert worker.queue(1.0, 2000, chunk, [0], [0], FIRST) == pytest.approx(1.5 + write_s)
+    assert worker.queue(1.0, 2000, chunk, [0], [0], FIRST) == pytest.approx(1.5 + 2 * write_s)
+    assert worker.queue(1.0, 2000, chunk, [0], [0], SECOND) == pytest.approx(2.0 + 3 * write_s)
+    assert worker.busy_s == pytest.approx(1.0 + 3 * write_s)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "links.md"
+
+
+def test_the_table_in_the_docs_is_that_of_the_profiles() -> None:
+    lines = [line.strip("| ").split("|") for line in DOCS.read_text(encoding="utf-8").splitlines() if "| `" in line]
+    cells = [[cell.strip().strip("`") for cell in line] for line in lines]
+    header = next(line for line in cells if line[0] == "profile")
+    table = {line[0]: dict(zip(header[1:-1], line[1:-1], strict=True)) for line in cells if line[0] in profile_names()}
+    assert list(table) == profile_names()
+    for name, found in table.items():
+        profile = load_profile(name)
+        expected = {field: getattr(profile, field) for field in header[1:-1]}
+        assert found == {
+            field: value if isinstance(value, str) else f"{value:.7g}" for field, value in expected.items()
+        }
+
+
+def test_the_example_in_the_docs_loads(tmp_path: Path) -> None:
+    example = DOCS.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "example.toml"
+    path.write_text(example, encoding="utf-8")
+    profile = load_profile(path)
+    assert set(LinkProfile.__struct_fields__) - {"name"} == {
+        line.partition(" = ")[0] for line in example.splitlines() if line
+    }
+    assert profile.write_s(2_000_000, 10) == pytest.approx(6e-6 + 2e-6 + 2e6 / 96e9)

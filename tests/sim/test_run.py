@@ -300,9 +300,9 @@ def test_another_discipline_sees_the_same_requests() -> None:
 class RestlessCluster(Cluster):
     """Holds every turn of the grid while anything is unfinished, as a real polling loop does."""
 
-    def _set_reminder(self, group):  # type: ignore[no-untyped-def]
+    def _set_reminder(self, group, core):  # type: ignore[no-untyped-def]
         if not group.turn_due and (self.unfinished or not self.empty):
-            self._plan_turn(group)
+            self._plan_turn(group, self.clock.now)
 
 
 @pytest.mark.parametrize("discipline", DISCIPLINES)

@@ -1,9 +1,8 @@
-"""Streams, mixes, arrivals and the reader of traces."""
+"""Streams, length models, mixes, and how requests are drawn from them."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import numpy
@@ -23,8 +22,6 @@ from sim.workload import (
     generate,
     load_mix,
     mix_from,
-    mix_names,
-    read_requests,
 )
 
 
@@ -50,11 +47,6 @@ def test_negative_seeds_are_refused() -> None:
         stream(0, -1, "arrivals")
 
 
-@pytest.mark.parametrize("name", mix_names())
-def test_shipped_mixes_load(name: str) -> None:
-    assert load_mix(name).source
-
-
 def test_the_mixed_workload_is_what_it_says() -> None:
     requests = list(generate(load_mix("mixed"), rate_rps=50.0, requests=20_000, seed=1))
     lengths = numpy.array([request.total_tokens for request in requests])
@@ -69,7 +61,7 @@ def test_the_mixed_workload_is_what_it_says() -> None:
     assert numpy.diff([request.arrival_s for request in requests]).mean() == pytest.approx(1 / 50, rel=0.03)
     chat = next(request for request in requests if request.client == "chat")
     assert chat.images == 1
-    assert chat.total_tokens == chat.text_tokens + chat.image_tokens_hint + 2
+    assert chat.total_tokens == chat.text_tokens + chat.image_tokens_hint
 
 
 def test_a_shorter_workload_is_the_start_of_a_longer_one_and_another_rate_keeps_the_lengths() -> None:
@@ -129,43 +121,3 @@ def test_wrong_arguments() -> None:
         LogNormal(0.0, 1.0)
     with pytest.raises(ValueError, match="max_tokens is 0"):
         Mix(kinds=(RequestKind(1.0, Constant(1)),), max_tokens=0)
-
-
-# --- traces --------------------------------------------------------------------------------------------------------
-
-
-def test_rows_become_requests() -> None:
-    rows: list[Mapping[str, Any]] = [
-        {"timestamp_s": "100.5", "text_tokens": "10", "image_tokens": "90", "images": "1", "client": "a"},
-        {"timestamp_s": "101.0", "text_tokens": "5", "image_tokens": "0", "images": "", "client": ""},
-    ]
-    first, second = read_requests(rows)
-    assert (first.room, first.arrival_s, first.total_tokens, first.text_tokens, first.images) == (0, 0.0, 100, 10, 1)
-    assert (second.room, second.arrival_s, second.total_tokens, second.client) == (1, 0.5, 5, "")
-    (only,) = read_requests([{"arrival_s": 2.5, "total_tokens": 300.0, "other": "x"}])
-    assert (only.arrival_s, only.total_tokens, only.text_tokens) == (2.5, 300, 0)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"total_tokens": 5}, "neither arrival_s nor timestamp_s"),
-        ({"arrival_s": "soon", "total_tokens": 5}, "arrival_s is 'soon', it must be a finite number"),
-        ({"arrival_s": float("nan"), "total_tokens": 5}, "arrival_s is nan"),
-        ({"arrival_s": None, "total_tokens": 5}, "arrival_s is None"),
-        ({"arrival_s": 0.5, "total_tokens": 5}, "arrival_s is 0.5, earlier than the row before"),
-        ({"arrival_s": -0.5, "total_tokens": 5}, "arrival_s is -0.5, it must be at least 0"),
-        ({"arrival_s": 2.0, "total_tokens": 0}, "total_tokens is 0, it must be at least 1"),
-        ({"arrival_s": 2.0, "total_tokens": 1.5}, "total_tokens is 1.5, it must be a whole number"),
-        ({"arrival_s": 2.0, "total_tokens": -3}, "total_tokens is -3"),
-        ({"arrival_s": 2.0, "text_tokens": 4}, "image_tokens is missing, and so is total_tokens"),
-        ({"arrival_s": 2.0}, "text_tokens is missing, and so is total_tokens"),
-        ({"arrival_s": 2.0, "total_tokens": 4, "text_tokens": 5}, "text_tokens is 5, more than the total of 4"),
-        ({"arrival_s": 2.0, "total_tokens": 4, "images": "two"}, "images is 'two'"),
-    ],
-)
-def test_a_bad_row_is_named(row: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        list(read_requests([{"arrival_s": 1.0, "total_tokens": 5}, row], name="trace.csv"))
-    assert str(caught.value).startswith("trace.csv, row 2: ")
-    assert "\n" not in str(caught.value)

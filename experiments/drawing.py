@@ -1,0 +1,185 @@
+"""The look of all figures: palette, style, axes with units, labels that do not overlap, PNG files that repeat.
+
+Figures are made without pyplot, which keeps them alive and chooses a backend for the whole process.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, without its yellow, which is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DOTS_PER_INCH = 150
+NOTEBOOK_DOTS_PER_INCH = 96
+MAX_POINTS = 2000
+SECONDS_FROM_S = 10.0
+"""Logarithmic axes whose largest value is below this show milliseconds."""
+
+STYLE: Any = {
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+    "lines.linewidth": 1.6,
+    "font.size": 9.5,
+}
+
+# Where a label may stand beside its point, in points right of it and above it; the first free one is taken.
+SIDES = ((5, 4), (-5, 4), (5, -4), (-5, -4), (7, 0), (-7, 0), (0, 7), (0, -7), (14, 8), (-14, -8))
+NEAR_POINTS = 60.0
+
+Samples = NDArray[np.float64]
+Arguments = ParamSpec("Arguments")
+
+
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """The function with our style, while that of the process stays as it is."""
+
+    @functools.wraps(draw)
+    def in_style(*arguments: Arguments.args, **options: Arguments.kwargs) -> Figure:
+        import matplotlib as mpl
+
+        with mpl.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return in_style
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, list[Axes]]:
+    """An empty figure of ``size`` (inches) and its panels, row by row."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with mpl.rc_context(STYLE):
+        figure = _figure_class()(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(rows, columns, squeeze=False, **shared)
+    return figure, list(panels.flat)
+
+
+@functools.cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        """A figure that a notebook shows as the value of a cell, which else only pyplot's figures are."""
+
+        def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+            return buffer.getvalue(), {"width": round(self.get_figwidth() * NOTEBOOK_DOTS_PER_INCH)}
+
+    return ShownFigure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; the same figure gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return path
+
+
+def time_axis(axes: Axes, largest_s: float) -> None:
+    """Milliseconds below two seconds, seconds above; from 0, so that lengths compare."""
+    from matplotlib.ticker import FuncFormatter
+
+    in_milliseconds = largest_s < 2
+    scale = 1e3 if in_milliseconds else 1.0
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * scale:g}"))
+    axes.set_xlabel("time (ms)" if in_milliseconds else "time (s)")
+    axes.set_xlim(0, largest_s * 1.03 or 1.0)
+
+
+def plain_log_axis(axis: Axis, *, scale: float = 1.0) -> None:
+    """Label a logarithmic axis with plain numbers, ``scale`` times the value, close enough to read values off."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low) if low > 0 else 1.0
+    steps = (1.0,) if decades > 3.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(base=10, subs=steps, numticks=30))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * scale:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def unit_of(largest_s: float) -> tuple[float, str]:
+    """Factor and name of the unit for values up to ``largest_s``."""
+    return (1.0, "s") if largest_s >= SECONDS_FROM_S else (1e3, "ms")
+
+
+def token_axis(axes: Axes, sizes: Iterable[float]) -> None:
+    """A base-2 axis with a tick at every size; every other one has its number where they would touch."""
+    known = sorted(set(sizes))
+    axes.set_xscale("log", base=2)
+    step = 1 if len(known) <= 10 else 2
+    names = [f"{size:g}" if index % step == 0 else "" for index, size in enumerate(known)]
+    axes.set_xticks(known, names, fontsize="small" if len(known) > 7 else None)
+    axes.minorticks_off()
+
+
+def thinned(times: Samples, values: Samples) -> tuple[Samples, Samples]:
+    """At most MAX_POINTS points; the highest of every stretch, so that no peak is lost."""
+    if len(times) <= MAX_POINTS:
+        return times, values
+    edges = np.linspace(0, len(times), MAX_POINTS + 1).astype(int)[:-1]
+    return times[edges], np.maximum.reduceat(values, edges)
+
+
+def place_labels(axes: Axes, curves: Sequence[Sequence[tuple[float, float, str]]], colours: Sequence[str]) -> None:
+    """Write the text of each (x, y, text) beside its point, where it covers no curve, point or other text.
+
+    A text for which there is no place is left out, and so is one that stands already beside a near point: curves that
+    run together share their labels. The axes must have their limits.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout moves the axes, so pixels are known only now
+    places = [axes.transData.transform([point[:2] for point in curve]) for curve in curves if curve]
+    covered = np.concatenate([_along(place) for place in places]) if places else np.zeros((0, 2))
+    frame = axes.get_window_extent()
+    near = NEAR_POINTS * figure.dpi / 72
+    taken: list[Any] = []
+    written: list[tuple[str, Any]] = []
+    for curve, place, colour in zip((one for one in curves if one), places, colours, strict=False):
+        for (x, y, text), pixel in zip(curve, place, strict=True):
+            if any(text == other and np.hypot(*(pixel - where)) < near for other, where in written):
+                continue
+            for right, up in SIDES:
+                label = axes.annotate(
+                    text, (x, y), (right, up), textcoords="offset points", color=colour, fontsize="small",
+                    ha="left" if right > 0 else "right" if right < 0 else "center",
+                    va="bottom" if up > 0 else "top" if up < 0 else "center",
+                )  # fmt: skip
+                box = label.get_window_extent()
+                inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+                columns, rows = covered.T
+                hidden = (box.x0 <= columns) & (columns <= box.x1) & (box.y0 <= rows) & (rows <= box.y1)
+                if inside and not hidden.any() and not any(box.overlaps(other) for other in taken):
+                    taken.append(box)
+                    written.append((text, pixel))
+                    break
+                label.remove()
+
+
+def _along(pixels: Any) -> Samples:
+    """Points every few pixels along a line through ``pixels``."""
+    steps = [np.linspace(first, last, 40) for first, last in pairwise(pixels)]
+    return np.concatenate([pixels, *steps])

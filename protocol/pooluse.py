@@ -1,0 +1,113 @@
+"""How much of a pool was in use, integrated over time while the run goes on.
+
+Besides the totals of a whole run, the integrals are kept for batches of time of equal length, from which the spread of
+a time average can be told. The number of batches is bounded, so memory does not grow with the length of a run that is
+not known beforehand: when there are ``MOST_BATCHES``, neighbours are merged in pairs and batches are twice as long from
+then on. (Batch doubling is Fishman's, "Grouping observations in digital simulation", Management Science 24(5), 1978.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+MOST_BATCHES = 1024
+"""Between half as many and this many batches are there in the end: enough to see how long the levels remember."""
+FIRST_BATCH_S = 2.0**-20
+"""About a microsecond, shorter than any transfer. Lengths are powers of two: their multiples are exact numbers."""
+
+Totals = tuple[float, float, float, float]
+"""held_block_s, held_token_s, used_token_s and blocked_s since counting began."""
+
+
+class PoolUse(msgspec.Struct):
+    """Use of one side's pools, over all its ranks; block-seconds and blocks are sums over the ranks.
+
+    ``held_token_s``: integral of the capacity (tokens) rooms hold; ``used_token_s``: the part of it that real tokens
+    were granted for; the rest was wasted. ``blocked_s``: seconds rooms waited for blocks, summed over rank 0's rooms.
+    Everything counts from ``start_s`` on; what is held then counts from then.
+
+    ``held_blocks``, ``held_tokens``, ``used_tokens`` and ``waiting_rooms`` are the levels at present, and ``now_s`` is
+    the time that the integrals have reached. ``marks[j]`` holds the totals at start_s + j · batch_s.
+    """
+
+    pool_blocks: int
+    held_block_s: float = 0.0
+    peak_blocks: int = 0
+    held_token_s: float = 0.0
+    used_token_s: float = 0.0
+    blocked_s: float = 0.0
+    start_s: float = 0.0
+    now_s: float = 0.0
+    batch_s: float = FIRST_BATCH_S
+    marks: list[Totals] = []
+    held_blocks: int = 0
+    held_tokens: int = 0
+    used_tokens: int = 0
+    waiting_rooms: int = 0
+    _next_mark_s: float = 0.0
+
+    def count_from(self, start_s: float) -> None:
+        """Count from ``start_s`` on, which must not be in the past; infinity until that time is known.
+
+        Raises ValueError when something has been counted already.
+        """
+        if self.marks:
+            raise ValueError(f"start_s is {start_s}, but counting began at {self.start_s}")
+        self.start_s = self.now_s = self._next_mark_s = start_s
+
+    def change(self, time_s: float, blocks: int, tokens: int, used_tokens: int) -> None:
+        """From ``time_s`` on so many more (or fewer) blocks and tokens are held, and so many of these have a use."""
+        if time_s > self.now_s:
+            self.advance(time_s)
+        self.held_blocks += blocks
+        self.held_tokens += tokens
+        self.used_tokens += used_tokens
+        if self.held_blocks > self.peak_blocks and time_s >= self.start_s:
+            self.peak_blocks = self.held_blocks
+
+    def wait(self, time_s: float, rooms: int) -> None:
+        """From ``time_s`` on so many more (or fewer) rooms wait for blocks."""
+        if time_s > self.now_s:
+            self.advance(time_s)
+        self.waiting_rooms += rooms
+
+    def advance(self, time_s: float) -> None:
+        """Integrate the present levels up to ``time_s``. Earlier times change nothing."""
+        while self._next_mark_s <= time_s:
+            self._integrate(self._next_mark_s)
+            self._mark()
+        self._integrate(time_s)
+
+    def batches(self) -> list[Totals]:
+        """The integrals over every whole batch, in order; each lasted ``batch_s``."""
+        return [
+            (after[0] - before[0], after[1] - before[1], after[2] - before[2], after[3] - before[3])
+            for before, after in zip(self.marks, self.marks[1:], strict=False)
+        ]
+
+    @property
+    def counted_s(self) -> float:
+        """How long the integrals have run."""
+        return self.now_s - self.start_s if math.isfinite(self.start_s) else 0.0
+
+    def _integrate(self, time_s: float) -> None:
+        lasted_s = time_s - self.now_s
+        if lasted_s <= 0:
+            return
+        self.held_block_s += lasted_s * self.held_blocks
+        self.held_token_s += lasted_s * self.held_tokens
+        self.used_token_s += lasted_s * self.used_tokens
+        self.blocked_s += lasted_s * self.waiting_rooms
+        self.now_s = time_s
+
+    def _mark(self) -> None:
+        if not self.marks:
+            self.peak_blocks = max(self.peak_blocks, self.held_blocks)  # what is held when counting begins
+        self.marks.append((self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s))
+        if len(self.marks) > MOST_BATCHES:
+            # The totals at every second mark: merging loses nothing.
+            del self.marks[1::2]
+            self.batch_s *= 2
+        self._next_mark_s = self.start_s + len(self.marks) * self.batch_s

@@ -1,0 +1,43 @@
+"""When the scheduler loop of a group turns."""
+
+from __future__ import annotations
+
+from math import ceil
+
+
+class LoopGrid:
+    """When a scheduler loop turns: at origin_s + index * period_s, for index from ``index`` on."""
+
+    __slots__ = ("index", "origin_s", "period_s")
+
+    def __init__(self, period_s: float) -> None:
+        if not period_s >= 0:
+            raise ValueError(f"the period of a scheduler loop is {period_s} s, it must be at least 0")
+        self.origin_s = 0.0
+        self.period_s = period_s
+        self.index = 0
+
+    def next_s(self, now: float) -> float:
+        """The first turn at or after ``now``. It is the next one: ``index`` moves there."""
+        origin_s, period_s = self.origin_s, self.period_s
+        if not period_s:
+            return origin_s if origin_s > now else now
+        index = ceil((now - origin_s) / period_s)
+        # The quotient is rounded, so the neighbours decide.
+        if origin_s + index * period_s < now:
+            index += 1
+        elif origin_s + (index - 1) * period_s >= now:
+            index -= 1
+        if index > self.index:
+            self.index = index
+        return origin_s + self.index * period_s
+
+    def end_turn(self, began_s: float, lasts_s: float) -> None:
+        """A turn that began at ``began_s`` is busy for ``lasts_s``; the next comes a period later, or when it ends."""
+        if lasts_s > self.period_s:
+            self.origin_s = began_s + lasts_s
+            self.index = 0
+        elif self.period_s:
+            self.index += 1
+        else:
+            self.origin_s = began_s

@@ -1,0 +1,115 @@
+"""The transfer worker of a link that may be shared: a thread whose writes end when the network says so."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from protocol.layout import BufferLayout
+from protocol.messages import StartWrite
+from protocol.topology import RankId
+from sim.clock import Clock
+from sim.link import Contacts, count_pieces
+from sim.network import Network
+
+_Queued = tuple[StartWrite, int, Callable[..., object], tuple[Any, ...]]
+
+
+class QueuedWorker:
+    """One thread of an encode rank that writes, first come, first served.
+
+    Each write makes contact if it is the first to its destination, posts its pieces, moves its bytes through the
+    network, and ends ``latency_s`` later; the thread is taken up by it all that time, as it is by a synchronous call of
+    a transfer library. Several workers of one rank post side by side and share the rank's adapters.
+
+    ``slowness``: its writes take so many times as long, in the thread and on the adapters, but for making contact.
+    ``contacts``: one for all workers of a run; None charges nothing for first contacts.
+    """
+
+    __slots__ = (
+        "_began_s",
+        "_clock",
+        "_contacts",
+        "_layout",
+        "_link",
+        "_network",
+        "_queue",
+        "_rank",
+        "_writing",
+        "busy_s",
+    )
+
+    def __init__(
+        self,
+        clock: Clock,
+        network: Network,
+        layout: BufferLayout,
+        rank: RankId,
+        contacts: Contacts | None = None,
+        slowness: float = 1.0,
+    ) -> None:
+        self._clock = clock
+        self._network = network
+        self._layout = layout
+        self._rank = rank
+        self._contacts = contacts
+        self._link = network.profile.slowed(slowness)
+        self._queue: deque[_Queued] = deque()
+        self._writing = False
+        self._began_s = 0.0
+        self.busy_s = 0.0
+        if slowness != 1.0:
+            network.slow(rank, slowness)
+
+    @property
+    def waiting(self) -> int:
+        """Writes that are queued and have not begun."""
+        return len(self._queue)
+
+    def queue(self, write: StartWrite, bytes_: int, done: Callable[..., object], *args: Any) -> None:
+        """Queue a write; ``done(write, *args)`` is called when it ends, before the next one begins."""
+        self._queue.append((write, bytes_, done, args))
+        if not self._writing:
+            self._begin()
+
+    def abandon(self) -> None:
+        """Begin none of the writes that are queued: the process has ended. The one under way runs to its end."""
+        self._queue.clear()
+
+    def _begin(self) -> None:
+        write, bytes_, done, args = self._queue.popleft()
+        self._writing = True
+        self._began_s = now = self._clock._now
+        link = self._link
+        # Counting is for links that charge for pieces.
+        pieces = (
+            count_pieces(self._layout, write.chunk, write.source_blocks, write.target_blocks)
+            if link.counts_pieces
+            else 0
+        )
+        before_s = link.post_s(pieces)
+        if self._contacts is not None:
+            before_s += self._contacts.wait_s(self._rank, write.destination, now)
+        if before_s:
+            self._clock.call_after(before_s, self._move, write, bytes_, pieces, done, args)
+        else:
+            self._move(write, bytes_, pieces, done, args)
+
+    def _move(
+        self, write: StartWrite, bytes_: int, pieces: int, done: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        self._network.start(self._rank, write.destination, bytes_, pieces, self._moved, write, done, args)
+
+    def _moved(self, write: StartWrite, done: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if self._link.latency_s:
+            self._clock.call_after(self._link.latency_s, self._end, write, done, args)
+        else:
+            self._end(write, done, args)
+
+    def _end(self, write: StartWrite, done: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.busy_s += self._clock._now - self._began_s
+        done(write, *args)
+        self._writing = False
+        if self._queue:
+            self._begin()

@@ -1,0 +1,514 @@
+"""Sweeps: what is a cell, what is refused, the same bytes on any number of cores, and going on after an interruption."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import sweep as sweeping
+from experiments.errors import RunFailedError, UserError
+from experiments.grid import cross, parse_grid, read_cells
+from experiments.intervals import across_replications
+from experiments.loading import load
+from experiments.quantiles import LEVELS
+from experiments.runner import run_sim, simulate_one
+from experiments.selection import possibly_lowest
+from experiments.sweep import figures, make_plan, read_sweep, run_sweep
+from experiments.sweepdir import SweepFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+GRID = ("--grid", "protocol.sizing.tokens=512,4096")
+QUICK = ("--set", "workload.requests=40", "--replications", "2", "--jobs", "1")
+SIZES = {"protocol.sizing.tokens": [512, 4096]}
+SHORT = ["workload.requests=40"]
+
+
+@pytest.fixture(autouse=True)
+def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code does not change while a test runs, even if somebody edits it."""
+    monkeypatch.setattr(sweeping, "code_digest", lambda: "code")
+
+
+# --- grids and lists ---
+
+
+def test_a_grid_has_typed_values() -> None:
+    grid = parse_grid(["a.b=1, 2.5,true,never,'x,y',[1, 2]", "c.d=5ms"])
+    assert grid == {"a.b": [1, 2.5, True, "never", "x,y", [1, 2]], "c.d": ["5ms"]}
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(), unique=True, min_size=1, max_size=4)))
+def test_a_grid_makes_every_combination_once(grid: dict[str, list[int]]) -> None:
+    cells = cross([], grid)
+    assert len(cells) == np.prod([len(values) for values in grid.values()])
+    assert len({json.dumps(cell) for cell in cells}) == len(cells)
+    assert all(cell[field] in values for cell in cells for field, values in grid.items())
+    # The last field runs fastest.
+    assert cells == sorted(cells, key=lambda cell: [values.index(cell[field]) for field, values in grid.items()])
+
+
+def test_lists_are_crossed_with_grids() -> None:
+    cells = cross([{"w": 1, "r": 2}, {"w": 3, "r": 4}], {"t": [5, 6]})
+    assert cells == [
+        {"w": 1, "r": 2, "t": 5},
+        {"w": 1, "r": 2, "t": 6},
+        {"w": 3, "r": 4, "t": 5},
+        {"w": 3, "r": 4, "t": 6},
+    ]
+    with pytest.raises(UserError, match="t is in the grid and in a listed cell"):
+        cross([{"t": 1}], {"t": [1]})
+
+
+def test_files_of_cells(tmp_path: Path) -> None:
+    (tmp_path / "cells.toml").write_text(
+        "[[sweep.cells]]\nworkload.file = 'rows.csv'\n[[sweep.cells]]\n'protocol.discipline' = 'slot'\n"
+        "[sweep.grid]\nprotocol.sizing.tokens = [1, 2]\n"
+    )
+    cells, grid = read_cells(tmp_path / "cells.toml")
+    # A file's name is relative to the file it stands in.
+    assert cells == [{"workload.file": str(tmp_path / "rows.csv")}, {"protocol.discipline": "slot"}]
+    assert grid == {"protocol.sizing.tokens": [1, 2]}
+    (tmp_path / "cells.json").write_text('[{"language": {"tp": 2}}, {"language.tp": 1}]')
+    assert read_cells(tmp_path / "cells.json") == ([{"language.tp": 2}, {"language.tp": 1}], {})
+
+
+def test_a_cell_is_a_whole_configuration() -> None:
+    plan = make_plan("quickstart", grid={"protocol.timeout_s": ["5s", "never"], **SIZES}, settings=SHORT, seed=9)
+    assert [cell.number for cell in plan.cells] == [1, 2, 3, 4]
+    assert [cell.config.protocol.timeout_s for cell in plan.cells] == [5.0, 5.0, None, None]
+    assert {cell.config.run.seed for cell in plan.cells} == {9}
+    assert len({cell.digest for cell in plan.cells}) == 4
+    assert plan.requests == 4 * 5 * 40
+
+
+def test_what_names_a_sweep() -> None:
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT)
+    # Another number of replications is more of the same sweep; anything else is another one.
+    assert make_plan("quickstart", grid=SIZES, settings=SHORT, replications=9).identity == plan.identity
+    assert make_plan("quickstart", grid=SIZES, settings=SHORT, seed=2).identity != plan.identity
+    assert make_plan("quickstart", grid=SIZES).identity != plan.identity
+
+
+# --- baselines ---
+
+
+def test_the_default_baseline_is_the_first_cell_with_the_same_requests() -> None:
+    plan = make_plan("quickstart", grid={"workload.rate_rps": [4.0, 8.0], **SIZES}, settings=SHORT)
+    assert plan.baselines == {2: 1, 4: 3}
+
+
+def test_a_chosen_baseline_is_like_the_cell_in_all_else() -> None:
+    grid = {"protocol.discipline": ["window", "slot"], **SIZES}
+    chosen = [("protocol.sizing.tokens", 4096)]
+    assert make_plan("quickstart", grid=grid, settings=SHORT, baseline=chosen).baselines == {1: 2, 3: 4}
+    with pytest.raises(UserError, match=r"tokens=1024, no cell has that; there are 512, 4096"):
+        make_plan("quickstart", grid=grid, baseline=[("protocol.sizing.tokens", 1024)])
+    with pytest.raises(UserError, match=r"names run\.seed, which is not swept"):
+        make_plan("quickstart", grid=grid, baseline=[("run.seed", 1)])
+
+
+# --- what a sweep leaves ---
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep of two sizes and two disciplines."""
+    folder = tmp_path_factory.mktemp("sweep") / "done"
+    grid = {**SIZES, "protocol.discipline": ["window", "exact_announce"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeping, "code_digest", lambda: "code")
+        run_sweep(make_plan("quickstart", grid=grid, settings=SHORT, replications=3), folder, jobs=1)
+    return folder
+
+
+def test_a_row_is_what_the_run_came_to(done: Path) -> None:
+    table = read_sweep(done).table
+    assert list(table.columns[:6]) == [
+        "cell", "digest", "seed", "replication", "protocol.sizing.tokens", "protocol.discipline",
+    ]  # fmt: skip
+    assert table["cell"].tolist() == [cell for cell in (1, 2, 3, 4) for _ in range(3)]
+    assert table["replication"].tolist() == [0, 1, 2] * 4
+    row = table.iloc[7]
+    assert (row["protocol.sizing.tokens"], row["protocol.discipline"]) == (4096, "window")
+    config = load("quickstart", [*SHORT, "protocol.sizing.tokens=4096"])
+    expected = figures(simulate_one(config, 1)[0])
+    assert {"requests.offered", "deadlock", "latency_s.p99", "resume.rate", "language_pool.blocked_s"} <= set(expected)
+    for name, value in expected.items():
+        assert (value is None and pd.isna(row[name])) or row[name] == value, name
+    assert not any("wall" in name for name in table.columns)
+
+
+def test_a_cell_has_the_figures_of_a_run(done: Path, tmp_path: Path) -> None:
+    settings = [*SHORT, "protocol.sizing.tokens=4096", "run.replications=3"]
+    summary = run_sim(load("quickstart", settings), tmp_path / "run", plots=False)
+    cell = read_sweep(done).report["cells"][2]
+    assert cell["settings"] == {"protocol.sizing.tokens": 4096, "protocol.discipline": "window"}
+    for name in sweeping.NOT_FIGURES | {"replications"}:
+        summary.pop(name, None)
+    expected = pd.json_normalize(summary).iloc[0].to_dict()
+    assert expected == pytest.approx(pd.json_normalize({name: cell[name] for name in summary}).iloc[0].to_dict())
+
+
+def test_differences_are_paired(done: Path) -> None:
+    sweep = read_sweep(done)
+    p99 = sweep.table.pivot_table(index="cell", columns="replication", values="latency_s.p99")
+    entry = sweep.report["cells"][3]
+    assert entry["baseline"] == 1
+    difference = across_replications((p99.loc[4] - p99.loc[1]).tolist())
+    for name, value in difference.items():
+        assert entry["differences"]["latency_s.p99"][name] == pytest.approx(value)
+    assert "differences" not in sweep.report["cells"][0]
+
+
+def test_quantiles_are_those_of_the_rows(done: Path) -> None:
+    sweep = read_sweep(done)
+    assert len(sweep.quantiles) == len(sweep.table) * len(LEVELS)
+    for share, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99")):
+        part = sweep.quantiles[np.isclose(sweep.quantiles["share"], share)]
+        for quantity in ("latency_s", "transfer_s"):
+            assert part[quantity].tolist() == sweep.table[f"{quantity}.{name}"].tolist()
+    curve = sweep.quantiles[sweep.quantiles["cell"] == 1].groupby("replication")["latency_s"]
+    assert all(values.is_monotonic_increasing for _, values in curve)
+
+
+def test_nothing_half_written_remains(done: Path) -> None:
+    assert not list(done.rglob("*.partial"))
+    assert len(list((done / "cells").iterdir())) == 12
+
+
+def test_the_same_bytes_on_one_core_and_on_two(bufferlab: Any, folder: Path) -> None:
+    for jobs in (1, 2):
+        ended = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--jobs", jobs, "--out", f"jobs-{jobs}")
+        assert ended.status == 0, ended.err
+    first, second = folder / "jobs-1", folder / "jobs-2"
+    names = sorted(path.relative_to(first) for path in first.rglob("*") if path.suffix in {".parquet", ".png"})
+    assert [str(name) for name in names] == [
+        "plots/ecdf.png", "plots/tradeoff.png", "plots/u_shape.png", "quantiles.parquet", "sweep.parquet",
+    ]  # fmt: skip
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert without_wall(read_sweep(first).report) == without_wall(read_sweep(second).report)
+
+
+def without_wall(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: without_wall(value) for name, value in content.items() if name != "wall_s"}
+    return [without_wall(one) for one in content] if isinstance(content, list) else content
+
+
+def test_the_plan_comes_first_and_json_stands_alone(bufferlab: Any, folder: Path) -> None:
+    ended = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--no-plots", "--json")
+    assert ended.status == 0
+    assert "sweep of quickstart: 2 cells × 2 replications = 4 runs, about 160 requests" in ended.err
+    assert "protocol.sizing.tokens  512, 4096" in ended.err
+    report = json.loads(ended.out)
+    assert report["finished"] is True
+    (target,) = (folder / "runs").iterdir()
+    assert json.loads((target / "sweep.json").read_text()) == report
+    told = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--no-plots")
+    assert told.out.startswith("sweep of quickstart: 2 cells")
+    assert "4 of 4 runs are finished already" in told.out
+    assert re.search(r"lowest p99 latency: cell [12] \(protocol.sizing.tokens=", told.out)
+    assert len(list((folder / "runs").iterdir())) == 1
+
+
+def test_requests_that_are_lost_are_told() -> None:
+    # Two requests hold half the pool each and wait for the other half.
+    stuck = ["workload.lengths=[2000, 2000]", "language.pool_blocks=16", "protocol.timeout_s=never"]
+    grid = {"protocol.discipline": ["alloc_then_free", "window"]}
+    sweep = run_sweep(make_plan("seed-resume", grid=grid, settings=stuck), jobs=1)
+    assert sweep.table["deadlock"].tolist() == [True, False]
+    assert sweep.table["requests.unfinished"].tolist() == [2, 0]
+    assert np.isnan(sweep.table["latency_s.p99"][0])
+    assert sweep.quantiles[sweep.quantiles["cell"] == 1]["latency_s"].isna().all()
+    assert sweep.report["cells"][1]["differences"]["latency_s.mean"]["value"] is None
+    assert sweep.report["cells"][1]["differences"]["language_pool.peak_occupancy"]["value"] == 0
+    # Its latencies leave out the slowest requests, so it cannot be the lowest.
+    assert all(found["of"] == [2] for found in sweep.report["lowest"])
+    from experiments.sweeptext import sweep_text
+
+    assert re.search(r"DEADLOCK +2 not delivered", sweep_text(sweep.report))
+
+
+# --- interruption ---
+
+
+def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=3)
+    whole = run_sweep(plan, tmp_path / "whole", jobs=1)
+    calls: list[int] = []
+
+    def counted(config: Any, replication: int, stop_at: int | None) -> Any:
+        calls.append(replication)
+        if stop_at is not None and len(calls) > stop_at:
+            raise KeyboardInterrupt
+        return original(config, replication)
+
+    original = sweeping.run_cell
+    monkeypatch.setattr(sweeping, "run_cell", lambda config, replication: counted(config, replication, 2))
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, tmp_path / "part", jobs=1)
+    with pytest.raises(UserError, match="must be the directory of a finished sweep"):
+        read_sweep(tmp_path / "part")
+    kept = sorted((tmp_path / "part" / "cells").iterdir())
+    assert len(kept) == 2
+    # As a crash would leave it: one more file, cut off in the middle.
+    cut = (tmp_path / "whole" / "cells" / f"{plan.cells[0].digest}-2.json").read_bytes()[:100]
+    (tmp_path / "part" / "cells" / f"{plan.cells[0].digest}-2.json").write_bytes(cut)
+    calls.clear()
+    monkeypatch.setattr(sweeping, "run_cell", lambda config, replication: counted(config, replication, None))
+    begun: list[int] = []
+    again = run_sweep(plan, tmp_path / "part", jobs=1, begin=begun.append)
+    assert (begun, calls) == ([2], [2, 0, 1, 2])
+    assert again.table.equals(whole.table)
+    for name in ("sweep.parquet", "quantiles.parquet"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # More replications go on from there, too.
+    calls.clear()
+    more = run_sweep(make_plan("quickstart", grid=SIZES, settings=SHORT, replications=4), tmp_path / "part", jobs=1)
+    assert calls == [3, 3]
+    assert more.table[more.table["replication"] < 3].reset_index(drop=True).equals(whole.table)
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["sweep", "quickstart", *GRID, "--set", "workload.requests=800", "--replications", "4", "--no-plots"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *command, "--jobs", "2", "--out", str(tmp_path / "out")],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/cells/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    # As a terminal does it: to the command and to its workers.
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    lines = err.splitlines()
+    assert lines[-1] == "bufferlab: interrupted"
+    assert f"what is finished is kept in {tmp_path / 'out'}" in lines[-2]
+    assert "Traceback" not in err
+    kept = len(list(tmp_path.glob("out/cells/*.json")))
+    assert kept >= 1
+    begun = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert begun["finished"] is False
+    monkeypatch.setattr(sweeping, "code_digest", lambda: begun["code"])
+    ended = bufferlab(*command, "--jobs", "1", "--out", tmp_path / "out")
+    assert ended.status == 0, ended.err
+    assert f"{kept} of 8 runs are finished already" in ended.out
+
+
+def test_a_run_that_breaks_names_its_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = sweeping.run_cell
+
+    def breaks(config: Any, replication: int) -> Any:
+        if config.protocol.sizing.tokens == 4096 and replication == 1:
+            raise ZeroDivisionError("oh")
+        return original(config, replication)
+
+    monkeypatch.setattr(sweeping, "run_cell", breaks)
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=2)
+    with pytest.raises(RunFailedError, match=r"cell 2 \(.*=4096\), replication 1: ZeroDivisionError: oh"):
+        run_sweep(plan, tmp_path / "out", jobs=1)
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 3
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the sweep has no cells"),
+        (["--grid", "protocol.sizing.tokens"], "--grid is 'protocol.sizing.tokens', it must look like"),
+        (["--grid", "protocol.sizing.tokens=1,,2"], "it must look like"),
+        (["--grid", "language.tp=1,1"], "has language.tp=1 twice"),
+        ([*GRID, *GRID], "--grid names protocol.sizing.tokens twice"),
+        ([*GRID, "--grid", "language.pool_blocks=64,8"],
+         "cell 4 (protocol.sizing.tokens=4096, language.pool_blocks=8): language.pool_blocks is 8"),
+        ([*GRID, "--grid", "language.tpp=1"], "cell 1 (protocol.sizing.tokens=512, language.tpp=1): language.tpp is not"),
+        ([*GRID, "--set", "language.tpp=1"], "bufferlab: language.tpp is not a setting"),
+        (["--grid", "run.replications=1,2"], "run.replications is swept, which is not allowed: --replications"),
+        (["--grid", "workload.file=none.csv"], "none.csv', it must be a file that can be read"),
+        (["--grid", "protocol.timeout_s=5s,5000ms"], "cell 2 (protocol.timeout_s=5000ms) is the same configuration as cell 1"),
+        ([*GRID, "--baseline", "protocol.sizing.tokens=700"], "no cell has that; there are 512, 4096"),
+        ([*GRID, "--baseline", "x"], "--baseline is 'x', it must look like"),
+        ([*GRID, "--replications", "0"], "run.replications is 0, it must be at least 1"),
+        ([*GRID, "--jobs", "0"], "--jobs is 0, it must be at least 1"),
+        ([*GRID, "--executor", "slurm"], "--executor is 'slurm', it must be one of local, dask, ray"),
+        ([*GRID, "--address", "host:1"], "which is only allowed with --executor dask or ray"),
+        ([*GRID, "--out", "full"], "which holds other files"),
+        ([*GRID, "--out", "full", "--force"], "which holds other files"),
+        ([*GRID, "--out", "file"], "which is a file"),
+        ([*GRID, "--out", "file/x"], "it must be in a folder that can be written"),
+        (["--cells", "none.toml"], "--cells is 'none.toml', which cannot be read: No such file or directory"),
+        (["--cells", "file"], "which is not TOML"),
+        (["--cells", "bad.json"], "which is not JSON"),
+        (["--cells", "other.toml"], "it must hold [sweep.grid] or [[sweep.cells]] and nothing else"),
+        (["--cells", "list.toml"], "in which grid.language.tp is 2, it must be a list of values"),
+        (["--cells", "empty.json"], "in which cell 1 is empty"),
+        (["--cells", "grid.toml", "--grid", "language.tp=1"], "is in the grid of --cells and of --grid"),
+    ],
+    ids=lambda value: " ".join(value)[:70] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_input_is_one_sentence(bufferlab: Any, folder: Path, arguments: list[str], words: str) -> None:
+    (folder / "full").mkdir()
+    (folder / "full" / "photo.jpg").touch()
+    (folder / "file").write_text("[x\n")
+    (folder / "bad.json").write_text("[")
+    (folder / "other.toml").write_text("[sweep.grid]\nlanguage.tp = [1]\n[run]\nseed = 1\n")
+    (folder / "list.toml").write_text("[sweep.grid]\nlanguage.tp = 2\n")
+    (folder / "empty.json").write_text("[{}]")
+    (folder / "grid.toml").write_text("[sweep.grid]\nlanguage.tp = [1, 2]\n")
+    before = sorted(folder.rglob("*"))
+    ended = bufferlab("sweep", "quickstart", *arguments)
+    assert (ended.status, ended.out) == (2, ""), ended
+    assert words in ended.err
+    assert ended.err.startswith("bufferlab: ")
+    assert ended.err.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_another_sweep_in_the_folder_is_refused(bufferlab: Any, folder: Path) -> None:
+    assert bufferlab("sweep", "quickstart", *GRID, *QUICK, "--no-plots", "--out", "out").status == 0
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+    other = ("sweep", "quickstart", "--grid", "protocol.sizing.tokens=512", *QUICK, "--no-plots", "--out", "out")
+    ended = bufferlab(*other)
+    assert ended.status == 2
+    assert "which holds another sweep; give a new folder, or --force" in ended.err
+    assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
+    assert bufferlab(*other, "--force").status == 0
+    assert len(list((folder / "out" / "cells").iterdir())) == 2
+
+
+def test_changed_input_and_changed_code_are_refused(
+    bufferlab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = folder / "rows.csv"
+    rows.write_text("arrival_s,total_tokens\n0,500\n0.1,3000\n")
+    (folder / "mine.toml").write_text("[workload]\nfile = 'rows.csv'\n")
+    command = ("sweep", "mine.toml", *GRID, "--no-plots")
+    assert bufferlab(*command, "--out", "out").status == 0
+    assert bufferlab(*command).status == 0
+    rows.write_text("arrival_s,total_tokens\n0,500\n0.1,4000\n")
+    ended = bufferlab(*command, "--out", "out")
+    assert ended.status == 2
+    assert f"which holds a sweep begun before the input file {rows} changed" in ended.err
+    rows.write_text("arrival_s,total_tokens\n0,500\n0.1,3000\n")
+    assert bufferlab(*command, "--out", "out").status == 0
+    monkeypatch.setattr(sweeping, "code_digest", lambda: "newer")
+    ended = bufferlab(*command, "--out", "out")
+    assert ended.status == 2
+    assert "begun with another version of the code" in ended.err
+    # The folder that the sweep chose by itself holds nothing but what this command makes.
+    ended = bufferlab(*command)
+    assert ended.status == 0
+    assert "finished already" not in ended.out
+
+
+def test_a_folder_whose_sweep_has_only_begun_is_ours(tmp_path: Path) -> None:
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT)
+    out = tmp_path / "deep" / "out"
+    assert SweepFolder(out).open(plan.record()) is False
+    assert SweepFolder(out).open(plan.record()) is True
+    (out / "sweep.json").rename(out / "sweep.json.partial")
+    (out / "cells").rmdir()
+    assert SweepFolder(out).open(plan.record()) is False
+
+
+# --- executors ---
+
+
+@pytest.mark.parametrize(
+    ("executor", "module", "install"), [("dask", "distributed", "bufferlab[cluster]"), ("ray", "ray", "ray")]
+)
+def test_an_executor_that_is_not_installed(
+    executor: str, module: str, install: str, monkeypatch: pytest.MonkeyPatch, bufferlab: Any, folder: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    ended = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--executor", executor)
+    assert (ended.status, ended.out) == (2, "")
+    assert re.search(rf"--executor is '{executor}', which needs .*run: pip install '?{re.escape(install)}'?", ended.err)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs dask.distributed (the cluster extra)")
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=3)
+    here = run_sweep(plan, jobs=1)
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        there = run_sweep(plan, tmp_path / "out", executor="dask", address=cluster.scheduler_address)
+    assert there.table.equals(here.table)
+    with pytest.raises(UserError, match="it must be where a dask scheduler answers"):
+        run_sweep(plan, executor="dask", address="tcp://127.0.0.1:9")
+
+
+# --- which may be the lowest ---
+
+
+@pytest.fixture
+def draws() -> np.random.Generator:
+    return np.random.default_rng(20261125)
+
+
+def test_common_noise_does_not_hide_a_difference(draws: np.random.Generator) -> None:
+    noise = draws.normal(0, 100, 10)
+    near, far = noise + 1 + draws.normal(0, 0.1, 10), noise + 2 + draws.normal(0, 0.1, 10)
+    assert possibly_lowest([far.tolist(), near.tolist()]) == [1]
+    # Without common noise, the same difference is lost in it.
+    assert possibly_lowest([(draws.normal(0, 100, 10) + 2).tolist(), near.tolist()]) == [0, 1]
+
+
+def test_the_set_holds_the_best_as_often_as_it_says(draws: np.random.Generator) -> None:
+    # Five settings, the first one best by half a standard error: it may be missing from 5 % of the sets at most.
+    missed = 0
+    trials = 2000
+    for _ in range(trials):
+        samples = draws.normal(0, 1, (5, 6)) + draws.normal(0, 3, 6)
+        samples[0] -= 0.2
+        missed += 0 not in possibly_lowest(samples.tolist())
+    assert missed / trials < 0.05
+
+
+@given(st.lists(st.lists(st.integers(-1000, 1000), min_size=4, max_size=4), min_size=1, max_size=6))
+def test_the_lowest_mean_is_always_in_the_set(samples: list[list[int]]) -> None:
+    means = [np.mean(one) for one in samples]
+    assert int(np.argmin(means)) in possibly_lowest(samples)
+
+
+def test_one_replication_rules_nothing_out() -> None:
+    assert possibly_lowest([[1.0], [2.0], [3.0]]) == [0, 1, 2]
+    with pytest.raises(ValueError, match="the same number of replications"):
+        possibly_lowest([[1.0, 2.0], [2.0]])
+
+
+# --- which code a sweep was begun with ---
+
+
+def test_the_code_digest_sees_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import experiments
+    from experiments.sweepdir import code_digest
+
+    copy = tmp_path / "experiments"
+    (copy / "examples").mkdir(parents=True)
+    for name in ("__init__.py", "summary.py", "plots.py", "examples/a.toml"):
+        (copy / name).write_text("")
+    monkeypatch.setattr(experiments, "__file__", str(copy / "__init__.py"))
+    before = code_digest()
+    for name in ("plots.py", "examples/a.toml"):
+        (copy / name).write_text("# shown otherwise")
+    assert code_digest() == before
+    (copy / "summary.py").write_text("# computed otherwise")
+    assert code_digest() != before

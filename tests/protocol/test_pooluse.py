@@ -1,0 +1,125 @@
+"""The integrals of a pool's use, against levels integrated piece by piece."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.pooluse import FIRST_BATCH_S, MOST_BATCHES, PoolUse
+
+Step = tuple[float, int, int, int, int]
+"""Seconds since the step before, then the levels from here on: blocks, tokens, used tokens, waiting rooms."""
+
+STEPS = st.lists(
+    st.tuples(
+        st.one_of(st.just(0.0), st.floats(1e-9, 0.05), st.floats(0.1, 30.0)),
+        *(st.integers(0, 50) for _ in range(4)),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+def feed(use: PoolUse, steps: list[Step]) -> list[tuple[float, tuple[int, int, int, int]]]:
+    """Set the levels one after another; returns when each set began."""
+    now_s, levels, history = 0.0, (0, 0, 0, 0), [(0.0, (0, 0, 0, 0))]
+    for since_s, *wanted in steps:
+        now_s += since_s
+        use.change(now_s, wanted[0] - levels[0], wanted[1] - levels[1], wanted[2] - levels[2])
+        use.wait(now_s, wanted[3] - levels[3])
+        levels = (wanted[0], wanted[1], wanted[2], wanted[3])
+        history.append((now_s, levels))
+    return history
+
+
+def integral(history: list[tuple[float, tuple[int, int, int, int]]], start_s: float, end_s: float) -> list[float]:
+    """The integrals of the four levels from start to end, by adding up rectangles."""
+    ends = [time_s for time_s, _ in history[1:]] + [math.inf]
+    return [
+        math.fsum(
+            levels[which] * max(min(end, end_s) - max(begin, start_s), 0.0)
+            for (begin, levels), end in zip(history, ends, strict=True)
+        )
+        for which in range(4)
+    ]
+
+
+def totals(use: PoolUse) -> list[float]:
+    return [use.held_block_s, use.held_token_s, use.used_token_s, use.blocked_s]
+
+
+@settings(max_examples=50)
+@given(STEPS, st.floats(0.0, 10.0))
+def test_totals_and_every_batch_are_the_area_below_the_levels(steps: list[Step], rest_s: float) -> None:
+    use = PoolUse(50)
+    history = feed(use, steps)
+    end_s = history[-1][0] + rest_s
+    use.advance(end_s)
+    assert totals(use) == pytest.approx(integral(history, 0.0, end_s), rel=1e-9, abs=1e-12)
+    batches = use.batches()
+    assert len(batches) == math.floor(end_s / use.batch_s) <= MOST_BATCHES
+    for number in {0, len(batches) // 2, len(batches) - 1} if batches else ():
+        expected = integral(history, number * use.batch_s, (number + 1) * use.batch_s)
+        # A batch is the difference of two running totals, so its error is theirs.
+        assert list(batches[number]) == pytest.approx(expected, rel=1e-9, abs=1e-12 * max(1.0, *totals(use)))
+
+
+@settings(max_examples=50)
+@given(STEPS)
+def test_merging_batches_loses_nothing(steps: list[Step]) -> None:
+    use = PoolUse(50)
+    end_s = feed(use, steps)[-1][0]
+    use.advance(end_s)
+    # Advance to the end of the last batch, so that batches cover everything.
+    use.advance(math.ceil(end_s / use.batch_s) * use.batch_s)
+    whole = [math.fsum(batch[which] for batch in use.batches()) for which in range(4)]
+    assert whole == pytest.approx(totals(use), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("end_s", [1e-4, 0.7, 33.3, 1e6])
+def test_a_run_of_any_length_has_about_as_many_batches(end_s: float) -> None:
+    use = PoolUse(1)
+    use.change(0.0, 1, 0, 0)
+    use.advance(end_s)
+    batches = use.batches()
+    if end_s < MOST_BATCHES * FIRST_BATCH_S:
+        assert use.batch_s == FIRST_BATCH_S
+    else:
+        assert MOST_BATCHES // 2 <= len(batches) <= MOST_BATCHES
+    assert math.log2(use.batch_s).is_integer()
+    # One block was held all the time.
+    assert [batch[0] for batch in batches] == pytest.approx([use.batch_s] * len(batches), rel=1e-6)
+
+
+@settings(max_examples=50)
+@given(STEPS, st.floats(0.0, 40.0), st.floats(0.0, 10.0))
+def test_counting_from_a_later_time_leaves_out_what_was_before(
+    steps: list[Step], start_s: float, rest_s: float
+) -> None:
+    use = PoolUse(50)
+    use.count_from(start_s)
+    history = feed(use, steps)
+    end_s = max(history[-1][0], start_s) + rest_s
+    use.advance(end_s)
+    assert totals(use) == pytest.approx(integral(history, start_s, end_s), rel=1e-9, abs=1e-12)
+    assert use.counted_s == pytest.approx(end_s - start_s)
+    # What is held when counting begins is part of the peak, what was given back before is not.
+    later = [levels[0] for time_s, levels in history if time_s >= start_s]
+    if start_s not in [time_s for time_s, _ in history]:
+        later += [levels[0] for time_s, levels in history if time_s < start_s][-1:]
+    assert use.peak_blocks == max(later)
+
+
+def test_nothing_counts_until_the_start_is_known() -> None:
+    use = PoolUse(4)
+    use.count_from(math.inf)
+    use.change(1.0, 3, 0, 0)
+    use.change(2.0, -1, 0, 0)
+    use.count_from(5.0)
+    use.advance(7.0)
+    assert (use.held_block_s, use.peak_blocks, use.counted_s) == (4.0, 2, 2.0)
+    with pytest.raises(ValueError, match=r"start_s is 9\.0, but counting began at 5\.0"):
+        use.count_from(9.0)

@@ -1,0 +1,168 @@
+"""How fast the simulator is: requests a second, beside a bare SimPy loop in the same process.
+
+Every row of the table is a process of its own, so that its peak memory is its own too. The requests are those of the
+smallest interesting case: 2,000 tokens over a default of 1,024, so two chunks, an acknowledgement from every rank and a
+resume each. All protocol cores run in full. Times are CPU times of one core; the reference is the cost of one event of
+a SimPy process that does nothing but wait for timeouts, measured before and after in the same process.
+
+* events: calls on the virtual clock per request
+* µs/event: CPU time per event
+* × SimPy: CPU time per event over that of a bare timeout
+* peak MiB: the process's largest resident set, interpreter and libraries included
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SHAPES = {"1x1": (1, 1), "2x2": (2, 2), "4x8": (4, 8)}
+RATE_RPS = 500.0
+TIMEOUTS = 200_000
+QUICK = (10_000, 100_000)
+FULL = (10_000, 100_000, 1_000_000)
+RECORDINGS = ("off", "events", "all")
+"""Nothing; events.parquet; what `bufferlab sim` does: events and requests, every law, the run's figures."""
+
+
+def main() -> int:
+    """Measure what is asked for and print it."""
+    parser = argparse.ArgumentParser(prog="bench", description="Time the simulator beside a bare SimPy loop.")
+    parser.add_argument("--full", action="store_true", help="1,000,000 requests for every shape, not only 1x1")
+    parser.add_argument("--quick", action="store_true", help="10,000 requests for every shape and nothing more")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    parser.add_argument("--row", nargs=3, metavar=("SHAPE", "REQUESTS", "RECORDING"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.row is not None:
+        print(json.dumps(measure(chosen.row[0], int(chosen.row[1]), chosen.row[2])))
+        return 0
+    rows = []
+    if not chosen.json:
+        print(HEADER)
+    for arguments in plan(full=chosen.full, quick=chosen.quick):
+        done = subprocess.run(
+            [sys.executable, __file__, "--row", *map(str, arguments)], capture_output=True, text=True, check=True
+        )
+        rows.append(json.loads(done.stdout))
+        if not chosen.json:
+            print(line(rows[-1]), flush=True)
+    if chosen.json:
+        print(json.dumps({"rows": rows}, indent=2))
+    return 0
+
+
+def plan(*, full: bool, quick: bool) -> Iterator[tuple[str, int, str]]:
+    """The rows: shape, requests, recording."""
+    for shape in SHAPES:
+        counts = QUICK[:1] if quick else FULL if full or shape == "1x1" else QUICK
+        for count in counts:
+            yield shape, count, "off"
+    for recording in RECORDINGS[1:]:
+        for count in QUICK[:1] if quick else QUICK:
+            yield "1x1", count, recording
+
+
+HEADER = (
+    "ranks   requests  recording  requests/s  events  µs/event  × SimPy  peak MiB\n"
+    "-----  ---------  ---------  ----------  ------  --------  -------  --------"
+)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One line of the table."""
+    return (
+        f"{row['ranks']:<5}  {row['requests']:>9,}  {row['recording']:<9}  {row['requests_per_s']:>10,.0f}  "
+        f"{row['events_per_request']:>6.1f}  {row['us_per_event']:>8.2f}  {row['ratio_to_simpy']:>7.1f}  "
+        f"{row['peak_MiB']:>8.0f}"
+    )
+
+
+# --- one row -------------------------------------------------------------------------------------------------------
+
+
+def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
+    """Run ``requests`` through ranks of ``shape`` in this process."""
+    from experiments.config import parse
+
+    encode_tp, language_tp = SHAPES[shape]
+    config = parse(
+        {
+            "workload": {"lengths": [2000], "requests": requests, "rate_rps": RATE_RPS},
+            "protocol": {"sizing": {"tokens": 1024}},
+            "encode": {"tp": encode_tp, "pool_blocks": 1024},
+            "language": {"tp": language_tp, "pool_blocks": 1024},
+            "link": {"profile": "cx7-400g"},
+        }
+    )
+    before_s = timeout_s()
+    with tempfile.TemporaryDirectory() as folder:
+        started_s = time.process_time()
+        events = run(config, recording, Path(folder) / "run")
+        took_s = time.process_time() - started_s
+    bare_s = (before_s + timeout_s()) / 2
+    return {
+        "ranks": shape,
+        "requests": requests,
+        "recording": recording,
+        "requests_per_s": requests / took_s,
+        "events_per_request": events / requests,
+        "us_per_event": took_s / events * 1e6,
+        "ratio_to_simpy": took_s / events / bare_s,
+        "bare_timeout_us": bare_s * 1e6,
+        "peak_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def run(config: Any, recording: str, target: Path) -> int:
+    """Simulate; return the number of events on the clock."""
+    from experiments.rundir import RunWriter
+    from experiments.runner import Account
+    from experiments.workload import make_requests
+    from sim.link import load_profile
+    from sim.run import simulate
+
+    scenario, link = config.scenario(), load_profile(config.link.profile)
+    requests = make_requests(config, 0)
+    if recording == "off":
+        outcome = simulate(scenario, requests, link)
+    else:
+        with RunWriter(target, config) as writer:
+            writer.begin(0)
+            if recording == "events":
+                outcome = simulate(scenario, requests, link, recorder=writer.event)
+            else:
+                account = Account(config, writer)
+                outcome = simulate(scenario, account.announced(requests), link, recorder=account)
+    if outcome.unfinished or outcome.failed:
+        raise RuntimeError(f"{outcome.failed} requests failed and {outcome.unfinished} are unfinished")
+    return outcome.events
+
+
+def timeout_s() -> float:
+    """CPU time of one timeout of a bare SimPy process: the best of three."""
+    from simpy import Environment
+
+    def wait(environment: Environment) -> Iterator[Any]:
+        for _ in range(TIMEOUTS):
+            yield environment.timeout(1.0)
+
+    best_s = float("inf")
+    for _ in range(3):
+        environment = Environment()
+        environment.process(wait(environment))  # type: ignore[arg-type]
+        started_s = time.process_time()
+        environment.run()
+        best_s = min(best_s, time.process_time() - started_s)
+    return best_s / TIMEOUTS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
