@@ -12,7 +12,7 @@ SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
 CODE := protocol sim real experiments tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup setup-dev python test lint types check test-slow bench mutants format clean
+.PHONY: help demo setup setup-dev python test lint types check test-slow bench compiled mutants format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,8 +47,12 @@ check: setup-dev ## explore the protocol's interleavings: the standard bound
 test-slow: setup-dev ## only the tests marked slow
 	$(BIN)/pytest -m slow $(ARGS)
 
-bench: setup-dev ## time the benchmarks in the test tree
-	$(BIN)/pytest -m "" --benchmark-enable --benchmark-only $(ARGS)
+bench: setup-dev ## time the simulator beside a bare SimPy loop, then the benchmarks in the test tree
+	$(BIN)/python tools/bench.py $(ARGS)
+	$(BIN)/pytest -m "" --benchmark-enable --benchmark-only
+
+compiled: setup-dev ## compile the cores into build/compiled: put it on PYTHONPATH for twice the speed
+	$(BIN)/python tools/compile_core.py
 
 mutants: setup-dev ## break protocol/ in small ways and see which tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)

@@ -550,6 +550,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     command = typer.main.get_command(app)
     try:
+        if any("compiled" in folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+            from experiments.environment import check_compiled
+
+            check_compiled()
         status = command.main(
             args=None if arguments is None else list(arguments), prog_name="bufferlab", standalone_mode=False
         )

@@ -8,6 +8,9 @@ from typing import Any
 from experiments.intervals import Estimate
 from experiments.units import format_duration
 
+TOLD_DEADLOCKS = 5
+"""The rest stands in summary.json."""
+
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as aligned columns, the first left and the others right, the first row being the heading."""
@@ -28,6 +31,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         f"{requests['offered']} requests {kind} over {summary['transport']}: {requests['succeeded']} succeeded, "
         f"{requests['failed']} failed, {requests['unfinished']} unfinished"
         + (", DEADLOCK" if summary["deadlock"] else ""),
+        *_deadlocks(summary),
         "",
     ]
     rows = [("", "value", "95 % interval")]
@@ -49,6 +53,18 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         lines.append(f"{summary['invariant_violations']} BROKEN LAWS: this run cannot be trusted")
     lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
     return "\n".join(lines)
+
+
+def _deadlocks(summary: Mapping[str, Any]) -> list[str]:
+    """A line for each of the first deadlocks, with its time and the rooms in the cycle."""
+    replications = summary.get("replications", ())
+    told = [
+        f"  replication {number}, {deadlock}" if len(replications) > 1 else f"  {deadlock}"
+        for number, one in enumerate(replications)
+        for deadlock in one["deadlocks"]
+    ]
+    left = len(told) - TOLD_DEADLOCKS
+    return [*told[:TOLD_DEADLOCKS], *([f"  and {left} more in summary.json"] if left > 0 else [])]
 
 
 def _percent(value: float) -> str:

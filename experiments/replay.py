@@ -41,6 +41,7 @@ def replications_of(run: StoredRun, *, warmup_requests: int | None = None) -> li
         logs[replication].record(record)
     for one, log, note in zip(made, logs, notes, strict=True):
         one.end_s, one.deadlock = note["end_s"], note["deadlock"]
+        one.deadlocks = tuple(note["deadlocks"])
         log.finish(one.end_s)
         one.pools, one.records = log.pools, log.records
     return made

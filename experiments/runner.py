@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,14 @@ class Account:
         self.laws(time_s, rank_id, room, event, status, tokens, bytes_, detail)
         self.log(time_s, rank_id, room, event, status, tokens, bytes_, detail)
 
-    def finish(self, end_s: float, *, deadlock: bool) -> Replication:
-        """End of the replication."""
+    def finish(self, end_s: float, *, deadlock: bool, deadlocks: Sequence[str] = ()) -> Replication:
+        """End of the replication; ``deadlocks`` says when and of which rooms, where that is known."""
         self.log.finish(end_s)
         self.laws.finish()
         one = self.replication
         one.end_s = end_s
         one.deadlock = deadlock
+        one.deadlocks = tuple(deadlocks)
         one.pools = self.log.pools
         one.records = self.log.records
         one.violations = self.laws.broken
@@ -115,7 +116,8 @@ def simulate_one(
         )
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error
-    return account.finish(outcome.end_s, deadlock=outcome.deadlock), account.laws.examples
+    one = account.finish(outcome.end_s, deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
+    return one, account.laws.examples
 
 
 def run_sim(

@@ -25,9 +25,9 @@ no interval either.
 * ``invariant_violations``: laws found broken in the records (``laws``), plus wrong bytes in a measured run.
 * ``events_per_request``: recorded events over requests. ``wall_s`` and ``requests_per_wall_s`` are the only figures
   that differ when a simulated run is repeated.
-* ``replications``: for each one its end, whether it deadlocked, MSER-5's count (None: too short to tell) and
-  ``latency_autocorrelation_requests``, how many successive requests tell as much about the mean latency as one
-  independent request would.
+* ``replications``: for each one its end, whether it deadlocked and which rooms did, MSER-5's count (None: too short to
+  tell) and ``latency_autocorrelation_requests``, how many successive requests tell as much about the mean latency as
+  one independent request would.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Replication:
     pools: dict[Side, PoolUse] = field(default_factory=dict)
     end_s: float = 0.0
     deadlock: bool = False
+    deadlocks: tuple[str, ...] = ()
     violations: int = 0
     records: int = 0
     common: NDArray[np.bool_] | None = None
@@ -250,6 +251,7 @@ def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:
             {
                 "end_s": one.end_s,
                 "deadlock": one.deadlock,
+                "deadlocks": list(one.deadlocks),
                 "mser5_requests": one.mser5_requests(),
                 "latency_autocorrelation_requests": autocorrelation_time(latencies) if len(latencies) else None,
             }

@@ -46,6 +46,9 @@ class Member(Protocol):
     def votes(self, candidates: Sequence[int]) -> list[int]:
         """How far each candidate has come on this rank."""
 
+    def lone_turn(self) -> Turn:
+        """What a group agrees on that has no other member: the same, without the detour over lists of one."""
+
 
 def agree(ballots: Iterable[Sequence[int]]) -> Ballot:
     """Step 1: the element-wise minimum."""
@@ -55,9 +58,7 @@ def agree(ballots: Iterable[Sequence[int]]) -> Ballot:
 def hold_turn(members: Sequence[Member]) -> Turn:
     """Both steps within one process: the simulator's all-reduce."""
     if len(members) == 1:
-        member = members[0]
-        candidates = member.candidates()
-        return Turn(*member.ballot(), tuple(zip(candidates, member.votes(candidates), strict=True)))
+        return members[0].lone_turn()
     submitted, free_blocks, failed = agree([member.ballot() for member in members])
     candidates = tuple(members[0].candidates())
     votes = [min(column) for column in zip(*(member.votes(candidates) for member in members), strict=True)]

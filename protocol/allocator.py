@@ -51,8 +51,7 @@ class BlockPool:
             return None
         take = self._free.popleft
         blocks = tuple([take() for _ in range(count)])
-        for block in blocks:
-            self._owner[block] = owner
+        self._owner.update(dict.fromkeys(blocks, owner))
         return blocks
 
     def release(self, blocks: Iterable[int], owner: Hashable) -> None:
@@ -81,6 +80,6 @@ class BlockPool:
         if len(set(listed)) != len(listed):
             raise OwnershipError(f"blocks {listed} name a block twice")
         for block in listed:
-            if holders.get(block) != owner:
+            if (holder := holders.get(block)) is not owner and holder != owner:
                 raise OwnershipError(f"block {block} is not {what} by {owner}, but by {holders.get(block)}")
         return listed

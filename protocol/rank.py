@@ -11,7 +11,7 @@ from protocol.agreement import FAILED, NOBODY, Ballot
 from protocol.allocator import BlockPool
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
-from protocol.messages import Message, Offer
+from protocol.messages import Message, Offer, Turn
 from protocol.recording import Event, Recorder
 from protocol.status import Status, advance
 from protocol.topology import RankId
@@ -145,6 +145,16 @@ class RankCore(Generic[RoomType]):
             FAILED if number in failed else room.progress if (room := rooms.get(number)) is not None else 0
             for number in candidates
         ]
+
+    def lone_turn(self) -> Turn:
+        """What this rank agrees on with itself."""
+        failed, rooms = self._failed, self._by_number
+        if failed:
+            candidates = self.candidates()
+            progress = tuple(zip(candidates, self.votes(candidates), strict=True))
+            return Turn(self._submitted, self.pool.free, min(failed), progress)
+        progress = tuple([(number, rooms[number].progress) for number in self._moved])
+        return Turn(self._submitted, self.pool.free, NOBODY, progress)
 
     @property
     def has_news(self) -> bool:

@@ -295,7 +295,7 @@ class Cluster:
 
     def _send(self, rank: Rank, send: Send, delay_s: float) -> None:
         if self._faults is None:
-            self.clock.call_after(delay_s, self.give, send.to, send.message)
+            self.clock.call_after(delay_s, self._input, self._ranks[send.to], send.message)
             return
         rank_id, message = rank.core.rank_id, send.message
         if isinstance(message, Offer) and (fate := self._fates.get((message.room, message.incarnation))) is not None:

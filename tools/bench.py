@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 SHAPES = {"1x1": (1, 1), "2x2": (2, 2), "4x8": (4, 8)}
 RATE_RPS = 500.0
 TIMEOUTS = 200_000
+WARM_UP_REQUESTS = 100
 QUICK = (10_000, 100_000)
 FULL = (10_000, 100_000, 1_000_000)
 RECORDINGS = ("off", "events", "all")
@@ -39,21 +41,25 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="1,000,000 requests for every shape, not only 1x1")
     parser.add_argument("--quick", action="store_true", help="10,000 requests for every shape and nothing more")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    parser.add_argument(
+        "--compiled", type=Path, metavar="DIR", help="measure the copy that `make compiled` made as well"
+    )
     parser.add_argument("--row", nargs=3, metavar=("SHAPE", "REQUESTS", "RECORDING"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.row is not None:
         print(json.dumps(measure(chosen.row[0], int(chosen.row[1]), chosen.row[2])))
         return 0
+    if chosen.compiled is not None and not (chosen.compiled / "protocol").is_dir():
+        print(f"bench: --compiled is {str(chosen.compiled)!r}, it must be made by make compiled", file=sys.stderr)
+        return 2
     rows = []
     if not chosen.json:
         print(HEADER)
-    for arguments in plan(full=chosen.full, quick=chosen.quick):
-        done = subprocess.run(
-            [sys.executable, __file__, "--row", *map(str, arguments)], capture_output=True, text=True, check=True
-        )
-        rows.append(json.loads(done.stdout))
-        if not chosen.json:
-            print(line(rows[-1]), flush=True)
+    for code in (None, *([chosen.compiled.resolve()] if chosen.compiled is not None else [])):
+        for arguments in plan(full=chosen.full, quick=chosen.quick):
+            rows.append(in_a_process(arguments, code))
+            if not chosen.json:
+                print(line(rows[-1]), flush=True)
     if chosen.json:
         print(json.dumps({"rows": rows}, indent=2))
     return 0
@@ -71,18 +77,30 @@ def plan(*, full: bool, quick: bool) -> Iterator[tuple[str, int, str]]:
 
 
 HEADER = (
-    "ranks   requests  recording  requests/s  events  µs/event  × SimPy  peak MiB\n"
-    "-----  ---------  ---------  ----------  ------  --------  -------  --------"
+    "code      ranks   requests  recording  requests/s  events  µs/event  × SimPy  peak MiB\n"
+    "--------  -----  ---------  ---------  ----------  ------  --------  -------  --------"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     """One line of the table."""
     return (
-        f"{row['ranks']:<5}  {row['requests']:>9,}  {row['recording']:<9}  {row['requests_per_s']:>10,.0f}  "
+        f"{row['code']:<8}  {row['ranks']:<5}  {row['requests']:>9,}  {row['recording']:<9}  "
+        f"{row['requests_per_s']:>10,.0f}  "
         f"{row['events_per_request']:>6.1f}  {row['us_per_event']:>8.2f}  {row['ratio_to_simpy']:>7.1f}  "
         f"{row['peak_MiB']:>8.0f}"
     )
+
+
+def in_a_process(arguments: tuple[str, int, str], code: Path | None) -> dict[str, Any]:
+    """One row, measured with the modules in ``code`` if that is given."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if code is not None:
+        environment["PYTHONPATH"] = str(code)
+    command = [sys.executable, __file__, "--row", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    row: dict[str, Any] = json.loads(done.stdout)
+    return row
 
 
 # --- one row -------------------------------------------------------------------------------------------------------
@@ -91,17 +109,20 @@ def line(row: dict[str, Any]) -> str:
 def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
     """Run ``requests`` through ranks of ``shape`` in this process."""
     from experiments.config import parse
+    from experiments.environment import compiled_copy
 
     encode_tp, language_tp = SHAPES[shape]
-    config = parse(
-        {
-            "workload": {"lengths": [2000], "requests": requests, "rate_rps": RATE_RPS},
-            "protocol": {"sizing": {"tokens": 1024}},
-            "encode": {"tp": encode_tp, "pool_blocks": 1024},
-            "language": {"tp": language_tp, "pool_blocks": 1024},
-            "link": {"profile": "cx7-400g"},
-        }
-    )
+    tree: dict[str, Any] = {
+        "workload": {"lengths": [2000], "requests": WARM_UP_REQUESTS, "rate_rps": RATE_RPS},
+        "protocol": {"sizing": {"tokens": 1024}},
+        "encode": {"tp": encode_tp, "pool_blocks": 1024},
+        "language": {"tp": language_tp, "pool_blocks": 1024},
+        "link": {"profile": "cx7-400g"},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        run(parse(tree), recording, Path(folder) / "run")  # everything is imported then
+    tree["workload"]["requests"] = requests
+    config = parse(tree)
     before_s = timeout_s()
     with tempfile.TemporaryDirectory() as folder:
         started_s = time.process_time()
@@ -109,6 +130,7 @@ def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
         took_s = time.process_time() - started_s
     bare_s = (before_s + timeout_s()) / 2
     return {
+        "code": "plain" if compiled_copy() is None else "compiled",
         "ranks": shape,
         "requests": requests,
         "recording": recording,

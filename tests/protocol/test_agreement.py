@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.agreement import NOBODY, Ballot, agree, hold_turn
+from protocol.disciplines import make_discipline
+from protocol.language import LanguageRank
+from protocol.layout import BufferLayout
 from protocol.messages import Abort, ChunkStatus, EncodeRequest, LanguageRequest, Offer, Turn
+from protocol.sizing import Fixed
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -49,11 +53,6 @@ def test_a_ballot_is_the_minimum_of_every_fact(ballots: list[Ballot]) -> None:
     assert agreed.failed == min(failed, default=NOBODY), "any failure wins"
 
 
-@given(VOTERS)
-def test_one_rank_agrees_with_itself(voter: Voter) -> None:
-    assert hold_turn([voter]) == hold_turn([voter, voter])
-
-
 @given(st.lists(VOTERS, min_size=2, max_size=4))
 def test_the_slowest_decides_about_the_rooms_of_rank_0(voters: list[Voter]) -> None:
     turn = hold_turn(voters)
@@ -63,6 +62,28 @@ def test_the_slowest_decides_about_the_rooms_of_rank_0(voters: list[Voter]) -> N
             (number, min(voter.votes([number])[0] for voter in voters)) for number in voters[0].candidates()
         ),
     )  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(["request", "status", "abort", "turn"]), max_size=25), st.data())
+def test_one_rank_agrees_with_itself(steps: list[str], data: st.DataObject) -> None:
+    """A group of one takes a shorter way to the same turn."""
+    core = LanguageRank(
+        L0, layout=BufferLayout(1, 1), discipline=make_discipline("window"), sizing=Fixed(2), pool_blocks=9
+    )
+    rooms = 0
+    for step in steps:
+        room = data.draw(st.integers(0, max(rooms - 1, 0)))
+        if step == "request":
+            core.handle(LanguageRequest(rooms, 0), 0.0)
+            rooms += 1
+        elif step == "status":
+            core.handle(ChunkStatus(room, 0, 0, Status.Success, 1, 1), 0.0)
+        elif step == "abort":
+            core.handle(Abort(room, 0), 0.0)
+        turn = hold_turn([core])
+        assert turn == hold_turn([core, core])
+        if step == "turn":
+            core.handle(turn, 0.0)
 
 
 def test_nothing_is_decided_before_all_ranks_have_the_request(stage: NewStage) -> None:

@@ -97,8 +97,10 @@ def test_the_shape_is_kept(width: int, height: int) -> None:
         return
     wide, high = resized(width, height, 28, 4 * 28**2, 1280 * 28**2)
     assert wide % 28 == high % 28 == 0
-    # Each side is off by at most one cell of what it would be at the exact shape and area.
-    scale = math.sqrt(min(1.0, 1280 * 28**2 / (width * height)))
+    # Each side is off by at most one cell of what it would be at the exact shape: its own, or that of the largest image
+    # allowed, if its sides rounded to cells would be above that.
+    above = round(width / 28) * round(height / 28) > 1280
+    scale = math.sqrt(1280 * 28**2 / (width * height)) if above else 1.0
     assert abs(wide - width * scale) <= 28
     assert abs(high - height * scale) <= 28
 
