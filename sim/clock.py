@@ -1,6 +1,6 @@
 """The virtual clock: SimPy's environment with light call records in its queue.
 
-SimPy orders events by (time, priority, order of scheduling). A *call* is an event with one function behind it: no
+SimPy orders events by (time, priority, order of scheduling). A *call* is ordered like them and is one function: no
 process, no condition, no list of callbacks, which is what costs time in a simulator of many small steps. Ordinary
 SimPy processes and events work on the same clock.
 
@@ -18,25 +18,16 @@ from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment
-from simpy.events import NORMAL, Event, EventPriority
+from simpy.events import NORMAL, EventPriority
 
 
-def _perform(event: Any) -> None:
-    event.function(*event.arguments)
+class Call:
+    """A function to be called at a time; ``function`` is None once it has been withdrawn.
 
-
-class Call(Event):
-    """A function to be called at a time. It has happened when its callbacks are gone, like every SimPy event.
-
-    ``function`` is None once it has been withdrawn.
+    It stands in the queue of SimPy's environment without being one of its events: the clock takes it out itself.
     """
 
     __slots__ = ("arguments", "function")
-
-    # On the class, because a call is created for every event of a run and Event.__init__ would make a list for each.
-    callbacks = [_perform]  # noqa: RUF012 - SimPy replaces it on the instance and never changes it
-    _ok = True
-    _value = None
 
     def __init__(self, function: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
         self.function = function
@@ -54,6 +45,7 @@ class Clock(Environment):
 
     def __init__(self) -> None:
         super().__init__(0.0)
+        self._entries: list[Any] = self._queue  # the same list, which holds calls as well as SimPy's events
         self.events = 0
         self._reminders = 0
 
@@ -72,7 +64,7 @@ class Clock(Environment):
         if not time_s >= self._now:
             raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
         call = Call(function, arguments)
-        heappush(self._queue, (time_s, NORMAL, next(self._eid), call))
+        heappush(self._entries, (time_s, NORMAL, next(self._eid), call))
         return call
 
     def withdraw(self, call: Call) -> None:
@@ -84,7 +76,7 @@ class Clock(Environment):
         """Call ``function(*arguments)`` in ``delay_s`` seconds. Raises ValueError for a negative delay."""
         if not delay_s >= 0.0:
             raise ValueError(f"a delay is at least 0 s, not {delay_s} s")
-        heappush(self._queue, (self._now + delay_s, NORMAL, next(self._eid), Call(function, arguments)))
+        heappush(self._entries, (self._now + delay_s, NORMAL, next(self._eid), Call(function, arguments)))
 
     def call_last_at(self, time_s: float, order: int, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function(*arguments)`` at ``time_s``, after the plain calls of that time and by ``order`` among these.
@@ -94,31 +86,32 @@ class Clock(Environment):
         if not time_s >= self._now:
             raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
         priority = EventPriority(NORMAL + 1 + order)
-        heappush(self._queue, (time_s, priority, next(self._eid), Call(function, arguments)))
+        heappush(self._entries, (time_s, priority, next(self._eid), Call(function, arguments)))
 
     def remind_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function(*arguments)`` at ``time_s`` if the run gets there. Raises ValueError for a past time."""
         if not time_s >= self._now:
             raise ValueError(f"a reminder at {time_s} s lies in the past, it is {self._now} s")
         self._reminders += 1
-        heappush(self._queue, (time_s, NORMAL, next(self._eid), Reminder(function, arguments)))
+        heappush(self._entries, (time_s, NORMAL, next(self._eid), Reminder(function, arguments)))
 
     def step(self) -> None:
         """Process the next event, whatever it is. Raises simpy.core.EmptySchedule when there is none."""
-        if self._queue:
-            event: Any = self._queue[0][3]
-            if type(event) is Reminder:
-                self._reminders -= 1
-            elif type(event) is Call and event.function is None:
-                self._reminders -= 1
-                self._now = heappop(self._queue)[0]
-                return
-        self.events += 1
-        super().step()
+        event: Any = self._entries[0][3] if self._entries else None
+        if not isinstance(event, Call):
+            self.events += 1
+            super().step()
+            return
+        self._now = heappop(self._entries)[0]
+        if type(event) is Reminder or event.function is None:
+            self._reminders -= 1
+        if event.function is not None:
+            self.events += 1
+            event.function(*event.arguments)
 
     def run_while_busy(self) -> None:
         """Process events in order until only reminders are left; those that come before that are processed too."""
-        queue = self._queue
+        queue = self._entries
         calls = 0
         try:
             while len(queue) > self._reminders:

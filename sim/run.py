@@ -20,8 +20,8 @@ from sim.link import LinkProfile
 class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a run came to. A request is concluded when all of its ranks have said so.
 
-    ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, with its time
-    and the rooms in the cycle (see ``protocol.deadlock``); timers may have ended it. ``leftovers``: a sentence for
+    ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, when it was
+    seen and the rooms in the cycle (see ``protocol.deadlock``); timers may have ended it. ``leftovers``: a sentence for
     every rank that was not empty at the end. ``events``: calls on the virtual clock, ``turns``: those of them that were
     turns of a scheduler loop.
     """
@@ -77,7 +77,7 @@ def simulate(
         run_log.finish(end_s)
     return SimulationOutcome(
         end_s=end_s,
-        deadlocks=tuple(f"at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.deadlocks),
+        deadlocks=tuple(f"seen at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.deadlocks),
         events=clock.events,
         turns=cluster.turns,
         submitted=cluster.submitted,

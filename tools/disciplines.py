@@ -37,7 +37,7 @@ POOLS = (256, 384, 512, 1024, 2048)
 DEFAULT_TOKENS, SLOT_TOKENS = 4096, 32_768
 SETTINGS = (
     "workload.preset=multi-image-documents",
-    "workload.rate_rps=2.5",
+    "workload.rate_rps=2.0",
     "protocol.timeout_s=30s",
 )
 DISCIPLINES = ("slot", "default_fail", "alloc_then_free", "free_then_alloc", "window", "exact_announce")

@@ -28,6 +28,7 @@ for example, settings in (
     ("mixed", ["workload.requests=150", "encode.tp=2", "language.tp=3", "language.release=prefill"]),
     ("ustudy", ["workload.requests=100", "language.instances=2", "encode.transfer_workers=2",
                 "protocol.discipline=alloc_then_free", "protocol.timeout_s=20s"]),
+    ("faults", ["workload.requests=150"]),
 ):
     config = load(example, settings)
     target = Path(sys.argv[1]) / example
@@ -55,7 +56,7 @@ def test_the_compiled_copy_writes_the_same_bytes(tmp_path: Path) -> None:
             env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.stdout.split() == [code], done.stderr
-    for example in ("quickstart", "mixed", "ustudy"):
+    for example in ("quickstart", "mixed", "ustudy", "faults"):
         for name in ("events.parquet", "requests.parquet"):
             plain, compiled = ((tmp_path / code / example / name).read_bytes() for code in ("plain", "compiled"))
             assert plain == compiled, (example, name)

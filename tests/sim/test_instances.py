@@ -202,7 +202,7 @@ def test_a_deadlock_names_the_rooms_in_the_cycle() -> None:
     assert outcome.deadlock
     assert outcome.unfinished == 2
     assert outcome.deadlocks == (
-        "at 0.000000 s: room 0 holds 4 of encode0 and 2 of language0 and waits for 2 of language0; "
+        "seen at 0.000000 s: room 0 holds 4 of encode0 and 2 of language0 and waits for 2 of language0; "
         "room 1 holds 4 of encode0 and 2 of language0 and waits for 2 of language0 (2 rooms are stuck)",
     )
 
@@ -213,7 +213,7 @@ def test_a_deadlock_that_timers_end_while_requests_go_on_coming_is_seen() -> Non
     outcome = simulate(scenario, requests, FREE)
     assert outcome.deadlock
     assert outcome.unfinished == 0
-    assert [line.split(":")[0] for line in outcome.deadlocks] == ["at 1.000000 s"]
+    assert [line.split(":")[0] for line in outcome.deadlocks] == ["seen at 1.000000 s"]
     assert "room 0 holds" in outcome.deadlocks[0]
 
 
@@ -234,7 +234,7 @@ def test_a_deadlock_across_the_sides_is_named() -> None:
     )
     outcome = simulate(scenario, at_once([4, 4]), FREE)
     assert outcome.deadlocks == (
-        "at 0.000000 s: room 0 holds 4 of encode0 and waits for 2 of language0; "
+        "seen at 0.000000 s: room 0 holds 4 of encode0 and waits for 2 of language0; "
         "room 1 holds 2 of language0 and waits for 4 of encode0 (2 rooms are stuck)",
     )
     assert not simulate(change(scenario, resume_first=True), at_once([4, 4]), FREE).deadlock
