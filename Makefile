@@ -12,7 +12,7 @@ SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
 CODE := protocol sim real experiments tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup setup-dev python test lint types check test-slow bench compiled mutants format clean
+.PHONY: help demo setup setup-dev python test lint types check test-slow test-rdma bench compiled mutants format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ check: setup-dev ## explore the protocol's interleavings: the standard bound
 
 test-slow: setup-dev ## only the tests marked slow
 	$(BIN)/pytest -m slow $(ARGS)
+
+test-rdma: setup-dev ## the real backend over software RDMA in a small virtual machine; minutes, fetches 90 MB once
+	$(BIN)/pytest -m rdma_vm -s tests/real/test_rdma.py $(ARGS)
 
 bench: setup-dev ## time the simulator beside a bare SimPy loop, then the benchmarks in the test tree
 	$(BIN)/python tools/bench.py $(ARGS)

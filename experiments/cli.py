@@ -33,6 +33,7 @@ EXAMPLES = {
     "sweep": "bufferlab sweep quickstart --grid protocol.sizing.tokens=512,1024,2048,4096",
     "compare": "bufferlab compare runs/sim-run runs/real-run",
     "paired": "bufferlab paired runs/tokens-1024 runs/tokens-4096",
+    "bench-link": "bufferlab bench-link --block 64KiB,1MiB --batch 1,64 --min-GBps 1",
     "check": "bufferlab check --discipline alloc_then_free",
     "workload": "bufferlab workload azure-like --buffer 2048 --buffer 8192",
     "examples": "bufferlab examples --show quickstart",
@@ -284,6 +285,48 @@ def paired(
 
     result = compare_paired(first, second)
     _tell(result, paired_text(result), as_json=as_json)
+
+
+@app.command("bench-link", epilog=f"Example: {EXAMPLES['bench-link']}")
+def bench_link(
+    block: Annotated[str, typer.Option("--block", metavar="SIZES", help="Bytes of one piece.")] = "4KiB,64KiB,1MiB",
+    batch: Annotated[str, typer.Option("--batch", metavar="N,…", help="Pieces written together.")] = "1,16,64",
+    threads: Annotated[str, typer.Option("--threads", metavar="N,…", help="Threads that write.")] = "1",
+    rounds: Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="Measurements of each, at least 9.")] = 9,
+    transport: Annotated[
+        str, typer.Option("--transport", metavar="tcp|rdma", help="What must carry the data.")
+    ] = "tcp",
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="The RDMA device. [default: any]")] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="A new folder for the CSV and JSON. [default: runs/bench-link]"),
+    ] = None,
+    min_gbps: Annotated[
+        float | None,
+        typer.Option("--min-GBps", metavar="NUMBER", help="Fail if the fastest cell moves fewer GB (10^9) a second."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Of the content and the order.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measures the transport, block × batch × threads, with a plain socket beside it and every byte compared."""
+    from tqdm.auto import tqdm
+
+    from experiments import bench_link as link
+
+    sweep = link.make_sweep(
+        block=block, batch=batch, threads=threads, rounds=rounds, transport=transport, device=device, seed=seed,
+        min_gbps=min_gbps,
+    )  # fmt: skip
+    target = link.choose_folder(out)
+    with tqdm(total=sweep.steps, desc="measurements", file=sys.stderr, disable=None, leave=False) as bar:
+
+        def show(text: str) -> None:
+            bar.write(f"{text}\n", file=sys.stderr if as_json else sys.stdout)
+
+        result = link.run_sweep(sweep, show=show, progress=bar.update)
+    link.write_files(result, target)
+    _tell(result, f"{link.result_text(result)}\nwritten to: {target}", as_json=as_json)
+    raise typer.Exit(DONE if result["passed"] else CHECK_FAILED)
 
 
 @app.command(epilog=f"Example: {EXAMPLES['check']}")

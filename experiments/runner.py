@@ -188,12 +188,15 @@ def run_measured(
                 for record in outcome.records:
                     account(*record)
                     last_s = record.time_s
-                one = account.finish(max(outcome.end_s, last_s), deadlock=outcome.deadlock)
+                one = account.finish(max(outcome.end_s, last_s), deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
                 one.violations += len(outcome.mismatches)
                 replications.append(one)
                 proof = msgspec.to_builtins(outcome.proof)
                 proofs.append({**proof, "verified_bytes": outcome.verified_bytes})
                 _tell(notice, [*account.laws.examples, *outcome.mismatches])
+                if notice is not None:
+                    for incident in outcome.incidents:  # nothing was planned, so a process ended by itself
+                        notice(str(incident))
             wall_s = time.perf_counter() - started_s
             transport = str(proofs[0]["actual"])
             summary = summarise(replications, kind="real", transport=transport, wall_s=wall_s)

@@ -35,6 +35,7 @@ Result = dict[str, Any]
 _SHOWN = frozenset(
     {
         "__main__",
+        "bench_link",
         "check",
         "cli",
         "demo",

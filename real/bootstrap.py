@@ -1,43 +1,112 @@
-"""The registry where ranks find each other, over HTTP; it lives in encode rank 0 of instance 0.
+"""The registries where ranks find each other, over HTTP; each encode instance has one, in its rank 0.
 
-``PUT /route`` with a Route as JSON enters or replaces one rank, ``GET /routes`` lists all, ``GET /health`` answers as
-long as the process lives.
+* ``PUT /route`` with a Route as JSON enters a process. The registry keeps the latest process of every rank's name.
+* ``GET /routes`` lists them all, each with the time since its last probe.
+* ``GET /route?engine_rank=R&target_dp_group=G`` looks up one encode rank of this instance, and with R = G = -1 the
+  instance's parallel sizes. These are the look-ups of the SGLang fork, whose language side knows only encode ranks;
+  its encode ranks' own ``PUT /route`` is taken as well.
+* ``GET /health`` answers as long as the process lives. A language process says in the query who it is, so the probe is
+  also a sign of its own life, and is told whether the registry knows it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp import web
 
-from protocol.topology import RankId
+from protocol.topology import RankId, Side
+from real.engine import EngineError
 from real.orders import Route
 
 POLL_S = 0.02
 REQUEST_TIMEOUT_S = 5.0
 
 
+class RegistrationRefused(EngineError):  # noqa: N818 - the registry's decision, not a mistake of ours
+    """A registry does not take a process, for good; the message is its answer."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A registered process, and how long it has not probed any more; 0 for one that has not begun to."""
+
+    route: Route
+    silent_s: float
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The answer to a probe.
+
+    ``process``: the process that answers. ``version`` changes with every registration. ``registered``: whether the
+    process that asks is the one that the registry has under its name.
+    """
+
+    process: str
+    version: int
+    registered: bool
+
+
+class ForkRoute(msgspec.Struct, frozen=True):
+    """What an encode rank of the SGLang fork registers. It has one data-parallel group here: where there are more, the
+    fork's server mixes their ranks up, and each of ours is an instance with a registry of its own."""
+
+    role: str
+    tp_size: int
+    dp_size: int
+    rank_ip: str
+    rank_port: int
+    engine_rank: int
+
+    def __post_init__(self) -> None:
+        if self.role != "Encode" or self.dp_size != 1:
+            raise ValueError(f"role is {self.role!r} with dp_size {self.dp_size}, it must be 'Encode' with 1")
+        if not 0 <= self.engine_rank < self.tp_size:
+            raise ValueError(f"engine_rank is {self.engine_rank}, it must be less than tp_size, {self.tp_size}")
+
+
 def listen(host: str, port: int = 0) -> socket.socket:
-    """A listening socket for the registry, made by whoever must know the port first."""
+    """A listening socket for a registry, made by whoever must know the port first."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(128)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
 class Registry:
-    """The HTTP server, in a daemon thread of its own so that a busy scheduler loop does not delay it."""
+    """The HTTP server, in a daemon thread of its own so that a busy scheduler loop does not delay it.
 
-    def __init__(self, listener: socket.socket) -> None:
+    ``process``: the name of the process it lives in. ``refused``: processes, as (rank, generation), that are not taken.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        process: str,
+        encode_tp: int = 1,
+        refused: Collection[tuple[RankId, int]] = (),
+    ) -> None:
         self._listener = listener
+        self._process = process
+        self._encode_tp = encode_tp
+        self._refused = frozenset(refused)
         self._routes: dict[RankId, Route] = {}
+        self._addresses: dict[int, tuple[str, int]] = {}  # of encode ranks, for the look-ups
+        self._probed_s: dict[RankId, float] = {}
+        self._sessions: dict[str, str] = {}
+        self._version = 0
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
@@ -53,9 +122,11 @@ class Registry:
         asyncio.set_event_loop(self._loop)
         app = web.Application()
         app.router.add_put("/route", self._put)
+        app.router.add_get("/route", self._look_up)
         app.router.add_get("/routes", self._list)
         app.router.add_get("/health", self._health)
-        runner = web.AppRunner(app, access_log=None)
+        # Probes keep their connections, which must not hold up the end.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
         self._loop.run_until_complete(web.SockSite(runner, self._listener).start())
         self._started.set()
@@ -65,54 +136,151 @@ class Registry:
 
     async def _put(self, request: web.Request) -> web.Response:
         try:
-            route = msgspec.json.decode(await request.read(), type=Route)
+            body = await request.read()
+            if "role" in msgspec.json.decode(body, type=dict[str, Any]):
+                return self._put_of_fork(msgspec.json.decode(body, type=ForkRoute))
+            route = msgspec.json.decode(body, type=Route)
         except msgspec.DecodeError as error:
             return web.Response(status=400, text=f"not a route: {error}")
-        self._routes[route.rank_id] = route
+        if (route.rank_id, route.generation) in self._refused:
+            return web.Response(status=403, text=f"{route.rank_id} may not register here")
+        present = self._routes.get(route.rank_id)
+        if present is not None and present.generation > route.generation:
+            return web.Response(status=409, text=f"{route.rank_id} has been taken over by a later process")
+        # A process that got the engine port of one that ended could be written to in its place.
+        user = self._sessions.setdefault(route.session, f"{route.rank_id} {route.process}")
+        if user != f"{route.rank_id} {route.process}":
+            return web.Response(status=409, text=f"session {route.session} has been that of {user.split()[0]}")
+        if present != route:
+            self._routes[route.rank_id] = route
+            self._version += 1
+            self._probed_s.pop(route.rank_id, None)
+            if route.rank_id.side is Side.ENCODE:
+                self._addresses[route.rank_id.rank] = (route.host, route.control_port)
         return web.Response(text="registered")
 
-    async def _list(self, _request: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(list(self._routes.values())), content_type="application/json")
+    def _put_of_fork(self, route: ForkRoute) -> web.Response:
+        self._encode_tp = route.tp_size
+        self._addresses[route.engine_rank] = (route.rank_ip, route.rank_port)
+        return web.Response(text="registered")
 
-    async def _health(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok")
+    async def _look_up(self, request: web.Request) -> web.Response:
+        try:
+            rank = int(request.query["engine_rank"])
+            group = int(request.query["target_dp_group"])
+        except (KeyError, ValueError):
+            return web.Response(status=400, text="give engine_rank and target_dp_group as numbers")
+        if (rank, group) == (-1, -1):
+            # Data parallelism within an instance is not ours: every replica is an instance of its own.
+            return _json({"encode_tp_size": self._encode_tp, "encode_dp_size": 1})
+        if group == 0 and rank in self._addresses:
+            host, port = self._addresses[rank]
+            return _json({"rank_ip": host, "rank_port": port})
+        return web.Response(status=404, text=f"no encode rank {rank} in group {group} is registered")
+
+    async def _list(self, _request: web.Request) -> web.Response:
+        now = time.monotonic()
+        return _json([Entry(route, now - self._probed_s.get(rank_id, now)) for rank_id, route in self._routes.items()])
+
+    async def _health(self, request: web.Request) -> web.Response:
+        asking = request.query.get("process", "")
+        name = request.query.get("rank", "")
+        registered = False
+        for rank_id, route in self._routes.items():
+            if str(rank_id) == name and route.process == asking:
+                self._probed_s[rank_id] = time.monotonic()
+                registered = True
+        return _json(Health(self._process, self._version, registered))
+
+
+def _json(content: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+
+
+class RegistryClient:
+    """The other end: what a process asks of one registry at ``address`` (host:port).
+
+    Every call raises aiohttp.ClientError or TimeoutError when the registry does not answer as it should.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+        self.address = address
+        self._session = session
+
+    async def register(self, own: Route) -> None:
+        """Enter ``own``. Raises RegistrationRefused when the registry does not want it."""
+        async with self._session.put(f"http://{self.address}/route", data=msgspec.json.encode(own)) as answer:
+            if answer.status in (400, 403, 409):
+                reason = await answer.text()
+                raise RegistrationRefused(f"the registry at {self.address} refuses {own.rank_id}: {reason}")
+            answer.raise_for_status()
+
+    async def entries(self) -> list[Entry]:
+        """All registered processes."""
+        async with self._session.get(f"http://{self.address}/routes") as answer:
+            answer.raise_for_status()
+            return msgspec.json.decode(await answer.read(), type=list[Entry])
+
+    async def health(self, own: Route) -> Health:
+        """Probe the registry's process and say that ``own`` lives."""
+        query = {"rank": str(own.rank_id), "process": own.process}
+        async with self._session.get(f"http://{self.address}/health", params=query) as answer:
+            answer.raise_for_status()
+            return msgspec.json.decode(await answer.read(), type=Health)
+
+
+def http_session(timeout_s: float) -> aiohttp.ClientSession:
+    """A session whose requests take at most ``timeout_s``; within a running event loop."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s))
 
 
 def register_and_find(
-    bootstrap: str,
+    registries: Mapping[str, Collection[RankId]],
     own: Route,
-    wanted: Collection[RankId],
+    group: Sequence[RankId],
     timeout_s: float,
-    give_up: threading.Event | None = None,
 ) -> dict[RankId, Route]:
-    """Enter ``own`` and wait until all of ``wanted`` are listed.
+    """Enter ``own`` in all ``registries`` and wait for those whom each must list, and for the own ``group``.
 
-    Raises TimeoutError naming who is missing after ``timeout_s``, or earlier when ``give_up`` is set.
+    ``registries``: by address, the ranks of the other side to wait for there. ``group``: ranks of the own instance,
+    of the same generation as ``own``; any registry may list them.
+    Raises RegistrationRefused, and TimeoutError naming who is missing after ``timeout_s``.
     """
-    return asyncio.run(_register_and_find(bootstrap, own, set(wanted), timeout_s, give_up or threading.Event()))
+    return asyncio.run(_register_and_find(registries, own, set(group), timeout_s))
 
 
 async def _register_and_find(
-    bootstrap: str, own: Route, wanted: set[RankId], timeout_s: float, give_up: threading.Event
+    registries: Mapping[str, Collection[RankId]], own: Route, group: set[RankId], timeout_s: float
 ) -> dict[RankId, Route]:
     deadline = time.monotonic() + timeout_s
-    body = msgspec.json.encode(own)
-    registered = False
-    routes: dict[RankId, Route] = {}
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)) as session:
-        while time.monotonic() < deadline and not give_up.is_set():
-            try:
-                if not registered:
-                    async with session.put(f"http://{bootstrap}/route", data=body) as answer:
-                        answer.raise_for_status()
-                    registered = True
-                async with session.get(f"http://{bootstrap}/routes") as answer:
-                    listed = msgspec.json.decode(await answer.read(), type=list[Route])
-                routes = {route.rank_id: route for route in listed}
-                if wanted <= routes.keys():
-                    return routes
-            except (aiohttp.ClientConnectionError, TimeoutError):
-                pass  # the registry's process may still be starting, on a busy machine slowly; the deadline decides
+    found: dict[RankId, Route] = {}
+    unregistered = set(registries)
+    missing = {address: set(wanted) for address, wanted in registries.items()}
+    missing_members = set(group)
+    async with http_session(REQUEST_TIMEOUT_S) as session:
+        while time.monotonic() < deadline:
+            for address in registries:
+                client = RegistryClient(session, address)
+                # The registry's process may still be starting, on a busy machine slowly; the deadline decides.
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    if address in unregistered:
+                        await client.register(own)
+                        unregistered.remove(address)
+                    if not missing[address] and not missing_members:
+                        continue
+                    for entry in await client.entries():
+                        route = entry.route
+                        if route.rank_id in missing[address]:
+                            missing[address].discard(route.rank_id)
+                            found[route.rank_id] = route
+                        elif route.rank_id in missing_members and route.generation == own.generation:
+                            missing_members.discard(route.rank_id)
+                            found[route.rank_id] = route
+            if not unregistered and not missing_members and not any(missing.values()):
+                return found
             await asyncio.sleep(POLL_S)
-    missing = ", ".join(str(rank_id) for rank_id in sorted(wanted - routes.keys()))
-    raise TimeoutError(f"after {timeout_s:g} s the registry at {bootstrap} still lacks {missing}")
+    absent = sorted(missing_members.union(*missing.values()))
+    if not absent:
+        raise TimeoutError(f"after {timeout_s:g} s the registry at {min(unregistered)} has not answered")
+    named = ", ".join(str(rank_id) for rank_id in absent)
+    raise TimeoutError(f"after {timeout_s:g} s the registries at {', '.join(registries)} still lack {named}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -17,7 +19,22 @@ from protocol.topology import RankId
 MAX_CANDIDATES = 64
 """Rooms a group can move on in one turn; more wait for the next one. It bounds the first all-reduce to 552 bytes."""
 
+
+class GroupBroken(RuntimeError):  # noqa: N818 - says what is the matter better than ...Error
+    """Another rank of the group has ended, so nothing can be agreed on any more."""
+
+
 _HEADER = 5  # submitted, free_blocks, failed, leaving, number of candidates
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Within it every rank of the group is needed."""
+    try:
+        yield
+    except RuntimeError as error:  # how gloo says that a connection has closed
+        reason = str(error).splitlines()[0]
+        raise GroupBroken(f"another rank of the group takes no part any more ({reason})") from error
 
 
 class Collective:
@@ -45,9 +62,20 @@ class Collective:
         dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
     def hold_turn(self, member: Member, *, leaving: bool) -> tuple[Turn, bool]:
-        """One turn: what the group agreed on, and whether all of it is ready to leave."""
+        """One turn: what the group agreed on, and whether all of it is ready to leave.
+
+        Raises GroupBroken when another rank has ended, or stands still for longer than the time limit.
+        """
         if self.size == 1:
             return hold_turn([member]), leaving
+        try:
+            return self._hold_turn(member, leaving=leaving)
+        except RuntimeError as error:  # how gloo says that a connection has closed
+            raise GroupBroken(
+                f"another rank of the group takes no part any more ({str(error).splitlines()[0]})"
+            ) from error
+
+    def _hold_turn(self, member: Member, *, leaving: bool) -> tuple[Turn, bool]:
         ballot = member.ballot()
         first = torch.full((_HEADER + MAX_CANDIDATES,), NOBODY, dtype=torch.int64)
         first[:4] = torch.tensor([*ballot, int(leaving)])
@@ -70,20 +98,23 @@ class Collective:
     def must_answer_alike(self, rank_id: RankId, policy: Supervised) -> None:
         """Compare what the group's copies of a policy answered since the last turn; all ranks must call it.
 
-        Raises SizingError on every rank if they differ. Costs an all-reduce of 16 bytes after turns with answers: up to
-        the first one that differs all ranks give equally many, so either all of them get here with answers or none.
+        Raises SizingError on every rank if they differ, and GroupBroken like ``hold_turn``. Costs an all-reduce of 16
+        bytes after turns with answers: up to the first one that differs all ranks give equally many, so either all of
+        them get here with answers or none.
         """
         answers = policy.take_answers()
         if not answers:
             return
         own = checksum(answers)
         bounds = torch.tensor([own, -own], dtype=torch.int64)
-        dist.all_reduce(bounds, op=dist.ReduceOp.MIN)
+        with _together():
+            dist.all_reduce(bounds, op=dist.ReduceOp.MIN)
         lowest, highest = bounds.tolist()
         if lowest == -highest:
             return
         given: list[tuple[RankId, list[Answer]] | None] = [None] * self.size
-        dist.all_gather_object(given, (rank_id, answers))
+        with _together():
+            dist.all_gather_object(given, (rank_id, answers))
         raise SizingError(disagreement(policy.title, dict(one for one in given if one is not None)))
 
     def leave(self) -> None:

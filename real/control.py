@@ -1,17 +1,31 @@
-"""The control channel: ZeroMQ PUSH to PULL, one inbox per process, first-in first-out per pair of processes."""
+"""The control channel: ZeroMQ PUSH to PULL, one inbox per process, first-in first-out per pair of processes.
+
+A protocol message names ranks, and a rank's name outlives its process. Memory does not. So every message travels with
+two more frames, the names of the *processes* it comes from and goes to (``Route.process``: the engine's peer name and
+how many processes had the rank's name before). What comes from a process that has ended, or was meant for one, is
+dropped: above all an old Offer, which names blocks that are somebody else's by now.
+"""
 
 from __future__ import annotations
 
 import select
 import socket
+from collections import deque
 from collections.abc import Iterator
+from enum import Enum
 
 import zmq
+
+from protocol.topology import RankId
+from real.orders import Route
 
 SEND_TIMEOUT_MS = 5000
 """A send blocks only when the peer's queue is full, that is when it is dead or hung; even then not for ever."""
 
 HIGH_WATER_MARK = 100_000
+
+MOST_HELD = 4096
+"""Messages kept from processes that are not known yet; the oldest are dropped beyond, and timers deal with it."""
 
 
 class Inbox:
@@ -61,7 +75,7 @@ class Inbox:
 
 
 class Outbox:
-    """The way to one other process. ``send`` raises zmq.Again when the peer does not take anything any more."""
+    """The way to one other process."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], host: str, port: int) -> None:
         self._socket = context.socket(zmq.PUSH)
@@ -72,9 +86,73 @@ class Outbox:
         self._socket.connect(f"tcp://{host}:{port}")
 
     def send(self, frames: list[bytes]) -> None:
-        """Send one message."""
+        """Send one message. Raises zmq.Again when the peer has not taken anything for too long."""
         self._socket.send_multipart(frames)
 
-    def close(self) -> None:
-        """Close the way."""
-        self._socket.close()
+    def try_send(self, frames: list[bytes]) -> bool:
+        """Send one message unless the queue is full: whether it was sent."""
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self, *, discard: bool = False) -> None:
+        """Close the way; ``discard`` what has not been taken yet, for a peer that is not there any more."""
+        self._socket.close(0 if discard else None)
+
+
+class Standing(Enum):
+    """What a message is worth, by the processes that it comes from and goes to."""
+
+    CURRENT = "current"
+    STALE = "stale"
+    UNKNOWN = "unknown"
+
+
+class Processes:
+    """Which process stands for each rank of the other side, as far as this process knows, and who did before."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own.encode()
+        self._current: dict[RankId, Route] = {}
+        self._speaking: set[bytes] = set()
+        self._ended: set[bytes] = set()
+        self._held: deque[tuple[bytes, list[bytes]]] = deque(maxlen=MOST_HELD)
+
+    def current(self, rank_id: RankId) -> Route | None:
+        """The process that stands for ``rank_id``; None before the first one is known."""
+        return self._current.get(rank_id)
+
+    def meet(self, route: Route) -> None:
+        """From now on ``route`` stands for its rank; the process that did has ended."""
+        before = self._current.get(route.rank_id)
+        if before is not None and before.process != route.process:
+            self._speaking.discard(before.process.encode())
+            self._ended.add(before.process.encode())
+        self._current[route.rank_id] = route
+        self._speaking.add(route.process.encode())
+
+    def seal(self, frames: list[bytes], to: Route) -> list[bytes]:
+        """The frames of a message for the process ``to``, with where it comes from and goes to."""
+        return [*frames, self._own, to.process.encode()]
+
+    def open(self, sealed: list[bytes]) -> tuple[Standing, list[bytes]]:
+        """A message's own frames and what they are worth. One from a process unknown so far is held for it."""
+        if len(sealed) < 3:
+            return Standing.STALE, sealed
+        *frames, sender, receiver = sealed
+        if receiver != self._own or sender in self._ended:
+            return Standing.STALE, frames
+        if sender in self._speaking:
+            return Standing.CURRENT, frames
+        self._held.append((sender, frames))
+        return Standing.UNKNOWN, frames
+
+    def released(self) -> list[list[bytes]]:
+        """The held messages whose senders have become known, in order; those of ended processes are dropped."""
+        ready = [frames for sender, frames in self._held if sender in self._speaking]
+        rest = [one for one in self._held if one[0] not in self._speaking and one[0] not in self._ended]
+        self._held.clear()
+        self._held.extend(rest)
+        return ready

@@ -72,8 +72,10 @@ class EngineStartError(EngineError):
 class WriteResult(msgspec.Struct, frozen=True):
     """How a write ended.
 
-    ``completed_bytes`` counts pieces that are known to lie in the peer's memory. ``quiet`` tells
-    that the engine is known to write nothing more for this call: only then may its source and
+    ``elapsed_s``: from the call to its end; ``posted_s``: from the call until the last piece was
+    handed to the engine, which may have moved many of them by then (0 when they were not all handed
+    over). ``completed_bytes`` counts pieces that are known to lie in the peer's memory. ``quiet``
+    tells that the engine is known to write nothing more for this call: only then may its source and
     target blocks be used again. After a failure it is False unless nothing was in flight, since
     bytes that the operating system took can still land; the blocks stay fenced until the peer or
     the connection is known to be gone.
@@ -84,6 +86,7 @@ class WriteResult(msgspec.Struct, frozen=True):
     completed_bytes: int
     quiet: bool
     failure: str = ""
+    posted_s: float = 0.0
 
 
 class Setting(NamedTuple):
@@ -183,22 +186,38 @@ class Engine:
             )
         done: list[int] = []
         for kind, base, size in zip(pool.layout.kinds, pool.bases, pool.sizes_bytes, strict=True):
-            code = self._engine.register_memory(base, size)
-            if code:
+            try:
+                self.register_region(base, size, kind.name)
+            except EngineError:
                 for other in done:
-                    self._forget(other)
-                reason = "it overlaps registered memory" if code == _OVERLAP else f"code {code}"
-                raise EngineError(f"the engine refused to register {kind.name}, {size} bytes: {reason}")
+                    self.unregister_region(other)
+                raise
             done.append(base)
-            with self._lock:
-                insort(self._regions, (base, base + size))
         pool.registered = True
 
     def unregister(self, pool: Pool) -> None:
         """Withdraw the pool's regions. No write from or to it may be in flight."""
         for base in pool.bases:
-            self._forget(base)
+            self.unregister_region(base)
         pool.registered = False
+
+    def register_region(self, base: int, size_bytes: int, name: str) -> None:
+        """Make ``size_bytes`` from address ``base`` on known to the engine; the caller keeps the memory alive.
+
+        Raises EngineError with ``name`` and size when the engine refuses.
+        """
+        code = self._engine.register_memory(base, size_bytes)
+        if code:
+            reason = "it overlaps registered memory" if code == _OVERLAP else f"code {code}"
+            raise EngineError(f"the engine refused to register {name}, {size_bytes} bytes: {reason}")
+        with self._lock:
+            insort(self._regions, (base, base + size_bytes))
+
+    def unregister_region(self, base: int) -> None:
+        """Withdraw the region that starts at ``base``. No write from or to it may be in flight."""
+        self._engine.unregister_memory(base)
+        with self._lock:
+            self._regions = [region for region in self._regions if region[0] != base]
 
     def connect(self, session: str) -> bool:
         """Make the first contact with a peer, which costs 1 to 7 ms; True when it answered.
@@ -239,12 +258,8 @@ class Engine:
             completed_bytes=transfer.completed_bytes,
             quiet=not transfer.uncertain,
             failure=transfer.failure and f"write to {session}: {transfer.failure}",
+            posted_s=max(transfer.posted_at - started, 0.0),
         )
-
-    def _forget(self, base: int) -> None:
-        self._engine.unregister_memory(base)
-        with self._lock:
-            self._regions = [region for region in self._regions if region[0] != base]
 
     def _require_registered(self, source: int, length: int) -> None:
         regions = self._regions
@@ -317,6 +332,8 @@ class _Transfer:
         self._pieces = pieces
         self._deadline = deadline
         self._submitted = 0
+        self.posted_at = 0.0
+        """When the last piece was handed over, on the clock of ``time.perf_counter``; 0 until then."""
         self._pending: deque[tuple[int, int]] = deque()  # (handle, bytes)
         small = len(pieces) <= SPIN_PIECES and sum(piece[2] for piece in pieces) <= SPIN_BYTES
         self._spin_until = time.perf_counter() + SPIN_S if small else 0.0
@@ -364,6 +381,8 @@ class _Transfer:
                 return
             self._submitted += 1
             self._pending.append((handle, length))
+            if self._submitted == len(self._pieces):
+                self.posted_at = time.perf_counter()
 
     def _fail(self, reason: str) -> None:
         # The first reason is the cause, what follows is consequence.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import msgspec
 
 from protocol.messages import EncodeRequest, LanguageRequest
+from protocol.rank import RoomKey
 from protocol.recording import Event, Record
 from protocol.scenario import Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from real.faults import RankFault
 from real.transport import TransportProof
 
 ORDER = b"bufferlab-order"
@@ -20,40 +22,79 @@ ORDER = b"bufferlab-order"
 MISSING_STATUS = 3
 """Exit status of a rank that cannot import Mooncake; what is missing is its last line on standard error."""
 
+GROUP_STATUS = 4
+"""Exit status of a rank that cannot go on because another rank of its instance has ended."""
+
+
+class Heartbeats(msgspec.Struct, frozen=True):
+    """How the sides watch each other: a probe every ``interval_s``, and ``failures`` in a row mean that a process is
+    gone. The defaults are those of SGLang's disaggregation."""
+
+    interval_s: float = 5.0
+    failures: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.interval_s > 0 or self.failures < 1:
+            raise ValueError(
+                f"heartbeats every {self.interval_s} s with {self.failures} failures: the interval must be more than 0 "
+                f"and the failures at least 1"
+            )
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One process's entry in a bootstrap registry: how to reach it and where its memory lies.
+
+    ``generation``: how many processes had this rank's name before it. ``session``: its engine's peer name, host:port.
+    ``bases``: addresses of its pools, one per buffer kind. ``collective_port``: where rank 0 of a group keeps the
+    group's store.
+    """
+
+    rank_id: RankId
+    host: str
+    control_port: int
+    generation: int = 0
+    session: str = ""
+    bases: tuple[int, ...] = ()
+    collective_port: int = 0
+
+    @property
+    def process(self) -> str:
+        """Names the process, not the rank: no two processes of a run share it, whatever rank they stand for."""
+        return f"{self.session}/{self.generation}"
+
 
 class RankSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a rank process needs to start.
 
+    ``bootstraps``: host:port of the registry of every encode instance, in order. ``bootstrap_fd``: an inherited
+    listening socket for the registry, rank 0 of an encode instance only. ``router``: where reports go.
+    ``generation``: how many processes had this name before. ``absent``: instances of the other side that are down now.
     ``longest_tokens``: the longest request to expect, so that its test content is computed before the run.
-    ``bootstrap_fd``: an inherited listening socket, encode 0.0 only.
+    ``announced_writes``: rooms whose writes the router wants to hear of, for faults that wait for one.
     """
 
     rank_id: RankId
     scenario: Scenario
-    bootstrap: str
+    bootstraps: tuple[str, ...]
+    router: Route
+    generation: int = 0
+    absent: tuple[tuple[Side, int], ...] = ()
+    heartbeats: Heartbeats = Heartbeats()
     host: str = "127.0.0.1"
     transport: str = "tcp"
     device: str = ""
     verify: bool = True
     longest_tokens: int = 1
     bootstrap_fd: int | None = None
-
-
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's entry in the bootstrap registry: how to reach it and where its memory lies."""
-
-    rank_id: RankId
-    host: str
-    control_port: int
-    session: str = ""
-    bases: tuple[int, ...] = ()
-    collective_port: int = 0
+    faults: tuple[RankFault, ...] = ()
+    announced_writes: tuple[int, ...] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The rank has registered its memory, found its peers and proved its transport."""
 
     rank_id: RankId
+    route: Route
     proof: TransportProof
 
 
@@ -69,10 +110,18 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     request: EncodeRequest | LanguageRequest
 
 
-class PeerGone(msgspec.Struct, frozen=True, tag="peer_gone"):
-    """The process of a rank has ended."""
+class GiveUp(msgspec.Struct, frozen=True, tag="give_up"):
+    """The client of this request went away, or the router has given it up: end it."""
 
-    peer: RankId
+    room: int
+    incarnation: int
+    reason: str
+
+
+class Describe(msgspec.Struct, frozen=True, tag="describe"):
+    """Say who holds and who waits for blocks; the answer, a Holdings, carries ``number``."""
+
+    number: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -86,10 +135,39 @@ class Concluded(msgspec.Struct, frozen=True, tag="concluded"):
     room: int
     incarnation: int
     status: Status
+    reason: str = ""
+
+
+class WriteBegins(msgspec.Struct, frozen=True, tag="write_begins"):
+    """A write of an announced room is handed to the engine now."""
+
+    rank_id: RankId
+    room: int
+
+
+class Holdings(msgspec.Struct, frozen=True, tag="holdings"):
+    """Who holds and who waits for blocks of this rank, as ``protocol.deadlock`` wants to know it.
+
+    ``held``: blocks by room. ``queues``: (room, blocks) in the order they are served. ``usable``: by waiting room, what
+    it could be given at most. ``events``: events recorded so far; a rank at which nothing moves records none.
+    """
+
+    rank_id: RankId
+    number: int
+    held: list[tuple[RoomKey, int]]
+    queues: list[list[tuple[RoomKey, int]]]
+    usable: list[tuple[RoomKey, int]]
+    events: int
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
-    """A rank's account of the run. ``records``: its events in order; ``differences``: embeddings that do not match."""
+    """A rank's account of the run.
+
+    ``records``: its events in order. ``differences``: embeddings that do not match. ``rooms_left`` and ``blocks_lost``:
+    what should not have been left; apart from it ``rooms_quarantined`` with ``blocks_fenced``, whose writer's process
+    is gone and which wait for the end of the quarantine. ``frames_dropped``: control frames that were damaged.
+    ``messages_stale``: those from or for a process that has ended.
+    """
 
     rank_id: RankId
     records: list[tuple[float, int, Event, Status | None, int, int, str]]
@@ -98,6 +176,10 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     differences: list[str]
     rooms_left: int
     blocks_lost: int
+    rooms_quarantined: int
+    blocks_fenced: int
+    frames_dropped: int
+    messages_stale: int
     ignored_messages: int
 
     def unpacked(self) -> list[Record]:
@@ -115,7 +197,7 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     reason: str
 
 
-Order = Ready | Start | Submit | PeerGone | Stop | Concluded | Report | Broken
+Order = Ready | Start | Submit | GiveUp | Describe | Stop | Concluded | WriteBegins | Holdings | Report | Broken
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Order)
@@ -132,4 +214,4 @@ def parse_order(frames: list[bytes]) -> Order:
 
 
 ROUTER = RankId(Side.ENCODE, -1, -1)
-"""How the router is listed in the registry: it is no rank, hence the impossible numbers."""
+"""What the router is called where ranks have names: it is no rank, hence the impossible numbers."""

@@ -3,7 +3,7 @@
 The main thread owns the core. It takes messages and completions as they come and holds a scheduler turn every
 ``*_turn_s``; a turn that starts a forward pass is followed by the next one only when the pass is over, while messages
 go on being taken, as the original backend's control thread does. The writer's thread moves bytes, the verifier's
-compares them; both only hand things over.
+compares them, the heartbeat's watches the other side; they only hand things over.
 
 Run as ``python -m real.rank`` with a RankSpec as one line of JSON on standard input. The process ends when standard
 input is closed: a rank never outlives the process that launched it.
@@ -27,16 +27,20 @@ import zmq
 from protocol.codec import decode, encode
 from protocol.encode import EncodeRank
 from protocol.errors import CodecError
-from protocol.language import LanguageRank
+from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import (
+    Abort,
     Action,
     Conclude,
     CopyOut,
     Deliver,
     Encoded,
+    Message,
     Note,
     PeerDown,
+    PeerUp,
     Prefilled,
+    Quiet,
     Send,
     StartEncode,
     StartWrite,
@@ -49,18 +53,22 @@ from protocol.sizing import Supervised
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.bootstrap import Registry, register_and_find
-from real.collective import Collective
-from real.control import Inbox, Outbox
+from real.collective import Collective, GroupBroken
+from real.control import Inbox, Outbox, Processes, Standing
 from real.engine import Engine, EngineError, EngineMissing
+from real.faults import CorruptFrame, RefuseRegistration
+from real.heartbeat import Found, Heartbeat, Lost, News
 from real.memory import Pool, RoomContent, room_content
 from real.orders import (
+    GROUP_STATUS,
     MISSING_STATUS,
     ORDER,
-    ROUTER,
     Broken,
     Concluded,
+    Describe,
+    GiveUp,
+    Holdings,
     Order,
-    PeerGone,
     RankSpec,
     Ready,
     Report,
@@ -68,6 +76,7 @@ from real.orders import (
     Start,
     Stop,
     Submit,
+    WriteBegins,
     order_frames,
     parse_order,
 )
@@ -82,7 +91,23 @@ progress for 2 s, and one whose peer does not answer for 2 s more (``real.engine
 STOP_GRACE_S = 10.0
 """How long a rank that was told to stop waits for its last rooms to fall quiet."""
 
+HELLO, WELCOME = b"bufferlab-hello", b"bufferlab-welcome"
+"""First frames of what a restarted process and its peers say to each other, the second is the speaker's rank. A process
+takes no requests before its peers know it: they would take it for the one that has ended, and fail them."""
+
+WRITES_AHEAD = 2
+"""Writes that each of the writer's threads has at a time, so that it never waits for the main thread. The others wait
+here, where those to a peer that has gone can be taken back: behind a hung peer each would cost the engine's 2 s."""
+
 IDLE_WAIT_S = 0.05
+
+STALL_S = 1.0
+"""A loop that was not held up by itself and yet did not come round for this long was stopped with its process."""
+
+DRAIN_S = 0.5
+"""How long a process that was stopped does not believe that its writers are quiet. They have closed their connections
+long ago, but what these brought still lies in its own kernel, and the engine's thread needs a moment to empty it: at
+most some 6 MB a connection at more than 1 GB/s, on a machine that is busy."""
 
 
 class RankProcess:
@@ -105,45 +130,61 @@ class RankProcess:
         self._chunks: dict[tuple[int, int], list[RoomContent]] = {}
         self._news = True  # something arrived since the last turn
 
-        registry = None
-        if spec.bootstrap_fd is not None:
-            registry = Registry(socket.socket(fileno=spec.bootstrap_fd))
-        self._registry = registry
+        self._frames_dropped = 0
+        self._messages_stale = 0
+        self._seen_s = time.monotonic()
+        self._drained_s = 0.0
+        self._news_of_peers: collections.deque[News | Exception] = collections.deque()
+        self._corruptions = [
+            fault for fault in spec.faults if isinstance(fault, CorruptFrame) and fault.sender == self.rank_id
+        ]
+        refusals = [fault for fault in spec.faults if isinstance(fault, RefuseRegistration)]
+
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.inbox = Inbox(self._context, spec.host)
+        self.router = Outbox(self._context, spec.router.host, spec.router.control_port)
         self.engine = Engine(host=spec.host, transport=spec.transport, device=spec.device)
         blocks = self.scenario.encode_blocks if self.is_encode else self.scenario.language_blocks
         self.pool = Pool(self.layout, blocks)
         self.engine.register(self.pool)
+        if any((one.rank, one.generation, one.what) == (self.rank_id, spec.generation, "memory") for one in refusals):
+            self.engine.register(self.pool)  # memory is registered once; the engine refuses it a second time
         size = self.scenario.encode_tp if self.is_encode else self.scenario.language_tp
         self.collective = Collective(self.rank_id.rank, size, spec.host, START_TIMEOUT_S)
         own = Route(
             rank_id=self.rank_id,
             host=spec.host,
             control_port=self.inbox.port,
+            generation=spec.generation,
             session=self.engine.session,
             bases=self.pool.bases,
             collective_port=self.collective.port,
         )
+        self.own = own
+        self._registry: Registry | None = None
+        if spec.bootstrap_fd is not None:
+            refused = [(one.rank, one.generation) for one in refusals if one.what == "route"]
+            listener = socket.socket(fileno=spec.bootstrap_fd)
+            self._registry = Registry(listener, own.process, self.scenario.encode_tp, refused)
         # Computes the base of all contents once, before anything is timed.
         room_content(0, 0, spec.longest_tokens, self.layout)
-        everybody = [*self.scenario.encode_ids(), *self.scenario.language_ids(), ROUTER]
-        self.routes = register_and_find(spec.bootstrap, own, everybody, START_TIMEOUT_S)
-        leader = self.routes[self.rank_id._replace(rank=0)]
+        self.processes = Processes(own.process)
+        self.routes: dict[RankId, Route] = {}
+        self.outboxes: dict[RankId, Outbox] = {}
+        self._down: set[RankId] = set()
+        leader = self._meet_everybody()[self.rank_id._replace(rank=0)]
         self.collective.join(leader.host, leader.collective_port)
-        other = Side.LANGUAGE if self.is_encode else Side.ENCODE
-        self.outboxes = {
-            rank_id: Outbox(self._context, route.host, route.control_port)
-            for rank_id, route in self.routes.items()
-            if rank_id.side is other or rank_id == ROUTER
-        }
         self.core: EncodeRank | LanguageRank
         self.writer: Writer | None = None
+        self._retired_writers: list[Writer] = []
+        workers = self.scenario.transfer_workers
+        self._writes: list[collections.deque[StartWrite]] = [collections.deque() for _ in range(workers)]
+        self._writing = [0] * workers
         self.verifier: Verifier | None = None
         self._compared: Supervised | None = None  # a sizing policy from outside, of which each rank has a copy
         if self.is_encode:
             self.core = self.scenario.make_encode_rank(self.rank_id, self._record)
-            self.writer = Writer(self.engine, self.pool, self.layout, self.routes, self.scenario, self._write_done)
+            self.writer = self._make_writer()
         else:
             self.core = self.scenario.make_language_rank(self.rank_id, self._record)
             if isinstance(self.core.sizing, Supervised) and size > 1:
@@ -152,32 +193,98 @@ class RankProcess:
             if spec.verify:
                 self.verifier = Verifier(self.layout)
 
+    def _meet_everybody(self) -> dict[RankId, Route]:
+        """Register, and find the own group and the other side, but for what is down now."""
+        scenario, spec = self.scenario, self.spec
+        here = self.rank_id.instance
+        if self.is_encode:
+            # A registry belongs to its instance; the language side comes to all of them.
+            self._watched = {spec.bootstraps[here]: scenario.language_ids()}
+        else:
+            self._watched = {
+                address: [rank_id for rank_id in scenario.encode_ids() if rank_id.instance == instance]
+                for instance, address in enumerate(spec.bootstraps)
+            }
+
+        def present(ranks: list[RankId]) -> list[RankId]:
+            return [rank_id for rank_id in ranks if (rank_id.side, rank_id.instance) not in spec.absent]
+
+        registries = {
+            address: there for address, ranks in self._watched.items() if (there := present(ranks)) or self.is_encode
+        }
+        side = scenario.encode_ids() if self.is_encode else scenario.language_ids()
+        group = [rank_id for rank_id in side if rank_id.instance == here]
+        if not registries:
+            raise EngineError(f"{self.rank_id} finds no encode instance up")
+        found = register_and_find(registries, self.own, group, START_TIMEOUT_S)
+        for ranks in self._watched.values():
+            for rank_id in ranks:
+                if rank_id in found:
+                    self._connect(found[rank_id])
+                else:
+                    self._down.add(rank_id)
+        return found
+
+    def _connect(self, route: Route) -> None:
+        """From now on talk to this process where its rank is meant."""
+        rank_id = route.rank_id
+        if rank_id in self.outboxes:
+            self.outboxes[rank_id].close(discard=True)
+        self.routes[rank_id] = route
+        self.outboxes[rank_id] = Outbox(self._context, route.host, route.control_port)
+        self.processes.meet(route)
+
+    def _make_writer(self) -> Writer:
+        # Its own copy of the routes: what is queued for a process goes to that process's memory, or nowhere.
+        routes = dict(self.routes)
+        return Writer(self.engine, self.pool, self.layout, routes, self.scenario, self._write_done)
+
     # --- life ---
 
     def run(self) -> None:
         """Get ready, take part in the run until told to stop, report."""
         if self.is_encode:
-            for peer in self.scenario.language_ids():
+            for peer, route in self.routes.items():
                 # The first contact takes milliseconds, and much longer with a hung peer: not during the run.
-                if not self.engine.connect(self.routes[peer].session):
-                    raise EngineError(f"{self.rank_id} cannot reach {peer} at {self.routes[peer].session}")
-        self._tell(Ready(self.rank_id, self.engine.proof))
+                if not self.engine.connect(route.session):
+                    raise EngineError(f"{self.rank_id} cannot reach {peer} at {route.session}")
+        for peer in sorted(self._down):
+            self._feed(PeerDown(peer))
+        self.heartbeat = Heartbeat(self.own, self._watched, self.routes, self.spec.heartbeats, self._peer_news)
+        # In a first start everybody waits for everybody; later the others are at work and must hear of a new process.
+        unwelcome = sorted(self.routes) if self.spec.generation else []
+        self._unwelcome = set(unwelcome)
+        for peer in unwelcome:
+            self._greet(HELLO, peer)
+        # One that does not answer by then is dead or hangs, and whoever waits for it must not hang as well.
+        ready_at_s = time.monotonic() + self.spec.heartbeats.failures * self.spec.heartbeats.interval_s
+        told = False
+        self._seen_s = time.monotonic()
         next_turn_s = 0.0
         leave_at_s: float | None = None
         while True:
             self.inbox.wait(self._wait_s(next_turn_s))
+            self._notice_stall()
+            while self._news_of_peers:
+                self._take_news(self._news_of_peers.popleft())
             for frames in self.inbox.messages():
                 self._take(frames)
             while self._completions:
-                self._feed(self._completions.popleft())
+                done = self._completions.popleft()
+                self._writing[self._worker_of(done.destination)] -= 1
+                self._feed(done)
+                self._start_writes(done.destination)
             now = time.monotonic()
+            if not told and (not self._unwelcome or now > ready_at_s):
+                told = True
+                self._tell(Ready(self.rank_id, self.own, self.engine.proof))
             while self._later and self._later[0][0] <= now:
                 self._feed_later(heapq.heappop(self._later)[2])
             if now < next_turn_s or not self.zero_s:
                 continue
             if self.stopping and leave_at_s is None:
                 leave_at_s = now + STOP_GRACE_S
-            leaving = leave_at_s is not None and (not self.core.rooms or now > leave_at_s)
+            leaving = leave_at_s is not None and (now > leave_at_s or not self._unfinished())
             if self.collective.size == 1 and not leaving and not self._turn_due(now):
                 continue
             turn, all_leave = self.collective.hold_turn(self.core, leaving=leaving)
@@ -201,13 +308,31 @@ class RankProcess:
             wait_s = next_turn_s - now
         if self._later:
             wait_s = min(wait_s, self._later[0][0] - now)
-        return 0.0 if self._completions else wait_s
+        return 0.0 if self._completions or self._news_of_peers else wait_s
+
+    def _notice_stall(self) -> None:
+        now = time.monotonic()
+        if now - self._seen_s > STALL_S:
+            self._drained_s = now + DRAIN_S
+        self._seen_s = now
+
+    def _unfinished(self) -> int:
+        """Rooms that may still end within this run; a quarantine outlasts it."""
+        return len(self.core.rooms) - len(self._quarantined())
+
+    def _quarantined(self) -> list[LanguageRoom]:
+        if isinstance(self.core, EncodeRank):
+            return []
+        return [room for room in self.core.rooms.values() if room.fenced and room.writer_gone]
 
     def _close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        self.heartbeat.close()
+        for writer in (self.writer, *self._retired_writers):
+            if writer is not None:
+                writer.close()
         if self.verifier is not None:
             self.verifier.close()
+        blocks_fenced = sum(len(room.blocks) for room in self._quarantined())
         self._tell(
             Report(
                 rank_id=self.rank_id,
@@ -215,13 +340,17 @@ class RankProcess:
                 verified_rooms=self.verifier.verified_rooms if self.verifier else 0,
                 verified_bytes=self.verifier.verified_bytes if self.verifier else 0,
                 differences=self.verifier.differences if self.verifier else [],
-                rooms_left=len(self.core.rooms),
-                blocks_lost=self.core.pool.blocks - self.core.pool.free,
+                rooms_left=self._unfinished(),
+                blocks_lost=self.core.pool.blocks - self.core.pool.free - blocks_fenced,
+                rooms_quarantined=len(self._quarantined()),
+                blocks_fenced=blocks_fenced,
+                frames_dropped=self._frames_dropped,
+                messages_stale=self._messages_stale,
                 ignored_messages=self.core.ignored_messages,
             )
         )
         self.collective.leave()
-        for outbox in self.outboxes.values():
+        for outbox in (*self.outboxes.values(), self.router):
             outbox.close()
         self.inbox.close()
         self._context.term()
@@ -234,14 +363,82 @@ class RankProcess:
         if frames[0] == ORDER:
             self._obey(parse_order(frames))
             return
+        standing, own_frames = self.processes.open(frames)
+        if standing is Standing.CURRENT:
+            self._take_message(own_frames)
+        elif standing is Standing.STALE:
+            self._messages_stale += 1
+        else:
+            self.heartbeat.hurry()  # it has registered before it spoke
+
+    def _greet(self, greeting: bytes, to: RankId) -> None:
+        own = msgspec.msgpack.encode(self.rank_id)
+        self.outboxes[to].try_send(self.processes.seal([greeting, own], self.routes[to]))
+
+    def _take_message(self, frames: list[bytes]) -> None:
+        if frames and frames[0] in (HELLO, WELCOME):
+            peer = msgspec.msgpack.decode(frames[1], type=RankId)
+            if frames[0] == HELLO:
+                self._greet(WELCOME, peer)
+            self._unwelcome.discard(peer)
+            return
         try:
             message = decode(frames)
         except CodecError as error:
             # A corrupted frame is lost, like a message that never came: the rooms' timers deal with it.
+            self._frames_dropped += 1
             sys.stderr.write(f"{self.rank_id}: dropped a control frame: {error}\n")
             return
-        if self.core.takes(message):
+        if not self.core.takes(message):
+            return
+        now = time.monotonic()
+        if isinstance(message, Quiet) and now < self._drained_s:
+            self._at(self._drained_s - now, message)
+        else:
             self._feed(message)
+
+    def _peer_news(self, news: News | Exception) -> None:
+        self._news_of_peers.append(news)
+        self.inbox.wake()
+
+    def _take_news(self, news: News | Exception) -> None:
+        match news:
+            case Lost(rank_id, process):
+                current = self.processes.current(rank_id)
+                if current is not None and current.process == process:
+                    self._peer_down(rank_id)
+            case Found(route):
+                rank_id = route.rank_id
+                current = self.processes.current(rank_id)
+                if current is None or current.process != route.process:
+                    if current is not None:
+                        self._peer_down(rank_id)
+                    self._connect(route)
+                    if self.writer is not None:
+                        # What it still has to write is for the processes that were there when it was ordered.
+                        self.writer.close(0.0)
+                        self._retired_writers.append(self.writer)
+                        self.writer = self._make_writer()
+                if rank_id in self._down:
+                    self._down.discard(rank_id)
+                    self._feed(PeerUp(rank_id))
+                for frames in self.processes.released():
+                    self._take_message(frames)
+            case Exception():
+                raise news
+
+    def _peer_down(self, rank_id: RankId) -> None:
+        if rank_id not in self._down:
+            self._down.add(rank_id)
+            self._feed(PeerDown(rank_id))
+            waiting = self._writes[self._worker_of(rank_id)]
+            hopeless = [write for write in waiting if write.destination == rank_id]
+            kept = [write for write in waiting if write.destination != rank_id]
+            waiting.clear()
+            waiting.extend(kept)
+            for write in hopeless:
+                reason = f"not begun: {rank_id} is down"
+                self._feed(WriteDone(write.room, write.incarnation, write.epoch, rank_id, False, True, reason))
 
     def _obey(self, order: Order) -> None:
         match order:
@@ -249,8 +446,10 @@ class RankProcess:
                 self.zero_s = zero_s
             case Submit(request):
                 self._feed(request)
-            case PeerGone(peer):
-                self._feed(PeerDown(peer))
+            case GiveUp(room, incarnation, reason):
+                self._feed(Abort(room, incarnation, reason))
+            case Describe(number):
+                self._describe(number)
             case Stop():
                 self.stopping = True
             case _:
@@ -264,6 +463,7 @@ class RankProcess:
         self._news = True
         if isinstance(event, WriteDone) and not event.quiet:
             self._at(LATE_WRITE_S, WriterQuiet(event.room, event.incarnation, event.destination))
+            self.heartbeat.look_at(event.destination)
         self._carry_out(self.core.handle(event, time.monotonic() - self.zero_s))
 
     def _at(self, delay_s: float, event: Any) -> None:
@@ -307,9 +507,10 @@ class RankProcess:
         for action in actions:
             match action:
                 case Send(to, message):
-                    self.outboxes[to].send(encode(message))
+                    self._send(to, message)
                 case StartWrite() if self.writer is not None:
-                    self.writer.start(action)
+                    self._writes[self._worker_of(action.destination)].append(action)
+                    self._start_writes(action.destination)
                 case CopyOut():
                     self._copy_out(action)
                 case Deliver(room, incarnation, total_tokens):
@@ -318,9 +519,9 @@ class RankProcess:
                         self.verifier.check(room, incarnation, total_tokens, chunks)
                 case Note():
                     self._record(time.monotonic() - self.zero_s, self.rank_id, *msgspec.structs.astuple(action))
-                case Conclude(room, incarnation, status):
+                case Conclude(room, incarnation, status, reason):
                     self._chunks.pop((room, incarnation), None)
-                    self._tell(Concluded(self.rank_id, room, incarnation, status))
+                    self._tell(Concluded(self.rank_id, room, incarnation, status, reason))
                 case _:
                     raise RuntimeError(f"{self.rank_id} cannot carry out {action}")
 
@@ -328,8 +529,54 @@ class RankProcess:
         chunk = self.pool.gather(copy.blocks, copy.tokens, start_token=copy.start_token)
         self._chunks.setdefault((copy.room, copy.incarnation), []).append(chunk)
 
+    def _worker_of(self, destination: RankId) -> int:
+        return destination.instance % len(self._writes)
+
+    def _start_writes(self, destination: RankId) -> None:
+        """Give the worker of this destination as many of its writes as it may have."""
+        worker = self._worker_of(destination)
+        waiting = self._writes[worker]
+        while self.writer is not None and waiting and self._writing[worker] < WRITES_AHEAD:
+            write = waiting.popleft()
+            if write.room in self.spec.announced_writes:
+                self._tell(WriteBegins(self.rank_id, write.room))
+            self._writing[worker] += 1
+            self.writer.start(write)
+
+    def _send(self, to: RankId, message: Message) -> None:
+        route = self.routes.get(to)
+        if route is None:
+            return  # no process has ever had this name; the core knows that it is down
+        frames = encode(message)
+        for fault in self._corruptions:
+            if (fault.room, fault.message) == (message.room, type(message).__name__):
+                self._corruptions.remove(fault)
+                frames[1] = frames[1][:-1] + bytes([frames[1][-1] ^ 1])
+                break
+        sealed = self.processes.seal(frames, route)
+        if to in self._down:
+            # It may be alive all the same, and then must hear. If it is dead, its queue fills up one day.
+            self.outboxes[to].try_send(sealed)
+        else:
+            self.outboxes[to].send(sealed)
+
+    def _describe(self, number: int) -> None:
+        core = self.core
+        queues = [[(demand.key, demand.blocks) for demand in queue] for queue in core.queues()]
+        waiting = [key for queue in queues for key, _ in queue]
+        self._tell(
+            Holdings(
+                rank_id=self.rank_id,
+                number=number,
+                held=list(core.held_blocks().items()),
+                queues=queues,
+                usable=[(key, core.usable_blocks(key)) for key in waiting],
+                events=len(self.records),
+            )
+        )
+
     def _tell(self, order: Order) -> None:
-        self.outboxes[ROUTER].send(order_frames(order))
+        self.router.send(order_frames(order))
 
     def _record(
         self,
@@ -366,6 +613,11 @@ def main() -> int:
     except EngineMissing as error:
         sys.stderr.write(f"{error}\n")
         return MISSING_STATUS
+    except GroupBroken as error:
+        sys.stderr.write(f"{spec.rank_id}: {error}\n")
+        sys.stderr.flush()
+        # At once: gloo's threads wait for the other rank, and nothing of a broken group is worth a report.
+        os._exit(GROUP_STATUS)
     except Exception as error:
         if process is None:
             sys.stderr.write(f"{spec.rank_id}: {error}\n")

@@ -1,16 +1,17 @@
-"""The transfer worker of an encode rank: takes writes in order, moves the bytes, reports each completion."""
+"""The transfer workers of an encode rank: take writes in order, move the bytes, report each completion."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from protocol.layout import BufferLayout
 from protocol.messages import StartWrite, WriteDone
 from protocol.scenario import Scenario
 from protocol.topology import RankId
-from real.engine import Engine
+from real.engine import Engine, EngineError
 from real.memory import Pool, addresses
 from real.orders import Route
 
@@ -19,9 +20,10 @@ UNREGISTERED_OFFSET = 1 << 46
 
 
 class Writer:
-    """One thread, one write at a time, destinations one after another, as the original backend's worker does.
+    """``transfer_workers`` threads (one unless the scenario says otherwise), each with one write at a time.
 
-    ``on_done`` is called in the worker's thread; it must only hand the completion over.
+    All writes to one language instance are one thread's, its destinations one after another, as in the original
+    backend and in the simulator. ``on_done`` is called in the worker's thread; it must only hand the completion over.
     """
 
     def __init__(
@@ -39,22 +41,36 @@ class Writer:
         self._routes = routes
         self._scenario = scenario
         self._on_done = on_done
-        self._work: queue.SimpleQueue[StartWrite | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-        self._thread.start()
+        self._work: list[queue.SimpleQueue[StartWrite | None]] = []
+        self._threads: list[threading.Thread] = []
+        for number in range(scenario.transfer_workers):
+            work: queue.SimpleQueue[StartWrite | None] = queue.SimpleQueue()
+            thread = threading.Thread(target=self._run, args=(work,), name=f"writer {number}", daemon=True)
+            self._work.append(work)
+            self._threads.append(thread)
+            thread.start()
 
     def start(self, write: StartWrite) -> None:
         """Queue one write."""
-        self._work.put(write)
+        self._work[write.destination.instance % len(self._work)].put(write)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Finish what is queued and end the thread."""
-        self._work.put(None)
-        self._thread.join(timeout_s)
+        """Finish what is queued and end the threads."""
+        for work in self._work:
+            work.put(None)
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _run(self) -> None:
-        while (write := self._work.get()) is not None:
-            self._on_done(self._write(write))
+    def _run(self, work: queue.SimpleQueue[StartWrite | None]) -> None:
+        while (write := work.get()) is not None:
+            try:
+                done = self._write(write)
+            except (EngineError, ValueError) as error:
+                # Refused before anything was sent, for instance blocks that a bad grant names: the room fails, the
+                # thread goes on. Were it to end here, every later room would wait for it in vain.
+                done = _done(write, ok=False, quiet=True, reason=str(error))
+            self._on_done(done)
 
     def _write(self, write: StartWrite) -> WriteDone:
         route = self._routes[write.destination]
@@ -67,13 +83,9 @@ class Writer:
             source, target, length = operations[0]
             operations = [(source, target + UNREGISTERED_OFFSET, length)]
         result = self._engine.write(route.session, operations)
-        return WriteDone(
-            write.room,
-            write.incarnation,
-            write.epoch,
-            write.destination,
-            result.ok,
-            # No piece of an injected failure is addressed to anybody's memory, so nothing of it can land late.
-            result.quiet or injected,
-            result.failure,
-        )
+        # No piece of an injected failure is addressed to anybody's memory, so nothing of it can land late.
+        return _done(write, ok=result.ok, quiet=result.quiet or injected, reason=result.failure)
+
+
+def _done(write: StartWrite, *, ok: bool, quiet: bool, reason: str) -> WriteDone:
+    return WriteDone(write.room, write.incarnation, write.epoch, write.destination, ok, quiet, reason)

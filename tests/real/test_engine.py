@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
@@ -153,6 +154,18 @@ def test_nothing_to_write_is_a_success(engine: Engine) -> None:
     assert result.completed_bytes == 0
 
 
+def test_posting_is_a_part_of_the_write(engine: Engine, pool: Pool, peer: Peer) -> None:
+    size = LAYOUT.kinds[EMBEDDINGS].bytes_per_block
+    pieces = [(pool.bases[0] + n * size, peer.bases[0] + n * size, size) for n in range(PEER_BLOCKS)]
+    started = time.perf_counter()
+    result = engine.write(peer.session, pieces * 30)  # more than are in flight at once: posting waits for the first
+    took_s = time.perf_counter() - started
+    assert result.ok, result.failure
+    assert 0 < result.posted_s < result.elapsed_s <= took_s
+    assert result.posted_s > engine.write(peer.session, pieces[:1]).posted_s
+    assert engine.write("127.0.0.1:1", pieces[:1]).posted_s == 0, "nothing was handed over"
+
+
 def test_a_target_out_of_range_fails_at_once(engine: Engine, pool: Pool, peer: Peer) -> None:
     source, good = pool.bases[EMBEDDINGS], peer.bases[EMBEDDINGS]
     engine.connect(peer.session)
@@ -278,6 +291,18 @@ def test_registration_refusals_name_kind_and_size(engine: Engine, pool: Pool) ->
     assert again.registered
     engine.unregister(again)
     assert not again.registered
+
+
+def test_a_region_can_be_written_from_while_it_is_registered(engine: Engine, peer: Peer) -> None:
+    memory = np.zeros(4096, dtype=np.uint8)
+    base = int(memory.ctypes.data)
+    engine.register_region(base, len(memory), "a region")
+    assert engine.write(peer.session, [(base, peer.bases[0], 4096)]).ok
+    with pytest.raises(EngineError, match="refused to register another, 4096 bytes: it overlaps"):
+        engine.register_region(base, 4096, "another")
+    engine.unregister_region(base)
+    with pytest.raises(EngineError, match="not registered"):
+        engine.write(peer.session, [(base, peer.bases[0], 4096)])
 
 
 def test_the_transport_is_proved(engine: Engine, peer: Peer) -> None:

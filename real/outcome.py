@@ -1,0 +1,100 @@
+"""What a measured run leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from protocol.recording import Event, Record
+from protocol.status import Status
+from protocol.topology import RankId
+from real.orders import Route
+from real.transport import TransportProof
+
+
+class Conclusion(msgspec.Struct, frozen=True):
+    """How a request ended on one rank, at ``time_s`` of the run by the router's clock.
+
+    ``status``: Success or Failed; None when the rank's process ended first, or the router refused the request because
+    its instance was starting (then ``rank_id`` is None).
+    """
+
+    time_s: float
+    room: int
+    incarnation: int
+    rank_id: RankId | None
+    status: Status | None
+    reason: str = ""
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """Something that happened to a process, at ``time_s`` of the run."""
+
+    time_s: float
+    what: str
+
+    def __str__(self) -> str:
+        return f"at {self.time_s:.3f} s: {self.what}"
+
+
+@dataclass
+class RealOutcome:
+    """What a measured run leaves. ``records`` are merged over all ranks, in order of time.
+
+    A process that was killed takes its records and its part of the counts with it. ``rooms_left`` and ``blocks_lost``
+    are what should not be there; ``rooms_quarantined`` and ``blocks_fenced`` wait for the end of a quarantine that is
+    longer than the run. ``deadlocks``: a sentence for each, with its time and its rooms. ``frames_dropped``: control
+    frames that were damaged; ``messages_stale``: those from or for a process that had ended. ``processes``: all that
+    took part, restarted ones with a higher generation.
+    """
+
+    records: list[Record]
+    proof: TransportProof
+    verified_rooms: int
+    verified_bytes: int
+    mismatches: list[str]
+    rooms_left: int
+    blocks_lost: int
+    end_s: float
+    deadlock: bool
+    deadlocks: tuple[str, ...] = ()
+    conclusions: list[Conclusion] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
+    rooms_quarantined: int = 0
+    blocks_fenced: int = 0
+    frames_dropped: int = 0
+    messages_stale: int = 0
+    processes: list[Route] = field(default_factory=list)
+
+    @property
+    def failed_rooms(self) -> set[int]:
+        """Rooms that did not succeed on all of their ranks."""
+        return {one.room for one in self.conclusions if one.status is not Status.Success}
+
+    @property
+    def succeeded_rooms(self) -> set[int]:
+        """Rooms that every one of their ranks concluded with Success."""
+        return {one.room for one in self.conclusions} - self.failed_rooms
+
+    def concluded_s(self, rooms: set[int]) -> float:
+        """When the last of ``rooms`` was concluded everywhere; 0 for none."""
+        return max((one.time_s for one in self.conclusions if one.room in rooms), default=0.0)
+
+
+def stood_still(records: Sequence[Record], timeout_s: float | None) -> bool:
+    """Whether rooms timed out in a waiting phase after nothing at all had moved for (nearly) the whole timeout.
+
+    That is how a deadlock shows from outside: under mere overload something always moves.
+    """
+    if timeout_s is None:
+        return False
+    last_move_s = 0.0
+    for record in records:
+        if record.event is Event.FAILED and "timed out while waiting" in record.detail:
+            if record.time_s - last_move_s >= 0.9 * timeout_s:
+                return True
+        elif record.event is not Event.SUBMITTED:
+            last_move_s = record.time_s
+    return False

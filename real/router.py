@@ -1,0 +1,327 @@
+"""Hands out the requests of a measured run, carries out its faults, and keeps account of what becomes of them."""
+
+from __future__ import annotations
+
+import heapq
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from protocol.recording import Event
+from protocol.scenario import Request
+from protocol.status import Status
+from protocol.topology import RankId, Side
+from real.engine import EngineError
+from real.faults import Kill, Pause, ProcessFault, RealFault, Restart
+from real.orders import (
+    Broken,
+    Concluded,
+    Describe,
+    GiveUp,
+    Holdings,
+    Order,
+    Ready,
+    Report,
+    Start,
+    Stop,
+    Submit,
+    WriteBegins,
+)
+from real.outcome import Conclusion, Incident, RealOutcome, stood_still
+from real.ranks import EXIT_TIMEOUT_S, POLL_S, START_TIMEOUT_S, Child, Ranks
+from real.standstill import LOOK_S, Standstill
+from real.transport import sent_counters, with_traffic
+
+LEAD_S = 0.05
+"""Time between the order to start and time zero, so that every rank knows the zero before the first request."""
+
+MEMBER_GRACE_S = 2.0
+"""How long the other ranks of an instance have to leave by themselves when one of them has ended."""
+
+
+class Router:
+    """Hands out the requests of one run and keeps account of them."""
+
+    def __init__(self, ranks: Ranks, plan: Sequence[RealFault], progress: Callable[[int], None] | None) -> None:
+        self._ranks = ranks
+        self._scenario = ranks.scenario
+        self._progress = progress
+        self._waiting: dict[tuple[int, int], set[RankId]] = {}
+        self._conclusions: list[Conclusion] = []
+        self._incidents: list[Incident] = []
+        self._reports: dict[RankId, Report] = {}
+        self._starting: dict[tuple[Side, int], float] = {}  # and until when
+        self._paused: set[RankId] = set()
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._agenda_count = 0
+        self._planned = [fault for fault in plan if isinstance(fault, Kill | Pause | Restart)]
+        self._standstill = Standstill()
+        self._deadlocks: list[str] = []
+        self._zero_s = 0.0
+        self._news_s = 0.0
+        self._looked_s = 0.0
+
+    def run(self, requests: Sequence[Request]) -> RealOutcome:
+        """Hand out the requests at their times, wait for the end, collect."""
+        counters = sent_counters()
+        self._zero_s = time.monotonic() + LEAD_S
+        for rank_id in self._ranks.ids:
+            self._ranks.send(rank_id, Start(self._zero_s))
+        for fault in self._planned:
+            if fault.time_s is not None:
+                self._at(fault.time_s, lambda fault=fault: self._inflict(fault))  # type: ignore[misc]
+        self._news_s = time.monotonic()
+        patience_s = START_TIMEOUT_S + (self._scenario.timeout_s or 0.0)
+        next_request = 0
+        while next_request < len(requests) or self._waiting or self._starting or self._paused:
+            while next_request < len(requests) and requests[next_request].arrival_s <= self._now_s():
+                self._submit(requests[next_request])
+                next_request += 1
+            while self._agenda and self._agenda[0][0] <= self._now_s():
+                heapq.heappop(self._agenda)[2]()
+            due_s = [self._agenda[0][0]] if self._agenda else []
+            if next_request < len(requests):
+                due_s.append(requests[next_request].arrival_s)
+            for order in self._ranks.receive(min([POLL_S, *(one - self._now_s() for one in due_s)])):
+                self._take(order)
+            self._notice_ends()
+            self._look_for_deadlock()
+            if time.monotonic() - self._news_s > patience_s:
+                raise EngineError(
+                    f"nothing happened for {patience_s:g} s with {len(self._waiting)} requests unfinished"
+                )
+        end_s = self._now_s()
+        self._collect()
+        return self._outcome(end_s, counters)
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._zero_s
+
+    def _at(self, time_s: float, action: Callable[[], None]) -> None:
+        self._agenda_count += 1
+        heapq.heappush(self._agenda, (time_s, self._agenda_count, action))
+
+    # --- requests ---
+
+    def _submit(self, request: Request) -> None:
+        key = (request.room, request.incarnation)
+        self._moved()
+        groups = ((Side.ENCODE, request.encode_instance), (Side.LANGUAGE, request.language_instance))
+        starting = [
+            f"{side.value}{instance} is starting" for side, instance in groups if (side, instance) in self._starting
+        ]
+        members = {rank_id for group in groups for rank_id in self._ranks.members(*group) if self._ranks.alive(rank_id)}
+        if starting or not members:
+            # Its ranks may be known already and would be waited for, but do not take requests yet.
+            reason = "; ".join(starting) or "its ranks have ended"
+            self._conclusions.append(Conclusion(self._now_s(), *key, None, None, f"refused: {reason}"))
+            self._report_progress()
+            return
+        self._waiting[key] = members
+        encode = Submit(self._scenario.encode_request(request))
+        language = Submit(self._scenario.language_request(request))
+        for rank_id in sorted(members):
+            self._ranks.send(rank_id, encode if rank_id.side is Side.ENCODE else language)
+
+    def _conclude(self, key: tuple[int, int], rank_id: RankId, status: Status | None, reason: str) -> None:
+        left = self._waiting.get(key)
+        if left is None or rank_id not in left:
+            return
+        self._conclusions.append(Conclusion(self._now_s(), *key, rank_id, status, reason))
+        left.remove(rank_id)
+        if not left:
+            del self._waiting[key]
+            self._report_progress()
+
+    def _report_progress(self) -> None:
+        if self._progress is not None:
+            self._progress(1)
+
+    def _moved(self) -> None:
+        self._news_s = time.monotonic()
+        self._standstill.forget()
+
+    # --- what the ranks say ---
+
+    def _take(self, order: Order) -> None:
+        match order:
+            case Concluded(rank_id, room, incarnation, status, reason):
+                self._moved()
+                self._conclude((room, incarnation), rank_id, status, reason)
+            case WriteBegins(_, room):
+                for fault in [one for one in self._planned if one.on_write_of == room]:
+                    self._inflict(fault)
+            case Ready(rank_id):
+                self._moved()
+                if not self._ranks.note_ready(order):
+                    return
+                self._ranks.send(rank_id, Start(self._zero_s))
+                group = (rank_id.side, rank_id.instance)
+                if all(self._ranks.alive(member) for member in self._ranks.members(*group)):
+                    self._starting.pop(group, None)
+                    self._note(f"{group[0].value}{group[1]} is up again")
+            case Holdings():
+                deadlock = self._standstill.add(order)
+                if deadlock is not None:
+                    self._deadlocked(str(deadlock), [stuck.room for stuck in deadlock.cycle])
+            case Broken(rank_id, reason):
+                child = self._ranks.children[rank_id]
+                if child.ready and not child.doomed:
+                    raise EngineError(f"{rank_id} broke: {reason}")
+            case _:
+                raise EngineError(f"a rank sent {type(order).__name__} in the middle of the run")
+
+    # --- processes that end ---
+
+    def _notice_ends(self) -> None:
+        for child in list(self._ranks.children.values()):
+            if not child.gone and child.process.poll() is not None:
+                self._lose(child)
+        now_s = self._now_s()
+        for group, until_s in list(self._starting.items()):
+            if now_s > until_s:
+                self._note(f"{group[0].value}{group[1]} was not up after {START_TIMEOUT_S:g} s")
+                for rank_id in self._ranks.members(*group):
+                    self._ranks.children[rank_id].kill()
+                del self._starting[group]
+
+    def _lose(self, child: Child) -> None:
+        child.gone = True
+        self._paused.discard(child.rank_id)
+        self._moved()
+        if child.ready:
+            self._note(f"{child.rank_id} ended with status {child.process.returncode}")
+        else:
+            self._note(f"{child.rank_id} did not start: {child.last_words()}")
+            self._starting.pop(child.instance, None)
+        for key in list(self._waiting):
+            self._conclude(key, child.rank_id, None, "its process ended")
+        # Without it the others of its group can agree on nothing; they notice that themselves, or else.
+        others = [self._ranks.children[member] for member in self._ranks.members(*child.instance)]
+        for other in others:
+            if not other.gone and other.generation == child.generation:
+                other.doomed = True
+                self._at(self._now_s() + MEMBER_GRACE_S, other.kill)
+
+    # --- what is made to go wrong ---
+
+    def _inflict(self, fault: ProcessFault) -> None:
+        if fault not in self._planned:
+            return  # it has been: two ranks write to the room
+        self._planned.remove(fault)
+        self._moved()
+        match fault:
+            case Kill(rank=rank):
+                self._note(f"kill {rank}")
+                self._ranks.children[rank].kill()
+            case Pause(rank=rank, lasts_s=lasts_s):
+                child = self._ranks.children[rank]
+                if child.process.poll() is None:
+                    self._note(f"stop {rank} for {lasts_s:g} s")
+                    child.process.send_signal(signal.SIGSTOP)
+                    self._paused.add(rank)
+                    self._at(self._now_s() + lasts_s, lambda: self._resume(child))
+            case Restart(side=side, instance=instance, down_s=down_s):
+                self._note(f"restart {side.value}{instance}")
+                for rank_id in self._ranks.members(side, instance):
+                    self._ranks.children[rank_id].kill()
+                self._starting[side, instance] = self._now_s() + down_s + START_TIMEOUT_S
+                self._at(self._now_s() + down_s, lambda: self._start_again(side, instance))
+
+    def _resume(self, child: Child) -> None:
+        self._paused.discard(child.rank_id)
+        self._moved()
+        if child.process.poll() is None:
+            self._note(f"continue {child.rank_id}")
+            child.process.send_signal(signal.SIGCONT)
+
+    def _start_again(self, side: Side, instance: int) -> None:
+        for rank_id in self._ranks.members(side, instance):
+            child = self._ranks.children[rank_id]
+            child.process.wait(EXIT_TIMEOUT_S)
+            if not child.gone:
+                self._lose(child)
+        self._ranks.start_again(side, instance)
+
+    def _note(self, what: str) -> None:
+        self._incidents.append(Incident(self._now_s(), what))
+
+    # --- standing still ---
+
+    def _look_for_deadlock(self) -> None:
+        now = time.monotonic()
+        if not self._waiting or self._paused or min(now - self._news_s, now - self._looked_s) < LOOK_S:
+            return
+        self._looked_s = now
+        leaders = {rank_id for rank_id in self._ranks.ids if rank_id.rank == 0 and self._ranks.alive(rank_id)}
+        number = self._standstill.begin(leaders)
+        for rank_id in sorted(leaders):
+            self._ranks.send(rank_id, Describe(number))
+
+    def _deadlocked(self, sentence: str, rooms: list[int]) -> None:
+        known = bool(self._deadlocks) and self._deadlocks[-1].endswith(f": {sentence}")
+        if not known:
+            self._deadlocks.append(f"at {self._now_s():.6f} s: {sentence}")
+        if self._scenario.timeout_s is not None:
+            return  # the rooms' timers end it
+        for (room, incarnation), members in list(self._waiting.items()):
+            if room in rooms:
+                for rank_id in sorted(members):
+                    self._ranks.send(rank_id, GiveUp(room, incarnation, "given up by the router: it is in a deadlock"))
+
+    # --- the end ---
+
+    def _collect(self) -> None:
+        """Stop the language side first: the encode side must still answer its last cancellations."""
+        for side in (Side.LANGUAGE, Side.ENCODE):
+            members = [rank_id for rank_id in self._ranks.ids if rank_id.side is side and self._ranks.alive(rank_id)]
+            for rank_id in members:
+                self._ranks.send(rank_id, Stop())
+            deadline = time.monotonic() + EXIT_TIMEOUT_S
+            while missing := [
+                rank_id for rank_id in members if rank_id not in self._reports and self._ranks.alive(rank_id)
+            ]:
+                for order in self._ranks.receive(POLL_S):
+                    if isinstance(order, Report):
+                        self._reports[order.rank_id] = order
+                    elif isinstance(order, Broken) and not self._ranks.children[order.rank_id].doomed:
+                        raise EngineError(f"{order.rank_id} broke while it stopped: {order.reason}")
+                for rank_id in missing:
+                    child = self._ranks.children[rank_id]
+                    # One that has reported may have ended by now; its report is in the inbox.
+                    if child.process.poll() not in (None, 0):
+                        self._lose(child)
+                if time.monotonic() > deadline:
+                    raise EngineError(f"no report from {', '.join(map(str, missing))} within {EXIT_TIMEOUT_S:g} s")
+        for child in self._ranks.children.values():
+            if not child.gone:
+                if child.doomed or not child.ready:
+                    child.kill()
+                child.process.wait(EXIT_TIMEOUT_S)
+        for fault in self._planned:
+            self._note(f"did not happen: {fault}")
+
+    def _outcome(self, end_s: float, counters: dict[str, int]) -> RealOutcome:
+        reports = list(self._reports.values())
+        records = list(heapq.merge(*(report.unpacked() for report in reports), key=lambda record: record.time_s))
+        written = sum(record.bytes for record in records if record.event is Event.WRITE_DONE)
+        proofs = self._ranks.proofs
+        return RealOutcome(
+            records=records,
+            proof=with_traffic(proofs[min(proofs)], counters, sent_counters(), written),
+            verified_rooms=sum(report.verified_rooms for report in reports),
+            verified_bytes=sum(report.verified_bytes for report in reports),
+            mismatches=[difference for report in reports for difference in report.differences],
+            rooms_left=sum(report.rooms_left for report in reports),
+            blocks_lost=sum(report.blocks_lost for report in reports),
+            end_s=end_s,
+            deadlock=bool(self._deadlocks) or stood_still(records, self._scenario.timeout_s),
+            deadlocks=tuple(self._deadlocks),
+            conclusions=self._conclusions,
+            incidents=self._incidents,
+            rooms_quarantined=sum(report.rooms_quarantined for report in reports),
+            blocks_fenced=sum(report.blocks_fenced for report in reports),
+            frames_dropped=sum(report.frames_dropped for report in reports),
+            messages_stale=sum(report.messages_stale for report in reports),
+            processes=self._ranks.processes,
+        )

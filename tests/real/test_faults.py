@@ -1,0 +1,287 @@
+"""Faults that are really injected, over loopback; the drills of ``real.drills`` and what is special about each."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
+
+import msgspec
+
+from protocol.recording import Event, Record
+from protocol.scenario import Request, Scenario
+from protocol.status import Status
+from protocol.topology import RankId, Side
+from real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill, run_drill
+from real.faults import CorruptFrame, Kill, Pause, RefuseRegistration, Restart
+from real.launcher import run_real
+from real.orders import GROUP_STATUS, Heartbeats, Holdings
+from real.outcome import stood_still
+from real.standstill import Standstill
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+LANGUAGE, ENCODE = RankId(Side.LANGUAGE, 0, 0), RankId(Side.ENCODE, 0, 0)
+
+
+def drilled(name: str) -> DrillResult:
+    result = run_drill(find_drill(name))
+    assert result.problems == ()
+    assert result.others_finished == result.others
+    return result
+
+
+def reason_of(result: DrillResult, room: int) -> str:
+    return " | ".join(one.reason for one in result.outcome.conclusions if one.room == room)
+
+
+def test_a_killed_language_rank_fails_its_rooms_and_no_other() -> None:
+    """The small version, which always runs: two language instances, one of which is killed in the middle of a write."""
+    spec = Scenario(
+        block_tokens=256,
+        hidden=2048,
+        sizing_options={"tokens": 4096},
+        language_instances=2,
+        encode_blocks=192,
+        language_blocks=64,
+        timeout_s=10.0,
+    )
+    requests = [
+        Request(
+            room=room, arrival_s=0.05 * room, total_tokens=24_000 if room == 4 else 2000, language_instance=room % 2
+        )
+        for room in range(1, 13)
+    ]
+    outcome = run_real(spec, requests, plan=[Kill(rank=LANGUAGE, on_write_of=4)], heartbeats=HEARTBEATS)
+    odd = {request.room for request in requests if request.language_instance}
+    assert 4 in outcome.failed_rooms
+    assert odd <= outcome.succeeded_rooms
+    assert outcome.failed_rooms.isdisjoint(odd)
+    assert outcome.mismatches == []
+    assert outcome.verified_rooms == len(odd)
+    assert (outcome.rooms_left, outcome.blocks_lost) == (0, 0)
+    # The write error and a look at its port tell of its end, long before a heartbeat would.
+    killed_s = outcome.incidents[0].time_s
+    assert outcome.concluded_s({4}) - killed_s < HEARTBEATS.interval_s
+    reasons = {one.reason for one in outcome.conclusions if one.room == 4 and one.rank_id == ENCODE}
+    assert any("the write to language0.0 failed" in reason or "language0.0 is down" in reason for reason in reasons)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drill", [one.name for one in all_drills()])
+def test_drill(drill: str) -> None:
+    result = drilled(drill)
+    if "pool dry" not in drill:
+        assert result.failed
+        assert STRUCK in result.failed
+    if "one of two ranks" in drill:
+        told = [incident.what for incident in result.outcome.incidents]
+        # The other one left by itself when their all-reduce broke.
+        assert "language0.1 ended with status -9" in told
+        assert f"language0.0 ended with status {GROUP_STATUS}" in told
+
+
+@pytest.mark.slow
+def test_what_a_dead_encode_rank_may_still_write_to_stays_fenced() -> None:
+    """The quarantine is longer than the run: the blocks are neither free nor lost when it ends."""
+    result = drilled("kill an encode rank")
+    outcome = result.outcome
+    assert outcome.rooms_quarantined > 0
+    assert outcome.blocks_fenced >= outcome.rooms_quarantined
+    released = {record.room for record in outcome.records if record.event is Event.RELEASED}
+    offered = {record.room for record in outcome.records if record.event in (Event.OFFERED, Event.RESUMED)}
+    fenced = {room for room in set(result.failed) & offered if room not in released}
+    assert len(fenced) == outcome.rooms_quarantined
+
+
+@pytest.mark.slow
+def test_an_old_offer_leads_to_no_write_into_the_new_process() -> None:
+    result = drilled("old offers from a language process that was replaced")
+    old, new = sorted(
+        (one for one in result.outcome.processes if one.rank_id == LANGUAGE), key=lambda one: one.generation
+    )
+    assert old.session != new.session
+    written = [
+        record
+        for record in result.outcome.records
+        if record.event is Event.WRITE_DONE and record.rank_id == ENCODE and record.detail.startswith(str(LANGUAGE))
+    ]
+    # Rooms 4, 8 and 12 are of this pair; those after the restart come from room 13 on.
+    for record in written:
+        if record.room <= 12:
+            assert new.session not in record.detail
+    acted_upon = {record.room for record in written if record.room in result.failed}
+    late = {record.room for record in written if record.room > 12}
+    assert late <= result.outcome.succeeded_rooms
+    assert late, "nothing was written to the new process, so the drill shows nothing"
+    assert acted_upon or result.outcome.messages_stale, "no old offer was there to be acted upon"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", list(Side))
+def test_a_restarted_instance_serves_its_first_request_already(side: Side) -> None:
+    """With heartbeats so slow that only the greeting can tell its peers in time."""
+    spec = msgspec.structs.replace(
+        find_drill("kill a language rank").scenario, encode_instances=1, language_instances=1
+    )
+    # At a quick pace, so that one comes right when the instance is up.
+    requests = [Request(room=room, arrival_s=0.25 * room, total_tokens=500) for room in range(1, 81)]
+    plan = [Restart(side=side, instance=0, down_s=0.0, time_s=0.0)]
+    outcome = run_real(spec, requests, heartbeats=Heartbeats(interval_s=8.0, failures=2), plan=plan)
+    [up_s] = [incident.time_s for incident in outcome.incidents if incident.what.endswith("is up again")]
+    later = {request.room for request in requests if request.arrival_s > up_s}
+    assert len(later) > 8
+    assert later <= outcome.succeeded_rooms
+    assert outcome.mismatches == []
+
+
+@pytest.mark.slow
+def test_the_rooms_of_a_deadlock_are_named_and_their_timers_end_it() -> None:
+    result = drilled("run the pool dry (alloc_then_free)")
+    outcome = result.outcome
+    assert outcome.deadlock
+    assert "of language0 and waits for" in outcome.deadlocks[0]
+    assert any("timed out while waiting" in one.reason for one in outcome.conclusions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("discipline", ["alloc_then_free", "free_then_alloc"])
+def test_without_timers_the_router_ends_a_deadlock(discipline: str) -> None:
+    # alloc_then_free: every first block is taken, and all want three more. free_then_alloc: the first request holds the
+    # whole encode pool and wants the language pool, the others hold three quarters of that and want the encode pool.
+    across = discipline == "free_then_alloc"
+    spec = Scenario(
+        block_tokens=16,
+        hidden=64,
+        sizing_options={"tokens": 16},
+        discipline=discipline,
+        encode_blocks=5 if across else 64,
+        language_blocks=4,
+        timeout_s=None,
+    )
+    lengths = [80, 16, 16, 16] if across else [64, 64, 64, 64]
+    requests = [Request(room=room, arrival_s=0.0, total_tokens=tokens) for room, tokens in enumerate(lengths, 1)]
+    outcome = run_real(spec, requests)
+    assert "room 1 holds" in outcome.deadlocks[0]
+    if across:
+        assert "waits for 1 of encode0" in outcome.deadlocks[0]
+    given_up = {one.room for one in outcome.conclusions if "given up by the router" in one.reason}
+    assert given_up
+    assert outcome.failed_rooms == given_up
+    assert outcome.failed_rooms | outcome.succeeded_rooms == {request.room for request in requests}
+    assert (outcome.rooms_left, outcome.blocks_lost, outcome.mismatches) == (0, 0, [])
+    assert outcome.end_s < 30
+
+
+@pytest.mark.slow
+def test_a_corrupt_frame_is_dropped_and_costs_one_room() -> None:
+    result = drilled("corrupt the Offer of one room")
+    assert result.failed == (STRUCK,)
+    assert result.outcome.frames_dropped == 1
+    assert "timed out while waiting" in reason_of(result, STRUCK)
+
+
+@pytest.mark.slow
+def test_the_same_run_without_its_fault_fails_nothing() -> None:
+    """A guard on the drills: what fails in them fails because of the fault."""
+    drill = find_drill("kill a language rank")
+    outcome = run_real(drill.scenario, drill.requests, heartbeats=HEARTBEATS)
+    assert outcome.failed_rooms == set()
+    assert outcome.succeeded_rooms == {request.room for request in drill.requests}
+    assert outcome.mismatches == []
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_for_less_than_its_heartbeats_allow_loses_nothing() -> None:
+    drill = find_drill("kill a language rank")
+    plan = [Pause(rank=RankId(Side.ENCODE, 0, 0), time_s=0.7, lasts_s=0.6)]
+    outcome = run_real(drill.scenario, drill.requests, heartbeats=Heartbeats(interval_s=2.0, failures=3), plan=plan)
+    assert outcome.failed_rooms == set()
+    assert (outcome.rooms_quarantined, outcome.mismatches) == (0, [])
+
+
+def test_unknown_drills_list_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown drill 'x'; known: kill a language rank, "):
+        find_drill("x")
+    names = [drill.name for drill in all_drills()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_drills_cover_every_kind_of_fault() -> None:
+    planned = {type(fault).__name__ for drill in all_drills() for fault in drill.plan}
+    assert planned == {"Kill", "Pause", "Restart", "CorruptFrame", "RefuseRegistration"}
+    for fault in (fault for drill in all_drills() for fault in drill.plan):
+        if isinstance(fault, CorruptFrame | RefuseRegistration):
+            continue
+        assert (fault.time_s is None) != (fault.on_write_of is None)
+
+
+# --- standing still, seen from outside ---
+
+
+def holdings(number: int, *, instance: int = 0, events: int = 5, free_again: bool = False) -> Holdings:
+    """Two rooms that hold one block each of a pool of two and want another one."""
+    one, two = (1, 0), (2, 0)
+    return Holdings(
+        rank_id=RankId(Side.LANGUAGE, instance, 0),
+        number=number,
+        held=[(one, 1)] if free_again else [(one, 1), (two, 1)],
+        queues=[[(one, 1), (two, 1)]],
+        usable=[(one, 2), (two, 2)],
+        events=events,
+    )
+
+
+def looked(standstill: Standstill, ranks: set[RankId], *answers: Holdings) -> object:
+    standstill.begin(ranks)
+    found = None
+    for answer in answers:
+        assert found is None
+        found = standstill.add(answer)
+    return found
+
+
+RANK = RankId(Side.LANGUAGE, 0, 0)
+
+
+def test_two_looks_at_the_same_deadlock_find_it_and_one_does_not() -> None:
+    standstill = Standstill()
+    assert looked(standstill, {RANK}, holdings(1)) is None
+    found = looked(standstill, {RANK}, holdings(2))
+    assert str(found).startswith("room 1 holds 1 of language0 and waits for 1 of language0")
+
+
+def test_a_rank_that_recorded_something_between_the_looks_was_not_standing_still() -> None:
+    standstill = Standstill()
+    assert looked(standstill, {RANK}, holdings(1)) is None
+    assert looked(standstill, {RANK}, holdings(2, events=6)) is None
+    assert looked(standstill, {RANK}, holdings(3, events=6)) is not None
+
+
+def test_rooms_that_could_go_on_are_no_deadlock() -> None:
+    standstill = Standstill()
+    for number in (1, 2, 3):
+        assert looked(standstill, {RANK}, holdings(number, free_again=True)) is None
+
+
+def test_an_incomplete_look_an_old_answer_and_a_move_in_between_count_for_nothing() -> None:
+    standstill = Standstill()
+    other = RankId(Side.LANGUAGE, 1, 0)
+    assert looked(standstill, {RANK, other}, holdings(1)) is None
+    assert looked(standstill, {RANK, other}, holdings(2), holdings(1, instance=1)) is None
+    assert looked(standstill, {RANK, other}, holdings(3), holdings(3, instance=1)) is None
+    standstill.forget()
+    assert looked(standstill, {RANK, other}, holdings(4), holdings(4, instance=1)) is None
+    assert looked(standstill, {RANK, other}, holdings(5), holdings(5, instance=1)) is not None
+
+
+def test_records_of_failed_rooms_say_so() -> None:
+    def failed(time_s: float, detail: str) -> Record:
+        return Record(time_s, RANK, 1, Event.FAILED, Status.Failed, 0, 0, detail)
+
+    moved = Record(1.0, RANK, 1, Event.ALLOCATED, Status.Bootstrapping, 0, 0, "")
+    assert stood_still([moved, failed(3.0, "timed out while waiting for blocks")], 2.0)
+    assert not stood_still([moved, failed(2.0, "timed out while waiting for blocks")], 2.0)
+    assert not stood_still([moved, failed(3.0, "language0.0 is down")], 2.0)
+    assert not stood_still([moved, failed(3.0, "timed out while waiting for blocks")], None)

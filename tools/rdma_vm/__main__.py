@@ -1,0 +1,133 @@
+"""The command: `python -m tools.rdma_vm`. Exit status 0 passed, 1 failed, 2 bad input or impossible on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tools.rdma_vm.initramfs import ModuleMissingError
+from tools.rdma_vm.machine import ROOT, MachineError, boot
+from tools.rdma_vm.packages import UnavailableError, default_cache, fetch, require_host
+from tools.rdma_vm.verdict import problems, table
+
+PASSED, FAILED, IMPOSSIBLE, INTERRUPTED = 0, 1, 2, 130
+DEFAULT_TESTS = "test_"  # all of them
+MEMORY_MIB = (1024, 1 << 20)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fetch, boot, judge, print."""
+    chosen = _parser().parse_args(arguments)
+    if not MEMORY_MIB[0] <= chosen.memory_mib <= MEMORY_MIB[1]:
+        return _impossible(f"--memory-mib is {chosen.memory_mib}, it must be {MEMORY_MIB[0]} to {MEMORY_MIB[1]}")
+    if not 10 <= chosen.limit_s <= 86_400:
+        return _impossible(f"--limit-s is {chosen.limit_s:g}, it must be 10 to 86400 seconds")
+    out: Path = chosen.out or _free(ROOT / "runs" / "rdma-vm")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return _impossible(f"--out is {str(out)!r}, it must be a new or empty folder")
+    started_s = time.monotonic()
+    try:
+        with _terminated_like_interrupted():
+            require_host()
+            tools = fetch(chosen.cache)
+            fetched_s = time.monotonic() - started_s
+            print(", ".join(f"{name} {version}" for name, version in sorted(tools.versions.items())))
+            print(f"tools after {fetched_s:.1f} s (cache: {chosen.cache})", flush=True)
+            out.mkdir(parents=True, exist_ok=True)
+            result_file = boot(
+                tools,
+                out.resolve(),
+                tests=chosen.tests,
+                memory_mib=chosen.memory_mib,
+                limit_s=chosen.limit_s,
+                say=lambda line: print(f"| {line}", flush=True),
+            )
+    except (UnavailableError, ModuleMissingError) as error:
+        return _impossible(str(error))
+    except MachineError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted: the virtual machine is gone", file=sys.stderr)
+        return INTERRUPTED
+    result = json.loads(result_file.read_text())
+    wrong = problems(result)
+    log = "\n".join(
+        [
+            table(result),
+            "",
+            f"boot {result['job_started_s']:.1f} s, job {result['job_ended_s'] - result['job_started_s']:.1f} s, "
+            f"all {time.monotonic() - started_s:.1f} s",
+            *(f"failed: {sentence}" for sentence in wrong),
+            "failed" if wrong else f"passed: {len(result['cases'])} runs over rdma agree with the simulator",
+        ]
+    )
+    print(log)
+    (out / "report.txt").write_text(log + "\n")
+    print(f"results: {out}")
+    return FAILED if wrong else PASSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.rdma_vm",
+        description="Compare simulator and real backend over Soft-RoCE in a small virtual machine.",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder [default: runs/rdma-vm]")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        default=default_cache(),
+        help="where unpacked packages are kept [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--tests",
+        metavar="EXPRESSION",
+        default=DEFAULT_TESTS,
+        help="which tests of tests/real/test_equality.py run over rdma beside the seed scenarios, for pytest -k; "
+        "'' for none [default: %(default)s]",
+    )
+    parser.add_argument("--memory-mib", type=int, metavar="NUMBER", default=4096, help="[default: %(default)s]")
+    parser.add_argument(
+        "--limit-s", type=float, metavar="SECONDS", default=1800.0, help="what the job may take [default: %(default)s]"
+    )
+    return parser
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the virtual machine in the same orderly way as Ctrl-C."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _free(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3`` … that does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _impossible(sentence: str) -> int:
+    print(f"rdma_vm: {sentence}", file=sys.stderr)
+    return IMPOSSIBLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
