@@ -1,14 +1,22 @@
 """What a whole run owes at its end; the laws of single records are tested with the protocol."""
 
+import math
+from collections.abc import Callable
+
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from protocol.disciplines import DISCIPLINES
 from protocol.laws import LawChecker
-from protocol.recording import Event
-from protocol.scenario import Request, Scenario
+from protocol.pooluse import PoolUse
+from protocol.recording import Event, Record
+from protocol.runlog import RequestRow, RunLog
+from protocol.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from sim.laws import LawError, broken_laws, observe
+from sim.laws import STATIONS, Book, LawError, ObservedRun, StationFlow, broken_accounts, broken_laws, observe
 from sim.link import load_profile
 from sim.run import SimulationOutcome, simulate
 
@@ -85,6 +93,7 @@ def test_rooms_that_never_end_and_ends_that_come_twice() -> None:
         ({"leftovers": ("encode0.0 remembers 1 rooms",)}, "encode0.0 remembers 1 rooms"),
         ({"succeeded": 2}, "1 requests were submitted, 2 succeeded, 0 failed, 0 are unfinished"),
         ({"bytes_landed": 1}, "1 bytes landed, 0 were written"),
+        ({"bytes_written": 7}, "0 bytes landed, 7 were written"),
     ],
 )
 def test_the_outcome_must_add_up(fields: dict[str, object], law: str) -> None:
@@ -100,3 +109,188 @@ def test_an_observed_run_that_breaks_a_law_raises(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(LawChecker, "finish", lambda self: self._break("made up", LANGUAGE, 1, Event.RELEASED))
     with pytest.raises(LawError, match=r"room 1 on language0\.0, released: made up"):
         observe(SCENARIO, [Request(0, 0.0, 8)], load_profile("cx7-400g"))
+
+
+# --- accounts ------------------------------------------------------------------------------------------------------
+
+# Resumes, two ranks on either side, copies that delay records, and a failure.
+BUSY = Scenario(
+    block_tokens=4, hidden=8, encode_tp=2, language_tp=2, encode_blocks=20, language_blocks=8, faults=(WriteFault(3),),
+    sizing_options={"tokens": 8}, services=ServiceTimes(encode_base_s=0.002, prefill_base_s=0.001),
+)  # fmt: skip
+LINK = msgspec.structs.replace(load_profile("cx7-400g"), copy_bandwidth_Bps=1e5)
+REQUESTS = [Request(room, room * 1e-3, 5 * room + 1) for room in range(8)]
+
+
+def accounts(
+    run: ObservedRun,
+    records: list[Record] | None = None,
+    outcome: SimulationOutcome | None = None,
+    rows: list[RequestRow] | None = None,
+    tamper: Callable[[Book, RunLog], None] | None = None,
+) -> list[str]:
+    """What a book finds that is given the records, rows and outcome of a run, or some in their place."""
+    book, log = Book(BUSY), RunLog(BUSY, lambda row: None)
+    for request in REQUESTS:
+        book.expect(request)
+        log.expect(request)
+    for record in run.records:
+        log.record(record)
+    log.finish(run.outcome.end_s)
+    for record in run.records if records is None else records:
+        book(*record)
+    if tamper is not None:
+        tamper(book, log)
+    return broken_accounts(book, log, run.rows if rows is None else rows, outcome or run.outcome)
+
+
+@pytest.fixture(scope="module")
+def busy() -> ObservedRun:
+    return observe(BUSY, REQUESTS, LINK)
+
+
+def find(run: ObservedRun, event: Event, room: int = 5, side: Side = Side.ENCODE) -> int:
+    """Where the first record of an event stands."""
+    return next(
+        number
+        for number, record in enumerate(run.records)
+        if (record.event, record.room, record.rank_id.side) == (event, room, side)
+    )
+
+
+def test_the_accounts_of_a_run_with_a_failure_are_even(busy: ObservedRun) -> None:
+    assert accounts(busy) == []
+    assert (busy.outcome.succeeded, busy.outcome.failed) == (7, 1)
+    for station in STATIONS:
+        flow = busy.stations[station.name]
+        assert flow.entered == flow.left >= 14
+        assert flow.inside == 0
+        assert 0 < flow.number_s == pytest.approx(flow.sojourn_s, rel=1e-9)
+    assert busy.stations["transfer"].entered > 16  # some came in chunks
+
+
+@pytest.mark.parametrize("event", [Event.ENCODE_STARTED, Event.ENCODED, Event.WRITE_STARTED, Event.WRITE_DONE])
+def test_a_record_that_is_missing_or_comes_twice_is_noticed(busy: ObservedRun, event: Event) -> None:
+    number = find(busy, event)
+    without = [*busy.records[:number], *busy.records[number + 1 :]]
+    twice = [*busy.records[: number + 1], *busy.records[number:]]
+    # Without its end, a room is in a station until its rank forgets it: that is what failures look like.
+    assert event is Event.ENCODED or accounts(busy, without) != []
+    assert accounts(busy, twice) != []
+
+
+def test_what_left_twice_breaks_conservation_and_littles_law(busy: ObservedRun) -> None:
+    number = find(busy, Event.ENCODED)
+    again = busy.records[number]._replace(time_s=busy.records[number].time_s + 1e-3)
+    found = accounts(busy, sorted([*busy.records, again], key=lambda record: record.time_s))
+    entered = busy.stations["encoder"].entered
+    assert f"room 5 left 'encoder' on {again.rank_id} without having entered it" in found
+    assert f"{entered} entered 'encoder', {entered + 1} left it and -1 are inside" in found
+    assert any(sentence.startswith("Little's law fails for 'encoder'") for sentence in found)
+
+
+def test_what_entered_twice_breaks_conservation_and_littles_law(busy: ObservedRun) -> None:
+    number = find(busy, Event.ENCODE_STARTED)
+    found = accounts(busy, [*busy.records[: number + 1], *busy.records[number:]])
+    entered = busy.stations["encoder"].entered + 1
+    assert f"room 5 entered 'encoder' on {busy.records[number].rank_id} twice" in found
+    assert f"{entered} entered 'encoder', {entered - 1} left it and 1 are inside" in found
+    assert any(sentence.startswith("Little's law fails for 'encoder'") for sentence in found)
+
+
+def test_bytes_that_the_records_and_the_run_count_differently(busy: ObservedRun) -> None:
+    number = find(busy, Event.WRITE_DONE)
+    record = busy.records[number]
+    less = [*busy.records[:number], record._replace(bytes=record.bytes - 1), *busy.records[number + 1 :]]
+    peer = record.detail
+    assert accounts(busy, less)[0] == (
+        f"room 5 on {record.rank_id} wrote {record.bytes} bytes to {peer}, {record.bytes - 1} landed"
+    )
+    for field in ("bytes_written", "bytes_landed"):
+        other = msgspec.structs.replace(busy.outcome, **{field: getattr(busy.outcome, field) + 1})
+        (sentence,) = accounts(busy, outcome=other)
+        assert sentence.startswith("the records have ")
+
+
+def test_bytes_that_no_request_has() -> None:
+    run = observe(msgspec.structs.replace(BUSY, faults=()), REQUESTS, LINK)
+    whole = run.outcome.bytes_landed
+
+    def shorter(book: Book, log: RunLog) -> None:
+        book.bytes_expected -= 1
+
+    assert accounts(run, tamper=shorter) == [f"{whole} bytes landed, the requests have {whole - 1}"]
+
+
+def test_blocks_that_rooms_and_pools_count_differently(busy: ObservedRun) -> None:
+    number = find(busy, Event.ALLOCATED, side=Side.LANGUAGE)
+    record = busy.records[number]
+    more = [*busy.records[:number], record._replace(tokens=record.tokens + 4), *busy.records[number + 1 :]]
+    (sentence,) = accounts(busy, more)
+    assert sentence.startswith("rooms held blocks of the language side for ")
+
+
+@pytest.mark.parametrize(("held", "peak"), [(-1, 3), (0, 1000), (5, 4)])
+def test_a_pool_below_nothing_or_above_its_size(busy: ObservedRun, held: int, peak: int) -> None:
+    def tampered(book: Book, log: RunLog) -> None:
+        use: PoolUse = log.pools[Side.ENCODE]
+        use.held_blocks, use.peak_blocks = held, peak
+
+    assert accounts(busy, tamper=tampered) == [f"the encode side holds {held} blocks and held {peak} of 40"]
+
+
+def test_something_before_its_request_came_or_after_the_end(busy: ObservedRun) -> None:
+    number = find(busy, Event.SUBMITTED)
+    record = busy.records[number]
+    early = record._replace(time_s=record.time_s - 1e-4)
+    found = accounts(busy, [*busy.records[:number], early, *busy.records[number + 1 :]])
+    assert found[0] == f"room 5 was on {record.rank_id} at {early.time_s!r}, before it came at {0.005!r}"
+    cut = msgspec.structs.replace(busy.outcome, end_s=busy.outcome.end_s / 2)
+    assert f"something happened at {busy.records[-1].time_s!r}, the run ended at {cut.end_s!r}" in accounts(
+        busy, outcome=cut
+    )
+
+
+def test_every_request_has_one_row_and_one_end(busy: ObservedRun) -> None:
+    assert accounts(busy, rows=busy.rows[1:])[0].startswith("the rows have 7 requests")
+    assert accounts(busy, rows=[*busy.rows, busy.rows[0]])[0].startswith("the rows have 9 requests")
+    other = [msgspec.structs.replace(row, status="Success", failure="") for row in busy.rows]
+    assert accounts(busy, rows=other) == [
+        "the rows have 8 requests, 8 succeeded, 0 failed, 0 unfinished; the run 8, 7, 1, 0"
+    ]
+
+
+def test_an_observed_run_with_uneven_accounts_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StationFlow, "advance", lambda self, time_s: setattr(self, "number_s", 1.0))
+    with pytest.raises(LawError, match="Little's law fails for 'encode rank'"):
+        observe(SCENARIO, [Request(0, 0.0, 8)], load_profile("cx7-400g"))
+
+
+@given(
+    discipline=st.sampled_from(sorted(DISCIPLINES)),
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=10),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    blocks=st.integers(2, 12),
+    timeout_s=st.sampled_from([None, 0.003, 180.0]),
+    failing=st.sets(st.integers(0, 9), max_size=2),
+    late=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_whatever_happens_in_a_run_its_accounts_are_even(
+    discipline: str,
+    lengths: list[int],
+    shape: tuple[int, int],
+    blocks: int,
+    timeout_s: float | None,
+    failing: set[int],
+    late: bool,
+) -> None:
+    # Deadlocks, time-outs, refusals and failed writes included; observe raises when a law is broken.
+    scenario = msgspec.structs.replace(
+        BUSY, discipline=discipline, encode_tp=shape[0], language_tp=shape[1], language_blocks=blocks,
+        timeout_s=timeout_s, faults=tuple(WriteFault(room) for room in sorted(failing)), release_after_prefill=late,
+    )  # fmt: skip
+    run = observe(scenario, [Request(room, room * 7e-4, tokens) for room, tokens in enumerate(lengths)], LINK)
+    assert len(run.rows) == run.outcome.submitted == len(lengths)
+    for flow in run.stations.values():
+        assert math.isclose(flow.number_s, flow.sojourn_s, rel_tol=1e-9, abs_tol=1e-12)

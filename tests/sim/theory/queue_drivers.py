@@ -187,6 +187,7 @@ class Turnstile(Faults):
     def begin(self, cluster: Cluster) -> None:
         """Remember whom to ask."""
         self._cluster = cluster
+        self._cores = {core.rank_id: core for core in cluster.cores}
 
     def admits(self, rank_id: RankId, event: object) -> bool:
         """Let everything pass; look at a new request when all turns of its moment are over."""
@@ -196,8 +197,7 @@ class Turnstile(Faults):
         return True
 
     def _look(self, rank_id: RankId, request: LanguageRequest) -> None:
-        core = next(core for core in self._cluster.cores if core.rank_id == rank_id)
-        room = core.rooms.get((request.room, request.incarnation))
+        room = self._cores[rank_id].rooms.get((request.room, request.incarnation))
         if room is not None and not room.blocks and not room.over:  # type: ignore[union-attr]
             self.sent_away.add(request.room)
             self._cluster.give(rank_id, Abort(request.room, request.incarnation, "no slot is free"))

@@ -72,9 +72,9 @@ def mm1k_sojourn_s(places: int, load: float, mean_s: float) -> float:
     return inside / (load / mean_s * (1 - mm1k_loss(places, load)))
 
 
-def processor_sharing_s(rate: float, mean_s: float) -> float:
-    """Mean sojourn in M/G/1 processor sharing: E[S] / (1 − ρ), whatever the law of S; Kleinrock, vol. 2, section 4.4."""
-    return mean_s / (1 - _below_one(rate * mean_s))
+def processor_sharing_slowdown(load: float) -> float:
+    """E[T | S = x] / x in M/G/1 processor sharing: 1 / (1 − ρ) for every x and every law; Kleinrock vol. 2, 4.4."""
+    return 1 / (1 - _below_one(load))
 
 
 def vacation_sojourn_s(
