@@ -55,7 +55,14 @@ from protocol.topology import RankId, Side
 
 UNSEEN = {
     *("_handlers", "_recorder", "discipline", "layout", "rank_id"),  # fixed
-    *("_free", "_behind_copy", "_timed", "_timers", "_timer_count", "ignored_messages"),  # without effect on what follows
+    *(
+        "_free",
+        "_behind_copy",
+        "_timed",
+        "_timers",
+        "_timer_count",
+        "ignored_messages",
+    ),  # without effect on what follows
 }
 
 

@@ -5,6 +5,7 @@ The cases are in ``queue_cases``; the same results make the table of docs/verifi
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,9 @@ from sim.link import TransferWorker
 from sim.loop import LoopGrid
 from sim.processors import Processors
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "verification.md"
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "verification.md"
+TOOL = ROOT / "tools" / "verification_table.py"
 
 every_case = pytest.mark.parametrize(
     "case",
@@ -49,6 +52,43 @@ def test_the_cases_are_told_apart_and_enough() -> None:
     assert max(case.precision for case in default if case.id != "mm1k-loss") <= 0.05
     # The simulator itself, not a part of it, serves the requests of every one.
     assert all(cases.result_of(case.id).simulated >= 1 for case in default)
+
+
+def load_tool() -> Any:
+    spec = importlib.util.spec_from_file_location("bufferlab_verification_table", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tool_prints_rows_and_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    tool = load_tool()
+    assert tool.main(["--only", "flow"]) == 0
+    assert cases.row(by_id("flow-shop"), cases.result_of("flow-shop")) in capsys.readouterr().out
+    assert tool.main(["--only", "nothing"]) == 2
+    assert "no id begins with 'nothing'; known: mm1-encoder, " in capsys.readouterr().err
+
+
+def test_the_tool_tells_that_the_page_is_out_of_date_or_has_no_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load_tool()
+    monkeypatch.setattr(cases, "CASES", [by_id("chunks")])
+    monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
+    tool.PAGE.write_text(f"before\n{tool.BEGIN}old\n{tool.END}\nafter\n", encoding="utf-8")
+    assert tool.main(["--check"]) == 1
+    assert "page.md is out of date" in capsys.readouterr().err
+    assert tool.main([]) == 0
+    assert tool.main(["--check"]) == 0
+    text = tool.PAGE.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    tool.PAGE.write_text("nothing", encoding="utf-8")
+    assert tool.main([]) == 2
+    assert tool.PAGE.read_text(encoding="utf-8") == "nothing"
 
 
 # --- the checks can fail -------------------------------------------------------------------------------------------
