@@ -321,7 +321,9 @@ def bench_link(
     with tqdm(total=sweep.steps, desc="measurements", file=sys.stderr, disable=None, leave=False) as bar:
 
         def show(text: str) -> None:
-            bar.write(f"{text}\n", file=sys.stderr if as_json else sys.stdout)
+            stream = sys.stderr if as_json else sys.stdout
+            bar.write(f"{text}\n", file=stream)
+            stream.flush()  # whoever reads a pipe wants to know what is being measured while it is
 
         result = link.run_sweep(sweep, show=show, progress=bar.update)
     link.write_files(result, target)

@@ -368,16 +368,23 @@ def test_rdma_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
 @over_mooncake
 def test_an_interruption_leaves_no_file_and_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments", "bench-link", "--rounds", "1000", "--out", "out"]
+    # Buffered as a pipe is by default, whatever this process was told.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("link ")  # the heading: both sides run
-    sides = psutil.Process(process.pid).children(recursive=True)
-    assert len(sides) == 2
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("link ")  # the heading: both sides run
+        sides = psutil.Process(process.pid).children(recursive=True)
+        assert len(sides) == 2
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        if process.poll() is None:  # it will not go by itself, and its sides end with it
+            process.kill()
+            process.wait()
     assert process.returncode == 130
     assert "bufferlab: interrupted" in errors
     assert psutil.wait_procs(sides, timeout=5)[1] == []
