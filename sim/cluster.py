@@ -19,6 +19,7 @@ What goes wrong is not decided here either: a ``faults.Faults`` is asked whereve
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from math import inf
@@ -467,7 +468,7 @@ class Cluster:
             self.clock.call_after(lasts_s, self._prefilled, group, done)
         return lasts_s
 
-    def _copy_turn(self, rank: Rank, turn: Turn, prefill: Any) -> float:
+    def _copy_turn(self, rank: Rank, turn: Turn, prefill: deque[Delivered] | None) -> float:
         """Let one rank take the turn; return how long its copies last, seconds. ``prefill`` gets what is delivered."""
         services = self._services
         clock = self.clock

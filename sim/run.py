@@ -22,8 +22,8 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, when it was
     seen and the rooms in the cycle (see ``protocol.deadlock``); timers may have ended it. ``leftovers``: a sentence for
-    every rank that was not empty at the end. ``events``: calls on the virtual clock, ``turns``: those of them that were
-    turns of a scheduler loop.
+    every rank that was not empty at the end. ``events``: calls on the virtual clock (more where a recorder is told
+    when a copy is over), ``turns``: those of them that were turns of a scheduler loop.
     """
 
     end_s: float
