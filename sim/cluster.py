@@ -197,7 +197,8 @@ class Cluster:
         if found is not None and len(self.deadlocks) < MOST_DEADLOCKS:
             rooms = {room.room for room in found.cycle}
             if not self.deadlocks or rooms != {room.room for room in self.deadlocks[-1][1].cycle}:
-                self.deadlocks.append((self.clock.now, found))
+                # Whether the end of a copy has an event of its own depends on whether it is recorded.
+                self.deadlocks.append((max(self.clock.now, self.copied_s), found))
         return found
 
     def watch(self, watcher: Watcher) -> None:

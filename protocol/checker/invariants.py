@@ -240,8 +240,9 @@ def held_blocks(room: Any) -> tuple[int, ...]:
 @on_local(1)
 def _pool_is_partitioned(local: Local) -> Iterator[str]:
     pool = local.core.pool
-    if sorted([*pool._free, *pool._owner, *pool._fenced]) != list(range(pool.blocks)):
-        yield f"free {sorted(pool._free)}, owned {sorted(pool._owner)}, fenced {sorted(pool._fenced)} of {pool.blocks}"
+    free = [*pool.free_blocks()]
+    if sorted([*free, *pool._owner, *pool._fenced]) != list(range(pool.blocks)) or len(free) != pool.free:
+        yield f"free {free}, owned {sorted(pool._owner)}, fenced {sorted(pool._fenced)} of {pool.blocks}"
     rooms: Rooms = local.core.rooms
     for room in rooms.values():
         for block in held_blocks(room):

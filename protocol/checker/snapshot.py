@@ -101,9 +101,6 @@ def tidy(core: Core, concluded: Collection[RoomKey]) -> None:
     * Rooms that are over leave the queues; the core itself drops them when it gets to them.
     * Messages kept for a room that has ended here are dropped; the core drops them after a minute, unread.
     * Why a room failed is forgotten; it is only ever told.
-    * The free list is sorted. Blocks are interchangeable: nothing depends on a block's number as long as no write is
-      under way to a block that is free, and that itself is checked in every state. So the pools of two states that
-      differ in the names of blocks only are explored once. This is the symmetry reduction.
     """
     queues = [core._awaiting_source] if isinstance(core, EncodeRank) else [core._new, core._resuming]
     for queue in queues:
@@ -115,7 +112,6 @@ def tidy(core: Core, concluded: Collection[RoomKey]) -> None:
         del core._early._kept[key]
     for room in core.rooms.values():
         room.failure = room.failure and FAILURE
-    core.pool._free = deque(sorted(core.pool._free))
 
 
 def freeze(core: Core) -> tuple[Any, ...]:
@@ -150,7 +146,7 @@ def _frozen(value: Any, *, ordered: bool = False) -> Any:
     if isinstance(value, Room):
         return value.key
     if kind is BlockPool:
-        return (tuple(value._free), _frozen(value._owner), _frozen(value._fenced))
+        return (tuple(value._starts), tuple(value._ends), value.free, _frozen(value._owner), _frozen(value._fenced))
     if kind is EarlyMessages:
         return tuple(sorted(((key, tuple(messages)) for key, (_, messages) in value._kept.items()), key=_by_name))
     if isinstance(value, SizingPolicy):

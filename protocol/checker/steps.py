@@ -139,7 +139,7 @@ def account(ghost: Ghost, core: Core, given: Any, actions: list[Action]) -> Ghos
     reaped = {key for key in ends if key not in core.rooms}
     memory = list(ghost.memory)
     if memory:
-        for block in core.pool._free:
+        for block in core.pool.free_blocks():
             memory[block] = None  # nobody may rely on what is left in a free block
     return Ghost(
         memory=tuple(memory),

@@ -1,8 +1,8 @@
 """The checker's reductions lose nothing: what the model does is what plain cores do.
 
 A random walk through ``Model.moves`` is played twice more: on *plain* cores, which are made once and then only take
-inputs (no copies, no tidying, no table of steps, a first-in first-out free list, real reasons), and by ``steps.perform``
-from move to move, without the table. After every move all three agree up to the names of blocks and texts of reasons.
+inputs (no copies, no tidying, no table of steps, real reasons), and by ``steps.perform`` from move to move, without the
+table. After every move all three agree up to the names of blocks and texts of reasons.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def core_outline(core: Any, ended: Any) -> dict[str, Any]:
         elif name == "_by_number":
             value = {number: room.key for number, room in value.items()}
         elif name == "pool":
-            value = len(value._free), Counter(value._owner.values()), Counter(value._fenced.values())
+            value = value.free, Counter(value._owner.values()), Counter(value._fenced.values())
         elif isinstance(value, deque):
             value = [room.key for room in value if not room.over]
         elif isinstance(value, EarlyMessages):
@@ -609,6 +609,8 @@ def other(value: Any) -> Any:
             return value ^ {STRANGER}
         case dict():
             return dict(list(value.items())[1:]) if value else {STRANGER: None}
+        case list():
+            return [*value, 99]
         case deque():
             return deque([*value, Room((9, 9), 9)])
     raise TypeError(f"no other value for {value!r}")
@@ -633,7 +635,7 @@ def test_the_key_tells_every_field_of_a_core(model: Model) -> None:
             if name == "pool":
                 changes = [
                     lambda twin, name=name: setattr(twin.pool, name, other(getattr(twin.pool, name)))
-                    for name in ("_free", "_owner", "_fenced")
+                    for name in ("_starts", "_ends", "free", "_owner", "_fenced")
                 ]
             elif name == "_early":
                 changes = [lambda twin: twin._early.keep((9, 9), Announce(9, 9, 1), NOW)]

@@ -110,7 +110,7 @@ def forget_the_fence_of_the_pool(patch: pytest.MonkeyPatch) -> None:
         for block in blocks:
             del self._owner[block]
             self._fenced[block] = owner
-        self._free.extend(blocks)
+        self._return(blocks)
 
     patch.setattr(BlockPool, "fence", fence)
 

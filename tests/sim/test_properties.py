@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
@@ -188,6 +188,14 @@ def test_the_rows_of_a_run_are_requests_that_give_the_same_run(
     assert (first.outcome, first.rows) == (second.outcome, second.rows)
 
 
+# A deadlock that stands while the copies of a turn go on.
+@example(
+    requests=[
+        Request(room, 0.0, tokens, encode_factor=0.5, prefill_factor=0.5) for room, tokens in enumerate([1, 49, 17, 1])
+    ],
+    discipline="alloc_then_free",
+    timeout_s=0.01,
+)
 @few
 @given(
     requests=request_lists(), discipline=st.sampled_from(sorted(DISCIPLINES)), timeout_s=st.sampled_from([0.01, 9.0])
@@ -437,11 +445,9 @@ def test_a_faster_link_delays_nobody_where_all_queues_are_first_come_first_serve
 def test_larger_pools_delay_nobody_where_all_queues_are_first_come_first_served(
     requests: list[Request], setting: Setting, language: list[int], encode: list[int]
 ) -> None:
-    # Prefill may take part here, in passes of one request: the order in which offers are made stays what it was. What a
-    # piece costs may not, see the anomaly below.
-    services = ServiceTimes(
-        encode_turn_s=0.0, language_turn_s=0.0, encode_per_token_s=20 * TICK_S, prefill_per_token_s=10 * TICK_S
-    )
+    # A prefill takes no time here: one that begins sooner may hold up an offer, as in the first anomaly below. Nor does
+    # a piece: a pool with more room may have its free blocks in other runs.
+    services = ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0, encode_per_token_s=20 * TICK_S)
     scenario = change(SMALL, services=services, encode_batch=1, prefill_batch_tokens=1, **setting)
     link = change(LINK, copy_bandwidth_Bps=math.inf, per_piece_s=0.0)
     small, large = (
@@ -487,20 +493,6 @@ def test_anomaly_a_larger_language_pool_delays_a_request_that_comes_in_chunks() 
     small, large = (delivered_s(change(scenario, language_blocks=blocks), requests, link) for blocks in (20, 31))
     assert large[1] > small[1] + 1.0
     assert large[5] < small[5]
-
-
-def test_anomaly_a_pool_with_a_block_to_spare_delays_a_request() -> None:
-    # Four slots of 15 blocks fill 60 blocks and are reused whole. With one block more the fifth request's slot begins
-    # with that one, is not contiguous, and so has more pieces to write.
-    requests = [Request(room, 0.01 * room, 60) for room in range(5)]
-    scenario = change(SMALL, services=AT_ONCE, discipline="slot", sizing_options={"tokens": 60}, encode_blocks=15)
-    whole, spare = (
-        delivered_s(change(scenario, language_blocks=blocks), requests, change(LINK, bandwidth_Bps=1e7))
-        for blocks in (60, 61)
-    )
-    assert [spare[room] - whole[room] for room in range(4)] == [0.0] * 4
-    # One cut in each of the three kinds of buffers.
-    assert spare[4] - whole[4] == 3 * LINK.per_piece_s
 
 
 def test_anomaly_passes_without_a_limit_make_a_faster_link_delay_a_request() -> None:
