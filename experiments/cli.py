@@ -6,8 +6,10 @@ run, nothing written), 130 interrupted. ``--json`` prints one JSON object on std
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,8 @@ EXAMPLES = {
     "compare": "bufferlab compare runs/sim-run runs/real-run",
     "paired": "bufferlab paired runs/tokens-1024 runs/tokens-4096",
     "bench-link": "bufferlab bench-link --block 64KiB,1MiB --batch 1,64 --min-GBps 1",
+    "calibrate": "bufferlab calibrate runs/bench-link --out my-link.toml",
+    "validate": "bufferlab validate runs/real-1 runs/real-2 --profile my-link.toml --out runs/validation",
     "check": "bufferlab check --discipline alloc_then_free",
     "workload": "bufferlab workload azure-like --buffer 2048 --buffer 8192",
     "examples": "bufferlab examples --show quickstart",
@@ -84,6 +88,9 @@ SetOption = Annotated[
 SeedOption = Annotated[str | None, typer.Option("--seed", metavar="NUMBER", help="Overrides run.seed.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run in --out.")]
 PlotsOption = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures in plots/.")]
+TimelineOption = Annotated[
+    bool, typer.Option("--timeline", help="Write timeline.json of the first replication, which Perfetto opens.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 
@@ -129,36 +136,90 @@ def sim(
     seed: SeedOption = None,
     force: ForceOption = False,
     plots: PlotsOption = True,
+    timeline: TimelineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """One simulated run, with its replications, into a run directory."""
     from experiments.runner import run_sim
 
-    _run("sim", run_sim, _load(config, settings, seed), out, force=force, plots=plots, as_json=as_json)
+    execute = functools.partial(run_sim, plots=plots, timeline=timeline)
+    _run("sim", execute, _load(config, settings, seed), out, force=force, as_json=as_json)
 
 
-@app.command(epilog=f"Example: {EXAMPLES['real']}")
+@app.command(epilog=f"On several hosts: docs/several-hosts.md. Example: {EXAMPLES['real']}")
 def real(
-    config: ConfigArgument,
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="As for sim; not needed with --role.", show_default=False)
+    ] = None,
     transport: Annotated[
         str | None, typer.Option("--transport", metavar="tcp|rdma", help="Overrides real.transport.")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="Overrides real.device.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Overrides real.device; with --role for this rank.")
+    ] = None,
+    bootstrap: Annotated[
+        str | None,
+        typer.Option(
+            "--bootstrap",
+            metavar="HOST:PORT",
+            help="Several hosts: where the coordinator, which is the process without --role, waits for its ranks.",
+        ),
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option("--role", metavar="encode|language", help="Be one rank of this side of the run.")
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", metavar="N", help="Which one, over all instances of its side: instance × tp + rank."),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="This rank's own address. [default: that towards the coordinator]"
+        ),
+    ] = None,
+    wait_s: Annotated[
+        float | None,
+        typer.Option(
+            "--wait", metavar="SECONDS", help="How long to wait at --bootstrap for those not yet there. [default: 60]"
+        ),
+    ] = None,
     out: OutOption = None,
     settings: SetOption = None,
     seed: SeedOption = None,
     force: ForceOption = False,
     plots: PlotsOption = True,
+    timeline: TimelineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The same configuration over Mooncake, one process per rank on this host."""
+    """The same configuration over Mooncake, one process per rank: all on this host, or each where it is started."""
+    from experiments.errors import UserError
     from experiments.runner import run_measured
+    from experiments.several_hosts import WAIT_S, Meeting, Part, take_part
 
+    is_rank = any(one is not None for one in (role, rank, host))
+    if bootstrap is None and (is_rank or wait_s is not None):
+        raise UserError("--role, --rank, --host and --wait are for several hosts, they need --bootstrap")
+    meeting = None if bootstrap is None else Meeting(bootstrap, WAIT_S if wait_s is None else wait_s)
     overrides = list(settings or ())
     # As TOML strings, so that a device called 1 stays a name.
     overrides += [f"real.transport={json.dumps(transport)}"] if transport is not None else []
+    if meeting is not None and is_rank:
+        if role is None or rank is None:
+            raise UserError("--role and --rank must both be given for a rank")
+        if out is not None or force or as_json:
+            raise UserError("--out, --force and --json are not allowed with --role: the coordinator writes the run")
+        if config is None and (overrides or seed is not None):
+            raise UserError("--set, --seed and --transport are not allowed with --role unless CONFIG is given, too")
+        own = None if config is None else _load(config, overrides, seed)
+        part = Part(role=role, number=rank, host=host, device=device or "")
+        take_part(own, meeting, part, lambda line: print(line, file=sys.stderr))
+        return
+    if config is None:
+        raise UserError("CONFIG is missing, only a rank with --role needs none")
     overrides += [f"real.device={json.dumps(device)}"] if device is not None else []
-    _run("real", run_measured, _load(config, overrides, seed), out, force=force, plots=plots, as_json=as_json)
+    execute = functools.partial(run_measured, meeting=meeting, plots=plots, timeline=timeline)
+    _run("real", execute, _load(config, overrides, seed), out, force=force, as_json=as_json)
 
 
 @app.command(epilog=f"Example: {EXAMPLES['sweep']}")
@@ -329,6 +390,84 @@ def bench_link(
     link.write_files(result, target)
     _tell(result, f"{link.result_text(result)}\nwritten to: {target}", as_json=as_json)
     raise typer.Exit(DONE if result["passed"] else CHECK_FAILED)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['calibrate']}")
+def calibrate(
+    measurements: Annotated[
+        list[Path], typer.Argument(metavar="MEASUREMENTS…", help="CSV tables, bench-link output, or run directories.")
+    ],
+    holdout: Annotated[
+        str, typer.Option("--holdout", metavar="odd|even|none", help="Rows of each table to predict and not to fit.")
+    ] = "none",
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", metavar="NAME", help="Fit only this table; several may be given.")
+    ] = None,
+    predicted: Annotated[
+        list[str] | None, typer.Option("--predict", metavar="NAME", help="Predict this table from the fitted ones.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PROFILE.toml", help="Write one profile for all that is fitted.")
+    ] = None,
+    base: Annotated[
+        str, typer.Option("--base", metavar="PROFILE", help="Where a profile takes what was not measured from.")
+    ] = "tcp-loopback",
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Of the residuals drawn for intervals.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fits the link, and the software around it, to measurements; writes a profile with its uncertainties."""
+    from experiments.calibration.command import calibrate as fit_measurements
+    from experiments.calibration.report import report_text
+
+    result = fit_measurements(
+        measurements, holdout=holdout, tables=tables or (), predicted=predicted or (), out=out, base=base, seed=seed,
+        command=shlex.join(["bufferlab", *sys.argv[1:]]),
+    )  # fmt: skip
+    _tell(result, "" if as_json else report_text(result), as_json=as_json)
+
+
+@app.command(epilog=f"Example: {EXAMPLES['validate']}")
+def validate(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN…", help="Measured run directories; those of one configuration are repeats."),
+    ],
+    profile: Annotated[
+        str,
+        typer.Option("--profile", metavar="PROFILE", help="The link profile that predicts: a name or a .toml file."),
+    ],
+    max_error: Annotated[
+        str | None,
+        typer.Option(
+            "--max-error", metavar="p50=0.05,…", help="Fail where a relative error is above this and the noise."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="A new folder for validation.json, cells.csv, figures.")
+    ] = None,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Print where the time of a request goes, stage by stage.")
+    ] = False,
+    timelines: Annotated[
+        bool, typer.Option("--timeline", help="Write a trace per cell, simulated above measured, which Perfetto opens.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Of the resamples behind intervals.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Predicts measured runs with a frozen link profile and scores the prediction beside the measurement's noise."""
+    from experiments.validation.command import validate as validate_runs
+
+    with _bar("runs", len(runs)) as step:
+        result = validate_runs(
+            runs, profile, max_error=max_error, out=out, timelines=timelines, seed=seed, progress=step
+        )
+    _tell(result.content() if as_json else None, "" if as_json else result.text(stages=stages), as_json=as_json)
+    if not as_json and out is not None:
+        print(f"written to: {out}")
+    if as_json and not result.passed:
+        for line in result.missed():
+            print(line, file=sys.stderr)
+    raise typer.Exit(DONE if result.passed else CHECK_FAILED)
 
 
 @app.command(epilog=f"Example: {EXAMPLES['check']}")
@@ -527,7 +666,6 @@ def _run(
     out: Path | None,
     *,
     force: bool,
-    plots: bool,
     as_json: bool,
 ) -> None:
     from tqdm.auto import tqdm
@@ -543,7 +681,7 @@ def _run(
         def notice(line: str) -> None:
             bar.write(line, file=sys.stderr)
 
-        summary = execute(config, target, plots=plots, progress=bar.update, notice=notice)
+        summary = execute(config, target, progress=bar.update, notice=notice)
     if as_json:
         _print_json(summary)
     else:

@@ -25,9 +25,10 @@ from pydantic import (
 )
 
 from experiments.errors import UserError
-from experiments.incidents import NEEDS, check_incidents, parse_instance, parse_rank
+from experiments.incidents import NEEDS, check_incidents, check_real_incidents, parse_instance, parse_rank
 from experiments.models import MODELS, ModelShape
 from experiments.problems import did_you_mean, reason_of, sentence, shown
+from experiments.recorded import config_beside
 from experiments.services import ServiceSide, load_service_profile
 from experiments.units import parse_duration, parse_size
 from protocol.disciplines import DISCIPLINES
@@ -35,11 +36,13 @@ from protocol.layout import BufferLayout
 from protocol.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.sizing import SizingError, find_policy
 from protocol.sizing.registry import absolute, file_of, make_policy
+from protocol.wires import EXTENDED, FORK_DISCIPLINE, SGLANG, WIRES, sglang_problem
 
 MAX_TP = 64
 MAX_INSTANCES = 256
 MAX_REAL_PROCESSES = 32
 DEFAULT_REQUESTS = 1000
+MAX_CONCURRENCY = 1_000_000
 WORKLOAD_SOURCES = ("preset", "file", "lengths", "request")
 WORKLOAD_ORDERS = ("random", "alternating", "sorted-runs")
 HINTS = ("exact", "none")
@@ -88,12 +91,6 @@ def _parsed_by(parse: Callable[[str], object]) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-def _wire(value: Any) -> Any:
-    if value == "sglang":
-        raise ValueError('must be "extended" for now; the fork\'s own frames ("sglang") are not available yet')
-    return value
 
 
 def _pool(value: Any) -> Any:
@@ -234,11 +231,16 @@ class Workload(Section):
     preset: Annotated[str | None, BeforeValidator(_preset)] = None
     """A built-in workload model."""
     file: str | None = None
-    """A CSV, Parquet or public trace file, or a folder of ServeGen clients; relative to the configuration file."""
+    """A CSV, Parquet or public trace file, a run directory or a folder of ServeGen clients; relative to the
+    configuration file."""
     lengths: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, Field(strict=False, min_length=1)] = None
     """Embedding lengths in tokens, used in turn and again from the front."""
     request: Annotated[tuple[RequestSpec, ...] | None, Field(strict=False, min_length=1)] = None
     """Requests given one by one."""
+    loop: Literal["open", "closed"] = "open"
+    """Whether requests come at their times, or in their order, each as soon as an earlier one is concluded."""
+    concurrency: Annotated[int | None, Field(ge=1, le=MAX_CONCURRENCY)] = None
+    """In a closed loop: how many requests are under way at a time."""
     requests: Annotated[int | None, Field(ge=1)] = None
     """How many requests. Defaults to 1000 for a preset or a file of lengths, else to all the source has."""
     rate_rps: Annotated[float | None, Field(gt=0)] = None
@@ -273,7 +275,13 @@ class Workload(Section):
             names = ", ".join(WORKLOAD_SOURCES)
             found = " and ".join(given) if given else "no source"
             raise ValueError(f"names {found}, it must name exactly one of {names}")
-        if self.preset is not None and self.rate_rps is None:
+        if (self.loop == "closed") is (self.concurrency is None):
+            raise ValueError(
+                "has a closed loop but no concurrency, it must say how many requests are under way at a time"
+                if self.concurrency is None
+                else f"concurrency is {self.concurrency}, it is only allowed with loop = 'closed'"
+            )
+        if self.preset is not None and self.rate_rps is None and self.loop == "open":
             raise ValueError("has a preset but no rate_rps, it must say how many requests arrive a second")
         if self.request is not None and self.rate_rps is not None:
             raise ValueError("has rate_rps, which is not allowed beside [[workload.request]]: each has its arrival_s")
@@ -332,7 +340,8 @@ class Workload(Section):
 
             # A folder without clients is named as it is, so that it is refused.
             return [str(path) for path in client_files(Path(self.file))] or [self.file]
-        return [self.file]
+        config = config_beside(Path(self.file))
+        return [self.file] if config is None else [self.file, str(config)]
 
 
 class Sizing(Section):
@@ -390,9 +399,9 @@ class Protocol(Section):
     """The rules of the transfer."""
 
     discipline: Annotated[str, _known(DISCIPLINES)] = "window"
-    """How a room acquires and returns language-side blocks."""
-    wire: Annotated[Literal["extended"], BeforeValidator(_wire)] = "extended"
-    """The message format."""
+    """How a room acquires and returns language-side blocks. With the sglang wire alloc_then_free unless it is given."""
+    wire: Annotated[str, _known(WIRES)] = EXTENDED
+    """What the sides say to each other: extended, or the SGLang fork's own frames, sglang, which can say less."""
     block_tokens: Annotated[int, Field(ge=1)] = 128
     """Tokens of one buffer block."""
     timeout_s: Annotated[float | str | None, BeforeValidator(_timeout)] = 180.0
@@ -405,6 +414,25 @@ class Protocol(Section):
     """Most tokens that a resume asks for at once; all that is missing when absent."""
     sizing: Sizing = Sizing()
     """The default allocation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _discipline_of_the_wire(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("wire") == SGLANG:
+            return {"discipline": FORK_DISCIPLINE, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _within_the_wire(self) -> Self:
+        if self.wire == SGLANG:
+            timeout_s = typing.cast("float | None", self.timeout_s)
+            name, problem = sglang_problem(
+                discipline=self.discipline, resume_tokens=self.resume_tokens, timeout_s=timeout_s
+            )
+            if name:
+                value = NEVER if name == "timeout_s" else getattr(self, name)
+                raise ValueError(f"{name} is {shown(value)}, it {problem}")
+        return self
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> Self:
@@ -504,7 +532,7 @@ class Fault(Section):
 
 
 class Incident(Section):
-    """Something that goes wrong at a time: which settings there are depends on its kind. Simulated runs only."""
+    """Something that goes wrong at a time: which settings there are depends on its kind."""
 
     kind: Annotated[str, _known(NEEDS)]
     """death of a rank, restart of an instance, hang of a rank, slow rank, abort by a client, false-alarm."""
@@ -534,7 +562,8 @@ class Incident(Section):
 
 
 class RandomFaults(Section):
-    """What goes wrong by chance in a simulated run. Rates are shares of all messages, writes or requests."""
+    """What goes wrong by chance; in a measured run only failed writes. Rates are shares of all messages, writes or
+    requests."""
 
     lost_messages: Share = 0.0
     """Control messages that never arrive."""
@@ -580,6 +609,8 @@ class Real(Section):
     """What Mooncake is asked to use; a run in which it used something else stops."""
     device: str = ""
     """The network device, for rdma."""
+    memory: Literal["auto", "host", "gpu"] = "auto"
+    """Where block memory lies: "auto" takes a GPU where torch and the installed Mooncake wheel can both use one."""
 
 
 class Config(Section):
@@ -625,6 +656,12 @@ class Config(Section):
                     f"{self.language.tp}"
                 )
         check_incidents(self)
+        if self.protocol.wire == SGLANG and (self.incidents or self.random_faults.happens):
+            where = "incidents" if self.incidents else "random_faults"
+            raise ValueError(
+                f"{where} is given, which the sglang wire does not allow: the simulator's control messages are the "
+                f"extended ones, and would tell of it what those frames cannot"
+            )
         return self
 
     @property
@@ -683,6 +720,7 @@ class Config(Section):
             hidden=shape.hidden,
             deepstack_layers=shape.deepstack_layers,
             discipline=self.protocol.discipline,
+            wire=self.protocol.wire,
             sizing=self.protocol.sizing.policy,
             sizing_options=self.protocol.sizing.options,
             encode_instances=self.encode.instances,
@@ -715,16 +753,14 @@ class Config(Section):
             faults=tuple(WriteFault(fault.room, fault.epoch, fault.destination) for fault in self.faults),
         )
 
-    def check_real(self, memory_bytes: int) -> None:
-        """Raise UserError if a real run cannot do it, or not on this host with ``memory_bytes`` for its pools."""
-        if self.incidents or self.random_faults.happens:
-            where = "incidents" if self.incidents else "random_faults"
-            raise UserError(f"{where} is given, which only a simulated run can do; a real run has faults of its own")
-        if self.encode.transfer_workers > 1:
-            raise UserError(
-                f"encode.transfer_workers is {self.encode.transfer_workers}, it must be 1 for a real run, whose ranks "
-                f"have one thread that writes"
-            )
+    def check_real(self, memory_bytes: int | None) -> None:
+        """Raise UserError if a real run cannot do it, or not on this host with ``memory_bytes`` for its pools.
+
+        None: its ranks are on several hosts.
+        """
+        check_real_incidents(self, one_host=memory_bytes is not None)
+        if memory_bytes is None:
+            return
         sides = (self.encode, self.language)
         processes = sum(side.instances * side.tp for side in sides)
         if processes > MAX_REAL_PROCESSES:

@@ -1,14 +1,19 @@
-"""What goes wrong in a simulated run, as a configuration says it, and as the simulator takes it."""
+"""What goes wrong in a run, as a configuration says it, and as the simulator and the real backend take it."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments.errors import UserError
 from protocol.topology import RankId, Side
 
 if TYPE_CHECKING:
     from experiments.config import Config, Incident
+    from protocol.scenario import Request
+    from real.faults import RealFault
     from sim.faults import FaultPlan
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -21,6 +26,21 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """The settings of every kind of incident, all of which must be given."""
 
+NOT_REAL = {
+    "false-alarm": "a measured run cannot do: its ranks take nobody for dead but by their own heartbeats, which a hang "
+    "that is long enough makes fail",
+}
+"""Why a measured run does not do some kinds of incidents."""
+
+SENT = ("lost_messages", "doubled_messages", "late_messages")
+NOT_REAL_RATES = {
+    **dict.fromkeys(SENT, "it must be 0 for a measured run, whose control channel loses, doubles and delays nothing"),
+    "late_writes": "it must be 0 for a measured run, whose transport alone decides when bytes land",
+    "late_requests": "it must be 0 for a measured run, whose requests travel as fast as they do",
+}
+"""Why a measured run has no such rates."""
+
+_PROCESS = ("death", "restart", "hang")
 _RANK = re.compile(r"(encode|language)(\d+)\.(\d+)")
 _INSTANCE = re.compile(r"(encode|language)(\d+)")
 
@@ -86,6 +106,63 @@ def fault_plan(config: Config, replication: int) -> FaultPlan | None:
         incidents=tuple(_planned(config, incident) for incident in config.incidents),
         **plan,
     )
+
+
+def check_real_incidents(config: Config, *, one_host: bool) -> None:
+    """Raise UserError for what cannot be made to go wrong in a measured run, or not where its ranks are elsewhere."""
+    for number, incident in enumerate(config.incidents):
+        if incident.kind in NOT_REAL:
+            raise UserError(f"incidents.{number}.kind is {incident.kind!r}, which {NOT_REAL[incident.kind]}")
+        if incident.kind in _PROCESS and not one_host:
+            raise UserError(
+                f"incidents.{number}.kind is {incident.kind!r}, which needs all ranks on this host: a process on "
+                f"another one cannot be ended or stopped from here"
+            )
+    for name, reason in NOT_REAL_RATES.items():
+        rate = getattr(config.random_faults, name)
+        if rate > 0:
+            raise UserError(f"random_faults.{name} is {rate}, {reason}")
+
+
+def real_plan(config: Config, replication: int, requests: Sequence[Request]) -> list[RealFault]:
+    """What is made to go wrong in one replication of a measured run; the writes that fail are the simulator's."""
+    return [*map(_real, config.incidents), *_failed_writes(config, replication, requests)]
+
+
+def _failed_writes(config: Config, replication: int, requests: Sequence[Request]) -> Iterator[RealFault]:
+    from real.faults import FailWrites
+    from sim.faults import PlannedFaults
+
+    plan = fault_plan(config, replication)
+    if plan is None or not plan.failed_writes:
+        return
+    scenario = config.scenario()
+    most: Counter[int] = Counter()  # a chunk has at least one block
+    for request in requests:
+        most[request.language_instance] += scenario.layout.blocks_for(request.total_tokens)
+    for writer in scenario.encode_ids():
+        for destination in scenario.language_ids():
+            numbers = PlannedFaults(plan).failed_writes(writer, destination, most[destination.instance])
+            until_s = config.random_faults.until_s
+            yield FailWrites(writer=writer, destination=destination, numbers=tuple(numbers), until_s=until_s)
+
+
+def _real(incident: Incident) -> RealFault:
+    from real import faults
+
+    time_s, lasts_s = incident.time_s or 0.0, incident.lasts_s or 0.0
+    match incident.kind:
+        case "death":
+            return faults.Kill(rank=parse_rank(str(incident.rank)), time_s=time_s)
+        case "restart":
+            side, instance = parse_instance(str(incident.instance))
+            return faults.Restart(side=side, instance=instance, down_s=lasts_s, time_s=time_s)
+        case "hang":
+            return faults.Pause(rank=parse_rank(str(incident.rank)), lasts_s=lasts_s, time_s=time_s)
+        case "slow":
+            return faults.Slow(rank=parse_rank(str(incident.rank)), factor=incident.factor or 1.0)
+        case _:
+            return faults.ClientAbort(room=incident.room or 0, time_s=time_s)
 
 
 def _planned(config: Config, incident: Incident) -> Any:

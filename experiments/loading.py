@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.config import WORKLOAD_SOURCES, Config, parse
 from experiments.errors import UserError
+from experiments.recorded import TABLE
 from protocol.sizing.registry import absolute
 
 
@@ -97,6 +98,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
                 table.pop(other, None)
         if parts[1] != "lengths":
             table.pop("text_tokens", None)
+    if parts == ["workload", "loop"] and value == "open":
+        table.pop("concurrency", None)
     if parts == ["model", "name"]:
         table.clear()
     if parts == ["model", "hidden"]:
@@ -114,6 +117,8 @@ def anchor_files(tree: dict[str, Any], folder: Path) -> None:
         looks_like_file = key == "file" or len(name.parts) > 1 or name.suffix in {".toml", ".json"}
         if looks_like_file and not name.is_absolute():
             table[key] = str((folder / name).resolve())
+        if key == "file" and (Path(table[key]) / TABLE).is_file():
+            table[key] = str(Path(table[key]) / TABLE)
     protocol = tree.get("protocol")
     sizing = protocol.get("sizing") if isinstance(protocol, dict) else None
     if isinstance(sizing, dict) and isinstance(sizing.get("policy"), str):

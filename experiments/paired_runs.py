@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from experiments.rundir import StoredRun
 
 SAME_COLUMNS = ("arrival_s", "total_tokens", "text_tokens", "images")
-"""What two requests must have in common to be the same request."""
+"""What two requests must have in common to be the same request; in two closed loops all but the first, which is what
+the runs make of it."""
 
 
 def compare_paired(first: Path, second: Path) -> dict[str, Any]:
@@ -125,13 +126,15 @@ def _common_grid(first: Replication, second: Replication) -> Grid | None:
 
 def _check_same_requests(first: StoredRun, second: StoredRun) -> None:
     tables = [_requests(run) for run in (first, second)]
+    closed = all(run.config.workload.loop == "closed" for run in (first, second))
+    same = SAME_COLUMNS[1:] if closed else SAME_COLUMNS
     counts = [int(one["replication"].nunique()) for one in tables]
     problem = f"RUN is {str(second.path)!r}, it must have the same requests as {str(first.path)!r}"
     for number in range(min(counts)):
         mine, other = (one[one["replication"] == number].reset_index(drop=True) for one in tables)
         if len(mine) != len(other):
             raise UserError(f"{problem}, but replication {number} has {len(other)} of them instead of {len(mine)}")
-        for name in ("room", *SAME_COLUMNS):
+        for name in ("room", *same):
             unequal = np.flatnonzero(mine[name].to_numpy() != other[name].to_numpy())
             if len(unequal):
                 row = int(unequal[0])

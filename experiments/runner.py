@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import msgspec
 from experiments.config import Config
 from experiments.environment import describe, memory_bytes
 from experiments.errors import RunFailedError, UserError
-from experiments.incidents import fault_plan
-from experiments.rundir import RunWriter
+from experiments.incidents import fault_plan, real_plan
+from experiments.rundir import RunWriter, StoredRun
+from experiments.several_hosts import Meeting, describe_ranks, gathered
 from experiments.summary import Replication, each, summarise
 from protocol.laws import LawChecker
 from protocol.recording import Event
@@ -45,12 +46,10 @@ class Account:
         self._add_event = writer.event if writer is not None else None
         self.log = RunLog(scenario, self._request, warmup_requests=config.run.warmup_requests)
 
-    def announced(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """The same requests; each is announced to the listeners when it is asked for."""
-        for request in requests:
-            self.log.expect(request)
-            self.laws.expect(request)
-            yield request
+    def expect(self, request: Request) -> None:
+        """Announce a request to the listeners, before its first record."""
+        self.log.expect(request)
+        self.laws.expect(request)
 
     def __call__(
         self,
@@ -108,11 +107,13 @@ def simulate_one(
     try:
         outcome = simulate(
             config.scenario(),
-            account.announced(make_requests(config, replication)),
+            make_requests(config, replication),
             load_profile(config.link.profile),
             recorder=account,
             progress=progress,
             faults=faults,
+            concurrency=config.workload.concurrency,
+            announce=account.expect,
         )
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error
@@ -125,6 +126,7 @@ def run_sim(
     target: Path,
     *,
     plots: bool = True,
+    timeline: bool = False,
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> dict[str, Any]:
@@ -142,7 +144,8 @@ def run_sim(
         wall_s = time.perf_counter() - started_s
         summary = summarise(replications, kind="sim", transport=config.link.profile, wall_s=wall_s)
         summary["replications"] = each(replications)
-        _complete(writer, summary, describe(inputs=config.input_digests()), plots=plots)
+        writer.finish(summary, describe(inputs=config.input_digests()))
+        _complete(writer, plots=plots, timeline=timeline, notice=notice)
     return summary
 
 
@@ -150,40 +153,52 @@ def run_measured(
     config: Config,
     target: Path,
     *,
+    meeting: Meeting | None = None,
     plots: bool = True,
+    timeline: bool = False,
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> dict[str, Any]:
-    """Run all replications over Mooncake on this host into ``target`` and return the summary.
+    """Run all replications over Mooncake into ``target`` and return the summary.
 
+    ``meeting``: where the ranks come to from their hosts; without one all of them are started on this host.
     Raises UserError if the backend is not installed, RunFailedError if a run breaks.
     """
     from experiments.doctor import examine_real
     from experiments.workload import check_requests, make_requests
 
-    config.check_real(int(memory_bytes() * REAL_MEMORY_SHARE) or 2**63)
+    config.check_real(None if meeting is not None else int(memory_bytes() * REAL_MEMORY_SHARE) or 2**63)
     check_requests(config, "real")
     missing = examine_real()
     if missing:
         raise UserError(missing)
     with real_errors():
         from real.launcher import run_real
+        from real.orders import Heartbeats
 
-        started_s = time.perf_counter()
-        with RunWriter(target, config) as writer:
+        with gathered(config, meeting, notice or (lambda _: None)) as hosts, RunWriter(target, config) as writer:
+            started_s = time.perf_counter()
             replications = []
             proofs: list[dict[str, Any]] = []
+            ranks: list[dict[str, Any]] = []
             for number in range(config.run.replications):
                 account = Account(config, writer)
-                requests = list(account.announced(make_requests(config, number)))
+                requests = list(make_requests(config, number))
                 outcome = run_real(
                     config.scenario(),
                     requests,
                     transport=config.real.transport,
                     device=config.real.device,
+                    memory=config.real.memory,
                     progress=progress,
+                    hosts=hosts,
+                    heartbeats=Heartbeats(config.random_faults.heartbeat_s, config.random_faults.heartbeat_failures),
+                    plan=real_plan(config, number, requests),
+                    concurrency=config.workload.concurrency,
                 )
                 writer.begin(number)
+                for request in outcome.requests:
+                    account.expect(request)
                 last_s = 0.0
                 for record in outcome.records:
                     account(*record)
@@ -191,18 +206,23 @@ def run_measured(
                 one = account.finish(max(outcome.end_s, last_s), deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
                 one.violations += len(outcome.mismatches)
                 replications.append(one)
+                memory = {str(rank_id): where for rank_id, where in sorted(outcome.memory.items())}
                 proof = msgspec.to_builtins(outcome.proof)
                 proofs.append({**proof, "verified_bytes": outcome.verified_bytes})
+                if hosts is not None:
+                    ranks += describe_ranks(hosts, outcome.clocks, number)
                 _tell(notice, [*account.laws.examples, *outcome.mismatches])
                 if notice is not None:
-                    for incident in outcome.incidents:  # nothing was planned, so a process ended by itself
+                    for incident in outcome.incidents:
                         notice(str(incident))
             wall_s = time.perf_counter() - started_s
             transport = str(proofs[0]["actual"])
             summary = summarise(replications, kind="real", transport=transport, wall_s=wall_s)
             summary["replications"] = each(replications)
             proved = proofs[0] if len(proofs) == 1 else {"actual": transport, "replications": proofs}
-            _complete(writer, summary, describe(proved, inputs=config.input_digests()), plots=plots)
+            where = {} if hosts is None else {"hosts": hosts.facts(), "ranks": ranks}
+            writer.finish(summary, describe(proved, inputs=config.input_digests(), memory=memory, **where))
+            _complete(writer, plots=plots, timeline=timeline, notice=notice)
     return summary
 
 
@@ -228,12 +248,19 @@ def _missing(error: ImportError) -> str:
     return f"the real backend needs {package}, which is not installed; run: pip install 'bufferlab[real-cpu]'"
 
 
-def _complete(writer: RunWriter, summary: dict[str, Any], environment: dict[str, Any], *, plots: bool) -> None:
-    writer.finish(summary, environment)
+def _complete(writer: RunWriter, *, plots: bool, timeline: bool, notice: Notice | None) -> None:
+    """Add what is drawn of a run whose tables are written, and move it to its place."""
     if plots:
         from experiments.plots import plot_run
 
         plot_run(writer.folder)
+    if timeline:
+        from experiments.timeline import FILE, run_timeline, write_timeline
+
+        made = run_timeline(StoredRun(writer.folder))
+        write_timeline(made, writer.folder / FILE)
+        if made.note and notice is not None:
+            notice(made.note)
     writer.publish()
 
 

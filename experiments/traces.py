@@ -6,6 +6,7 @@
 * Azure's CSV files have TIMESTAMP, ContextTokens and perhaps NumImages (Azure/AzurePublicDataset, CC-BY 4.0). Context
   tokens are text and images together; NumImages counts tiles, as far as the numbers tell.
 * Mooncake's JSONL files have timestamp (ms) and input_length (kvcache-ai/Mooncake, Apache-2.0). Text only.
+* The requests.parquet of a run directory, simulated or measured (``experiments.recorded``).
 * ServeGen's clients are a folder (``experiments.servegen``).
 * A distribution of lengths is a CSV with ``value`` (or ``tokens``), ``cdf_low`` and ``cdf_high``, or the latter in
   percent as ``cdf_percent_low`` and ``cdf_percent_high``. It needs arrivals from the configuration.
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments.errors import UserError
+from experiments.recorded import MARKS, with_all_fields
 from experiments.servegen import DAY_S, DRAWS, is_folder_of_clients, read_service
 from sim.workload import Columns, Constant, Mix, Option, Quantiles, RequestKind
 
@@ -44,9 +46,10 @@ FACTORS = ("encode_factor", "prefill_factor")
 OPTIONAL = (*WHOLE, *FACTORS)
 MOST_SQUARES = 2**62
 
-FileKind = Literal["trace", "ticks", "lengths", "clients"]
+FileKind = Literal["trace", "recorded", "ticks", "lengths", "clients"]
 FILE_OPTIONS: dict[FileKind, dict[str, Option]] = {
     "trace": {},
+    "recorded": {"replication": Option(default=0, least=0, most=9999, help="which replication of the run")},
     "ticks": {
         "ticks": Option(
             default="spread",
@@ -66,7 +69,7 @@ FILE_OPTIONS: dict[FileKind, dict[str, Option]] = {
         ),
     },
 }
-"""What ``workload.options`` may hold for each kind of file: tables, Mooncake's JSONL, distributions, ServeGen."""
+"""What ``workload.options`` may hold for each kind of file: tables, runs, Mooncake's JSONL, distributions, ServeGen."""
 
 
 def file_kind(path: Path) -> FileKind:
@@ -84,7 +87,18 @@ def _kind(path: Path, _modified_ns: int) -> FileKind:
         return "ticks"
     if _format(path) == "csv" and _cdf_columns(_table(path, rows=0)) is not None:
         return "lengths"
-    return "trace"
+    return "recorded" if _format(path) == "parquet" and set(_parquet_columns(path)) >= MARKS else "trace"
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    """The names of its columns; none if it cannot be read, which whoever reads it will say."""
+    import pyarrow.parquet as pq
+
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (OSError, ValueError):
+        return []
+    return names
 
 
 def _modified(path: Path) -> int:
@@ -99,13 +113,29 @@ def _modified(path: Path) -> int:
 
 def read_trace(path: Path, options: Mapping[str, Any] | None = None) -> Columns:
     """The rows of a trace in order of arrival. Raises UserError naming the file and what it lacks."""
+    chosen = options or {}
+    replication = chosen.get("replication", 0) if file_kind(path) == "recorded" else None
     # A run asks several times: to check, to count and once per replication.
-    return _read(path, _modified(path), (options or {}).get("ticks", "spread"))
+    return _read(path, _modified(path), chosen.get("ticks", "spread"), replication)
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _modified_ns: int, ticks: str) -> Columns:
-    frame = _normalised(_table(path), path, spread=ticks == "spread")
+def _read(path: Path, _modified_ns: int, ticks: str, replication: int | None) -> Columns:
+    table = _table(path)
+    if replication is None:
+        return _columns(table, path, ticks)
+    numbers = table["replication"]
+    if not (numbers == replication).any():
+        raise UserError(
+            f"workload.options.replication is {replication}, it must be one of those of the run, 0 to {numbers.max()}"
+        )
+    # In the order in which they came: the table has them in the order in which they ended.
+    rows = table[numbers == replication].sort_values("room", ignore_index=True)
+    return with_all_fields(_columns(rows, path, ticks), path, replication)
+
+
+def _columns(table: pd.DataFrame, path: Path, ticks: str) -> Columns:
+    frame = _normalised(table, path, spread=ticks == "spread")
     if frame.empty:
         raise UserError(f"workload.file is {str(path)!r}, it must have at least one row")
     for column in frame.columns:

@@ -65,7 +65,8 @@ def is_random(config: Config) -> bool:
         return True
     if workload.file is not None:
         return _kind(workload) in ("clients", "lengths")
-    return workload.lengths is not None and workload.rate_rps is not None and not _is_even(workload)
+    arrivals_matter = workload.loop == "open" and workload.rate_rps is not None
+    return workload.lengths is not None and arrivals_matter and not _is_even(workload)
 
 
 def _is_even(workload: Workload) -> bool:
@@ -106,7 +107,7 @@ def _check_file(config: Config) -> None:
         raise UserError(f"workload.options.{error}") from None
     if kind == "lengths":
         read_lengths(Path(str(workload.file)), workload.options)
-        if workload.rate_rps is None:
+        if workload.rate_rps is None and workload.loop == "open":
             raise UserError(
                 "workload.rate_rps is missing, it must be given for a file of lengths: that says nothing about arrivals"
             )
@@ -117,6 +118,11 @@ def _check_file(config: Config) -> None:
                 f"workload.{name} is {getattr(workload, name)!r}, it is not allowed beside a file that has requests of "
                 f"its own"
             )
+    if kind == "recorded" and workload.service_log_sd > 0:
+        raise UserError(
+            f"workload.service_log_sd is {workload.service_log_sd}, it must be 0 beside a run, whose requests have "
+            f"their factors"
+        )
     rows = _count_replayed(workload) if kind == "clients" else len(_trace(workload))
     if workload.requests is not None and workload.requests > rows:
         raise UserError(f"workload.requests is {workload.requests}, it must be at most the {rows} rows of the file")
@@ -143,7 +149,7 @@ def make_columns(config: Config, replication: int) -> Iterator[Columns]:
     if mix is not None:
         return generate_blocks(
             mix,
-            rate_rps=workload.rate_rps or 1.0,
+            rate_rps=workload.rate_rps or mix.rate_rps or 1.0,
             requests=count_requests(config),
             seed=seed,
             replication=replication,
@@ -283,7 +289,7 @@ def _arrivals(config: Config, replication: int) -> Iterator[Reals]:
 def _stretch(config: Config, rows: Columns) -> Columns:
     """The rows with their times stretched so that they arrive at the configured mean rate."""
     rate_rps = config.workload.rate_rps
-    if rate_rps is None:
+    if rate_rps is None or config.workload.loop == "closed":
         return rows
     span_s = float(rows.arrival_s[-1] - rows.arrival_s[0])
     if span_s <= 0:

@@ -38,6 +38,8 @@ class Discipline(ABC):
     resumes: ClassVar[bool] = True
     releases_before_waiting: ClassVar[bool] = False
     may_deadlock: ClassVar[bool] = False
+    one_resume: ClassVar[bool] = False
+    """Whether a room resumes at most once, then for all that is missing: the SGLang wire has no more."""
 
     def first_blocks(self, asked: int, pool: int) -> int:
         """Blocks a new room takes when the sizing policy asks for ``asked`` in a pool of ``pool``."""
@@ -63,6 +65,7 @@ class Slot(Discipline):
 
     name = "slot"
     resumes = False
+    one_resume = True
 
 
 class DefaultFail(Discipline):
@@ -70,6 +73,7 @@ class DefaultFail(Discipline):
 
     name = "default_fail"
     resumes = False
+    one_resume = True
 
 
 class AllocThenFree(Discipline):
@@ -77,6 +81,7 @@ class AllocThenFree(Discipline):
 
     name = "alloc_then_free"
     may_deadlock = True
+    one_resume = True
 
     def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
         """Wait until all of ``remaining`` is free, keep nothing."""
@@ -95,6 +100,7 @@ class FreeThenAlloc(Discipline):
     name = "free_then_alloc"
     releases_before_waiting = True
     may_deadlock = True
+    one_resume = True
 
     def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
         """Wait until all of ``remaining`` is free; nothing is held meanwhile."""

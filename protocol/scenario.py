@@ -19,6 +19,7 @@ from protocol.messages import EncodeRequest, LanguageRequest
 from protocol.recording import Recorder
 from protocol.sizing import SizingPolicy, find_policy, make_policy
 from protocol.topology import RankId, Side
+from protocol.wires import EXTENDED
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -44,6 +45,10 @@ class Request(msgspec.Struct, frozen=True):
     image_squares: int = 0
     encode_factor: float = 1.0
     prefill_factor: float = 1.0
+
+    def arriving(self, time_s: float) -> Request:
+        """The same request at another time."""
+        return msgspec.structs.replace(self, arrival_s=time_s)
 
     @property
     def image_tokens(self) -> int:
@@ -83,6 +88,10 @@ class ServiceTimes(msgspec.Struct, frozen=True):
     preprocess_per_token_s: float = 0.0
     preprocess_workers: int = 1
 
+    def turn_s(self, side: Side) -> float:
+        """How often the loops of a side look at their rooms."""
+        return self.encode_turn_s if side is Side.ENCODE else self.language_turn_s
+
     def encode_s(self, request: Request) -> float:
         """The part of an encoder pass that is this request's, the pass's own base not included."""
         tokens = request.image_tokens
@@ -109,12 +118,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     (a longer request has a pass of its own); None for no limit. ``release_after_prefill``: a delivered request keeps
     its blocks until its prefill is over, instead of until its tokens are copied. ``transfer_workers``: threads that
     write, per encode rank; all writes to one language instance are one thread's (instance modulo workers).
+    ``wire``: how the sides speak in a measured run (see ``wires``).
     """
 
     block_tokens: int
     hidden: int
     deepstack_layers: int = 0
     discipline: str = "window"
+    wire: str = EXTENDED
     sizing: str = "fixed"
     sizing_options: dict[str, Any] = {}
     encode_instances: int = 1

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -26,6 +26,8 @@ from aiohttp import web
 from protocol.topology import RankId, Side
 from real.engine import EngineError
 from real.orders import Route
+
+Answer = TypeVar("Answer")
 
 POLL_S = 0.02
 REQUEST_TIMEOUT_S = 5.0
@@ -70,6 +72,20 @@ class ForkRoute(msgspec.Struct, frozen=True):
             raise ValueError(f"role is {self.role!r} with dp_size {self.dp_size}, it must be 'Encode' with 1")
         if not 0 <= self.engine_rank < self.tp_size:
             raise ValueError(f"engine_rank is {self.engine_rank}, it must be less than tp_size, {self.tp_size}")
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How many encode ranks an instance has, as the fork's look-up tells it."""
+
+    encode_tp_size: int
+    encode_dp_size: int
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where an encode rank takes control messages, as the fork's look-up tells it. Its port may be a number or text."""
+
+    rank_ip: str
+    rank_port: int | str
 
 
 def listen(host: str, port: int = 0) -> socket.socket:
@@ -227,6 +243,40 @@ class RegistryClient:
         async with self._session.get(f"http://{self.address}/health", params=query) as answer:
             answer.raise_for_status()
             return msgspec.json.decode(await answer.read(), type=Health)
+
+    # --- the calls of the SGLang fork, which its own server answers as well ---
+
+    async def register_rank(self, rank: ForkRoute) -> None:
+        """Enter an encode rank."""
+        async with self._session.put(f"http://{self.address}/route", data=msgspec.json.encode(rank)) as answer:
+            answer.raise_for_status()
+
+    async def sizes(self) -> Sizes:
+        """The instance's parallel sizes."""
+        return await self._look_up(-1, -1, Sizes)
+
+    async def address_of(self, encode_rank: int) -> tuple[str, int]:
+        """Host and control port of an encode rank of the only data-parallel group."""
+        found = await self._look_up(encode_rank, 0, Address)
+        return found.rank_ip, int(found.rank_port)
+
+    async def alive(self) -> Health | None:
+        """Return if the instance answers: what it says of itself if it is one of ours, None if it is the fork's."""
+        async with self._session.get(f"http://{self.address}/health") as answer:
+            answer.raise_for_status()
+            try:
+                return msgspec.json.decode(await answer.read(), type=Health)
+            except msgspec.DecodeError:
+                return None
+
+    async def _look_up(self, rank: int, group: int, answer_type: type[Answer]) -> Answer:
+        query = {"engine_rank": str(rank), "target_dp_group": str(group)}
+        async with self._session.get(f"http://{self.address}/route", params=query) as answer:
+            answer.raise_for_status()
+            try:
+                return msgspec.json.decode(await answer.read(), type=answer_type)
+            except msgspec.DecodeError as error:
+                raise aiohttp.ClientPayloadError(f"{self.address} answers {error}") from error
 
 
 def http_session(timeout_s: float) -> aiohttp.ClientSession:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +16,7 @@ from protocol.messages import Turn
 from protocol.sizing import SizingError, Supervised
 from protocol.sizing.supervised import Answer, checksum, disagreement
 from protocol.topology import RankId
+from real.addresses import interface_of
 
 MAX_CANDIDATES = 64
 """Rooms a group can move on in one turn; more wait for the next one. It bounds the first all-reduce to 552 bytes."""
@@ -59,6 +61,9 @@ class Collective:
             self._store = TCPStore(
                 host, port, self.size, is_master=False, timeout=self._timeout, wait_for_workers=False
             )
+        interface = interface_of(self._host)
+        if interface is not None:  # else gloo takes the one that the host's name leads to, or none that others reach
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
     def hold_turn(self, member: Member, *, leaving: bool) -> tuple[Turn, bool]:

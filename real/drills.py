@@ -308,8 +308,13 @@ def _problems(drill: Drill, outcome: RealOutcome, failed: set[int], refused: set
         found.append(f"{outcome.rooms_left} rooms and {outcome.blocks_lost} blocks were left")
     if concluded_s > drill.concludes_s:
         found.append(f"the last failed room was over after {concluded_s:.2f} s, not within {drill.concludes_s:.2f} s")
-    # Of a process that was killed nothing is known, neither what it delivered nor what it compared.
-    delivered = [record.room for record in outcome.records if record.event is Event.DELIVERED]
+    # Of a process that was killed it is not known what it compared.
+    ended_s = {one.what.partition(" ")[0]: one.time_s for one in outcome.incidents if " ended with status " in one.what}
+    delivered = [
+        record.room
+        for record in outcome.records
+        if record.event is Event.DELIVERED and record.time_s > ended_s.get(str(record.rank_id), -1.0)
+    ]
     if outcome.verified_rooms != len(delivered):
         found.append(f"{len(delivered)} embeddings were delivered and {outcome.verified_rooms} compared")
     bytes_ = sum(rooms[room] for room in delivered) * drill.scenario.layout.bytes_per_token

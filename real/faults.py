@@ -2,7 +2,7 @@
 
 Nothing here imitates a fault. Processes are killed, stopped and started again by the launcher with the operating
 system's own signals; a frame is damaged on its way into the socket; a registration is refused by the registry or by
-the engine itself. What follows is the ordinary code's business.
+the engine itself; a slow rank waits after its work. What follows is the ordinary code's business.
 
 The ranks of an instance live and die together, as they do where they share a model: when one has ended, the others
 cannot agree on anything any more, leave as well, and only the whole instance can be started again.
@@ -10,6 +10,7 @@ cannot agree on anything any more, leave as well, and only the whole instance ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -63,13 +64,37 @@ class RefuseRegistration(msgspec.Struct, frozen=True, kw_only=True, tag="refuse_
     generation: int = 0
 
 
+class Slow(msgspec.Struct, frozen=True, kw_only=True, tag="slow"):
+    """The rank's writes and copies take ``factor`` times as long, and so do its instance's turns and passes."""
+
+    rank: RankId
+    factor: float
+
+
+class FailWrites(msgspec.Struct, frozen=True, kw_only=True, tag="fail_writes"):
+    """Fail these of the writes from ``writer`` to ``destination``, counted from 0 as they begin; none from ``until_s``
+    of the run on."""
+
+    writer: RankId
+    destination: RankId
+    numbers: tuple[int, ...]
+    until_s: float | None = None
+
+
+class ClientAbort(msgspec.Struct, frozen=True, kw_only=True, tag="client_abort"):
+    """The client of ``room`` goes away at ``time_s``, and the router tells the ranks."""
+
+    room: int
+    time_s: float
+
+
 ProcessFault = Kill | Pause | Restart
 """Done by the launcher, from outside."""
 
-RankFault = CorruptFrame | RefuseRegistration
+RankFault = CorruptFrame | RefuseRegistration | Slow | FailWrites
 """Done within a rank's process."""
 
-RealFault = ProcessFault | RankFault
+RealFault = ProcessFault | RankFault | ClientAbort
 
 
 def check_plan(plan: Iterable[RealFault], ranks: Sequence[RankId], rooms: Iterable[int]) -> None:
@@ -77,16 +102,24 @@ def check_plan(plan: Iterable[RealFault], ranks: Sequence[RankId], rooms: Iterab
     known_rooms = set(rooms)
     for fault in plan:
         name = type(fault).__name__
+        if isinstance(fault, ClientAbort):
+            if fault.room not in known_rooms:
+                raise ValueError(f"{name}: room {fault.room} is not a request of this run")
+            if not fault.time_s >= 0:
+                raise ValueError(f"{name}: time_s is {fault.time_s}, it must not be negative")
+            continue
         if isinstance(fault, Restart):
             if not any((rank.side, rank.instance) == (fault.side, fault.instance) for rank in ranks):
                 raise ValueError(f"{name}: {fault.side.value}{fault.instance} is not an instance of this run")
-        elif (named := fault.sender if isinstance(fault, CorruptFrame) else fault.rank) not in ranks:
+        elif (named := _rank_of(fault)) not in ranks:
             raise ValueError(f"{name}: {named} is not a rank of this run, which has {', '.join(map(str, ranks))}")
         if isinstance(fault, CorruptFrame):
             if fault.room not in known_rooms:
                 raise ValueError(f"{name}: room {fault.room} is not a request of this run")
             continue
-        if isinstance(fault, RefuseRegistration):
+        if isinstance(fault, Slow) and not 1 <= fault.factor < math.inf:
+            raise ValueError(f"{name}: factor is {fault.factor}, it must be at least 1 and finite")
+        if isinstance(fault, RefuseRegistration | Slow | FailWrites):
             continue
         if (fault.time_s is None) == (fault.on_write_of is None):
             raise ValueError(f"{name}: give exactly one of time_s and on_write_of")
@@ -99,12 +132,30 @@ def check_plan(plan: Iterable[RealFault], ranks: Sequence[RankId], rooms: Iterab
             raise ValueError(f"{name}: it lasts {lasts_s} s, which must not be negative")
 
 
+def _rank_of(fault: Kill | Pause | RankFault) -> RankId:
+    """Whose fault it is."""
+    if isinstance(fault, CorruptFrame):
+        return fault.sender
+    return fault.writer if isinstance(fault, FailWrites) else fault.rank
+
+
 def rank_faults(plan: Iterable[RealFault]) -> tuple[RankFault, ...]:
     """The faults that ranks do to themselves."""
-    return tuple(fault for fault in plan if isinstance(fault, CorruptFrame | RefuseRegistration))
+    return tuple(fault for fault in plan if isinstance(fault, RankFault))
+
+
+def slowness_of(plan: Iterable[RealFault], rank: RankId) -> float:
+    """How many times longer the work of a rank takes."""
+    return max((one.factor for one in plan if isinstance(one, Slow) and one.rank == rank), default=1.0)
+
+
+def slowest_of(plan: Iterable[RealFault], side: Side, instance: int) -> float:
+    """How many times longer the turns and passes of an instance take: its slowest rank holds up the others."""
+    factors = [one.factor for one in plan if isinstance(one, Slow) and one.rank[:2] == (side, instance)]
+    return max(factors, default=1.0)
 
 
 def announced_writes(plan: Iterable[RealFault]) -> tuple[int, ...]:
     """Rooms whose writes some fault waits for."""
-    waiting = (fault for fault in plan if isinstance(fault, Kill | Pause | Restart))
+    waiting = (fault for fault in plan if isinstance(fault, ProcessFault))
     return tuple(sorted({fault.on_write_of for fault in waiting if fault.on_write_of is not None}))

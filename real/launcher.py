@@ -1,21 +1,27 @@
-"""Runs a scenario for real: starts one process per rank on this host, hands out the requests, collects the account.
+"""Runs a scenario for real: starts one process per rank, hands out the requests, collects the account.
 
-The launching process is the router. It never touches the data; it sends every request to all ranks of its two
-instances at its arrival time and waits until each of them has concluded it. It also carries out a plan of faults, and
-it notices when nothing moves any more (see ``standstill``). What a rank does about a dead peer is not its business:
-the ranks watch each other (see ``heartbeat``).
+The ranks are children of this process, or come by themselves from other hosts (see ``hosts``). The launching process
+is the router. It never touches the data; it sends every request to all ranks of its two instances at its arrival time
+and waits until each of them has concluded it. It also carries out a plan of faults, and it notices when nothing moves
+any more (see ``standstill``). What a rank does about a dead peer is not its business: the ranks watch each other (see
+``heartbeat``).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 from protocol.scenario import Request, Scenario
-from real.faults import RealFault, announced_writes, check_plan, rank_faults
+from protocol.wires import SGLANG
+from real.faults import Kill, ProcessFault, RealFault, Restart, announced_writes, check_plan, rank_faults
+from real.hosts import Hosts, ThisHost
 from real.orders import ROUTER, Heartbeats, RankSpec, Route
 from real.outcome import RealOutcome
+from real.placement import MemoryChoice
 from real.ranks import Ranks
 from real.router import Router
+from real.sglang import check_sglang
 
 __all__ = ["RealOutcome", "run_real"]
 
@@ -26,14 +32,21 @@ def run_real(
     *,
     transport: str = "tcp",
     device: str = "",
+    memory: MemoryChoice = "auto",
     verify: bool = True,
     progress: Callable[[int], None] | None = None,
     heartbeats: Heartbeats | None = None,
     plan: Sequence[RealFault] = (),
+    hosts: Hosts | None = None,
+    concurrency: int | None = None,
 ) -> RealOutcome:
-    """Run ``requests`` (sorted by arrival) on this host and return what happened.
+    """Run ``requests`` (sorted by arrival) and return what happened.
 
-    ``heartbeats``: how the sides watch each other. ``plan``: what is made to go wrong.
+    With ``concurrency`` the loop is closed: so many requests are begun at the start, and the next one as soon as one is
+    concluded on all of its ranks, whatever times they have.
+    ``memory``: where block memory lies (see ``real.placement``). ``heartbeats``: how the sides watch each other.
+    ``plan``: what is made to go wrong. ``hosts``: where the ranks live; all on this host if it is not given, where
+    alone processes can be killed, stopped and started again.
     Raises ValueError for a plan or a request that names what is not there, EngineMissing or EngineStartError when the
     ranks cannot start, and EngineError when one breaks in the run. No process is left behind, whatever happens.
     """
@@ -46,6 +59,10 @@ def run_real(
                 f"{request.language_instance}; there are {scenario.encode_instances} and {scenario.language_instances}"
             )
     check_plan(plan, [*scenario.encode_ids(), *scenario.language_ids()], (request.room for request in requests))
+    if hosts is not None and any(isinstance(fault, ProcessFault) for fault in plan):
+        raise ValueError("the plan has faults of processes (kill, pause, restart), which need all ranks on this host")
+    if scenario.wire == SGLANG:
+        check_sglang(scenario, requests, plan)
     template = RankSpec(
         rank_id=ROUTER,
         scenario=scenario,
@@ -54,10 +71,13 @@ def run_real(
         heartbeats=heartbeats or Heartbeats(),
         transport=transport,
         device=device,
+        memory=memory,
         verify=verify,
         longest_tokens=max((request.total_tokens for request in requests), default=1),
         faults=rank_faults(plan),
         announced_writes=announced_writes(plan),
+        mortal=any(isinstance(fault, Kill | Restart) for fault in plan),
     )
-    with Ranks(template) as ranks:
-        return Router(ranks, plan, progress).run(requests)
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(Ranks(template, hosts or stack.enter_context(ThisHost())))
+        return Router(ranks, plan, progress, concurrency).run(requests)

@@ -107,14 +107,15 @@ def empty_content(tokens: int, layout: BufferLayout, *, start_token: int = 0, de
 
 
 class Pool:
-    """``blocks`` blocks of every kind of ``layout``, zeroed, on ``device`` ("cpu", "cuda:0", …).
+    """``blocks`` blocks of every kind of ``layout``, zeroed, on ``device`` ("cpu", "cuda:0", …); host memory can be
+    ``pinned`` where torch sees a GPU.
 
     ``memory[kind]``: uint8 tensor of blocks × bytes_per_block. ``registered`` is set by
     `real.engine.Engine.register`. A pool does not know which blocks are free: the protocol's
     allocator does. No method locks: two threads may work on disjoint blocks at once.
     """
 
-    def __init__(self, layout: BufferLayout, blocks: int, device: str = "cpu") -> None:
+    def __init__(self, layout: BufferLayout, blocks: int, device: str = "cpu", *, pinned: bool = False) -> None:
         if blocks < 1:
             raise ValueError(f"blocks is {blocks}, it must be at least 1")
         self.layout = layout
@@ -122,7 +123,8 @@ class Pool:
         self.device = device
         # zeros touches every page now; page faults during a transfer would be measured as transfer.
         self.memory: tuple[Tensor, ...] = tuple(
-            torch.zeros(blocks * kind.bytes_per_block, dtype=torch.uint8, device=device) for kind in layout.kinds
+            torch.zeros(blocks * kind.bytes_per_block, dtype=torch.uint8, device=device, pin_memory=pinned)
+            for kind in layout.kinds
         )
         self.registered = False
         size, hidden, layers = layout.block_tokens, layout.hidden, layout.deepstack_layers
@@ -163,6 +165,10 @@ class Pool:
     def total_tokens(self, block: int) -> int:
         """The request's length that the aux words of its first block announce."""
         return int(self.view(AUX, block, 1)[0, AUX_TOTAL_TOKENS])
+
+    def forget_total(self, block: int) -> None:
+        """Clear that length, so that one that is never written cannot be taken for the block's last owner's."""
+        self.view(AUX, block, 1)[0, AUX_TOTAL_TOKENS] = 0
 
     def fill(
         self,
@@ -238,6 +244,9 @@ class Pool:
             if rest:
                 in_pool = mrope[full, : 3 * rest].unflatten(0, (3, rest))
                 move(in_pool, content.mrope[:, row + full * size : row + rows])
+        if self.device != "cpu":
+            # The engine and the peers know nothing of streams: the copies must be over when this returns.
+            torch.cuda.synchronize(self.device)
 
 
 def _runs(blocks: Sequence[int], block_tokens: int) -> Iterator[tuple[int, int, int]]:
@@ -285,8 +294,9 @@ class _Stream:
         """``count`` elements from ``start`` on: a view; writing to it spoils the stream."""
         start %= self.period
         elements = self._elements
-        if start + count > elements.numel():
-            repeats = -(-(start + count) // self.period)
+        # For any start at once: the copy of 40 MB is not to come in the middle of a run.
+        if self.period + count > elements.numel():
+            repeats = -(-(self.period + count) // self.period)
             # Replaced at once and never changed in place: other threads keep their views.
             elements = self._elements[: self.period].repeat(repeats)
             self._elements = elements
@@ -297,7 +307,7 @@ _streams: dict[str, _Stream] = {}
 
 
 def _stream(name: str) -> _Stream:
-    # Made at first use: importing this module costs neither the time nor the 20 MB.
+    # Made at first use: importing this module costs neither the time nor the memory.
     if name not in _streams:
         if name == "rows":
             _streams[name] = _Stream(20_251_028, 8_388_593, words=False)
@@ -311,7 +321,7 @@ def room_content(room: int, incarnation: int, total_tokens: int, layout: BufferL
 
     Different rooms or incarnations read the random streams from different places; the incarnations
     of a room never share one. The tensors are views of memory shared by all contents of a process
-    (20 MB, growing to the largest content asked for), so making them takes microseconds.
+    (40 MB, and more for contents of more than 16 MB), so making them takes microseconds.
     """
     if room < 0 or incarnation < 0 or total_tokens < 1:
         raise ValueError(

@@ -10,11 +10,12 @@ import msgspec
 
 from protocol.messages import EncodeRequest, LanguageRequest
 from protocol.rank import RoomKey
-from protocol.recording import Event, Record
+from protocol.recording import Event
 from protocol.scenario import Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.faults import RankFault
+from real.placement import MemoryChoice
 from real.transport import TransportProof
 
 ORDER = b"bufferlab-order"
@@ -46,7 +47,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     ``generation``: how many processes had this rank's name before it. ``session``: its engine's peer name, host:port.
     ``bases``: addresses of its pools, one per buffer kind. ``collective_port``: where rank 0 of a group keeps the
-    group's store.
+    group's store. ``failed_is_quiet``: on the wire of the SGLang fork, whether it says Failed only when nothing of the
+    room can land any more.
     """
 
     rank_id: RankId
@@ -56,6 +58,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     session: str = ""
     bases: tuple[int, ...] = ()
     collective_port: int = 0
+    failed_is_quiet: bool = False
 
     @property
     def process(self) -> str:
@@ -67,39 +70,47 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a rank process needs to start.
 
     ``bootstraps``: host:port of the registry of every encode instance, in order. ``bootstrap_fd``: an inherited
-    listening socket for the registry, rank 0 of an encode instance only. ``router``: where reports go.
+    listening socket for the registry, only for rank 0 of an instance that has one. ``router``: where reports go.
+    ``meeting``: host:port of the registry in which the ranks of the own instance find each other, where that is no
+    encode instance's.
     ``generation``: how many processes had this name before. ``absent``: instances of the other side that are down now.
     ``longest_tokens``: the longest request to expect, so that its test content is computed before the run.
     ``announced_writes``: rooms whose writes the router wants to hear of, for faults that wait for one.
+    ``memory``: where its blocks are to lie (see ``real.placement``).
+    ``mortal``: processes will be killed in this run, so what a rank records is sent on at once.
     """
 
     rank_id: RankId
     scenario: Scenario
     bootstraps: tuple[str, ...]
     router: Route
+    meeting: str = ""
     generation: int = 0
     absent: tuple[tuple[Side, int], ...] = ()
     heartbeats: Heartbeats = Heartbeats()
     host: str = "127.0.0.1"
     transport: str = "tcp"
     device: str = ""
+    memory: MemoryChoice = "auto"
     verify: bool = True
     longest_tokens: int = 1
     bootstrap_fd: int | None = None
     faults: tuple[RankFault, ...] = ()
     announced_writes: tuple[int, ...] = ()
+    mortal: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The rank has registered its memory, found its peers and proved its transport."""
+    """The rank has registered its memory, found its peers and proved its transport. ``memory``: where it lies."""
 
     rank_id: RankId
     route: Route
     proof: TransportProof
+    memory: str
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """The run begins: time zero, in seconds of this host's monotonic clock."""
+    """The run begins: time zero, in seconds of the monotonic clock of the rank's host."""
 
     zero_s: float
 
@@ -163,14 +174,13 @@ class Holdings(msgspec.Struct, frozen=True, tag="holdings"):
 class Report(msgspec.Struct, frozen=True, tag="report"):
     """A rank's account of the run.
 
-    ``records``: its events in order. ``differences``: embeddings that do not match. ``rooms_left`` and ``blocks_lost``:
-    what should not have been left; apart from it ``rooms_quarantined`` with ``blocks_fenced``, whose writer's process
-    is gone and which wait for the end of the quarantine. ``frames_dropped``: control frames that were damaged.
-    ``messages_stale``: those from or for a process that has ended.
+    ``differences``: embeddings that do not match. ``rooms_left`` and ``blocks_lost``: what should not have been left;
+    apart from it ``rooms_quarantined`` with ``blocks_fenced``, whose writer's process is gone and which wait for the
+    end of the quarantine. ``frames_dropped``: control frames that were damaged. ``messages_stale``: those from or for a
+    process that has ended. What it recorded comes before, as Records.
     """
 
     rank_id: RankId
-    records: list[tuple[float, int, Event, Status | None, int, int, str]]
     verified_rooms: int
     verified_bytes: int
     differences: list[str]
@@ -182,12 +192,17 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     messages_stale: int
     ignored_messages: int
 
-    def unpacked(self) -> list[Record]:
-        """The records with the rank that made them."""
-        return [
-            Record(time_s, self.rank_id, room, event, status, tokens, size, detail)
-            for time_s, room, event, status, tokens, size, detail in self.records
-        ]
+
+Told = tuple[float, int, Event, Status | None, int, int, str]
+"""A record as a rank tells it: without its own name, in seconds of its own clock."""
+
+
+class Records(msgspec.Struct, frozen=True, tag="records"):
+    """What a rank recorded since the last of these."""
+
+    rank_id: RankId
+    generation: int
+    records: list[Told]
 
 
 class Broken(msgspec.Struct, frozen=True, tag="broken"):
@@ -197,7 +212,9 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     reason: str
 
 
-Order = Ready | Start | Submit | GiveUp | Describe | Stop | Concluded | WriteBegins | Holdings | Report | Broken
+Order = (
+    Ready | Start | Submit | GiveUp | Describe | Stop | Concluded | WriteBegins | Holdings | Records | Report | Broken
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Order)

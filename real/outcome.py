@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from protocol.recording import Event, Record
+from protocol.scenario import Request
 from protocol.status import Status
 from protocol.topology import RankId
+from real.clocks import Clock
 from real.orders import Route
 from real.transport import TransportProof
 
@@ -43,11 +45,13 @@ class Incident(msgspec.Struct, frozen=True):
 class RealOutcome:
     """What a measured run leaves. ``records`` are merged over all ranks, in order of time.
 
-    A process that was killed takes its records and its part of the counts with it. ``rooms_left`` and ``blocks_lost``
+    ``requests``: those that were submitted, in order; in a closed loop with the times at which they were.
+    A process that was killed takes its part of the counts with it. ``rooms_left`` and ``blocks_lost``
     are what should not be there; ``rooms_quarantined`` and ``blocks_fenced`` wait for the end of a quarantine that is
     longer than the run. ``deadlocks``: a sentence for each, with its time and its rooms. ``frames_dropped``: control
     frames that were damaged; ``messages_stale``: those from or for a process that had ended. ``processes``: all that
-    took part, restarted ones with a higher generation.
+    took part, restarted ones with a higher generation. ``clocks``: of the ranks' hosts against the router's, whose time
+    all records are in. ``memory``: where the blocks of each rank lay.
     """
 
     records: list[Record]
@@ -67,6 +71,9 @@ class RealOutcome:
     frames_dropped: int = 0
     messages_stale: int = 0
     processes: list[Route] = field(default_factory=list)
+    clocks: dict[RankId, Clock] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    memory: dict[RankId, str] = field(default_factory=dict)
 
     @property
     def failed_rooms(self) -> set[int]:

@@ -24,13 +24,13 @@ import msgspec
 import torch
 import zmq
 
-from protocol.codec import decode, encode
 from protocol.encode import EncodeRank
-from protocol.errors import CodecError
 from protocol.language import LanguageRank, LanguageRoom
+from protocol.loop import LoopGrid
 from protocol.messages import (
     Abort,
     Action,
+    Cancel,
     Conclude,
     CopyOut,
     Deliver,
@@ -48,16 +48,18 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
+from protocol.passes import Passes
 from protocol.recording import Event
 from protocol.sizing import Supervised
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real.bootstrap import Registry, register_and_find
+from protocol.wires import EXTENDED
+from real.bootstrap import Registry
 from real.collective import Collective, GroupBroken
-from real.control import Inbox, Outbox, Processes, Standing
+from real.control import Inbox, Outbox
 from real.engine import Engine, EngineError, EngineMissing
-from real.faults import CorruptFrame, RefuseRegistration
-from real.heartbeat import Found, Heartbeat, Lost, News
+from real.faults import FailWrites, RefuseRegistration, slowest_of, slowness_of
+from real.heartbeat import Found, Lost, News
 from real.memory import Pool, RoomContent, room_content
 from real.orders import (
     GROUP_STATUS,
@@ -71,19 +73,23 @@ from real.orders import (
     Order,
     RankSpec,
     Ready,
+    Records,
     Report,
     Route,
     Start,
     Stop,
     Submit,
+    Told,
     WriteBegins,
     order_frames,
     parse_order,
 )
+from real.placement import find_devices, place
+from real.sglang import EncodeWire, LanguageWire
 from real.verifier import Verifier
+from real.wire import START_TIMEOUT_S, ExtendedWire, Heard, Vacant, Wire
 from real.writer import Writer
 
-START_TIMEOUT_S = 60.0
 LATE_WRITE_S = 5.0
 """How long after a failed write its bytes may still land. The engine is set to give up a connection that makes no
 progress for 2 s, and one whose peer does not answer for 2 s more (``real.engine``)."""
@@ -91,15 +97,14 @@ progress for 2 s, and one whose peer does not answer for 2 s more (``real.engine
 STOP_GRACE_S = 10.0
 """How long a rank that was told to stop waits for its last rooms to fall quiet."""
 
-HELLO, WELCOME = b"bufferlab-hello", b"bufferlab-welcome"
-"""First frames of what a restarted process and its peers say to each other, the second is the speaker's rank. A process
-takes no requests before its peers know it: they would take it for the one that has ended, and fail them."""
-
 WRITES_AHEAD = 2
 """Writes that each of the writer's threads has at a time, so that it never waits for the main thread. The others wait
 here, where those to a peer that has gone can be taken back: behind a hung peer each would cost the engine's 2 s."""
 
 IDLE_WAIT_S = 0.05
+
+RECORDS_AT_ONCE = 1000
+"""Records are sent on in parts of this size: few messages, and a rank's memory does not grow with the run."""
 
 STALL_S = 1.0
 """A loop that was not held up by itself and yet did not come round for this long was stopped with its process."""
@@ -119,25 +124,23 @@ class RankProcess:
         self.rank_id = spec.rank_id
         self.is_encode = spec.rank_id.side is Side.ENCODE
         self.layout = self.scenario.layout
-        services = self.scenario.services
-        self.turn_s = services.encode_turn_s if self.is_encode else services.language_turn_s
-        self.records: list[tuple[float, int, Event, Status | None, int, int, str]] = []
+        self._slowness = slowness_of(spec.faults, self.rank_id)
+        slowest = slowest_of(spec.faults, self.rank_id.side, self.rank_id.instance)
+        self.grid = LoopGrid(self.scenario.services.turn_s(self.rank_id.side) * slowest)
+        self.passes = Passes(self.scenario, slowest)
+        self.records: list[Told] = []
         self.zero_s = 0.0
         self.stopping = False
         self._completions: collections.deque[WriteDone] = collections.deque()
+        self._sent_on = 0
         self._later: list[tuple[float, int, Any]] = []
         self._later_count = 0
         self._chunks: dict[tuple[int, int], list[RoomContent]] = {}
         self._news = True  # something arrived since the last turn
 
-        self._frames_dropped = 0
-        self._messages_stale = 0
         self._seen_s = time.monotonic()
         self._drained_s = 0.0
         self._news_of_peers: collections.deque[News | Exception] = collections.deque()
-        self._corruptions = [
-            fault for fault in spec.faults if isinstance(fault, CorruptFrame) and fault.sender == self.rank_id
-        ]
         refusals = [fault for fault in spec.faults if isinstance(fault, RefuseRegistration)]
 
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -145,7 +148,9 @@ class RankProcess:
         self.router = Outbox(self._context, spec.router.host, spec.router.control_port)
         self.engine = Engine(host=spec.host, transport=spec.transport, device=spec.device)
         blocks = self.scenario.encode_blocks if self.is_encode else self.scenario.language_blocks
-        self.pool = Pool(self.layout, blocks)
+        number = [*self.scenario.encode_ids(), *self.scenario.language_ids()].index(self.rank_id)
+        self.placement = place(spec.memory, number, find_devices())
+        self.pool = Pool(self.layout, blocks, self.placement.device, pinned=self.placement.pinned)
         self.engine.register(self.pool)
         if any((one.rank, one.generation, one.what) == (self.rank_id, spec.generation, "memory") for one in refusals):
             self.engine.register(self.pool)  # memory is registered once; the engine refuses it a second time
@@ -160,7 +165,6 @@ class RankProcess:
             bases=self.pool.bases,
             collective_port=self.collective.port,
         )
-        self.own = own
         self._registry: Registry | None = None
         if spec.bootstrap_fd is not None:
             refused = [(one.rank, one.generation) for one in refusals if one.what == "route"]
@@ -168,62 +172,50 @@ class RankProcess:
             self._registry = Registry(listener, own.process, self.scenario.encode_tp, refused)
         # Computes the base of all contents once, before anything is timed.
         room_content(0, 0, spec.longest_tokens, self.layout)
-        self.processes = Processes(own.process)
         self.routes: dict[RankId, Route] = {}
         self.outboxes: dict[RankId, Outbox] = {}
         self._down: set[RankId] = set()
-        leader = self._meet_everybody()[self.rank_id._replace(rank=0)]
-        self.collective.join(leader.host, leader.collective_port)
         self.core: EncodeRank | LanguageRank
+        if self.is_encode:
+            self.core = self.scenario.make_encode_rank(self.rank_id, self._record)
+        else:
+            self.core = self.scenario.make_language_rank(self.rank_id, self._record)
+        self.wire = self._make_wire(own)
+        self._meet_everybody()
         self.writer: Writer | None = None
         self._retired_writers: list[Writer] = []
         workers = self.scenario.transfer_workers
         self._writes: list[collections.deque[StartWrite]] = [collections.deque() for _ in range(workers)]
         self._writing = [0] * workers
+        self._begun: collections.Counter[RankId] = collections.Counter()  # writes, by destination
         self.verifier: Verifier | None = None
         self._compared: Supervised | None = None  # a sizing policy from outside, of which each rank has a copy
-        if self.is_encode:
-            self.core = self.scenario.make_encode_rank(self.rank_id, self._record)
+        if isinstance(self.core, EncodeRank):
             self.writer = self._make_writer()
         else:
-            self.core = self.scenario.make_language_rank(self.rank_id, self._record)
             if isinstance(self.core.sizing, Supervised) and size > 1:
                 self.core.sizing.compared = True
                 self._compared = self.core.sizing
             if spec.verify:
                 self.verifier = Verifier(self.layout)
 
-    def _meet_everybody(self) -> dict[RankId, Route]:
-        """Register, and find the own group and the other side, but for what is down now."""
-        scenario, spec = self.scenario, self.spec
-        here = self.rank_id.instance
-        if self.is_encode:
-            # A registry belongs to its instance; the language side comes to all of them.
-            self._watched = {spec.bootstraps[here]: scenario.language_ids()}
-        else:
-            self._watched = {
-                address: [rank_id for rank_id in scenario.encode_ids() if rank_id.instance == instance]
-                for instance, address in enumerate(spec.bootstraps)
-            }
+    def _make_wire(self, own: Route) -> Wire:
+        if self.scenario.wire == EXTENDED:
+            return ExtendedWire(self.spec, own, self)
+        if isinstance(self.core, EncodeRank):
+            return EncodeWire(self.spec, own, self, core=self.core, down=self._down, clock=time.monotonic)
+        return LanguageWire(self.spec, own, self, core=self.core, pool=self.pool, clock=time.monotonic)
 
-        def present(ranks: list[RankId]) -> list[RankId]:
-            return [rank_id for rank_id in ranks if (rank_id.side, rank_id.instance) not in spec.absent]
-
-        registries = {
-            address: there for address, ranks in self._watched.items() if (there := present(ranks)) or self.is_encode
-        }
-        side = scenario.encode_ids() if self.is_encode else scenario.language_ids()
-        group = [rank_id for rank_id in side if rank_id.instance == here]
-        if not registries:
-            raise EngineError(f"{self.rank_id} finds no encode instance up")
-        found = register_and_find(registries, self.own, group, START_TIMEOUT_S)
-        for ranks in self._watched.values():
-            for rank_id in ranks:
-                if rank_id in found:
-                    self._connect(found[rank_id])
-                else:
-                    self._down.add(rank_id)
-        return found
+    def _meet_everybody(self) -> None:
+        """Find the own group and join it, and the other side, but for what is down now."""
+        found = self.wire.assemble()
+        leader = found[self.rank_id._replace(rank=0)]
+        self.collective.join(leader.host, leader.collective_port)
+        for rank_id in self.wire.peers:
+            if rank_id in found:
+                self._connect(found[rank_id])
+            else:
+                self._down.add(rank_id)
 
     def _connect(self, route: Route) -> None:
         """From now on talk to this process where its rank is meant."""
@@ -232,12 +224,12 @@ class RankProcess:
             self.outboxes[rank_id].close(discard=True)
         self.routes[rank_id] = route
         self.outboxes[rank_id] = Outbox(self._context, route.host, route.control_port)
-        self.processes.meet(route)
+        self.wire.meet(route)
 
     def _make_writer(self) -> Writer:
         # Its own copy of the routes: what is queued for a process goes to that process's memory, or nowhere.
         routes = dict(self.routes)
-        return Writer(self.engine, self.pool, self.layout, routes, self.scenario, self._write_done)
+        return Writer(self.engine, self.pool, self.layout, routes, self.scenario, self._write_done, self._slowness)
 
     # --- life ---
 
@@ -250,20 +242,18 @@ class RankProcess:
                     raise EngineError(f"{self.rank_id} cannot reach {peer} at {route.session}")
         for peer in sorted(self._down):
             self._feed(PeerDown(peer))
-        self.heartbeat = Heartbeat(self.own, self._watched, self.routes, self.spec.heartbeats, self._peer_news)
+        self.heartbeat = self.wire.watch(self.routes, self._peer_news)
         # In a first start everybody waits for everybody; later the others are at work and must hear of a new process.
-        unwelcome = sorted(self.routes) if self.spec.generation else []
-        self._unwelcome = set(unwelcome)
-        for peer in unwelcome:
-            self._greet(HELLO, peer)
+        if self.spec.generation:
+            self.wire.greet(sorted(self.routes))
         # One that does not answer by then is dead or hangs, and whoever waits for it must not hang as well.
         ready_at_s = time.monotonic() + self.spec.heartbeats.failures * self.spec.heartbeats.interval_s
         told = False
         self._seen_s = time.monotonic()
-        next_turn_s = 0.0
+        turn_at_s: float | None = None  # when the next turn is held, if one is wanted
         leave_at_s: float | None = None
         while True:
-            self.inbox.wait(self._wait_s(next_turn_s))
+            self.inbox.wait(self._wait_s(turn_at_s))
             self._notice_stall()
             while self._news_of_peers:
                 self._take_news(self._news_of_peers.popleft())
@@ -275,37 +265,42 @@ class RankProcess:
                 self._feed(done)
                 self._start_writes(done.destination)
             now = time.monotonic()
-            if not told and (not self._unwelcome or now > ready_at_s):
+            if not told and (not self.wire.greeting or now > ready_at_s):
                 told = True
-                self._tell(Ready(self.rank_id, self.own, self.engine.proof))
+                self._tell(Ready(self.rank_id, self.wire.own, self.engine.proof, str(self.placement)))
             while self._later and self._later[0][0] <= now:
                 self._feed_later(heapq.heappop(self._later)[2])
-            if now < next_turn_s or not self.zero_s:
+            if not self.zero_s:
                 continue
             if self.stopping and leave_at_s is None:
                 leave_at_s = now + STOP_GRACE_S
             leaving = leave_at_s is not None and (now > leave_at_s or not self._unfinished())
-            if self.collective.size == 1 and not leaving and not self._turn_due(now):
+            if turn_at_s is None and (self.collective.size > 1 or leaving or self._turn_due(now)):
+                turn_at_s = self.zero_s + self.grid.next_s(now - self.zero_s)
+            if turn_at_s is None or now < turn_at_s:
                 continue
+            turn_at_s = None
             turn, all_leave = self.collective.hold_turn(self.core, leaving=leaving)
             if self._compared is not None:
                 self.collective.must_answer_alike(self.rank_id, self._compared)
             if all_leave:
                 break
-            busy_s = self._turn(turn)
-            next_turn_s = time.monotonic() + max(self.turn_s, busy_s)
+            began_s = time.monotonic()
+            pass_s = self._turn(turn)
+            self.grid.end_turn(began_s - self.zero_s, time.monotonic() - began_s + pass_s)
         self._close()
 
     def _turn_due(self, now: float) -> bool:
         """Whether a turn could change anything; a lone rank need not hold the others."""
         deadline = self.core.next_deadline()
-        return self._news or self.core.unsettled or (deadline is not None and self.zero_s + deadline <= now)
+        timed_out = deadline is not None and self.zero_s + deadline <= now
+        return self._news or self.core.unsettled or bool(self.passes.waiting) or timed_out
 
-    def _wait_s(self, next_turn_s: float) -> float:
+    def _wait_s(self, turn_at_s: float | None) -> float:
         now = time.monotonic()
         wait_s = IDLE_WAIT_S
-        if self.zero_s and (self.collective.size > 1 or self._news or self.core.unsettled):
-            wait_s = next_turn_s - now
+        if turn_at_s is not None:
+            wait_s = min(wait_s, turn_at_s - now)
         if self._later:
             wait_s = min(wait_s, self._later[0][0] - now)
         return 0.0 if self._completions or self._news_of_peers else wait_s
@@ -323,7 +318,11 @@ class RankProcess:
     def _quarantined(self) -> list[LanguageRoom]:
         if isinstance(self.core, EncodeRank):
             return []
-        return [room for room in self.core.rooms.values() if room.fenced and room.writer_gone]
+        return [
+            room
+            for room in self.core.rooms.values()
+            if room.fenced and (room.writer_gone or self.wire.awaits_quiet(room.key[0]))
+        ]
 
     def _close(self) -> None:
         self.heartbeat.close()
@@ -333,10 +332,10 @@ class RankProcess:
         if self.verifier is not None:
             self.verifier.close()
         blocks_fenced = sum(len(room.blocks) for room in self._quarantined())
+        self._send_on(least=1)
         self._tell(
             Report(
                 rank_id=self.rank_id,
-                records=self.records,
                 verified_rooms=self.verifier.verified_rooms if self.verifier else 0,
                 verified_bytes=self.verifier.verified_bytes if self.verifier else 0,
                 differences=self.verifier.differences if self.verifier else [],
@@ -344,8 +343,8 @@ class RankProcess:
                 blocks_lost=self.core.pool.blocks - self.core.pool.free - blocks_fenced,
                 rooms_quarantined=len(self._quarantined()),
                 blocks_fenced=blocks_fenced,
-                frames_dropped=self._frames_dropped,
-                messages_stale=self._messages_stale,
+                frames_dropped=self.wire.frames_dropped,
+                messages_stale=self.wire.messages_stale,
                 ignored_messages=self.core.ignored_messages,
             )
         )
@@ -363,31 +362,17 @@ class RankProcess:
         if frames[0] == ORDER:
             self._obey(parse_order(frames))
             return
-        standing, own_frames = self.processes.open(frames)
-        if standing is Standing.CURRENT:
-            self._take_message(own_frames)
-        elif standing is Standing.STALE:
-            self._messages_stale += 1
-        else:
-            self.heartbeat.hurry()  # it has registered before it spoke
+        for heard in self.wire.take(frames):
+            self._hear(heard)
 
-    def _greet(self, greeting: bytes, to: RankId) -> None:
-        own = msgspec.msgpack.encode(self.rank_id)
-        self.outboxes[to].try_send(self.processes.seal([greeting, own], self.routes[to]))
-
-    def _take_message(self, frames: list[bytes]) -> None:
-        if frames and frames[0] in (HELLO, WELCOME):
-            peer = msgspec.msgpack.decode(frames[1], type=RankId)
-            if frames[0] == HELLO:
-                self._greet(WELCOME, peer)
-            self._unwelcome.discard(peer)
+    def _hear(self, message: Heard) -> None:
+        if isinstance(message, Found):
+            self._take_news(message)
             return
-        try:
-            message = decode(frames)
-        except CodecError as error:
-            # A corrupted frame is lost, like a message that never came: the rooms' timers deal with it.
-            self._frames_dropped += 1
-            sys.stderr.write(f"{self.rank_id}: dropped a control frame: {error}\n")
+        if isinstance(message, Vacant):
+            del self.routes[message.rank_id]
+            self._down.discard(message.rank_id)
+            self._feed(PeerUp(message.rank_id))
             return
         if not self.core.takes(message):
             return
@@ -404,13 +389,15 @@ class RankProcess:
     def _take_news(self, news: News | Exception) -> None:
         match news:
             case Lost(rank_id, process):
-                current = self.processes.current(rank_id)
+                current = self.routes.get(rank_id)
                 if current is not None and current.process == process:
                     self._peer_down(rank_id)
             case Found(route):
                 rank_id = route.rank_id
-                current = self.processes.current(rank_id)
-                if current is None or current.process != route.process:
+                current = self.routes.get(rank_id)
+                if current is not None and current.process == route.process:
+                    self.wire.meet(route)
+                else:
                     if current is not None:
                         self._peer_down(rank_id)
                     self._connect(route)
@@ -422,8 +409,8 @@ class RankProcess:
                 if rank_id in self._down:
                     self._down.discard(rank_id)
                     self._feed(PeerUp(rank_id))
-                for frames in self.processes.released():
-                    self._take_message(frames)
+                for heard in self.wire.released():
+                    self._hear(heard)
             case Exception():
                 raise news
 
@@ -446,6 +433,8 @@ class RankProcess:
                 self.zero_s = zero_s
             case Submit(request):
                 self._feed(request)
+                for heard in self.wire.submitted(request.room):
+                    self._hear(heard)
             case GiveUp(room, incarnation, reason):
                 self._feed(Abort(room, incarnation, reason))
             case Describe(number):
@@ -476,38 +465,41 @@ class RankProcess:
             content = room_content(event.room, event.incarnation, event.total_tokens, self.layout)
             self.pool.fill(event.blocks, content)
             event = Encoded(event.room, event.incarnation)
-        self._feed(event)
+        if isinstance(event, Quiet | Cancel):
+            self._hear(event)
+        else:
+            self._feed(event)
 
     # --- what goes out ---
 
     def _turn(self, turn: Turn) -> float:
-        """Act on the group's agreement; how long the loop is busy with forward passes then, in seconds."""
+        """Act on the group's agreement; how long the forward pass lasts that begins then, in seconds."""
         self._news = False
         actions = self.core.handle(turn, time.monotonic() - self.zero_s)
         self._carry_out([action for action in actions if not isinstance(action, StartEncode)])
-        services = self.scenario.services
         encodes = [action for action in actions if isinstance(action, StartEncode)]
         if encodes:
-            busy_s = services.encode_base_s + sum(action.encode_s for action in encodes)
+            pass_s = self.passes.encoder_s(sum(action.encode_s for action in encodes))
             for action in encodes:
-                self._at(busy_s, action)
-            return busy_s
-        delivered = [action for action in actions if isinstance(action, Deliver)]
-        if not delivered:
+                self._at(pass_s, action)
+            return pass_s
+        for delivery in actions:
+            if isinstance(delivery, Deliver):
+                self.passes.add(delivery)
+        if not self.passes.waiting:
             return 0.0
-        busy_s = services.prefill_base_s + sum(
-            services.prefill_s(one.total_tokens, one.prefill_factor) for one in delivered
-        )
+        prefilled, pass_s = self.passes.prefill()
         if self.scenario.release_after_prefill:
-            for one in delivered:
-                self._at(busy_s, Prefilled(one.room, one.incarnation))
-        return busy_s
+            for one in prefilled:
+                self._at(pass_s, Prefilled(one.room, one.incarnation))
+        return pass_s
 
     def _carry_out(self, actions: list[Action]) -> None:
+        self._send_on()  # before anybody hears of what was recorded
         for action in actions:
             match action:
                 case Send(to, message):
-                    self._send(to, message)
+                    self.wire.send(to, message)
                 case StartWrite() if self.writer is not None:
                     self._writes[self._worker_of(action.destination)].append(action)
                     self._start_writes(action.destination)
@@ -521,12 +513,16 @@ class RankProcess:
                     self._record(time.monotonic() - self.zero_s, self.rank_id, *msgspec.structs.astuple(action))
                 case Conclude(room, incarnation, status, reason):
                     self._chunks.pop((room, incarnation), None)
+                    self._send_on()
                     self._tell(Concluded(self.rank_id, room, incarnation, status, reason))
                 case _:
                     raise RuntimeError(f"{self.rank_id} cannot carry out {action}")
 
     def _copy_out(self, copy: CopyOut) -> None:
+        began_s = time.monotonic()
         chunk = self.pool.gather(copy.blocks, copy.tokens, start_token=copy.start_token)
+        if self._slowness > 1:
+            time.sleep((self._slowness - 1) * (time.monotonic() - began_s))
         self._chunks.setdefault((copy.room, copy.incarnation), []).append(chunk)
 
     def _worker_of(self, destination: RankId) -> int:
@@ -541,24 +537,37 @@ class RankProcess:
             if write.room in self.spec.announced_writes:
                 self._tell(WriteBegins(self.rank_id, write.room))
             self._writing[worker] += 1
-            self.writer.start(write)
+            self.writer.start(write, fails=self._write_fails(write.destination))
 
-    def _send(self, to: RankId, message: Message) -> None:
-        route = self.routes.get(to)
-        if route is None:
-            return  # no process has ever had this name; the core knows that it is down
-        frames = encode(message)
-        for fault in self._corruptions:
-            if (fault.room, fault.message) == (message.room, type(message).__name__):
-                self._corruptions.remove(fault)
-                frames[1] = frames[1][:-1] + bytes([frames[1][-1] ^ 1])
-                break
-        sealed = self.processes.seal(frames, route)
+    def _write_fails(self, destination: RankId) -> bool:
+        """Whether the next write to this rank is one that is made to fail."""
+        number = self._begun[destination]
+        self._begun[destination] += 1
+        now_s = time.monotonic() - self.zero_s
+        return any(
+            number in fault.numbers and (fault.until_s is None or now_s < fault.until_s)
+            for fault in self.spec.faults
+            if isinstance(fault, FailWrites) and (fault.writer, fault.destination) == (self.rank_id, destination)
+        )
+
+    def push(self, to: RankId, frames: list[bytes]) -> None:
+        """Send a multipart to the process that stands for ``to``, if there ever was one."""
+        outbox = self.outboxes.get(to)
+        if outbox is None:
+            return
         if to in self._down:
             # It may be alive all the same, and then must hear. If it is dead, its queue fills up one day.
-            self.outboxes[to].try_send(sealed)
+            outbox.try_send(frames)
         else:
-            self.outboxes[to].send(sealed)
+            outbox.send(frames)
+
+    def later(self, delay_s: float, message: Message) -> None:
+        """Take ``message`` for one from the other side when ``delay_s`` have passed."""
+        self._at(delay_s, message)
+
+    def contact(self, session: str) -> None:
+        """Begin the engine's first contact with a process, which the rank's thread must not wait for."""
+        threading.Thread(target=self.engine.connect, args=(session,), name=f"meet {session}", daemon=True).start()
 
     def _describe(self, number: int) -> None:
         core = self.core
@@ -571,9 +580,16 @@ class RankProcess:
                 held=list(core.held_blocks().items()),
                 queues=queues,
                 usable=[(key, core.usable_blocks(key)) for key in waiting],
-                events=len(self.records),
+                events=self._sent_on + len(self.records),
             )
         )
+
+    def _send_on(self, least: int = RECORDS_AT_ONCE) -> None:
+        """Give the router what was recorded: now and then, and at once where this process may be killed."""
+        if len(self.records) >= (1 if self.spec.mortal else least):
+            self._tell(Records(self.rank_id, self.spec.generation, self.records))
+            self._sent_on += len(self.records)
+            self.records = []
 
     def _tell(self, order: Order) -> None:
         self.router.send(order_frames(order))

@@ -1,26 +1,24 @@
-"""The rank processes of a measured run on this host: started, started again, and ended for sure."""
+"""The rank processes of a measured run: started, started again and ended, and the router's way to talk to them."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import msgspec
 import zmq
 
+from protocol.recording import Record
 from protocol.topology import RankId, Side
-from real.bootstrap import listen
+from protocol.wires import SGLANG
+from real.clocks import SAME, Clock
 from real.control import Inbox, Outbox
-from real.engine import EngineMissing, EngineStartError
+from real.engine import EngineError, EngineMissing, EngineStartError
+from real.hosts import LOST_STATUS, Hosts, Process
 from real.orders import (
     GROUP_STATUS,
     MISSING_STATUS,
@@ -30,6 +28,7 @@ from real.orders import (
     RankSpec,
     Ready,
     Route,
+    Start,
     order_frames,
     parse_order,
 )
@@ -39,15 +38,6 @@ START_TIMEOUT_S = 90.0
 EXIT_TIMEOUT_S = 20.0
 POLL_S = 0.05
 
-RANK_ENVIRONMENT = {
-    # Copies of embeddings come and go; let the C library keep their pages instead of returning them to the system,
-    # or every gather pays for page faults that cost more than the copy.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
-    "MALLOC_ARENA_MAX": "1",
-    "OMP_NUM_THREADS": "1",
-}
-
 
 @dataclass
 class Child:
@@ -55,8 +45,7 @@ class Child:
 
     rank_id: RankId
     generation: int
-    process: subprocess.Popen[bytes]
-    errors: Path
+    process: Process
     ready: bool = False
     doomed: bool = False
     gone: bool = False
@@ -65,38 +54,40 @@ class Child:
     def instance(self) -> tuple[Side, int]:
         return self.rank_id.side, self.rank_id.instance
 
-    def last_words(self) -> str:
-        """The last line the process wrote to standard error."""
-        lines = [line for line in self.errors.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else f"{self.rank_id} ended with status {self.process.returncode}"
-
     def kill(self) -> None:
         """End it at once; a stopped process, too."""
         self.doomed = True
         if self.process.poll() is None:
-            self.process.kill()
+            self.process.send_signal(signal.SIGKILL)
 
 
 class Ranks:
-    """The rank processes of one run, ended when the context is left. ``template``: what their specs have in common."""
+    """The rank processes of one run, ended when the context is left.
 
-    def __init__(self, template: RankSpec) -> None:
+    ``template``: what their specs have in common. ``hosts``: where they live.
+    """
+
+    def __init__(self, template: RankSpec, hosts: Hosts) -> None:
         self.scenario = template.scenario
         self.ids = [*self.scenario.encode_ids(), *self.scenario.language_ids()]
         self.children: dict[RankId, Child] = {}
         self.proofs: dict[RankId, TransportProof] = {}
+        self.memory: dict[RankId, str] = {}
         self.processes: list[Route] = []
+        self.hosts = hosts
+        self.clocks: dict[RankId, Clock] = {}
         self._template = template
         self._earlier: list[Child] = []
         self._outboxes: dict[RankId, Outbox] = {}
+        self._meetings: dict[tuple[Side, int], str] = {}
 
     def __enter__(self) -> Ranks:
-        self._files = tempfile.TemporaryDirectory(prefix="bufferlab-real-")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._inbox = Inbox(self._context, self._template.host)
+        self._inbox = Inbox(self._context, self.hosts.router_host)
         try:
             self._launch()
             self._await_all()
+            self.clocks = {rank_id: self.hosts.measure_clock(rank_id) for rank_id in self.ids}
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -108,83 +99,58 @@ class Ranks:
         children = [*self._earlier, *self.children.values()]
         for child in children:
             if child.process.poll() is None:
-                child.process.terminate()
+                child.process.send_signal(signal.SIGTERM)
                 child.process.send_signal(signal.SIGCONT)  # one that was stopped would not hear the other
         for child in children:
             try:
                 child.process.wait(EXIT_TIMEOUT_S / 4)
             except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-            if child.process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):  # what was not read is of no use any more
-                    child.process.stdin.close()
+                child.process.send_signal(signal.SIGKILL)
+                child.process.wait(EXIT_TIMEOUT_S)
         for outbox in self._outboxes.values():
             outbox.close(discard=True)
         self._inbox.close()
         self._context.destroy(linger=0)
-        self._files.cleanup()
 
     # --- processes ---
 
     def _launch(self) -> None:
-        host = self._template.host
-        with contextlib.ExitStack() as listeners:
-            bound = [listeners.enter_context(listen(host)) for _ in range(self.scenario.encode_instances)]
-            self._bootstraps = tuple(f"{host}:{listener.getsockname()[1]}" for listener in bound)
-            for rank_id in self.ids:
-                has_registry = rank_id.side is Side.ENCODE and rank_id.rank == 0
-                self._spawn(rank_id, 0, bound[rank_id.instance].fileno() if has_registry else None)
+        leaders = [RankId(Side.ENCODE, instance, 0) for instance in range(self.scenario.encode_instances)]
+        self._bootstraps = tuple(self.hosts.bind_registry(leader) for leader in leaders)
+        if self.scenario.wire == SGLANG and self.scenario.language_tp > 1:
+            # The fork's registry lists no language ranks, so that they find each other in one of their own.
+            for instance in range(self.scenario.language_instances):
+                leader = RankId(Side.LANGUAGE, instance, 0)
+                self._meetings[leader.side, instance] = self.hosts.bind_registry(leader)
+        for rank_id in self.ids:
+            self._spawn(rank_id, 0)
 
     def start_again(self, side: Side, instance: int) -> None:
         """Start new processes under the names of an instance whose processes have all ended."""
         absent = {child.instance for child in self.children.values() if not child.ready or child.gone}
-        with contextlib.ExitStack() as stack:
-            fd = None
-            if side is Side.ENCODE:
-                host, port = self._bootstraps[instance].rsplit(":", 1)
-                fd = stack.enter_context(listen(host, int(port))).fileno()
-            for rank_id in self.members(side, instance):
-                before = self.children[rank_id]
-                before.process.wait(EXIT_TIMEOUT_S)
-                self._earlier.append(before)
-                if rank_id in self._outboxes:
-                    self._outboxes.pop(rank_id).close(discard=True)
-                has_registry = fd if rank_id.rank == 0 else None
-                self._spawn(rank_id, before.generation + 1, has_registry, tuple(absent - {(side, instance)}))
+        if side is Side.ENCODE:
+            _, port = self._bootstraps[instance].rsplit(":", 1)
+            self.hosts.bind_registry(RankId(side, instance, 0), int(port))
+        for rank_id in self.members(side, instance):
+            before = self.children[rank_id]
+            before.process.wait(EXIT_TIMEOUT_S)
+            self._earlier.append(before)
+            if rank_id in self._outboxes:
+                self._outboxes.pop(rank_id).close(discard=True)
+            self._spawn(rank_id, before.generation + 1, tuple(absent - {(side, instance)}))
 
-    def _spawn(
-        self, rank_id: RankId, generation: int, fd: int | None, absent: tuple[tuple[Side, int], ...] = ()
-    ) -> None:
+    def _spawn(self, rank_id: RankId, generation: int, absent: tuple[tuple[Side, int], ...] = ()) -> None:
         spec = msgspec.structs.replace(
             self._template,
             rank_id=rank_id,
             bootstraps=self._bootstraps,
-            router=Route(rank_id=ROUTER, host=self._template.host, control_port=self._inbox.port),
+            meeting=self._meetings.get((rank_id.side, rank_id.instance), ""),
+            router=Route(rank_id=ROUTER, host=self.hosts.router_host, control_port=self._inbox.port),
             generation=generation,
             absent=absent,
-            bootstrap_fd=fd,
+            host=self.hosts.address_of(rank_id),
         )
-        environment = {**os.environ, **RANK_ENVIRONMENT}
-        # The ranks must find the same source tree, also when this process was started from elsewhere.
-        root = str(Path(__file__).resolve().parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-        errors = Path(self._files.name) / f"{rank_id}-{generation}.stderr"
-        with errors.open("wb") as sink:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "real.rank"],
-                stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=sink,
-                env=environment,
-                pass_fds=() if fd is None else (fd,),
-                start_new_session=True,  # Ctrl-C is for the router, which then ends the ranks in order
-            )
-        self.children[rank_id] = Child(rank_id, generation, process, errors)
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended at once; whoever waits for it finds out why
-            process.stdin.write(msgspec.json.encode(spec) + b"\n")
-            process.stdin.flush()
+        self.children[rank_id] = Child(rank_id, generation, self.hosts.start(spec))
 
     def _await_all(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -196,8 +162,10 @@ class Ranks:
                     raise EngineStartError(order.reason)
             for child in self.children.values():
                 status = child.process.poll()
+                if status == LOST_STATUS:
+                    raise EngineError(child.process.last_words())
                 if status is not None and status != GROUP_STATUS:
-                    raise (EngineMissing if status == MISSING_STATUS else EngineStartError)(child.last_words())
+                    raise (EngineMissing if status == MISSING_STATUS else EngineStartError)(child.process.last_words())
             if time.monotonic() > deadline:
                 raise EngineStartError(f"the ranks were not ready after {START_TIMEOUT_S:g} s")
 
@@ -208,6 +176,7 @@ class Ranks:
             return False
         child.ready = True
         self.proofs.setdefault(ready.rank_id, ready.proof)
+        self.memory[ready.rank_id] = ready.memory
         self.processes.append(ready.route)
         self._outboxes[ready.rank_id] = Outbox(self._context, ready.route.host, ready.route.control_port)
         return True
@@ -220,6 +189,26 @@ class Ranks:
         """Whether the rank takes orders."""
         child = self.children[rank_id]
         return child.ready and not child.gone
+
+    # --- clocks ---
+
+    def begin(self, rank_id: RankId, zero_s: float) -> None:
+        """Tell a rank that the run began, or begins, when this process's clock shows ``zero_s``."""
+        self.send(rank_id, Start(self.clocks[rank_id].host_s(zero_s)))
+
+    def measure_again(self) -> None:
+        """Measure the clocks of the ranks once more: what they drifted since is taken out of what they report."""
+        self.clocks = {rank_id: self.hosts.measure_clock(rank_id, before) for rank_id, before in self.clocks.items()}
+
+    def clocked(self, records: Iterable[Record], zero_s: float) -> Iterator[Record]:
+        """Records of one rank, in seconds of this process's clock since ``zero_s``."""
+        for record in records:
+            clock = self.clocks[record.rank_id]
+            if clock == SAME:
+                yield record
+                continue
+            told_s = Clock(clock.before).host_s(zero_s)  # what it was told before the drift was known
+            yield record._replace(time_s=clock.router_s(told_s + record.time_s) - zero_s)
 
     # --- orders ---
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import heapq
+import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from protocol.recording import Event
+from protocol.messages import Abort
+from protocol.processors import Processors
+from protocol.recording import Event, Record
 from protocol.scenario import Request
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from real.accounts import PROCESS_ENDED, Accounts
 from real.engine import EngineError
-from real.faults import Kill, Pause, ProcessFault, RealFault, Restart
+from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
 from real.orders import (
     Broken,
     Concluded,
@@ -21,8 +26,8 @@ from real.orders import (
     Holdings,
     Order,
     Ready,
+    Records,
     Report,
-    Start,
     Stop,
     Submit,
     WriteBegins,
@@ -30,7 +35,7 @@ from real.orders import (
 from real.outcome import Conclusion, Incident, RealOutcome, stood_still
 from real.ranks import EXIT_TIMEOUT_S, POLL_S, START_TIMEOUT_S, Child, Ranks
 from real.standstill import LOOK_S, Standstill
-from real.transport import sent_counters, with_traffic
+from real.transport import TransportProof, with_traffic
 
 LEAD_S = 0.05
 """Time between the order to start and time zero, so that every rank knows the zero before the first request."""
@@ -42,10 +47,22 @@ MEMBER_GRACE_S = 2.0
 class Router:
     """Hands out the requests of one run and keeps account of them."""
 
-    def __init__(self, ranks: Ranks, plan: Sequence[RealFault], progress: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        plan: Sequence[RealFault],
+        progress: Callable[[int], None] | None,
+        concurrency: int | None = None,
+    ) -> None:
         self._ranks = ranks
         self._scenario = ranks.scenario
         self._progress = progress
+        self._concurrency = concurrency
+        self._plan = plan
+        self._coming: collections.deque[Request] = collections.deque()
+        self._submitted: list[Request] = []
+        self._accounts = Accounts()
+        self._processors = {instance: self._make_processors() for instance in range(self._scenario.encode_instances)}
         self._waiting: dict[tuple[int, int], set[RankId]] = {}
         self._conclusions: list[Conclusion] = []
         self._incidents: list[Incident] = []
@@ -54,7 +71,7 @@ class Router:
         self._paused: set[RankId] = set()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._agenda_count = 0
-        self._planned = [fault for fault in plan if isinstance(fault, Kill | Pause | Restart)]
+        self._planned = [fault for fault in plan if isinstance(fault, ProcessFault | ClientAbort)]
         self._standstill = Standstill()
         self._deadlocks: list[str] = []
         self._zero_s = 0.0
@@ -62,27 +79,24 @@ class Router:
         self._looked_s = 0.0
 
     def run(self, requests: Sequence[Request]) -> RealOutcome:
-        """Hand out the requests at their times, wait for the end, collect."""
-        counters = sent_counters()
+        """Hand out the requests at their times, or as earlier ones end, wait for the end, collect."""
+        counters = self._ranks.hosts.sent_counters()
         self._zero_s = time.monotonic() + LEAD_S
         for rank_id in self._ranks.ids:
-            self._ranks.send(rank_id, Start(self._zero_s))
+            self._ranks.begin(rank_id, self._zero_s)
         for fault in self._planned:
             if fault.time_s is not None:
                 self._at(fault.time_s, lambda fault=fault: self._inflict(fault))  # type: ignore[misc]
         self._news_s = time.monotonic()
         patience_s = START_TIMEOUT_S + (self._scenario.timeout_s or 0.0)
-        next_request = 0
-        while next_request < len(requests) or self._waiting or self._starting or self._paused:
-            while next_request < len(requests) and requests[next_request].arrival_s <= self._now_s():
-                self._submit(requests[next_request])
-                next_request += 1
+        self._coming.extend(requests)
+        while self._coming or self._waiting or self._starting or self._paused:
+            while self._coming and self._due_s() <= self._now_s():
+                self._submit(self._coming.popleft())
             while self._agenda and self._agenda[0][0] <= self._now_s():
                 heapq.heappop(self._agenda)[2]()
-            due_s = [self._agenda[0][0]] if self._agenda else []
-            if next_request < len(requests):
-                due_s.append(requests[next_request].arrival_s)
-            for order in self._ranks.receive(min([POLL_S, *(one - self._now_s() for one in due_s)])):
+            due_s = min(self._due_s(), self._agenda[0][0] if self._agenda else math.inf)
+            for order in self._ranks.receive(min(POLL_S, due_s - self._now_s())):
                 self._take(order)
             self._notice_ends()
             self._look_for_deadlock()
@@ -92,6 +106,7 @@ class Router:
                 )
         end_s = self._now_s()
         self._collect()
+        self._ranks.measure_again()
         return self._outcome(end_s, counters)
 
     def _now_s(self) -> float:
@@ -103,25 +118,57 @@ class Router:
 
     # --- requests ---
 
+    def _due_s(self) -> float:
+        """When the next request is to be submitted; never while a closed loop is full."""
+        if not self._coming:
+            return math.inf
+        if self._concurrency is None:
+            return self._coming[0].arrival_s
+        return 0.0 if len(self._waiting) < self._concurrency else math.inf
+
     def _submit(self, request: Request) -> None:
+        if self._concurrency is not None:
+            request = request.arriving(self._now_s())
+        self._submitted.append(request)
         key = (request.room, request.incarnation)
         self._moved()
         groups = ((Side.ENCODE, request.encode_instance), (Side.LANGUAGE, request.language_instance))
         starting = [
             f"{side.value}{instance} is starting" for side, instance in groups if (side, instance) in self._starting
         ]
-        members = {rank_id for group in groups for rank_id in self._ranks.members(*group) if self._ranks.alive(rank_id)}
-        if starting or not members:
+        wanted = [rank_id for group in groups for rank_id in self._ranks.members(*group)]
+        members = {rank_id for rank_id in wanted if self._ranks.alive(rank_id)}
+        refused = bool(starting) or not members
+        for rank_id in wanted:
+            if refused or rank_id not in members:
+                self._accounts.refuse(rank_id, request.room, self._now_s())
+        if refused:
             # Its ranks may be known already and would be waited for, but do not take requests yet.
             reason = "; ".join(starting) or "its ranks have ended"
             self._conclusions.append(Conclusion(self._now_s(), *key, None, None, f"refused: {reason}"))
             self._report_progress()
             return
         self._waiting[key] = members
+        self._hand_out(key, Side.LANGUAGE, Submit(self._scenario.language_request(request)))
         encode = Submit(self._scenario.encode_request(request))
-        language = Submit(self._scenario.language_request(request))
-        for rank_id in sorted(members):
-            self._ranks.send(rank_id, encode if rank_id.side is Side.ENCODE else language)
+        lasts_s = self._scenario.services.preprocess_s(request)
+        if not lasts_s:
+            self._hand_out(key, Side.ENCODE, encode)
+            return
+        instance = request.encode_instance
+        lasts_s *= slowest_of(self._plan, Side.ENCODE, instance)
+        ready_s = self._processors[instance].give(self._now_s(), lasts_s)
+        self._at(ready_s, lambda: self._hand_out(key, Side.ENCODE, encode))
+
+    def _make_processors(self) -> Processors:
+        """Those that prepare the images of one encode instance."""
+        return Processors(self._scenario.services.preprocess_workers)
+
+    def _hand_out(self, key: tuple[int, int], side: Side, order: Submit) -> None:
+        """Give a request to the ranks of one side; those that ended since it came are not waited for any more."""
+        for rank_id in sorted(self._waiting.get(key, ())):
+            if rank_id.side is side:
+                self._ranks.send(rank_id, order)
 
     def _conclude(self, key: tuple[int, int], rank_id: RankId, status: Status | None, reason: str) -> None:
         left = self._waiting.get(key)
@@ -149,13 +196,16 @@ class Router:
                 self._moved()
                 self._conclude((room, incarnation), rank_id, status, reason)
             case WriteBegins(_, room):
-                for fault in [one for one in self._planned if one.on_write_of == room]:
+                struck = [one for one in self._planned if isinstance(one, ProcessFault) and one.on_write_of == room]
+                for fault in struck:
                     self._inflict(fault)
+            case Records():
+                self._accounts.add(order)
             case Ready(rank_id):
                 self._moved()
                 if not self._ranks.note_ready(order):
                     return
-                self._ranks.send(rank_id, Start(self._zero_s))
+                self._ranks.begin(rank_id, self._zero_s)
                 group = (rank_id.side, rank_id.instance)
                 if all(self._ranks.alive(member) for member in self._ranks.members(*group)):
                     self._starting.pop(group, None)
@@ -190,12 +240,14 @@ class Router:
         self._paused.discard(child.rank_id)
         self._moved()
         if child.ready:
-            self._note(f"{child.rank_id} ended with status {child.process.returncode}")
+            self._note(f"{child.rank_id} {child.process.how_it_ended()}")
         else:
-            self._note(f"{child.rank_id} did not start: {child.last_words()}")
+            self._note(f"{child.rank_id} did not start: {child.process.last_words()}")
             self._starting.pop(child.instance, None)
-        for key in list(self._waiting):
-            self._conclude(key, child.rank_id, None, "its process ended")
+        waiting = [key for key, members in self._waiting.items() if child.rank_id in members]
+        self._accounts.end(child.rank_id, child.generation, [room for room, _ in waiting], self._now_s())
+        for key in waiting:
+            self._conclude(key, child.rank_id, None, PROCESS_ENDED)
         # Without it the others of its group can agree on nothing; they notice that themselves, or else.
         others = [self._ranks.children[member] for member in self._ranks.members(*child.instance)]
         for other in others:
@@ -205,12 +257,15 @@ class Router:
 
     # --- what is made to go wrong ---
 
-    def _inflict(self, fault: ProcessFault) -> None:
+    def _inflict(self, fault: ProcessFault | ClientAbort) -> None:
         if fault not in self._planned:
             return  # it has been: two ranks write to the room
         self._planned.remove(fault)
         self._moved()
         match fault:
+            case ClientAbort(room=room):
+                self._note(f"abort room {room}")
+                self._give_up({room}, Abort(room, 0).reason)
             case Kill(rank=rank):
                 self._note(f"kill {rank}")
                 self._ranks.children[rank].kill()
@@ -225,6 +280,8 @@ class Router:
                 self._note(f"restart {side.value}{instance}")
                 for rank_id in self._ranks.members(side, instance):
                     self._ranks.children[rank_id].kill()
+                if side is Side.ENCODE:
+                    self._processors[instance] = self._make_processors()
                 self._starting[side, instance] = self._now_s() + down_s + START_TIMEOUT_S
                 self._at(self._now_s() + down_s, lambda: self._start_again(side, instance))
 
@@ -264,10 +321,14 @@ class Router:
             self._deadlocks.append(f"at {self._now_s():.6f} s: {sentence}")
         if self._scenario.timeout_s is not None:
             return  # the rooms' timers end it
-        for (room, incarnation), members in list(self._waiting.items()):
+        self._give_up(set(rooms), "given up by the router: it is in a deadlock")
+
+    def _give_up(self, rooms: set[int], reason: str) -> None:
+        """Tell all ranks that are not done with these rooms to end them."""
+        for (room, incarnation), members in self._waiting.items():
             if room in rooms:
                 for rank_id in sorted(members):
-                    self._ranks.send(rank_id, GiveUp(room, incarnation, "given up by the router: it is in a deadlock"))
+                    self._ranks.send(rank_id, GiveUp(room, incarnation, reason))
 
     # --- the end ---
 
@@ -284,6 +345,8 @@ class Router:
                 for order in self._ranks.receive(POLL_S):
                     if isinstance(order, Report):
                         self._reports[order.rank_id] = order
+                    elif isinstance(order, Records):
+                        self._accounts.add(order)
                     elif isinstance(order, Broken) and not self._ranks.children[order.rank_id].doomed:
                         raise EngineError(f"{order.rank_id} broke while it stopped: {order.reason}")
                 for rank_id in missing:
@@ -301,14 +364,14 @@ class Router:
         for fault in self._planned:
             self._note(f"did not happen: {fault}")
 
-    def _outcome(self, end_s: float, counters: dict[str, int]) -> RealOutcome:
+    def _outcome(self, end_s: float, counters: Mapping[str, Mapping[str, int]]) -> RealOutcome:
         reports = list(self._reports.values())
-        records = list(heapq.merge(*(report.unpacked() for report in reports), key=lambda record: record.time_s))
-        written = sum(record.bytes for record in records if record.event is Event.WRITE_DONE)
-        proofs = self._ranks.proofs
+        told = self._accounts.records(lambda records: self._ranks.clocked(records, self._zero_s))
+        records = list(heapq.merge(*told, key=lambda record: record.time_s))
         return RealOutcome(
+            requests=self._submitted,
             records=records,
-            proof=with_traffic(proofs[min(proofs)], counters, sent_counters(), written),
+            proof=self._proof(records, counters),
             verified_rooms=sum(report.verified_rooms for report in reports),
             verified_bytes=sum(report.verified_bytes for report in reports),
             mismatches=[difference for report in reports for difference in report.differences],
@@ -324,4 +387,20 @@ class Router:
             frames_dropped=sum(report.frames_dropped for report in reports),
             messages_stale=sum(report.messages_stale for report in reports),
             processes=self._ranks.processes,
+            clocks=self._ranks.clocks,
+            memory=self._ranks.memory,
         )
+
+    def _proof(self, records: Sequence[Record], counters: Mapping[str, Mapping[str, int]]) -> TransportProof:
+        """The first rank's proof, with what each host sent while its ranks wrote."""
+        hosts = self._ranks.hosts
+        proof = self._ranks.proofs[min(self._ranks.proofs)]
+        written = dict.fromkeys(counters, 0)
+        for record in records:
+            if record.event is Event.WRITE_DONE:
+                written[hosts.address_of(record.rank_id)] += record.bytes
+        for host, after in hosts.sent_counters().items():
+            if written[host] or len(counters) == 1:
+                where = f"on {host}, " if len(counters) > 1 else ""
+                proof = with_traffic(proof, counters[host], after, written[host], where)
+        return proof

@@ -128,12 +128,14 @@ def with_traffic(
     before: Mapping[str, int],
     after: Mapping[str, int],
     written_bytes: int,
+    where: str = "",
 ) -> TransportProof:
     """The proof with what the counters saw while ``written_bytes`` were written to a peer.
 
-    Give at least a few megabytes: other processes use the same interfaces. Raises ProofError when
-    rdma is claimed, no RDMA counter moved and a network interface sent all the bytes.
-    Counters are a lower bound only: some adapters do not count traffic to themselves.
+    ``where`` is put before the sentence. Give at least a few megabytes: other processes use the
+    same interfaces. Raises ProofError when rdma is claimed, no RDMA counter moved and a network
+    interface sent all the bytes. Counters are a lower bound only: some adapters do not count
+    traffic to themselves.
     """
     rises = {name: after[name] - value for name, value in before.items() if name in after}
 
@@ -151,7 +153,7 @@ def with_traffic(
         sentence = f"{tcp_name} rose by {tcp_rise} bytes"
         if not carried_by_tcp:
             sentence += ", less than that"
-    evidence = [*proof.evidence, f"while {written_bytes} bytes were written, {sentence}"]
+    evidence = [*proof.evidence, f"{where}while {written_bytes} bytes were written, {sentence}"]
     if proof.actual == "rdma" and carried_by_tcp and not rdma_rise:
         raise ProofError(f"the data of an rdma engine went over tcp ({evidence[-1]})")
     return TransportProof(requested=proof.requested, actual=proof.actual, evidence=evidence)

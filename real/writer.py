@@ -19,11 +19,16 @@ UNREGISTERED_OFFSET = 1 << 46
 """Added to a target address to make a write fail: no process has memory there, so the engine refuses the write."""
 
 
+_Work = tuple[StartWrite, bool]
+"""A write, and whether it is made to fail."""
+
+
 class Writer:
     """``transfer_workers`` threads (one unless the scenario says otherwise), each with one write at a time.
 
     All writes to one language instance are one thread's, its destinations one after another, as in the original
     backend and in the simulator. ``on_done`` is called in the worker's thread; it must only hand the completion over.
+    ``slowness``: how many times longer a write of this rank takes.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Writer:
         routes: Mapping[RankId, Route],
         scenario: Scenario,
         on_done: Callable[[WriteDone], None],
+        slowness: float = 1.0,
     ) -> None:
         self._engine = engine
         self._pool = pool
@@ -41,18 +47,19 @@ class Writer:
         self._routes = routes
         self._scenario = scenario
         self._on_done = on_done
-        self._work: list[queue.SimpleQueue[StartWrite | None]] = []
+        self._slowness = slowness
+        self._work: list[queue.SimpleQueue[_Work | None]] = []
         self._threads: list[threading.Thread] = []
         for number in range(scenario.transfer_workers):
-            work: queue.SimpleQueue[StartWrite | None] = queue.SimpleQueue()
+            work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
             thread = threading.Thread(target=self._run, args=(work,), name=f"writer {number}", daemon=True)
             self._work.append(work)
             self._threads.append(thread)
             thread.start()
 
-    def start(self, write: StartWrite) -> None:
-        """Queue one write."""
-        self._work[write.destination.instance % len(self._work)].put(write)
+    def start(self, write: StartWrite, *, fails: bool = False) -> None:
+        """Queue one write, or one that is made to fail."""
+        self._work[write.destination.instance % len(self._work)].put((write, fails))
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Finish what is queued and end the threads."""
@@ -62,21 +69,25 @@ class Writer:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _run(self, work: queue.SimpleQueue[StartWrite | None]) -> None:
-        while (write := work.get()) is not None:
+    def _run(self, work: queue.SimpleQueue[_Work | None]) -> None:
+        while (queued := work.get()) is not None:
+            write, fails = queued
+            began_s = time.monotonic()
             try:
-                done = self._write(write)
+                done = self._write(write, fails=fails)
             except (EngineError, ValueError) as error:
                 # Refused before anything was sent, for instance blocks that a bad grant names: the room fails, the
                 # thread goes on. Were it to end here, every later room would wait for it in vain.
                 done = _done(write, ok=False, quiet=True, reason=str(error))
+            if self._slowness > 1:
+                time.sleep((self._slowness - 1) * (time.monotonic() - began_s))
             self._on_done(done)
 
-    def _write(self, write: StartWrite) -> WriteDone:
+    def _write(self, write: StartWrite, *, fails: bool) -> WriteDone:
         route = self._routes[write.destination]
         pieces = self._layout.pieces(write.chunk, write.source_blocks, write.target_blocks)
         operations = addresses(pieces, self._pool.bases, route.bases)
-        injected = self._scenario.write_fails(write.room, write.epoch, write.destination)
+        injected = fails or self._scenario.write_fails(write.room, write.epoch, write.destination)
         if injected:
             # One piece is enough; several refused at once make the engine drop the connection, and with it, for a
             # second, the writes of other rooms.

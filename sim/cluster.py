@@ -19,7 +19,6 @@ What goes wrong is not decided here either: a ``faults.Faults`` is asked whereve
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from math import inf
@@ -46,6 +45,7 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
+from protocol.passes import Delivered, Passes
 from protocol.rank import Room
 from protocol.recording import Event, Recorder
 from protocol.scenario import Request, Scenario
@@ -54,7 +54,7 @@ from protocol.status import FINAL, Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.faults import Faults, WriteEnd
-from sim.group import Core, Delivered, Group, Rank, Worker
+from sim.group import Core, Group, Rank, Worker
 from sim.link import Contacts, LinkProfile, TransferWorker
 from sim.network import Network
 from sim.worker import QueuedWorker
@@ -117,6 +117,7 @@ class Cluster:
         self._failing_writes = bool(scenario.faults)
         self._faults = faults
         self._watcher: Watcher | None = None
+        self._concluded_late_s = 0.0
         self._looked_s = -inf
         self._noted = 0
         self._fates: dict[tuple[int, int], _Fate] = {}
@@ -144,7 +145,7 @@ class Cluster:
         ranks = [self._make_rank(rank_id, slowness(rank_id)) for rank_id in rank_ids]
         self._ranks.update(zip(rank_ids, ranks, strict=True))
         slowest = max(map(slowness, rank_ids))
-        self._groups[side, instance] = Group(side, instance, ranks, self._services, slowest, order)
+        self._groups[side, instance] = Group(side, instance, ranks, self.scenario, slowest, order)
 
     def _make_rank(self, rank_id: RankId, slowness: float) -> Rank:
         if rank_id.side is Side.LANGUAGE:
@@ -229,6 +230,39 @@ class Cluster:
             before(request)
         self.submit(request)
         self.feed(requests, before)
+
+    def feed_closed(
+        self, requests: Iterator[Request], concurrency: int, before: Callable[[Request], None] | None = None
+    ) -> None:
+        """Submit ``concurrency`` requests now and one more whenever one is concluded, whatever times they have.
+
+        ``before`` is told of a request just before its submission, with the time of that as its arrival.
+        """
+        told = self._on_concluded
+
+        def concluded(count: int) -> None:
+            if told is not None:
+                told(count)
+            # Not at once: the turn that concluded it is not over, and its client waits for the copies, too.
+            self.clock.call_after(self._concluded_late_s, self._submit_next, requests, before)
+
+        self._on_concluded = concluded
+        self.clock.call_after(0.0, self._submit_first, requests, concurrency, before)
+
+    def _submit_first(self, requests: Iterator[Request], count: int, before: Callable[[Request], None] | None) -> None:
+        while count and self._submit_next(requests, before):
+            count -= 1
+
+    def _submit_next(self, requests: Iterator[Request], before: Callable[[Request], None] | None) -> bool:
+        """Submit the next request now, if there is one."""
+        request = next(requests, None)
+        if request is None:
+            return False
+        request = request.arriving(self.clock._now)
+        if before is not None:
+            before(request)
+        self.submit(request)
+        return True
 
     def submit(self, request: Request) -> None:
         """Give a request to all ranks of its two instances, now. Raises ValueError for an unknown instance."""
@@ -382,7 +416,7 @@ class Cluster:
         turn = hold_turn(group.cores)
         lasts_s = self._encode_turn(group, turn) if group.side is Side.ENCODE else self._language_turn(group, turn)
         group.grid.end_turn(now, lasts_s)
-        if group.prefill:
+        if group.passes.waiting:
             self._plan_turn(group, now)
             return
         for core in group.cores:
@@ -441,8 +475,7 @@ class Cluster:
             work_s = max(work_s, own_s)
         if not started:
             return 0.0
-        # The ranks of a group run the same pass together.
-        pass_s = (self._services.encode_base_s + work_s) * group.slowness
+        pass_s = group.passes.encoder_s(work_s)
         clock.call_after(pass_s, self._encoded, started)
         return pass_s
 
@@ -453,25 +486,23 @@ class Cluster:
 
     def _language_turn(self, group: Group, turn: Turn) -> float:
         """Let every rank take the turn; return how long the copies and the prefill pass last, seconds."""
-        ranks = group.ranks
-        lasts_s = self._copy_turn(ranks[0], turn, group.prefill)
+        ranks, passes = group.ranks, group.passes
+        lasts_s = self._copy_turn(ranks[0], turn, passes)
         for rank in ranks[1:]:
             # The ranks of a group deliver alike, so the first one's deliveries are the group's.
             lasts_s = max(lasts_s, self._copy_turn(rank, turn, None))
         if group.compared:
             must_answer_alike(group.compared)
-        if not group.prefill:
+        if not passes.waiting:
             return lasts_s
-        done = group.next_pass(self.scenario.prefill_batch_tokens)
-        work_s = self._services.prefill_base_s + sum([one.prefill_s for one in done])
-        lasts_s += work_s * group.slowness
+        done, pass_s = passes.prefill()
+        lasts_s += pass_s
         if self.scenario.release_after_prefill:
             self.clock.call_after(lasts_s, self._prefilled, group, done)
         return lasts_s
 
-    def _copy_turn(self, rank: Rank, turn: Turn, prefill: deque[Delivered] | None) -> float:
-        """Let one rank take the turn; return how long its copies last, seconds. ``prefill`` gets what is delivered."""
-        services = self._services
+    def _copy_turn(self, rank: Rank, turn: Turn, passes: Passes | None) -> float:
+        """Let one rank take the turn; return how long its copies last, seconds. ``passes`` get what is delivered."""
         clock = self.clock
         late_s = 0.0
         for action in rank.handle(turn, clock._now):
@@ -482,12 +513,10 @@ class Cluster:
                 bytes_ = action.tokens * self._layout.bytes_per_token  # type: ignore[union-attr]
                 late_s += self.link.copy_s(bytes_) * rank.group.slowness
             elif kind is Deliver:
-                if prefill is not None:
-                    tokens = action.total_tokens  # type: ignore[union-attr]
-                    prefill_s = services.prefill_s(tokens, action.prefill_factor)  # type: ignore[union-attr]
-                    prefill.append(Delivered(action.room, action.incarnation, tokens, prefill_s))  # type: ignore[union-attr]
+                if passes is not None:
+                    passes.add(action)  # type: ignore[arg-type]
             elif kind is Conclude:
-                self._conclude(rank.core.rank_id, action)  # type: ignore[arg-type]
+                self._conclude(rank.core.rank_id, action, late_s)  # type: ignore[arg-type]
             elif kind is Note:
                 if self._recorder is None:
                     continue
@@ -523,7 +552,8 @@ class Cluster:
             self.clock._now, rank_id, note.room, note.event, note.status, note.tokens, note.bytes, note.detail
         )
 
-    def _conclude(self, rank_id: RankId, conclusion: Conclude) -> None:
+    def _conclude(self, rank_id: RankId, conclusion: Conclude, late_s: float = 0.0) -> None:
+        """A request is over on a rank, or will be when the copies of this turn are, in ``late_s``."""
         fate = self._fates[conclusion.room, conclusion.incarnation]
         fate.left -= 1
         # A request is served when all language ranks have it, whatever the encode side came to think of it.
@@ -537,6 +567,7 @@ class Cluster:
         else:
             self.failed += 1
         if self._on_concluded is not None:
+            self._concluded_late_s = late_s
             self._on_concluded(self.succeeded + self.failed)
 
     # --- processes that end and come back ---

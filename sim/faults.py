@@ -243,6 +243,11 @@ class _Rank:
         self.requests_s = 0.0  # no further request arrives before
 
 
+def _writes(writer: RankId, destination: RankId) -> tuple[str, str]:
+    """The name of the stream that says how the writes of a pair end."""
+    return "writes", f"{writer} {destination}"
+
+
 class PlannedFaults(Faults):
     """Carries out a plan on one cluster, once. ``happened`` counts what did, by kind."""
 
@@ -258,6 +263,14 @@ class PlannedFaults(Faults):
 
     def _new_stream(self, role: str, entity: str) -> numpy.random.Generator:
         return stream(self.plan.seed, self.plan.replication, role, entity)
+
+    def failed_writes(self, writer: RankId, destination: RankId, count: int) -> list[int]:
+        """Which of the first ``count`` writes of a pair fail at the plan's rate, counted from 0 in order of their ends.
+
+        For whoever must know beforehand; it holds unless there are late writes or a rank dies.
+        """
+        draws = self._new_stream(*_writes(writer, destination)).random((count, 2))[:, 0]
+        return [int(number) for number in numpy.flatnonzero(draws < self.plan.failed_writes)]
 
     # --- at their times ---
 
@@ -453,7 +466,7 @@ class PlannedFaults(Faults):
         dead_s = self._ranks[writer].dead_s
         if dead_s == math.inf and (not failed + late or now >= self.plan.until_s):
             return LANDED
-        what, share = map(float, self._stream("writes", f"{writer} {write.destination}").random(2))
+        what, share = map(float, self._stream(*_writes(writer, write.destination)).random(2))
         if dead_s < math.inf:
             # Nobody hears of its end. Half of what was in flight lands, some time before it cannot any more.
             latest_s = dead_s + MOST_LATE_S - now

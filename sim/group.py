@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
+from protocol.loop import LoopGrid
 from protocol.messages import Action, Note
-from protocol.scenario import ServiceTimes
+from protocol.passes import Passes
+from protocol.processors import Processors
+from protocol.scenario import Scenario
 from protocol.sizing import Supervised
 from protocol.topology import RankId, Side
 from sim.link import TransferWorker
-from sim.loop import LoopGrid
-from sim.processors import Processors
 from sim.worker import QueuedWorker
 
 Core = EncodeRank | LanguageRank
@@ -34,15 +34,6 @@ class Rank:
         self.group: Group
 
 
-class Delivered(NamedTuple):
-    """A request that waits for its prefill. ``prefill_s``: its part of a pass."""
-
-    room: int
-    incarnation: int
-    tokens: int
-    prefill_s: float
-
-
 class Group:
     """The ranks of one instance of one side, and their common scheduler loop.
 
@@ -57,7 +48,7 @@ class Group:
         "instance",
         "notes",
         "order",
-        "prefill",
+        "passes",
         "processors",
         "ranks",
         "reminder_s",
@@ -67,17 +58,16 @@ class Group:
     )
 
     def __init__(
-        self, side: Side, instance: int, ranks: Sequence[Rank], services: ServiceTimes, slowness: float, order: int
+        self, side: Side, instance: int, ranks: Sequence[Rank], scenario: Scenario, slowness: float, order: int
     ) -> None:
         self.side = side
         self.instance = instance
         self.ranks = ranks
         self.cores = [rank.core for rank in ranks]
         self.slowness = slowness  # of its slowest rank, which all the others wait for
-        period_s = services.encode_turn_s if side is Side.ENCODE else services.language_turn_s
-        self.grid = LoopGrid(period_s * slowness)
-        self.processors = Processors(services.preprocess_workers)
-        self.prefill: deque[Delivered] = deque()
+        self.grid = LoopGrid(scenario.services.turn_s(side) * slowness)
+        self.processors = Processors(scenario.services.preprocess_workers)
+        self.passes = Passes(scenario, slowness)
         self.order = order  # of turns that fall on the same moment
         self.turn_due = False
         self.notes: dict[int, tuple[float, RankId, Note]] = {}  # records that come when a copy is over, and when
@@ -89,14 +79,3 @@ class Group:
             if len(ranks) > 1 and isinstance(rank.core, LanguageRank) and isinstance(rank.core.sizing, Supervised):
                 rank.core.sizing.compared = True
                 self.compared[rank.core.rank_id] = rank.core.sizing
-
-    def next_pass(self, most_tokens: int | None) -> list[Delivered]:
-        """Take the requests of the next prefill pass: as many as fit ``most_tokens``, and at least one."""
-        waiting = self.prefill
-        taken: list[Delivered] = []
-        tokens = 0
-        while waiting and (not taken or most_tokens is None or tokens + waiting[0].tokens <= most_tokens):
-            one = waiting.popleft()
-            tokens += one.tokens
-            taken.append(one)
-        return taken

@@ -21,6 +21,9 @@ from protocol.layout import AUX, BufferLayout
 from protocol.topology import RankId
 
 SHARED_BY = ("rank", "instance", "nobody")
+COUNTS = ("queues", "adapters")
+CALIBRATION = "calibration"
+"""The part of a profile's file that says how its numbers were found. The simulator has no use for it."""
 
 
 class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,15 +31,17 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     A write of ``n`` pieces and ``m`` bytes that has its adapters to itself takes, in seconds,
 
-        latency_s + per_piece_s * n + max(m / bandwidth, n / message_rate)
+        latency_s + per_piece_s * n + per_queue_s * min(n, queues) + max(m / bandwidth, n / message_rate)
 
-    The first two terms are spent in the thread that writes, the last one on the adapters, which others may share (see
+    All but the last term are spent in the thread that writes, that one on the adapters, which others may share (see
     ``sim.network``). ``bandwidth`` and ``message_rate`` are those of all ``adapters`` together for a write of at least
     ``stripe_threshold_bytes``, and those of one adapter for a smaller one. Bytes are decimal. A field at its default
     takes its term out, and ``inf`` is a valid bandwidth, rate or threshold.
 
     ``latency_s``: once per write, after its bytes.
     ``per_piece_s``: posting one piece, before any byte of the write moves.
+    ``per_queue_s``, ``queues``: what posting takes longer for the first piece on each of so many queue pairs, over
+    which the pieces of a write are dealt out.
     ``bandwidth_Bps``: of one adapter, in one direction; both directions have it at once.
     ``adapters``: how many a rank, or the ranks of an instance together, have.
     ``message_rate_per_s``: pieces per second that all adapters together can take.
@@ -55,6 +60,8 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     per_piece_s: float
     control_latency_s: float
     copy_bandwidth_Bps: float  # noqa: N815
+    per_queue_s: float = 0.0
+    queues: int = 1
     message_rate_per_s: float = math.inf
     adapters: int = 1
     stripe_threshold_bytes: float = math.inf
@@ -64,7 +71,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("latency_s", "per_piece_s", "control_latency_s", "first_contact_s"):
+        for field in ("latency_s", "per_piece_s", "per_queue_s", "control_latency_s", "first_contact_s"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise self._out_of_range(field, "at least 0 and finite")
         for field in ("bandwidth_Bps", "copy_bandwidth_Bps", "message_rate_per_s"):
@@ -72,8 +79,9 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
                 raise self._out_of_range(field, "above 0")
         if not self.stripe_threshold_bytes >= 0:
             raise self._out_of_range("stripe_threshold_bytes", "at least 0")
-        if not (self.adapters >= 1 and self.adapters % 1 == 0):
-            raise self._out_of_range("adapters", "a whole number of at least 1")
+        for field in COUNTS:
+            if not (getattr(self, field) >= 1 and getattr(self, field) % 1 == 0):
+                raise self._out_of_range(field, "a whole number of at least 1")
         if self.shared_by not in SHARED_BY:
             raise ValueError(
                 f"link profile {self.name}: shared_by is {self.shared_by!r}, it must be one of {', '.join(SHARED_BY)}"
@@ -85,7 +93,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def counts_pieces(self) -> bool:
         """Whether the number of pieces matters to the duration of a write."""
-        return self.per_piece_s > 0 or self.message_rate_per_s < math.inf
+        return self.per_piece_s > 0 or self.per_queue_s > 0 or self.message_rate_per_s < math.inf
 
     @property
     def contended(self) -> bool:
@@ -94,7 +102,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     def post_s(self, pieces: int) -> float:
         """Time to post the pieces of one write, seconds."""
-        return self.per_piece_s * pieces
+        return self.per_piece_s * pieces + self.per_queue_s * min(pieces, self.queues)
 
     def adapter_s(self, bytes_: int, pieces: int) -> float:
         """How long one write occupies all adapters together, seconds."""
@@ -122,6 +130,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
             message_rate_per_s=self.message_rate_per_s / factor,
             latency_s=self.latency_s * factor,
             per_piece_s=self.per_piece_s * factor,
+            per_queue_s=self.per_queue_s * factor,
         )
 
 
@@ -173,8 +182,10 @@ def load_profile(name_or_path: str | Path) -> LinkProfile:
 def profile_from(table: Mapping[str, Any], *, name: str) -> LinkProfile:
     """The profile in a table of fields. Raises ValueError naming the first unknown, missing or wrong field."""
     known = (*_NUMBERS, *_TEXTS)
+    if not isinstance(table.get(CALIBRATION, {}), Mapping):
+        raise ValueError(f"link profile {name}: {CALIBRATION} is {table[CALIBRATION]!r}, it must be a table")
     for field in table:
-        if field not in known:
+        if field not in known and field != CALIBRATION:
             raise ValueError(f"link profile {name}: unknown field {field!r}; known: {', '.join(known)}")
     for field in _REQUIRED:
         if field not in table:
@@ -188,8 +199,7 @@ def profile_from(table: Mapping[str, Any], *, name: str) -> LinkProfile:
             raise ValueError(f"link profile {name}: {field} is {table[field]!r}, it must be a text")
     # TOML tells 4 and 4.0 apart, its writers do not. A count that is no whole number stays, and is refused.
     fields: dict[str, Any] = {
-        field: int(value) if field == "adapters" and value % 1 == 0 else float(value)
-        for field, value in numbers.items()
+        field: int(value) if field in COUNTS and value % 1 == 0 else float(value) for field, value in numbers.items()
     }
     return LinkProfile(name=name, **fields, **{field: table[field] for field in _TEXTS if field in table})
 

@@ -53,8 +53,14 @@ def simulate(
     run_log: RunLog | None = None,
     progress: Callable[[int], None] | None = None,
     faults: Faults | None = None,
+    concurrency: int | None = None,
+    announce: Callable[[Request], None] | None = None,
 ) -> SimulationOutcome:
     """Run ``requests`` (in order of arrival, pulled one at a time) through ``scenario`` over ``link``.
+
+    With ``concurrency`` the loop is closed: so many requests are begun at the start, and the next one at the moment at
+    which one is concluded, whatever times they have. ``announce`` is told of every request just before its submission,
+    whose time is its arrival_s.
 
     ``recorder`` and ``run_log`` receive every record in order of time; the run log is told of every request and is
     finished at the end. ``progress`` is called with the number of concluded requests whenever it grows. ``faults``
@@ -64,7 +70,11 @@ def simulate(
     """
     clock = Clock()
     cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults)
-    cluster.feed(iter(requests), run_log.expect if run_log is not None else None)
+    before = _both(announce, run_log.expect if run_log is not None else None)
+    if concurrency is None:
+        cluster.feed(iter(requests), before)
+    else:
+        cluster.feed_closed(iter(requests), concurrency, before)
     while True:
         clock.run_while_busy()
         end_s = max(clock.now, cluster.copied_s)
@@ -88,6 +98,20 @@ def simulate(
         bytes_landed=cluster.bytes_landed,
         leftovers=tuple(cluster.leftovers()),
     )
+
+
+def _both(
+    first: Callable[[Request], None] | None, second: Callable[[Request], None] | None
+) -> Callable[[Request], None] | None:
+    if first is None or second is None:
+        return second if first is None else first
+    told = first, second
+
+    def both(request: Request) -> None:
+        for one in told:
+            one(request)
+
+    return both
 
 
 def _joined(recorder: Recorder | None, run_log: RunLog | None) -> Recorder | None:

@@ -162,7 +162,7 @@ def run(config: Any, recording: str, target: Path) -> int:
                 outcome = simulate(scenario, requests, link, recorder=writer.event)
             else:
                 account = Account(config, writer)
-                outcome = simulate(scenario, account.announced(requests), link, recorder=account)
+                outcome = simulate(scenario, requests, link, recorder=account, announce=account.expect)
     if outcome.unfinished or outcome.failed:
         raise RuntimeError(f"{outcome.failed} requests failed and {outcome.unfinished} are unfinished")
     return outcome.events

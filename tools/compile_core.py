@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")
 MODULES = (
     *(f"protocol/{name}.py" for name in ("agreement", "allocator", "chunks", "deadlock", "disciplines", "encode")),
-    *(f"protocol/{name}.py" for name in ("language", "laws", "pooluse", "rank", "runlog", "status")),
-    *(f"sim/{name}.py" for name in ("clock", "cluster", "fairshare", "group", "loop", "network", "processors")),
-    *(f"sim/{name}.py" for name in ("run", "worker")),
+    *(f"protocol/{name}.py" for name in ("language", "laws", "loop", "passes", "pooluse", "processors", "rank")),
+    *(f"protocol/{name}.py" for name in ("runlog", "status")),
+    *(f"sim/{name}.py" for name in ("clock", "cluster", "fairshare", "group", "network", "run", "worker")),
 )
 """What a request passes through, but for the messages and profiles: msgspec's classes are compiled already."""
 

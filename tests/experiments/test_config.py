@@ -50,8 +50,7 @@ def test_the_smallest_configuration_is_complete() -> None:
         ("protocol.block_tokens=true", "protocol.block_tokens is true, it must be a whole number"),
         ("protocol.block_tokens=many", "protocol.block_tokens is 'many', it must be a whole number"),
         ("protocol.discipline=windw", "protocol.discipline is 'windw', it must be one of window, exact_announce, "),
-        ("protocol.wire=sglang", "protocol.wire is 'sglang', it must be \"extended\" for now"),
-        ("protocol.wire=tin", "protocol.wire is 'tin', it must be 'extended'"),
+        ("protocol.wire=tin", "protocol.wire is 'tin', it must be one of extended, sglang"),
         ("protocol.timeout_s=0", "protocol.timeout_s is 0, it must be more than 0, or \"never\""),
         ("protocol.timeout_s=soon", "protocol.timeout_s is 'soon', it must be a duration such as 5ms"),
         ("protocol.resume_first=1", "protocol.resume_first is 1, it must be true or false"),
@@ -96,6 +95,25 @@ def test_each_problem_is_one_sentence(setting: str, sentence: str) -> None:
     assert found.startswith(sentence), found
     assert "\n" not in found
     assert "pydantic" not in found
+
+
+def test_the_sglang_wire_has_the_forks_discipline_and_refuses_what_its_frames_cannot_say() -> None:
+    assert parse(changed()).scenario().wire == "extended"
+    scenario = parse(changed("protocol.wire=sglang")).resolved().scenario()
+    assert (scenario.wire, scenario.discipline) == ("sglang", "alloc_then_free")
+    named = parse(changed("protocol.wire=sglang", "protocol.discipline=free_then_alloc"))
+    assert named.resolved().protocol.discipline == "free_then_alloc"
+    for setting, sentence in (
+        ("protocol.discipline=window", "protocol.discipline is 'window', it must be one of alloc_then_free, "),
+        ("protocol.discipline=exact_announce", "protocol.discipline is 'exact_announce', it must be one of "),
+        ("protocol.resume_tokens=128", "protocol.resume_tokens is 128, it must be absent with the sglang wire"),
+        ("protocol.timeout_s=never", "protocol.timeout_s is 'never', it must be a duration with the sglang wire"),
+        ("random_faults.failed_writes=0.1", "random_faults is given, which the sglang wire does not allow"),
+        ('incidents=[{kind="abort", room=1, time_s=1}]', "incidents is given, which the sglang wire does not allow"),
+    ):
+        found = refusal("protocol.wire=sglang", setting)
+        assert found.startswith(sentence), found
+        assert "\n" not in found
 
 
 def test_a_workload_has_exactly_one_source() -> None:

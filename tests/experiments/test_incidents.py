@@ -1,16 +1,21 @@
-"""What goes wrong in a simulated run, from the configuration to the figures."""
+"""What goes wrong in a run, from the configuration to the figures of a simulated one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.config import Config
 from experiments.errors import UserError
-from experiments.incidents import fault_plan
+from experiments.incidents import fault_plan, real_plan
 from experiments.loading import load
 from experiments.runner import simulate_one
+from experiments.workload import make_requests
+from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
-from sim.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
+from sim.faults import ClientAbort, Death, FalseAlarm, FaultPlan, Hang, PlannedFaults, Restart, Slow
+from sim.link import load_profile
+from sim.run import simulate
 
 INCIDENTS = """
 [workload]
@@ -142,8 +147,81 @@ def test_rates_are_checked_by_the_plan(tmp_path: Path) -> None:
         config_of(tmp_path, text)
 
 
-def test_a_real_run_refuses_what_it_cannot_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="only a simulated run"):
-        config_of(tmp_path).check_real(2**40)
-    with pytest.raises(UserError, match=r"encode\.transfer_workers is 2, it must be 1"):
-        config_of(tmp_path, "[workload]\nlengths = [5]\n[encode]\ntransfer_workers = 2\n").check_real(2**40)
+REAL_INCIDENTS = INCIDENTS[: INCIDENTS.index('[[incidents]]\nkind = "false-alarm"')]
+
+
+def test_what_a_measured_run_can_do_becomes_its_plan(tmp_path: Path) -> None:
+    pytest.importorskip("zmq", reason="the real backend is not installed")
+    from real import faults
+
+    config = config_of(tmp_path, REAL_INCIDENTS)
+    config.check_real(2**40)
+    assert real_plan(config, 0, []) == [
+        faults.Kill(rank=RankId(Side.LANGUAGE, 1, 1), time_s=1.0),
+        faults.Restart(side=Side.LANGUAGE, instance=0, down_s=0.2, time_s=1.5),
+        faults.Pause(rank=RankId(Side.ENCODE, 0, 0), lasts_s=0.1, time_s=0.5),
+        faults.Slow(rank=RankId(Side.LANGUAGE, 0, 0), factor=2.0),
+        faults.ClientAbort(room=3, time_s=0.2),
+    ]
+    assert real_plan(config_of(tmp_path, "[workload]\nlengths = [5]\n"), 0, []) == []
+
+
+def test_the_writes_that_fail_are_those_of_the_simulator(tmp_path: Path) -> None:
+    pytest.importorskip("zmq", reason="the real backend is not installed")
+    text = (
+        "[workload]\nlengths = [3000]\nrequests = 40\nrate_rps = 20.0\n[language]\ninstances = 2\n"
+        "[random_faults]\nfailed_writes = 0.2\nuntil_s = 60.0\n"
+    )
+    config = config_of(tmp_path, text)
+    config.check_real(2**40)
+    plan: list[Any] = real_plan(config, 0, list(make_requests(config, 0)))
+    assert [(str(one.writer), str(one.destination), one.until_s) for one in plan] == [
+        ("encode0.0", "language0.0", 60.0),
+        ("encode0.0", "language1.0", 60.0),
+    ]
+    records: list[Record] = []
+    simulate(
+        config.scenario(),
+        make_requests(config, 0),
+        load_profile(config.link.profile),
+        recorder=lambda *fields: records.append(Record(*fields)),
+        faults=PlannedFaults(fault_plan(config, 0) or FaultPlan()),
+    )
+    for one in plan:
+        ends = [
+            record.bytes
+            for record in records
+            if record.event is Event.WRITE_DONE and record.detail.startswith(str(one.destination))
+        ]
+        failed = [number for number, landed in enumerate(ends) if not landed]
+        assert failed
+        assert failed == [number for number in one.numbers if number < len(ends)]
+    assert real_plan(config, 1, list(make_requests(config, 1))) != plan
+
+
+def test_a_measured_run_takes_several_writers(tmp_path: Path) -> None:
+    config_of(tmp_path, "[workload]\nlengths = [5]\n[encode]\ntransfer_workers = 2\n").check_real(2**40)
+
+
+@pytest.mark.parametrize(
+    ("text", "memory_bytes", "sentence"),
+    [
+        (INCIDENTS, 2**40, r"incidents\.5\.kind is 'false-alarm', which a measured run cannot do"),
+        (REAL_INCIDENTS, None, r"incidents\.0\.kind is 'death', which needs all ranks on this host"),
+        (
+            "[random_faults]\nlost_messages = 0.1",
+            2**40,
+            r"random_faults\.lost_messages is 0\.1, it must be 0 for a mea",
+        ),
+        ("[random_faults]\ndoubled_messages = 0.1", 2**40, r"doubled_messages is 0\.1, .* loses, doubles and delays"),
+        ("[random_faults]\nlate_messages = 0.1", 2**40, r"late_messages is 0\.1, .* loses, doubles and delays nothing"),
+        ("[random_faults]\nlate_writes = 0.1", 2**40, r"late_writes is 0\.1, .* whose transport alone decides"),
+        ("[random_faults]\nlate_requests = 0.1", 2**40, r"late_requests is 0\.1, .* travel as fast as they do"),
+    ],
+)
+def test_a_real_run_refuses_what_it_cannot_do(
+    tmp_path: Path, text: str, memory_bytes: int | None, sentence: str
+) -> None:
+    config = config_of(tmp_path, text if "workload" in text else f"[workload]\nlengths = [5]\n{text}\n")
+    with pytest.raises(UserError, match=sentence):
+        config.check_real(memory_bytes)

@@ -99,6 +99,47 @@ def test_failed_writes_fail_the_room_on_every_rank_and_no_other() -> None:
     assert (measured.rooms_left, measured.blocks_lost) == (0, 0)
 
 
+SGLANG = {"wire": "sglang", "discipline": "alloc_then_free"}
+
+
+@pytest.mark.parametrize(("encode_tp", "language_tp"), [(1, 1), (1, 2), (2, 2), (2, 1), (2, 3)])
+def test_every_pairing_of_ranks_over_the_frames_of_the_fork(encode_tp: int, language_tp: int) -> None:
+    """One chunk or one resume, which is all that those frames can say; the simulator speaks as it always does."""
+    spec = scenario(encode_tp=encode_tp, language_tp=language_tp, **SGLANG)
+    simulated, measured = both(spec, LENGTHS)
+    assert_equal_histories(simulated, measured.records)
+    assert measured.mismatches == []
+    assert measured.verified_rooms == len(LENGTHS) * language_tp
+    assert measured.verified_bytes == sum(LENGTHS) * language_tp * spec.layout.bytes_per_token
+    assert (measured.rooms_left, measured.blocks_lost) == (0, 0)
+    assert (measured.frames_dropped, measured.messages_stale) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("discipline", [name for name, one in DISCIPLINES.items() if one.one_resume])
+def test_every_discipline_that_the_fork_can_speak(discipline: str) -> None:
+    options = {"tokens": 1024 if discipline == "slot" else DEFAULT}
+    spec = scenario(wire="sglang", discipline=discipline, sizing_options=options, language_blocks=1024)
+    simulated, measured = both(spec, LENGTHS)
+    assert_equal_histories(simulated, measured.records)
+    assert measured.mismatches == []
+    assert (measured.rooms_left, measured.blocks_lost) == (0, 0)
+
+
+@pytest.mark.parametrize(("encode_tp", "language_tp"), [(1, 2), (2, 1)])
+def test_failed_writes_over_the_frames_of_the_fork(encode_tp: int, language_tp: int) -> None:
+    faults = (WriteFault(room=1), WriteFault(room=3, epoch=1), WriteFault(room=4, destination=language_tp - 1))
+    spec = scenario(encode_tp=encode_tp, language_tp=language_tp, faults=faults, deepstack_layers=2, **SGLANG)
+    simulated, measured = both(spec, [40, 50, 150, 10, 60, 90])
+    assert_equal_histories(simulated, measured.records)
+    assert measured.failed_rooms == {1, 3, 4}
+    assert all(one.status is Status.Failed for one in measured.conclusions if one.room in {1, 3, 4})
+    assert measured.mismatches == []
+    assert measured.verified_rooms == 3 * language_tp
+    # Our encode side says Failed when nothing can land any more, so that nothing waits for the end of a quarantine.
+    assert (measured.rooms_left, measured.blocks_lost, measured.rooms_quarantined) == (0, 0, 0)
+
+
 def test_deepstack_is_moved_and_compared_too() -> None:
     simulated, measured = both(scenario(deepstack_layers=3), LENGTHS)
     assert_equal_histories(simulated, measured.records)

@@ -89,7 +89,11 @@ def test_what_a_dead_encode_rank_may_still_write_to_stays_fenced() -> None:
     outcome = result.outcome
     assert outcome.rooms_quarantined > 0
     assert outcome.blocks_fenced >= outcome.rooms_quarantined
-    released = {record.room for record in outcome.records if record.event is Event.RELEASED}
+    released = {
+        record.room
+        for record in outcome.records
+        if record.event is Event.RELEASED and record.rank_id.side is Side.LANGUAGE
+    }
     offered = {record.room for record in outcome.records if record.event in (Event.OFFERED, Event.RESUMED)}
     fenced = {room for room in set(result.failed) & offered if room not in released}
     assert len(fenced) == outcome.rooms_quarantined

@@ -88,6 +88,18 @@ def test_two_encode_and_two_language_instances() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("tp", [(1, 1), pytest.param((2, 3), marks=pytest.mark.slow)])
+def test_several_instances_over_the_frames_of_the_fork(tp: tuple[int, int]) -> None:
+    """Which instance a session is of, an encode rank knows only by the request that it asks for."""
+    spec = scenario(
+        encode_tp=tp[0], language_tp=tp[1], wire="sglang", discipline="alloc_then_free", language_blocks=512
+    )
+    simulated, measured = both(spec)
+    assert_same(spec, simulated, measured)
+    assert measured.verified_rooms == len(requests(spec)) * tp[1]
+    assert (measured.frames_dropped, measured.messages_stale) == (0, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("encode_tp", "language_tp"), [(1, 2), (2, 2), (2, 1), (2, 3)])
 def test_every_pairing_of_ranks_between_several_instances(encode_tp: int, language_tp: int) -> None:

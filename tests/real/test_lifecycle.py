@@ -157,11 +157,12 @@ def test_after_ctrl_c_and_after_the_router_is_killed(how: signal.Signals, ranks:
 
 @pytest.mark.slow
 def test_a_rank_that_ends_unasked_is_reported_and_nothing_is_left() -> None:
+    ended: list[psutil.Process] = []
+
     def end_one(_count: int) -> None:
-        for child in psutil.Process().children():
-            if "real.rank" in child.cmdline():
-                child.kill()
-                return
+        if not ended:
+            ended.append(next(one for one in psutil.Process().children() if "real.rank" in one.cmdline()))
+            ended[0].kill()
 
     outcome = run_real(SMALL, REQUESTS, progress=end_one)
     assert any("ended with status -9" in incident.what for incident in outcome.incidents)

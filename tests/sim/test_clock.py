@@ -4,11 +4,8 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sim.clock import Clock
-from sim.loop import LoopGrid
 
 
 def test_calls_come_in_order_of_time_and_ties_in_order_of_scheduling() -> None:
@@ -67,33 +64,6 @@ def test_simpy_processes_share_the_clock() -> None:
     clock.call_at(1.5, lambda: seen.append(clock.now))
     clock.run_while_busy()
     assert seen == [1.0, 1.5, 2.0]
-
-
-def test_a_loop_turns_on_its_grid_and_a_long_turn_starts_a_new_one() -> None:
-    grid = LoopGrid(0.25)
-    assert grid.next_s(0.0) == 0.0
-    grid.end_turn(0.0, 0.0)
-    assert grid.next_s(0.0) == 0.25
-    assert grid.next_s(0.6) == 0.75
-    grid.end_turn(0.75, 0.6)  # busy until 1.35
-    assert grid.next_s(0.8) == 1.35
-    grid.end_turn(1.35, 0.1)  # shorter than the period: the loop sleeps for the rest
-    assert grid.next_s(1.36) == 1.6
-
-
-@given(
-    origin_s=st.floats(0, 1e6),
-    period_s=st.sampled_from([0.001, 0.0003, 1 / 3, 7.0]),
-    after_s=st.floats(0, 1e4),
-)
-def test_the_next_turn_is_the_first_grid_point_not_before_now(origin_s: float, period_s: float, after_s: float) -> None:
-    grid = LoopGrid(period_s)
-    grid.end_turn(0.0, origin_s)
-    origin_s, now = grid.origin_s, grid.origin_s + after_s
-    next_s = grid.next_s(now)
-    assert next_s >= now
-    assert next_s == origin_s + grid.index * period_s
-    assert grid.index <= 1 or origin_s + (grid.index - 1) * period_s < now
 
 
 def test_a_withdrawn_call_is_not_made_and_keeps_no_run_alive() -> None:

@@ -12,7 +12,6 @@ from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from sim.laws import ObservedRun, observe
 from sim.link import LinkProfile
-from sim.processors import Processors
 from sim.run import simulate
 
 FREE = LinkProfile(
@@ -82,14 +81,6 @@ def test_each_instance_has_processors_of_its_own() -> None:
     requests = [Request(room, 0.0, 10, encode_instance=room % 2) for room in range(4)]
     run = observe(scenario, requests, FREE)
     assert [min(run.times_s(room, Event.SUBMITTED, Side.ENCODE)) for room in range(4)] == pytest.approx([1, 1, 2, 2])
-
-
-def test_processors_take_work_in_order() -> None:
-    processors = Processors(2)
-    assert [processors.give(now, lasts) for now, lasts in ((0, 5), (0, 1), (0, 1), (3, 1))] == [5, 1, 2, 4]
-    assert processors.busy_s == 8
-    with pytest.raises(ValueError, match="0 processors"):
-        Processors(0)
 
 
 # --- transfers -----------------------------------------------------------------------------------------------------

@@ -52,6 +52,21 @@ def test_a_write_of_at_least_the_threshold_uses_all_adapters() -> None:
     assert profile.write_s(0, 100) == pytest.approx(1e-5 + 100e-6 + 100e-6)
 
 
+def test_the_first_piece_on_each_queue_costs_more() -> None:
+    profile = profile_from({**FIELDS, "per_queue_s": 5e-6, "queues": 8}, name="mine")
+    assert profile.write_s(0, 3) == pytest.approx(1e-5 + 3 * 1e-6 + 3 * 5e-6)
+    assert profile.write_s(0, 20) == pytest.approx(1e-5 + 20 * 1e-6 + 8 * 5e-6)
+
+
+def test_queues_alone_make_pieces_count() -> None:
+    assert profile_from({**FIELDS, "per_piece_s": 0, "per_queue_s": 5e-6, "queues": 8}, name="mine").counts_pieces
+
+
+def test_how_a_profile_was_calibrated_changes_nothing() -> None:
+    told = {**FIELDS, "calibration": {"form": "affine", "parameters": {"latency_s": {"value": 1.0}}}}
+    assert profile_from(told, name="mine") == profile_from(FIELDS, name="mine")
+
+
 def test_what_is_not_said_costs_nothing() -> None:
     plain = profile_from(FIELDS, name="mine")
     assert plain.write_s(2000, 4) == 1e-5 + 4e-6 + 2000 / 1e9
@@ -72,6 +87,8 @@ SOME_PROFILES = st.builds(
     control_latency_s=st.just(0.0),
     copy_bandwidth_Bps=st.just(1e9),
     message_rate_per_s=st.floats(1e3, 1e9) | st.just(math.inf),
+    per_queue_s=st.floats(0, 1e-2),
+    queues=st.integers(1, 64),
     adapters=st.integers(1, 16),
     stripe_threshold_bytes=st.floats(0, 1e9) | st.just(math.inf),
 )
@@ -123,6 +140,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ({"adapters": math.inf}, "adapters is inf, it must be a whole number of at least 1"),
         ({"adapters": math.nan}, "adapters is nan, it must be a whole number of at least 1"),
         ({"adapters": "4"}, "adapters is '4', it must be a number"),
+        ({"queues": 0}, "queues is 0, it must be a whole number of at least 1"),
+        ({"per_queue_s": -1}, "per_queue_s is -1.0, it must be at least 0 and finite"),
+        ({"calibration": "affine"}, "calibration is 'affine', it must be a table"),
         ({"shared_by": "host"}, "shared_by is 'host', it must be one of rank, instance, nobody"),
         ({"shared_by": 1}, "shared_by is 1, it must be a text"),
         ({"source": 3}, "source is 3, it must be a text"),

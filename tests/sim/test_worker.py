@@ -119,6 +119,8 @@ PROFILES = st.fixed_dictionaries(
     {
         "latency_s": st.sampled_from([0.0, 0.01]) | st.floats(0, 1),
         "per_piece_s": st.sampled_from([0.0, 0.001]) | st.floats(0, 0.1),
+        "per_queue_s": st.sampled_from([0.0, 0.002]),
+        "queues": st.integers(1, 4),
         "bandwidth_Bps": st.floats(100, 1e6) | st.just(math.inf),
         "message_rate_per_s": st.floats(1, 1e3) | st.just(math.inf),
         "adapters": st.integers(1, 4),

@@ -1,0 +1,47 @@
+"""What a process recorded, on disk until the run ends: a long run does not fill the memory of who collects it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from protocol.recording import Record
+from protocol.topology import RankId
+from real.orders import Told
+
+_LENGTH_BYTES = 8
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Told])
+
+
+class Spool:
+    """The records of one process, in order; in a temporary file that disappears with this object."""
+
+    def __init__(self, rank_id: RankId) -> None:
+        self._rank_id = rank_id
+        self._file: BinaryIO = tempfile.TemporaryFile(prefix="bufferlab-records-")  # noqa: SIM115 - lives as long as this
+        self._end = 0
+
+    def add(self, told: list[Told]) -> None:
+        """Keep more records."""
+        if not told:
+            return
+        part = _encoder.encode(told)
+        self._file.seek(self._end)
+        self._file.write(len(part).to_bytes(_LENGTH_BYTES, "big") + part)
+        self._end = self._file.tell()
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records so far; several may read at a time."""
+        place = 0
+        while place < self._end:
+            self._file.seek(place)
+            length = int.from_bytes(self._file.read(_LENGTH_BYTES), "big")
+            part = self._file.read(length)
+            place += _LENGTH_BYTES + length
+            for time_s, room, event, status, tokens, size, detail in _decoder.decode(part):
+                yield Record(time_s, self._rank_id, room, event, status, tokens, size, detail)

@@ -1,0 +1,109 @@
+"""What is written down of processes that were killed."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from protocol.laws import LawChecker
+from protocol.recording import Event, Record
+from protocol.scenario import Request, Scenario
+from protocol.status import Status
+from protocol.topology import RankId, Side
+from real.accounts import Accounts
+from real.orders import Records
+
+LANGUAGE = RankId(Side.LANGUAGE, 0, 0)
+SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64)
+
+
+def told(*steps: tuple[float, int, Event, Status, int]) -> Records:
+    return Records(LANGUAGE, 0, [(*step, 0, "") for step in steps])
+
+
+def lasts(accounts: Accounts, room: int) -> list[tuple[float, Event, Status | None, int]]:
+    (kept,) = [listed for listed in map(list, accounts.records()) if any(one.room == room for one in listed)]
+    return [(one.time_s, one.event, one.status, one.tokens) for one in kept if one.room == room]
+
+
+def test_a_room_fails_where_it_was_when_its_process_ended() -> None:
+    accounts = Accounts()
+    accounts.end(LANGUAGE, 0, [1], 2.0)
+    # What it said before its end may be read after that was noticed.
+    accounts.add(
+        told(
+            (0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0),
+            (0.2, 1, Event.OFFERED, Status.WaitingForInput, 0),
+            (0.3, 1, Event.CHUNK_RECEIVED, Status.Transferring, 64),
+            (0.4, 1, Event.ALLOCATED, Status.Transferring, 1024),
+        )
+    )
+    assert lasts(accounts, 1)[-2:] == [
+        (2.0, Event.FAILED, Status.Failed, 64),
+        (2.0, Event.RELEASED, Status.Failed, 64),
+    ]
+
+
+def test_a_delivered_room_is_released_and_one_that_was_over_stays_as_it_is() -> None:
+    accounts = Accounts()
+    over = (
+        (0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0),
+        (0.5, 1, Event.DELIVERED, Status.Success, 64),
+        (0.5, 1, Event.RELEASED, Status.Success, 64),
+    )
+    accounts.add(
+        told(*over, (0.6, 2, Event.SUBMITTED, Status.Bootstrapping, 0), (0.9, 2, Event.DELIVERED, Status.Success, 80))
+    )
+    accounts.end(LANGUAGE, 0, [], 0.8)
+    assert len(lasts(accounts, 1)) == 3
+    # Not before the last thing it wrote down, however early its end was noticed.
+    assert lasts(accounts, 2)[-1] == (0.9, Event.RELEASED, Status.Success, 80)
+    assert len(lasts(accounts, 2)) == 3
+
+
+def test_rooms_of_which_nothing_was_heard_and_refused_ones_failed_as_they_came() -> None:
+    accounts = Accounts()
+    accounts.end(LANGUAGE, 0, [3], 1.5)
+    accounts.refuse(LANGUAGE, 4, 2.5)
+    for room, time_s in ((3, 1.5), (4, 2.5)):
+        assert lasts(accounts, room) == [
+            (time_s, Event.SUBMITTED, Status.Bootstrapping, 0),
+            (time_s, Event.FAILED, Status.Failed, 0),
+            (time_s, Event.RELEASED, Status.Failed, 0),
+        ]
+
+
+def test_a_new_process_has_an_account_of_its_own_and_no_law_is_broken() -> None:
+    accounts = Accounts()
+    accounts.add(told((0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0)))
+    accounts.end(LANGUAGE, 0, [1], 0.5)
+    accounts.add(Records(LANGUAGE, 1, [(0.9, 2, Event.SUBMITTED, Status.Bootstrapping, 0, 0, "")]))
+    accounts.end(LANGUAGE, 1, [2], 1.0)
+    laws = LawChecker(SCENARIO)
+    for room in (1, 2):
+        laws.expect(Request(room, 0.0, 10))
+    records: list[Record] = sorted(chain(*accounts.records()), key=lambda one: one.time_s)
+    for record in records:
+        laws(*record)
+    assert [(one.room, one.event.value) for one in records] == [
+        *((1, event) for event in ("submitted", "failed", "released")),
+        *((2, event) for event in ("submitted", "failed", "released")),
+    ]
+    assert (laws.broken, laws.open_rooms) == (0, [])
+
+
+def test_what_was_told_in_parts_is_read_as_one_and_by_several_at_a_time() -> None:
+    accounts = Accounts()
+    for first in range(0, 6, 2):
+        accounts.add(told(*((0.1 * room, room, Event.SUBMITTED, Status.Bootstrapping, 0) for room in (first, first + 1))))
+    accounts.add(told())
+    _, process = accounts.records(lambda records: (one._replace(time_s=one.time_s + 1.0) for one in records))
+    assert [(round(one.time_s, 3), one.room) for one in process] == [(1 + room / 10, room) for room in range(6)]
+    (_, once), (_, again) = accounts.records(), accounts.records()
+    assert [one.room for pair in zip(once, again, strict=True) for one in pair] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_a_room_that_ended_before_its_process_did_is_not_failed_for_want_of_the_last_part() -> None:
+    accounts = Accounts()
+    accounts.add(told((0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0)))
+    accounts.end(LANGUAGE, 0, [], 2.0)
+    assert lasts(accounts, 1) == [(0.1, Event.SUBMITTED, Status.Bootstrapping, 0)]
