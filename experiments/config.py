@@ -611,6 +611,8 @@ class Real(Section):
     """The network device, for rdma."""
     memory: Literal["auto", "host", "gpu"] = "auto"
     """Where block memory lies: "auto" takes a GPU where torch and the installed Mooncake wheel can both use one."""
+    verify: bool = True
+    """Whether every delivered byte is compared with what was sent; that takes processor time beside the run."""
 
 
 class Config(Section):

@@ -190,6 +190,7 @@ def run_measured(
                     transport=config.real.transport,
                     device=config.real.device,
                     memory=config.real.memory,
+                    verify=config.real.verify,
                     progress=progress,
                     hosts=hosts,
                     heartbeats=Heartbeats(config.random_faults.heartbeat_s, config.random_faults.heartbeat_failures),

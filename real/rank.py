@@ -460,11 +460,6 @@ class RankProcess:
         heapq.heappush(self._later, (time.monotonic() + delay_s, self._later_count, event))
 
     def _feed_later(self, event: Any) -> None:
-        if isinstance(event, StartEncode):
-            # The forward pass is over: its output goes into the source blocks now.
-            content = room_content(event.room, event.incarnation, event.total_tokens, self.layout)
-            self.pool.fill(event.blocks, content)
-            event = Encoded(event.room, event.incarnation)
         if isinstance(event, Quiet | Cancel):
             self._hear(event)
         else:
@@ -480,8 +475,13 @@ class RankProcess:
         encodes = [action for action in actions if isinstance(action, StartEncode)]
         if encodes:
             pass_s = self.passes.encoder_s(sum(action.encode_s for action in encodes))
+            end_s = time.monotonic() + pass_s
+            # The pass writes its output into the source blocks. To make that takes time as well, and is a part of it.
             for action in encodes:
-                self._at(pass_s, action)
+                content = room_content(action.room, action.incarnation, action.total_tokens, self.layout)
+                self.pool.fill(action.blocks, content)
+            for action in encodes:
+                self._at(max(end_s - time.monotonic(), 0.0), Encoded(action.room, action.incarnation))
             return pass_s
         for delivery in actions:
             if isinstance(delivery, Deliver):

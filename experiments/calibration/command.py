@@ -1,0 +1,330 @@
+"""``bufferlab calibrate``: from files and run directories to a report, and to a profile if one is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from experiments.bench_link import CSV_FILE, JSON_FILE
+from experiments.calibration.cells import Cells, cells_of
+from experiments.calibration.choosing import Chosen, choose
+from experiments.calibration.fitting import Fit, certainty
+from experiments.calibration.groups import Group, split
+from experiments.calibration.profiles import make_profile, write_profile
+from experiments.calibration.rows import MICRO, LeftOut, Row, read_rows
+from experiments.calibration.runs import Observed, observe
+from experiments.calibration.software import SIMULATED, first_contact, link_law, software
+from experiments.calibration.tables import (
+    DIMENSIONS,
+    HOLDOUTS,
+    describe,
+    fit_table,
+    held_out,
+    predict,
+    predict_table,
+    repeat_spread,
+)
+from experiments.errors import UserError
+from experiments.intervals import Estimate, unbounded
+from experiments.problems import did_you_mean
+from experiments.rundir import StoredRun, is_finished_run
+from sim.link import LinkProfile, load_profile
+from sim.streams import stream
+
+SCHEMA = "bufferlab-calibration/1"
+BASE = "tcp-loopback"
+
+
+@dataclass
+class Inputs:
+    """What the measurements hold: rows and what is wrong with others, runs, first contacts of bench-link (seconds)."""
+
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    seen: Observed = field(default_factory=Observed)
+    first_contacts_s: list[float] = field(default_factory=list)
+
+
+def read_inputs(paths: Sequence[Path]) -> Inputs:
+    """Read all measurements. Raises UserError for one that cannot be used, or if no row of any can."""
+    found = Inputs()
+    for path in paths:
+        if is_finished_run(path):
+            observe(StoredRun(path), found.seen)
+            continue
+        if path.is_dir():
+            # What bench-link leaves; its JSON knows more than its CSV.
+            known = [path / name for name in (JSON_FILE, CSV_FILE) if (path / name).is_file()]
+            if not known:
+                raise UserError(
+                    f"MEASUREMENTS has {str(path)!r}, it must be a CSV file, bench-link output or a run directory"
+                )
+            path = known[0]
+        rows, left_out = read_rows(path)
+        found.rows.extend(rows)
+        found.left_out.extend(left_out)
+        if path.suffix == ".json":
+            contact_us = json.loads(path.read_text(encoding="utf-8")).get("first_contact_us")
+            if isinstance(contact_us, int | float):
+                found.first_contacts_s.append(contact_us * MICRO)
+    if not found.rows and not found.seen.runs:
+        first = found.left_out[0]
+        raise UserError(f"no row can be used: {first.file} row {first.row}, {first.reason}")
+    return found
+
+
+def calibrate(
+    paths: Sequence[Path],
+    *,
+    holdout: str = "none",
+    tables: Sequence[str] = (),
+    predicted: Sequence[str] = (),
+    out: Path | None = None,
+    base: str = BASE,
+    seed: int = 0,
+    command: str = "",
+) -> dict[str, Any]:
+    """Fit what ``paths`` hold, and write the profile ``out`` if one is asked for; the result is the JSON report.
+
+    ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
+    for the others, as is the profile's. Raises UserError for bad input, before anything is written, and RunFailedError
+    for rows of which no profile can be made.
+    """
+    _check(holdout, seed, out)
+    taken_from = _base(base)
+    inputs = read_inputs(paths)
+    groups = split(inputs.rows)
+    fitted, asked = _select(groups, tables, predicted)
+    reports: list[dict[str, Any]] = []
+    not_fitted: list[dict[str, Any]] = []
+    for group in fitted:
+        report = fit_table(
+            group, holdout=holdout, seed=seed, left_out=[one for one in inputs.left_out if one.table == _table(group)]
+        )
+        if report is None:
+            reason = "too few rows, or too much alike, for any law"
+            not_fitted.append({"name": group.name, "rows": len(group.rows), "reason": reason})
+        else:
+            reports.append(report)
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "holdout": holdout,
+        "seed": seed,
+        "tables": reports,
+        "not_fitted": not_fitted,
+        "left_out": [
+            {"file": one.file, "row": one.row, "table": one.table, "reason": one.reason, "done": "left out"}
+            for one in inputs.left_out
+        ],
+        "repeats": repeat_spread(groups),
+    }
+    if not reports and not inputs.seen.runs and not asked:
+        raise UserError(
+            f"no table has enough rows to fit and to hold out: {', '.join(one['name'] for one in not_fitted)}"
+        )
+    from_runs = link_law(inputs.seen)
+    around = _around(inputs, from_runs, seed)
+    if inputs.seen.runs:
+        result["runs"] = _runs_report(inputs.seen, from_runs, around, seed)
+    if out is None and not asked:
+        return result
+    joint = _joint(fitted, holdout, from_runs)
+    result["joint"] = _joint_report(joint, seed)
+    result["predictions"] = [predict_table(joint.chosen, joint.cells, group) for group in asked]
+    if out is not None:
+        profile, assumed = make_profile(out.stem, joint.chosen.fit, around, taken_from)
+        result["profile"] = {"path": str(out), "assumed": assumed, "assumed_from": base}
+        _write(out, profile, result, around, command)
+    return result
+
+
+def _check(holdout: str, seed: int, out: Path | None) -> None:
+    if holdout not in HOLDOUTS:
+        raise UserError(f"--holdout is {holdout!r}, it must be one of {', '.join(HOLDOUTS)}")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}, it must be at least 0")
+    if out is None:
+        return
+    if out.suffix != ".toml" or out.exists():
+        raise UserError(f"--out is {str(out)!r}, it must be a .toml file that does not exist yet")
+    if not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):
+        raise UserError(f"--out is {str(out)!r}, it must be in a folder that can be written")
+
+
+def _base(base: str) -> LinkProfile:
+    try:
+        return load_profile(base)
+    except ValueError as error:
+        raise UserError(f"--base is {base!r}: {error}") from None
+
+
+def _select(
+    groups: Sequence[Group], tables: Sequence[str], predicted: Sequence[str]
+) -> tuple[list[Group], list[Group]]:
+    """The groups to fit and those to predict. Raises UserError for a name that there is not."""
+    names = [group.name for group in groups]
+    for option, wanted in (("--table", tables), ("--predict", predicted)):
+        for name in wanted:
+            if name not in names:
+                allowed = ", ".join(names) or "none, since there are only run directories"
+                raise UserError(f"{option} is {name!r}, it must be one of {allowed}{did_you_mean(name, names)}")
+    asked = [group for group in groups if group.name in predicted]
+    fitted = [group for group in groups if group not in asked and (not tables or group.name in tables)]
+    return fitted, asked
+
+
+def _table(group: Group) -> str:
+    return group.rows[0].table
+
+
+# --- one law for several tables, or for the writes of runs ---
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A law that a profile can say, the cells it was fitted to, and where these are from; ``hidden`` rows were not."""
+
+    chosen: Chosen
+    cells: Cells
+    tables: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    hidden: tuple[Row, ...] = ()
+
+
+def _joint(groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Cells] | None) -> Joint:
+    """Tables decide what a write costs; where there are none, the writes of the runs do."""
+    parts: dict[bool, list[Row]] = {False: [], True: []}
+    for group in groups:
+        for row, hidden in zip(group.rows, held_out(len(group.rows), holdout), strict=True):
+            parts[hidden].append(row)
+    seen = parts[False]
+    if len(seen) >= 2:
+        cells = cells_of(seen)
+        chosen = choose(cells, SIMULATED, may_fill=False)
+        if chosen is not None:
+            return Joint(chosen, cells, tuple(group.name for group in groups), tuple(seen), tuple(parts[True]))
+    if from_runs is not None:
+        return Joint(*from_runs)
+    raise UserError("nothing says what a write costs: there are too few rows, or writes of different sizes, for a law")
+
+
+def _joint_report(joint: Joint, seed: int) -> dict[str, Any]:
+    errors = np.abs(joint.chosen.fit.errors)
+    sure = certainty(joint.chosen.fit, joint.cells, stream(seed, 0, "calibration", "joint"))
+    columns = (joint.cells.size_bytes, joint.cells.pieces, joint.cells.threads)
+    asked = [abs(line["error"]) for line in predict(joint.chosen, joint.hidden, None)] if joint.hidden else []
+    held = {"rows": len(asked), "mean_error": float(np.mean(asked)), "max_error": max(asked)} if asked else None
+    return {
+        "form": joint.chosen.name,
+        "formula": joint.chosen.fit.form.formula,
+        "tables": list(joint.tables),
+        "fitted_rows": len(joint.cells),
+        "mean_error": float(errors.mean()),
+        "max_error": float(errors.max()),
+        "cross_validated_error": joint.chosen.cross_error,
+        "held_out": held,
+        "alike_in_all_rows": [name for name, one in zip(DIMENSIONS, columns, strict=True) if len(set(one)) == 1],
+        **describe(joint.chosen, sure),
+        "residuals": _residuals(joint),
+    }
+
+
+def _residuals(joint: Joint) -> list[dict[str, Any]]:
+    said = joint.chosen.fit.seconds(joint.cells)
+    lines = []
+    for place, (measured, predicted) in enumerate(zip(joint.cells.seconds.tolist(), said.tolist(), strict=True)):
+        origin = {"file": joint.rows[place].file, "row": joint.rows[place].number} if joint.rows else {}
+        shape = {
+            "msg_bytes": float(joint.cells.size_bytes[place]),
+            "batch": int(joint.cells.pieces[place]),
+            "threads": int(joint.cells.threads[place]),
+        }
+        lines.append({**origin, **shape, "measured_s": measured, "predicted_s": predicted})
+    return lines
+
+
+# --- what runs show ---
+
+
+def _around(inputs: Inputs, from_runs: tuple[Chosen, Cells] | None, seed: int) -> dict[str, Any]:
+    """What is known beside the law of the link; first contacts of bench-link before those of runs."""
+    found = software(inputs.seen, seed)
+    contact: Estimate | None = None
+    if inputs.first_contacts_s:
+        contact = unbounded(float(np.median(inputs.first_contacts_s)))
+    elif from_runs is not None:
+        contact = first_contact(inputs.seen, from_runs[0])
+    return found if contact is None else {**found, "first_contact_s": contact}
+
+
+def _runs_report(
+    seen: Observed, from_runs: tuple[Chosen, Cells] | None, around: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    link: dict[str, Any] | None = None
+    if from_runs is not None:
+        chosen, cells = from_runs
+        fit: Fit = chosen.fit
+        link = {
+            "form": chosen.name,
+            "formula": fit.form.formula,
+            "cells": len(cells),
+            "mean_error": float(np.abs(fit.errors).mean()),
+            "max_error": float(np.abs(fit.errors).max()),
+            "cross_validated_error": chosen.cross_error,
+            **describe(chosen, certainty(fit, cells, stream(seed, 0, "calibration", "writes"))),
+        }
+    return {
+        "directories": seen.runs,
+        "kinds": sorted(seen.kinds),
+        "counts": {
+            "writes": len(seen.writes),
+            "control_messages": len(seen.control_s),
+            "copies": len(seen.copies),
+            "turns": len(seen.encode_turns_s) + len(seen.language_turns_s),
+            "requests": len(seen.requests),
+        },
+        "unused": dict(seen.unused),
+        "link": link,
+        "software": around,
+    }
+
+
+def _write(out: Path, profile: LinkProfile, result: dict[str, Any], around: dict[str, Any], command: str) -> None:
+    joint = result["joint"]
+    runs = result.get("runs", {}).get("directories", [])
+    of = ", ".join(joint["tables"]) or f"the writes of {', '.join(runs)}"
+    alike = "".join(
+        f" All have the same {name}, so what depends on it cannot be told." for name in joint["alike_in_all_rows"]
+    )
+    assumed = result["profile"]["assumed"]
+    source = (
+        f"Fitted by bufferlab calibrate to {of}: {joint['form']}, {joint['fitted_rows']} rows, mean error "
+        f"{joint['mean_error']:.2%}, largest {joint['max_error']:.2%}.{alike} Not measured, taken from "
+        f"{result['profile']['assumed_from']}: {', '.join(assumed)}."
+    )
+    calibration = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": command,
+        "holdout": result["holdout"],
+        "seed": result["seed"],
+        **{name: value for name, value in joint.items() if name not in ("parameters", "covariance", "residuals")},
+        "runs": runs,
+        "assumed": assumed,
+        "parameters": joint["parameters"],
+        "software": around,
+        "covariance": joint["covariance"],
+        "left_out": result["left_out"],
+        "residuals": joint["residuals"],
+    }
+    comment = f"Written by bufferlab calibrate. {joint['formula']}\nSeconds and bytes (decimal) per second."
+    write_profile(
+        out, msgspec.structs.replace(profile, description=f"Calibrated: {of}", source=source), calibration, comment
+    )

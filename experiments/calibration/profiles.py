@@ -1,0 +1,75 @@
+"""Writes what was found as a link profile: a TOML file that ``link.profile`` takes, with ``[calibration]`` in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from experiments import toml
+from experiments.calibration.fitting import Fit
+from experiments.calibration.software import known
+from experiments.errors import RunFailedError
+from sim.link import CALIBRATION, COUNTS, LinkProfile
+
+REFUSED = 0.15
+"""A law that is off by more on average, on the rows it was fitted to, is no profile."""
+
+LAW = (
+    "latency_s", "per_piece_s", "per_queue_s", "queues", "bandwidth_Bps", "message_rate_per_s", "adapters",
+    "stripe_threshold_bytes",
+)  # fmt: skip
+AROUND = ("control_latency_s", "copy_bandwidth_Bps", "first_contact_s")
+
+
+def make_profile(name: str, law: Fit, around: Mapping[str, Any], base: LinkProfile) -> tuple[LinkProfile, list[str]]:
+    """The profile of a law and of what was measured around it, and the fields that ``base`` had to give.
+
+    Raises RunFailedError if the law says too little of the rows it was fitted to.
+    """  # fmt: skip
+    mean_error = float(abs(law.errors).mean())
+    if mean_error > REFUSED:
+        raise RunFailedError(
+            f"no law that the simulator knows describes these rows: the best, {law.form.title}, is off by "
+            f"{mean_error:.0%} on average, and a profile may be by {REFUSED:.0%}"
+        )
+    fields: dict[str, Any] = {name: law.parameters[name] for name in LAW if name in law.parameters}
+    fields.setdefault("latency_s", 0.0)
+    fields.setdefault("per_piece_s", 0.0)
+    fields |= {name: int(fields[name]) for name in COUNTS if name in fields}
+    measured = {name: value for name in AROUND if (value := known(around.get(name))) is not None}
+    if "copy_bandwidth_Bps" in around and "copy_bandwidth_Bps" not in measured:
+        measured["copy_bandwidth_Bps"] = math.inf  # copies take no time at all
+    assumed = [name for name in AROUND if name not in measured]
+    fields |= {name: getattr(base, name) for name in assumed} | measured
+    return LinkProfile(name=name, shared_by=base.shared_by, **fields), [*assumed, "shared_by"]
+
+
+def write_profile(path: Path, profile: LinkProfile, calibration: Mapping[str, Any], comment: str) -> None:
+    """Write the profile and how it was found, under another name first, so that none is ever half there.
+
+    Raises RunFailedError when the file cannot be written.
+    """
+    fields = {name: value for name, value in msgspec.structs.asdict(profile).items() if name != "name"}
+    content = toml.dumps({**fields, CALIBRATION: without_nothing(calibration)})
+    text = "".join(f"# {line}\n" for line in comment.splitlines()) + content
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(path)
+    except OSError as error:
+        raise RunFailedError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def without_nothing(content: Any) -> Any:
+    """The same without None, which TOML has not."""
+    if isinstance(content, Mapping):
+        return {name: without_nothing(value) for name, value in content.items() if value is not None}
+    if isinstance(content, list):
+        return [without_nothing(value) for value in content if value is not None]
+    return content

@@ -1,0 +1,187 @@
+"""The validation campaign: what is measured, in which order, and what of it fits the profile that predicts the rest.
+
+Runs that *calibrate* have one request under way at a time, on one encode and one language rank, with loops that never
+wait. Nothing in them tells of load, waiting, several ranks or other disciplines: all *cells* are held out. A round
+measures every run once, in an order drawn anew, so that what disturbs the machine disturbs all alike.
+
+What is there is not measured again, so a campaign that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Config
+from experiments.errors import UserError
+from experiments.loading import load
+from experiments.rundir import StoredRun, write_json
+from experiments.runner import run_measured
+from sim.streams import stream
+
+BASE = "validation-cell"
+RATES = "rates.json"
+PROFILE = "profile.toml"
+
+CALIBRATION_ROUNDS = 3
+LOADS = {"low": 0.2, "medium": 0.5, "high": 0.85}
+"""Parts of the rate that a closed loop reached."""
+
+CLOSED = ("workload.loop=closed", "run.seed=7")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a round. ``overrides``: settings in which it differs from the example ``validation-cell``.
+
+    ``load``: a key of ``LOADS``; None for a closed loop. ``requests``: that many, so that every run takes 2 to 4 s.
+    """
+
+    name: str
+    study: str
+    overrides: tuple[str, ...] = ()
+    load: str | None = "medium"
+    requests: int = 100
+
+
+CALIBRATION = (
+    *(
+        Planned(
+            f"calibrate-{blocks}",
+            "calibrate",
+            (
+                *CLOSED,
+                "workload.concurrency=1",
+                f"protocol.block_tokens={blocks}",
+                f"encode.pool_blocks={512 * 128 // blocks}",
+                f"language.pool_blocks={256 * 128 // blocks}",
+                "encode.turn_s=0",
+                "language.turn_s=0",
+            ),
+            load=None,
+            requests=120,
+        )
+        for blocks in (32, 128)
+    ),
+    Planned("capacity", "calibrate", (*CLOSED, "workload.concurrency=16"), load=None, requests=200),
+)
+"""``capacity`` only sets the rates of the cells; the profile is fitted to the others."""
+
+TEXT = ("workload.preset=text-only",)
+
+CELLS = (
+    *(
+        Planned(f"default-{tokens}", "default", (f"protocol.sizing.tokens={tokens}",))
+        for tokens in (256, 512, 2048, 4096)
+    ),
+    Planned("default-1024", "default"),
+    Planned("load-low", "load", load="low", requests=60),
+    Planned("load-high", "load", load="high", requests=160),
+    *(
+        Planned(
+            f"block-{tokens}",
+            "block",
+            (
+                f"protocol.block_tokens={tokens}",
+                f"encode.pool_blocks={512 * 128 // tokens}",
+                f"language.pool_blocks={256 * 128 // tokens}",
+            ),
+        )
+        for tokens in (32, 512)
+    ),
+    Planned("ranks-1x2", "ranks", ("language.tp=2",), load="low", requests=60),
+    Planned("ranks-2x2", "ranks", ("encode.tp=2", "language.tp=2"), load="low", requests=60),
+    *(
+        Planned(f"discipline-{name}", "discipline", (f"protocol.discipline={name}",))
+        for name in ("free_then_alloc", "exact_announce")
+    ),
+    *(Planned(f"text-{tokens}", "text", (*TEXT, f"protocol.sizing.tokens={tokens}")) for tokens in (512, 1024, 2048)),
+)
+
+
+def chosen_cells(names: str) -> tuple[Planned, ...]:
+    """The cells whose names begin with one of the comma-separated ``names``; all for "". Raises UserError for none."""
+    if not names:
+        return CELLS
+    wanted = tuple(names.split(","))
+    found = tuple(cell for cell in CELLS if cell.name.startswith(wanted))
+    if not found:
+        raise UserError(f"--cells is {names!r}, it must name some of {', '.join(cell.name for cell in CELLS)}")
+    return found
+
+
+def run_folder(folder: Path, name: str, number: int) -> Path:
+    """Where a run of round ``number`` lies."""
+    return folder / "runs" / name / f"{number:02d}"
+
+
+def measure(
+    folder: Path,
+    cells: tuple[Planned, ...],
+    rounds: int,
+    progress: Callable[[str], None],
+) -> None:
+    """Measure all that is missing in ``folder``. ``progress`` is told the name of every run when it is there.
+
+    Raises what ``run_measured`` raises; what is complete is kept.
+    """
+    for planned, number in _schedule(CALIBRATION, min(CALIBRATION_ROUNDS, rounds)):
+        _measure_one(folder, planned, number, [])
+        progress(planned.name)
+    rates = _rates(folder, min(CALIBRATION_ROUNDS, rounds))
+    for planned, number in _schedule(cells, rounds):
+        _measure_one(folder, planned, number, [f"workload.rate_rps={rates[planned.load or 'medium']!r}"])
+        progress(planned.name)
+
+
+def _schedule(planned: tuple[Planned, ...], rounds: int) -> Iterator[tuple[Planned, int]]:
+    for number in range(rounds):
+        for place in stream(0, number, "campaign-order").permutation(len(planned)):
+            yield planned[place], number
+
+
+def configuration(planned: Planned, more: list[str]) -> Config:
+    """What a planned run is given."""
+    return load(
+        BASE, [f'run.name="{planned.name}"', *planned.overrides, *more, f"workload.requests={planned.requests}"]
+    )
+
+
+def _measure_one(folder: Path, planned: Planned, number: int, more: list[str]) -> None:
+    target = run_folder(folder, planned.name, number)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run_measured(configuration(planned, more), target, plots=False)
+
+
+def _rates(folder: Path, rounds: int) -> dict[str, float]:
+    """Requests a second of every load. Drawn up once: a campaign that goes on has the same."""
+    path = folder / RATES
+    if not path.exists():
+        reached = sorted(_throughput_rps(run_folder(folder, "capacity", number)) for number in range(rounds))
+        capacity_rps = reached[len(reached) // 2]
+        write_json(
+            path,
+            {"capacity_rps": capacity_rps, **{name: round(part * capacity_rps, 2) for name, part in LOADS.items()}},
+        )
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {name: float(value) for name, value in found.items()}
+
+
+def _throughput_rps(folder: Path) -> float:
+    value = StoredRun(folder).summary["throughput_rps"]
+    return float(value["value"] if isinstance(value, dict) else value)
+
+
+def calibration_runs(folder: Path, rounds: int) -> list[Path]:
+    """The runs that the profile is fitted to."""
+    return [
+        run_folder(folder, planned.name, number)
+        for planned in CALIBRATION
+        if planned.name != "capacity"
+        for number in range(min(CALIBRATION_ROUNDS, rounds))
+    ]

@@ -1,0 +1,153 @@
+"""Cells: measured runs of one configuration are repeats of each other, and are scored together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Config
+from experiments.errors import UserError
+from experiments.rundir import StoredRun
+from experiments.validation.bars import BARS, MISS
+from experiments.validation.frozen import FrozenProfile
+from experiments.validation.pairing import Fate, Repeat, pair_run
+from experiments.validation.scores import FigureScore, Scores, score
+from experiments.validation.stages import StageScore, stage_scores
+
+Settings = dict[str, Any]
+"""A configuration by the whole names of its settings, without those that say which repeat it is."""
+
+WHICH_REPEAT = ("run.name", "run.seed", "run.replications")
+"""Settings in which repeats of one cell may differ."""
+NAME_LETTERS = 60
+
+
+@dataclass(frozen=True)
+class CellScore:
+    """One cell: what was measured, what a frozen profile predicted, and how far it is off.
+
+    ``kind``: "real", or "sim" where a simulated run stands in for a measured one. ``settings``: see ``Settings``.
+    ``fates``: requests that ended otherwise on one side than on the other; they are in no score.
+    """
+
+    name: str
+    kind: str
+    settings: Settings
+    repeats: tuple[Repeat, ...]
+    scores: Scores
+    stages: tuple[StageScore, ...]
+
+    @property
+    def offered(self) -> int:
+        """Requests of all repeats."""
+        return sum(len(one.arrivals_s) for one in self.repeats)
+
+    @property
+    def fates(self) -> tuple[Fate, ...]:
+        """Of all repeats."""
+        return tuple(fate for one in self.repeats for fate in one.fates)
+
+    @property
+    def runs(self) -> list[str]:
+        """The run directories, each once."""
+        return list(dict.fromkeys(one.run for one in self.repeats))
+
+    @property
+    def compared(self) -> int:
+        """Requests that were delivered on both sides, after the warm-up, in all repeats."""
+        return sum(int(one.both.sum()) for one in self.repeats)
+
+    @property
+    def misses(self) -> list[FigureScore]:
+        """Figures that are off by more than is allowed."""
+        return [one for one in self.scores.figures if one.verdict == MISS]
+
+
+def score_cell(
+    measured_runs: Sequence[StoredRun | Path | str],
+    profile: FrozenProfile,
+    *,
+    name: str = "",
+    bars: Mapping[str, float] = BARS,
+    seed: int = 0,
+    keep_records: bool = False,
+) -> CellScore:
+    """Predict runs of one configuration with ``profile`` and score the prediction.
+
+    ``bars``: what relative error of which figure is allowed. ``keep_records``: of the first repeat, for a timeline.
+    Raises UserError, in one sentence, for a run that cannot
+    be used, or if the runs differ in more than their name, seed and number of replications.
+    """
+    runs = [one if isinstance(one, StoredRun) else StoredRun(one) for one in measured_runs]
+    if not runs:
+        raise UserError("RUN is missing, there must be at least one measured run")
+    settings = settings_of(runs[0])
+    for other in runs[1:]:
+        if other.kind != runs[0].kind or settings_of(other) != settings:
+            raise UserError(
+                f"RUN is {str(other.path)!r}, it must be a run of the same kind and configuration as "
+                f"{str(runs[0].path)!r} to be a repeat of it"
+            )
+    repeats = tuple(
+        repeat for run in runs for repeat in pair_run(run, profile, keep_records=keep_records and run is runs[0])
+    )
+    named = name or runs[0].config.run.name
+    return CellScore(
+        name=named, kind=runs[0].kind, settings=settings, repeats=repeats,
+        scores=score(repeats, bars, seed=seed, name=named), stages=stage_scores([one.stages_s for one in repeats]),
+    )  # fmt: skip
+
+
+def cells_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
+    """The runs of each cell by its name: the settings in which cells differ, or a run's path where these are many.
+
+    Raises UserError for a run that is given twice.
+    """
+    seen: dict[Path, str] = {}
+    for run in runs:
+        path = run.path.resolve()
+        if path in seen:
+            raise UserError(f"RUN {str(run.path)!r} is given twice, it must be given once")
+        seen[path] = str(run.path)
+    cells: list[tuple[str, Settings, list[StoredRun]]] = []
+    for run in runs:
+        settings = settings_of(run)
+        for kind, known, members in cells:
+            if (kind, known) == (run.kind, settings):
+                members.append(run)
+                break
+        else:
+            cells.append((run.kind, settings, [run]))
+    every = {name for _, settings, _ in cells for name in settings}
+    varied = [name for name in sorted(every) if any(one.get(name) != cells[0][1].get(name) for _, one, _ in cells)]
+    kinds = len({kind for kind, _, _ in cells}) > 1
+    named: dict[str, list[StoredRun]] = {}
+    for kind, settings, members in cells:
+        label = " ".join([f"{name}={settings.get(name)}" for name in varied] + [kind] * kinds)
+        if not label:
+            label = members[0].config.run.name
+        named[label if len(label) <= NAME_LETTERS else str(members[0].path)] = members
+    return named
+
+
+def settings_of(run: StoredRun) -> Settings:
+    """What tells the cell of a run. A measured run does not depend on the simulator's link profile."""
+    settings = dict(_flat(run.config))
+    ignored = (*WHICH_REPEAT, "link.profile") if run.kind == "real" else WHICH_REPEAT
+    return {name: value for name, value in settings.items() if name not in ignored}
+
+
+def _flat(config: Config) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+
+    def walk(tree: Mapping[str, Any], path: str) -> None:
+        for name, value in tree.items():
+            if isinstance(value, Mapping):
+                walk(value, f"{path}{name}.")
+            else:
+                found.append((f"{path}{name}", value))
+
+    walk(config.tree(), "")
+    return found

@@ -1,0 +1,80 @@
+"""``bufferlab validate``: from run directories and a profile to scores, files and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.rundir import StoredRun
+from experiments.validation.bars import BARS, parse_bars
+from experiments.validation.cells import CellScore, cells_of, score_cell
+from experiments.validation.decision import Decision, decide
+from experiments.validation.frozen import FrozenProfile, freeze
+from experiments.validation.report import misses, report_content, report_text, write_report
+
+
+@dataclass(frozen=True)
+class Validation:
+    """All scores, and ``notes``: what is to be said of files that were written."""
+
+    cells: tuple[CellScore, ...]
+    decision: Decision
+    profile: FrozenProfile
+    gated: bool
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """No request ended otherwise on one side, and no figure missed a bar that was asked for."""
+        return not any(cell.fates or (self.gated and cell.misses) for cell in self.cells)
+
+    def content(self) -> dict[str, Any]:
+        """What ``--json`` prints: validation.json and whether it passed."""
+        return {**report_content(self.cells, self.decision, self.profile), "gated": self.gated, "passed": self.passed}
+
+    def text(self, *, stages: bool) -> str:
+        """What is printed otherwise."""
+        parts = [report_text(self.cells, self.decision, self.profile, stages=stages), *self.notes]
+        return "\n".join(parts)
+
+    def missed(self) -> list[str]:
+        """A sentence for every miss."""
+        return misses(self.cells)
+
+
+def validate(
+    runs: Sequence[Path],
+    profile: str,
+    *,
+    max_error: str | None = None,
+    out: Path | None = None,
+    timelines: bool = False,
+    seed: int = 0,
+    progress: Callable[[str], object] = lambda _: None,
+) -> Validation:
+    """Predict ``runs`` with ``profile``, score them cell by cell, and write ``out`` if it is given.
+
+    ``max_error``: bars such as ``p50=0.05`` that must be met; otherwise the usual ones are told and nothing hangs on
+    them. ``progress`` is told the name of a run's cell, once for every run that is scored.
+    Raises UserError, in one sentence, for bad input; nothing is written then.
+    """
+    bars: Mapping[str, float] = BARS if max_error is None else parse_bars(max_error)
+    if seed < 0:
+        raise UserError(f"--seed is {seed}, it must be at least 0")
+    if timelines and out is None:
+        raise UserError("--timeline is given without --out, it needs a folder to write to")
+    if out is not None and out.exists():
+        raise UserError(f"--out is {str(out)!r}, it must be a folder that does not exist yet")
+    frozen = freeze(profile)
+    members = cells_of([StoredRun(path) for path in runs])
+    cells = []
+    for name, repeats in members.items():
+        cells.append(score_cell(repeats, frozen, name=name, bars=bars, seed=seed, keep_records=timelines))
+        for _ in repeats:
+            progress(name)
+    decision = decide(cells)
+    notes = [] if out is None else write_report(cells, decision, frozen, out, timelines=timelines)
+    return Validation(tuple(cells), decision, frozen, max_error is not None, tuple(notes))

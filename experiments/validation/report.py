@@ -1,0 +1,346 @@
+"""What a validation came to: as JSON, as a table for a terminal, and as files."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import RunFailedError
+from experiments.plots import KIND_NAMES
+from experiments.present import table
+from experiments.quantiles import LEVELS
+from experiments.rundir import write_json
+from experiments.timeline import Scene, timeline, write_timeline
+from experiments.units import format_duration
+from experiments.validation.agreement import quantile_pairs
+from experiments.validation.cells import CellScore
+from experiments.validation.decision import Choice, Decision
+from experiments.validation.figures import draw_all, latencies
+from experiments.validation.frozen import FrozenProfile
+from experiments.validation.noise import Noise
+from experiments.validation.pairing import BOUNDARY, Repeat
+from experiments.validation.scores import FigureScore
+from experiments.validation.stages import STAGES
+from protocol.recording import Record
+
+SCHEMA = "bufferlab-validation/1"
+TOLD_FATES = 10
+STAND_IN = "sim"
+
+
+def report_content(cells: Sequence[CellScore], decision: Decision, profile: FrozenProfile) -> dict[str, Any]:
+    """Everything, as validation.json has it. What is infinite or not known is None."""
+    content = {
+        "schema": SCHEMA,
+        "profile": {"name": profile.name, "sha256": profile.digest},
+        "boundary": BOUNDARY,
+        "merge": "where several ranks record an event, the last of them counts",
+        "cells": [_cell(cell) for cell in cells],
+        "decision": [{**asdict(one), "good": one.good} for one in decision.choices],
+        "stages": {name: {"from": begin, "to": end} for name, (begin, end) in STAGES.items()},
+        "misses": misses(cells),
+    }
+    plain: dict[str, Any] = _plain(content)
+    return plain
+
+
+def misses(cells: Sequence[CellScore]) -> list[str]:
+    """A sentence for every figure that is off by more than is allowed, and for every cell with differing fates."""
+    found = []
+    for cell in cells:
+        for one in cell.misses:
+            error, allowed = one.error["value"], one.allowed
+            found.append(f"{cell.name}: {one.name} is off by {_percent(error)}, allowed are {_percent(allowed)}")
+        if cell.fates:
+            found.append(f"{cell.name}: {len(cell.fates)} requests ended otherwise on one side, first {cell.fates[0]}")
+    return found
+
+
+def write_report(
+    cells: Sequence[CellScore],
+    decision: Decision,
+    profile: FrozenProfile,
+    folder: Path,
+    *,
+    timelines: bool = False,
+) -> list[str]:
+    """Write validation.json, cells.csv and figures/ into ``folder``, which appears when it is complete.
+
+    ``timelines``: also one trace for every cell, its first repeat, predicted above measured. Returns what is to be said
+    of them. Raises RunFailedError if the folder cannot be written, ValueError for timelines of cells whose records were
+    not kept.
+    """
+    notes: list[str] = []
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        partial.mkdir()
+        try:
+            write_json(partial / "validation.json", report_content(cells, decision, profile))
+            _write_csv(cells, partial / "cells.csv")
+            draw_all(cells, partial / "figures")
+            if timelines:
+                notes = _write_timelines(cells, partial / "timelines")
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise RunFailedError(f"{str(folder)!r} cannot be written: {error.strerror}") from None
+    return notes
+
+
+# --- text ---
+
+
+def report_text(cells: Sequence[CellScore], decision: Decision, profile: FrozenProfile, *, stages: bool = False) -> str:
+    """All scores for a terminal; with ``stages`` the stages of every cell as well."""
+    parts = [
+        f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}",
+        *(_about(cell) for cell in cells),
+        table(
+            [("cell", "figure", "measured", "predicted", "bias", "95 %", "noise", "allowed", "verdict"), *_rows(cells)]
+        ),
+        table(_agreement_rows(cells)),
+    ]
+    if stages:
+        parts += [_legend(), *(_stages_text(cell) for cell in cells)]
+    if decision.choices:
+        parts.append(_decision_text(decision))
+    fates = [str(fate) for cell in cells for fate in cell.fates]
+    if fates:
+        left = len(fates) - TOLD_FATES
+        more = [f"and {left} more"] if left > 0 else []
+        parts.append("\n".join(["ENDED OTHERWISE ON ONE SIDE, and left out:", *fates[:TOLD_FATES], *more]))
+    missed = misses(cells)
+    parts.append("\n".join(["misses:", *missed]) if missed else "no misses")
+    return "\n\n".join(parts)
+
+
+def _about(cell: CellScore) -> str:
+    what = "SIMULATED runs that stand in for measured ones" if cell.kind == STAND_IN else "measured runs"
+    intervals = {"": "no intervals: too few repeats, and too short", "repeats": "intervals over repeats"}
+    return (
+        f"{cell.name}: {what} {', '.join(cell.runs)}; {len(cell.repeats)} repeats, {cell.offered} requests, "
+        f"{cell.compared} compared; {intervals.get(cell.scores.intervals, 'intervals over blocks of requests')}"
+    )
+
+
+def _rows(cells: Sequence[CellScore]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for cell in cells:
+        for number, one in enumerate(cell.scores.figures):
+            rows.append(
+                (
+                    "" if number else cell.name, one.name, _shown(one, one.measured), _shown(one, one.predicted),
+                    _percent(one.bias["value"], "+"), _span(one.bias, "+"), _noise(one.noise),
+                    _percent(one.allowed), one.verdict or "",
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _agreement_rows(cells: Sequence[CellScore]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("cell", "Wasserstein-1", "95 %", "its noise", "bias of a request", "limits of agreement", "within")
+    ]
+    for cell in cells:
+        distance, agreement = cell.scores.wasserstein, cell.scores.agreement
+        low, high = distance.value_us["low"], distance.value_us["high"]
+        rows.append(
+            (
+                cell.name,
+                _microseconds(distance.value_us["value"]),
+                "" if low is None or high is None else f"{_microseconds(low)} .. {_microseconds(high)}",
+                "-" if distance.noise_us is None else _microseconds(distance.noise_us.mean),
+                _signed(agreement.bias_s),
+                f"{_signed(agreement.low_s)} .. {_signed(agreement.high_s)}",
+                _percent(agreement.within),
+            )
+        )
+    return rows
+
+
+def _stages_text(cell: CellScore) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("stage", "measured", "predicted", "off by", "of all", "p50", "predicted", "p99", "predicted")
+    ]
+    for one in cell.stages:
+        if not one.measured["mean"] and not one.predicted["mean"]:
+            continue
+        values = [side[name] for name in ("p50", "p99") for side in (one.measured, one.predicted)]
+        rows.append(
+            (
+                one.name, format_duration(one.measured["mean"]), format_duration(one.predicted["mean"]),
+                _signed(one.difference_s), _percent(one.share), *map(format_duration, values),
+            )
+        )  # fmt: skip
+    return f"{cell.name}: where the time of a request goes, on average and at p50 and p99\n{table(rows)}"
+
+
+def _legend() -> str:
+    width = max(map(len, STAGES))
+    lines = [f"  {name.ljust(width)}  from {begin} to {end}" for name, (begin, end) in STAGES.items()]
+    return "\n".join(["stages, each from the end of the one before it:", *lines])
+
+
+def _decision_text(decision: Decision) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("setting", "lowest", "candidates", "picked", "best", "Kendall", "Spearman", "regret", "noise", "")
+    ]
+    for one in decision.choices:
+        rows.append(
+            (
+                one.setting, one.objective, str(len(one.candidates)), one.picked, one.best, _correlation(one.kendall),
+                _correlation(one.spearman), _percent(one.regret), _percent(one.noise), _verdict(one),
+            )
+        )  # fmt: skip
+    return f"what the simulator would choose, and what that costs when it is measured\n{table(rows)}"
+
+
+def _verdict(one: Choice) -> str:
+    return "best" if one.regret == 0 else "as good as the best" if one.good else "worse"
+
+
+def _correlation(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _shown(one: FigureScore, value: float) -> str:
+    return f"{value:.4g} req/s" if one.name == "throughput" else format_duration(value)
+
+
+def _percent(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{100 * value:{sign}.3g} %"
+
+
+def _span(estimate: Mapping[str, Any], sign: str) -> str:
+    low, high = estimate["low"], estimate["high"]
+    return "" if low is None or high is None else f"{_percent(low, sign)} .. {_percent(high, sign)}"
+
+
+def _noise(noise: Noise | None) -> str:
+    return "-" if noise is None else _percent(noise.mean)
+
+
+def _microseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g} µs"
+
+
+def _signed(seconds: float) -> str:
+    return f"{'-' if seconds < 0 else '+'}{format_duration(abs(seconds))}"
+
+
+# --- content ---
+
+
+def _cell(cell: CellScore) -> dict[str, Any]:
+    scores = cell.scores
+    measured, predicted = quantile_pairs(*latencies(cell))
+    return {
+        "name": cell.name,
+        "kind": cell.kind,
+        "stands_in_for_a_measurement": cell.kind == STAND_IN,
+        "settings": cell.settings,
+        "runs": cell.runs,
+        "repeats": len(cell.repeats),
+        "requests": {"offered": cell.offered, "compared": cell.compared},
+        "fates": [asdict(fate) for fate in cell.fates],
+        "intervals_over": scores.intervals or None,
+        "figures": {one.name: _figure(one) for one in scores.figures},
+        "wasserstein_us": {**scores.wasserstein.value_us, "noise": _noise_content(scores.wasserstein.noise_us)},
+        "bland_altman": {**asdict(scores.agreement), "bias_interval_s": scores.agreement_bias_s},
+        "qq": {"levels": LEVELS.tolist(), "measured_s": measured.tolist(), "predicted_s": predicted.tolist()},
+        "stages": [
+            {
+                "name": one.name,
+                "measured_s": dict(one.measured),
+                "predicted_s": dict(one.predicted),
+                "difference_s": one.difference_s,
+                "share": one.share,
+            }
+            for one in cell.stages
+        ],
+    }
+
+
+def _figure(one: FigureScore) -> dict[str, Any]:
+    return {
+        "measured": one.measured,
+        "predicted": one.predicted,
+        "bias": one.bias,
+        "error": one.error,
+        "noise": _noise_content(one.noise),
+        "bar": one.bar,
+        "allowed": one.allowed,
+        "verdict": one.verdict,
+    }
+
+
+def _noise_content(noise: Noise | None) -> dict[str, Any] | None:
+    return None if noise is None else {"floor": noise.mean, "largest": noise.largest, "each": list(noise.each)}
+
+
+def _plain(content: Any) -> Any:
+    """The same with None for numbers that JSON has not."""
+    if isinstance(content, Mapping):
+        return {name: _plain(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _write_csv(cells: Sequence[CellScore], path: Path) -> None:
+    """One row a cell; latencies in seconds, errors relative."""
+    rows = []
+    for cell in cells:
+        row: dict[str, Any] = {
+            "cell": cell.name, "kind": KIND_NAMES[cell.kind], "repeats": len(cell.repeats), "compared": cell.compared,
+            "ended_otherwise": len(cell.fates),
+        }  # fmt: skip
+        for one in cell.scores.figures:
+            unit = "rps" if one.name == "throughput" else "s"
+            row |= {
+                f"{one.name}_measured_{unit}": one.measured, f"{one.name}_predicted_{unit}": one.predicted,
+                f"{one.name}_bias": one.bias["value"], f"{one.name}_bias_low": one.bias["low"],
+                f"{one.name}_bias_high": one.bias["high"],
+                f"{one.name}_noise": None if one.noise is None else one.noise.mean, f"{one.name}_allowed": one.allowed,
+                f"{one.name}_verdict": one.verdict,
+            }  # fmt: skip
+        distance, agreement = cell.scores.wasserstein, cell.scores.agreement
+        row |= {
+            "wasserstein_us": distance.value_us["value"], "wasserstein_low_us": distance.value_us["low"],
+            "wasserstein_high_us": distance.value_us["high"],
+            "wasserstein_noise_us": None if distance.noise_us is None else distance.noise_us.mean,
+            "difference_bias_s": agreement.bias_s, "difference_low_s": agreement.low_s,
+            "difference_high_s": agreement.high_s,
+        }  # fmt: skip
+        rows.append(_plain(row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_timelines(cells: Sequence[CellScore], folder: Path) -> list[str]:
+    folder.mkdir()
+    notes = []
+    for number, cell in enumerate(cells, 1):
+        one = cell.repeats[0]
+        if one.records is None:
+            raise ValueError(f"the records of {cell.name} were not kept")
+        measured, predicted = one.records
+        made = timeline([_scene("simulated", one, predicted), _scene("measured", one, measured)])
+        name = f"cell-{number}.json"
+        write_timeline(made, folder / name)
+        notes.append(f"timelines/{name} is {cell.name}{f': {made.note}' if made.note else ''}")
+    return notes
+
+
+def _scene(world: str, one: Repeat, records: list[Record]) -> Scene:
+    return Scene(world, records, one.config.scenario(), one.arrivals_s)

@@ -1,0 +1,188 @@
+"""The scores of one cell: errors of its figures beside the noise floor, and how well its latencies agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.batching import Statistic
+from experiments.errors import UserError
+from experiments.intervals import Estimate, Samples, mean, quantile
+from experiments.summary import Replication
+from experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1
+from experiments.validation.bars import FIGURES, judge
+from experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative
+from experiments.validation.pairing import Repeat
+from experiments.validation.resampling import Draw, Resampling, percentile_interval, resampling
+
+LATENCY_FIGURES: Mapping[str, Statistic] = {
+    "mean": mean,
+    "p50": quantile(0.50),
+    "p90": quantile(0.90),
+    "p99": quantile(0.99),
+}
+RARER = {"p50": 0.5, "p90": 0.1, "p99": 0.01}
+"""The share of requests beyond a quantile."""
+
+Pair = tuple[Samples, Samples]
+"""Measured and predicted, in the same order."""
+Values = Callable[[Draw], tuple[float, float]]
+"""A figure of what was drawn, measured and predicted: the means over its repeats."""
+
+
+@dataclass(frozen=True)
+class FigureScore:
+    """One figure, predicted against measured.
+
+    ``measured``, ``predicted``: means over the repeats, seconds or requests a second. ``bias``: their ratio − 1.
+    ``error``: its absolute value, with the interval of it. ``allowed``: the bar, or the noise floor if that is larger.
+    ``verdict``: see ``bars.judge``.
+    """
+
+    name: str
+    measured: float
+    predicted: float
+    bias: Estimate
+    error: Estimate
+    noise: Noise | None
+    bar: float | None
+    allowed: float | None
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Wasserstein-1 of the latencies, microseconds: the mean over the repeats, with its noise floor."""
+
+    value_us: Estimate
+    noise_us: Noise | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All of one cell. ``intervals``: what they come from: "repeats", "blocks" of requests, or "" for none."""
+
+    figures: tuple[FigureScore, ...]
+    wasserstein: Distance
+    agreement: BlandAltman
+    agreement_bias_s: Estimate
+    intervals: str
+
+
+def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, name: str) -> Scores:
+    """Score the pairs of one cell; ``name`` is that of the streams its intervals are drawn from.
+
+    Raises UserError if a repeat has no request that was delivered on both sides.
+    """
+    for one in repeats:
+        if not one.both.any():
+            raise UserError(
+                f"RUN is {one.run!r}, in whose replication {one.number} no request was delivered on both sides; "
+                f"at least one must be"
+            )
+    pairs = [one.latencies_s for one in repeats]
+    drawn = resampling(pairs, seed, name)
+    traces = [one.trace for one in repeats]
+    measured = [own for own, _ in pairs]
+    figures = [
+        _figure(
+            figure, pairs, drawn, _in_latencies(pairs, statistic), RARER.get(figure, 0.5), bars.get(figure),
+            noise_floor(list(zip(traces, measured, strict=True)), of_samples(statistic)),
+        )
+        for figure, statistic in LATENCY_FIGURES.items()
+    ]  # fmt: skip
+    gaps = [_gaps(one) for one in repeats]
+    rates = [1 / own.mean() for own, _ in gaps]
+    figures.append(
+        _figure(
+            "throughput", gaps, resampling(gaps, seed, f"{name} throughput"), _in_gaps(gaps), 0.5,
+            bars.get("throughput"), noise_floor(list(zip(traces, rates, strict=True)), of_rates),
+        )
+    )  # fmt: skip
+    assert tuple(one.name for one in figures) == FIGURES
+    agreement = bland_altman(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+    return Scores(
+        figures=tuple(figures),
+        wasserstein=_distance(pairs, traces, drawn),
+        agreement=agreement,
+        agreement_bias_s=drawn.estimate(agreement.bias_s, lambda draw: _mean_difference(pairs, draw)),
+        intervals=drawn.over,
+    )
+
+
+def _figure(
+    name: str,
+    pairs: Sequence[Pair],
+    drawn: Resampling,
+    values: Values,
+    rarer: float,
+    bar: float | None,
+    noise: Noise | None,
+) -> FigureScore:
+    own, other = values([(number, slice(None)) for number in range(len(pairs))])
+
+    def bias(draw: Draw) -> float:
+        one, predicted = values(draw)
+        return relative(predicted, one)
+
+    off = relative(other, own)
+    drawn_off = drawn.values(bias, rarer=rarer)
+    signed = percentile_interval(off, drawn_off)
+    error = percentile_interval(abs(off), [abs(one) for one in drawn_off])
+    floor = None if noise is None else noise.mean
+    verdict = judge(abs(off), bar, floor)
+    allowed = None if bar is None else max(bar, floor or 0.0)
+    return FigureScore(name, own, other, signed, error, noise, bar, allowed, verdict)
+
+
+def _in_latencies(pairs: Sequence[Pair], statistic: Statistic) -> Values:
+    def values(draw: Draw) -> tuple[float, float]:
+        sides = [[statistic(pairs[repeat][side][places]) for repeat, places in draw] for side in (0, 1)]
+        return _average(sides[0]), _average(sides[1])
+
+    return values
+
+
+def _in_gaps(gaps: Sequence[Pair]) -> Values:
+    def values(draw: Draw) -> tuple[float, float]:
+        sides = [[1 / float(gaps[repeat][side][places].mean()) for repeat, places in draw] for side in (0, 1)]
+        return _average(sides[0]), _average(sides[1])
+
+    return values
+
+
+def _gaps(one: Repeat) -> Pair:
+    """Times between successive deliveries, the first counted from the run's start, of as many as both sides have.
+
+    Their mean is one over the throughput.
+    """
+    sides = [_delivery_gaps(side) for side in (one.measured, one.predicted)]
+    count = min(map(len, sides))
+    return sides[0][:count], sides[1][:count]
+
+
+def _delivery_gaps(figures: Replication) -> Samples:
+    times_s = np.frombuffer(figures.delivered_s) - figures.start_s
+    return np.diff(np.sort(times_s[times_s > 0]), prepend=0.0)
+
+
+def _distance(pairs: Sequence[Pair], traces: Sequence[str], drawn: Resampling) -> Distance:
+    in_us = [(own * 1e6, other * 1e6) for own, other in pairs]
+
+    def value(draw: Draw) -> float:
+        return _average([wasserstein_1(in_us[repeat][0][places], in_us[repeat][1][places]) for repeat, places in draw])
+
+    whole: Draw = [(number, slice(None)) for number in range(len(pairs))]
+    measured = list(zip(traces, [own for own, _ in in_us], strict=True))
+    return Distance(drawn.estimate(value(whole), value), noise_floor(measured, of_distances))
+
+
+def _mean_difference(pairs: Sequence[Pair], draw: Draw) -> float:
+    return mean(np.concatenate([pairs[repeat][1][places] - pairs[repeat][0][places] for repeat, places in draw]))
+
+
+def _average(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

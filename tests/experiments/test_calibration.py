@@ -1,0 +1,435 @@
+"""bufferlab calibrate: laws are recovered from rows that follow them, bad rows are named, held-out rows stay unseen."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.calibration.cells import Cells
+from experiments.calibration.choosing import choose
+from experiments.calibration.fitting import can_tell, certainty, fit
+from experiments.calibration.forms import DISCRETE, FORMS, Form, seconds
+from experiments.calibration.rows import line_rate_Bps, read_rows
+from sim.link import load_profile
+from sim.streams import stream
+
+HEADER = (
+    "table",
+    "system",
+    "link",
+    "op",
+    "msg_bytes",
+    "batch",
+    "threads",
+    "total_bytes",
+    "time_us",
+    "bw_GBps",
+    "quantity",
+)
+SIZES = tuple(2**power for power in range(6, 24))
+
+
+def grid(sizes: Sequence[int] = SIZES[::2], pieces: Sequence[int] = (1, 2, 4, 8, 16, 128)) -> Cells:
+    """Every size in every batch, without times."""
+    shapes = [(size, batch) for size in sizes for batch in pieces]
+    columns = [np.array(column, dtype=float) for column in zip(*shapes, strict=True)]
+    return Cells(*columns, np.ones(len(shapes)), np.ones(len(shapes)))
+
+
+def form(name: str, count: int | None = None) -> Form:
+    (found,) = [one for one in FORMS if one.name == name]
+    return found if count is None else next(one for one in found.variants(grid()) if one.count == count)
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, HEADER, extrasaction="raise")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def affine_row(size: int, *, batch: int = 1, table: str = "mine", **other: Any) -> dict[str, Any]:
+    """A write of 6 µs and 50 GB/s."""
+    total = size * batch
+    time_us = 6 + total / 50e3
+    measured = {"time_us": f"{time_us:.6g}", "bw_GBps": f"{total / time_us / 1e3:.6g}"}
+    same = {"system": "host", "link": "400G", "op": "write", "threads": 1, "quantity": "time of whole batch (avg)"}
+    return {"table": table, "msg_bytes": size, "batch": batch, "total_bytes": total, **measured, **same, **other}
+
+
+# --- laws ---
+
+LAWS = (
+    *((name, None) for name in ("rate", "affine", "roof", "pieces", "latency and roof", "batch")),
+    ("queues", 8),
+    ("queues and pieces", 4),
+    ("queues and batch", 16),
+    ("adapters", 4),
+    ("adapters and pieces", 8),
+)
+costs = st.floats(1e-6, 1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    latency_s=costs,
+    per_piece_s=st.floats(1e-8, 1e-5),
+    per_queue_s=st.floats(1e-7, 1e-5),
+    bandwidth_Bps=st.floats(1e9, 1e11),
+    knee_bytes=st.floats(300, 1e6),
+    law=st.sampled_from(LAWS),
+)
+def test_what_a_law_made_is_recovered(law: tuple[str, int | None], **found: float) -> None:
+    one = form(*law)
+    wanted = {name: found[name] for name in one.costs if name in found} | {"bandwidth_Bps": found["bandwidth_Bps"]}
+    if "knee_bytes" in one.shape:
+        wanted["message_rate_per_s"] = found["bandwidth_Bps"] / found["knee_bytes"]
+    if "stripe_threshold_bytes" in one.shape:
+        wanted["stripe_threshold_bytes"] = 1.5 * 2**20
+    if one.counted:
+        wanted[one.counted] = float(one.count)
+    cells = grid()
+    cells = cells.taking(seconds(one, wanted, cells))
+    again = fit(one, cells)
+    assert again.seconds(cells) == pytest.approx(cells.seconds, rel=1e-3)
+    if one.name in ("rate", "affine"):
+        assert again.parameters == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("affine", {"latency_s": 6e-6, "bandwidth_Bps": 50e9}),
+        ("pieces", {"latency_s": 6e-6, "per_piece_s": 2e-7, "bandwidth_Bps": 50e9}),
+        ("batch", {"latency_s": 6e-6, "per_piece_s": 2e-7, "bandwidth_Bps": 50e9, "message_rate_per_s": 2e7}),
+        ("8 queues", {"latency_s": 6e-6, "per_queue_s": 1e-6, "bandwidth_Bps": 50e9, "queues": 8.0}),
+        (
+            "4 adapters",
+            {"latency_s": 6e-6, "bandwidth_Bps": 50e9, "adapters": 4.0, "stripe_threshold_bytes": 1.5 * 2**20},
+        ),
+    ],
+)
+def test_the_law_that_made_the_cells_is_chosen_with_its_numbers(name: str, wanted: dict[str, float]) -> None:
+    one = form(name.split(" ", 1)[1], int(name.split(" ")[0])) if name[0].isdigit() else form(name)
+    cells = grid()
+    noise = 1 + stream(1, 0, "test", name).normal(0, 0.005, len(cells))
+    cells = cells.taking(seconds(one, wanted, cells) * noise)
+    chosen = choose(cells)
+    assert chosen is not None
+    assert chosen.name == name
+    # A threshold is known to lie between two sizes.
+    threshold = chosen.fit.parameters.get("stripe_threshold_bytes", 0.0)
+    assert threshold == pytest.approx(wanted.get("stripe_threshold_bytes", 0.0), rel=0.5)
+    assert chosen.fit.parameters == pytest.approx(
+        wanted | ({"stripe_threshold_bytes": threshold} if threshold else {}), rel=0.05
+    )
+    sure = certainty(chosen.fit, cells, stream(1, 0, "test", "draws"))
+    for parameter, value in wanted.items():
+        found = sure.intervals[parameter]
+        assert found["value"] is not None
+        if parameter not in DISCRETE:
+            assert found["low"] is not None
+            assert found["high"] is not None
+            assert found["low"] < found["value"] < found["high"]
+            assert found["high"] - found["low"] < 0.2 * value
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    wanted = {"latency_s": 6e-6, "bandwidth_Bps": 50e9}
+    cells = grid(SIZES, (1,))
+    hits = dict.fromkeys(wanted, 0)
+    repeats = 40
+    for number in range(repeats):
+        draws = stream(number, 0, "test", "noise")
+        noisy = cells.taking(seconds(form("affine"), wanted, cells) * (1 + draws.normal(0, 0.02, len(cells))))
+        found = certainty(fit(form("affine"), noisy), noisy, draws).intervals
+        for name, value in wanted.items():
+            hits[name] += found[name]["low"] <= value <= found[name]["high"]  # type: ignore[operator]
+    # 95 % of 40 are 38; fewer than 33 has a probability of about 0.001.
+    assert min(hits.values()) >= 33
+
+
+def test_an_outlier_is_told_and_does_not_move_the_law() -> None:
+    cells = grid(SIZES, (1,))
+    cells = cells.taking(seconds(form("affine"), {"latency_s": 6e-6, "bandwidth_Bps": 50e9}, cells))
+    noise = 1 + stream(3, 0, "test", "noise").normal(0, 0.005, len(cells))
+    noise[7] = 3.0
+    found = fit(form("affine"), cells.taking(cells.seconds * noise))
+    assert found.outliers == (7,)
+    assert found.parameters == pytest.approx({"latency_s": 6e-6, "bandwidth_Bps": 50e9}, rel=0.02)
+
+
+def test_cells_that_cannot_tell_a_law_do_not_get_it() -> None:
+    one_batch = grid(SIZES, (64,)).taking(np.linspace(1e-5, 1e-3, len(SIZES)))
+    assert not can_tell(form("pieces"), one_batch)  # the latency and 64 pieces are the same
+    assert can_tell(form("affine"), one_batch)
+    one_size = grid((4096,), (1, 4, 16, 64)).taking(np.linspace(1e-5, 1e-3, 4))
+    assert not can_tell(form("roof"), one_size)
+
+
+def test_a_sweep_that_no_law_describes_is_filled_in_and_says_so() -> None:
+    cells = grid(SIZES, (1,))
+    waves = 1 + 0.4 * np.sin(np.arange(len(SIZES)) / 2)
+    chosen = choose(cells.taking((6e-6 + np.array(SIZES) / 50e9) * waves))
+    assert chosen is not None
+    assert chosen.name.endswith("filled in by interpolation")
+
+
+# --- rows ---
+
+
+def test_line_rates_are_read_from_what_a_link_is_called() -> None:
+    assert line_rate_Bps("Broadcom Thor2 400G, 1 NIC, 4 QP") == 50e9
+    assert line_rate_Bps("p5en.48xlarge (H200, 16 EFA × 200 Gbps)") == 400e9
+    assert line_rate_Bps("2x400 Gb") == 100e9
+    assert line_rate_Bps("1 bond 2x200") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"msg_bytes": "4 KiB"}, "msg_bytes is '4 KiB', it must be a number without a unit"),
+        ({"msg_bytes": ""}, "msg_bytes is empty"),
+        ({"batch": "1.5"}, "batch is 1.5, it must be a whole number"),
+        ({"threads": "-1"}, "threads is -1, it must be finite and more than 0"),
+        ({"time_us": "nan"}, "time_us is nan, it must be finite"),
+        ({"time_us": "0"}, "time_us is 0, it must be finite and more than 0"),
+        ({"bw_GBps": "0"}, "bw_GBps is 0, it must be finite and more than 0"),
+        ({"time_us": "", "bw_GBps": ""}, "neither time_us nor bw_GBps is given"),
+        (
+            {"total_bytes": 4096 / 1.024},
+            "total_bytes is 0.97656 times msg_bytes × batch × threads: KB and KiB are mixed",
+        ),
+        ({"total_bytes": 4096 * 1.024**2}, "MB and MiB are mixed"),
+        ({"bw_GBps": 8 * 4096 / 6.08192 / 1e3}, "bw_GBps is 8 times bytes over time_us: bits and bytes are mixed"),
+        ({"time_us": 6.08192e-3}, "a unit is off by 1000"),
+        ({"time_us": 0.05, "bw_GBps": 81.92}, "81.92 GB/s is more than the link's line rate, 50 GB/s"),
+        ({"table": ""}, "table is empty"),
+    ],
+)
+def test_a_bad_row_is_named_and_left_out(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    rows = [affine_row(size) for size in (1024, 2048, 4096, 8192)]
+    path = write_table(tmp_path / "rows.csv", [*rows[:2], {**rows[2], **change}, rows[3]])
+    good, (bad,) = read_rows(path)
+    assert [row.msg_bytes for row in good] == [1024, 2048, 8192]
+    assert (bad.file, bad.row) == ("rows.csv", 4)  # the heading is line 1
+    assert reason in bad.reason
+
+
+def test_published_digits_are_good_enough(tmp_path: Path) -> None:
+    # 2048 bytes in 120.65 us, published as 0.02 GB/s.
+    path = write_table(tmp_path / "rows.csv", [affine_row(8, batch=256, time_us="120.65", bw_GBps="0.02")])
+    (row,), bad = read_rows(path)
+    assert not bad
+    assert row.rounding == pytest.approx(0.005 / 120.65)
+
+
+# --- the command ---
+
+Command = Callable[..., Any]
+
+
+def report(bufferlab: Command, *arguments: object) -> dict[str, Any]:
+    ended = bufferlab("calibrate", *arguments, "--json")
+    assert ended.status == 0, ended.err
+    found: dict[str, Any] = json.loads(ended.out)
+    return found
+
+
+def test_held_out_rows_are_predicted_and_not_looked_at(folder: Path, bufferlab: Command) -> None:
+    rows = [affine_row(size) for size in SIZES]
+    first = report(bufferlab, write_table(folder / "rows.csv", rows), "--holdout", "odd")
+    (table,) = first["tables"]
+    assert table["name"] == "mine"
+    assert table["form"] == "affine"
+    assert (table["fitted_rows"], table["judged_rows"]) == (9, 9)
+    assert table["mean_error"] < 1e-4
+    slow = [
+        {**row, "time_us": float(row["time_us"]) * 2, "bw_GBps": float(row["bw_GBps"]) / 2} if number % 2 else row
+        for number, row in enumerate(rows)
+    ]
+    (other,) = report(bufferlab, write_table(folder / "slow.csv", slow), "--holdout", "odd")["tables"]
+    assert other["mean_error"] == pytest.approx(0.5, abs=1e-3)
+    for same in ("form", "parameters", "covariance", "cross_validated_error", "tried"):
+        assert other[same] == table[same]
+    (even,) = report(bufferlab, folder / "slow.csv", "--holdout", "even")["tables"]
+    assert even["parameters"]["bandwidth_Bps"]["value"] == pytest.approx(25e9, rel=1e-3)
+
+
+def test_a_table_that_mixes_systems_and_operations_is_taken_apart(folder: Path, bufferlab: Command) -> None:
+    rows = [
+        affine_row(size, system=f"bench on {system}", op=op)
+        for size in SIZES
+        for system in ("one host", "another host")
+        for op in ("write", "read")
+    ]
+    found = report(bufferlab, write_table(folder / "rows.csv", rows))
+    names = [table["name"] for table in found["tables"]]
+    assert names == [
+        "mine [one host, write]", "mine [one host, read]", "mine [another host, write]", "mine [another host, read]",
+    ]  # fmt: skip
+    assert all(table["fitted_rows"] == len(SIZES) for table in found["tables"])
+
+
+def test_the_same_seed_gives_the_same_bytes(folder: Path, bufferlab: Command) -> None:
+    rows = [affine_row(size) for size in SIZES]
+    for number, row in enumerate(rows):
+        row["time_us"] = float(row["time_us"]) * (1.01 if number % 3 else 0.99)
+        row["bw_GBps"] = ""
+    path = write_table(folder / "rows.csv", rows)
+    outputs = [bufferlab("calibrate", path, "--json", "--seed", seed).out for seed in (1, 1, 2)]
+    assert outputs[0] == outputs[1]
+    tables = [json.loads(output)["tables"][0] for output in outputs]
+    assert tables[0]["mean_error"] == tables[2]["mean_error"]
+
+
+def test_left_out_rows_are_in_the_report_and_in_the_text(folder: Path, bufferlab: Command) -> None:
+    rows = [affine_row(size) for size in SIZES]
+    rows[4]["time_us"] = "fast"
+    path = write_table(folder / "rows.csv", rows)
+    found = report(bufferlab, path)
+    assert found["left_out"] == [
+        {
+            "file": "rows.csv",
+            "row": 6,
+            "table": "mine",
+            "reason": "time_us is 'fast', it must be a number without a unit",
+            "done": "left out",
+        }
+    ]
+    assert found["tables"][0]["left_out"][0]["row"] == 6
+    assert "left out: rows.csv row 6 (mine): time_us is 'fast'" in bufferlab("calibrate", path).out
+
+
+def test_a_table_too_small_for_any_law_is_named(folder: Path, bufferlab: Command) -> None:
+    rows = [*(affine_row(size) for size in SIZES), affine_row(1024, table="lonely")]
+    found = report(bufferlab, write_table(folder / "rows.csv", rows), "--holdout", "odd")
+    assert [one["name"] for one in found["not_fitted"]] == ["lonely"]
+
+
+def test_a_cell_measured_twice_shows_how_well_anything_could_be_predicted(folder: Path, bufferlab: Command) -> None:
+    rows = [affine_row(size) for size in SIZES]
+    again = affine_row(SIZES[3], table="later")
+    again["time_us"] = float(again["time_us"]) * 1.1
+    again["bw_GBps"] = ""
+    found = report(bufferlab, write_table(folder / "rows.csv", [*rows, again]))
+    (repeat,) = found["repeats"]
+    assert repeat["spread"] == pytest.approx(0.1, rel=1e-3)
+
+
+# --- profiles ---
+
+
+def test_a_profile_says_what_the_rows_say_and_the_simulator_takes_it(folder: Path, bufferlab: Command) -> None:
+    rows = [affine_row(size, batch=batch) for size in SIZES for batch in (1, 4)]
+    path = write_table(folder / "rows.csv", rows)
+    found = report(bufferlab, path, "--out", "link.toml", "--base", "cx7-400g")
+    profile = load_profile("link.toml")
+    for row in rows:
+        predicted_s = profile.write_s(row["total_bytes"], row["batch"])
+        assert predicted_s == pytest.approx(1e-6 * float(row["time_us"]), rel=1e-4)
+    assert profile.shared_by == "rank"
+    assert found["profile"]["assumed"] == ["control_latency_s", "copy_bandwidth_Bps", "first_contact_s", "shared_by"]
+    text = Path("link.toml").read_text(encoding="utf-8")
+    for part in ("[calibration]", "[calibration.parameters.latency_s]", "[calibration.covariance]", "date = "):
+        assert part in text
+    assert bufferlab("sim", "seed-small", "--set", "link.profile=link.toml", "--no-plots").status == 0
+
+
+def test_one_law_for_a_sweep_of_sizes_and_one_of_batches(folder: Path, bufferlab: Command) -> None:
+    link = {"latency_s": 6e-6, "per_piece_s": 1.75e-7, "per_queue_s": 4e-7, "queues": 8.0, "bandwidth_Bps": 49e9}
+    shapes = [("sizes", size, 128) for size in SIZES] + [("batches", 32768, 2**power) for power in range(8)]
+    rows = []
+    for table, size, batch in shapes:
+        cells = grid((size,), (batch,))
+        time_us = 1e6 * float(seconds(form("queues and pieces", 8), link, cells)[0])
+        rows.append(affine_row(size, batch=batch, table=table, time_us=f"{time_us:.4f}", bw_GBps=""))
+    path = write_table(folder / "rows.csv", rows)
+    joint = report(bufferlab, path, "--holdout", "odd", "--out", "link.toml")["joint"]
+    assert joint["form"] == "8 queues and pieces"
+    assert joint["held_out"]["max_error"] < 0.001
+    profile = load_profile("link.toml")
+    assert profile.queues == 8
+    assert profile.per_queue_s == pytest.approx(4e-7, rel=0.01)
+    alone = report(bufferlab, path, "--table", "sizes", "--predict", "batches")
+    (prediction,) = alone["predictions"]
+    assert prediction["untold"] == ["batch"]  # 128 pieces in every row: what one costs is in the latency
+    assert prediction["max_error"] > 1
+
+
+def test_bench_link_output_gives_the_first_contact(folder: Path, bufferlab: Command) -> None:
+    rows = [{**affine_row(size), "quantity": "time of whole batch (median)", "link": "tcp"} for size in SIZES]
+    Path("bench").mkdir()
+    Path("bench/link.json").write_text(json.dumps({"rows": rows, "first_contact_us": 2500.0}), encoding="utf-8")
+    found = report(bufferlab, "bench", "--out", "link.toml")
+    assert load_profile("link.toml").first_contact_s == pytest.approx(2.5e-3)
+    assert "first_contact_s" not in found["profile"]["assumed"]
+
+
+def test_rows_that_no_profile_can_say_get_none(folder: Path, bufferlab: Command) -> None:
+    times = stream(5, 0, "test", "noise").uniform(1, 1000, len(SIZES))
+    rows = [affine_row(size, time_us=time, bw_GBps="", link="") for size, time in zip(SIZES, times, strict=True)]
+    ended = bufferlab("calibrate", write_table(folder / "rows.csv", rows), "--out", "link.toml")
+    assert ended.status == 1
+    assert "no law that the simulator knows describes these rows" in ended.err
+    assert not Path("link.toml").exists()
+
+
+GOOD = [affine_row(size) for size in SIZES]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["none.csv"], "'none.csv' cannot be read as CSV"),
+        (["empty.csv"], "'empty.csv' has no rows"),
+        (["unitless.csv"], "has no column time_us or bw_GBps (time has no unit in its name)"),
+        (["short.csv"], "has no column threads"),
+        (["bad.csv"], "no row can be used: bad.csv row 2, time_us is 'x'"),
+        (["one.csv"], "no table has enough rows to fit and to hold out: mine"),
+        (["."], "MEASUREMENTS has '.', it must be a CSV file, bench-link output or a run directory"),
+        (["broken.json"], "'broken.json' cannot be read as JSON"),
+        (["good.csv", "--holdout", "third"], "--holdout is 'third', it must be one of odd, even, none"),
+        (["good.csv", "--seed", "-1"], "--seed is -1, it must be at least 0"),
+        (["good.csv", "--table", "mien"], "--table is 'mien', it must be one of mine (did you mean mine?)"),
+        (["good.csv", "--out", "link.csv"], "--out is 'link.csv', it must be a .toml file that does not exist yet"),
+        (["good.csv", "--out", "there.toml"], "--out is 'there.toml', it must be a .toml file that does not exist yet"),
+        (["good.csv", "--out", "no/link.toml"], "--out is 'no/link.toml', it must be in a folder that can be written"),
+        (["good.csv", "--base", "cx8", "--out", "link.toml"], "--base is 'cx8': unknown link profile 'cx8'"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    folder: Path, bufferlab: Command, arguments: list[str], sentence: str
+) -> None:  # fmt: skip
+    write_table(folder / "good.csv", GOOD)
+    write_table(folder / "bad.csv", [{**GOOD[0], "time_us": "x"}])
+    write_table(folder / "one.csv", GOOD[:1])
+    write_table(folder / "empty.csv", [])
+    Path("unitless.csv").write_text("table,msg_bytes,batch,threads,time\nmine,1,1,1,1\n", encoding="utf-8")
+    Path("short.csv").write_text("table,msg_bytes,batch,time_us\nmine,1,1,1\n", encoding="utf-8")
+    Path("broken.json").write_text("{", encoding="utf-8")
+    Path("there.toml").write_text("", encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    ended = bufferlab("calibrate", *arguments)
+    assert ended.status == 2
+    assert sentence in ended.err
+    assert ended.err.count("\n") == 1
+    assert not ended.out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_infinite_is_not_in_the_json(folder: Path, bufferlab: Command) -> None:
+    # Every batch takes the same time: bytes cost nothing.
+    rows = [affine_row(size, time_us=10, bw_GBps="", link="") for size in SIZES]
+    (table,) = report(bufferlab, write_table(folder / "rows.csv", rows))["tables"]
+    assert table["max_error"] < 1e-6
+    assert table["parameters"]["bandwidth_Bps"]["value"] is None
+    assert math.isfinite(table["parameters"]["latency_s"]["value"])

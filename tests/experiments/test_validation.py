@@ -1,0 +1,322 @@
+"""``bufferlab validate``: a simulated run validates itself, a wrong profile is located, and the gate holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.errors import UserError
+from experiments.loading import load
+from experiments.rundir import StoredRun
+from experiments.runner import run_sim
+from experiments.validation import decide, freeze, report_content, report_text, score_cell, write_report
+from experiments.validation.bars import FIGURES
+from experiments.validation.cells import cells_of, settings_of
+from experiments.validation.stages import STAGES
+
+BANDWIDTH_BPS = 2e9
+PROFILE = """
+latency_s = 20e-6
+per_piece_s = 0.0
+bandwidth_Bps = {bandwidth:g}
+control_latency_s = 50e-6
+copy_bandwidth_Bps = 10e9
+"""
+# One request at a time, noticed at once: a write's error is neither queued behind nor rounded to a loop's turn.
+CALM = (
+    "workload.lengths=[700, 900, 300, 1800]", "workload.requests=40", "workload.rate_rps=10", "workload.cv=0",
+    "encode.turn_s=0s", "language.turn_s=0s",
+)  # fmt: skip
+
+
+def profile(folder: Path, name: str, bandwidth: float = BANDWIDTH_BPS) -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(PROFILE.format(bandwidth=bandwidth))
+    return path
+
+
+def simulated(folder: Path, name: str, link: Path | str, *settings: str, example: str = "seed-resume") -> Path:
+    run_sim(load(example, [f"link.profile={link}", *settings]), folder / name, plots=False)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs over two links, at three default sizes, twice."""
+    folder = tmp_path_factory.mktemp("lab")
+    profile(folder, "true")
+    profile(folder, "slow", 0.8 * BANDWIDTH_BPS)
+    for tokens in (512, 1024, 2048):
+        simulated(folder, f"calm-{tokens}", folder / "true.toml", *CALM, f"protocol.sizing.tokens={tokens}")
+    simulated(folder, "again", folder / "true.toml", *CALM)
+    simulated(
+        folder, "mixed", folder / "true.toml", "workload.requests=150", "run.replications=2", example="quickstart"
+    )
+    simulated(folder, "closed", folder / "true.toml", *CALM[:2], "workload.loop=closed", "workload.concurrency=3")
+    return folder
+
+
+# --- a run is its own best prediction ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["calm-1024", "mixed", "closed"])
+def test_a_simulated_run_is_predicted_without_error(lab: Path, name: str) -> None:
+    cell = score_cell([lab / name], freeze(lab / "true.toml"))
+    assert (cell.kind, cell.fates, cell.misses) == ("sim", (), [])
+    assert [one.name for one in cell.scores.figures] == list(FIGURES)
+    for one in cell.scores.figures:
+        assert one.measured == one.predicted > 0
+        assert one.bias["value"] == one.error["value"] == 0
+    assert cell.scores.wasserstein.value_us["value"] == 0
+    agreement = cell.scores.agreement
+    assert (agreement.bias_s, agreement.deviation_s, agreement.within) == (0, 0, 1)
+    assert all(one.difference_s == 0 and one.measured == one.predicted for one in cell.stages)
+    summary = StoredRun(lab / name).summary
+    figures = {one.name: one.measured for one in cell.scores.figures}
+    assert figures["throughput"] == pytest.approx(summary["throughput_rps"]["value"])
+    for figure in ("mean", "p50", "p90", "p99"):
+        assert figures[figure] == pytest.approx(summary["latency_s"][figure]["value"])
+
+
+def test_a_link_that_is_too_fast_is_told_with_its_stage(lab: Path) -> None:
+    measured = simulated(lab, "slow-run", lab / "slow.toml", *CALM)
+    cell = score_cell([measured], freeze(lab / "true.toml"))
+    figures = {one.name: one for one in cell.scores.figures}
+    for name in ("mean", "p50", "p90", "p99"):
+        assert figures[name].bias["value"] < 0
+    config = StoredRun(measured).config
+    bytes_ = [tokens * config.layout.bytes_per_token for tokens in (700, 900, 300, 1800)]
+    missing_s = sum(bytes_) / len(bytes_) * (1 / BANDWIDTH_BPS - 1 / (0.8 * BANDWIDTH_BPS))
+    assert cell.scores.agreement.bias_s == pytest.approx(missing_s, rel=1e-3)
+    assert cell.scores.wasserstein.value_us["value"] == pytest.approx(-1e6 * missing_s, rel=1e-3)
+    stages = {one.name: one for one in cell.stages}
+    assert stages["write"].difference_s == pytest.approx(missing_s, rel=1e-3)
+    assert stages["write"].share == pytest.approx(1, abs=1e-3)
+
+
+def test_the_stages_of_a_cell_add_up_to_its_mean_latency(lab: Path) -> None:
+    cell = score_cell([lab / "mixed"], freeze(lab / "slow.toml"))
+    latency = cell.scores.figures[0]
+    assert sum(one.measured["mean"] for one in cell.stages) == pytest.approx(latency.measured)
+    assert sum(one.predicted["mean"] for one in cell.stages) == pytest.approx(latency.predicted)
+    assert sum(one.difference_s for one in cell.stages) == pytest.approx(cell.scores.agreement.bias_s)
+
+
+# --- cells, noise and choices --------------------------------------------------------------------------------------
+
+
+def test_runs_of_one_configuration_are_repeats_without_noise_if_they_are_the_same(lab: Path) -> None:
+    runs = [StoredRun(lab / name) for name in ("calm-1024", "calm-512", "again")]
+    cells = cells_of(runs)
+    assert {name: [one.path.name for one in members] for name, members in cells.items()} == {
+        "protocol.sizing.tokens=1024": ["calm-1024", "again"],
+        "protocol.sizing.tokens=512": ["calm-512"],
+    }
+    cell = score_cell(cells["protocol.sizing.tokens=1024"], freeze(lab / "slow.toml"))
+    assert [one.noise is not None and one.noise.each == (0, 0) for one in cell.scores.figures] == [True] * len(FIGURES)
+    assert cell.scores.wasserstein.noise_us is not None
+    assert cell.scores.wasserstein.noise_us.largest == 0
+    (alone,) = cells["protocol.sizing.tokens=512"]
+    assert all(one.noise is None for one in score_cell([alone], freeze("tcp-loopback")).scores.figures)
+
+
+def test_replications_with_requests_of_their_own_say_nothing_of_the_noise(lab: Path) -> None:
+    cell = score_cell([lab / "mixed"], freeze(lab / "true.toml"))
+    assert len(cell.repeats) == 2
+    assert all(one.noise is None for one in cell.scores.figures)
+
+
+def test_repeats_of_other_seeds_are_one_cell(tmp_path: Path) -> None:
+    link = profile(tmp_path, "link")
+    few = ("workload.requests=30", "run.replications=1")
+    runs = [
+        simulated(tmp_path, f"run{seed}", link, *few, f"run.seed={seed}", example="quickstart") for seed in range(5)
+    ]
+    faster = profile(tmp_path, "faster", 2 * BANDWIDTH_BPS)
+    first = score_cell(runs, freeze(faster), seed=1)
+    assert (len(first.repeats), first.scores.intervals) == (5, "repeats")
+    for one in first.scores.figures:
+        assert one.bias["low"] is not None
+        assert one.bias["high"] is not None
+        assert one.bias["low"] <= one.bias["value"] <= one.bias["high"]
+    again, other = score_cell(runs, freeze(faster), seed=1), score_cell(runs, freeze(faster), seed=2)
+    assert again.scores == first.scores
+    assert other.scores != first.scores
+
+
+def test_the_choice_of_a_setting(lab: Path) -> None:
+    cells = [score_cell([lab / f"calm-{tokens}"], freeze(lab / "true.toml")) for tokens in (512, 1024, 2048)]
+    choices = {one.objective: one for one in decide(cells).choices}
+    assert list(choices) == ["mean", "p50", "p99"]
+    for one in choices.values():
+        assert (one.setting, one.candidates) == ("protocol.sizing.tokens", ("512", "1024", "2048"))
+        assert (one.regret, one.good, one.picked) == (0, True, one.best)
+    assert choices["mean"].kendall == choices["mean"].spearman == 1
+    # Nothing to choose: the cells differ in two settings, in the workload, or there is one only.
+    assert decide(cells[:1]).choices == ()
+    other = score_cell([lab / "mixed"], freeze(lab / "true.toml"))
+    assert decide([cells[0], other]).choices == ()
+
+
+def test_only_repeats_of_one_configuration_are_scored_together(lab: Path) -> None:
+    with pytest.raises(UserError, match=r"it must be a run of the same kind and configuration as .*calm-512"):
+        score_cell([lab / "calm-512", lab / "calm-1024"], freeze("tcp-loopback"))
+    with pytest.raises(UserError, match="RUN is missing"):
+        score_cell([], freeze("tcp-loopback"))
+
+
+def test_the_simulators_link_tells_no_measured_cells_apart(lab: Path) -> None:
+    run = StoredRun(lab / "again")
+    assert "link.profile" in settings_of(run)
+    run.summary["kind"] = "real"
+    assert "link.profile" not in settings_of(run)
+
+
+def test_many_differences_make_no_name(lab: Path) -> None:
+    names = list(cells_of([StoredRun(lab / "calm-512"), StoredRun(lab / "mixed")]))
+    assert names == [str(lab / "calm-512"), str(lab / "mixed")]
+
+
+# --- requests that end otherwise on one side -----------------------------------------------------------------------
+
+
+def test_a_request_that_only_one_side_delivers_is_named(lab: Path, bufferlab: Any) -> None:
+    slow = lab / "crawling.toml"
+    slow.write_text(PROFILE.format(bandwidth=4e6))
+    measured = simulated(lab, "timed", lab / "true.toml", *CALM[:2], *CALM[4:], "protocol.timeout_s=2s")
+    cell = score_cell([measured], freeze(slow))
+    assert cell.fates
+    fate = cell.fates[0]
+    assert (fate.run, fate.replication, fate.measured, fate.predicted) == (str(measured), 0, "Success", "Failed")
+    assert cell.compared + len(cell.fates) == cell.offered == 40
+    ended = bufferlab("validate", measured, "--profile", slow)
+    assert ended.status == 1
+    assert (
+        f"request {fate.room} of replication 0 of {measured}: Success when measured, Failed when predicted" in ended.out
+    )
+    assert f"{len(cell.fates)} requests ended otherwise on one side" in ended.out
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_the_gate(lab: Path, bufferlab: Any) -> None:
+    run, true, slow = lab / "calm-1024", lab / "true.toml", lab / "slow.toml"
+    assert bufferlab("validate", run, "--profile", true, "--max-error", "p50=0,p99=0,throughput=0").status == 0
+    ended = bufferlab("validate", run, "--profile", slow, "--max-error", "p50=0.05")
+    assert ended.status == 1
+    assert "seed-resume: p50 is off by" in ended.out
+    assert "allowed are 5 %" in ended.out
+    # Without the gate a miss is told, and no failure.
+    told = bufferlab("validate", run, "--profile", slow)
+    assert told.status == 0
+    assert "seed-resume: p50 is off by" in told.out
+    assert bufferlab("validate", run, "--profile", slow, "--max-error", "p50=0.9").status == 0
+    quiet = bufferlab("validate", run, "--profile", slow, "--max-error", "p50=0.05", "--json")
+    assert quiet.status == 1
+    assert json.loads(quiet.out)["passed"] is False
+    assert "p50 is off by" in quiet.err
+
+
+def test_everything_is_written(lab: Path, folder: Path, bufferlab: Any) -> None:
+    runs = [lab / f"calm-{tokens}" for tokens in (512, 1024, 2048)]
+    arguments = ("validate", *runs, lab / "again", "--profile", lab / "slow.toml")
+    ended = bufferlab(*arguments, "--out", "new/validation", "--stages", "--json")
+    assert ended.status == 0
+    printed = json.loads(ended.out)
+    made = folder / "new/validation"
+    assert sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()) == [
+        "cells.csv", "figures/bland-altman.png", "figures/errors.png", "figures/qq.png", "figures/quantiles.png",
+        "validation.json",
+    ]  # fmt: skip
+    assert [path.name for path in (folder / "new").iterdir()] == ["validation"]
+    stored = json.loads((made / "validation.json").read_text())
+    assert {name: printed[name] for name in stored} == stored
+    assert stored["schema"] == "bufferlab-validation/1"
+    assert stored["profile"]["sha256"] == freeze(lab / "slow.toml").digest
+    assert "arrival_s" in stored["boundary"]
+    assert [one["name"] for one in stored["cells"]] == [f"protocol.sizing.tokens={n}" for n in (512, 1024, 2048)]
+    (cell,) = (one for one in stored["cells"] if one["repeats"] == 2)
+    assert cell["stands_in_for_a_measurement"] is True
+    assert cell["runs"] == [str(lab / "calm-1024"), str(lab / "again")]
+    assert cell["figures"]["p50"]["noise"] == {"floor": 0, "largest": 0, "each": [0, 0]}
+    assert cell["figures"]["p50"]["verdict"] == "miss"
+    assert cell["bland_altman"]["low_s"] < cell["bland_altman"]["bias_s"] < cell["bland_altman"]["high_s"]
+    assert [one["name"] for one in cell["stages"]] == list(STAGES) == list(stored["stages"])
+    assert len(cell["qq"]["levels"]) == len(cell["qq"]["measured_s"]) == len(cell["qq"]["predicted_s"])
+    assert {one["objective"] for one in stored["decision"]} == {"mean", "p50", "p99"}
+    with (made / "cells.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["cell"] for row in rows] == [one["name"] for one in stored["cells"]]
+    assert float(rows[1]["p50_bias"]) == cell["figures"]["p50"]["bias"]["value"]
+    # The same again is the same, but for where it is written.
+    assert json.loads(bufferlab(*arguments, "--json").out) == printed
+
+
+def test_the_text_says_what_was_compared_with_what(lab: Path, bufferlab: Any) -> None:
+    ended = bufferlab("validate", lab / "calm-512", lab / "calm-2048", "--profile", lab / "slow.toml", "--stages")
+    assert ended.status == 0
+    assert freeze(lab / "slow.toml").digest in ended.out
+    assert "SIMULATED runs that stand in for measured ones" in ended.out
+    assert "last language rank" in ended.out
+    for stage in STAGES:
+        assert f"\n  {stage} " in ended.out
+    assert "\nwrite " in ended.out
+    assert "what the simulator would choose" in ended.out
+    assert "\nwrite " not in bufferlab("validate", lab / "calm-512", "--profile", "tcp-loopback").out
+
+
+def test_the_same_from_python(lab: Path, tmp_path: Path) -> None:
+    frozen = freeze("tcp-loopback")
+    cells = [score_cell([lab / "calm-512"], frozen, name="small")]
+    decision = decide(cells)
+    write_report(cells, decision, frozen, tmp_path / "out")
+    assert json.loads((tmp_path / "out/validation.json").read_text()) == report_content(cells, decision, frozen)
+    assert "small" in report_text(cells, decision, frozen)
+    with pytest.raises(ValueError, match="the records of small were not kept"):
+        write_report(cells, decision, frozen, tmp_path / "other", timelines=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{lab}/calm-512"], "Missing option '--profile'"),
+        (["{lab}/nothing", "--profile", "tcp-loopback"], "it must be a finished run directory"),
+        (["{lab}/calm-512", "--profile", "tcp-loopbak"], "(did you mean tcp-loopback?), it must be one of"),
+        (["{lab}/calm-512", "--profile", "{lab}/none.toml"], "none.toml', which cannot be read: No such file"),
+        (["{lab}/calm-512", "--profile", "{lab}/calm-512/config.toml"], "it must be a good link profile"),
+        (
+            ["{lab}/calm-512", "--profile", "tcp-loopback", "--max-error", "p51=1"],
+            "--max-error is 'p51=1', it must look like",
+        ),
+        (
+            ["{lab}/calm-512", "--profile", "tcp-loopback", "--out", "{lab}"],
+            "it must be a folder that does not exist yet",
+        ),
+        (["{lab}/calm-512", "--profile", "tcp-loopback", "--timeline"], "--timeline is given without --out"),
+        (["{lab}/calm-512", "--profile", "tcp-loopback", "--seed", "-1"], "--seed is -1, it must be at least 0"),
+        (["{lab}/calm-512", "{lab}/./calm-512", "--profile", "tcp-loopback"], "is given twice"),
+    ],
+)
+def test_bad_input_is_refused(lab: Path, folder: Path, bufferlab: Any, arguments: list[str], sentence: str) -> None:
+    ended = bufferlab("validate", *(one.format(lab=lab) for one in arguments))
+    assert (ended.status, ended.out) == (2, "")
+    assert sentence in ended.err
+    assert ended.err.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_run_whose_requests_are_not_those_of_its_configuration_is_refused(lab: Path, bufferlab: Any) -> None:
+    run = simulated(lab, "changed", lab / "true.toml", *CALM)
+    table = pd.read_parquet(run / "requests.parquet")
+    table.loc[3, "total_tokens"] += 1
+    table.to_parquet(run / "requests.parquet")
+    ended = bufferlab("validate", run, "--profile", "tcp-loopback")
+    assert ended.status == 2
+    assert "whose config.toml must make the requests in its requests.parquet" in ended.err

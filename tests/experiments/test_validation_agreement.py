@@ -1,0 +1,240 @@
+"""Scores of validation against cases computed by hand, and the properties that they must have."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.errors import UserError
+from experiments.intervals import quantile
+from experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
+from experiments.validation.bars import BARS, IN_NOISE, MISS, WITHIN, judge, parse_bars
+from experiments.validation.decision import kendall, pick, regret, spearman
+from experiments.validation.noise import noise_floor, of_distances, of_rates, of_samples, relative
+from experiments.validation.resampling import percentile_interval, resampling
+
+# Whole multiples of a power of two, so that sums of them are exact.
+exact = st.integers(-(2**20), 2**20).map(lambda number: number / 64)
+samples = st.lists(exact, min_size=1, max_size=12).map(np.array)
+times = st.lists(st.integers(1, 2**20).map(lambda number: number / 64), min_size=1, max_size=8)
+
+
+# --- distributions -------------------------------------------------------------------------------------------------
+
+
+def test_the_distance_of_small_cases() -> None:
+    assert wasserstein_1(np.array([0.0, 1.0, 3.0]), np.array([5.0, 6.0, 8.0])) == 5.0
+    assert wasserstein_1(np.array([3.0, 1.0]), np.array([1.0, 4.0])) == 0.5
+    # Half of the mass at 0 has to go to 1.
+    assert wasserstein_1(np.array([0.0]), np.array([0.0, 1.0])) == 0.5
+    assert wasserstein_1(np.array([0.0, 0.0, 6.0]), np.array([3.0, 3.0])) == 3.0
+
+
+def test_the_distance_is_that_of_scipy() -> None:
+    from scipy.stats import wasserstein_distance
+
+    rng = np.random.default_rng(1)
+    for sizes in ((5, 5), (7, 3), (1, 100)):
+        first, second = (rng.exponential(1.0, size) for size in sizes)
+        assert wasserstein_1(first, second) == pytest.approx(wasserstein_distance(first, second), rel=1e-12)
+
+
+@given(samples, samples, samples)
+def test_the_distance_is_a_metric(one: np.ndarray, other: np.ndarray, third: np.ndarray) -> None:
+    distance = wasserstein_1(one, other)
+    assert wasserstein_1(one, one) == 0
+    assert distance == wasserstein_1(other, one) >= 0
+    if len(one) == len(other) and sorted(one) != sorted(other):
+        assert distance > 0
+    assert wasserstein_1(one, third) <= distance + wasserstein_1(other, third) + 1e-6
+
+
+@given(samples, exact)
+def test_a_shift_is_its_distance_and_its_bias(one: np.ndarray, shift: float) -> None:
+    assert wasserstein_1(one, one + shift) == abs(shift)
+    found = bland_altman(one, one + shift)
+    assert (found.bias_s, found.deviation_s, found.low_s, found.high_s, found.within) == (shift, 0, shift, shift, 1)
+
+
+def test_no_samples_have_no_distance() -> None:
+    with pytest.raises(ValueError, match="there are 0 and 1 samples"):
+        wasserstein_1(np.zeros(0), np.zeros(1))
+
+
+def test_limits_of_agreement() -> None:
+    found = bland_altman(np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 2.0, 4.0, 4.0]))
+    deviation = math.sqrt(1 / 3)  # of 1, 0, 1, 0
+    assert (found.bias_s, found.deviation_s) == (0.5, pytest.approx(deviation))
+    assert (found.low_s, found.high_s) == pytest.approx((0.5 - 1.96 * deviation, 0.5 + 1.96 * deviation))
+    assert found.within == 1
+    far = bland_altman(np.zeros(100), np.array([0.0] * 99 + [1.0]))
+    assert far.within == 0.99
+
+
+@given(st.lists(st.tuples(exact, exact), min_size=2, max_size=12))
+def test_the_bias_turns_round_with_its_sides(pairs: list[tuple[float, float]]) -> None:
+    measured, predicted = np.array(pairs).T
+    there, back = bland_altman(measured, predicted), bland_altman(predicted, measured)
+    assert there.bias_s == -back.bias_s
+    assert (there.low_s, there.high_s) == (-back.high_s, -back.low_s)
+
+
+def test_equal_samples_lie_on_the_diagonal() -> None:
+    values = np.random.default_rng(2).exponential(1.0, 400)
+    measured, predicted = quantile_pairs(values, values[::-1])
+    assert np.array_equal(measured, predicted)
+    assert (measured[0], measured[-1]) == (values.min(), values.max())
+
+
+# --- noise and bars ------------------------------------------------------------------------------------------------
+
+
+def test_each_repeat_is_compared_with_the_others_of_the_same_requests() -> None:
+    runs = [("a", np.array([1.0, 1.0])), ("a", np.array([2.0])), ("b", np.array([9.0])), ("a", np.array([1.0]))]
+    found = noise_floor(runs, of_samples(np.mean))
+    assert found is not None
+    # 1 against (2, 1), 2 against (1, 1, 1), 1 against (1, 1, 2); nobody asked for the same as b.
+    assert found.each == pytest.approx((1 / 3, 1.0, 1 / 4))
+    assert found.mean == pytest.approx((1 / 3 + 1 + 1 / 4) / 3)
+    assert found.largest == 1
+    assert noise_floor(runs[1:3], of_samples(np.mean)) is None
+
+
+def test_identical_repeats_have_no_noise() -> None:
+    run = np.random.default_rng(3).exponential(1.0, 50)
+    for off in (of_samples(quantile(0.99)), of_distances):
+        found = noise_floor([("a", run), ("a", run.copy())], off)
+        assert found is not None
+        assert found.each == (0, 0)
+    rates = noise_floor([("a", 5.0), ("a", 4.0)], of_rates)
+    assert rates is not None
+    assert rates.each == pytest.approx((0.25, 0.2))
+
+
+def test_relative_errors() -> None:
+    assert (relative(3.0, 2.0), relative(1.0, 2.0), relative(0.0, 0.0), relative(1.0, 0.0)) == (0.5, -0.5, 0, math.inf)
+
+
+def test_an_error_is_within_its_bar_or_the_noise_or_a_miss() -> None:
+    assert judge(0.05, 0.05, None) == WITHIN
+    assert judge(0.06, 0.05, None) == MISS
+    assert judge(0.06, 0.05, 0.06) == IN_NOISE
+    assert judge(0.061, 0.05, 0.06) == MISS
+    assert judge(0.01, 0.05, 0.06) == WITHIN
+    assert judge(9.0, None, 0.0) is None
+
+
+def test_the_usual_bars() -> None:
+    assert (
+        dict(BARS) == {"p50": 0.05, "p99": 0.10, "throughput": 0.03} == parse_bars("p50=0.05, p99=0.1,throughput=.03")
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "p50", "p50=", "p51=0.1", "p50=x", "p50=-1", "p50=nan", "p50=0.1,p50=0.2", "p50=inf"]
+)
+def test_bars_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--max-error"):
+        parse_bars(text)
+
+
+# --- choices -------------------------------------------------------------------------------------------------------
+
+
+def test_rank_correlations_by_hand() -> None:
+    # Five of six pairs in the same order.
+    assert kendall([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
+    assert spearman([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert kendall([1, 1, 2], [5, 5, 5]) is None
+    assert spearman([1, 1, 2], [5, 5, 5]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=8))
+def test_rank_correlations_are_those_of_scipy(pairs: list[tuple[int, int]]) -> None:
+    from scipy.stats import kendalltau, spearmanr
+
+    first, second = ([float(one) for one in side] for side in zip(*pairs, strict=True))
+    for ours, theirs in ((kendall, kendalltau), (spearman, spearmanr)):
+        value = ours(first, second)
+        if len(set(first)) == 1 or len(set(second)) == 1:
+            assert value is None
+        else:
+            assert value == pytest.approx(theirs(first, second).statistic, abs=1e-12)
+
+
+def test_the_regret_by_hand() -> None:
+    measured, predicted = [4.0, 5.0, 8.0], [3.0, 2.0, 9.0]
+    assert pick(measured, predicted) == 1
+    assert regret(measured, predicted) == 0.25
+    # Nobody knows which of two equal predictions is taken.
+    assert regret(measured, [1.0, 2.0, 1.0]) == 1.0
+
+
+@given(times, st.data())
+def test_the_regret_is_never_negative_and_nothing_for_the_best(measured: list[float], data: st.DataObject) -> None:
+    predicted = data.draw(st.lists(exact, min_size=len(measured), max_size=len(measured)))
+    assert regret(measured, predicted) >= 0
+    assert regret(measured, measured) == 0
+    if measured[pick(measured, predicted)] == min(measured):
+        assert regret(measured, predicted) == 0
+
+
+# --- intervals -----------------------------------------------------------------------------------------------------
+
+
+def wandering(count: int, memory: float, seed: int) -> np.ndarray:
+    """A series each of whose values is ``memory`` of the last one and something new."""
+    fresh = np.random.default_rng(seed).normal(size=count)
+    values = np.zeros(count)
+    for place in range(1, count):
+        values[place] = memory * values[place - 1] + fresh[place]
+    return values
+
+
+def width(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    drawn = resampling(pairs, 1, "width")
+    value = float(np.mean([own.mean() for own, _ in pairs]))
+    found = drawn.estimate(value, lambda draw: float(np.mean([pairs[r][0][places].mean() for r, places in draw])))
+    assert found["low"] is not None
+    assert found["high"] is not None
+    assert found["low"] <= value <= found["high"]
+    return found["high"] - found["low"]
+
+
+def test_requests_that_remember_each_other_say_less() -> None:
+    series = wandering(4000, 0.9, 4)
+    shuffled = np.random.default_rng(5).permutation(series)
+    # The mean of a series with this memory is sqrt((1 + 0.9)/(1 - 0.9)) = 4.4 times as uncertain.
+    assert width([(series, series)]) > 2.5 * width([(shuffled, shuffled)])
+
+
+def test_short_runs_have_no_interval_and_five_repeats_have_one() -> None:
+    short = [(np.arange(20.0), np.arange(20.0)) for _ in range(4)]
+    assert resampling(short, 1, "x").over == ""
+    assert resampling(short, 1, "x").estimate(1.0, lambda _: 2.0) == {"value": 1.0, "low": None, "high": None}
+    repeats = [(np.full(20, float(number)), np.zeros(20)) for number in range(5)]
+    assert resampling(repeats, 1, "x").over == "repeats"
+    assert 0 < width(repeats) < 4
+
+
+def test_a_quantile_that_too_few_blocks_visit_has_no_interval() -> None:
+    noise = np.random.default_rng(6).normal(size=400)
+    drawn = resampling([(noise, noise)], 1, "x")
+    assert drawn.over == "blocks"
+    assert drawn.values(lambda _: 1.0, rarer=0.5) == [1.0] * len(drawn.draws)
+    assert drawn.values(lambda _: 1.0, rarer=0.01) == []
+    assert percentile_interval(0.0, [1.0, 1.0]) == {"value": 0.0, "low": 0.0, "high": 1.0}
+
+
+def test_draws_have_a_stream_of_their_own() -> None:
+    noise = np.random.default_rng(7).normal(size=400)
+
+    def places(seed: int, entity: str) -> list[int]:
+        return [int(place) for draw in resampling([(noise, noise)], seed, entity).draws for place in draw[0][1][:3]]
+
+    assert places(1, "a") == places(1, "a") != places(1, "b")
+    assert places(1, "a") != places(2, "a")
