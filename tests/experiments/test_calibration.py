@@ -16,6 +16,7 @@ from experiments.calibration.cells import Cells
 from experiments.calibration.choosing import choose
 from experiments.calibration.fitting import can_tell, certainty, fit
 from experiments.calibration.forms import DISCRETE, FORMS, Form, seconds
+from experiments.calibration.nonnegative import coefficients
 from experiments.calibration.rows import line_rate_Bps, read_rows
 from sim.link import load_profile
 from sim.streams import stream
@@ -155,6 +156,20 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
             hits[name] += found[name]["low"] <= value <= found[name]["high"]  # type: ignore[operator]
     # 95 % of 40 are 38; fewer than 33 has a probability of about 0.001.
     assert min(hits.values()) >= 33
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), columns=st.integers(1, 4))
+def test_no_part_costs_less_than_nothing_and_none_could_leave_less(seed: int, columns: int) -> None:
+    from scipy.optimize import nnls
+
+    draws = np.random.default_rng(seed)
+    matrices, target = draws.uniform(-1, 1, (2, 3, 9, columns)), np.ones(9)
+    found, which = coefficients(matrices, target)
+    for costs, best, group in zip(found, which, matrices, strict=True):
+        assert (costs >= 0).all()
+        left = [nnls(matrix, target)[1] for matrix in group]
+        assert np.linalg.norm(group[best] @ costs - target) == pytest.approx(min(left), rel=1e-6)
 
 
 def test_an_outlier_is_told_and_does_not_move_the_law() -> None:
