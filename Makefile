@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
+FAST := not slow and not rdma_vm
 CODE := protocol sim real experiments tests tools
 
 .DEFAULT_GOAL := help
@@ -30,8 +31,14 @@ python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "bufferlab needs Python 3.11 or newer, but '$(PYTHON)' is not: install one, or run make PYTHON=/path/to/python3" >&2; exit 1; }
 
+# What runs over Mooncake has several processes a test and limits in time: one at a time. All else, two at a time.
 test: lint types ## lint, type check and the whole fast test suite
+ifeq ($(ARGS),)
+	$(BIN)/pytest -n 2 -m "$(FAST) and not real and not hosts"
+	$(BIN)/pytest -m "$(FAST) and (real or hosts)"
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 lint: setup-dev ## ruff and the import contracts
 	$(BIN)/ruff check

@@ -45,6 +45,9 @@ _AUX_NAMES = {
 }
 _WORD = 0x7FFF_FFFF
 
+AHEAD = 3
+MOST_TOUCHED_BYTES = 1 << 30
+
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -104,6 +107,21 @@ def empty_content(tokens: int, layout: BufferLayout, *, start_token: int = 0, de
         deepstack=torch.empty(tokens, layers, layout.hidden, dtype=bf16, device=device) if layers else None,
         start_token=start_token,
     )
+
+
+def touch_pages(layout: BufferLayout, tokens: int, device: str = "cpu") -> None:
+    """Have the C library's pages at hand that `Pool.gather` will need for requests of up to ``tokens`` tokens.
+
+    To use a page for the first time costs several times what the copy into it does. A rank copies one request out while
+    the one before is compared and a third one is let go. Nothing of it is kept here: ranks run with an allocator that
+    gives no page back (`real.hosts`).
+    """
+    tokens = min(tokens, max(1, MOST_TOUCHED_BYTES // (AHEAD * layout.bytes_per_token)))
+    contents = [empty_content(tokens, layout, device=device) for _ in range(AHEAD)]
+    for content in contents:
+        for tensor in (content.embeddings, content.fill_ids, content.mrope, content.deepstack):
+            if tensor is not None:
+                tensor.zero_()
 
 
 class Pool:

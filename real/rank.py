@@ -60,7 +60,7 @@ from real.control import Inbox, Outbox
 from real.engine import Engine, EngineError, EngineMissing
 from real.faults import FailWrites, RefuseRegistration, slowest_of, slowness_of
 from real.heartbeat import Found, Lost, News
-from real.memory import Pool, RoomContent, room_content
+from real.memory import Pool, RoomContent, room_content, touch_pages
 from real.orders import (
     GROUP_STATUS,
     MISSING_STATUS,
@@ -198,6 +198,7 @@ class RankProcess:
                 self._compared = self.core.sizing
             if spec.verify:
                 self.verifier = Verifier(self.layout)
+            touch_pages(self.layout, spec.longest_tokens, self.placement.device)
 
     def _make_wire(self, own: Route) -> Wire:
         if self.scenario.wire == EXTENDED:
