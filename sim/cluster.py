@@ -114,6 +114,7 @@ class Cluster:
         self._layout = scenario.layout
         self._services = scenario.services
         self._control_s = link.control_latency_s
+        self._wakeup_s = link.wakeup_s
         self._failing_writes = bool(scenario.faults)
         self._faults = faults
         self._watcher: Watcher | None = None
@@ -276,6 +277,13 @@ class Cluster:
             )
         self.submitted += 1
         self._fates[request.room, request.incarnation] = _Fate(len(encode.ranks) + len(language.ranks))
+        if self.link.submit_latency_s:
+            self.clock.call_after(self.link.submit_latency_s, self._hand_out, request, encode, language)
+        else:
+            self._hand_out(request, encode, language)
+
+    def _hand_out(self, request: Request, encode: Group, language: Group) -> None:
+        """A request reaches the processes of its instances."""
         encode_request = self.scenario.encode_request(request)
         if self._services.preprocess_per_token_s:
             lasts_s = self._services.preprocess_s(request) * encode.slowness
@@ -399,7 +407,7 @@ class Cluster:
     def _plan_turn(self, group: Group, not_before_s: float) -> None:
         """Hold the group's next turn."""
         group.turn_due = True
-        self.clock.call_last_at(group.grid.next_s(not_before_s), group.order, self._turn, group)
+        self.clock.call_last_at(group.grid.next_s(not_before_s) + self._wakeup_s, group.order, self._turn, group)
 
     def _turn(self, group: Group) -> None:
         if group.down:
@@ -476,7 +484,7 @@ class Cluster:
         if not started:
             return 0.0
         pass_s = group.passes.encoder_s(work_s)
-        clock.call_after(pass_s, self._encoded, started)
+        clock.call_after(pass_s + self._wakeup_s, self._encoded, started)
         return pass_s
 
     def _encoded(self, started: list[tuple[Rank, Encoded]]) -> None:

@@ -26,6 +26,12 @@ CALIBRATION = "calibration"
 """The part of a profile's file that says how its numbers were found. The simulator has no use for it."""
 
 
+LATENCIES = (
+    "latency_s", "per_piece_s", "per_queue_s", "control_latency_s", "first_contact_s", "copy_latency_s",
+    "submit_latency_s", "wakeup_s",
+)  # fmt: skip
+
+
 class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What a write, a control message and a gather copy cost between two ranks.
 
@@ -49,7 +55,9 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     "nobody", every write has them to itself, so that contention is left out.
     ``first_contact_s``: what the first write of an encode rank to a language rank takes longer, also after a restart.
     ``control_latency_s``: one control message, from send to its handling.
-    ``copy_bandwidth_Bps``: gathering received tokens out of their blocks.
+    ``copy_bandwidth_Bps``, ``copy_latency_s``: gathering received tokens out of their blocks, per byte and per copy.
+    ``submit_latency_s``: a request, from its arrival at the router to its ranks.
+    ``wakeup_s``: how much later than it was due a scheduler loop comes round, or notices that a pass is over.
 
     Raises ValueError for a value out of range.
     """
@@ -66,12 +74,15 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     adapters: int = 1
     stripe_threshold_bytes: float = math.inf
     first_contact_s: float = 0.0
+    copy_latency_s: float = 0.0
+    submit_latency_s: float = 0.0
+    wakeup_s: float = 0.0
     shared_by: str = "nobody"
     description: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("latency_s", "per_piece_s", "per_queue_s", "control_latency_s", "first_contact_s"):
+        for field in LATENCIES:
             if not 0 <= getattr(self, field) < math.inf:
                 raise self._out_of_range(field, "at least 0 and finite")
         for field in ("bandwidth_Bps", "copy_bandwidth_Bps", "message_rate_per_s"):
@@ -118,7 +129,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     def copy_s(self, bytes_: int) -> float:
         """Duration of a gather copy, seconds."""
-        return bytes_ / self.copy_bandwidth_Bps
+        return self.copy_latency_s + bytes_ / self.copy_bandwidth_Bps
 
     def slowed(self, factor: float) -> LinkProfile:
         """The same link for a rank whose writes take ``factor`` times as long. Making contact takes what it took."""

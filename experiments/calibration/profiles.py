@@ -22,7 +22,9 @@ LAW = (
     "latency_s", "per_piece_s", "per_queue_s", "queues", "bandwidth_Bps", "message_rate_per_s", "adapters",
     "stripe_threshold_bytes",
 )  # fmt: skip
-AROUND = ("control_latency_s", "copy_bandwidth_Bps", "first_contact_s")
+AROUND = (
+    "control_latency_s", "copy_bandwidth_Bps", "copy_latency_s", "first_contact_s", "submit_latency_s", "wakeup_s",
+)  # fmt: skip
 
 
 def make_profile(name: str, law: Fit, around: Mapping[str, Any], base: LinkProfile) -> tuple[LinkProfile, list[str]]:

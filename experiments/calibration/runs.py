@@ -7,6 +7,8 @@ the launcher aligned them):
   WRITE_DONE;
 * a *control message*: from OFFERED or RESUMED on a language rank to OFFER_RECEIVED on the encode rank;
 * a *copy*: from the last CHUNK_RECEIVED to DELIVERED on one language rank;
+* a *submission*: from its arrival to SUBMITTED on the last of its ranks;
+* a *wake-up*: from ENCODE_STARTED to ENCODED, less the pass, where a pass is one request's;
 * a *turn* of the encode loop: from OFFERS_COMPLETE to ENCODE_STARTED; of the language loop: from the last CHUNK_DONE to
   CHUNK_RECEIVED, less a control message. Both only for a request that is alone, and where the loop's period is 0;
 * a *request*: from its arrival to its delivery, less its pass, chunks, copies and control messages, under the same
@@ -61,6 +63,8 @@ class Observed:
     writes: list[Write] = field(default_factory=list)
     control_s: list[float] = field(default_factory=list)
     copies: list[tuple[int, float]] = field(default_factory=list)
+    submits_s: list[float] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
     encode_turns_s: list[float] = field(default_factory=list)
     language_turns_s: list[float] = field(default_factory=list)
     requests: list[Alone] = field(default_factory=list)
@@ -91,6 +95,8 @@ def observe(run: StoredRun, seen: Observed) -> None:
         _writes(config, lengths, records, seen)
         _messages(records, seen)
         _copies(records, seen)
+        _submits(records, {room: begin_s for room, (begin_s, _) in spans.items()}, seen)
+        _passes(config, number, records, seen)
         _loops(config, records, _alone(spans, lengths), seen)
 
 
@@ -198,6 +204,35 @@ def _copies(records: list[Record], seen: Observed) -> None:
         elif record.event is Event.DELIVERED:
             last = received[record.room, record.rank_id]
             seen.copies.append((last.bytes, record.time_s - last.time_s))
+
+
+def _submits(records: list[Record], arrivals_s: dict[int, float], seen: Observed) -> None:
+    last: dict[int, float] = {}
+    for record in records:
+        if record.event is Event.SUBMITTED:
+            last[record.room] = record.time_s
+    seen.submits_s.extend(time_s - arrivals_s[room] for room, time_s in last.items() if room in arrivals_s)
+
+
+def _passes(config: Config, replication: int, records: list[Record], seen: Observed) -> None:
+    """How late the end of an encoder pass was noticed, where the pass was one request's."""
+    from experiments.workload import make_requests
+
+    scenario = config.scenario()
+    if scenario.encode_batch != 1:
+        seen.unused["runs whose encoder passes may have several requests, for how late they were noticed"] += 1
+        return
+    planned_s = {
+        request.room: scenario.services.encode_base_s + scenario.services.encode_s(request)
+        for request in make_requests(config, replication)
+    }
+    begun: dict[tuple[int, RankId], float] = {}
+    for record in records:
+        if record.event is Event.ENCODE_STARTED:
+            begun[record.room, record.rank_id] = record.time_s
+        elif record.event is Event.ENCODED:
+            began_s = begun[record.room, record.rank_id]
+            seen.late_s.append(record.time_s - began_s - planned_s[record.room])
 
 
 def _loops(config: Config, records: list[Record], alone: dict[int, float], seen: Observed) -> None:

@@ -79,7 +79,7 @@ def first_contact(seen: Observed, law: Chosen) -> Estimate | None:
 
 
 def copies(seen: Observed, seed: int) -> dict[str, Estimate]:
-    """``copy_bandwidth_Bps`` and ``copy_constant_s`` of gather copies; the rate is None where they take no time."""
+    """``copy_bandwidth_Bps`` and ``copy_latency_s`` of gather copies; the rate is None where they take no time."""
     found: dict[int, list[float]] = {}
     for bytes_, seconds in seen.copies:
         found.setdefault(bytes_, []).append(seconds)
@@ -87,23 +87,26 @@ def copies(seen: Observed, seed: int) -> dict[str, Estimate]:
     if not times:
         return {}
     if not all(time > 0 for time in times.values()):
-        return {"copy_bandwidth_Bps": unbounded(None)}
+        return {"copy_bandwidth_Bps": unbounded(None), "copy_latency_s": unbounded(0.0)}
     sizes = sorted(times)
     cells = Cells(
         np.array(sizes, dtype=float), np.ones(len(sizes)), np.ones(len(sizes)), np.array([times[one] for one in sizes])
     )
     chosen = choose(cells, LATENCY_AND_RATE, may_fill=False)
     if chosen is None:
-        return {"copy_bandwidth_Bps": unbounded(sizes[0] / times[sizes[0]])}
+        return {"copy_bandwidth_Bps": unbounded(sizes[0] / times[sizes[0]]), "copy_latency_s": unbounded(0.0)}
     sure = certainty(chosen.fit, cells, stream(seed, 0, "calibration", "copies"))
-    names = {"bandwidth_Bps": "copy_bandwidth_Bps", "latency_s": "copy_constant_s"}
-    return {names[name]: interval for name, interval in sure.intervals.items()}
+    names = {"bandwidth_Bps": "copy_bandwidth_Bps", "latency_s": "copy_latency_s"}
+    found_here = {names[name]: interval for name, interval in sure.intervals.items()}
+    return {"copy_latency_s": unbounded(0.0), **found_here}
 
 
 def software(seen: Observed, seed: int) -> dict[str, Any]:
     """Everything beside the link, as far as the runs show it; see ``runs`` for the events in question."""
     control = typical(seen.control_s)
     found: dict[str, Any] = {"control_latency_s": control, **copies(seen, seed)}
+    found["submit_latency_s"] = typical(seen.submits_s)
+    found["wakeup_s"] = _at_least_zero(typical(seen.late_s))
     found["encode_turn_cost_s"] = typical(seen.encode_turns_s)
     message_s = control["value"] if control is not None and control["value"] is not None else 0.0
     beyond: dict[str, Callable[[], list[float]]] = {

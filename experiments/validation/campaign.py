@@ -1,8 +1,8 @@
 """The validation campaign: what is measured, in which order, and what of it fits the profile that predicts the rest.
 
-Runs that *calibrate* have one request under way at a time, on one encode and one language rank, with loops that never
-wait. Nothing in them tells of load, waiting, several ranks or other disciplines: all *cells* are held out. A round
-measures every run once, in an order drawn anew, so that what disturbs the machine disturbs all alike.
+Runs that *calibrate* have one request at a time on one encode and one language rank, at a rate so low that all threads
+sleep between two of them. Nothing in them tells of load, waiting, several ranks or other disciplines: all *cells* are
+held out. A round measures every run once, in an order drawn anew, so that what disturbs the machine disturbs all alike.
 
 What is there is not measured again, so a campaign that was interrupted goes on where it stopped.
 """
@@ -30,14 +30,25 @@ CALIBRATION_ROUNDS = 3
 LOADS = {"low": 0.2, "medium": 0.5, "high": 0.85}
 """Parts of the rate that a closed loop reached."""
 
-CLOSED = ("workload.loop=closed", "run.seed=7")
+
+ALONE_RPS = 15.0
+"""Low enough that no two requests of a calibrating run, which come at equal distances, ever meet."""
+
+
+def of_blocks(tokens: int) -> tuple[str, ...]:
+    """Blocks of another size, in pools of the same memory."""
+    return (
+        f"protocol.block_tokens={tokens}",
+        f"encode.pool_blocks={512 * 128 // tokens}",
+        f"language.pool_blocks={256 * 128 // tokens}",
+    )
 
 
 @dataclass(frozen=True)
 class Planned:
     """One run of a round. ``overrides``: settings in which it differs from the example ``validation-cell``.
 
-    ``load``: a key of ``LOADS``; None for a closed loop. ``requests``: that many, so that every run takes 2 to 4 s.
+    ``load``: a key of ``LOADS``, or "alone"; None for a closed loop. ``requests``: so many that a run takes 1 to 4 s.
     """
 
     name: str
@@ -50,23 +61,21 @@ class Planned:
 CALIBRATION = (
     *(
         Planned(
-            f"calibrate-{blocks}",
+            f"calibrate-{tokens}",
             "calibrate",
-            (
-                *CLOSED,
-                "workload.concurrency=1",
-                f"protocol.block_tokens={blocks}",
-                f"encode.pool_blocks={512 * 128 // blocks}",
-                f"language.pool_blocks={256 * 128 // blocks}",
-                "encode.turn_s=0",
-                "language.turn_s=0",
-            ),
-            load=None,
-            requests=120,
+            (*of_blocks(tokens), "workload.cv=0", "workload.rate_log_sd=0", "run.seed=7"),
+            load="alone",
+            requests=60,
         )
-        for blocks in (32, 128)
+        for tokens in (32, 128)
     ),
-    Planned("capacity", "calibrate", (*CLOSED, "workload.concurrency=16"), load=None, requests=200),
+    Planned(
+        "capacity",
+        "calibrate",
+        ("workload.loop=closed", "workload.concurrency=16", "run.seed=7"),
+        load=None,
+        requests=200,
+    ),
 )
 """``capacity`` only sets the rates of the cells; the profile is fitted to the others."""
 
@@ -80,18 +89,7 @@ CELLS = (
     Planned("default-1024", "default"),
     Planned("load-low", "load", load="low", requests=60),
     Planned("load-high", "load", load="high", requests=160),
-    *(
-        Planned(
-            f"block-{tokens}",
-            "block",
-            (
-                f"protocol.block_tokens={tokens}",
-                f"encode.pool_blocks={512 * 128 // tokens}",
-                f"language.pool_blocks={256 * 128 // tokens}",
-            ),
-        )
-        for tokens in (32, 512)
-    ),
+    *(Planned(f"block-{tokens}", "block", of_blocks(tokens)) for tokens in (32, 512)),
     Planned("ranks-1x2", "ranks", ("language.tp=2",), load="low", requests=60),
     Planned("ranks-2x2", "ranks", ("encode.tp=2", "language.tp=2"), load="low", requests=60),
     *(
@@ -129,7 +127,7 @@ def measure(
     Raises what ``run_measured`` raises; what is complete is kept.
     """
     for planned, number in _schedule(CALIBRATION, min(CALIBRATION_ROUNDS, rounds)):
-        _measure_one(folder, planned, number, [])
+        _measure_one(folder, planned, number, [] if planned.load is None else [f"workload.rate_rps={ALONE_RPS}"])
         progress(planned.name)
     rates = _rates(folder, min(CALIBRATION_ROUNDS, rounds))
     for planned, number in _schedule(cells, rounds):

@@ -352,7 +352,10 @@ def test_a_profile_says_what_the_rows_say_and_the_simulator_takes_it(folder: Pat
         predicted_s = profile.write_s(row["total_bytes"], row["batch"])
         assert predicted_s == pytest.approx(1e-6 * float(row["time_us"]), rel=1e-4)
     assert profile.shared_by == "rank"
-    assert found["profile"]["assumed"] == ["control_latency_s", "copy_bandwidth_Bps", "first_contact_s", "shared_by"]
+    assert found["profile"]["assumed"] == [
+        *("control_latency_s", "copy_bandwidth_Bps", "copy_latency_s", "first_contact_s", "submit_latency_s"),
+        *("wakeup_s", "shared_by"),
+    ]
     text = Path("link.toml").read_text(encoding="utf-8")
     for part in ("[calibration]", "[calibration.parameters.latency_s]", "[calibration.covariance]", "date = "):
         assert part in text

@@ -24,13 +24,14 @@ PLAIN = {
     "copy_bandwidth_Bps": 8e9,
     "shared_by": "rank",
 }
+SLEEPY = PLAIN | {"copy_latency_s": 2e-4, "submit_latency_s": 6e-4, "wakeup_s": 1.5e-4}
 QUEUES = PLAIN | {"per_queue_s": 5e-5, "queues": 4}
 BENDING = PLAIN | {"message_rate_per_s": 2e9 / 1.5e6}
 
 ALONE = {
     "workload": {"lengths": [300, 700, 1500, 3000, 5000], "requests": 40, "loop": "closed", "concurrency": 1},
     "protocol": {"block_tokens": 128, "sizing": {"tokens": 1024}},
-    "encode": {"pool_blocks": 64, "turn_s": 0.0},
+    "encode": {"pool_blocks": 64, "turn_s": 0.0, "batch_requests": 1},
     "language": {"pool_blocks": 64, "turn_s": 0.0},
 }
 LENGTHS = [200, 900, 1400, 400, 3100, 2300, 700, 5000, 1100]
@@ -68,6 +69,17 @@ def check_recovered(found: LinkProfile, report: dict[str, Any], wanted: Mapping[
         low, high = estimates[name]["low"], estimates[name]["high"]
         if low is not None:
             assert low * (1 - rel) <= wanted[name] <= high * (1 + rel), name
+
+
+def test_what_waking_up_costs_is_found(folder: Path, bufferlab: Command) -> None:
+    config = {
+        **ALONE,
+        "encode": {"pool_blocks": 64, "batch_requests": 1, "per_token_s": 1e-6},
+        "language": {"pool_blocks": 64},
+    }
+    found, report = calibrated(bufferlab, simulate(bufferlab, "sleepy", SLEEPY, config))
+    check_recovered(found, report, SLEEPY, rel=1e-6)
+    assert report["profile"]["assumed"] == ["shared_by"]
 
 
 def test_a_run_of_one_request_after_another_gives_everything(folder: Path, bufferlab: Command) -> None:

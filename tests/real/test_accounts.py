@@ -94,7 +94,9 @@ def test_a_new_process_has_an_account_of_its_own_and_no_law_is_broken() -> None:
 def test_what_was_told_in_parts_is_read_as_one_and_by_several_at_a_time() -> None:
     accounts = Accounts()
     for first in range(0, 6, 2):
-        accounts.add(told(*((0.1 * room, room, Event.SUBMITTED, Status.Bootstrapping, 0) for room in (first, first + 1))))
+        accounts.add(
+            told(*((0.1 * room, room, Event.SUBMITTED, Status.Bootstrapping, 0) for room in (first, first + 1)))
+        )
     accounts.add(told())
     _, process = accounts.records(lambda records: (one._replace(time_s=one.time_s + 1.0) for one in records))
     assert [(round(one.time_s, 3), one.room) for one in process] == [(1 + room / 10, room) for room in range(6)]

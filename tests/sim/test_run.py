@@ -149,6 +149,19 @@ def test_the_latency_of_one_chunk() -> None:
     assert run.times_s(0, Event.RELEASED, Side.ENCODE) == [pytest.approx(0.008)]
 
 
+def test_what_the_operating_system_adds() -> None:
+    link = msgspec.structs.replace(LINK, submit_latency_s=0.0005, wakeup_s=0.0001, copy_latency_s=0.0002)
+    run = observe(SMALL, [Request(0, 0.0003, 500)], link)
+    assert run.times_s(0, Event.SUBMITTED) == [pytest.approx(0.0008)] * 2
+    # Turns lie on the same grid, and each comes round 0.1 ms late.
+    assert run.times_s(0, Event.OFFERED) == [pytest.approx(0.0011)]
+    assert run.times_s(0, Event.ENCODE_STARTED) == [pytest.approx(0.0021)]
+    assert run.times_s(0, Event.ENCODED) == [pytest.approx(0.0072)]
+    assert run.times_s(0, Event.CHUNK_RECEIVED) == [pytest.approx(0.0081)]
+    assert run.rows[0].delivered_s == pytest.approx(0.0083 + 500 * 144 / 1e9)
+    assert run.rows[0].arrival_s == 0.0003
+
+
 def test_the_latency_of_two_chunks() -> None:
     run = observe(SMALL, [Request(0, 0.0003, 2000)], LINK)
     landed_s = 0.007 + 10e-6 + 4e-6 + (1024 * 144 + 64) / 1e9

@@ -1,0 +1,94 @@
+"""The campaign, with the simulator in the place of Mooncake: then the prediction is what was "measured"."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from experiments.config import Config
+from experiments.rundir import StoredRun
+from experiments.runner import run_sim
+from experiments.validation import campaign
+
+TOOL = Path(__file__).parents[2] / "tools" / "campaign.py"
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("campaign_tool", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
+
+    def simulate(config: Config, target: Path, *, plots: bool) -> object:
+        names.append(config.run.name)
+        return run_sim(config, target, plots=plots)
+
+    monkeypatch.setattr(campaign, "run_measured", simulate)
+    return names
+
+
+def test_what_the_simulator_measures_it_predicts(
+    tool: ModuleType, measured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{tool.BEGIN}\nold\n{tool.END}\nafter\n", encoding="utf-8")
+    command = [str(tmp_path / "c"), "--rounds", "2", "--cells", "default-1024,load-low", "--page", str(page)]
+    assert tool.main(command) == 0
+    assert len(measured) == 2 * (len(campaign.CALIBRATION) + 2)
+    table = capsys.readouterr().out
+    rows = [line for line in table.splitlines() if line.startswith(("| default-1024", "| load-low"))]
+    assert len(rows) == 2
+    for row in rows:
+        biases = [abs(float(row.split("|")[column].split("%")[0])) for column in (3, 6, 9)]
+        assert max(biases) < 0.2
+        assert "miss" not in row
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert rows[0] in text
+    assert "old" not in text
+
+    measured.clear()
+    assert tool.main(command) == 0
+    assert measured == []
+    assert tool.main([command[0], "--rounds", "3", "--cells", "load-low", "--only-score"]) == 2, "its third round is not there"
+    assert measured == []
+
+
+def test_rounds_are_shuffled_alike_every_time_and_loads_follow_the_capacity(
+    measured: list[str], tmp_path: Path
+) -> None:
+    cells = campaign.chosen_cells("load-")
+    orders = []
+    for name in ("one", "two"):
+        measured.clear()
+        campaign.measure(tmp_path / name, cells, 2, lambda _: None)
+        orders.append(list(measured))
+    assert orders[0] == orders[1]
+    rates = [
+        StoredRun(campaign.run_folder(tmp_path / "one", f"load-{load}", 1)).config.workload.rate_rps
+        for load in ("low", "high")
+    ]
+    capacity = StoredRun(campaign.run_folder(tmp_path / "one", "capacity", 0)).summary["throughput_rps"]
+    reached = capacity["value"] if isinstance(capacity, dict) else capacity
+    assert rates == pytest.approx([0.2 * reached, 0.85 * reached], rel=0.02)
+
+
+def test_a_cell_that_is_not_there(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main([str(tmp_path / "c"), "--cells", "nothing"]) == 2
+    assert "--cells is 'nothing', it must name some of default-256" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+    assert tool.main([str(tmp_path / "c"), "--rounds", "1"]) == 2
