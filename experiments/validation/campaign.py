@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Config
 from experiments.errors import UserError
 from experiments.loading import load
 from experiments.rundir import StoredRun, write_json
@@ -48,7 +47,8 @@ def of_blocks(tokens: int) -> tuple[str, ...]:
 class Planned:
     """One run of a round. ``overrides``: settings in which it differs from the example ``validation-cell``.
 
-    ``load``: a key of ``LOADS``, or "alone"; None for a closed loop. ``requests``: so many that a run takes 1 to 4 s.
+    ``load``: a key of ``LOADS``; None where ``overrides`` say how requests come. ``requests``: so many that a run takes
+    1 to 4 s.
     """
 
     name: str
@@ -63,8 +63,14 @@ CALIBRATION = (
         Planned(
             f"calibrate-{tokens}",
             "calibrate",
-            (*of_blocks(tokens), "workload.cv=0", "workload.rate_log_sd=0", "run.seed=7"),
-            load="alone",
+            (
+                *of_blocks(tokens),
+                f"workload.rate_rps={ALONE_RPS}",
+                "workload.cv=0",
+                "workload.rate_log_sd=0",
+                "run.seed=7",
+            ),
+            load=None,
             requests=60,
         )
         for tokens in (32, 128)
@@ -80,6 +86,13 @@ CALIBRATION = (
 """``capacity`` only sets the rates of the cells; the profile is fitted to the others."""
 
 TEXT = ("workload.preset=text-only",)
+SERVING = (
+    "encode.profile=h100-qwen2.5-vl-7b",
+    "encode.per_token_s=12us",
+    "language.profile=h100-qwen2.5-vl-7b",
+    "workload.rate_rps=8",
+)
+"""Passes that take as long as on a GPU: the processors have time for everything else."""
 
 CELLS = (
     *(
@@ -95,6 +108,10 @@ CELLS = (
     *(
         Planned(f"discipline-{name}", "discipline", (f"protocol.discipline={name}",))
         for name in ("free_then_alloc", "exact_announce")
+    ),
+    *(
+        Planned(f"serving-{tokens}", "serving", (*SERVING, f"protocol.sizing.tokens={tokens}"), load=None, requests=32)
+        for tokens in (512, 4096)
     ),
     *(Planned(f"text-{tokens}", "text", (*TEXT, f"protocol.sizing.tokens={tokens}")) for tokens in (512, 1024, 2048)),
 )
@@ -127,11 +144,11 @@ def measure(
     Raises what ``run_measured`` raises; what is complete is kept.
     """
     for planned, number in _schedule(CALIBRATION, min(CALIBRATION_ROUNDS, rounds)):
-        _measure_one(folder, planned, number, [] if planned.load is None else [f"workload.rate_rps={ALONE_RPS}"])
+        _measure_one(folder, planned, number, {})
         progress(planned.name)
     rates = _rates(folder, min(CALIBRATION_ROUNDS, rounds))
     for planned, number in _schedule(cells, rounds):
-        _measure_one(folder, planned, number, [f"workload.rate_rps={rates[planned.load or 'medium']!r}"])
+        _measure_one(folder, planned, number, rates)
         progress(planned.name)
 
 
@@ -141,19 +158,16 @@ def _schedule(planned: tuple[Planned, ...], rounds: int) -> Iterator[tuple[Plann
             yield planned[place], number
 
 
-def configuration(planned: Planned, more: list[str]) -> Config:
-    """What a planned run is given."""
-    return load(
-        BASE, [f'run.name="{planned.name}"', *planned.overrides, *more, f"workload.requests={planned.requests}"]
-    )
-
-
-def _measure_one(folder: Path, planned: Planned, number: int, more: list[str]) -> None:
+def _measure_one(folder: Path, planned: Planned, number: int, rates: dict[str, float]) -> None:
     target = run_folder(folder, planned.name, number)
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    run_measured(configuration(planned, more), target, plots=False)
+    loaded = [] if planned.load is None else [f"workload.rate_rps={rates[planned.load]!r}"]
+    overrides = [
+        f'run.name="{planned.name}"', *planned.overrides, *loaded, f"workload.requests={planned.requests}"
+    ]  # fmt: skip
+    run_measured(load(BASE, overrides), target, plots=False)
 
 
 def _rates(folder: Path, rounds: int) -> dict[str, float]:

@@ -64,7 +64,9 @@ def test_what_the_simulator_measures_it_predicts(
     measured.clear()
     assert tool.main(command) == 0
     assert measured == []
-    assert tool.main([command[0], "--rounds", "3", "--cells", "load-low", "--only-score"]) == 2, "its third round is not there"
+    assert tool.main([command[0], "--rounds", "3", "--cells", "load-low", "--only-score"]) == 2, (
+        "its third round is not there"
+    )
     assert measured == []
 
 
