@@ -379,7 +379,7 @@ class RankProcess:
             return
         now = time.monotonic()
         if isinstance(message, Quiet) and now < self._drained_s:
-            self._at(self._drained_s - now, message)
+            self._at(self._drained_s, message)
         else:
             self._feed(message)
 
@@ -452,13 +452,17 @@ class RankProcess:
     def _feed(self, event: Any) -> None:
         self._news = True
         if isinstance(event, WriteDone) and not event.quiet:
-            self._at(LATE_WRITE_S, WriterQuiet(event.room, event.incarnation, event.destination))
+            self._in(LATE_WRITE_S, WriterQuiet(event.room, event.incarnation, event.destination))
             self.heartbeat.look_at(event.destination)
         self._carry_out(self.core.handle(event, time.monotonic() - self.zero_s))
 
-    def _at(self, delay_s: float, event: Any) -> None:
+    def _in(self, delay_s: float, event: Any) -> None:
+        self._at(time.monotonic() + delay_s, event)
+
+    def _at(self, due_s: float, event: Any) -> None:
+        """Feed ``event`` when the clock shows ``due_s``; events of one moment in the order of these calls."""
         self._later_count += 1
-        heapq.heappush(self._later, (time.monotonic() + delay_s, self._later_count, event))
+        heapq.heappush(self._later, (due_s, self._later_count, event))
 
     def _feed_later(self, event: Any) -> None:
         if isinstance(event, Quiet | Cancel):
@@ -482,7 +486,7 @@ class RankProcess:
                 content = room_content(action.room, action.incarnation, action.total_tokens, self.layout)
                 self.pool.fill(action.blocks, content)
             for action in encodes:
-                self._at(max(end_s - time.monotonic(), 0.0), Encoded(action.room, action.incarnation))
+                self._at(end_s, Encoded(action.room, action.incarnation))
             return pass_s
         for delivery in actions:
             if isinstance(delivery, Deliver):
@@ -490,9 +494,10 @@ class RankProcess:
         if not self.passes.waiting:
             return 0.0
         prefilled, pass_s = self.passes.prefill()
+        end_s = time.monotonic() + pass_s
         if self.scenario.release_after_prefill:
             for one in prefilled:
-                self._at(pass_s, Prefilled(one.room, one.incarnation))
+                self._at(end_s, Prefilled(one.room, one.incarnation))
         return pass_s
 
     def _carry_out(self, actions: list[Action]) -> None:
@@ -564,7 +569,7 @@ class RankProcess:
 
     def later(self, delay_s: float, message: Message) -> None:
         """Take ``message`` for one from the other side when ``delay_s`` have passed."""
-        self._at(delay_s, message)
+        self._in(delay_s, message)
 
     def contact(self, session: str) -> None:
         """Begin the engine's first contact with a process, which the rank's thread must not wait for."""
