@@ -4,8 +4,9 @@
 
 About 15 minutes on a machine with two cores, which should do nothing else meanwhile. An interrupted campaign goes on
 where it stopped. FOLDER/runs has the run directories, FOLDER/profile.toml the link profile that was fitted to the
-calibrating ones, FOLDER/validation everything that `bufferlab validate` writes for the others. --page writes the tables
-as a page of documentation, with the date and the machine, and the figures beside it.
+calibrating ones, FOLDER/validation everything that `bufferlab validate` writes for the others. --page puts the tables,
+with the date and the machine, between the marks of a page, and the figure of the errors and
+the scores of all cells (.csv) beside it.
 
 Exit status: 0, 1 when something cannot be measured or fitted, 2 for bad input, 130 when interrupted.
 """
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(tables)
     if chosen.page is not None:
         put(chosen.page, tables)
+        shutil.copy(chosen.folder / "validation" / "figures" / "errors.png", chosen.page.with_suffix(".png"))
+        shutil.copy(chosen.folder / "validation" / "cells.csv", chosen.page.with_suffix(".csv"))
     return 0
 
 

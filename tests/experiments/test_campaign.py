@@ -60,6 +60,7 @@ def test_what_the_simulator_measures_it_predicts(
     assert text.endswith("after\n")
     assert rows[0] in text
     assert "old" not in text
+    assert (tmp_path / "page.png").stat().st_size > 10_000
 
     measured.clear()
     assert tool.main(command) == 0
