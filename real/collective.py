@@ -73,14 +73,6 @@ class Collective:
         """
         if self.size == 1:
             return hold_turn([member]), leaving
-        try:
-            return self._hold_turn(member, leaving=leaving)
-        except RuntimeError as error:  # how gloo says that a connection has closed
-            raise GroupBroken(
-                f"another rank of the group takes no part any more ({str(error).splitlines()[0]})"
-            ) from error
-
-    def _hold_turn(self, member: Member, *, leaving: bool) -> tuple[Turn, bool]:
         ballot = member.ballot()
         first = torch.full((_HEADER + MAX_CANDIDATES,), NOBODY, dtype=torch.int64)
         first[:4] = torch.tensor([*ballot, int(leaving)])
@@ -89,13 +81,15 @@ class Collective:
             proposed = member.candidates()[:MAX_CANDIDATES]
             first[4] = len(proposed)
             first[_HEADER : _HEADER + len(proposed)] = torch.tensor(proposed, dtype=torch.int64)
-        dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        with _together():
+            dist.all_reduce(first, op=dist.ReduceOp.MIN)
         submitted, free_blocks, failed, all_leave, count, *numbers = first.tolist()
         candidates = numbers[:count]
         progress: tuple[tuple[int, int], ...] = ()
         if candidates:
             votes = torch.tensor(member.votes(candidates), dtype=torch.int64)
-            dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+            with _together():
+                dist.all_reduce(votes, op=dist.ReduceOp.MIN)
             progress = tuple(zip(candidates, votes.tolist(), strict=True))
         agreed = Ballot(submitted, free_blocks, failed)
         return Turn(*agreed, progress), bool(all_leave)
