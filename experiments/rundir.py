@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -263,6 +264,25 @@ class StoredRun:
         from experiments.loading import load
 
         return load(str(self.path / "config.toml"))
+
+    @property
+    def usage(self) -> list[dict[str, Any]]:
+        """By replication and process ("router", "encode0.0", …), where its processor time went and what it did (the
+        fields of ``real.usage.Usage``); empty of a simulated run and of one before that was measured."""
+        usage: list[dict[str, Any]] = self._environment.get("usage", [])
+        return usage
+
+    @property
+    def processors(self) -> int | None:
+        """How many it could use; None where that is not known."""
+        count = self._environment.get("host", {}).get("cpus")
+        return None if count is None else int(count)
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        path = self.path / "environment.json"
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
 
     def requests(self) -> pd.DataFrame:
         """requests.parquet."""

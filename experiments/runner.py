@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,9 @@ from protocol.scenario import Request
 from protocol.sizing import SizingError
 from protocol.status import Status
 from protocol.topology import RankId
+
+if TYPE_CHECKING:
+    from real.usage import Usage
 
 REAL_MEMORY_SHARE = 0.7
 """Pools of a measured run may take this share of the host's memory; copies and the processes need the rest."""
@@ -96,8 +99,8 @@ def simulate_one(
     """
     from experiments.workload import make_requests
     from sim.faults import PlannedFaults
-    from sim.link import load_profile
     from sim.run import simulate
+    from sim.streams import stream
 
     account = Account(config, writer)
     plan = fault_plan(config, replication)
@@ -108,12 +111,13 @@ def simulate_one(
         outcome = simulate(
             config.scenario(),
             make_requests(config, replication),
-            load_profile(config.link.profile),
+            config.link.load(),
             recorder=account,
             progress=progress,
             faults=faults,
             concurrency=config.workload.concurrency,
             announce=account.expect,
+            draws=lambda name: stream(config.run.seed, replication, "host", name),
         )
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error
@@ -181,6 +185,7 @@ def run_measured(
             replications = []
             proofs: list[dict[str, Any]] = []
             ranks: list[dict[str, Any]] = []
+            usage: list[dict[str, Any]] = []
             for number in range(config.run.replications):
                 account = Account(config, writer)
                 requests = list(make_requests(config, number))
@@ -210,6 +215,7 @@ def run_measured(
                 memory = {str(rank_id): where for rank_id, where in sorted(outcome.memory.items())}
                 proof = msgspec.to_builtins(outcome.proof)
                 proofs.append({**proof, "verified_bytes": outcome.verified_bytes})
+                usage.append(_usage(outcome.router_usage, outcome.usage))
                 if hosts is not None:
                     ranks += describe_ranks(hosts, outcome.clocks, number)
                 _tell(notice, [*account.laws.examples, *outcome.mismatches])
@@ -222,7 +228,8 @@ def run_measured(
             summary["replications"] = each(replications)
             proved = proofs[0] if len(proofs) == 1 else {"actual": transport, "replications": proofs}
             where = {} if hosts is None else {"hosts": hosts.facts(), "ranks": ranks}
-            writer.finish(summary, describe(proved, inputs=config.input_digests(), memory=memory, **where))
+            inputs = config.input_digests()
+            writer.finish(summary, describe(proved, inputs=inputs, memory=memory, usage=usage, **where))
             _complete(writer, plots=plots, timeline=timeline, notice=notice)
     return summary
 
@@ -242,6 +249,12 @@ def real_errors() -> Iterator[None]:
         raise RunFailedError(str(error)) from None
     except ImportError as error:
         raise UserError(_missing(error)) from None
+
+
+def _usage(router: Usage | None, ranks: Mapping[RankId, Usage]) -> dict[str, Any]:
+    """For environment.json: what each process of a replication spent and did, by its name."""
+    named = {"router": router, **{str(rank_id): one for rank_id, one in sorted(ranks.items())}}
+    return {name: msgspec.to_builtins(one) for name, one in named.items() if one is not None}
 
 
 def _missing(error: ImportError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ from protocol.sizing import SizingError, Supervised
 from protocol.sizing.supervised import Answer, checksum, disagreement
 from protocol.topology import RankId
 from real.addresses import interface_of
+from real.usage import Durations
 
 MAX_CANDIDATES = 64
 """Rooms a group can move on in one turn; more wait for the next one. It bounds the first all-reduce to 552 bytes."""
@@ -40,7 +42,10 @@ def _together() -> Iterator[None]:
 
 
 class Collective:
-    """The group of one instance's ranks. ``port`` is where rank 0 keeps the store; others must be given it."""
+    """The group of one instance's ranks. ``port`` is where rank 0 keeps the store; others must be given it.
+
+    ``durations``: of the all-reduces.
+    """
 
     def __init__(self, rank: int, size: int, host: str, timeout_s: float) -> None:
         self.rank = rank
@@ -49,6 +54,7 @@ class Collective:
         self._timeout = timedelta(seconds=timeout_s)
         self._store: TCPStore | None = None
         self.port = 0
+        self.durations = Durations()
         if size > 1 and rank == 0:
             self._store = TCPStore(host, 0, size, is_master=True, timeout=self._timeout, wait_for_workers=False)
             self.port = self._store.port
@@ -81,15 +87,13 @@ class Collective:
             proposed = member.candidates()[:MAX_CANDIDATES]
             first[4] = len(proposed)
             first[_HEADER : _HEADER + len(proposed)] = torch.tensor(proposed, dtype=torch.int64)
-        with _together():
-            dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        self._reduce(first)
         submitted, free_blocks, failed, all_leave, count, *numbers = first.tolist()
         candidates = numbers[:count]
         progress: tuple[tuple[int, int], ...] = ()
         if candidates:
             votes = torch.tensor(member.votes(candidates), dtype=torch.int64)
-            with _together():
-                dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+            self._reduce(votes)
             progress = tuple(zip(candidates, votes.tolist(), strict=True))
         agreed = Ballot(submitted, free_blocks, failed)
         return Turn(*agreed, progress), bool(all_leave)
@@ -106,8 +110,7 @@ class Collective:
             return
         own = checksum(answers)
         bounds = torch.tensor([own, -own], dtype=torch.int64)
-        with _together():
-            dist.all_reduce(bounds, op=dist.ReduceOp.MIN)
+        self._reduce(bounds)
         lowest, highest = bounds.tolist()
         if lowest == -highest:
             return
@@ -115,6 +118,13 @@ class Collective:
         with _together():
             dist.all_gather_object(given, (rank_id, answers))
         raise SizingError(disagreement(policy.title, dict(one for one in given if one is not None)))
+
+    def _reduce(self, numbers: torch.Tensor) -> None:
+        """Give every rank the least of each of its group's ``numbers``, in place."""
+        began_s = time.monotonic()
+        with _together():
+            dist.all_reduce(numbers, op=dist.ReduceOp.MIN)
+        self.durations.add(time.monotonic() - began_s)
 
     def leave(self) -> None:
         """End the group; all ranks must call it."""

@@ -17,6 +17,7 @@ from protocol.topology import RankId, Side
 from real.faults import RankFault
 from real.placement import MemoryChoice
 from real.transport import TransportProof
+from real.usage import Usage
 
 ORDER = b"bufferlab-order"
 
@@ -177,7 +178,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     ``differences``: embeddings that do not match. ``rooms_left`` and ``blocks_lost``: what should not have been left;
     apart from it ``rooms_quarantined`` with ``blocks_fenced``, whose writer's process is gone and which wait for the
     end of the quarantine. ``frames_dropped``: control frames that were damaged. ``messages_stale``: those from or for a
-    process that has ended. What it recorded comes before, as Records.
+    process that has ended. ``usage``: where its processor time went; None where the kernel does not say. What it
+    recorded comes before, as Records.
     """
 
     rank_id: RankId
@@ -191,6 +193,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     frames_dropped: int
     messages_stale: int
     ignored_messages: int
+    usage: Usage | None = None
 
 
 Told = tuple[float, int, Event, Status | None, int, int, str]

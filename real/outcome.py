@@ -14,6 +14,7 @@ from protocol.topology import RankId
 from real.clocks import Clock
 from real.orders import Route
 from real.transport import TransportProof
+from real.usage import Usage
 
 
 class Conclusion(msgspec.Struct, frozen=True):
@@ -51,7 +52,9 @@ class RealOutcome:
     longer than the run. ``deadlocks``: a sentence for each, with its time and its rooms. ``frames_dropped``: control
     frames that were damaged; ``messages_stale``: those from or for a process that had ended. ``processes``: all that
     took part, restarted ones with a higher generation. ``clocks``: of the ranks' hosts against the router's, whose time
-    all records are in. ``memory``: where the blocks of each rank lay.
+    all records are in. ``memory``: where the blocks of each rank lay. ``usage`` and ``router_usage``: where the
+    processor time of each rank's last process went, and of the router's; without those that were killed, and None where
+    the kernel does not say.
     """
 
     records: list[Record]
@@ -74,6 +77,8 @@ class RealOutcome:
     clocks: dict[RankId, Clock] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     memory: dict[RankId, str] = field(default_factory=dict)
+    usage: dict[RankId, Usage] = field(default_factory=dict)
+    router_usage: Usage | None = None
 
     @property
     def failed_rooms(self) -> set[int]:

@@ -86,6 +86,7 @@ from real.orders import (
 )
 from real.placement import find_devices, place
 from real.sglang import EncodeWire, LanguageWire
+from real.usage import Counts, Meter, Usage, WriteCounts
 from real.verifier import Verifier
 from real.wire import START_TIMEOUT_S, ExtendedWire, Heard, Vacant, Wire
 from real.writer import Writer
@@ -131,6 +132,9 @@ class RankProcess:
         self.records: list[Told] = []
         self.zero_s = 0.0
         self.stopping = False
+        self.counts = Counts()
+        self._meter = Meter()
+        self._usage: Usage | None = None
         self._completions: collections.deque[WriteDone] = collections.deque()
         self._sent_on = 0
         self._later: list[tuple[float, int, Any]] = []
@@ -256,6 +260,9 @@ class RankProcess:
         while True:
             self.inbox.wait(self._wait_s(turn_at_s))
             self._notice_stall()
+            if not self._meter.started and self.zero_s and time.monotonic() >= self.zero_s:
+                self.counts = Counts()  # it may have heard of peers
+                self._meter.start()
             while self._news_of_peers:
                 self._take_news(self._news_of_peers.popleft())
             for frames in self.inbox.messages():
@@ -282,13 +289,16 @@ class RankProcess:
                 continue
             turn_at_s = None
             turn, all_leave = self.collective.hold_turn(self.core, leaving=leaving)
+            self.counts.turns += 1
             if self._compared is not None:
                 self.collective.must_answer_alike(self.rank_id, self._compared)
             if all_leave:
                 break
-            began_s = time.monotonic()
-            pass_s = self._turn(turn)
-            self.grid.end_turn(began_s - self.zero_s, time.monotonic() - began_s + pass_s)
+            self._turn(turn)
+            if self.collective.size > 1 and self.core.rooms:
+                # As the original's ranks, which reduce their polls in every iteration while they have requests. To wait
+                # for news first would let the one that has some wait for the others, which have not.
+                turn_at_s = self.zero_s + self.grid.next_s(time.monotonic() - self.zero_s)
         self._close()
 
     def _turn_due(self, now: float) -> bool:
@@ -347,6 +357,7 @@ class RankProcess:
                 frames_dropped=self.wire.frames_dropped,
                 messages_stale=self.wire.messages_stale,
                 ignored_messages=self.core.ignored_messages,
+                usage=self._usage,
             )
         )
         self.collective.leave()
@@ -433,6 +444,7 @@ class RankProcess:
             case Start(zero_s):
                 self.zero_s = zero_s
             case Submit(request):
+                self.counts.submissions += 1
                 self._feed(request)
                 for heard in self.wire.submitted(request.room):
                     self._hear(heard)
@@ -442,8 +454,18 @@ class RankProcess:
                 self._describe(number)
             case Stop():
                 self.stopping = True
+                self._usage = self._measure()
             case _:
                 raise RuntimeError(f"{self.rank_id} was sent a {type(order).__name__}, which only ranks send")
+
+    def _measure(self) -> Usage | None:
+        """What this process spent and did until now; for the main thread."""
+        writes = WriteCounts()
+        for writer in (self.writer, *self._retired_writers):
+            if writer is not None:
+                for counts in writer.counts:
+                    writes.add(counts)
+        return self._meter.stop(self.counts, writes, self.collective.durations)
 
     def _write_done(self, done: WriteDone) -> None:
         self._completions.append(done)
@@ -451,6 +473,7 @@ class RankProcess:
 
     def _feed(self, event: Any) -> None:
         self._news = True
+        self.counts.inputs += 1
         if isinstance(event, WriteDone) and not event.quiet:
             self._in(LATE_WRITE_S, WriterQuiet(event.room, event.incarnation, event.destination))
             self.heartbeat.look_at(event.destination)
@@ -472,8 +495,14 @@ class RankProcess:
 
     # --- what goes out ---
 
-    def _turn(self, turn: Turn) -> float:
-        """Act on the group's agreement; how long the forward pass lasts that begins then, in seconds."""
+    def _turn(self, turn: Turn) -> None:
+        """Act on the group's agreement. The turn is over when the forward pass is that begins with it."""
+        began_s = time.monotonic()
+        end_s = self._act(turn)
+        self.grid.end_turn(began_s - self.zero_s, end_s - began_s)
+
+    def _act(self, turn: Turn) -> float:
+        """Act on the group's agreement; when all of it is over, the forward pass with it, by this host's clock."""
         self._news = False
         actions = self.core.handle(turn, time.monotonic() - self.zero_s)
         self._carry_out([action for action in actions if not isinstance(action, StartEncode)])
@@ -481,24 +510,29 @@ class RankProcess:
         if encodes:
             pass_s = self.passes.encoder_s(sum(action.encode_s for action in encodes))
             end_s = time.monotonic() + pass_s
+            cpu_s = time.thread_time()
             # The pass writes its output into the source blocks. To make that takes time as well, and is a part of it.
             for action in encodes:
                 content = room_content(action.room, action.incarnation, action.total_tokens, self.layout)
                 self.pool.fill(action.blocks, content)
+                self.counts.fills += 1
+                self.counts.fill_bytes += action.total_tokens * self.layout.bytes_per_token
+            filled_s = time.monotonic()
+            self.counts.fill_cpu_s += time.thread_time() - cpu_s
             for action in encodes:
                 self._at(end_s, Encoded(action.room, action.incarnation))
-            return pass_s
+            return max(end_s, filled_s)
         for delivery in actions:
             if isinstance(delivery, Deliver):
                 self.passes.add(delivery)
         if not self.passes.waiting:
-            return 0.0
+            return time.monotonic()
         prefilled, pass_s = self.passes.prefill()
         end_s = time.monotonic() + pass_s
         if self.scenario.release_after_prefill:
             for one in prefilled:
                 self._at(end_s, Prefilled(one.room, one.incarnation))
-        return pass_s
+        return end_s
 
     def _carry_out(self, actions: list[Action]) -> None:
         self._send_on()  # before anybody hears of what was recorded
@@ -525,10 +559,14 @@ class RankProcess:
                     raise RuntimeError(f"{self.rank_id} cannot carry out {action}")
 
     def _copy_out(self, copy: CopyOut) -> None:
-        began_s = time.monotonic()
+        began_s, cpu_s = time.monotonic(), time.thread_time()
         chunk = self.pool.gather(copy.blocks, copy.tokens, start_token=copy.start_token)
+        lasted_s = time.monotonic() - began_s
+        self.counts.copies += 1
+        self.counts.copy_bytes += copy.tokens * self.layout.bytes_per_token
+        self.counts.copy_cpu_s += time.thread_time() - cpu_s
         if self._slowness > 1:
-            time.sleep((self._slowness - 1) * (time.monotonic() - began_s))
+            time.sleep((self._slowness - 1) * lasted_s)
         self._chunks.setdefault((copy.room, copy.incarnation), []).append(chunk)
 
     def _worker_of(self, destination: RankId) -> int:

@@ -36,6 +36,7 @@ from real.outcome import Conclusion, Incident, RealOutcome, stood_still
 from real.ranks import EXIT_TIMEOUT_S, POLL_S, START_TIMEOUT_S, Child, Ranks
 from real.standstill import LOOK_S, Standstill
 from real.transport import TransportProof, with_traffic
+from real.usage import Counts, Meter, Part, Usage
 
 LEAD_S = 0.05
 """Time between the order to start and time zero, so that every rank knows the zero before the first request."""
@@ -77,6 +78,10 @@ class Router:
         self._zero_s = 0.0
         self._news_s = 0.0
         self._looked_s = 0.0
+        # The router has no engine; what else has threads without a name here is a library that the caller uses.
+        self._meter = Meter(unnamed=Part.OTHER)
+        self._counts = Counts()
+        self._usage: Usage | None = None
 
     def run(self, requests: Sequence[Request]) -> RealOutcome:
         """Hand out the requests at their times, or as earlier ones end, wait for the end, collect."""
@@ -91,6 +96,8 @@ class Router:
         patience_s = START_TIMEOUT_S + (self._scenario.timeout_s or 0.0)
         self._coming.extend(requests)
         while self._coming or self._waiting or self._starting or self._paused:
+            if not self._meter.started and self._now_s() >= 0:
+                self._meter.start()
             while self._coming and self._due_s() <= self._now_s():
                 self._submit(self._coming.popleft())
             while self._agenda and self._agenda[0][0] <= self._now_s():
@@ -105,6 +112,7 @@ class Router:
                     f"nothing happened for {patience_s:g} s with {len(self._waiting)} requests unfinished"
                 )
         end_s = self._now_s()
+        self._usage = self._meter.stop(self._counts)
         self._collect()
         self._ranks.measure_again()
         return self._outcome(end_s, counters)
@@ -130,6 +138,7 @@ class Router:
         if self._concurrency is not None:
             request = request.arriving(self._now_s())
         self._submitted.append(request)
+        self._counts.submissions += 1
         key = (request.room, request.incarnation)
         self._moved()
         groups = ((Side.ENCODE, request.encode_instance), (Side.LANGUAGE, request.language_instance))
@@ -191,6 +200,7 @@ class Router:
     # --- what the ranks say ---
 
     def _take(self, order: Order) -> None:
+        self._counts.inputs += 1
         match order:
             case Concluded(rank_id, room, incarnation, status, reason):
                 self._moved()
@@ -389,6 +399,8 @@ class Router:
             processes=self._ranks.processes,
             clocks=self._ranks.clocks,
             memory=self._ranks.memory,
+            usage={report.rank_id: report.usage for report in reports if report.usage is not None},
+            router_usage=self._usage,
         )
 
     def _proof(self, records: Sequence[Record], counters: Mapping[str, Mapping[str, int]]) -> TransportProof:

@@ -14,6 +14,7 @@ from protocol.topology import RankId
 from real.engine import Engine, EngineError
 from real.memory import Pool, addresses
 from real.orders import Route
+from real.usage import WriteCounts
 
 UNREGISTERED_OFFSET = 1 << 46
 """Added to a target address to make a write fail: no process has memory there, so the engine refuses the write."""
@@ -28,7 +29,8 @@ class Writer:
 
     All writes to one language instance are one thread's, its destinations one after another, as in the original
     backend and in the simulator. ``on_done`` is called in the worker's thread; it must only hand the completion over.
-    ``slowness``: how many times longer a write of this rank takes.
+    ``slowness``: how many times longer a write of this rank takes. ``counts``: of each thread, what it wrote; complete
+    for a write before ``on_done`` is called for it.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Writer:
         self._slowness = slowness
         self._work: list[queue.SimpleQueue[_Work | None]] = []
         self._threads: list[threading.Thread] = []
-        for number in range(scenario.transfer_workers):
+        self.counts = tuple(WriteCounts() for _ in range(scenario.transfer_workers))
+        for number, counts in enumerate(self.counts):
             work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-            thread = threading.Thread(target=self._run, args=(work,), name=f"writer {number}", daemon=True)
+            thread = threading.Thread(target=self._run, args=(work, counts), name=f"writer {number}", daemon=True)
             self._work.append(work)
             self._threads.append(thread)
             thread.start()
@@ -69,12 +72,12 @@ class Writer:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _run(self, work: queue.SimpleQueue[_Work | None]) -> None:
+    def _run(self, work: queue.SimpleQueue[_Work | None], counts: WriteCounts) -> None:
         while (queued := work.get()) is not None:
             write, fails = queued
             began_s = time.monotonic()
             try:
-                done = self._write(write, fails=fails)
+                done = self._write(write, counts, fails=fails)
             except (EngineError, ValueError) as error:
                 # Refused before anything was sent, for instance blocks that a bad grant names: the room fails, the
                 # thread goes on. Were it to end here, every later room would wait for it in vain.
@@ -83,7 +86,7 @@ class Writer:
                 time.sleep((self._slowness - 1) * (time.monotonic() - began_s))
             self._on_done(done)
 
-    def _write(self, write: StartWrite, *, fails: bool) -> WriteDone:
+    def _write(self, write: StartWrite, counts: WriteCounts, *, fails: bool) -> WriteDone:
         route = self._routes[write.destination]
         pieces = self._layout.pieces(write.chunk, write.source_blocks, write.target_blocks)
         operations = addresses(pieces, self._pool.bases, route.bases)
@@ -94,6 +97,10 @@ class Writer:
             source, target, length = operations[0]
             operations = [(source, target + UNREGISTERED_OFFSET, length)]
         result = self._engine.write(route.session, operations)
+        counts.writes += 1
+        counts.write_bytes += result.completed_bytes
+        counts.write_s += result.elapsed_s
+        counts.pieces += len(operations)
         # No piece of an injected failure is addressed to anybody's memory, so nothing of it can land late.
         return _done(write, ok=result.ok, quiet=result.quiet or injected, reason=result.failure)
 
