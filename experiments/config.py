@@ -11,8 +11,9 @@ import json
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
+from msgspec import structs
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -37,6 +38,9 @@ from protocol.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.sizing import SizingError, find_policy
 from protocol.sizing.registry import absolute, file_of, make_policy
 from protocol.wires import EXTENDED, FORK_DISCIPLINE, SGLANG, WIRES, sglang_problem
+
+if TYPE_CHECKING:
+    from sim.link import LinkProfile
 
 MAX_TP = 64
 MAX_INSTANCES = 256
@@ -492,6 +496,26 @@ class Link(Section):
 
     profile: Annotated[str, BeforeValidator(_link_profile)] = "tcp-loopback"
     """A named link profile or a profile file."""
+    processors: Annotated[float, Field(gt=0)] | None = None
+    """Of the host that all processes are on, in place of those that the profile's [host] has; inf for enough."""
+
+    @model_validator(mode="after")
+    def _has_a_host(self) -> Self:
+        if self.processors is not None and self.load().host is None:
+            raise ValueError(
+                f"processors is {self.processors:g}, but link.profile is {self.profile!r}, which has no [host]; it "
+                f"must be a profile that says what the software costs the processors"
+            )
+        return self
+
+    def load(self) -> LinkProfile:
+        """The profile, on a host with as many processors as are asked for."""
+        from sim.link import load_profile
+
+        profile = load_profile(self.profile)
+        if self.processors is None or profile.host is None:
+            return profile
+        return structs.replace(profile, host=structs.replace(profile.host, processors=self.processors))
 
 
 class Model(Section):

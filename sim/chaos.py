@@ -40,6 +40,8 @@ from sim.faults import (
     WriteEnd,
 )
 from sim.group import Core
+from sim.host import ENOUGH, HostCosts
+from sim.hosted import make_cluster
 from sim.link import SHARED_BY, LinkProfile
 from sim.streams import stream
 
@@ -56,6 +58,8 @@ CALM_TIMEOUT_S = 2000.0
 FAULTLESS_SHARE, HARMLESS_SHARE = 0.04, 0.12
 """Shares of the calm runs: without any fault, and with faults that only cost time. They are the control group, in which
 everything that can be served must be."""
+HOSTED_SHARE = 0.3
+"""Of the cases whose threads share processors."""
 
 REFUSALS = ("can never fit", "do not fit the allocation", "the embedding is empty", "source blocks, the pool has")
 """How the reasons of failures read that are the scenario's own."""
@@ -112,8 +116,8 @@ def describe(outcome: ChaosOutcome) -> str:
 
 def draw_case(seed: int) -> ChaosCase:
     """The case of a seed."""
-    scenario_draws, request_draws, fault_draws = (
-        stream(seed, 0, "chaos", entity) for entity in ("scenario", "requests", "faults")
+    scenario_draws, request_draws, fault_draws, host_draws = (
+        stream(seed, 0, "chaos", entity) for entity in ("scenario", "requests", "faults", "host")
     )
     share = float(fault_draws.random())
     calm = share < FAULTLESS_SHARE + HARMLESS_SHARE
@@ -127,6 +131,7 @@ def draw_case(seed: int) -> ChaosCase:
         copy_bandwidth_Bps=_pick(scenario_draws, (1e5, 1e9)),
         shared_by=_pick(scenario_draws, SHARED_BY),
         first_contact_s=_pick(scenario_draws, (0.0, 0.003)),
+        host=_draw_host(host_draws),
     )
     requests = _draw_requests(request_draws, scenario)
     if share < FAULTLESS_SHARE:
@@ -134,6 +139,23 @@ def draw_case(seed: int) -> ChaosCase:
     else:
         plan = _draw_plan(fault_draws, seed, scenario, requests, _HARMLESS if calm else (*_RATES, *_INCIDENTS))
     return ChaosCase(scenario=scenario, requests=requests, link=link, plan=plan, calm=calm)
+
+
+def _draw_host(draws: numpy.random.Generator) -> HostCosts | None:
+    """A host for a part of the cases: its threads follow each other, and get in each other's way."""
+    if draws.random() >= HOSTED_SHARE:
+        return None
+    return HostCosts(
+        processors=_pick(draws, (1.0, 2.0, ENOUGH)),
+        input_s=_pick(draws, (0.0, 5e-5, 1e-3)),
+        turn_s=_pick(draws, (0.0, 2e-4)),
+        message_s=_pick(draws, (0.0, 5e-5)),
+        order_s=_pick(draws, (0.0, 1e-4)),
+        fill_bandwidth_Bps=_pick(draws, (1e5, ENOUGH)),
+        write_processors=_pick(draws, (0.0, 0.5, 1.5)),
+        collective_processors=_pick(draws, (0.5, 1.0)),
+        collective_quantiles_s=_pick(draws, ((0.0,), (1e-4, 5e-4, 4e-3))),
+    )
 
 
 def _pick(draws: numpy.random.Generator, values: Sequence[Drawn]) -> Drawn:
@@ -416,7 +438,7 @@ def run_case(case: ChaosCase) -> ChaosOutcome:
     clock = Clock()
     patience_s = PATIENCE_S + PATIENCE_TIMEOUTS * (case.scenario.timeout_s or 0.0)
     try:
-        cluster = Cluster(case.scenario, case.link, clock, laws, faults=watch)
+        cluster = make_cluster(case.scenario, case.link, clock, laws, faults=watch)
         cluster.feed(laws.announced(case.requests))
         while clock.busy or clock.reminders:
             if clock.peek() > watch.progress_s + patience_s:

@@ -55,6 +55,11 @@ class Clock(Environment):
         return self._reminders
 
     @property
+    def ahead(self) -> int:
+        """Number of events and calls that lie ahead, without reminders and calls that were withdrawn."""
+        return len(self._queue) - self._reminders
+
+    @property
     def busy(self) -> bool:
         """Whether anything but reminders lies ahead."""
         return len(self._queue) > self._reminders

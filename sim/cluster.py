@@ -152,16 +152,16 @@ class Cluster:
         if rank_id.side is Side.LANGUAGE:
             rank = Rank(self.scenario.make_language_rank(rank_id, self._recorder), ())
         else:
-            workers: list[Worker] = [
-                TransferWorker(self.link.slowed(slowness), self._layout, rank_id, self._contacts)
-                if self.network is None
-                else QueuedWorker(self.clock, self.network, self._layout, rank_id, self._contacts, slowness)
-                for _ in range(self.scenario.transfer_workers)
-            ]
+            workers = [self._make_worker(rank_id, slowness) for _ in range(self.scenario.transfer_workers)]
             rank = Rank(self.scenario.make_encode_rank(rank_id, self._recorder), workers)
         if self._watcher is not None:
             rank.handle = _watched(rank.core, rank.handle, self._watcher)
         return rank
+
+    def _make_worker(self, rank_id: RankId, slowness: float) -> Worker:
+        if self.network is None:
+            return TransferWorker(self.link.slowed(slowness), self._layout, rank_id, self._contacts)
+        return QueuedWorker(self.clock, self.network, self._layout, rank_id, self._contacts, slowness)
 
     # --- questions ---
 
@@ -277,10 +277,15 @@ class Cluster:
             )
         self.submitted += 1
         self._fates[request.room, request.incarnation] = _Fate(len(encode.ranks) + len(language.ranks))
-        if self.link.submit_latency_s:
-            self.clock.call_after(self.link.submit_latency_s, self._hand_out, request, encode, language)
+        submission_s = self._submission_s(encode, language)
+        if submission_s:
+            self.clock.call_after(submission_s, self._hand_out, request, encode, language)
         else:
             self._hand_out(request, encode, language)
+
+    def _submission_s(self, encode: Group, language: Group) -> float:
+        """What passes from a request's arrival to its processes, seconds."""
+        return self.link.submit_latency_s
 
     def _hand_out(self, request: Request, encode: Group, language: Group) -> None:
         """A request reaches the processes of its instances."""
@@ -299,7 +304,7 @@ class Cluster:
                 self.refuse(rank.core.rank_id, request)
             return
         for rank in group.ranks:
-            self._input(rank, request)
+            self._receive(rank, request)
 
     # --- inputs other than turns: handled at once ---
 
@@ -308,6 +313,19 @@ class Cluster:
         rank = self._ranks[target]
         if not rank.gone:
             self._input(rank, event)
+
+    def _receive(self, rank: Rank, message: object) -> None:
+        """A message has reached a process."""
+        self._input(rank, message)
+
+    def _receive_named(self, target: RankId, message: object) -> None:
+        rank = self._ranks[target]
+        if not rank.gone:
+            self._receive(rank, message)
+
+    def _take(self, rank: Rank, event: object) -> None:
+        """Something of a process's own is over: a write, a pass."""
+        self._input(rank, event)
 
     def _input(self, rank: Rank, event: object) -> None:
         if self._faults is not None and not self._faults.admits(rank.core.rank_id, event):
@@ -339,13 +357,13 @@ class Cluster:
 
     def _send(self, rank: Rank, send: Send, delay_s: float) -> None:
         if self._faults is None:
-            self.clock.call_after(delay_s, self._input, self._ranks[send.to], send.message)
+            self.clock.call_after(delay_s, self._receive, self._ranks[send.to], send.message)
             return
         rank_id, message = rank.core.rank_id, send.message
         if isinstance(message, Offer) and (fate := self._fates.get((message.room, message.incarnation))) is not None:
             fate.memory[rank_id] = rank
         for extra_s in self._faults.copies(rank_id, send.to, message):
-            self.clock.call_after(delay_s + extra_s, self.give, send.to, message)
+            self.clock.call_after(delay_s + extra_s, self._receive_named, send.to, message)
 
     # --- writes ---
 
@@ -380,7 +398,7 @@ class Cluster:
             self._land(rank, write, bytes_)
         quiet = end.late_s is None
         done = WriteDone(write.room, write.incarnation, write.epoch, write.destination, end.ok, quiet, end.reason)
-        self._input(rank, done)
+        self._take(rank, done)
         if end.late_s is not None:
             self.clock.call_after(end.late_s, self._written_late, write, rank, target, bytes_)
 
@@ -389,7 +407,7 @@ class Cluster:
             return
         if not target.gone:  # else the memory is not there any more
             self._land(rank, write, bytes_)
-        self._input(rank, WriterQuiet(write.room, write.incarnation, write.destination))
+        self._take(rank, WriterQuiet(write.room, write.incarnation, write.destination))
 
     def _land(self, rank: Rank, write: StartWrite, bytes_: int) -> None:
         self.bytes_landed += bytes_
@@ -414,16 +432,27 @@ class Cluster:
             return
         now = self.clock._now
         group.turn_due = False
-        if self._faults is not None:
-            ready_s = max(map(self._faults.ready_s, (rank.core.rank_id for rank in group.ranks)))
-            if ready_s > now:
-                if ready_s < inf:
-                    self._plan_turn(group, ready_s)
-                return
+        if self._faults is not None and self._held_up(group, now):
+            return
         self.turns += 1
         turn = hold_turn(group.cores)
         lasts_s = self._encode_turn(group, turn) if group.side is Side.ENCODE else self._language_turn(group, turn)
-        group.grid.end_turn(now, lasts_s)
+        self._end_turn(group, now, lasts_s)
+
+    def _held_up(self, group: Group, now: float) -> bool:
+        """Whether a fault holds up the group's turn. It is held later then, if ever."""
+        assert self._faults is not None
+        ready_s = max(map(self._faults.ready_s, (rank.core.rank_id for rank in group.ranks)))
+        if ready_s <= now:
+            return False
+        if ready_s < inf:
+            self._plan_turn(group, ready_s)
+        return True
+
+    def _end_turn(self, group: Group, began_s: float, lasts_s: float) -> None:
+        """A turn that began at ``began_s`` and is busy for ``lasts_s`` has been acted on: see to the next."""
+        now = self.clock._now
+        group.grid.end_turn(began_s, lasts_s)
         if group.passes.waiting:
             self._plan_turn(group, now)
             return
@@ -490,7 +519,7 @@ class Cluster:
     def _encoded(self, started: list[tuple[Rank, Encoded]]) -> None:
         for rank, event in started:
             if not rank.gone:
-                self._input(rank, event)
+                self._take(rank, event)
 
     def _language_turn(self, group: Group, turn: Turn) -> float:
         """Let every rank take the turn; return how long the copies and the prefill pass last, seconds."""
@@ -542,7 +571,7 @@ class Cluster:
         for one in done:
             for rank in group.ranks:
                 if not rank.gone:
-                    self._input(rank, Prefilled(one.room, one.incarnation))
+                    self._take(rank, Prefilled(one.room, one.incarnation))
 
     def _note_later(self, rank: Rank, note: Note, late_s: float) -> None:
         self._noted += 1

@@ -15,10 +15,10 @@ from protocol.scenario import Scenario
 from protocol.sizing import Supervised
 from protocol.topology import RankId, Side
 from sim.link import TransferWorker
-from sim.worker import QueuedWorker
+from sim.worker import HostedWorker, QueuedWorker
 
 Core = EncodeRank | LanguageRank
-Worker = TransferWorker | QueuedWorker
+Worker = TransferWorker | QueuedWorker | HostedWorker
 
 
 class Rank:

@@ -19,9 +19,11 @@ import msgspec
 from protocol.chunks import Chunk
 from protocol.layout import AUX, BufferLayout
 from protocol.topology import RankId
+from sim.host import HostCosts, host_from
 
 SHARED_BY = ("rank", "instance", "nobody")
 COUNTS = ("queues", "adapters")
+HOST = "host"
 CALIBRATION = "calibration"
 """The part of a profile's file that says how its numbers were found. The simulator has no use for it."""
 
@@ -58,6 +60,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     ``copy_bandwidth_Bps``, ``copy_latency_s``: gathering received tokens out of their blocks, per byte and per copy.
     ``submit_latency_s``: a request, from its arrival at the router to its ranks.
     ``wakeup_s``: how much later than it was due a scheduler loop comes round, or notices that a pass is over.
+    ``host``: what the software costs the processors of the one host; None gives every thread one of its own.
 
     Raises ValueError for a value out of range.
     """
@@ -77,6 +80,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     copy_latency_s: float = 0.0
     submit_latency_s: float = 0.0
     wakeup_s: float = 0.0
+    host: HostCosts | None = None
     shared_by: str = "nobody"
     description: str = ""
     source: str = ""
@@ -146,7 +150,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TEXTS = ("shared_by", "description", "source")
-_NUMBERS = tuple(field for field in LinkProfile.__struct_fields__ if field not in (*_TEXTS, "name"))
+_NUMBERS = tuple(field for field in LinkProfile.__struct_fields__ if field not in (*_TEXTS, "name", HOST))
 _REQUIRED = tuple(
     field.name for field in msgspec.structs.fields(LinkProfile) if field.required and field.name != "name"
 )
@@ -192,7 +196,7 @@ def load_profile(name_or_path: str | Path) -> LinkProfile:
 
 def profile_from(table: Mapping[str, Any], *, name: str) -> LinkProfile:
     """The profile in a table of fields. Raises ValueError naming the first unknown, missing or wrong field."""
-    known = (*_NUMBERS, *_TEXTS)
+    known = (*_NUMBERS, *_TEXTS, HOST)
     if not isinstance(table.get(CALIBRATION, {}), Mapping):
         raise ValueError(f"link profile {name}: {CALIBRATION} is {table[CALIBRATION]!r}, it must be a table")
     for field in table:
@@ -212,7 +216,11 @@ def profile_from(table: Mapping[str, Any], *, name: str) -> LinkProfile:
     fields: dict[str, Any] = {
         field: int(value) if field in COUNTS and value % 1 == 0 else float(value) for field, value in numbers.items()
     }
-    return LinkProfile(name=name, **fields, **{field: table[field] for field in _TEXTS if field in table})
+    try:
+        host = host_from(table[HOST]) if HOST in table else None
+    except ValueError as error:
+        raise ValueError(f"link profile {name}: {error}") from None
+    return LinkProfile(name=name, host=host, **fields, **{field: table[field] for field in _TEXTS if field in table})
 
 
 def count_pieces(layout: BufferLayout, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]) -> int:

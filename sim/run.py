@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import msgspec
+from numpy.random import Generator
 
 from protocol.recording import Event, Recorder
 from protocol.runlog import RunLog
@@ -12,8 +13,8 @@ from protocol.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId
 from sim.clock import Clock
-from sim.cluster import Cluster
 from sim.faults import Faults
+from sim.hosted import make_cluster
 from sim.link import LinkProfile
 
 
@@ -55,12 +56,15 @@ def simulate(
     faults: Faults | None = None,
     concurrency: int | None = None,
     announce: Callable[[Request], None] | None = None,
+    draws: Callable[[str], Generator] | None = None,
 ) -> SimulationOutcome:
     """Run ``requests`` (in order of arrival, pulled one at a time) through ``scenario`` over ``link``.
 
     With ``concurrency`` the loop is closed: so many requests are begun at the start, and the next one at the moment at
     which one is concluded, whatever times they have. ``announce`` is told of every request just before its submission,
     whose time is its arrival_s.
+
+    ``draws(name)``: the stream of what takes another time every time (see ``sim.host``), always the same if None.
 
     ``recorder`` and ``run_log`` receive every record in order of time; the run log is told of every request and is
     finished at the end. ``progress`` is called with the number of concluded requests whenever it grows. ``faults``
@@ -69,7 +73,7 @@ def simulate(
     Raises ValueError for requests that are out of order or name an instance that is not there.
     """
     clock = Clock()
-    cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults)
+    cluster = make_cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults, draws)
     before = _both(announce, run_log.expect if run_log is not None else None)
     if concurrency is None:
         cluster.feed(iter(requests), before)

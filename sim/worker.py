@@ -1,4 +1,4 @@
-"""The transfer worker of a link that may be shared: a thread whose writes end when the network says so."""
+"""The transfer workers whose writes end when others let them: on a link that may be shared, on processors that are."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from protocol.layout import BufferLayout
 from protocol.messages import StartWrite
 from protocol.topology import RankId
 from sim.clock import Clock
-from sim.link import Contacts, count_pieces
+from sim.link import Contacts, LinkProfile, count_pieces
 from sim.network import Network
+from sim.processors import SharedProcessors
 
 _Queued = tuple[StartWrite, int, Callable[..., object], tuple[Any, ...]]
+_Ending = tuple[StartWrite, Callable[..., object], tuple[Any, ...]]
 
 
 class QueuedWorker:
@@ -109,6 +111,106 @@ class QueuedWorker:
 
     def _end(self, write: StartWrite, done: Callable[..., object], args: tuple[Any, ...]) -> None:
         self.busy_s += self._clock._now - self._began_s
+        done(write, *args)
+        self._writing = False
+        if self._queue:
+            self._begin()
+
+
+class HostedWorker:
+    """One thread of an encode rank that writes, first come, first served, on a host with few processors.
+
+    A write keeps ``host.write_processors`` busy for as long as it takes with the link and all of these to itself. It
+    also moves through ``network``, where there is one, and ends when both are done: the slower one holds it back.
+
+    ``taken_s``: what of a write's duration is spent in the rank's own thread, which takes its completion.
+    ``slowness``, ``contacts``: as of ``QueuedWorker``.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_contacts",
+        "_layout",
+        "_left",
+        "_link",
+        "_network",
+        "_processors",
+        "_queue",
+        "_rank",
+        "_taken_s",
+        "_width",
+        "_writing",
+    )
+
+    def __init__(
+        self,
+        clock: Clock,
+        processors: SharedProcessors,
+        network: Network | None,
+        link: LinkProfile,
+        layout: BufferLayout,
+        rank: RankId,
+        contacts: Contacts | None = None,
+        slowness: float = 1.0,
+        *,
+        taken_s: float = 0.0,
+    ) -> None:
+        self._clock = clock
+        self._processors = processors
+        self._network = network
+        self._link = link.slowed(slowness)
+        self._layout = layout
+        self._rank = rank
+        self._contacts = contacts
+        self._taken_s = taken_s
+        self._width = link.host.write_processors if link.host is not None else 0.0
+        self._queue: deque[_Queued] = deque()
+        self._writing = False
+        self._left = 0
+        if network is not None and slowness != 1.0:
+            network.slow(rank, slowness)
+
+    def queue(self, write: StartWrite, bytes_: int, done: Callable[..., object], *args: Any) -> None:
+        """Queue a write; ``done(write, *args)`` is called when it ends, before the next one begins."""
+        self._queue.append((write, bytes_, done, args))
+        if not self._writing:
+            self._begin()
+
+    def abandon(self) -> None:
+        """Begin none of the writes that are queued: the process has ended. The one under way runs to its end."""
+        self._queue.clear()
+
+    def _begin(self) -> None:
+        write, bytes_, done, args = self._queue.popleft()
+        self._writing = True
+        link = self._link
+        pieces = count_pieces(self._layout, write.chunk, write.source_blocks, write.target_blocks)
+        extra_s = 0.0
+        if self._contacts is not None:
+            extra_s = self._contacts.wait_s(self._rank, write.destination, self._clock._now)
+        alone_s = max(0.0, link.write_s(bytes_, pieces) + extra_s - self._taken_s)
+        self._left = (self._width > 0) + (self._network is not None)
+        ending = (write, done, args)
+        if not self._left:
+            self._left = 1
+            self._clock.call_after(alone_s, self._end, ending)
+            return
+        if self._network is not None:
+            # Where in a write's life the thread's own part lies is of no matter to those that share its adapters.
+            thread_s = max(0.0, link.post_s(pieces) + link.latency_s + extra_s - self._taken_s)
+            self._clock.call_after(thread_s, self._move, write, bytes_, pieces, ending)
+        if self._width > 0:
+            self._processors.run(self._width * alone_s, self._width, self._end, ending)
+
+    def _move(self, write: StartWrite, bytes_: int, pieces: int, ending: _Ending) -> None:
+        assert self._network is not None  # asked before the call was planned
+        self._network.start(self._rank, write.destination, bytes_, pieces, self._end, ending)
+
+    def _end(self, ending: _Ending) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        write, done, args = ending
         done(write, *args)
         self._writing = False
         if self._queue:

@@ -5,6 +5,7 @@ smallest interesting case: 2,000 tokens over a default of 1,024, so two chunks, 
 resume each. All protocol cores run in full. Times are CPU times of one core; the reference is the cost of one event of
 a SimPy process that does nothing but wait for timeouts, measured before and after in the same process.
 
+* ranks: of the two sides; "h": on a host whose threads share its processors (sim/hosted.py)
 * events: calls on the virtual clock per request
 * µs/event: CPU time per event
 * × SimPy: CPU time per event over that of a bare timeout
@@ -26,6 +27,19 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = {"1x1": (1, 1), "2x2": (2, 2), "4x8": (4, 8)}
+HOSTED = {"1x1h": (1, 1), "2x2h": (2, 2)}
+HOST = {
+    "processors": 4,
+    "input_s": 10e-6,
+    "turn_s": 10e-6,
+    "message_s": 5e-6,
+    "order_s": 10e-6,
+    "fill_bandwidth_Bps": 50e9,
+    "write_processors": 0.5,
+    "collective_processors": 0.5,
+    "collective_quantiles_s": [20e-6, 40e-6, 80e-6],
+}
+"""Small enough that nothing is overloaded at ``RATE_RPS``."""
 RATE_RPS = 500.0
 TIMEOUTS = 200_000
 WARM_UP_REQUESTS = 100
@@ -71,6 +85,8 @@ def plan(*, full: bool, quick: bool) -> Iterator[tuple[str, int, str]]:
         counts = QUICK[:1] if quick else FULL if full or shape == "1x1" else QUICK
         for count in counts:
             yield shape, count, "off"
+    for shape in HOSTED:
+        yield shape, QUICK[0], "off"
     for recording in RECORDINGS[1:]:
         for count in QUICK[:1] if quick else QUICK:
             yield "1x1", count, recording
@@ -111,7 +127,8 @@ def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
     from experiments.config import parse
     from experiments.environment import compiled_copy
 
-    encode_tp, language_tp = SHAPES[shape]
+    encode_tp, language_tp = (SHAPES | HOSTED)[shape]
+    host = HOST if shape in HOSTED else None
     tree: dict[str, Any] = {
         "workload": {"lengths": [2000], "requests": WARM_UP_REQUESTS, "rate_rps": RATE_RPS},
         "protocol": {"sizing": {"tokens": 1024}},
@@ -120,13 +137,13 @@ def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
         "link": {"profile": "cx7-400g"},
     }
     with tempfile.TemporaryDirectory() as folder:
-        run(parse(tree), recording, Path(folder) / "run")  # everything is imported then
+        run(parse(tree), recording, Path(folder) / "run", host)  # everything is imported then
     tree["workload"]["requests"] = requests
     config = parse(tree)
     before_s = timeout_s()
     with tempfile.TemporaryDirectory() as folder:
         started_s = time.process_time()
-        events = run(config, recording, Path(folder) / "run")
+        events = run(config, recording, Path(folder) / "run", host)
         took_s = time.process_time() - started_s
     bare_s = (before_s + timeout_s()) / 2
     return {
@@ -143,15 +160,20 @@ def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
     }
 
 
-def run(config: Any, recording: str, target: Path) -> int:
-    """Simulate; return the number of events on the clock."""
+def run(config: Any, recording: str, target: Path, host: dict[str, Any] | None) -> int:
+    """Simulate, on a host if one is given; return the number of events on the clock."""
+    from msgspec import structs
+
     from experiments.rundir import RunWriter
     from experiments.runner import Account
     from experiments.workload import make_requests
+    from sim.host import host_from
     from sim.link import load_profile
     from sim.run import simulate
 
     scenario, link = config.scenario(), load_profile(config.link.profile)
+    if host is not None:
+        link = structs.replace(link, host=host_from(host))
     requests = make_requests(config, 0)
     if recording == "off":
         outcome = simulate(scenario, requests, link)

@@ -31,7 +31,8 @@ MODULES = (
     *(f"protocol/{name}.py" for name in ("agreement", "allocator", "chunks", "deadlock", "disciplines", "encode")),
     *(f"protocol/{name}.py" for name in ("language", "laws", "loop", "passes", "pooluse", "processors", "rank")),
     *(f"protocol/{name}.py" for name in ("runlog", "status")),
-    *(f"sim/{name}.py" for name in ("clock", "cluster", "fairshare", "group", "network", "run", "worker")),
+    *(f"sim/{name}.py" for name in ("clock", "cluster", "fairshare", "group", "hosted", "network", "processors")),
+    *(f"sim/{name}.py" for name in ("run", "worker")),
 )
 """What a request passes through, but for the messages and profiles: msgspec's classes are compiled already."""
 

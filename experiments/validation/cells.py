@@ -12,7 +12,7 @@ from experiments.errors import UserError
 from experiments.rundir import StoredRun
 from experiments.validation.bars import BARS, MISS
 from experiments.validation.frozen import FrozenProfile
-from experiments.validation.pairing import Fate, Repeat, pair_run
+from experiments.validation.pairing import Fate, Repeat, pair_run, profile_on
 from experiments.validation.scores import FigureScore, Scores, score
 from experiments.validation.stages import StageScore, stage_scores
 
@@ -21,6 +21,7 @@ Settings = dict[str, Any]
 
 WHICH_REPEAT = ("run.name", "run.seed", "run.replications")
 """Settings in which repeats of one cell may differ."""
+PROCESSORS = "host.processors"
 NAME_LETTERS = 60
 
 
@@ -91,7 +92,9 @@ def score_cell(
                 f"{str(runs[0].path)!r} to be a repeat of it"
             )
     repeats = tuple(
-        repeat for run in runs for repeat in pair_run(run, profile, keep_records=keep_records and run is runs[0])
+        repeat
+        for run in runs
+        for repeat in pair_run(run, profile_on(run, profile), keep_records=keep_records and run is runs[0])
     )
     named = name or runs[0].config.run.name
     return CellScore(
@@ -133,9 +136,14 @@ def cells_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
 
 
 def settings_of(run: StoredRun) -> Settings:
-    """What tells the cell of a run. A measured run does not depend on the simulator's link profile."""
+    """What tells the cell of a run, the processors that it could use (``PROCESSORS``) among it.
+
+    A measured run does not depend on the simulator's link profile, and a simulated one not on its host.
+    """
     settings = dict(_flat(run.config))
-    ignored = (*WHICH_REPEAT, "link.profile") if run.kind == "real" else WHICH_REPEAT
+    if run.kind == "real" and run.processors is not None:
+        settings[PROCESSORS] = run.processors
+    ignored = (*WHICH_REPEAT, "link.profile", "link.processors") if run.kind == "real" else WHICH_REPEAT
     return {name: value for name, value in settings.items() if name not in ignored}
 
 

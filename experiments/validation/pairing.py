@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from experiments.config import Config
@@ -35,6 +36,7 @@ from protocol.scenario import Request
 from protocol.sizing import SizingError
 from sim.faults import PlannedFaults
 from sim.run import simulate
+from sim.streams import stream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +131,9 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
         statuses = dict(zip(rows["room"].tolist(), rows["status"].tolist(), strict=True))
         requests = _trace_of(str(run.path), rows, config, number)
         arrivals_s = {one.room: one.arrival_s for one in requests}
-        predicted, told = predict(config, number, requests, profile)
+        # What takes another time every time does so in every repeat; a simulated run is met by what it met.
+        repeat = run.path.name if run.kind == "real" else ""
+        predicted, told = predict(config, number, requests, profile, repeat)
         fates = tuple(
             Fate(str(run.path), number, room, statuses[room], told[room])
             for room in sorted(statuses)
@@ -145,10 +149,22 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
         )  # fmt: skip
 
 
+def profile_on(run: StoredRun, profile: FrozenProfile) -> FrozenProfile:
+    """The profile for the host of a measured run: with as many processors as that run could use."""
+    host = profile.link.host
+    if host is None or run.kind != "real" or run.processors is None:
+        return profile
+    link = structs.replace(profile.link, host=structs.replace(host, processors=float(run.processors)))
+    return replace(profile, link=link)
+
+
 def predict(
-    config: Config, replication: int, requests: tuple[Request, ...], profile: FrozenProfile
+    config: Config, replication: int, requests: tuple[Request, ...], profile: FrozenProfile, repeat: str = ""
 ) -> tuple[Observation, dict[int, str]]:
-    """Simulate ``requests`` at their times over ``profile``; also the final status of every room, by name."""
+    """Simulate ``requests`` at their times over ``profile``; also the final status of every room, by name.
+
+    ``repeat`` is a part of the names of the streams of what takes another time every time.
+    """
     scenario = config.scenario()
     warmup = config.run.warmup_requests
     figures = Replication(warmup_requests=warmup)
@@ -169,6 +185,7 @@ def predict(
             recorder=lambda *fields: kept.append(Record(*fields)),
             run_log=log,
             faults=None if plan is None else PlannedFaults(plan),
+            draws=lambda name: stream(config.run.seed, replication, "host", f"{repeat} {name}".lstrip()),
         )
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error

@@ -23,12 +23,27 @@ from experiments.runner import simulate_one
 from experiments.environment import compiled_copy
 from pathlib import Path
 
+Path("host.toml").write_text('''
+latency_s = 0.3e-3
+per_piece_s = 0.1e-3
+bandwidth_Bps = 2.4e9
+control_latency_s = 0.25e-3
+copy_bandwidth_Bps = 12e9
+[host]
+processors = 2
+input_s = 0.1e-3
+write_processors = 1.2
+collective_processors = 0.6
+collective_quantiles_s = [0.2e-3, 0.5e-3, 4e-3]
+''')
+
 for example, settings in (
     ("quickstart", ["workload.requests=200"]),
     ("mixed", ["workload.requests=150", "encode.tp=2", "language.tp=3", "language.release=prefill"]),
     ("ustudy", ["workload.requests=100", "language.instances=2", "encode.transfer_workers=2",
                 "protocol.discipline=alloc_then_free", "protocol.timeout_s=20s"]),
     ("faults", ["workload.requests=150"]),
+    ("validation-cell", ["link.profile=host.toml", "encode.tp=2", "language.tp=2"]),
 ):
     config = load(example, settings)
     target = Path(sys.argv[1]) / example
@@ -56,7 +71,7 @@ def test_the_compiled_copy_writes_the_same_bytes(tmp_path: Path) -> None:
             env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.stdout.split() == [code], done.stderr
-    for example in ("quickstart", "mixed", "ustudy", "faults"):
+    for example in ("quickstart", "mixed", "ustudy", "faults", "validation-cell"):
         for name in ("events.parquet", "requests.parquet"):
             plain, compiled = ((tmp_path / code / example / name).read_bytes() for code in ("plain", "compiled"))
             assert plain == compiled, (example, name)

@@ -1,0 +1,97 @@
+"""What the software of a run costs the processors of its host, which its threads share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+ENOUGH = math.inf
+"""Of processors: as many as there are threads."""
+
+
+class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """Processor seconds of what the processes of a run do, all of which are on one host.
+
+    ``processors``: how many it has, above 0; ``inf`` for as many as there are threads.
+    ``input_s``: a rank's thread, to take a message or a completion and to do what follows from it.
+    ``turn_s``: the same thread, for a turn of its loop that finds something to do, without copies and passes.
+    ``message_s``: the threads that carry messages, for one message.
+    ``order_s``: the router, for an order that it gives to a rank or takes from one.
+    ``fill_bandwidth_Bps``: at which an encoder pass writes its output, in the rank's thread.
+    ``write_processors``: how many a write keeps busy while it is under way, in the writing thread and in the engine's
+    on both sides. 0 where an adapter moves the bytes and nobody waits for it on a processor.
+    ``collective_processors``, ``collective_quantiles_s``: how many an all-reduce keeps busy on each rank, and how long
+    it takes, at equal steps of probability from 0 to 1, when nothing else goes on. The ranks of a group of more than
+    one hold one every turn, whether there is anything to do or not, and a second one where rooms have moved on.
+
+    Raises ValueError for a value out of range.
+    """
+
+    processors: float = ENOUGH
+    input_s: float = 0.0
+    turn_s: float = 0.0
+    message_s: float = 0.0
+    order_s: float = 0.0
+    fill_bandwidth_Bps: float = math.inf  # noqa: N815 - bytes, not bits
+    write_processors: float = 0.0
+    collective_processors: float = 1.0
+    collective_quantiles_s: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self) -> None:
+        for field in ("input_s", "turn_s", "message_s", "order_s", "write_processors"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(f"{field} is {getattr(self, field)}, it must be at least 0 and finite")
+        for field in ("processors", "fill_bandwidth_Bps", "collective_processors"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field} is {getattr(self, field)}, it must be above 0")
+        if not math.isfinite(self.collective_processors):
+            raise ValueError(f"collective_processors is {self.collective_processors}, it must be finite")
+        steps = self.collective_quantiles_s
+        if not steps or list(steps) != sorted(steps) or not 0 <= steps[0] <= steps[-1] < math.inf:
+            raise ValueError(
+                f"collective_quantiles_s is {list(steps)}, it must be a list of rising times, finite and at least 0"
+            )
+
+    def before_s(self, control_latency_s: float) -> float:
+        """What of a control message's latency lies in the thread that takes it; the same goes for any other input."""
+        return min(self.input_s, max(0.0, control_latency_s - self.message_s))
+
+    def collective_s(self, probability: float) -> float:
+        """How long an all-reduce takes: the quantile of ``probability``, linear between two steps."""
+        steps = self.collective_quantiles_s
+        place = probability * (len(steps) - 1)
+        lower = min(int(place), len(steps) - 1)
+        upper = min(lower + 1, len(steps) - 1)
+        return steps[lower] + (place - lower) * (steps[upper] - steps[lower])
+
+
+FIELDS = HostCosts.__struct_fields__
+
+
+def host_from(table: Any) -> HostCosts:
+    """The costs in a table of fields. Raises ValueError naming the first unknown or wrong field."""
+    if not isinstance(table, Mapping):
+        raise ValueError(f"host is {table!r}, it must be a table")
+    fields: dict[str, Any] = {}
+    for field, value in table.items():
+        if field not in FIELDS:
+            raise ValueError(f"host: unknown field {field!r}; known: {', '.join(FIELDS)}")
+        if field == "collective_quantiles_s":
+            if not isinstance(value, list) or not all(map(_is_number, value)):
+                raise ValueError(f"host: {field} is {value!r}, it must be a list of numbers")
+            fields[field] = tuple(map(float, value))
+        elif _is_number(value):
+            fields[field] = float(value)
+        else:
+            raise ValueError(f"host: {field} is {value!r}, it must be a number")
+    try:
+        return HostCosts(**fields)
+    except ValueError as error:
+        raise ValueError(f"host: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

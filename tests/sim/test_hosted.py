@@ -1,0 +1,249 @@
+"""The cluster on few processors: the same decisions as the other, later; and what only it can do."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.disciplines import DISCIPLINES
+from protocol.recording import Event, Record
+from protocol.scenario import Request, Scenario, ServiceTimes
+from protocol.topology import RankId, Side
+from sim.chaos import draw_case, run_case
+from sim.clock import Clock
+from sim.faults import FaultPlan, PlannedFaults, Restart
+from sim.host import HostCosts, host_from
+from sim.hosted import HostedCluster, make_cluster
+from sim.laws import observe
+from sim.link import LinkProfile, profile_from
+from sim.run import simulate
+from sim.streams import stream
+
+COSTS = HostCosts(
+    processors=2,
+    input_s=100e-6,
+    turn_s=100e-6,
+    message_s=50e-6,
+    order_s=80e-6,
+    fill_bandwidth_Bps=8e9,
+    write_processors=1.2,
+    collective_processors=0.5,
+    collective_quantiles_s=(300e-6, 400e-6, 500e-6),
+)
+LINK = LinkProfile(
+    name="small host",
+    latency_s=0.3e-3,
+    per_piece_s=0.1e-3,
+    bandwidth_Bps=2.4e9,
+    control_latency_s=0.25e-3,
+    copy_bandwidth_Bps=12e9,
+    submit_latency_s=0.6e-3,
+    wakeup_s=0.15e-3,
+    shared_by="rank",
+    host=COSTS,
+)
+SCENARIO = Scenario(
+    block_tokens=128,
+    hidden=2048,
+    encode_blocks=512,
+    language_blocks=256,
+    sizing_options={"tokens": 1024},
+    timeout_s=60.0,
+    services=ServiceTimes(encode_per_token_s=1e-6),
+)
+
+
+def change(one: Any, **fields: Any) -> Any:
+    return msgspec.structs.replace(one, **fields)
+
+
+def on(processors: float, **costs: float) -> LinkProfile:
+    """The link on a host with so many processors."""
+    return change(LINK, host=change(COSTS, processors=processors, **costs))
+
+
+def evenly(number: int, every_s: float, tokens: int = 1500) -> list[Request]:
+    return [Request(room, room * every_s, tokens) for room in range(number)]
+
+
+def decisions(records: list[Record]) -> dict[tuple[int, RankId], list[tuple[Any, ...]]]:
+    """What every rank decided for every room, in order, without its times."""
+    found: dict[tuple[int, RankId], list[tuple[Any, ...]]] = {}
+    for one in records:
+        found.setdefault((one.room, one.rank_id), []).append((one.event, one.status, one.tokens))
+    return found
+
+
+def latencies(scenario: Scenario, requests: list[Request], link: LinkProfile) -> list[float]:
+    return [row.delivered_s - row.arrival_s for row in observe(scenario, requests, link).rows]
+
+
+# --- alone: the latencies of the profile ---
+
+
+@pytest.mark.parametrize("tokens", [300, 1024, 3000])
+def test_a_request_that_is_alone_takes_as_long_as_without_a_host(tokens: int) -> None:
+    # Free of its own wake: what its ranks do after an input or a turn can meet its next step.
+    quiet = on(math.inf, turn_s=0.0, input_s=0.0)
+    with_host, without = (
+        latencies(SCENARIO, [Request(0, 0.0, tokens)], link)[0] for link in (quiet, change(LINK, host=None))
+    )
+    # Turns lie on a grid of 1 ms, so a microsecond of rounding could move one by a period.
+    assert with_host == pytest.approx(without, abs=1e-9)
+
+
+def test_its_own_wake_costs_a_lone_request_little() -> None:
+    with_host, without = (
+        latencies(SCENARIO, [Request(0, 0.0, 3000)], link)[0] for link in (LINK, change(LINK, host=None))
+    )
+    assert without <= with_host < without + 1.5e-3
+
+
+# --- together: slower, the fewer processors there are; and the same decisions ---
+
+
+def test_fewer_processors_make_it_slower_and_more_than_enough_change_nothing() -> None:
+    requests = evenly(60, 0.004)
+    mean = {count: sum(latencies(SCENARIO, requests, on(count))) / len(requests) for count in (1, 2, 4, 64, math.inf)}
+    assert mean[1] > mean[2] > mean[4] >= mean[64]
+    assert mean[64] == mean[math.inf]
+    assert mean[2] > 1.1 * mean[64]
+
+
+def test_processors_are_never_more_than_busy() -> None:
+    clock = Clock()
+    cluster = make_cluster(SCENARIO, LINK, clock)
+    assert isinstance(cluster, HostedCluster)
+    cluster.feed(iter(evenly(50, 0.004)))
+    clock.run_while_busy()
+    assert cluster.succeeded == 50
+    assert cluster.empty
+    assert 0 < cluster.processors.busy_s <= 2 * clock.now
+    # Writes alone keep 1.2 processors busy for as long as the link says, less what the rank's thread has of it.
+    assert cluster.processors.busy_s > 1.2 * 50 * (1500 * 4108 / LINK.bandwidth_Bps)
+
+
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+@pytest.mark.parametrize(("encode_tp", "language_tp"), [(1, 1), (1, 2), (2, 3)])
+def test_what_is_decided_of_requests_that_do_not_meet_is_the_same(
+    discipline: str, encode_tp: int, language_tp: int
+) -> None:
+    scenario = change(SCENARIO, discipline=discipline, encode_tp=encode_tp, language_tp=language_tp)
+    requests = [Request(room, 0.2 * room, tokens) for room, tokens in enumerate((1, 900, 1024, 2500, 4000))]
+    hosted, plain = (observe(scenario, requests, link) for link in (LINK, change(LINK, host=None)))
+    assert decisions(hosted.records) == decisions(plain.records)
+    assert hosted.outcome.bytes_landed == plain.outcome.bytes_landed
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_other_all_reduces() -> None:
+    scenario = change(SCENARIO, language_tp=2)
+
+    def ends(seed: int, replication: int = 0) -> list[Record]:
+        records: list[Record] = []
+        keep = lambda *row: records.append(Record(*row))  # noqa: E731
+        simulate(
+            scenario, evenly(20, 0.01), LINK, recorder=keep, draws=lambda name: stream(seed, replication, "host", name)
+        )
+        return records
+
+    assert ends(1) == ends(1)
+    assert ends(1) != ends(2)
+    assert ends(1) != ends(1, replication=1)
+
+
+# --- groups: all-reduces all the time ---
+
+
+def test_the_ranks_of_a_group_come_together_while_nothing_is_due() -> None:
+    one, two = (observe(change(SCENARIO, language_tp=tp), evenly(20, 0.02), LINK).outcome for tp in (1, 2))
+    assert one.turns < 200  # 20 requests, some turns each
+    assert two.turns > 300  # 0.4 s of a turn every millisecond
+
+
+def test_longer_all_reduces_make_groups_slower_and_leave_lone_ranks_alone() -> None:
+    slow = change(LINK, host=change(COSTS, collective_quantiles_s=(3e-3, 4e-3)))
+    for language_tp, slower in ((1, False), (2, True)):
+        scenario = change(SCENARIO, language_tp=language_tp)
+        fast_s, slow_s = (sum(latencies(scenario, evenly(20, 0.02), link)) for link in (LINK, slow))
+        assert (slow_s > 1.5 * fast_s) if slower else (slow_s == fast_s)
+
+
+@pytest.mark.parametrize("timeout_s", [None, 0.5])
+def test_idle_turns_do_not_keep_a_deadlock_going_for_ever(timeout_s: float | None) -> None:
+    # Both requests hold what the other needs, and both groups turn.
+    scenario = change(
+        SCENARIO, encode_tp=2, language_tp=2, language_blocks=16, discipline="alloc_all_then_free",
+        sizing_options={"tokens": 1024}, timeout_s=timeout_s,
+    ) if "alloc_all_then_free" in DISCIPLINES else change(
+        SCENARIO, encode_tp=2, language_tp=2, language_blocks=16, discipline="alloc_then_free", timeout_s=timeout_s,
+    )  # fmt: skip
+    slow = change(LINK, host=change(COSTS, collective_quantiles_s=(5e-3,)))
+    run = observe(scenario, [Request(room, 0.0, 2000) for room in range(2)], slow)
+    assert run.outcome.deadlock
+    assert run.outcome.unfinished == (2 if timeout_s is None else 0)
+    assert run.outcome.end_s < 2.0
+
+
+# --- faults ---
+
+
+def test_chaos_on_few_processors_breaks_no_law() -> None:
+    cases = (draw_case(seed) for seed in range(400))
+    hosted = [case for case in cases if case.link.host is not None]
+    assert len(hosted) > 60
+    broken = [outcome for outcome in map(run_case, hosted) if outcome.violations]
+    assert broken == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.0005, 0.03), st.sampled_from(Side))
+def test_whoever_dies_in_the_middle_of_anything_leaves_nothing_behind(time_s: float, side: Side) -> None:
+    plan = FaultPlan(seed=0, incidents=(Restart(time_s=time_s, side=side, instance=0, down_s=0.05),))
+    records: list[Record] = []
+    outcome = simulate(
+        change(SCENARIO, language_tp=2), evenly(8, 0.002), LINK, faults=PlannedFaults(plan),
+        recorder=lambda *row: records.append(Record(*row)),
+    )  # fmt: skip
+    assert (outcome.unfinished, outcome.leftovers) == (0, ())
+    assert outcome.succeeded + outcome.failed == 8
+    assert sum(one.event is Event.RELEASED for one in records) == 3 * 8
+
+
+# --- the profile ---
+
+
+def test_a_host_is_read_from_its_table() -> None:
+    table = {"latency_s": 0, "per_piece_s": 0, "bandwidth_Bps": 1, "control_latency_s": 0, "copy_bandwidth_Bps": 1}
+    host = profile_from({**table, "host": {"processors": 2, "collective_quantiles_s": [0.1, 0.2]}}, name="mine").host
+    assert host == HostCosts(processors=2.0, collective_quantiles_s=(0.1, 0.2))
+    assert profile_from(table, name="mine").host is None
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (3, "must be a table"),
+        ({"cores": 2}, "unknown field 'cores'"),
+        ({"processors": 0}, "processors is 0.0, it must be above 0"),
+        ({"input_s": -1}, "input_s is -1.0, it must be at least 0"),
+        ({"input_s": "1ms"}, "input_s is '1ms', it must be a number"),
+        ({"collective_quantiles_s": 1}, "must be a list of numbers"),
+        ({"collective_quantiles_s": [2, 1]}, "must be a list of rising times"),
+        ({"collective_quantiles_s": []}, "must be a list of rising times"),
+        ({"collective_processors": math.inf}, "must be finite"),
+    ],
+)
+def test_a_bad_host_is_refused_by_name(table: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        host_from(table)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9).map(sorted), st.floats(0, 1))
+def test_a_quantile_lies_between_its_steps(steps: list[float], probability: float) -> None:
+    costs = HostCosts(collective_quantiles_s=tuple(steps))
+    found = costs.collective_s(probability)
+    assert steps[0] <= found <= steps[-1]
+    assert (costs.collective_s(0.0), costs.collective_s(1.0)) == (steps[0], steps[-1])
