@@ -406,6 +406,12 @@ def calibrate(
     predicted: Annotated[
         list[str] | None, typer.Option("--predict", metavar="NAME", help="Predict this table from the fitted ones.")
     ] = None,
+    accounts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--accounts", metavar="RUN", help="A run that only says what processors do; several may be given."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="PROFILE.toml", help="Write one profile for all that is fitted.")
     ] = None,
@@ -420,7 +426,8 @@ def calibrate(
     from experiments.calibration.report import report_text
 
     result = fit_measurements(
-        measurements, holdout=holdout, tables=tables or (), predicted=predicted or (), out=out, base=base, seed=seed,
+        measurements, holdout=holdout, tables=tables or (), predicted=predicted or (),
+        accounts=accounts or (), out=out, base=base, seed=seed,
         command=shlex.join(["bufferlab", *sys.argv[1:]]),
     )  # fmt: skip
     _tell(result, "" if as_json else report_text(result), as_json=as_json)

@@ -5,8 +5,8 @@
 About 15 minutes on a machine with two cores, which should do nothing else meanwhile. An interrupted campaign goes on
 where it stopped. FOLDER/runs has the run directories, FOLDER/profile.toml the link profile that was fitted to the
 calibrating ones, FOLDER/validation everything that `bufferlab validate` writes for the others. --page puts the tables,
-with the date and the machine, between the marks of a page, and the figure of the errors and
-the scores of all cells (.csv) beside it.
+with the date and the machine, between the marks of a page, and beside it the figure of the errors, the scores of all
+cells (.csv) and the figures of every single run (-rounds.csv).
 
 Exit status: 0, 1 when something cannot be measured or fitted, 2 for bad input, 130 when interrupted.
 """
@@ -14,13 +14,18 @@ Exit status: 0, 1 when something cannot be measured or fitted, 2 for bad input, 
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
 import datetime
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from msgspec import structs
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,19 +33,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.calibration.command import calibrate
 from experiments.environment import describe_host
 from experiments.errors import RunFailedError, UserError
+from experiments.intervals import quantile
+from experiments.rundir import StoredRun
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
 from experiments.validation.campaign import (
     CALIBRATION,
     CALIBRATION_ROUNDS,
     PROFILE,
     RATES,
+    account_runs,
     calibration_runs,
     chosen_cells,
     measure,
     run_folder,
 )
+from experiments.validation.pairing import pair_run
+from experiments.validation.scores import LATENCY_FIGURES
+from sim.host import HostCosts
 
 FIGURES = ("p50", "p99", "throughput")
+ON_LARGER_HOSTS = ("default-1024", "load-high", "ranks-1x2", "ranks-2x2")
+"""Cells of which the page says what more processors would do."""
 BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
 
 
@@ -58,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--rounds is {chosen.rounds}, it must be at least 2")
         cells = chosen_cells(chosen.cells)
         if not chosen.only_score:
-            total = len(cells) * chosen.rounds + len(CALIBRATION) * min(CALIBRATION_ROUNDS, chosen.rounds)
+            calibrating = (len(CALIBRATION) - 1) * chosen.rounds + min(CALIBRATION_ROUNDS, chosen.rounds)
+            total = len(cells) * chosen.rounds + calibrating
             with tqdm(total=total, unit="run", disable=None) as bar:
 
                 def progress(name: str) -> None:
@@ -84,11 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("campaign: interrupted; the same command goes on", file=sys.stderr)
         return 130
     tables = page(chosen.folder, scores, decision, profile, chosen.rounds)
+    tables += larger_hosts(chosen.folder, scores, profile, chosen.rounds)
     print(tables)
     if chosen.page is not None:
         put(chosen.page, tables)
         shutil.copy(chosen.folder / "validation" / "figures" / "errors.png", chosen.page.with_suffix(".png"))
         shutil.copy(chosen.folder / "validation" / "cells.csv", chosen.page.with_suffix(".csv"))
+        write_rounds(scores, chosen.page.with_name(f"{chosen.page.stem}-rounds.csv"))
     return 0
 
 
@@ -96,7 +112,9 @@ def fitted(folder: Path, rounds: int) -> FrozenProfile:
     """The profile of this machine, fitted once."""
     path = folder / PROFILE
     if not path.exists():
-        calibrate(calibration_runs(folder, rounds), out=path, command="tools/campaign.py")
+        # Where the kernel does not count the time of threads there are no accounts, and every thread has a processor.
+        accounts = [run for run in account_runs(folder, rounds) if StoredRun(run).usage]
+        calibrate(calibration_runs(folder, rounds), accounts=accounts, out=path, command="tools/campaign.py")
     return freeze(path)
 
 
@@ -122,6 +140,7 @@ def page(
         f"Profile: latency {1e6 * link.latency_s:.0f} µs, {1e6 * link.per_piece_s:.1f} µs a piece, "
         f"{link.bandwidth_Bps / 1e9:.2f} GB/s, control message {1e6 * link.control_latency_s:.0f} µs, copies "
         f"{link.copy_bandwidth_Bps / 1e9:.1f} GB/s.",
+        *host_line(link.host),
         "",
         "| cell | p50, ms | error | noise | p99, ms | error | noise | throughput, /s | error | noise |",
         "|---|" + "--:|" * 9,
@@ -148,6 +167,61 @@ def page(
             f"{100 * one.regret:.1f} % | {noise} | {rank} |"
         )
     return "\n".join(lines)
+
+
+def host_line(host: HostCosts | None) -> list[str]:
+    """What the software costs the processors, in words."""
+    if host is None:
+        return []
+    return [
+        "",
+        f"Processors: an input or a turn takes {1e6 * host.input_s:.0f} µs of one, a message "
+        f"{1e6 * host.message_s:.0f}, an order {1e6 * host.order_s:.0f}; a write keeps {host.write_processors:.2f} "
+        f"busy, an all-reduce {host.collective_processors:.2f} on each rank for "
+        f"{1e6 * host.collective_s(0.5):.0f} µs (median; {1e3 * host.collective_s(0.9):.1f} ms at 90 %).",
+    ]
+
+
+def larger_hosts(folder: Path, scores: Sequence[CellScore], profile: FrozenProfile, rounds: int) -> str:
+    """What the same software would do with more processors: predicted, in Markdown."""
+    host = profile.link.host
+    chosen = [cell.name for cell in scores if cell.name in ON_LARGER_HOSTS]
+    if host is None or not chosen:
+        return ""
+    counts = [host.processors * factor for factor in (1, 2, 4)] + [math.inf]
+    heads = [f"{count:g} processors" if math.isfinite(count) else "enough" for count in counts]
+    lines = ["", "", f"| predicted p50 / p99, ms | {' | '.join(heads)} |", "|---|" + "--:|" * len(counts)]
+    for name in chosen:
+        columns = []
+        for count in counts:
+            larger = structs.replace(profile.link, host=structs.replace(host, processors=count))
+            runs = [run_folder(folder, name, number) for number in range(rounds)]
+            values = predicted_figures(runs, dataclasses.replace(profile, link=larger))
+            columns.append(f"{values['p50']:.3g} / {values['p99']:.3g}")
+        lines.append(f"| {name} | {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+def predicted_figures(runs: Sequence[Path], profile: FrozenProfile) -> dict[str, float]:
+    """p50 and p99 of what is predicted for these runs' requests, in ms: means over the runs."""
+    latencies_s = [repeat.latencies_s[1] for run in runs for repeat in pair_run(StoredRun(run), profile)]
+    return {
+        name: 1e3 * float(np.mean([quantile(share)(one) for one in latencies_s]))
+        for name, share in (("p50", 0.5), ("p99", 0.99))
+    }
+
+
+def write_rounds(scores: Sequence[CellScore], path: Path) -> None:
+    """What was measured in every round of every cell, and what was predicted for it, as a table."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["cell", "round", "requests", "figure", "measured", "predicted"])
+        for cell in scores:
+            for number, repeat in enumerate(cell.repeats):
+                sides = repeat.latencies_s
+                for name, statistic in LATENCY_FIGURES.items():
+                    values = [f"{statistic(side):.6g}" for side in sides]
+                    table.writerow([cell.name, number, len(sides[0]), f"{name}_s", *values])
 
 
 def put(path: Path, tables: str) -> None:

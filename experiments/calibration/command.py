@@ -18,6 +18,7 @@ from experiments.calibration.cells import Cells, cells_of
 from experiments.calibration.choosing import Chosen, choose
 from experiments.calibration.fitting import Fit, certainty
 from experiments.calibration.groups import Group, split
+from experiments.calibration.host import Account, Found, accounts_of, host_costs, tells_inputs, why_unfit
 from experiments.calibration.profiles import make_profile, write_profile
 from experiments.calibration.rows import MICRO, LeftOut, Row, read_rows
 from experiments.calibration.runs import Observed, observe
@@ -36,7 +37,7 @@ from experiments.errors import UserError
 from experiments.intervals import Estimate, unbounded
 from experiments.problems import did_you_mean
 from experiments.rundir import StoredRun, is_finished_run
-from sim.link import LinkProfile, load_profile
+from sim.link import HOST, LinkProfile, load_profile
 from sim.streams import stream
 
 SCHEMA = "bufferlab-calibration/1"
@@ -81,12 +82,37 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     return found
 
 
+def read_accounts(asked: Sequence[Path], measurements: Sequence[Path]) -> list[Account]:
+    """What the processes of measured runs kept account of: those of ``asked``, or else of the runs in ``measurements``.
+
+    Raises UserError for a run in ``asked`` that keeps none, and where all of them together tell no costs.
+    """
+    if not asked:
+        return [account for path in measurements if is_finished_run(path) for account in accounts_of(StoredRun(path))]
+    found = []
+    for path in asked:
+        if not is_finished_run(path):
+            raise UserError(f"--accounts has {str(path)!r}, it must be a finished run directory (with a summary.json)")
+        run = StoredRun(path)
+        reason = why_unfit(run)
+        if reason is not None:
+            raise UserError(f"--accounts has {str(path)!r}, {reason}")
+        found += accounts_of(run)
+    if not any(map(tells_inputs, found)):
+        raise UserError(
+            "--accounts has only runs whose groups have several ranks, it must have one with encode.tp = 1 and "
+            "language.tp = 1 as well: only that tells what an input costs"
+        )
+    return found
+
+
 def calibrate(
     paths: Sequence[Path],
     *,
     holdout: str = "none",
     tables: Sequence[str] = (),
     predicted: Sequence[str] = (),
+    accounts: Sequence[Path] = (),
     out: Path | None = None,
     base: str = BASE,
     seed: int = 0,
@@ -95,11 +121,15 @@ def calibrate(
     """Fit what ``paths`` hold, and write the profile ``out`` if one is asked for; the result is the JSON report.
 
     ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
-    for the others, as is the profile's. Raises UserError for bad input, before anything is written, and RunFailedError
-    for rows of which no profile can be made.
+    for the others, as is the profile's. ``accounts``: measured runs that only say what the software costs the
+    processors, in place of those in ``paths``. Raises UserError for bad input, before anything is written, and
+    RunFailedError for rows of which no profile can be made.
     """
     _check(holdout, seed, out)
+    if accounts and out is None:
+        raise UserError("--accounts has runs, but there is no --out: the costs are told for a profile, so give one")
     taken_from = _base(base)
+    kept = read_accounts(accounts, paths)
     inputs = read_inputs(paths)
     groups = split(inputs.rows)
     fitted, asked = _select(groups, tables, predicted)
@@ -141,6 +171,13 @@ def calibrate(
     result["predictions"] = [predict_table(joint.chosen, joint.cells, group) for group in asked]
     if out is not None:
         profile, assumed = make_profile(out.stem, joint.chosen.fit, around, taken_from)
+        host = host_costs(kept, profile, taken_from.host)
+        if host is not None:
+            profile = msgspec.structs.replace(profile, host=host.costs)
+            assumed += [f"{HOST}.{name}" for name in host.untold]
+        elif taken_from.host is not None:
+            assumed.append(HOST)
+        result["host"] = None if host is None else _host_report(host, kept)
         result["profile"] = {"path": str(out), "assumed": assumed, "assumed_from": base}
         _write(out, profile, result, around, command)
     return result
@@ -297,6 +334,15 @@ def _runs_report(
     }
 
 
+def _host_report(host: Found, kept: Sequence[Account]) -> dict[str, Any]:
+    with_groups = sum(one.largest_group > 1 for one in kept)
+    return {
+        "runs": {"one rank a group": len(kept) - with_groups, "several ranks a group": with_groups},
+        "parameters": host.estimates,
+        "untold": host.untold,
+    }
+
+
 def _write(out: Path, profile: LinkProfile, result: dict[str, Any], around: dict[str, Any], command: str) -> None:
     joint = result["joint"]
     runs = result.get("runs", {}).get("directories", [])
@@ -320,6 +366,7 @@ def _write(out: Path, profile: LinkProfile, result: dict[str, Any], around: dict
         "assumed": assumed,
         "parameters": joint["parameters"],
         "software": around,
+        "host": {} if result["host"] is None else result["host"]["parameters"],
         "covariance": joint["covariance"],
         "left_out": result["left_out"],
         "residuals": joint["residuals"],

@@ -13,7 +13,7 @@ from experiments import toml
 from experiments.calibration.fitting import Fit
 from experiments.calibration.software import known
 from experiments.errors import RunFailedError
-from sim.link import CALIBRATION, COUNTS, LinkProfile
+from sim.link import CALIBRATION, COUNTS, HOST, LinkProfile
 
 REFUSED = 0.15
 """A law that is off by more on average, on the rows it was fitted to, is no profile."""
@@ -47,7 +47,7 @@ def make_profile(name: str, law: Fit, around: Mapping[str, Any], base: LinkProfi
         measured["copy_bandwidth_Bps"] = math.inf  # copies take no time at all
     assumed = [name for name in AROUND if name not in measured]
     fields |= {name: getattr(base, name) for name in assumed} | measured
-    return LinkProfile(name=name, shared_by=base.shared_by, **fields), [*assumed, "shared_by"]
+    return LinkProfile(name=name, shared_by=base.shared_by, host=base.host, **fields), [*assumed, "shared_by"]
 
 
 def write_profile(path: Path, profile: LinkProfile, calibration: Mapping[str, Any], comment: str) -> None:
@@ -55,8 +55,9 @@ def write_profile(path: Path, profile: LinkProfile, calibration: Mapping[str, An
 
     Raises RunFailedError when the file cannot be written.
     """
-    fields = {name: value for name, value in msgspec.structs.asdict(profile).items() if name != "name"}
-    content = toml.dumps({**fields, CALIBRATION: without_nothing(calibration)})
+    fields = {name: value for name, value in msgspec.structs.asdict(profile).items() if name not in ("name", HOST)}
+    host = {} if profile.host is None else {HOST: msgspec.structs.asdict(profile.host)}
+    content = toml.dumps({**fields, **host, CALIBRATION: without_nothing(calibration)})
     text = "".join(f"# {line}\n" for line in comment.splitlines()) + content
     partial = path.with_name(f".{path.name}.partial")
     try:

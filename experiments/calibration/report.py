@@ -22,6 +22,7 @@ def report_text(result: Mapping[str, Any]) -> str:
         _repeats(result["repeats"]),
         _runs(result["runs"]) if "runs" in result else "",
         _joint(result) if "joint" in result else "",
+        _host(result["host"]) if result.get("host") is not None else "",
         f"profile: {result['profile']['path']}" if "profile" in result else "",
     ]
     return "\n\n".join(section for section in sections if section)
@@ -87,7 +88,7 @@ def _shown(name: str, value: float | None) -> str:
         return f"{value:.4g} s"
     if name.endswith("_per_s"):
         return f"{value:.4g} a second"
-    return format_duration(value) if name.endswith("_s") else f"{value:g}"
+    return format_duration(value) if name.endswith("_s") else f"{value:.4g}"
 
 
 def _notes(one: Mapping[str, Any]) -> str:
@@ -132,6 +133,14 @@ def _runs(runs: Mapping[str, Any]) -> str:
     lines.append("around them:")
     lines.append(parameters_text(runs["software"]))
     lines += [f"not used: {reason}: {number}" for reason, number in runs["unused"].items()]
+    return "\n".join(lines)
+
+
+def _host(host: Mapping[str, Any]) -> str:
+    runs = ", ".join(f"{number} with {kind}" for kind, number in host["runs"].items() if number)
+    lines = [f"on the processors of the host (runs: {runs}):", parameters_text(host["parameters"])]
+    if host["untold"]:
+        lines.append(f"no run tells {', '.join(host['untold'])}")
     return "\n".join(lines)
 
 

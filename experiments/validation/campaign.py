@@ -10,7 +10,9 @@ What is there is not measured again, so a campaign that was interrupted goes on 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ BASE = "validation-cell"
 RATES = "rates.json"
 PROFILE = "profile.toml"
 
+CAPACITY = "capacity"
 CALIBRATION_ROUNDS = 3
+"""Of the closed loop, which sets the rates of the cells."""
 LOADS = {"low": 0.2, "medium": 0.5, "high": 0.85}
 """Parts of the rate that a closed loop reached."""
 
@@ -48,7 +52,7 @@ class Planned:
     """One run of a round. ``overrides``: settings in which it differs from the example ``validation-cell``.
 
     ``load``: a key of ``LOADS``; None where ``overrides`` say how requests come. ``requests``: so many that a run takes
-    1 to 4 s.
+    1 to 4 s. ``processors``: how many of the host's the run may use; None for all.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Planned:
     overrides: tuple[str, ...] = ()
     load: str | None = "medium"
     requests: int = 100
+    processors: int | None = None
 
 
 CALIBRATION = (
@@ -71,19 +76,30 @@ CALIBRATION = (
                 "run.seed=7",
             ),
             load=None,
-            requests=60,
+            requests=40,
         )
         for tokens in (32, 128)
     ),
     Planned(
-        "capacity",
+        "calibrate-1x2",
+        "calibrate",
+        ("language.tp=2", f"workload.rate_rps={ALONE_RPS}", "workload.cv=0", "workload.rate_log_sd=0", "run.seed=7"),
+        load=None,
+        requests=40,
+    ),
+    Planned(
+        CAPACITY,
         "calibrate",
         ("workload.loop=closed", "workload.concurrency=16", "run.seed=7"),
         load=None,
         requests=200,
     ),
 )
-"""``capacity`` only sets the rates of the cells; the profile is fitted to the others."""
+ALONE = ("calibrate-32", "calibrate-128")
+"""One request at a time: they tell latencies."""
+ACCOUNTS = (CAPACITY, "calibrate-1x2")
+"""A closed loop, which tells what the software costs the processors when they have no time, and sets the rates of the
+cells; and two language ranks that are all but idle, which tell how long all-reduces take."""
 
 TEXT = ("workload.preset=text-only",)
 SERVING = (
@@ -105,6 +121,7 @@ CELLS = (
     *(Planned(f"block-{tokens}", "block", of_blocks(tokens)) for tokens in (32, 512)),
     Planned("ranks-1x2", "ranks", ("language.tp=2",), load="low", requests=60),
     Planned("ranks-2x2", "ranks", ("encode.tp=2", "language.tp=2"), load="low", requests=60),
+    Planned("processors-1", "processors", load="low", requests=60, processors=1),
     *(
         Planned(f"discipline-{name}", "discipline", (f"protocol.discipline={name}",))
         for name in ("free_then_alloc", "exact_announce")
@@ -143,11 +160,13 @@ def measure(
 
     Raises what ``run_measured`` raises; what is complete is kept.
     """
-    for planned, number in _schedule(CALIBRATION, min(CALIBRATION_ROUNDS, rounds)):
+    first = tuple(one for one in CALIBRATION if one.name == CAPACITY)
+    for planned, number in _schedule(first, min(CALIBRATION_ROUNDS, rounds)):
         _measure_one(folder, planned, number, {})
         progress(planned.name)
     rates = _rates(folder, min(CALIBRATION_ROUNDS, rounds))
-    for planned, number in _schedule(cells, rounds):
+    calibrating = tuple(one for one in CALIBRATION if one.name != CAPACITY)
+    for planned, number in _schedule((*calibrating, *cells), rounds):
         _measure_one(folder, planned, number, rates)
         progress(planned.name)
 
@@ -167,14 +186,29 @@ def _measure_one(folder: Path, planned: Planned, number: int, rates: dict[str, f
     overrides = [
         f'run.name="{planned.name}"', *planned.overrides, *loaded, f"workload.requests={planned.requests}"
     ]  # fmt: skip
-    run_measured(load(BASE, overrides), target, plots=False)
+    with on_processors(planned.processors):
+        run_measured(load(BASE, overrides), target, plots=False)
+
+
+@contextmanager
+def on_processors(count: int | None) -> Iterator[None]:
+    """Within it this thread, and what it starts, may use only ``count`` of the processors; all for None."""
+    if count is None:
+        yield
+        return
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(all_of_them)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
 
 
 def _rates(folder: Path, rounds: int) -> dict[str, float]:
     """Requests a second of every load. Drawn up once: a campaign that goes on has the same."""
     path = folder / RATES
     if not path.exists():
-        reached = sorted(_throughput_rps(run_folder(folder, "capacity", number)) for number in range(rounds))
+        reached = sorted(_throughput_rps(run_folder(folder, CAPACITY, number)) for number in range(rounds))
         capacity_rps = reached[len(reached) // 2]
         write_json(
             path,
@@ -190,10 +224,18 @@ def _throughput_rps(folder: Path) -> float:
 
 
 def calibration_runs(folder: Path, rounds: int) -> list[Path]:
-    """The runs that the profile is fitted to."""
+    """The runs that the latencies of the profile are fitted to."""
+    return _runs(folder, rounds, ALONE)
+
+
+def account_runs(folder: Path, rounds: int) -> list[Path]:
+    """The runs that tell what the software costs the processors."""
+    return _runs(folder, rounds, ACCOUNTS)
+
+
+def _runs(folder: Path, rounds: int, names: tuple[str, ...]) -> list[Path]:
     return [
-        run_folder(folder, planned.name, number)
-        for planned in CALIBRATION
-        if planned.name != "capacity"
-        for number in range(min(CALIBRATION_ROUNDS, rounds))
+        run_folder(folder, name, number)
+        for name in names
+        for number in range(min(CALIBRATION_ROUNDS, rounds) if name == CAPACITY else rounds)
     ]

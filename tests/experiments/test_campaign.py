@@ -61,6 +61,12 @@ def test_what_the_simulator_measures_it_predicts(
     assert rows[0] in text
     assert "old" not in text
     assert (tmp_path / "page.png").stat().st_size > 10_000
+    rounds = (tmp_path / "page-rounds.csv").read_text(encoding="utf-8").splitlines()
+    assert rounds[0] == "cell,round,requests,figure,measured,predicted"
+    assert len(rounds) == 1 + 2 * 2 * 4  # cells, rounds, figures
+    for row in rounds[1:]:
+        measured_s, predicted_s = map(float, row.split(",")[4:])
+        assert predicted_s == pytest.approx(measured_s, rel=2e-3)
 
     measured.clear()
     assert tool.main(command) == 0
