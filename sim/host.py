@@ -11,6 +11,12 @@ import msgspec
 ENOUGH = math.inf
 """Of processors: as many as there are threads."""
 
+ALWAYS = (1.0,)
+"""Of a spread: what the profile says, every time."""
+
+SPREADS = ("write_spread", "control_spread", "copy_spread", "submit_spread", "wakeup_spread")
+LISTS = ("collective_quantiles_s", *SPREADS)
+
 
 class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     """Processor seconds of what the processes of a run do, all of which are on one host.
@@ -26,6 +32,8 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     ``collective_processors``, ``collective_quantiles_s``: how many an all-reduce keeps busy on each rank, and how long
     it takes, at equal steps of probability from 0 to 1, when nothing else goes on. The ranks of a group of more than
     one hold one every turn, whether there is anything to do or not, and a second one where rooms have moved on.
+    ``*_spread``: how a duration varies from one time to the next: factors of what the profile says, equally likely, for
+    writes, control messages, copies, submissions and wake-ups.
 
     Raises ValueError for a value out of range.
     """
@@ -39,6 +47,11 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     write_processors: float = 0.0
     collective_processors: float = 1.0
     collective_quantiles_s: tuple[float, ...] = (0.0,)
+    write_spread: tuple[float, ...] = ALWAYS
+    control_spread: tuple[float, ...] = ALWAYS
+    copy_spread: tuple[float, ...] = ALWAYS
+    submit_spread: tuple[float, ...] = ALWAYS
+    wakeup_spread: tuple[float, ...] = ALWAYS
 
     def __post_init__(self) -> None:
         for field in ("input_s", "turn_s", "message_s", "order_s", "write_processors"):
@@ -54,6 +67,10 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"collective_quantiles_s is {list(steps)}, it must be a list of rising times, finite and at least 0"
             )
+        for field in SPREADS:
+            factors = getattr(self, field)
+            if not factors or not all(0 <= factor < math.inf for factor in factors):
+                raise ValueError(f"{field} is {list(factors)}, it must be a list of factors, finite and at least 0")
 
     def before_s(self, control_latency_s: float) -> float:
         """What of a control message's latency lies in the thread that takes it; the same goes for any other input."""
@@ -79,7 +96,7 @@ def host_from(table: Any) -> HostCosts:
     for field, value in table.items():
         if field not in FIELDS:
             raise ValueError(f"host: unknown field {field!r}; known: {', '.join(FIELDS)}")
-        if field == "collective_quantiles_s":
+        if field in LISTS:
             if not isinstance(value, list) or not all(map(_is_number, value)):
                 raise ValueError(f"host: {field} is {value!r}, it must be a list of numbers")
             fields[field] = tuple(map(float, value))

@@ -66,6 +66,21 @@ class _Meeting:
         self.works = False
 
 
+class _Spread:
+    """Factors that are drawn, one each time."""
+
+    __slots__ = ("_draws", "_factors")
+
+    def __init__(self, factors: tuple[float, ...], draws: Callable[[], Generator]) -> None:
+        self._factors = factors
+        self._draws = draws() if len(factors) > 1 else None
+
+    def draw(self) -> float:
+        if self._draws is None:
+            return self._factors[0]
+        return self._factors[int(self._draws.random() * len(self._factors))]
+
+
 class HostedCluster(Cluster):
     """A cluster whose link has a host. ``draws(name)``: the stream of what takes another time every time.
 
@@ -89,6 +104,9 @@ class HostedCluster(Cluster):
         self._draws = draws or _unseeded
         self._router = Thread(self.processors)
         self._threads: dict[Rank, Thread] = {}
+        self._messages: dict[Rank, _Spread] = {}
+        self._copies: dict[Rank, _Spread] = {}
+        self._wakeups: dict[Group, _Spread] = {}
         self._lengths: dict[Group, Generator] = {}
         self._meetings: dict[Group, _Meeting] = {}
         self._idle_works = 0
@@ -97,18 +115,35 @@ class HostedCluster(Cluster):
         self._after_s = host.input_s - self._before_s
         super().__init__(scenario, link, clock, recorder, on_concluded, faults)
         self._control_s = max(0.0, link.control_latency_s - host.message_s - self._before_s)
-        self._late_s = max(0.0, link.wakeup_s - self._before_s)
+        self._submissions = self._spread(host.submit_spread, "submissions")
+
+    def _spread(self, factors: tuple[float, ...], name: str) -> _Spread:
+        return _Spread(factors, lambda: self._draws(name))
 
     def _make_rank(self, rank_id: RankId, slowness: float) -> Rank:
         rank = super()._make_rank(rank_id, slowness)
         self._threads[rank] = Thread(self.processors)
+        self._messages[rank] = self._spread(self.host.control_spread, f"messages to {rank_id}")
+        self._copies[rank] = self._spread(self.host.copy_spread, f"copies of {rank_id}")
         return rank
 
     def _make_worker(self, rank_id: RankId, slowness: float) -> Worker:
         return HostedWorker(
             self.clock, self.processors, self.network, self.link, self._layout, rank_id, self._contacts, slowness,
-            taken_s=self._before_s,
+            taken_s=self._before_s, draw=self._spread(self.host.write_spread, f"writes of {rank_id}").draw,
         )  # fmt: skip
+
+    def _late_s(self, group: Group) -> float:
+        """How much later than it was due a loop comes round, or notices that a pass is over.
+
+        On the encode side the latency ends with an event that the thread notes when it has taken an input, which is
+        work of its own. What a language rank takes it notes before it does what follows, and turns only then.
+        """
+        if group not in self._wakeups:
+            name = f"wake-ups of {group.side.value}{group.instance}"
+            self._wakeups[group] = self._spread(self.host.wakeup_spread, name)
+        late_s = self._wakeups[group].draw() * self._wakeup_s
+        return late_s if group.side is Side.LANGUAGE else max(0.0, late_s - self._before_s)
 
     # --- what reaches a process ---
 
@@ -118,13 +153,17 @@ class HostedCluster(Cluster):
 
     def _submission_s(self, encode: Group, language: Group) -> float:
         orders_s = self.host.order_s * (len(encode.ranks) + len(language.ranks))
-        return max(0.0, self.link.submit_latency_s - orders_s - self.host.message_s - self._before_s)
+        lasts_s = self._submissions.draw() * self.link.submit_latency_s
+        return max(0.0, lasts_s - orders_s - self.host.message_s - self._before_s)
 
     def _receive(self, rank: Rank, message: object) -> None:
-        self.processors.run(self.host.message_s, 1.0, self._take, rank, message)
+        # All of what a message takes longer, or less long, lies in the thread: they come in the order they were sent.
+        more_s = (self._messages[rank].draw() - 1.0) * self.link.control_latency_s
+        self.processors.run(self.host.message_s, 1.0, self._take, rank, message, more_s)
 
-    def _take(self, rank: Rank, event: object) -> None:
-        self._threads[rank].enter(self.processors.run, self._before_s, 1.0, self._taken, rank, event)
+    def _take(self, rank: Rank, event: object, more_s: float = 0.0) -> None:
+        before_s = max(0.0, self._before_s + more_s)
+        self._threads[rank].enter(self.processors.run, before_s, 1.0, self._taken, rank, event)
 
     def _taken(self, rank: Rank, event: object) -> None:
         if not rank.gone:
@@ -143,7 +182,7 @@ class HostedCluster(Cluster):
         group.turn_due = True
         if group in self._meetings:
             return  # planned when this turn is over
-        begins_s = group.grid.next_s(not_before_s) + self._wakeup_s
+        begins_s = group.grid.next_s(not_before_s) + self._late_s(group)
         self.clock.call_last_at(begins_s, group.order, self._meet, group, False)
 
     def _plan_idle_turn(self, group: Group) -> None:
@@ -151,7 +190,7 @@ class HostedCluster(Cluster):
         if len(group.ranks) == 1 or group.turn_due:
             return
         if any(core.rooms for core in group.cores) and self._others_at_work():
-            begins_s = group.grid.next_s(self.clock._now) + self._wakeup_s
+            begins_s = group.grid.next_s(self.clock._now) + self._late_s(group)
             self.clock.remind_at(begins_s, self._meet, group, True)
 
     def _others_at_work(self) -> bool:
@@ -263,7 +302,7 @@ class HostedCluster(Cluster):
         pass_s = 0.0
         if started:
             pass_s = group.passes.encoder_s(work_s)
-            self.clock.call_after(pass_s + self._late_s, self._encoded, started)
+            self.clock.call_after(pass_s + self._late_s(group), self._encoded, started)
         for rank, bytes_ in zip(group.ranks, filled_bytes, strict=True):
             self.processors.run(bytes_ / self.host.fill_bandwidth_Bps, 1.0, self._filled, meeting, rank, pass_s)
 
@@ -279,6 +318,7 @@ class HostedCluster(Cluster):
             meeting.works = True
             if isinstance(action, CopyOut):
                 copy_s = self.link.copy_s(action.tokens * self._layout.bytes_per_token) * meeting.group.slowness
+                copy_s *= self._copies[rank].draw()
                 self.processors.run(copy_s, 1.0, self._act, meeting, rank)
                 return
             self._act_on(meeting, rank, action)
@@ -293,7 +333,7 @@ class HostedCluster(Cluster):
             done, pass_s = group.passes.prefill()
             lasts_s += pass_s
             if self.scenario.release_after_prefill:
-                self.clock.call_after(pass_s + self._late_s, self._prefilled, group, done)
+                self.clock.call_after(pass_s + self._late_s(group), self._prefilled, group, done)
         self._finish(meeting, lasts_s)
 
     def _act_on(self, meeting: _Meeting, rank: Rank, action: Action) -> None:

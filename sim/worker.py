@@ -117,12 +117,17 @@ class QueuedWorker:
             self._begin()
 
 
+def _always() -> float:
+    return 1.0
+
+
 class HostedWorker:
     """One thread of an encode rank that writes, first come, first served, on a host with few processors.
 
     A write keeps ``host.write_processors`` busy for as long as it takes with the link and all of these to itself. It
     also moves through ``network``, where there is one, and ends when both are done: the slower one holds it back.
 
+    ``draw()``: how many times as long the next write takes.
     ``taken_s``: what of a write's duration is spent in the rank's own thread, which takes its completion.
     ``slowness``, ``contacts``: as of ``QueuedWorker``.
     """
@@ -130,6 +135,7 @@ class HostedWorker:
     __slots__ = (
         "_clock",
         "_contacts",
+        "_draw",
         "_layout",
         "_left",
         "_link",
@@ -154,6 +160,7 @@ class HostedWorker:
         slowness: float = 1.0,
         *,
         taken_s: float = 0.0,
+        draw: Callable[[], float] = _always,
     ) -> None:
         self._clock = clock
         self._processors = processors
@@ -163,6 +170,7 @@ class HostedWorker:
         self._rank = rank
         self._contacts = contacts
         self._taken_s = taken_s
+        self._draw = draw
         self._width = link.host.write_processors if link.host is not None else 0.0
         self._queue: deque[_Queued] = deque()
         self._writing = False
@@ -188,7 +196,8 @@ class HostedWorker:
         extra_s = 0.0
         if self._contacts is not None:
             extra_s = self._contacts.wait_s(self._rank, write.destination, self._clock._now)
-        alone_s = max(0.0, link.write_s(bytes_, pieces) + extra_s - self._taken_s)
+        factor = self._draw()
+        alone_s = max(0.0, factor * link.write_s(bytes_, pieces) + extra_s - self._taken_s)
         self._left = (self._width > 0) + (self._network is not None)
         ending = (write, done, args)
         if not self._left:
@@ -197,7 +206,7 @@ class HostedWorker:
             return
         if self._network is not None:
             # Where in a write's life the thread's own part lies is of no matter to those that share its adapters.
-            thread_s = max(0.0, link.post_s(pieces) + link.latency_s + extra_s - self._taken_s)
+            thread_s = max(0.0, alone_s - link.adapter_s(bytes_, pieces) / link.share(bytes_))
             self._clock.call_after(thread_s, self._move, write, bytes_, pieces, ending)
         if self._width > 0:
             self._processors.run(self._width * alone_s, self._width, self._end, ending)

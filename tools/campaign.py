@@ -38,7 +38,6 @@ from experiments.rundir import StoredRun
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
 from experiments.validation.campaign import (
     CALIBRATION,
-    CALIBRATION_ROUNDS,
     PROFILE,
     RATES,
     account_runs,
@@ -71,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--rounds is {chosen.rounds}, it must be at least 2")
         cells = chosen_cells(chosen.cells)
         if not chosen.only_score:
-            calibrating = (len(CALIBRATION) - 1) * chosen.rounds + min(CALIBRATION_ROUNDS, chosen.rounds)
-            total = len(cells) * chosen.rounds + calibrating
+            total = (len(CALIBRATION) + len(cells)) * chosen.rounds
             with tqdm(total=total, unit="run", disable=None) as bar:
 
                 def progress(name: str) -> None:

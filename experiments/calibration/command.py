@@ -23,6 +23,7 @@ from experiments.calibration.profiles import make_profile, write_profile
 from experiments.calibration.rows import MICRO, LeftOut, Row, read_rows
 from experiments.calibration.runs import Observed, observe
 from experiments.calibration.software import SIMULATED, first_contact, link_law, software
+from experiments.calibration.spreads import spreads
 from experiments.calibration.tables import (
     DIMENSIONS,
     HOLDOUTS,
@@ -173,7 +174,8 @@ def calibrate(
         profile, assumed = make_profile(out.stem, joint.chosen.fit, around, taken_from)
         host = host_costs(kept, profile, taken_from.host)
         if host is not None:
-            profile = msgspec.structs.replace(profile, host=host.costs)
+            varied = spreads(inputs.seen, profile)
+            profile = msgspec.structs.replace(profile, host=msgspec.structs.replace(host.costs, **varied))
             assumed += [f"{HOST}.{name}" for name in host.untold]
         elif taken_from.host is not None:
             assumed.append(HOST)

@@ -30,7 +30,7 @@ import numpy as np
 from experiments.intervals import Estimate, across_replications, unbounded, within
 from experiments.rundir import StoredRun
 from protocol.topology import Side
-from sim.host import FIELDS, HostCosts
+from sim.host import FIELDS, SPREADS, HostCosts
 from sim.link import LinkProfile
 
 ROUTER = "router"
@@ -100,7 +100,7 @@ def accounts_of(run: StoredRun) -> list[Account]:
     config = run.config
     largest = max(config.encode.tp, config.language.tp)
     prefills = config.language.release == "prefill"
-    return [Account(usage, largest, run.processors or 1, prefills) for usage in run.usage if ROUTER in usage]
+    return [Account(usage, largest, run.processors, prefills) for usage in run.usage if ROUTER in usage]
 
 
 def tells_inputs(account: Account) -> bool:
@@ -145,9 +145,10 @@ def host_costs(accounts: Sequence[Account], link: LinkProfile, base: HostCosts |
     if quantiles:
         # Interpolated quantiles may fall by a rounding.
         values["collective_quantiles_s"] = tuple(np.maximum.accumulate(np.mean(quantiles, axis=0)).tolist())
-    untold = [name for name in FIELDS if name not in values]
+    rest = [name for name in FIELDS if name not in values]
     base = base or HostCosts()
-    return Found(HostCosts(**{name: getattr(base, name) for name in untold}, **values), told, untold)
+    untold = [name for name in rest if name not in SPREADS]  # those are told by events, not by accounts
+    return Found(HostCosts(**{name: getattr(base, name) for name in rest}, **values), told, untold)
 
 
 def _ratio(

@@ -34,6 +34,9 @@ from protocol.topology import RankId, Side
 
 Worker = tuple[RankId, int]
 
+WELL_OVER = 1.5
+"""How many times as long as the writing of its output a pass must last to be over after it, whatever else goes on."""
+
 
 class Write(NamedTuple):
     """One write that landed. ``first``: whether it made contact between its two ranks."""
@@ -96,7 +99,7 @@ def observe(run: StoredRun, seen: Observed) -> None:
         _messages(records, seen)
         _copies(records, seen)
         _submits(records, {room: begin_s for room, (begin_s, _) in spans.items()}, seen)
-        _passes(config, number, records, seen)
+        _passes(config, number, records, lengths, fill_s_per_byte(run, number), seen)
         _loops(config, records, _alone(spans, lengths), seen)
 
 
@@ -214,8 +217,25 @@ def _submits(records: list[Record], arrivals_s: dict[int, float], seen: Observed
     seen.submits_s.extend(time_s - arrivals_s[room] for room, time_s in last.items() if room in arrivals_s)
 
 
-def _passes(config: Config, replication: int, records: list[Record], seen: Observed) -> None:
-    """How late the end of an encoder pass was noticed, where the pass was one request's."""
+def fill_s_per_byte(run: StoredRun, replication: int) -> float:
+    """How long a byte of test content keeps an encode rank's thread busy, if its account says so, else 0."""
+    accounts = run.usage[replication].values() if replication < len(run.usage) else ()
+    bytes_ = sum(one["fill_bytes"] for one in accounts)
+    return float(sum(one["fill_cpu_s"] for one in accounts) / bytes_) if bytes_ else 0.0
+
+
+def _passes(
+    config: Config,
+    replication: int,
+    records: list[Record],
+    lengths: dict[int, int],
+    fill_s_per_byte: float,
+    seen: Observed,
+) -> None:
+    """How late the end of an encoder pass was noticed, where the pass was one request's.
+
+    Of a pass that is over before the rank's thread has written its output nothing is learnt.
+    """
     from experiments.workload import make_requests
 
     scenario = config.scenario()
@@ -231,8 +251,12 @@ def _passes(config: Config, replication: int, records: list[Record], seen: Obser
         if record.event is Event.ENCODE_STARTED:
             begun[record.room, record.rank_id] = record.time_s
         elif record.event is Event.ENCODED:
-            began_s = begun[record.room, record.rank_id]
-            seen.late_s.append(record.time_s - began_s - planned_s[record.room])
+            began_s, pass_s = begun[record.room, record.rank_id], planned_s[record.room]
+            fill_s = fill_s_per_byte * lengths[record.room] * scenario.layout.bytes_per_token
+            if pass_s < WELL_OVER * fill_s:
+                seen.unused["passes that their own output may outlast, for how late they were noticed"] += 1
+            else:
+                seen.late_s.append(record.time_s - began_s - pass_s)
 
 
 def _loops(config: Config, records: list[Record], alone: dict[int, float], seen: Observed) -> None:

@@ -29,7 +29,7 @@ PROFILE = "profile.toml"
 
 CAPACITY = "capacity"
 CALIBRATION_ROUNDS = 3
-"""Of the closed loop, which sets the rates of the cells."""
+"""Of the closed loop before all else, since they set the rates of the cells."""
 LOADS = {"low": 0.2, "medium": 0.5, "high": 0.85}
 """Parts of the rate that a closed loop reached."""
 
@@ -165,8 +165,9 @@ def measure(
         _measure_one(folder, planned, number, {})
         progress(planned.name)
     rates = _rates(folder, min(CALIBRATION_ROUNDS, rounds))
-    calibrating = tuple(one for one in CALIBRATION if one.name != CAPACITY)
-    for planned, number in _schedule((*calibrating, *cells), rounds):
+    for planned, number in _schedule((*CALIBRATION, *cells), rounds):
+        if planned in first and number < CALIBRATION_ROUNDS:
+            continue  # it was measured before
         _measure_one(folder, planned, number, rates)
         progress(planned.name)
 
@@ -234,8 +235,4 @@ def account_runs(folder: Path, rounds: int) -> list[Path]:
 
 
 def _runs(folder: Path, rounds: int, names: tuple[str, ...]) -> list[Path]:
-    return [
-        run_folder(folder, name, number)
-        for name in names
-        for number in range(min(CALIBRATION_ROUNDS, rounds) if name == CAPACITY else rounds)
-    ]
+    return [run_folder(folder, name, number) for name in names for number in range(rounds)]
