@@ -15,7 +15,7 @@ from protocol.topology import RankId, Side
 from sim.chaos import draw_case, run_case
 from sim.clock import Clock
 from sim.faults import FaultPlan, PlannedFaults, Restart
-from sim.host import HostCosts, host_from
+from sim.host import SPREADS, HostCosts, host_from
 from sim.hosted import HostedCluster, make_cluster
 from sim.laws import observe
 from sim.link import LinkProfile, profile_from
@@ -60,7 +60,7 @@ def change(one: Any, **fields: Any) -> Any:
     return msgspec.structs.replace(one, **fields)
 
 
-def on(processors: float, **costs: float) -> LinkProfile:
+def on(processors: float, **costs: Any) -> LinkProfile:
     """The link on a host with so many processors."""
     return change(LINK, host=change(COSTS, processors=processors, **costs))
 
@@ -154,6 +154,20 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_all_reduces() -> N
     assert ends(1) != ends(1, replication=1)
 
 
+@pytest.mark.parametrize("field", SPREADS)
+def test_what_varies_does_so_about_its_mean(field: str) -> None:
+    requests = evenly(40, 0.1)
+    steady, same, varied, twice = (
+        latencies(SCENARIO, requests, on(2, **{field: factors}))
+        for factors in ((1.0,), (1.0, 1.0), (0.25, 1.75), (2.0,))
+    )
+    assert same == steady
+    assert len(set(varied)) > len(set(steady))
+    assert sum(twice) > sum(steady)
+    # Turns lie on a grid, so a mean over 40 requests need not be met by more than a part of a period each.
+    assert sum(varied) == pytest.approx(sum(steady), rel=0.06)
+
+
 # --- groups: all-reduces all the time ---
 
 
@@ -234,6 +248,8 @@ def test_a_host_is_read_from_its_table() -> None:
         ({"collective_quantiles_s": [2, 1]}, "must be a list of rising times"),
         ({"collective_quantiles_s": []}, "must be a list of rising times"),
         ({"collective_processors": math.inf}, "must be finite"),
+        ({"write_spread": []}, "write_spread is \\[\\], it must be a list of factors"),
+        ({"copy_spread": [1, -1]}, "copy_spread is .*, it must be a list of factors"),
     ],
 )
 def test_a_bad_host_is_refused_by_name(table: Any, said: str) -> None:
