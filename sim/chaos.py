@@ -40,7 +40,7 @@ from sim.faults import (
     WriteEnd,
 )
 from sim.group import Core
-from sim.host import ENOUGH, HostCosts
+from sim.host import ALWAYS, ENOUGH, HostCosts
 from sim.hosted import make_cluster
 from sim.link import SHARED_BY, LinkProfile
 from sim.streams import stream
@@ -155,6 +155,10 @@ def _draw_host(draws: numpy.random.Generator) -> HostCosts | None:
         write_processors=_pick(draws, (0.0, 0.5, 1.5)),
         collective_processors=_pick(draws, (0.5, 1.0)),
         collective_quantiles_s=_pick(draws, ((0.0,), (1e-4, 5e-4, 4e-3))),
+        write_spread=_pick(draws, (ALWAYS, (0.0, 0.5, 3.0))),
+        control_spread=_pick(draws, (ALWAYS, (0.5, 1.0, 10.0))),
+        wakeup_spread=_pick(draws, (ALWAYS, (0.0, 2.0))),
+        submit_spread=_pick(draws, (ALWAYS, (0.0, 1.0, 20.0))),
     )
 
 

@@ -277,15 +277,15 @@ class Cluster:
             )
         self.submitted += 1
         self._fates[request.room, request.incarnation] = _Fate(len(encode.ranks) + len(language.ranks))
-        submission_s = self._submission_s(encode, language)
-        if submission_s:
-            self.clock.call_after(submission_s, self._hand_out, request, encode, language)
+        time_s = self._handed_out_at(encode, language)
+        if time_s > self.clock._now:
+            self.clock.call_at(time_s, self._hand_out, request, encode, language)
         else:
             self._hand_out(request, encode, language)
 
-    def _submission_s(self, encode: Group, language: Group) -> float:
-        """What passes from a request's arrival to its processes, seconds."""
-        return self.link.submit_latency_s
+    def _handed_out_at(self, encode: Group, language: Group) -> float:
+        """When a request that arrives now is handed out to its processes."""
+        return self.clock._now + self.link.submit_latency_s
 
     def _hand_out(self, request: Request, encode: Group, language: Group) -> None:
         """A request reaches the processes of its instances."""

@@ -116,6 +116,7 @@ class HostedCluster(Cluster):
         super().__init__(scenario, link, clock, recorder, on_concluded, faults)
         self._control_s = max(0.0, link.control_latency_s - host.message_s - self._before_s)
         self._submissions = self._spread(host.submit_spread, "submissions")
+        self._handed_out_s = 0.0
 
     def _spread(self, factors: tuple[float, ...], name: str) -> _Spread:
         return _Spread(factors, lambda: self._draws(name))
@@ -151,10 +152,13 @@ class HostedCluster(Cluster):
         orders_s = self.host.order_s * (len(encode.ranks) + len(language.ranks))
         self._router.run(orders_s, super()._hand_out, request, encode, language)
 
-    def _submission_s(self, encode: Group, language: Group) -> float:
+    def _handed_out_at(self, encode: Group, language: Group) -> float:
         orders_s = self.host.order_s * (len(encode.ranks) + len(language.ranks))
         lasts_s = self._submissions.draw() * self.link.submit_latency_s
-        return max(0.0, lasts_s - orders_s - self.host.message_s - self._before_s)
+        passes_s = max(0.0, lasts_s - orders_s - self.host.message_s - self._before_s)
+        # One router hands out all requests, so none overtakes another.
+        self._handed_out_s = max(self._handed_out_s, self.clock._now + passes_s)
+        return self._handed_out_s
 
     def _receive(self, rank: Rank, message: object) -> None:
         # All of what a message takes longer, or less long, lies in the thread: they come in the order they were sent.

@@ -2,7 +2,7 @@
 
     python tools/campaign.py FOLDER [--rounds 9] [--cells NAMES] [--page FILE] [--only-score]
 
-About 15 minutes on a machine with two cores, which should do nothing else meanwhile. An interrupted campaign goes on
+About 17 minutes on a machine with two cores, which should do nothing else meanwhile. An interrupted campaign goes on
 where it stopped. FOLDER/runs has the run directories, FOLDER/profile.toml the link profile that was fitted to the
 calibrating ones, FOLDER/validation everything that `bufferlab validate` writes for the others. --page puts the tables,
 with the date and the machine, between the marks of a page, and beside it the figure of the errors, the scores of all

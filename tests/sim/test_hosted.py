@@ -168,6 +168,21 @@ def test_what_varies_does_so_about_its_mean(field: str) -> None:
     assert sum(varied) == pytest.approx(sum(steady), rel=0.06)
 
 
+def test_no_request_and_no_message_overtakes_another() -> None:
+    scenario = change(SCENARIO, language_tp=2)
+    link = on(2, submit_spread=(0.1, 1.0, 30.0), control_spread=(0.5, 1.0, 10.0))
+    records = observe(scenario, evenly(60, 0.001, tokens=200), link).records
+    taken: dict[RankId, list[int]] = {}
+    for one in records:
+        if one.event is Event.SUBMITTED:
+            taken.setdefault(one.rank_id, []).append(one.room)
+    assert len(taken) == 3
+    assert all(rooms == list(range(60)) for rooms in taken.values())
+    offers = [(one.rank_id, one.room) for one in records if one.event is Event.OFFERED]
+    came = [one.room for one in records if one.event is Event.OFFER_RECEIVED]
+    assert [room for rank_id, room in offers if rank_id.rank == 0] == list(dict.fromkeys(came))
+
+
 # --- groups: all-reduces all the time ---
 
 
