@@ -2,9 +2,9 @@
 
 Runs that tell *latencies* have one request at a time on one encode and one language rank, at a rate so low that all
 threads sleep between two of them. Of two others only the *accounts* are used, which say where processors' time went: a
-closed loop, and two language ranks with hardly anything to do. So no latency under load, with several ranks or of another
-discipline is in the profile: all *cells* are held out. A round measures every run once, in an order drawn anew, so that
-what disturbs the machine disturbs all alike.
+closed loop, and two language ranks with hardly anything to do. So no latency under load, with several ranks or of
+another discipline is in the profile: all *cells* are held out. A round measures every run once, in an order drawn
+anew, so that what disturbs the machine disturbs all alike.
 
 What is there is not measured again, so a campaign that was interrupted goes on where it stopped.
 """
