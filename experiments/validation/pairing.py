@@ -150,11 +150,12 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
 
 
 def profile_on(run: StoredRun, profile: FrozenProfile) -> FrozenProfile:
-    """The profile for the host of a measured run: with as many processors as that run could use."""
+    """The profile for the host of a run: with as many processors as a measured one could use, a simulated one had."""
     host = profile.link.host
-    if host is None or run.kind != "real" or run.processors is None:
+    processors = run.processors if run.kind == "real" else run.config.link.processors
+    if host is None or processors is None:
         return profile
-    link = structs.replace(profile.link, host=structs.replace(host, processors=float(run.processors)))
+    link = structs.replace(profile.link, host=structs.replace(host, processors=float(processors)))
     return replace(profile, link=link)
 
 

@@ -34,6 +34,18 @@ CALM = (
 )  # fmt: skip
 
 
+HOST = """
+[host]
+processors = 2
+input_s = 0.1e-3
+write_processors = 1.2
+collective_processors = 0.6
+collective_quantiles_s = [0.2e-3, 0.5e-3, 4e-3]
+write_spread = [0.8, 1.0, 1.3]
+wakeup_spread = [0.5, 1.5]
+"""
+
+
 def profile(folder: Path, name: str, bandwidth: float = BANDWIDTH_BPS) -> Path:
     path = folder / f"{name}.toml"
     path.write_text(PROFILE.format(bandwidth=bandwidth))
@@ -58,15 +70,22 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, "mixed", folder / "true.toml", "workload.requests=150", "run.replications=2", example="quickstart"
     )
     simulated(folder, "closed", folder / "true.toml", *CALM[:2], "workload.loop=closed", "workload.concurrency=3")
+    (folder / "host.toml").write_text((folder / "true.toml").read_text() + HOST)
+    several = ("workload.requests=60", "language.tp=2", "run.replications=2")
+    simulated(folder, "hosted", folder / "host.toml", *several, example="quickstart")
+    simulated(folder, "fewer", folder / "host.toml", *several, "link.processors=1", example="quickstart")
     return folder
 
 
 # --- a run is its own best prediction ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["calm-1024", "mixed", "closed"])
-def test_a_simulated_run_is_predicted_without_error(lab: Path, name: str) -> None:
-    cell = score_cell([lab / name], freeze(lab / "true.toml"))
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [("calm-1024", "true"), ("mixed", "true"), ("closed", "true"), ("hosted", "host"), ("fewer", "host")],
+)
+def test_a_simulated_run_is_predicted_without_error(lab: Path, name: str, link: str) -> None:
+    cell = score_cell([lab / name], freeze(lab / f"{link}.toml"))
     assert (cell.kind, cell.fates, cell.misses) == ("sim", (), [])
     assert [one.name for one in cell.scores.figures] == list(FIGURES)
     for one in cell.scores.figures:

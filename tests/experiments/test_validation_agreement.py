@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
@@ -153,6 +153,7 @@ def test_rank_correlations_by_hand() -> None:
     assert spearman([1, 1, 2], [5, 5, 5]) is None
 
 
+@settings(deadline=None)  # scipy is imported by the first example
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=8))
 def test_rank_correlations_are_those_of_scipy(pairs: list[tuple[int, int]]) -> None:
     from scipy.stats import kendalltau, spearmanr
