@@ -18,7 +18,42 @@ _Queued = tuple[StartWrite, int, Callable[..., object], tuple[Any, ...]]
 _Ending = tuple[StartWrite, Callable[..., object], tuple[Any, ...]]
 
 
-class QueuedWorker:
+class _Writer:
+    """A thread that has one write at a time, in the order in which they were queued; how it writes, subclasses say."""
+
+    __slots__ = ("_queue", "_writing")
+
+    def __init__(self) -> None:
+        self._queue: deque[_Queued] = deque()
+        self._writing = False
+
+    @property
+    def waiting(self) -> int:
+        """Writes that are queued and have not begun."""
+        return len(self._queue)
+
+    def queue(self, write: StartWrite, bytes_: int, done: Callable[..., object], *args: Any) -> None:
+        """Queue a write; ``done(write, *args)`` is called when it ends, before the next one begins."""
+        self._queue.append((write, bytes_, done, args))
+        if not self._writing:
+            self._begin()
+
+    def abandon(self) -> None:
+        """Begin none of the writes that are queued: the process has ended. The one under way runs to its end."""
+        self._queue.clear()
+
+    def _begin(self) -> None:
+        """Take the next write out of the queue and begin it."""
+        raise NotImplementedError
+
+    def _ended(self, write: StartWrite, done: Callable[..., object], args: tuple[Any, ...]) -> None:
+        done(write, *args)
+        self._writing = False
+        if self._queue:
+            self._begin()
+
+
+class QueuedWorker(_Writer):
     """One thread of an encode rank that writes, first come, first served.
 
     Each write makes contact if it is the first to its destination, posts its pieces, moves its bytes through the
@@ -36,9 +71,7 @@ class QueuedWorker:
         "_layout",
         "_link",
         "_network",
-        "_queue",
         "_rank",
-        "_writing",
         "busy_s",
     )
 
@@ -51,33 +84,17 @@ class QueuedWorker:
         contacts: Contacts | None = None,
         slowness: float = 1.0,
     ) -> None:
+        super().__init__()
         self._clock = clock
         self._network = network
         self._layout = layout
         self._rank = rank
         self._contacts = contacts
         self._link = network.profile.slowed(slowness)
-        self._queue: deque[_Queued] = deque()
-        self._writing = False
         self._began_s = 0.0
         self.busy_s = 0.0
         if slowness != 1.0:
             network.slow(rank, slowness)
-
-    @property
-    def waiting(self) -> int:
-        """Writes that are queued and have not begun."""
-        return len(self._queue)
-
-    def queue(self, write: StartWrite, bytes_: int, done: Callable[..., object], *args: Any) -> None:
-        """Queue a write; ``done(write, *args)`` is called when it ends, before the next one begins."""
-        self._queue.append((write, bytes_, done, args))
-        if not self._writing:
-            self._begin()
-
-    def abandon(self) -> None:
-        """Begin none of the writes that are queued: the process has ended. The one under way runs to its end."""
-        self._queue.clear()
 
     def _begin(self) -> None:
         write, bytes_, done, args = self._queue.popleft()
@@ -111,17 +128,14 @@ class QueuedWorker:
 
     def _end(self, write: StartWrite, done: Callable[..., object], args: tuple[Any, ...]) -> None:
         self.busy_s += self._clock._now - self._began_s
-        done(write, *args)
-        self._writing = False
-        if self._queue:
-            self._begin()
+        self._ended(write, done, args)
 
 
 def _always() -> float:
     return 1.0
 
 
-class HostedWorker:
+class HostedWorker(_Writer):
     """One thread of an encode rank that writes, first come, first served, on a host with few processors.
 
     A write keeps ``host.write_processors`` busy for as long as it takes with the link and all of these to itself. It
@@ -141,11 +155,9 @@ class HostedWorker:
         "_link",
         "_network",
         "_processors",
-        "_queue",
         "_rank",
         "_taken_s",
         "_width",
-        "_writing",
     )
 
     def __init__(
@@ -162,6 +174,7 @@ class HostedWorker:
         taken_s: float = 0.0,
         draw: Callable[[], float] = _always,
     ) -> None:
+        super().__init__()
         self._clock = clock
         self._processors = processors
         self._network = network
@@ -172,21 +185,9 @@ class HostedWorker:
         self._taken_s = taken_s
         self._draw = draw
         self._width = link.host.write_processors if link.host is not None else 0.0
-        self._queue: deque[_Queued] = deque()
-        self._writing = False
         self._left = 0
         if network is not None and slowness != 1.0:
             network.slow(rank, slowness)
-
-    def queue(self, write: StartWrite, bytes_: int, done: Callable[..., object], *args: Any) -> None:
-        """Queue a write; ``done(write, *args)`` is called when it ends, before the next one begins."""
-        self._queue.append((write, bytes_, done, args))
-        if not self._writing:
-            self._begin()
-
-    def abandon(self) -> None:
-        """Begin none of the writes that are queued: the process has ended. The one under way runs to its end."""
-        self._queue.clear()
 
     def _begin(self) -> None:
         write, bytes_, done, args = self._queue.popleft()
@@ -220,7 +221,4 @@ class HostedWorker:
         if self._left:
             return
         write, done, args = ending
-        done(write, *args)
-        self._writing = False
-        if self._queue:
-            self._begin()
+        self._ended(write, done, args)

@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     tables = page(chosen.folder, scores, decision, profile, chosen.rounds)
     tables += larger_hosts(chosen.folder, scores, profile, chosen.rounds)
+    tables += all_reduces(chosen.folder, [cell.name for cell in scores], chosen.rounds)
     print(tables)
     if chosen.page is not None:
         put(chosen.page, tables)
@@ -198,6 +199,21 @@ def larger_hosts(folder: Path, scores: Sequence[CellScore], profile: FrozenProfi
             columns.append(f"{values['p50']:.3g} / {values['p99']:.3g}")
         lines.append(f"| {name} | {' | '.join(columns)} |")
     return "\n".join(lines)
+
+
+def all_reduces(folder: Path, names: Sequence[str], rounds: int) -> str:
+    """How long the groups' all-reduces took where they were measured, and what gloo spent on them, in Markdown."""
+    lines = []
+    for name in (*(planned.name for planned in CALIBRATION), *names):
+        runs = [StoredRun(run_folder(folder, name, number)) for number in range(rounds)]
+        ranks = [one for run in runs for usage in run.usage for one in usage.values() if one["collectives"]]
+        if ranks:
+            steps = np.array([one["collective_quantiles_s"] for one in ranks])
+            lasts_s = float(np.mean((steps[:, 1:] + steps[:, :-1]) / 2))
+            spent_s = float(np.mean([one["collective_cpu_s"] / one["collectives"] for one in ranks]))
+            lines.append(f"| {name} | {1e3 * lasts_s:.2f} | {1e3 * spent_s:.2f} |")
+    head = ["", "", "| all-reduces, measured | mean, ms | gloo's processor time, ms |", "|---|--:|--:|"]
+    return "\n".join([*head, *lines]) if lines else ""
 
 
 def predicted_figures(runs: Sequence[Path], profile: FrozenProfile) -> dict[str, float]:

@@ -30,7 +30,7 @@ RATES = "rates.json"
 PROFILE = "profile.toml"
 
 CAPACITY = "capacity"
-CALIBRATION_ROUNDS = 3
+CAPACITY_ROUNDS = 3
 """Of the closed loop before all else, since they set the rates of the cells."""
 LOADS = {"low": 0.2, "medium": 0.5, "high": 0.85}
 """Parts of the rate that a closed loop reached."""
@@ -163,12 +163,12 @@ def measure(
     Raises what ``run_measured`` raises; what is complete is kept.
     """
     first = tuple(one for one in CALIBRATION if one.name == CAPACITY)
-    for planned, number in _schedule(first, min(CALIBRATION_ROUNDS, rounds)):
+    for planned, number in _schedule(first, min(CAPACITY_ROUNDS, rounds)):
         _measure_one(folder, planned, number, {})
         progress(planned.name)
-    rates = _rates(folder, min(CALIBRATION_ROUNDS, rounds))
+    rates = _rates(folder, min(CAPACITY_ROUNDS, rounds))
     for planned, number in _schedule((*CALIBRATION, *cells), rounds):
-        if planned in first and number < CALIBRATION_ROUNDS:
+        if planned in first and number < CAPACITY_ROUNDS:
             continue  # it was measured before
         _measure_one(folder, planned, number, rates)
         progress(planned.name)

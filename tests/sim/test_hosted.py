@@ -204,9 +204,6 @@ def test_longer_all_reduces_make_groups_slower_and_leave_lone_ranks_alone() -> N
 def test_idle_turns_do_not_keep_a_deadlock_going_for_ever(timeout_s: float | None) -> None:
     # Both requests hold what the other needs, and both groups turn.
     scenario = change(
-        SCENARIO, encode_tp=2, language_tp=2, language_blocks=16, discipline="alloc_all_then_free",
-        sizing_options={"tokens": 1024}, timeout_s=timeout_s,
-    ) if "alloc_all_then_free" in DISCIPLINES else change(
         SCENARIO, encode_tp=2, language_tp=2, language_blocks=16, discipline="alloc_then_free", timeout_s=timeout_s,
     )  # fmt: skip
     slow = change(LINK, host=change(COSTS, collective_quantiles_s=(5e-3,)))
