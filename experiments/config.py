@@ -51,6 +51,9 @@ WORKLOAD_SOURCES = ("preset", "file", "lengths", "request")
 WORKLOAD_ORDERS = ("random", "alternating", "sorted-runs")
 HINTS = ("exact", "none")
 NEVER = "never"
+NAME_DIGITS = 16
+"""Hexadecimal digits of a fingerprint that stand in names: 64 bits, of which two among 100,000 cells are alike with a
+probability of 3e-10. Whoever opens what has such a name compares the whole fingerprint."""
 
 
 class Section(BaseModel):
@@ -731,10 +734,14 @@ class Config(Section):
         """SHA-256 of every input file."""
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.input_files()}
 
-    def digest(self) -> str:
-        """Eight hexadecimal digits that name this configuration and the content of its input files."""
+    def fingerprint(self) -> str:
+        """SHA-256 of this configuration and the content of its input files: no two of them have the same."""
         content = json.dumps([self.resolved().tree(), self.input_digests()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:8]
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def digest(self) -> str:
+        """The part of the fingerprint that names run directories and cells."""
+        return self.fingerprint()[:NAME_DIGITS]
 
     def scenario(self) -> Scenario:
         """What both drivers are given."""

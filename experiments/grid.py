@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import toml
-from experiments.config import Config, parse
+from experiments.config import NAME_DIGITS, Config, parse
 from experiments.errors import UserError
 from experiments.loading import anchor_files, apply_override, load
 from experiments.problems import did_you_mean, shown
@@ -40,8 +40,13 @@ class Cell:
     settings: Settings
     """What tells it from the other cells."""
     config: Config
-    digest: str
-    """Names the configuration and the content of its input files; the same for any number of replications."""
+    fingerprint: str
+    """Of the configuration and the content of its input files; the same for any number of replications."""
+
+    @property
+    def digest(self) -> str:
+        """The part of the fingerprint that names the cell."""
+        return self.fingerprint[:NAME_DIGITS]
 
     def value(self, field: str) -> Any:
         """What the field resolves to, None where this configuration does not have it."""
@@ -189,8 +194,13 @@ def make_cells(source: str, common: Sequence[str], cells: Sequence[Settings]) ->
             if not made and _is_common(str(error), source, common):
                 raise
             raise UserError(f"{cell_title(number, settings)}: {error}") from None
-        cell = Cell(number, dict(settings), config, _digest(config))
+        cell = Cell(number, dict(settings), config, _fingerprint(config))
         twin = seen.setdefault(cell.digest, cell)
+        if twin.fingerprint != cell.fingerprint:
+            raise UserError(
+                f"{cell.title()} and {twin.title()} are different configurations that chance gives the same name, "
+                f"{cell.digest}; put them into two sweeps"
+            )
         if twin is not cell:
             raise UserError(f"{cell.title()} is the same configuration as {twin.title()}, every cell must be another")
         made.append(cell)
@@ -244,16 +254,16 @@ def _is_common(problem: str, source: str, common: Sequence[str]) -> bool:
     return False
 
 
-def _digest(config: Config) -> str:
+def _fingerprint(config: Config) -> str:
     tree = config.tree()
     tree["run"]["replications"] = 1
-    return parse(tree).digest()
+    return parse(tree).fingerprint()
 
 
 def identity(cells: Iterable[Cell]) -> str:
-    """Eight hexadecimal digits that name the sweep: its cells in order, and the content of their input files."""
-    text = json.dumps([[cell.digest, cell.settings] for cell in cells], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """SHA-256 of what the sweep is of: its cells in order, and the content of their input files."""
+    text = json.dumps([[cell.fingerprint, cell.settings] for cell in cells], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_grid(grid: Mapping[str, Sequence[Any]], where: str) -> None:

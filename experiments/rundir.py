@@ -203,12 +203,12 @@ def is_finished_run(path: Path) -> bool:
 def choose_target(config: Config, kind: str, out: Path | None, *, force: bool) -> Path:
     """Where a run goes. Raises UserError if that place is taken.
 
-    Without ``out`` it is ``runs/NAME-KIND-HASH``. A simulated run replaces the one there, whose configuration is the
-    same and which therefore is the same run; a measured run is never lost that way and takes the next free number.
+    Without ``out`` it is ``runs/NAME-KIND-HASH``. A simulated run replaces one of the same configuration, which is the
+    same run; a measured run is never lost that way and takes the next free number.
     """
     if out is None:
         target = Path("runs") / f"{config.run.name}-{kind}-{config.digest()}"
-        if kind == "sim" and (not target.exists() or is_finished_run(target)):
+        if kind == "sim" and (not target.exists() or _is_of(target, config)):
             return target
         return free_name(target)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that the user wants to keep
@@ -224,6 +224,16 @@ def choose_target(config: Config, kind: str, out: Path | None, *, force: bool) -
             f"--out is {str(out)!r}, which holds a finished run; give a new folder, or --force to replace it"
         )
     raise UserError(f"--out is {str(out)!r}, it must be a new or empty folder")
+
+
+def _is_of(path: Path, config: Config) -> bool:
+    """Whether the finished run at ``path`` is of this configuration: a name is only a part of its fingerprint."""
+    if not is_finished_run(path):
+        return False
+    try:
+        return StoredRun(path).config.fingerprint() == config.fingerprint()
+    except UserError:
+        return False
 
 
 def free_name(path: Path) -> Path:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config import Config
+from experiments.config import NAME_DIGITS, Config
 from experiments.environment import describe, usable_cpus
 from experiments.errors import RunFailedError, UserError
 from experiments.executor import check_executor, run_tasks
@@ -109,7 +109,7 @@ class Plan:
 
     def target(self) -> Path:
         """Where the sweep goes when nothing else is said."""
-        return Path("runs") / f"{self.name}-sweep-{self.identity}"
+        return Path("runs") / f"{self.name}-sweep-{self.identity[:NAME_DIGITS]}"
 
     def record(self) -> dict[str, Any]:
         """The plan as sweep.json has it, with what the figures depend on."""
@@ -197,7 +197,7 @@ def run_sweep(
         store = SweepFolder(out)
         store.open(record, force=force, replace_old_code=out == plan.target())
     tasks = plan.tasks
-    kept = [store.load(cell.digest, number) if store is not None else None for cell, number in tasks]
+    kept = [store.load(cell.fingerprint, number) if store is not None else None for cell, number in tasks]
     results = [None if one is None else _packed(one) for one in kept]
     pending = [index for index, result in enumerate(results) if result is None]
     if begin is not None:
@@ -208,7 +208,7 @@ def run_sweep(
             index = pending[number]
             cell, replication = tasks[index]
             if store is not None:
-                store.save(cell.digest, replication, result)
+                store.save(cell.fingerprint, replication, result)
             results[index] = _packed(result)
             if notice is not None:
                 for line in result["broken"][:TOLD_LAWS]:

@@ -1,8 +1,9 @@
 """The directory of a sweep: what is finished is kept, so that an interrupted sweep goes on where it stopped.
 
 ``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``cells/`` holds a small file
-for every finished replication of a cell, named by the cell's digest. ``sweep.parquet`` and ``quantiles.parquet`` appear
-at the end. Every file is written under another name and then renamed, so none is ever half there.
+for every finished replication of a cell, named by the cell's digest; it holds the cell's whole fingerprint, so that it
+is taken for no other. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end. Every file is written under
+another name and then renamed, so none is ever half there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import experiments
 import protocol
 import sim
+from experiments.config import NAME_DIGITS
 from experiments.environment import package_version
 from experiments.errors import UserError
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 SWEEP_SCHEMA = "bufferlab-sweep/1"
 PLAN_FILE, TABLE_FILE, QUANTILES_FILE = "sweep.json", "sweep.parquet", "quantiles.parquet"
 CELLS_FOLDER, PLOTS_FOLDER = "cells", "plots"
+OLD_DIGITS = 8
+"""Length of the identity of sweeps whose cells had names as short, of which two could be alike."""
 OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, CELLS_FOLDER, PLOTS_FOLDER}
 
 Result = dict[str, Any]
@@ -113,6 +117,8 @@ class SweepFolder:
             raise UserError(f"{where} holds other files, it must be a new or empty folder or one of this sweep")
         begun = found.get("plan", {})
         mended = "; give a new folder, or --force to start again"
+        if not force and len(str(begun.get("identity"))) == OLD_DIGITS:
+            raise UserError(f"{where} holds a sweep of an older version, whose cells have shorter names{mended}")
         if begun.get("identity") != plan["plan"]["identity"]:
             if force:
                 return False
@@ -132,19 +138,21 @@ class SweepFolder:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         _write(self.folder / PLAN_FILE, text.encode())
 
-    def load(self, digest: str, replication: int) -> Result | None:
-        """What is kept of a finished replication, None if it is not there or cannot be read."""
+    def load(self, fingerprint: str, replication: int) -> Result | None:
+        """What is kept of a finished replication of the cell; None if it is not there, cannot be read, or is of
+        another cell whose fingerprint begins alike."""
         try:
-            content = json.loads(self._file(digest, replication).read_bytes())
+            content = json.loads(self._file(fingerprint, replication).read_bytes())
         except (OSError, ValueError):
             return None
         good = isinstance(content, dict) and content.pop("schema", None) == SWEEP_SCHEMA
-        return content if good else None
+        return content if good and content.pop("fingerprint", None) == fingerprint else None
 
-    def save(self, digest: str, replication: int, result: Result) -> None:
+    def save(self, fingerprint: str, replication: int, result: Result) -> None:
         """Keep a finished replication."""
-        text = json.dumps({"schema": SWEEP_SCHEMA, **result}, allow_nan=False, separators=(",", ":"))
-        _write(self._file(digest, replication), text.encode())
+        kept = {"schema": SWEEP_SCHEMA, "fingerprint": fingerprint, **result}
+        text = json.dumps(kept, allow_nan=False, separators=(",", ":"))
+        _write(self._file(fingerprint, replication), text.encode())
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file; the same table gives the same bytes."""
@@ -154,8 +162,8 @@ class SweepFolder:
         pq.write_table(table, partial, compression="zstd")
         partial.replace(self.folder / name)
 
-    def _file(self, digest: str, replication: int) -> Path:
-        return self._cells / f"{digest}-{replication}.json"
+    def _file(self, fingerprint: str, replication: int) -> Path:
+        return self._cells / f"{fingerprint[:NAME_DIGITS]}-{replication}.json"
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

@@ -120,6 +120,13 @@ def test_where_a_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     measured = choose_target(config, "real", None, force=False)
     finished(measured)
     assert choose_target(config, "real", None, force=False).name == f"{measured.name}-2"
+    # Nor is a simulated run of another configuration whose name is the same by chance.
+    assert len(config.digest()) == 16
+    other = load("seed-resume").model_copy(update={"run": config.run})
+    monkeypatch.setattr("experiments.config.NAME_DIGITS", 0)
+    target.rename(choose_target(config, "sim", None, force=False))
+    assert choose_target(config, "sim", None, force=False).name == "seed-small-sim-"
+    assert choose_target(other, "sim", None, force=False).name == "seed-small-sim--2"
 
 
 def test_a_taken_place_is_refused(tmp_path: Path) -> None:

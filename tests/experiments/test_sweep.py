@@ -92,6 +92,34 @@ def test_a_cell_is_a_whole_configuration() -> None:
     assert plan.requests == 4 * 5 * 40
 
 
+def test_cells_have_long_names_and_none_is_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=1)
+    cells = 100_000
+    assert cells**2 / 2 / 16 ** len(plan.cells[0].digest) < 1e-9, "two cells of the largest sweep may have one name"
+    run_sweep(plan, tmp_path / "out", jobs=1)
+    names = sorted(path.name for path in (tmp_path / "out" / "cells").iterdir())
+    assert names == sorted(f"{cell.digest}-0.json" for cell in plan.cells)
+    # A file whose name is right but which is of another cell is as good as none.
+    store, first = SweepFolder(tmp_path / "out"), plan.cells[0].fingerprint
+    assert store.load(first, 0) is not None
+    assert store.load(first[:-1] + "x", 0) is None
+    # Were names so short that two cells met, that would be said before anything runs.
+    monkeypatch.setattr("experiments.grid.NAME_DIGITS", 0)
+    with pytest.raises(UserError, match=r"cell 2 \(.*\) and cell 1 \(.*\) are different configurations that chance"):
+        make_plan("quickstart", grid=SIZES, settings=SHORT)
+
+
+def test_a_sweep_with_the_short_names_of_before_is_not_gone_on_with(tmp_path: Path) -> None:
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=1)
+    run_sweep(plan, tmp_path / "out", jobs=1)
+    stored = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    stored["plan"]["identity"] = stored["plan"]["identity"][:8]
+    (tmp_path / "out" / "sweep.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="holds a sweep of an older version, whose cells have shorter names; give a"):
+        run_sweep(plan, tmp_path / "out", jobs=1)
+    run_sweep(plan, tmp_path / "out", jobs=1, force=True)
+
+
 def test_what_names_a_sweep() -> None:
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT)
     # Another number of replications is more of the same sweep; anything else is another one.
