@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments import toml
+import tomli_w
+
 from experiments.config import NAME_DIGITS, Config, parse
 from experiments.errors import UserError
 from experiments.loading import anchor_files, apply_override, load
@@ -306,12 +307,20 @@ def as_override(field: str, value: Any) -> str:
     if field in OWN_OPTIONS:
         raise UserError(f"{field} is swept, which is not allowed: {OWN_OPTIONS[field]} gives it to all cells")
     try:
-        text = toml.dumps({"value": value})
+        return f"{field}={_toml(value)}"
     except TypeError:
-        text = ""
-    if not text.startswith("value = "):
-        raise UserError(f"{field} is {shown(value)}, it must be a number, text, true, false or a list of them")
-    return f"{field}={text.removeprefix('value = ').strip()}"
+        raise UserError(
+            f"{field} is {shown(value)}, it must be a number, text, true, false or a list of them"
+        ) from None
+
+
+def _toml(value: Any) -> str:
+    """The TOML of a value in one line. Raises TypeError for a table and what TOML does not have."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        raise TypeError("a table is no value")
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 
 def _flat(table: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:

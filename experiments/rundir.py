@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from experiments import toml
+import tomli_w
+
 from experiments.config import Config
 from experiments.errors import UserError
 from protocol.recording import Event, Record
@@ -112,7 +113,7 @@ class RunWriter:
         target.parent.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
         self.folder.chmod(0o777 & ~_umask())
-        (self.folder / "config.toml").write_text(toml.dumps(config.tree()), encoding="utf-8")
+        (self.folder / "config.toml").write_text(tomli_w.dumps(config.tree()), encoding="utf-8")
         (self.folder / "plots").mkdir()
         self._events = TableWriter(self.folder / "events.parquet", EVENT_COLUMNS)
         self._requests = TableWriter(self.folder / "requests.parquet", REQUEST_COLUMNS)

@@ -20,10 +20,10 @@ PACKAGES = ("protocol", "sim", "real", "experiments")
 
 
 def base_dependencies() -> frozenset[str]:
-    """The packages that every install has; each is imported under its distribution's name."""
+    """The packages that every install has; each is imported under its distribution's name, with _ for -."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     names = (re.match(r"[\w.-]+", line) for line in config["project"]["dependencies"])
-    return frozenset(name.group() for name in names if name)
+    return frozenset(name.group().replace("-", "_") for name in names if name)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import tomli_w
 
-from experiments import toml
 from experiments.calibration.fitting import Fit
 from experiments.calibration.software import known
 from experiments.errors import RunFailedError
@@ -57,7 +57,7 @@ def write_profile(path: Path, profile: LinkProfile, calibration: Mapping[str, An
     """
     fields = {name: value for name, value in msgspec.structs.asdict(profile).items() if name not in ("name", HOST)}
     host = {} if profile.host is None else {HOST: msgspec.structs.asdict(profile.host)}
-    content = toml.dumps({**fields, **host, CALIBRATION: without_nothing(calibration)})
+    content = tomli_w.dumps({**fields, **host, CALIBRATION: without_nothing(calibration)})
     text = "".join(f"# {line}\n" for line in comment.splitlines()) + content
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 import numpy as np
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim.hosted
-from experiments import toml
 from experiments.calibration.command import read_accounts
 from experiments.calibration.host import Account, Found, accounts_of, host_costs
 from experiments.calibration.report import report_text
@@ -415,7 +415,7 @@ def stored(
         "workload": {"lengths": [300, 700, 1500, 3000, 5000], "requests": 20, "loop": "closed", "concurrency": 1},
         "protocol": {"block_tokens": 128, "sizing": {"tokens": 1024}},
     }
-    Path(f"{name}.toml").write_text(toml.dumps(config), encoding="utf-8")
+    Path(f"{name}.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
     chosen = [part for setting in settings_ for part in ("--set", setting)]
     ended = bufferlab("sim", f"{name}.toml", *chosen, "--out", name, "--no-plots")
     assert ended.status == 0, ended.err

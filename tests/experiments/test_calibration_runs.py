@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
-from experiments import toml
 from experiments.calibration.runs import Observed, observe
 from experiments.errors import UserError
 from experiments.rundir import StoredRun
@@ -45,8 +45,10 @@ CROWDED = {
 
 def simulate(bufferlab: Command, name: str, link: Mapping[str, Any], config: Mapping[str, Any], *settings: str) -> Path:
     """A simulated run of ``config`` over ``link``."""
-    Path(f"{name}-link.toml").write_text(toml.dumps(link), encoding="utf-8")
-    Path(f"{name}.toml").write_text(toml.dumps({**config, "link": {"profile": f"{name}-link.toml"}}), encoding="utf-8")
+    Path(f"{name}-link.toml").write_text(tomli_w.dumps(link), encoding="utf-8")
+    Path(f"{name}.toml").write_text(
+        tomli_w.dumps({**config, "link": {"profile": f"{name}-link.toml"}}), encoding="utf-8"
+    )
     chosen = [part for setting in settings for part in ("--set", setting)]
     ended = bufferlab("sim", f"{name}.toml", *chosen, "--out", f"{name}-run", "--no-plots")
     assert ended.status == 0, ended.err

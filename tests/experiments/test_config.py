@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from pydantic import BaseModel
 
-from experiments import toml
 from experiments.config import Config, parse
 from experiments.errors import UserError
 from experiments.loading import apply_override, example_names, load
@@ -182,7 +182,7 @@ def test_faults_reach_the_scenario() -> None:
 @pytest.mark.parametrize("name", example_names())
 def test_a_resolved_configuration_resolves_to_itself(name: str, tmp_path: Path) -> None:
     config = load(name)
-    text = toml.dumps(config.tree())
+    text = tomli_w.dumps(config.tree())
     assert parse(tomllib.loads(text)).resolved() == config
     (tmp_path / "again.toml").write_text(text)
     assert load(str(tmp_path / "again.toml")).digest() == config.digest()

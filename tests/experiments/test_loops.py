@@ -34,9 +34,9 @@ def replay(run: StoredRun, *settings: str) -> Config:
     tree["workload"] = {"file": str(run.path / "requests.parquet")}
     tree["run"] |= {"replications": 1}
     path = run.path.parent / "replay.toml"
-    from experiments import toml
+    import tomli_w
 
-    path.write_text(toml.dumps(tree))
+    path.write_text(tomli_w.dumps(tree))
     return load(str(path), settings)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from experiments import sweep as sweeping
 from experiments.errors import RunFailedError, UserError
-from experiments.grid import cross, parse_grid, read_cells
+from experiments.grid import as_override, cross, parse_grid, read_cells
 from experiments.intervals import across_replications
 from experiments.loading import load
 from experiments.quantiles import LEVELS
@@ -46,6 +47,26 @@ def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_grid_has_typed_values() -> None:
     grid = parse_grid(["a.b=1, 2.5,true,never,'x,y',[1, 2]", "c.d=5ms"])
     assert grid == {"a.b": [1, 2.5, True, "never", "x,y", [1, 2]], "c.d": ["5ms"]}
+
+
+SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text()
+
+
+@given(SCALARS | st.lists(SCALARS | st.lists(SCALARS, max_size=3), max_size=4))
+def test_a_value_of_a_cell_stays_what_it_is_as_an_option(value: Any) -> None:
+    option = as_override("some.field", value)
+    field, _, text = option.partition("=")
+    assert field == "some.field"
+    assert "\n" not in text
+    assert tomllib.loads(f"value={text}") == {"value": value}
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, [1, None], [{"a": 1}]])
+def test_what_is_no_value_of_a_field_is_refused(value: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"^some.field is .*, it must be a number, text, true, false or a list of them$"
+    ):
+        as_override("some.field", value)
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(), unique=True, min_size=1, max_size=4)))
