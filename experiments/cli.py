@@ -263,9 +263,8 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
-    from tqdm.auto import tqdm
-
     from experiments.grid import joined, parse_grid, parse_setting, read_cells
+    from experiments.progress import bar
     from experiments.sweep import make_plan, run_sweep
     from experiments.sweeptext import plan_text, sweep_text
 
@@ -282,26 +281,20 @@ def sweep(
         baseline=[parse_setting(one, "--baseline") for one in baseline or ()],
     )
     target = plan.target() if out is None else out
-    with tqdm(total=len(plan.tasks), unit="run", desc="sweep", file=sys.stderr, disable=None, leave=False) as bar:
+    with bar("sweep", len(plan.tasks), "runs") as shown:
 
         def begin(finished: int) -> None:
             known = f"\n  {finished} of {len(plan.tasks)} runs are finished already" if finished else ""
-            bar.write(plan_text(plan) + known, file=sys.stderr if as_json else sys.stdout)
-            bar.update(finished)
-
-        def notice(line: str) -> None:
-            bar.write(line, file=sys.stderr)
-
-        def progress(finished: int) -> None:
-            bar.update(finished)
+            shown.say(plan_text(plan) + known, sys.stderr if as_json else sys.stdout)
+            shown.begin_with(finished)
 
         try:
             done = run_sweep(
                 plan, target, jobs=jobs, executor=executor, address=address, force=force, plots=plots, begin=begin,
-                progress=progress, notice=notice,
+                progress=shown.add, notice=shown.say,
             )  # fmt: skip
         except KeyboardInterrupt:
-            notice(f"what is finished is kept in {target}; the same command goes on from there")
+            shown.say(f"what is finished is kept in {target}; the same command goes on from there")
             raise
     if as_json:
         _print_json(done.report)
@@ -321,8 +314,11 @@ def compare(
 ) -> None:
     """Whether two runs have the same history of every room on every rank; exit status 1 if they differ."""
     from experiments.equality import compare_runs
+    from experiments.progress import bar
+    from experiments.rundir import count_records
 
-    result = compare_runs(first, second)
+    with bar("compare", count_records(first, second), "events") as shown:
+        result = compare_runs(first, second, progress=shown.add)
     if as_json:
         _print_json(result)
     else:
@@ -343,8 +339,11 @@ def paired(
 ) -> None:
     """What a setting changes: the differences of two runs of the same requests, with their intervals."""
     from experiments.paired_runs import compare_paired, paired_text
+    from experiments.progress import bar
+    from experiments.rundir import count_records
 
-    result = compare_paired(first, second)
+    with bar("paired", count_records(first, second), "events") as shown:
+        result = compare_paired(first, second, progress=shown.add)
     _tell(result, paired_text(result), as_json=as_json)
 
 
@@ -370,23 +369,17 @@ def bench_link(
     as_json: JsonOption = False,
 ) -> None:
     """Measures the transport, block × batch × threads, with a plain socket beside it and every byte compared."""
-    from tqdm.auto import tqdm
-
     from experiments import bench_link as link
+    from experiments.progress import bar
 
     sweep = link.make_sweep(
         block=block, batch=batch, threads=threads, rounds=rounds, transport=transport, device=device, seed=seed,
         min_gbps=min_gbps,
     )  # fmt: skip
     target = link.choose_folder(out)
-    with tqdm(total=sweep.steps, desc="measurements", file=sys.stderr, disable=None, leave=False) as bar:
-
-        def show(text: str) -> None:
-            stream = sys.stderr if as_json else sys.stdout
-            bar.write(f"{text}\n", file=stream)
-            stream.flush()  # whoever reads a pipe wants to know what is being measured while it is
-
-        result = link.run_sweep(sweep, show=show, progress=bar.update)
+    with bar("bench-link", sweep.steps, "measurements") as shown:
+        stream = sys.stderr if as_json else sys.stdout
+        result = link.run_sweep(sweep, show=lambda text: shown.say(f"{text}\n", stream), progress=shown.step)
     link.write_files(result, target)
     _tell(result, f"{link.result_text(result)}\nwritten to: {target}", as_json=as_json)
     raise typer.Exit(DONE if result["passed"] else CHECK_FAILED)
@@ -424,12 +417,14 @@ def calibrate(
     """Fits the link, and the software around it, to measurements; writes a profile with its uncertainties."""
     from experiments.calibration.command import calibrate as fit_measurements
     from experiments.calibration.report import report_text
+    from experiments.progress import bar
 
-    result = fit_measurements(
-        measurements, holdout=holdout, tables=tables or (), predicted=predicted or (),
-        accounts=accounts or (), out=out, base=base, seed=seed,
-        command=shlex.join(["bufferlab", *sys.argv[1:]]),
-    )  # fmt: skip
+    with bar("calibrate", len(measurements), "steps") as shown:
+        result = fit_measurements(
+            measurements, holdout=holdout, tables=tables or (), predicted=predicted or (),
+            accounts=accounts or (), out=out, base=base, seed=seed,
+            command=shlex.join(["bufferlab", *sys.argv[1:]]), more=shown.more, progress=shown.step,
+        )  # fmt: skip
     _tell(result, "" if as_json else report_text(result), as_json=as_json)
 
 
@@ -462,11 +457,12 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Predicts measured runs with a frozen link profile and scores the prediction beside the measurement's noise."""
+    from experiments.progress import bar
     from experiments.validation.command import validate as validate_runs
 
-    with _bar("runs", len(runs)) as step:
+    with bar("validate", len(runs), "runs") as shown:
         result = validate_runs(
-            runs, profile, max_error=max_error, out=out, timelines=timelines, seed=seed, progress=step
+            runs, profile, max_error=max_error, out=out, timelines=timelines, seed=seed, progress=shown.step
         )
     _tell(result.content() if as_json else None, "" if as_json else result.text(stages=stages), as_json=as_json)
     if not as_json and out is not None:
@@ -519,6 +515,7 @@ def check(
     """Explores the protocol's interleavings and fault schedules; prints the smallest counterexample there is."""
     from experiments import check as checking
     from experiments.errors import UserError
+    from experiments.progress import bar
 
     numbers = {"--budget-s": budget_s, "--states": most_states, "--random": random, "--jobs": jobs}
     for name, value in numbers.items():
@@ -537,13 +534,13 @@ def check(
         _tell(done, checking.replay_text(done), as_json=as_json)
         raise typer.Exit(CHECK_FAILED if done["broken"] else DONE)
     if grid is not None:
-        with _bar("deadlocks", checking.count_grid(grid)) as step:
-            report = checking.check_grid(grid, jobs=jobs, progress=step)
+        with bar("check", checking.count_grid(grid), "cells") as shown:
+            report = checking.check_grid(grid, jobs=jobs, progress=shown.step)
         _tell(report, checking.grid_text(report), as_json=as_json)
         raise typer.Exit(CHECK_FAILED if checking.unexpected_deadlocks(report) else DONE)
     if random is not None:
-        with _bar("random faults", random) as step:
-            report = checking.check_random(random, seed, jobs=jobs, progress=step)
+        with bar("check", random, "seeds") as shown:
+            report = checking.check_random(random, seed, jobs=jobs, progress=shown.step)
         _tell(report, checking.random_text(report), as_json=as_json)
         raise typer.Exit(CHECK_FAILED if report["violations"] else DONE)
     bounds = checking.chosen_bounds(suite, discipline, only)
@@ -551,8 +548,8 @@ def check(
         listed = [{"name": bound.name, "hazards": list(bound.hazards)} for bound in bounds]
         _tell({"configurations": listed}, checking.list_text(bounds), as_json=as_json)
         return
-    with _bar("configurations", len(bounds)) as step:
-        report = checking.check(bounds, jobs=jobs, most_states=most_states, budget_s=budget_s, progress=step)
+    with bar("check", len(bounds), "configurations") as shown:
+        report = checking.check(bounds, jobs=jobs, most_states=most_states, budget_s=budget_s, progress=shown.step)
     checking.write_schedules(report, out)
     _tell(report, checking.report_text(report, verbose=verbose), as_json=as_json)
     raise typer.Exit(CHECK_FAILED if report["violations"] else DONE)
@@ -590,6 +587,7 @@ def workload(
 ) -> None:
     """Describes a workload (lengths, burstiness, share above a buffer size), or writes its requests to a file."""
     from experiments import describe
+    from experiments.progress import bar
 
     overrides = [*(settings or ()), *([] if seed is None else [f"run.seed={seed}"])]
     config = describe.configure(source, requests=requests, rate_rps=rate_rps, settings=overrides)
@@ -597,7 +595,8 @@ def workload(
         written = describe.write(config, out, force=force)
         _tell(written, f"wrote {written['requests']} requests to {out}", as_json=as_json)
         return
-    described = describe.describe(config, buffers or describe.DEFAULT_BUFFERS, replications)
+    with bar("workload", describe.count_draws(config, replications), "draws") as shown:
+        described = describe.describe(config, buffers or describe.DEFAULT_BUFFERS, replications, progress=shown.step)
     _tell(described, "" if as_json else describe.description_text(config, described), as_json=as_json)
 
 
@@ -675,20 +674,15 @@ def _run(
     force: bool,
     as_json: bool,
 ) -> None:
-    from tqdm.auto import tqdm
-
     from experiments.present import summary_text
+    from experiments.progress import bar
     from experiments.rundir import choose_target
     from experiments.workload import count_requests
 
     target = choose_target(config, kind, out, force=force)
     total = count_requests(config) * config.run.replications
-    with tqdm(total=total, unit="req", desc=kind, file=sys.stderr, disable=None, leave=False) as bar:
-
-        def notice(line: str) -> None:
-            bar.write(line, file=sys.stderr)
-
-        summary = execute(config, target, progress=bar.update, notice=notice)
+    with bar(kind, total, "requests") as shown:
+        summary = execute(config, target, progress=shown.add, notice=shown.say)
     if as_json:
         _print_json(summary)
     else:
@@ -703,20 +697,6 @@ def _tell(content: Any, text: str, *, as_json: bool) -> None:
         _print_json(content)
     else:
         print(text)
-
-
-@contextmanager
-def _bar(unit: str, total: int) -> Iterator[Callable[[str], object]]:
-    """A progress bar on stderr; what it yields takes a step and says what was done."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc=unit, file=sys.stderr, disable=None, leave=False) as bar:
-
-        def step(what: str) -> None:
-            bar.set_postfix_str(what[:60], refresh=False)
-            bar.update()
-
-        yield step
 
 
 def _print_json(content: Any) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.equality import compare_runs
 from experiments.errors import RunFailedError, UserError
 from experiments.loading import load
+from experiments.progress import bar
 from experiments.rundir import StoredRun
 from experiments.runner import run_measured, run_sim
 from protocol.recording import Event
@@ -82,8 +81,8 @@ def _seeds(out: Path, worlds: Sequence[str]) -> dict[str, Any]:
         paths: dict[str, str] = {}
         for world in worlds:
             target = out / f"{world}-{name}"
-            with _bar(f"{name} {world}", len(config_requests(config))) as progress:
-                _run(world, config, target, progress)
+            with bar(f"{name} {world}", len(config_requests(config)), "requests") as shown:
+                _run(world, config, target, shown.add)
             paths[world] = status_path(StoredRun(target))
         equal: bool | None = None
         if len(worlds) == 2:
@@ -124,8 +123,8 @@ def _mixed(out: Path, worlds: Sequence[str], requests: int | None, defaults: Seq
         row: Worlds = {}
         for world in worlds:
             one = load("demo", [*base, f"protocol.sizing.tokens={tokens}"])
-            with _bar(f"default {tokens} {world}", count) as progress:
-                row[world] = _run(world, one, out / f"{world}-{tokens}", progress)
+            with bar(f"default {tokens} {world}", count, "requests") as shown:
+                row[world] = _run(world, one, out / f"{world}-{tokens}", shown.add)
         print(f"{tokens:>8}" + "   ".join(_cells(row[world]) for world in worlds), flush=True)
         rows[tokens] = row
     return rows
@@ -171,11 +170,3 @@ def _run(world: str, config: Config, target: Path, progress: Any) -> dict[str, A
         return run(config, target, progress=progress, plots=False)
     except RunFailedError as error:
         raise RunFailedError(f"{target.name}: {error}") from error
-
-
-@contextmanager
-def _bar(name: str, total: int) -> Iterator[Any]:
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc=name, leave=False, file=sys.stderr) as bar:
-        yield bar.update

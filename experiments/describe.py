@@ -28,6 +28,7 @@ from experiments.intervals import Estimate, across_replications, shares_across
 from experiments.loading import anchor_files, apply_override, load
 from experiments.present import table
 from experiments.problems import did_you_mean
+from experiments.progress import Step
 from experiments.traces import FILE_OPTIONS, file_kind, write_trace
 from experiments.units import format_duration
 from experiments.workload import check_requests, count_requests, is_random, make_columns, preset_names
@@ -77,16 +78,29 @@ def configure(
     return parse(tree).resolved()
 
 
-def describe(config: Config, buffers: Sequence[int], replications: int | None = None) -> dict[str, Any]:
-    """The description of a configuration's workload, see above. Raises UserError for a workload that cannot be run."""
+def count_draws(config: Config, replications: int | None = None) -> int:
+    """How many times ``describe`` draws the workload: once where nothing is drawn at random."""
+    return (replications or REPLICATIONS) if is_random(config) else 1
+
+
+def describe(
+    config: Config, buffers: Sequence[int], replications: int | None = None, *, progress: Step = lambda _: None
+) -> dict[str, Any]:
+    """The description of a configuration's workload, see above. ``progress`` is told of every draw.
+
+    Raises UserError for a workload that cannot be run.
+    """
     for size in buffers:
         if size < 1:
             raise UserError(f"--buffer is {size}, it must be at least 1")
     if replications is not None and replications < 1:
         raise UserError(f"--replications is {replications}, it must be at least 1")
     check_requests(config, "workload")
-    repeats = (replications or REPLICATIONS) if is_random(config) else 1
-    measured = [measure(joined(make_columns(config, number)), buffers) for number in range(repeats)]
+    repeats = count_draws(config, replications)
+    measured = []
+    for number in range(repeats):
+        measured.append(measure(joined(make_columns(config, number)), buffers))
+        progress("")
 
     def told(name: str) -> Estimate:
         return across_replications([one[name] for one in measured])

@@ -6,10 +6,11 @@ depend on chance; that is the evidence that both execute the same protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from experiments.progress import counted
 from protocol.recording import Record, Step, histories
 
 if TYPE_CHECKING:
@@ -39,8 +40,11 @@ def differences(
     return lines
 
 
-def compare_runs(left: Path, right: Path) -> dict[str, Any]:
-    """Compare two run directories, replication by replication: ``equal``, ``histories`` compared, ``differences``."""
+def compare_runs(left: Path, right: Path, *, progress: Callable[[int], object] | None = None) -> dict[str, Any]:
+    """Compare two run directories, replication by replication: ``equal``, ``histories`` compared, ``differences``.
+
+    ``progress`` is told how many more events were read.
+    """
     from experiments.rundir import StoredRun
 
     runs = [StoredRun(left), StoredRun(right)]
@@ -49,7 +53,7 @@ def compare_runs(left: Path, right: Path) -> dict[str, Any]:
     recorded: list[dict[int, list[Record]]] = []
     for run in runs:
         by_replication: dict[int, list[Record]] = {}
-        for replication, record in run.records():
+        for replication, record in counted(run.records(), progress):
             by_replication.setdefault(replication, []).append(record)
         recorded.append(by_replication)
     found: list[str] = []

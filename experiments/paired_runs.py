@@ -6,7 +6,7 @@ requests that both runs delivered: a setting that fails the long requests would 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,12 @@ SAME_COLUMNS = ("arrival_s", "total_tokens", "text_tokens", "images")
 the runs make of it."""
 
 
-def compare_paired(first: Path, second: Path) -> dict[str, Any]:
+def compare_paired(first: Path, second: Path, *, progress: Callable[[int], object] | None = None) -> dict[str, Any]:
     """The differences of two run directories, second − first, figure by figure.
 
     ``differences`` has the places of summary.json, with a ``paired.Difference`` in each. ``requests``: how many were
     compared, and how many only one of the runs delivered. ``settings``: where the two configurations differ.
+    ``progress`` is told how many more events were read.
     Raises UserError, in one sentence, unless both ran the same requests.
     """
     from experiments.replay import replications_of
@@ -40,7 +41,7 @@ def compare_paired(first: Path, second: Path) -> dict[str, Any]:
 
     runs = StoredRun(first), StoredRun(second)
     _check_same_requests(*runs)
-    replications = [replications_of(run) for run in runs]
+    replications = [replications_of(run, progress=progress) for run in runs]
     pairs = [_matched(one, other) for one, other in zip(*replications, strict=False)]
     delivered = [[one.delivered() for one in side] for side in replications]
     only = [

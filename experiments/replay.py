@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from experiments.errors import UserError
+from experiments.progress import counted
 from experiments.rundir import StoredRun
 from experiments.summary import Replication
 from protocol.runlog import RunLog
 from protocol.scenario import Request
 
 
-def replications_of(run: StoredRun, *, warmup_requests: int | None = None) -> list[Replication]:
+def replications_of(
+    run: StoredRun, *, warmup_requests: int | None = None, progress: Callable[[int], object] | None = None
+) -> list[Replication]:
     """Every replication of a finished run, with all requests and the integrals of its pools, from its two tables.
 
     Summarising them gives the figures of its summary.json again, or those with another ``warmup_requests`` than the run
-    was made with. Broken laws are not looked for. Raises UserError if the warm-up would leave no request,
+    was made with. Broken laws are not looked for. ``progress`` is told how many more events were read.
+    Raises UserError if the warm-up would leave no request,
     or for a run of an earlier version.
     """
     config = run.config
@@ -37,7 +43,7 @@ def replications_of(run: StoredRun, *, warmup_requests: int | None = None) -> li
         logs[replication].expect(
             Request(room=room, arrival_s=arrival_s, total_tokens=total, text_tokens=text, images=images)
         )
-    for replication, record in run.records():
+    for replication, record in counted(run.records(), progress):
         logs[replication].record(record)
     for one, log, note in zip(made, logs, notes, strict=True):
         one.end_s, one.deadlock = note["end_s"], note["deadlock"]

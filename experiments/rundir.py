@@ -319,6 +319,17 @@ class StoredRun:
                 yield row[0], _record(row)
 
 
+def count_records(*paths: Path) -> int | None:
+    """How many events these runs have together; None if one of them cannot be read, which its reader will say."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return sum(pq.read_metadata(path / "events.parquet").num_rows for path in paths)
+    except (OSError, pa.ArrowException):
+        return None
+
+
 _EVENTS = {event.value: event for event in Event}
 _SIDES = {side.value: side for side in Side}
 

@@ -84,7 +84,7 @@ class _Fate:
 class Cluster:
     """All ranks of a scenario on one clock.
 
-    ``on_concluded(count)`` is called whenever one more request is concluded on all of its ranks.
+    ``on_concluded(1)`` is called whenever one more request is concluded on all of its ranks.
     ``faults`` decides what goes wrong besides the scenario's own failed writes; None for nothing.
     Raises ValueError for a scenario that cannot be built.
     """
@@ -605,7 +605,7 @@ class Cluster:
             self.failed += 1
         if self._on_concluded is not None:
             self._concluded_late_s = late_s
-            self._on_concluded(self.succeeded + self.failed)
+            self._on_concluded(1)
 
     # --- processes that end and come back ---
 

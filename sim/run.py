@@ -67,9 +67,9 @@ def simulate(
     ``draws(name)``: the stream of what takes another time every time (see ``sim.host``), always the same if None.
 
     ``recorder`` and ``run_log`` receive every record in order of time; the run log is told of every request and is
-    finished at the end. ``progress`` is called with the number of concluded requests whenever it grows. ``faults``
-    makes things go wrong. The run ends when every request is concluded and every rank is empty, or when nothing can
-    happen any more.
+    finished at the end. ``progress(more)`` is told how many more requests are concluded, whenever some are, as that of
+    a measured run is. ``faults`` makes things go wrong. The run ends when every request is concluded and every rank is
+    empty, or when nothing can happen any more.
     Raises ValueError for requests that are out of order or name an instance that is not there.
     """
     clock = Clock()

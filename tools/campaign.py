@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 from msgspec import structs
-from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,6 +33,7 @@ from experiments.calibration.command import calibrate
 from experiments.environment import describe_host
 from experiments.errors import RunFailedError, UserError
 from experiments.intervals import quantile
+from experiments.progress import bar
 from experiments.rundir import StoredRun
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
 from experiments.validation.campaign import (
@@ -71,18 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = chosen_cells(chosen.cells)
         if not chosen.only_score:
             total = (len(CALIBRATION) + len(cells)) * chosen.rounds
-            with tqdm(total=total, unit="run", disable=None) as bar:
-
-                def progress(name: str) -> None:
-                    bar.set_postfix_str(name)
-                    bar.update()
-
-                measure(chosen.folder, cells, chosen.rounds, progress)
+            with bar("measure", total, "runs") as shown:
+                measure(chosen.folder, cells, chosen.rounds, shown.step)
         profile = fitted(chosen.folder, chosen.rounds)
-        scores = [
-            score_cell([run_folder(chosen.folder, one.name, number) for number in range(chosen.rounds)], profile)
-            for one in tqdm(cells, unit="cell", disable=None)
-        ]
+        scores = []
+        with bar("score", len(cells), "cells") as shown:
+            for one in cells:
+                runs = [run_folder(chosen.folder, one.name, number) for number in range(chosen.rounds)]
+                scores.append(score_cell(runs, profile))
+                shown.step(one.name)
         decision = decide(scores)
         shutil.rmtree(chosen.folder / "validation", ignore_errors=True)
         write_report(scores, decision, profile, chosen.folder / "validation")

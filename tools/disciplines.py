@@ -19,11 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from experiments.drawing import COLOURS, new_figure, plain_log_axis, save
 from experiments.errors import RunFailedError, UserError
 from experiments.intervals import Estimate, across_replications
+from experiments.progress import bar
 from experiments.sweep import make_plan, run_sweep
 
 if TYPE_CHECKING:
@@ -84,13 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings=[*SETTINGS, f"workload.requests={options.requests}"],
             replications=options.replications,
         )
-        with tqdm(total=len(plan.tasks), unit="run", leave=False, disable=None) as bar:
-
-            def step(finished: int) -> None:
-                bar.update(finished)
-
+        with bar("sweep", len(plan.tasks), "runs") as shown:
             target = options.sweep or plan.target()
-            sweep = run_sweep(plan, target, jobs=options.jobs, begin=step, progress=step)
+            sweep = run_sweep(plan, target, jobs=options.jobs, begin=shown.begin_with, progress=shown.add)
     except (UserError, RunFailedError, ValueError) as error:
         print(f"disciplines: {error}", file=sys.stderr)
         return 1 if isinstance(error, RunFailedError) else 2

@@ -17,11 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from experiments.errors import RunFailedError, UserError
 from experiments.loading import load
 from experiments.plots import plot_u_shape, save
+from experiments.progress import bar
 from experiments.sweep import make_plan, run_sweep
 from experiments.sweeptext import plan_text, sweep_text
 from experiments.workload import make_requests
@@ -63,16 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             replications=options.replications,
         )
         target = options.sweep or plan.target()
-        with tqdm(total=len(plan.tasks), unit="run", leave=False) as bar:
+        with bar("sweep", len(plan.tasks), "runs") as shown:
 
             def begin(finished: int) -> None:
-                bar.write(plan_text(plan))
-                bar.update(finished)
+                shown.say(plan_text(plan), sys.stdout)
+                shown.begin_with(finished)
 
-            def progress(finished: int) -> None:
-                bar.update(finished)
-
-            sweep = run_sweep(plan, target, jobs=options.jobs, begin=begin, progress=progress)
+            sweep = run_sweep(plan, target, jobs=options.jobs, begin=begin, progress=shown.add)
     except (UserError, RunFailedError, ValueError) as error:
         print(f"readme_figures: {error}", file=sys.stderr)
         return 1 if isinstance(error, RunFailedError) else 2

@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments.progress import bar
 from protocol.scenario import Request, Scenario
 from real.engine import EngineError
 from real.launcher import run_real
@@ -117,19 +117,18 @@ def soak(requests: int, concurrency: int, seed: int) -> tuple[RealOutcome, dict[
         language_tp=2,
         language_blocks=256,
     )
-    bar = tqdm(total=requests, unit="request", disable=None)
     watcher = Watcher()
-
-    def progress(more: int) -> None:
-        bar.update(more)
-        watcher.done += more
-
     began_s = time.monotonic()
-    try:
-        outcome = run_real(scenario, draw(requests, seed), concurrency=concurrency, progress=progress)
-    finally:
-        watcher.close()
-        bar.close()
+    with bar("soak", requests, "requests") as shown:
+
+        def progress(more: int) -> None:
+            shown.add(more)
+            watcher.done += more
+
+        try:
+            outcome = run_real(scenario, draw(requests, seed), concurrency=concurrency, progress=progress)
+        finally:
+            watcher.close()
     wall_s = time.monotonic() - began_s
     names = {os.getpid(): ROUTER}
     # Ranks are started in order, encode before language, and so are their numbers.

@@ -35,8 +35,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from experiments.progress import bar
 from protocol.layout import EMBEDDINGS
 from protocol.recording import Event, Record
 from protocol.scenario import Request, Scenario
@@ -139,7 +138,8 @@ def measure(chosen: argparse.Namespace, binary: Path) -> dict[str, Any]:
             )
         )
         link.write(cell, 1)
-        for _ in tqdm(range(chosen.rounds), unit="round", file=sys.stderr, disable=None, leave=False):
+        shown = stack.enter_context(bar("compare", chosen.rounds, "rounds"))
+        for _ in range(chosen.rounds):
             names = list(rates)
             order.shuffle(names)
             for name in names:
@@ -153,6 +153,7 @@ def measure(chosen: argparse.Namespace, binary: Path) -> dict[str, Any]:
                 else:
                     environment = FORCE_TCP if name == BENCH else engine_environment()
                     rates[name].append(bench_rate(binary, cell, bench_targets[name], environment))
+            shown.step()
     return {
         "configuration": {**vars(chosen), "block_bytes": cell.block_bytes, "batch": cell.batch, "threads": 1},
         "GBps": {name: told([rate / 1e9 for rate in values]) for name, values in rates.items()},

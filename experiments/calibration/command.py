@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from experiments.calibration.tables import (
 from experiments.errors import UserError
 from experiments.intervals import Estimate, unbounded
 from experiments.problems import did_you_mean
+from experiments.progress import Step
 from experiments.rundir import StoredRun, is_finished_run
 from sim.link import HOST, LinkProfile, load_profile
 from sim.streams import stream
@@ -55,10 +56,14 @@ class Inputs:
     first_contacts_s: list[float] = field(default_factory=list)
 
 
-def read_inputs(paths: Sequence[Path]) -> Inputs:
-    """Read all measurements. Raises UserError for one that cannot be used, or if no row of any can."""
+def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Inputs:
+    """Read all measurements. Raises UserError for one that cannot be used, or if no row of any can.
+
+    ``progress`` is told of each when it is about to be read.
+    """
     found = Inputs()
     for path in paths:
+        progress(path.name)
         if is_finished_run(path):
             observe(StoredRun(path), found.seen)
             continue
@@ -118,12 +123,15 @@ def calibrate(
     base: str = BASE,
     seed: int = 0,
     command: str = "",
+    more: Callable[[int], object] = lambda _: None,
+    progress: Step = lambda _: None,
 ) -> dict[str, Any]:
     """Fit what ``paths`` hold, and write the profile ``out`` if one is asked for; the result is the JSON report.
 
     ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
     for the others, as is the profile's. ``accounts``: measured runs that only say what the software costs the
-    processors, in place of those in ``paths``. Raises UserError for bad input, before anything is written, and
+    processors, in place of those in ``paths``. ``progress`` is told of every path and, ``more`` says how many, of every
+    table that is fitted. Raises UserError for bad input, before anything is written, and
     RunFailedError for rows of which no profile can be made.
     """
     _check(holdout, seed, out)
@@ -131,12 +139,14 @@ def calibrate(
         raise UserError("--accounts has runs, but there is no --out: the costs are told for a profile, so give one")
     taken_from = _base(base)
     kept = read_accounts(accounts, paths)
-    inputs = read_inputs(paths)
+    inputs = read_inputs(paths, progress)
     groups = split(inputs.rows)
     fitted, asked = _select(groups, tables, predicted)
     reports: list[dict[str, Any]] = []
     not_fitted: list[dict[str, Any]] = []
+    more(len(fitted) + 1)
     for group in fitted:
+        progress(group.name)
         report = fit_table(
             group, holdout=holdout, seed=seed, left_out=[one for one in inputs.left_out if one.table == _table(group)]
         )
@@ -161,6 +171,7 @@ def calibrate(
         raise UserError(
             f"no table has enough rows to fit and to hold out: {', '.join(one['name'] for one in not_fitted)}"
         )
+    progress("runs and profile")
     from_runs = link_law(inputs.seen)
     around = _around(inputs, from_runs, seed)
     if inputs.seen.runs:

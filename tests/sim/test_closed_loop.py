@@ -71,8 +71,8 @@ class Watched:
         self.submitted.append(request)
         self.under_way.append(len(self.submitted) - self.concluded)
 
-    def _concluded(self, count: int) -> None:
-        self.concluded = count
+    def _concluded(self, more: int) -> None:
+        self.concluded += more
 
     def over_s(self, room: int) -> float:
         """When the last of its ranks was done with it, seconds."""

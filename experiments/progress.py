@@ -1,0 +1,100 @@
+"""How far a command has come: a bar on stderr for somebody at a terminal, nothing in a file or a CI log.
+
+Everything that lasts goes through ``bar``, so that all bars look alike: share, count and time left.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, TypeVar
+
+QUIET_S = 0.5
+"""Work that ends sooner shows no bar."""
+MOST_TEXT, WIDTH, HEIGHT = 60, 80, 24
+COUNTED_AT_ONCE = 2048
+
+Step = Callable[[str], object]
+"""Told of every step that is done, and of what it was."""
+Item = TypeVar("Item")
+
+
+def on_a_terminal(stream: TextIO) -> bool:
+    """Whether somebody watches this stream: frames of a bar are of no use in a file, a pipe or the log of a CI job."""
+    try:
+        watched = stream.isatty()
+    except (AttributeError, ValueError):  # no file at all, or a closed one
+        return False
+    return watched and os.environ.get("TERM") != "dumb" and os.environ.get("CI", "") in {"", "0", "false"}
+
+
+class Bar:
+    """A bar that is being shown, or would be if somebody looked."""
+
+    def __init__(self, tqdm: Any) -> None:
+        self._tqdm = tqdm
+
+    def add(self, more: int) -> None:
+        """So many more are done."""
+        self._tqdm.update(more)
+
+    def step(self, what: str = "") -> None:
+        """One more is done; ``what`` stands beside the bar."""
+        self._tqdm.set_postfix_str(what[:MOST_TEXT], refresh=False)
+        self._tqdm.update()
+
+    def begin_with(self, done: int) -> None:
+        """So many were done before; they say nothing about the speed."""
+        self._tqdm.initial = done
+        self._tqdm.n = self._tqdm.last_print_n = done
+
+    def more(self, units: int) -> None:
+        """So many units more have to be done than was known at first."""
+        if self._tqdm.total is not None:
+            self._tqdm.total += units
+
+    def say(self, text: str, stream: TextIO | None = None) -> None:
+        """Print ``text`` (on stderr if no stream is given) so that the bar stays whole, and at once."""
+        chosen = sys.stderr if stream is None else stream
+        self._tqdm.write(text, file=chosen)
+        chosen.flush()  # whoever reads a pipe wants it while the work goes on
+
+
+@contextmanager
+def bar(title: str, total: int | None, unit: str = "") -> Iterator[Bar]:
+    """A bar over ``total`` units of work, gone when the work is over."""
+    from tqdm.auto import tqdm
+
+    width: dict[str, Any] = (
+        {"dynamic_ncols": True} if _knows_its_size(sys.stderr) else {"ncols": WIDTH, "nrows": HEIGHT}
+    )
+    with tqdm(
+        total=total, desc=title, unit=f" {unit}" if unit else "it", file=sys.stderr, leave=False, delay=QUIET_S,
+        smoothing=0.1, disable=not on_a_terminal(sys.stderr), **width,
+    ) as made:  # fmt: skip
+        yield Bar(made)
+
+
+def _knows_its_size(stream: TextIO) -> bool:
+    """Terminals of containers and of `script` say that they have no columns and rows, in which no bar fits."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
+
+
+def counted(items: Iterable[Item], add: Callable[[int], object] | None) -> Iterator[Item]:
+    """The same items, with ``add`` told of them a few at a time."""
+    if add is None:
+        yield from items
+        return
+    passed = 0
+    for item in items:
+        yield item
+        passed += 1
+        if passed == COUNTED_AT_ONCE:
+            add(passed)
+            passed = 0
+    add(passed)
