@@ -164,6 +164,16 @@ class EncodeRank(RankCore[EncodeRoom]):
         """Whether ``event`` is an input of this role."""
         return type(event) in self._handlers
 
+    def replace_destination(self, key: RoomKey, absent: RankId, present: RankId) -> None:
+        """From now on ``present`` is a destination of the room in the place of ``absent``, which has offered nothing.
+
+        For a wire on which anybody who asks for a room is one of its destinations.
+        """
+        room = self.rooms[key]
+        if absent not in room.destinations or absent in room.offers or room.epoch or present in room.destinations:
+            raise ProtocolError(f"{present} cannot take the place of {absent} in room {key[0]}")
+        room.destinations = tuple(present if one == absent else one for one in room.destinations)
+
     # --- who holds what (see deadlock.py) ---
 
     def held_blocks(self) -> dict[RoomKey, int]:

@@ -19,6 +19,8 @@ INT32_BYTES = 4
 AUX_WORDS = 16
 AUX_TOTAL_TOKENS = 0
 AUX_MROPE_DELTA = 1
+AUX_DEFINED_WORDS = 2
+"""What the protocol lays down of a row of aux; the rest is left to whoever writes it."""
 
 EMBEDDINGS, FILL_IDS, MROPE, AUX, DEEPSTACK = range(5)
 

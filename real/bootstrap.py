@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 import time
@@ -31,6 +30,9 @@ Answer = TypeVar("Answer")
 
 POLL_S = 0.02
 REQUEST_TIMEOUT_S = 5.0
+
+MOST_QUOTED = 200
+"""Characters of an answer that a message quotes."""
 
 
 class RegistrationRefused(EngineError):  # noqa: N818 - the registry's decision, not a mistake of ours
@@ -75,10 +77,10 @@ class ForkRoute(msgspec.Struct, frozen=True):
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How many encode ranks an instance has, as the fork's look-up tells it."""
+    """How many encode ranks an instance has, as the fork's look-up tells it: none before one of them has registered."""
 
-    encode_tp_size: int
-    encode_dp_size: int
+    embedding_tp_size: int
+    embedding_dp_size: int
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -188,7 +190,7 @@ class Registry:
             return web.Response(status=400, text="give engine_rank and target_dp_group as numbers")
         if (rank, group) == (-1, -1):
             # Data parallelism within an instance is not ours: every replica is an instance of its own.
-            return _json({"encode_tp_size": self._encode_tp, "encode_dp_size": 1})
+            return _json(Sizes(self._encode_tp, 1))
         if group == 0 and rank in self._addresses:
             host, port = self._addresses[rank]
             return _json({"rank_ip": host, "rank_port": port})
@@ -249,7 +251,7 @@ class RegistryClient:
     async def register_rank(self, rank: ForkRoute) -> None:
         """Enter an encode rank."""
         async with self._session.put(f"http://{self.address}/route", data=msgspec.json.encode(rank)) as answer:
-            answer.raise_for_status()
+            await _require_ok(answer)
 
     async def sizes(self) -> Sizes:
         """The instance's parallel sizes."""
@@ -272,11 +274,29 @@ class RegistryClient:
     async def _look_up(self, rank: int, group: int, answer_type: type[Answer]) -> Answer:
         query = {"engine_rank": str(rank), "target_dp_group": str(group)}
         async with self._session.get(f"http://{self.address}/route", params=query) as answer:
-            answer.raise_for_status()
+            await _require_ok(answer)
+            body = await answer.read()
             try:
-                return msgspec.json.decode(await answer.read(), type=answer_type)
-            except msgspec.DecodeError as error:
-                raise aiohttp.ClientPayloadError(f"{self.address} answers {error}") from error
+                return msgspec.json.decode(body, type=answer_type)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                said = _shortened(body.decode(errors="replace"))
+                raise aiohttp.ClientPayloadError(f"it answers {said!r}: {error}") from error
+
+
+async def _require_ok(answer: aiohttp.ClientResponse) -> None:
+    """Raise ClientPayloadError with what the answer says if it is no success."""
+    if answer.status >= 400:
+        said = _shortened(await answer.text(errors="replace"))
+        raise aiohttp.ClientPayloadError(f"it answers with status {answer.status}, {said!r}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}…"
+
+
+def why(error: aiohttp.ClientError | TimeoutError) -> str:
+    """What a failed call means, in a few words."""
+    return str(error) or "it does not answer in time"
 
 
 def http_session(timeout_s: float) -> aiohttp.ClientSession:
@@ -307,30 +327,38 @@ async def _register_and_find(
     unregistered = set(registries)
     missing = {address: set(wanted) for address, wanted in registries.items()}
     missing_members = set(group)
+    failures: dict[str, str] = {}  # by registry, why the last call failed
     async with http_session(REQUEST_TIMEOUT_S) as session:
         while time.monotonic() < deadline:
             for address in registries:
                 client = RegistryClient(session, address)
                 # The registry's process may still be starting, on a busy machine slowly; the deadline decides.
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                try:
                     if address in unregistered:
                         await client.register(own)
                         unregistered.remove(address)
                     if not missing[address] and not missing_members:
                         continue
-                    for entry in await client.entries():
-                        route = entry.route
-                        if route.rank_id in missing[address]:
-                            missing[address].discard(route.rank_id)
-                            found[route.rank_id] = route
-                        elif route.rank_id in missing_members and route.generation == own.generation:
-                            missing_members.discard(route.rank_id)
-                            found[route.rank_id] = route
+                    entries = await client.entries()
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    failures[address] = why(error)
+                    continue
+                failures.pop(address, None)
+                for entry in entries:
+                    route = entry.route
+                    if route.rank_id in missing[address]:
+                        missing[address].discard(route.rank_id)
+                        found[route.rank_id] = route
+                    elif route.rank_id in missing_members and route.generation == own.generation:
+                        missing_members.discard(route.rank_id)
+                        found[route.rank_id] = route
             if not unregistered and not missing_members and not any(missing.values()):
                 return found
             await asyncio.sleep(POLL_S)
     absent = sorted(missing_members.union(*missing.values()))
     if not absent:
-        raise TimeoutError(f"after {timeout_s:g} s the registry at {min(unregistered)} has not answered")
+        silent = min(unregistered)
+        raise TimeoutError(f"after {timeout_s:g} s the registry at {silent} has not answered ({failures.get(silent)})")
     named = ", ".join(str(rank_id) for rank_id in absent)
-    raise TimeoutError(f"after {timeout_s:g} s the registries at {', '.join(registries)} still lack {named}")
+    reasons = "".join(f"; {address}: {reason}" for address, reason in failures.items())
+    raise TimeoutError(f"after {timeout_s:g} s the registries at {', '.join(registries)} still lack {named}{reasons}")

@@ -370,8 +370,9 @@ def room_content(room: int, incarnation: int, total_tokens: int, layout: BufferL
     )
 
 
-def first_difference(expected: RoomContent, received: RoomContent) -> str | None:
-    """None when both hold the same bits, else one sentence about the first kind that differs.
+def first_difference(expected: RoomContent, received: RoomContent, aux_words: int = AUX_WORDS) -> str | None:
+    """None when both hold the same bits, else one sentence about the first kind that differs; of aux, the first
+    ``aux_words`` words count.
 
     It names the kind, the first differing token (counted in the whole request) and element, the
     expected and received value, and how many tokens of that kind differ. Values are compared as
@@ -385,7 +386,7 @@ def first_difference(expected: RoomContent, received: RoomContent) -> str | None
             return f"{name} differs: expected {one}, received {other}"
     start = expected.start_token
     return (
-        _aux_difference(expected.aux, received.aux)
+        _aux_difference(expected.aux, received.aux, aux_words)
         or _difference("embeddings", expected.embeddings, received.embeddings, start)
         or _difference("fill_ids", expected.fill_ids, received.fill_ids, start)
         or _difference("mrope", expected.mrope, received.mrope, start, token_axis=1)
@@ -393,10 +394,10 @@ def first_difference(expected: RoomContent, received: RoomContent) -> str | None
     )
 
 
-def _aux_difference(expected: Tensor | None, received: Tensor | None) -> str | None:
+def _aux_difference(expected: Tensor | None, received: Tensor | None, words: int) -> str | None:
     if expected is None or received is None:
         return None if expected is received else "aux is present on one side only"
-    for word, (one, other) in enumerate(zip(expected.tolist(), received.tolist(), strict=True)):
+    for word, (one, other) in enumerate(zip(expected[:words].tolist(), received[:words].tolist(), strict=True)):
         if one != other:
             name = f" ({_AUX_NAMES[word]})" if word in _AUX_NAMES else ""
             return f"aux differs at word {word}{name}: expected {one}, received {other}"

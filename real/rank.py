@@ -26,6 +26,7 @@ import zmq
 
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank, LanguageRoom
+from protocol.layout import AUX_DEFINED_WORDS, AUX_WORDS
 from protocol.loop import LoopGrid
 from protocol.messages import (
     Abort,
@@ -201,7 +202,9 @@ class RankProcess:
                 self.core.sizing.compared = True
                 self._compared = self.core.sizing
             if spec.verify:
-                self.verifier = Verifier(self.layout)
+                # Our own identity of the content lies in free words, which a peer of the fork leaves alone.
+                words = AUX_WORDS if self.scenario.wire == EXTENDED else AUX_DEFINED_WORDS
+                self.verifier = Verifier(self.layout, words)
             touch_pages(self.layout, spec.longest_tokens, self.placement.device)
 
     def _make_wire(self, own: Route) -> Wire:
@@ -404,6 +407,8 @@ class RankProcess:
                 current = self.routes.get(rank_id)
                 if current is not None and current.process == process:
                     self._peer_down(rank_id)
+                    for heard in self.wire.lost(rank_id):
+                        self._hear(heard)
             case Found(route):
                 rank_id = route.rank_id
                 current = self.routes.get(rank_id)

@@ -4,7 +4,9 @@ A language rank says register (once per connection), init and resume; an encode 
 messages do beyond that is done otherwise here, and never at the price of a late write:
 
 * *Who a message is from.* A language rank is its engine session. Which of a request's destinations a session is, nobody
-  says and nothing depends on: the first one that comes is the first destination.
+  says and nothing depends on: the first one that comes is the first destination. Any session that has registered can be
+  one. If there are more than the configuration has ranks (a new process whose predecessor nobody has missed yet), a
+  *surplus* one takes the place of a destination that has not asked for the room.
 * *Which chunk it is about.* An init is chunk 0, a resume chunk 1; a status is about the chunk that is outstanding.
 * *How much has come.* The length lies in the aux row of the first chunk, the rest follows from what was offered.
 * *That a room is over (Cancel), and that its writer is quiet (Quiet).* The language side cannot call a room off. Its
@@ -19,6 +21,7 @@ No sockets and no clock here but those that are handed in; ``real.sglang_peers``
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -131,7 +134,10 @@ class LanguageWire(Wire):
                 if room.writer == route.rank_id and room.writer_gone:
                     self._failed_s[number] = self._clock()
         self._met[route.rank_id] = route
-        self._line.push(route.rank_id, encode_sglang(SglangRegister(*self._address, base_pointers=self.own.bases)))
+        self._register(route.rank_id)
+
+    def _register(self, encode: RankId) -> None:
+        self._line.push(encode, encode_sglang(SglangRegister(*self._address, base_pointers=self.own.bases)))
 
     @property
     def _address(self) -> tuple[str, int, str]:
@@ -170,6 +176,10 @@ class LanguageWire(Wire):
         self._failed_s[number] = self._clock()
         self._forget_ended()
         room = self._core.rooms.get((number, INCARNATION))
+        for writer, route in self._met.items():
+            # The fork bars a session to which a write has failed until it registers again, and so every later room.
+            if not route.failed_is_quiet and (room is None or room.writer == writer):
+                self._register(writer)
         if room is not None and room.over:
             if room.fenced:
                 self._answer_if_quiet(number)
@@ -243,8 +253,8 @@ class EncodeWire(Wire):
         self._ranks: dict[str, RankId] = {}  # by session, and the other way round
         self._routes: dict[RankId, Route] = {}
         self._early: OrderedDict[int, tuple[float, list[SglangInit | SglangResume]]] = OrderedDict()
-        # Rooms that failed before their destinations were known: until when somebody may ask, and whom it concerns.
-        self._untold: OrderedDict[int, tuple[float, list[RankId]]] = OrderedDict()
+        # Rooms that have failed: until when somebody may ask, and the session that each destination was told as.
+        self._failed: OrderedDict[int, tuple[float, dict[RankId, str | None]]] = OrderedDict()
 
     def assemble(self) -> dict[RankId, Route]:
         """Register as an encode rank of the fork does; the own group meets in the instance's registry."""
@@ -278,11 +288,13 @@ class EncodeWire(Wire):
                 raise ValueError(f"{self.own.rank_id} has no frame for {type(message).__name__}")
 
     def _tell_failed(self, to: RankId, room: int) -> None:
-        if to in self._routes:
+        """Say that the room has failed; to a destination that nobody stands for yet, once somebody does."""
+        route = self._routes.get(to)
+        if route is not None:
             self._line.push(to, encode_sglang(SglangStatus(room, Status.Failed)))
-        else:
-            self._untold.setdefault(room, (self._clock() + EARLY_LIFETIME_S, []))[1].append(to)
-            _expire(self._untold, self._clock())
+        told = self._failed.setdefault(room, (self._clock() + EARLY_LIFETIME_S, {}))[1]
+        told[to] = None if route is None else route.session
+        _expire(self._failed, self._clock())
 
     def take(self, frames: list[bytes]) -> Iterable[Heard]:
         """A register is remembered; an init or a resume is an offer for a room that is here."""
@@ -313,8 +325,7 @@ class EncodeWire(Wire):
             self._line.contact(frame.session)
             for gone in self._down.intersection(self._routes):
                 # Whoever is new may have come for it. Until then its rooms fail at once; from now on they wait.
-                del self._ranks[self._routes.pop(gone).session]
-                yield Vacant(gone)
+                yield self._vacate(gone)
         self._sessions[frame.session] = frame
         if len(self._sessions) > MOST_SESSIONS:
             idle = next((session for session in self._sessions if session not in self._ranks), None)
@@ -324,46 +335,93 @@ class EncodeWire(Wire):
         if rank_id is not None:
             yield Found(self._bind(rank_id, frame))  # it may have been taken for dead
 
+    def _vacate(self, gone: RankId) -> Vacant:
+        del self._ranks[self._routes.pop(gone).session]
+        return Vacant(gone)
+
+    def lost(self, rank_id: RankId) -> Iterable[Heard]:
+        """Rooms for a destination that is gone wait, and do not fail, if its successor may have registered before."""
+        if rank_id not in self._routes:
+            return
+        gone = self._routes[rank_id].session
+        newer = False
+        for session in self._sessions:
+            own = self._ranks.get(session)
+            if (newer and own is None) or (own is not None and self._is_surplus(own) and own not in self._down):
+                yield self._vacate(rank_id)
+                return
+            newer = newer or session == gone
+
+    def _is_surplus(self, rank_id: RankId) -> bool:
+        """Whether there is no such rank in the configuration: it stands for a session beyond those expected."""
+        return rank_id.rank >= self.spec.scenario.language_tp
+
     def _offered(self, frame: SglangInit | SglangResume) -> Iterable[Heard]:
         if frame.session not in self._sessions:
             raise CodecError(f"{frame.session} has not registered")
         room = self._core.rooms.get((frame.room, INCARNATION))
         if room is None:
-            yield from self._early_or_untold(frame)
+            yield from self._early_or_failed(frame)
             return
-        rank_id = yield from self._destination(frame, room.destinations)
+        own = self._ranks.get(frame.session)
+        if own is None or own not in room.destinations:
+            absent = [one for one in room.destinations if one not in room.offers and not room.epoch]
+            own = yield from self._take_place(frame, room.destinations, absent)
+            if own not in room.destinations and not room.failure:
+                self._core.replace_destination(room.key, min(absent, key=self._is_present), own)
+        if room.failure:
+            told = self._failed.get(frame.room, (0.0, {}))[1]
+            if own in room.destinations:
+                untold = told.get(own, frame.session) != frame.session  # nobody stood for it when it was told
+            else:
+                untold = frame.session not in told.values()  # its place was another's
+            if untold:
+                self._tell_failed(own, frame.room)
+            if untold or own not in room.destinations:
+                return
         sent = frame.sent_tokens if isinstance(frame, SglangResume) else 0
-        offer = Offer(frame.room, INCARNATION, int(sent > 0), rank_id, frame.blocks, frame.allocated_tokens, sent)
+        offer = Offer(frame.room, INCARNATION, int(sent > 0), own, frame.blocks, frame.allocated_tokens, sent)
         yield self._uneven(room, offer) or offer
 
-    def _early_or_untold(self, frame: SglangInit | SglangResume) -> Iterable[Heard]:
+    def _is_present(self, rank_id: RankId) -> bool:
+        """Whether a process stands for this rank, as far as is known."""
+        return rank_id in self._routes and rank_id not in self._down
+
+    def _early_or_failed(self, frame: SglangInit | SglangResume) -> Iterable[Heard]:
         now = self._clock()
-        _expire(self._untold, now)
+        _expire(self._failed, now)
         _expire(self._early, now)
-        if frame.room not in self._untold:
+        if frame.room not in self._failed:
             kept = self._early.setdefault(frame.room, (now + EARLY_LIFETIME_S, []))[1]
             if frame in kept:
                 self.messages_stale += 1
             else:
                 kept.append(frame)
             return
-        untold = self._untold[frame.room][1]
-        if self._ranks.get(frame.session, untold[0]) not in untold:
+        told = self._failed[frame.room][1]
+        if frame.session in told.values():
             self.messages_stale += 1  # it has been told, and that crossed this
             return
-        rank_id = yield from self._destination(frame, untold)
-        self._tell_failed(rank_id, frame.room)
+        own = yield from self._take_place(frame, list(told), list(told))
+        self._tell_failed(own, frame.room)
 
-    def _destination(self, frame: SglangInit | SglangResume, ranks: Sequence[RankId]) -> Generator[Heard, None, RankId]:
-        """Which of ``ranks`` the frame's session is; one that is none yet becomes the first that nobody is."""
-        rank_id = self._ranks.get(frame.session)
-        if rank_id is None:
-            rank_id = next((one for one in ranks if one not in self._routes), None)
-            if rank_id is not None:
-                yield Found(self._bind(rank_id, self._sessions[frame.session]))
-        if rank_id is None or rank_id not in ranks:
+    def _take_place(
+        self, frame: SglangInit | SglangResume, destinations: Sequence[RankId], absent: Sequence[RankId]
+    ) -> Generator[Heard, None, RankId]:
+        """The rank that the frame's session is. One that is none yet becomes the first of the room's ``destinations``
+        that nobody is, or else a surplus one for the place of one that is ``absent``. Raises CodecError if none is."""
+        own = self._ranks.get(frame.session)
+        here = [one for one in destinations if own is None or one.instance == own.instance]
+        if not absent or not here:
             raise CodecError(f"{frame.session} is no destination of room {frame.room} here")
-        return rank_id
+        if own is None:
+            own = next((one for one in absent if one not in self._routes), None)
+            if own is None:
+                numbers = itertools.count(self.spec.scenario.language_tp)
+                surplus = (absent[0]._replace(rank=number) for number in numbers)
+                own = next(one for one in surplus if one not in self._routes)
+            yield Found(self._bind(own, self._sessions[frame.session]))
+        return own
 
     def _bind(self, rank_id: RankId, frame: SglangRegister) -> Route:
         self._ranks[frame.session] = rank_id
@@ -387,7 +445,7 @@ class EncodeWire(Wire):
         return Abort(*room.key, f"its destinations offer {offered} tokens, and a status cannot say how many were sent")
 
 
-def _expire(kept: OrderedDict[int, tuple[float, list[Kept]]], now: float) -> None:
+def _expire(kept: OrderedDict[int, tuple[float, Kept]], now: float) -> None:
     while kept and (len(kept) > EARLY_ROOMS or next(iter(kept.values()))[0] <= now):
         kept.popitem(last=False)
 

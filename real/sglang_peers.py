@@ -8,14 +8,21 @@ registry has their entries beside the fork's, the language ranks of an instance 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Collection, Mapping
 
 import aiohttp
 
 from protocol.topology import RankId, Side
-from real.bootstrap import POLL_S, REQUEST_TIMEOUT_S, ForkRoute, RegistryClient, http_session, register_and_find
+from real.bootstrap import (
+    POLL_S,
+    REQUEST_TIMEOUT_S,
+    ForkRoute,
+    RegistryClient,
+    http_session,
+    register_and_find,
+    why,
+)
 from real.engine import EngineError
 from real.heartbeat import Heartbeat
 from real.orders import RankSpec, Route
@@ -57,7 +64,7 @@ async def _register(registry: str, entry: ForkRoute) -> None:
             except (aiohttp.ClientError, TimeoutError) as error:
                 if time.monotonic() > deadline_s:
                     raise TimeoutError(
-                        f"after {START_TIMEOUT_S:g} s the registry at {registry} takes no rank"
+                        f"after {START_TIMEOUT_S:g} s the registry at {registry} takes no rank: {why(error)}"
                     ) from error
             await asyncio.sleep(POLL_S)
 
@@ -65,27 +72,33 @@ async def _register(registry: str, entry: ForkRoute) -> None:
 async def _look_up_all(writers: Mapping[str, RankId], encode_tp: int) -> dict[RankId, Route]:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     found: dict[RankId, Route] = {}
+    failures: dict[RankId, str] = {}
     async with http_session(REQUEST_TIMEOUT_S) as session:
         while True:
             for address, writer in writers.items():
                 # The registry's process may still be starting, or its ranks be on their way to it.
                 if writer not in found:
-                    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    try:
                         found[writer] = await _look_up(RegistryClient(session, address), writer, encode_tp)
+                    except (aiohttp.ClientError, TimeoutError) as error:
+                        failures[writer] = why(error)
             if len(found) == len(writers):
                 return found
             if time.monotonic() > deadline_s:
-                missing = ", ".join(f"{one} at {address}" for address, one in writers.items() if one not in found)
+                missing = "; ".join(
+                    f"{one} at {address} ({failures[one]})" for address, one in writers.items() if one not in found
+                )
                 raise TimeoutError(f"after {START_TIMEOUT_S:g} s a look-up still lacks {missing}")
             await asyncio.sleep(POLL_S)
 
 
 async def _look_up(registry: RegistryClient, writer: RankId, encode_tp: int) -> Route:
     sizes = await registry.sizes()
-    if (sizes.encode_tp_size, sizes.encode_dp_size) != (encode_tp, 1):
+    if (sizes.embedding_tp_size, sizes.embedding_dp_size) != (encode_tp, 1):
         raise EngineError(
-            f"the encode instance at {registry.address} has tp {sizes.encode_tp_size} and dp {sizes.encode_dp_size}, "
-            f"the configuration has encode.tp {encode_tp}, and every data-parallel group is an instance of its own"
+            f"the encode instance at {registry.address} has tp {sizes.embedding_tp_size} and dp "
+            f"{sizes.embedding_dp_size}, the configuration has encode.tp {encode_tp}, and every data-parallel group is "
+            f"an instance of its own"
         )
     return await _address_of(registry, writer)
 

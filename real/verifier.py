@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from protocol.layout import BufferLayout
+from protocol.layout import AUX_WORDS, BufferLayout
 from real.memory import RoomContent, first_difference, room_content
 
 MAX_BACKLOG = 64
@@ -13,10 +13,14 @@ MAX_BACKLOG = 64
 
 
 class Verifier:
-    """One thread that compares copied-out chunks with the content both sides can compute from room and incarnation."""
+    """One thread that compares copied-out chunks with the content both sides can compute from room and incarnation.
 
-    def __init__(self, layout: BufferLayout) -> None:
+    ``aux_words``: how many words of the aux row the wire defines; what lies behind them is not compared.
+    """
+
+    def __init__(self, layout: BufferLayout, aux_words: int = AUX_WORDS) -> None:
         self._layout = layout
+        self._aux_words = aux_words
         self.verified_rooms = 0
         self.verified_bytes = 0
         self.differences: list[str] = []
@@ -48,7 +52,7 @@ class Verifier:
             if covered > total_tokens:
                 self.differences.append(f"room {room}: {covered} tokens copied, it has {total_tokens}")
                 return
-            difference = first_difference(expected.rows(chunk.start_token, covered), chunk)
+            difference = first_difference(expected.rows(chunk.start_token, covered), chunk, self._aux_words)
             if difference is not None:
                 self.differences.append(f"room {room} incarnation {incarnation}: {difference}")
                 return

@@ -97,6 +97,10 @@ class Wire(ABC):
         """What had been held until the request ``room`` came, which it has."""
         return ()
 
+    def lost(self, rank_id: RankId) -> Iterable[Heard]:
+        """What follows when the process that stood for ``rank_id`` is gone, beyond that."""
+        return ()
+
     def greet(self, peers: Iterable[RankId]) -> None:  # noqa: B027 - a wire need not have greetings
         """Make sure that ``peers`` know of this process, which has taken over a name."""
 

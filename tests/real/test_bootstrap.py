@@ -90,7 +90,7 @@ def test_the_lookups_of_the_original(served: Served) -> None:
     served.put(route(ENCODE1))
     served.put(route(LANGUAGE0))  # has the same rank number as the encode rank that is missing
     sizes = json.loads(served.ask("GET", "/route?engine_rank=-1&target_dp_group=-1")[1])
-    assert sizes == {"encode_tp_size": 2, "encode_dp_size": 1}
+    assert sizes == {"embedding_tp_size": 2, "embedding_dp_size": 1}
     found = json.loads(served.ask("GET", "/route?engine_rank=1&target_dp_group=0")[1])
     assert found == {"rank_ip": HOST, "rank_port": route(ENCODE1).control_port}
     assert served.ask("GET", "/route?engine_rank=0&target_dp_group=0")[0] == 404
@@ -105,7 +105,7 @@ def test_an_encode_rank_of_the_original_registers_and_is_found(served: Served) -
     }  # fmt: skip
     assert served.ask("PUT", "/route", json.dumps(entry).encode()) == (200, b"registered")
     sizes = json.loads(served.ask("GET", "/route?engine_rank=-1&target_dp_group=-1")[1])
-    assert sizes == {"encode_tp_size": 4, "encode_dp_size": 1}
+    assert sizes == {"embedding_tp_size": 4, "embedding_dp_size": 1}
     found = json.loads(served.ask("GET", "/route?engine_rank=3&target_dp_group=0")[1])
     assert found == {"rank_ip": "192.0.2.7", "rank_port": 4711}
     assert json.loads(served.ask("GET", "/routes")[1]) == []  # it speaks another wire than our language ranks

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import queue
 import re
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -600,6 +602,77 @@ def test_a_third_session_is_no_destination_unless_it_comes_after_one_is_gone() -
     assert rank.said() == [[b"7", b"4"]]
 
 
+def test_a_session_beyond_those_expected_is_a_destination_of_the_rooms_it_asks_for() -> None:
+    rank = EncodeSide(language_tp=2)
+    for number in range(4):  # two processes, and their successors; nobody has missed the first two
+        rank.take(*register(number))
+    for room, numbers in ((1, (0, 1)), (2, (2, 3)), (3, (3, 2)), (4, (1, 2))):
+        rank.submit(room, 40)
+        for number in numbers:
+            rank.take(*init(room, b"0,1,2", 48, number=number, required=b"2"))
+        rank.encode()
+        written = {rank.routes[one.destination].session for one in rank.actions if isinstance(one, StartWrite)}
+        assert written == {f"10.0.0.7:{14567 + number}" for number in numbers}
+        rank.write()
+        assert rank.said() == [[b"%d" % room, b"4"]] * 2
+    assert rank.wire.frames_dropped == 0
+    rank.submit(5, 40)
+    for number in range(3):  # one more than the room has destinations
+        rank.take(*init(5, b"0,1,2", 48, number=number, required=b"2"))
+    assert rank.wire.frames_dropped == 1
+
+
+def test_a_successor_that_registered_before_its_predecessor_was_missed_is_served() -> None:
+    rank = EncodeSide()
+    rank.take(*register(0))
+    served(rank, 5, 40)
+    rank.take(*register(1))
+    rank.write(ok=False)  # that is how the end of the first comes out
+    rank.down.add(LANGUAGE[0])
+    rank.feed(PeerDown(LANGUAGE[0]))
+    rank.hear(rank.wire.lost(LANGUAGE[0]))
+    rank.said()
+    rank.submit(6, 40)
+    rank.take(*init(6, b"0,1,2,3", 64, number=1))
+    rank.encode()
+    rank.write()
+    assert rank.said() == [[b"6", b"4"]]
+    assert rank.routes[LANGUAGE[0]].session == "10.0.0.7:14568"
+
+
+def test_without_a_successor_rooms_for_one_that_is_gone_fail_at_once() -> None:
+    rank = EncodeSide()
+    rank.take(*register(1))  # is there and has never asked: perhaps it is gone as well
+    rank.take(*register(0))
+    served(rank, 5, 40)
+    rank.down.add(LANGUAGE[0])
+    rank.feed(PeerDown(LANGUAGE[0]))
+    rank.hear(rank.wire.lost(LANGUAGE[0]))
+    rank.turn()
+    rank.submit(6, 40)
+    rank.turn()
+    assert [one.reason for one in rank.took(Conclude) if one.room == 6] == ["a destination rank is down"]
+
+
+def test_a_session_beyond_those_expected_is_told_of_a_room_that_has_failed() -> None:
+    rank = EncodeSide()
+    rank.take(*register(0))
+    served(rank, 1, 40)
+    rank.write()
+    rank.take(*register(1))
+    rank.said()
+    for room, late in ((2, True), (3, False)):
+        rank.feed(EncodeRequest(room, 0, 5000))  # more than the pool has
+        if late:
+            rank.turn()
+        rank.said()
+        for _ in range(2):
+            rank.take(*init(room, b"0,1,2,3", 64, number=1))
+        assert rank.said() == [[str(room).encode(), b"0"]]
+        rank.turn()
+    assert rank.pushed == []
+
+
 def test_a_session_belongs_to_the_instance_that_it_asked_for_first() -> None:
     rank = EncodeSide(language_instances=2)
     rank.take(*register())
@@ -690,6 +763,47 @@ def test_encode_ranks_are_found_by_the_forks_look_ups() -> None:
         assert set(found) == {ENCODE0, LANGUAGE[0]}
         assert (found[ENCODE0].host, found[ENCODE0].control_port) == ("127.0.0.1", 4000)
         assert found[ENCODE0].failed_is_quiet  # it answers the probe as ours do
+
+
+class Odd(http.server.BaseHTTPRequestHandler):
+    """A registry that answers with something else."""
+
+    status, body = 200, b""
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def do_PUT(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, b'{"encode_tp_size": 1, "encode_dp_size": 1}', r"it answers '\{\"encode_tp.*field `embedding_tp_size`"),
+        (200, b'{"embedding_tp_size": null, "embedding_dp_size": null}', "Expected `int`, got `null`"),
+        (500, b"500 Internal Server Error", "it answers with status 500, '500 Internal"),
+    ],
+)
+def test_a_look_up_that_fails_says_why(status: int, body: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("real.sglang_peers.START_TIMEOUT_S", 0.2)
+    handler = type("Answer", (Odd,), {"status": status, "body": body})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        language = msgspec.structs.replace(spec_of(LANGUAGE[0], scenario()), bootstraps=(address,))
+        with pytest.raises(TimeoutError, match=rf"a look-up still lacks encode0\.0 at {address} \(.*{reason}"):
+            assemble_language(language, route_of(LANGUAGE[0], 5000), {address: ENCODE0})
+        if status == 500:
+            encode = msgspec.structs.replace(spec_of(ENCODE0, scenario()), bootstraps=(address,))
+            with pytest.raises(TimeoutError, match=f"takes no rank: {reason}"):
+                assemble_encode(encode, route_of(ENCODE0, 4000))
+        server.shutdown()
 
 
 def test_an_encode_instance_of_another_size_is_refused() -> None:

@@ -1,7 +1,9 @@
 """A peer that is not ours, written from the protocol's description: raw frames, an engine of its own, plain HTTP.
 
 It plays the SGLang fork's language rank against our encode rank, and its encode rank against our language rank. Nothing
-of our codec or wire is used on its side; what is ours is the test content, the process under test and its orders.
+of our codec or wire is used on its side; what is ours is the test content, the process under test and its orders. Names
+and layouts are those of the fork's own code: its registry's fields are embedding_tp_size and embedding_dp_size, it packs
+base pointers as 64-bit words, and of a row of aux it writes word 0 (the length) and word 1 (the mrope delta).
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 HOST = "127.0.0.1"
 BLOCK, HIDDEN, BLOCKS = 16, 64, 12
 STRIDES = (BLOCK * HIDDEN * 2, BLOCK * 4, BLOCK * 12, 64)
+AUX = 3
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
+ENCODE1, LANGUAGE1 = RankId(Side.ENCODE, 0, 1), RankId(Side.LANGUAGE, 0, 1)
 PATIENCE_S = 30.0
 
 Wanted = TypeVar("Wanted")
@@ -80,18 +84,20 @@ def scenario(**changes: object) -> Scenario:
 class Alone:
     """One rank of ours as a process, with the test in the place of the router."""
 
-    def __init__(self, spec: Scenario, rank_id: RankId, bootstrap: str = "") -> None:
+    def __init__(self, spec: Scenario, rank_id: RankId, bootstrap: str = "", meeting: str = "") -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._inbox = Inbox(self._context, HOST)
         self._told: list[Order] = []
         self._host = ThisHost(HOST)
         self._host.__enter__()
         self.bootstrap = bootstrap or self._host.bind_registry(rank_id)
+        self.meeting = self._host.bind_registry(rank_id) if meeting == "here" else meeting
         self.process = self._host.start(
             RankSpec(
                 rank_id=rank_id,
                 scenario=spec,
                 bootstraps=(self.bootstrap,),
+                meeting=self.meeting,
                 router=Route(rank_id=ROUTER, host=HOST, control_port=self._inbox.port),
                 heartbeats=Heartbeats(interval_s=0.5, failures=2),
                 longest_tokens=500,
@@ -136,15 +142,20 @@ class Alone:
 
 
 class Peer:
-    """What every rank of the fork has: an engine, a pool of each buffer kind, a socket to be told at."""
+    """What every rank of the fork has: an engine, a pool of each buffer kind, a socket to be told at.
 
-    def __init__(self) -> None:
+    ``layers``: of deepstack, which is the fifth kind.
+    """
+
+    def __init__(self, layers: int = 0) -> None:
         from mooncake.engine import TransferEngine
 
+        self.layers = layers
+        self.strides = (*STRIDES, *([BLOCK * HIDDEN * 2 * layers] if layers else []))
         self.engine: Any = TransferEngine()
         assert self.engine.initialize(HOST, "P2PHANDSHAKE", "tcp", "") == 0
         self.session = f"{HOST}:{self.engine.get_rpc_port()}"
-        self.pools = [np.zeros(BLOCKS * stride, dtype=np.uint8) for stride in STRIDES]
+        self.pools = [np.zeros(BLOCKS * stride, dtype=np.uint8) for stride in self.strides]
         for pool in self.pools:
             assert self.engine.register_memory(pool.ctypes.data, pool.nbytes) == 0
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -169,14 +180,14 @@ class Peer:
 
     @property
     def pointers(self) -> bytes:
-        return struct.pack("<4Q", *(pool.ctypes.data for pool in self.pools))
+        return struct.pack(f"<{len(self.pools)}Q", *(pool.ctypes.data for pool in self.pools))
 
     @property
     def address(self) -> tuple[bytes, bytes, bytes]:
         return HOST.encode(), str(self.port).encode(), self.session.encode()
 
     def block(self, kind: int, number: int) -> bytes:
-        stride = STRIDES[kind]
+        stride = self.strides[kind]
         return self.pools[kind][number * stride : (number + 1) * stride].tobytes()
 
     def close(self) -> None:
@@ -194,16 +205,19 @@ def closing(*things: Alone | Peer | Server) -> Iterator[None]:
             thing.close()
 
 
-def block_bytes(room: int, total: int, start: int) -> list[bytes]:
+def block_bytes(room: int, total: int, start: int, layers: int = 0) -> list[bytes]:
     """What the block that begins with token ``start`` holds, kind by kind, as the fork lays it out."""
-    content = room_content(room, 0, total, BufferLayout(BLOCK, HIDDEN))
+    content = room_content(room, 0, total, BufferLayout(BLOCK, HIDDEN, layers))
     end = min(start + BLOCK, total)
     assert content.aux is not None
+    deepstack = [] if content.deepstack is None else [content.deepstack[start:end].contiguous()]
     return [
         content.embeddings[start:end].contiguous().view(torch.int16).numpy().tobytes(),
         content.fill_ids[start:end].numpy().tobytes(),
         content.mrope[:, start:end].contiguous().numpy().tobytes(),
-        content.aux.numpy().tobytes() if start == 0 else b"",
+        # The length and the mrope delta; nothing else of aux is laid down.
+        content.aux[:2].numpy().tobytes() if start == 0 else b"",
+        *(rows.view(torch.int16).numpy().tobytes() for rows in deepstack),
     ]
 
 
@@ -215,7 +229,7 @@ def get(address: str, path: str) -> Any:
 # --- the fork's language rank, against our encode rank ---
 
 
-def look_up(address: str, peer: Peer) -> None:
+def look_up(address: str, peer: Peer, encode_tp: int = 1) -> None:
     """Wait for the encode rank's route, as the fork's language rank finds it, and connect to it."""
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
@@ -226,14 +240,14 @@ def look_up(address: str, peer: Peer) -> None:
         except urllib.error.HTTPError:
             assert time.monotonic() < deadline_s, "the encode rank has not registered"
             time.sleep(0.02)
-    assert sizes == {"encode_tp_size": 1, "encode_dp_size": 1}
+    assert sizes == {"embedding_tp_size": encode_tp, "embedding_dp_size": 1}
     assert found["rank_ip"] == HOST
     peer.connect(found["rank_port"])
 
 
 def assert_received(peer: Peer, room: int, total: int, start: int, blocks: list[int]) -> None:
     for number, block in enumerate(blocks):
-        for kind, expected in enumerate(block_bytes(room, total, start + number * BLOCK)):
+        for kind, expected in enumerate(block_bytes(room, total, start + number * BLOCK, peer.layers)):
             assert peer.block(kind, block)[: len(expected)] == expected, f"kind {kind} of block {block}"
 
 
@@ -335,13 +349,82 @@ def test_two_language_ranks_of_the_fork_share_an_encode_rank() -> None:
         ours.end()
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_language_process_of_the_fork_that_comes_later_is_a_destination(gone: bool) -> None:
+    """Nobody has missed its predecessor, which ended while nothing was under way, or is there and asks as well."""
+    ours, peers = Alone(scenario(), ENCODE), [Peer(), Peer()]
+    with closing(ours, *peers):
+        ours.begin()
+        first, second = peers
+
+        def serve(peer: Peer, room: int) -> None:
+            ours.tell(Submit(EncodeRequest(room, 0, 40)))
+            peer.say(str(room).encode(), *peer.address, b"3,1,2", b"1", b"48")
+            assert peer.hear() == [str(room).encode(), b"4"]
+            assert_received(peer, room, 40, 0, [3, 1, 2])
+
+        for peer in peers:
+            look_up(ours.bootstrap, peer)
+            peer.say(b"None", *peer.address, peer.pointers)
+            serve(peer, 1 + peers.index(peer))
+            if gone and peer is first:
+                first.close()
+        for room in range(3, 9):
+            serve(first if room % 2 and not gone else second, room)
+        report = ours.end()
+        assert (report.rooms_left, report.blocks_lost, report.frames_dropped) == (0, 0, 0)
+
+
+def test_two_encode_ranks_of_ours_serve_one_language_rank_of_the_fork() -> None:
+    spec = scenario(encode_tp=2)
+    first = Alone(spec, ENCODE)
+    second, peer = Alone(spec, ENCODE1, first.bootstrap), Peer()
+    with closing(first, second, peer):
+        for ours in (first, second):
+            ours.begin()
+        look_up(first.bootstrap, peer, encode_tp=2)
+        peer.say(b"None", *peer.address, peer.pointers)
+        for ours in (first, second):  # all ranks of an instance have every request
+            ours.tell(Submit(EncodeRequest(7, 0, 100)))
+        peer.say(b"7", *peer.address, b"5,2,9,0", b"1", b"64")
+        assert peer.hear() == [b"7", b"3"]
+        assert_received(peer, 7, 100, 0, [5, 2, 9, 0])
+        peer.say(b"7", *peer.address, b"11,3,4", b"1", b"64", b"48")
+        assert peer.hear() == [b"7", b"4"]
+        assert_received(peer, 7, 100, 64, [11, 3, 4])
+        assert [ours.expect(Concluded).status for ours in (first, second)] == [Status.Success] * 2
+        for ours in (first, second):
+            ours.tell(Stop())
+        for ours in (first, second):
+            report = ours.expect(Report)
+            assert (report.rooms_left, report.blocks_lost, report.frames_dropped) == (0, 0, 0)
+
+
+def test_twelve_rooms_at_once_with_deepstack() -> None:
+    ours, peer = Alone(scenario(deepstack_layers=2, faults=(WriteFault(room=5),)), ENCODE), Peer(layers=2)
+    with closing(ours, peer):
+        ours.begin()
+        look_up(ours.bootstrap, peer)
+        peer.say(b"None", *peer.address, peer.pointers)
+        for room in range(12):
+            peer.say(str(room).encode(), *peer.address, str(11 - room).encode(), b"1", b"16")
+        for room in range(12):
+            ours.tell(Submit(EncodeRequest(room, 0, 16 - room)))
+        told = dict(peer.hear() for _ in range(12))
+        assert told == {str(room).encode(): b"0" if room == 5 else b"4" for room in range(12)}
+        for room in set(range(12)) - {5}:
+            assert_received(peer, room, 16 - room, 0, [11 - room])
+        report = ours.end()
+        assert (report.rooms_left, report.blocks_lost, report.frames_dropped) == (0, 0, 0)
+
+
 # --- the fork's encode rank, against our language rank ---
 
 
 class Server:
     """The fork's bootstrap server with one encode rank: plain answers, as a server that knows nothing of us gives."""
 
-    def __init__(self, rank_port: int) -> None:
+    def __init__(self, rank_port: int, encode_tp: int = 1) -> None:
         self.asked: list[str] = []
         asked = self.asked
 
@@ -353,7 +436,7 @@ class Server:
                 if url.path == "/health":
                     self._answer(200, b"OK", "text/plain")
                 elif query == {"engine_rank": "-1", "target_dp_group": "-1"}:
-                    self._answer(200, json.dumps({"encode_tp_size": 1, "encode_dp_size": 1}).encode())
+                    self._answer(200, json.dumps({"embedding_tp_size": encode_tp, "embedding_dp_size": 1}).encode())
                 elif query == {"engine_rank": "0", "target_dp_group": "0"}:
                     self._answer(200, json.dumps({"rank_ip": HOST, "rank_port": rank_port}).encode())
                 else:
@@ -389,7 +472,8 @@ class Register:
         self.address = frames[1:4]
         self.port = int(frames[2])
         self.session = frames[3].decode()
-        self.bases = struct.unpack("<4Q", frames[4])
+        self.frames = frames
+        self.bases = struct.unpack(f"<{len(frames[4]) // 8}Q", frames[4])
 
 
 def blocks_of(frames: list[bytes]) -> list[int]:
@@ -403,23 +487,28 @@ def write(peer: Peer, to: Register, room: int, total: int, start: int, blocks: l
         first = start + number * BLOCK
         if first >= end:
             break
-        for kind, content in enumerate(block_bytes(room, total, first)[:3]):
+        for kind, content in enumerate(block_bytes(room, total, first, peer.layers)):
+            if kind == AUX:
+                continue
             # Laid out in the peer's own registered pool, at its block of the same number, and written from there.
-            source = peer.pools[kind][number * STRIDES[kind] :]
+            source = peer.pools[kind][number * peer.strides[kind] :]
             source[: len(content)] = np.frombuffer(content, dtype=np.uint8)
-            pieces.append((source.ctypes.data, to.bases[kind] + block * STRIDES[kind], len(content)))
+            pieces.append((source.ctypes.data, to.bases[kind] + block * peer.strides[kind], len(content)))
     if start == 0:
-        aux = block_bytes(room, total, 0)[3]
-        peer.pools[3][:64] = np.frombuffer(aux, dtype=np.uint8)
-        pieces.append((peer.pools[3].ctypes.data, to.bases[3] + blocks[0] * 64, 64))
+        aux = block_bytes(room, total, 0)[AUX]
+        peer.pools[AUX][: len(aux)] = np.frombuffer(aux, dtype=np.uint8)
+        pieces.append((peer.pools[AUX].ctypes.data, to.bases[AUX] + blocks[0] * 64, 64))
     sources, targets, lengths = (list(column) for column in zip(*pieces, strict=True))
     assert peer.engine.batch_transfer_sync_write(to.session, sources, targets, lengths) == 0
 
 
 @contextmanager
-def our_language_rank(**changes: object) -> Iterator[tuple[Alone, Peer, Register, Server]]:
-    peer = Peer()
-    server = Server(peer.port)
+def our_language_rank(
+    layers: int = 0, encode_tp: int = 1, **changes: object
+) -> Iterator[tuple[Alone, Peer, Register, Server]]:
+    peer = Peer(layers)
+    server = Server(peer.port, encode_tp)
+    changes |= {"deepstack_layers": layers, "encode_tp": encode_tp}
     ours = Alone(scenario(**changes), LANGUAGE, server.address)
     with closing(ours, server, peer):
         ours.begin()
@@ -474,6 +563,8 @@ def test_our_language_rank_survives_nonsense_and_a_failure() -> None:
         peer.say(b"1", b"0")
         failed = ours.expect(Concluded)
         assert (failed.status, failed.reason) == (Status.Failed, "the encode side failed")
+        # A session to which a write has failed is barred until its register frame comes once more.
+        assert peer.hear() == to.frames
         # A total that the status contradicts, and one that was never written.
         for room, number in ((2, b"3"), (3, b"4")):
             ours.tell(Submit(LanguageRequest(room, 0, 3)))
@@ -509,3 +600,71 @@ def test_a_late_write_finds_the_blocks_of_its_room_still_fenced() -> None:
         report = ours.end()
         assert (report.verified_rooms, report.differences) == (1, [])
         assert (report.rooms_left, report.blocks_lost) == (0, 0)
+
+
+def test_an_encode_rank_of_the_fork_that_bars_a_session_takes_it_again() -> None:
+    """As its own code does: after a failed write it fails whatever the session asks for, until that registers again."""
+    with our_language_rank() as (ours, peer, to, _):
+        barred = False
+        outcomes = []
+        for room in range(1, 5):
+            ours.tell(Submit(LanguageRequest(room, 0, 3)))
+            while (frames := peer.hear()) == to.frames:
+                barred = False
+            barred = barred or room in (1, 3)  # the writes that fail
+            if not barred:
+                write(peer, to, room, 33, 0, blocks_of(frames), 33)
+            peer.say(str(room).encode(), b"0" if barred else b"4")
+            outcomes.append(ours.expect(Concluded).status)
+        assert outcomes == [Status.Failed, Status.Success] * 2
+        assert ours.end().verified_rooms == 2
+
+
+def test_our_language_rank_takes_many_rooms_at_once_from_one_of_two_encode_ranks_of_the_fork() -> None:
+    with our_language_rank(layers=2, encode_tp=2) as (ours, peer, to, server):
+        for room in range(12):
+            ours.tell(Submit(LanguageRequest(room, 0, 3)))
+        asked: dict[int, list[int]] = {}
+        for room in range(12):  # three at a time have room for their four blocks
+            if room not in asked:
+                frames = peer.hear()
+                asked[int(frames[0])] = blocks_of(frames)
+            write(peer, to, room, 40 + room, 0, asked[room], 40 + room)
+            peer.say(str(room).encode(), b"4")
+            assert ours.expect(Concluded) == Concluded(LANGUAGE, room, 0, Status.Success)
+        report = ours.end()
+        assert (report.verified_rooms, report.differences) == (12, [])
+        assert (report.rooms_left, report.blocks_lost, report.frames_dropped) == (0, 0, 0)
+    assert "/route?engine_rank=0&target_dp_group=0" in server.asked
+
+
+def test_two_language_ranks_of_ours_are_served_by_one_encode_rank_of_the_fork() -> None:
+    peer = Peer()
+    server = Server(peer.port)
+    spec = scenario(language_tp=2)
+    first = Alone(spec, LANGUAGE, server.address, "here")
+    second = Alone(spec, LANGUAGE1, server.address, first.meeting)
+    with closing(first, second, server, peer):
+        for ours in (first, second):
+            ours.begin()
+        registers = {one.session: one for one in (Register(peer.hear()), Register(peer.hear()))}
+        sockets = {}
+        for session, one in registers.items():
+            sockets[session] = peer.context.socket(zmq.PUSH)
+            sockets[session].connect(f"tcp://{HOST}:{one.port}")
+        for ours in (first, second):
+            ours.tell(Submit(LanguageRequest(7, 0, 3)))
+        for start, end, status in ((0, 64, b"3"), (64, 100, b"4")):
+            for _ in registers:
+                frames = peer.hear()
+                to = registers[frames[3].decode()]
+                assert frames[5] == b"2"
+                assert frames[6:] == ([b"64"] if start == 0 else [b"64", b"48"])
+                write(peer, to, 7, 100, start, blocks_of(frames), end)
+            for one in sockets.values():
+                one.send_multipart([b"7", status])
+        assert [ours.expect(Concluded).status for ours in (first, second)] == [Status.Success] * 2
+        for ours in (first, second):
+            ours.tell(Stop())
+        reports = [ours.expect(Report) for ours in (first, second)]
+        assert [(one.verified_rooms, one.differences, one.blocks_lost) for one in reports] == [(1, [], 0)] * 2
