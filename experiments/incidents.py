@@ -140,11 +140,23 @@ def _failed_writes(config: Config, replication: int, requests: Sequence[Request]
     most: Counter[int] = Counter()  # a chunk has at least one block
     for request in requests:
         most[request.language_instance] += scenario.layout.blocks_for(request.total_tokens)
+    restarts: Counter[int] = Counter()
+    for incident in config.incidents:
+        if incident.kind == "restart":
+            side, instance = parse_instance(str(incident.instance))
+            restarts[instance] += side is Side.ENCODE
     for writer in scenario.encode_ids():
         for destination in scenario.language_ids():
-            numbers = PlannedFaults(plan).failed_writes(writer, destination, most[destination.instance])
             until_s = config.random_faults.until_s
-            yield FailWrites(writer=writer, destination=destination, numbers=tuple(numbers), until_s=until_s)
+            for generation in range(restarts[writer.instance] + 1):
+                numbers = PlannedFaults(plan).failed_writes(writer, destination, most[destination.instance], generation)
+                yield FailWrites(
+                    writer=writer,
+                    destination=destination,
+                    numbers=tuple(numbers),
+                    until_s=until_s,
+                    generation=generation,
+                )
 
 
 def _real(incident: Incident) -> RealFault:

@@ -73,12 +73,13 @@ class Slow(msgspec.Struct, frozen=True, kw_only=True, tag="slow"):
 
 class FailWrites(msgspec.Struct, frozen=True, kw_only=True, tag="fail_writes"):
     """Fail these of the writes from ``writer`` to ``destination``, counted from 0 as they begin; none from ``until_s``
-    of the run on."""
+    of the run on. ``generation``: of which of the writer's processes, 0 for the first."""
 
     writer: RankId
     destination: RankId
     numbers: tuple[int, ...]
     until_s: float | None = None
+    generation: int = 0
 
 
 class ClientAbort(msgspec.Struct, frozen=True, kw_only=True, tag="client_abort"):

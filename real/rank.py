@@ -132,6 +132,8 @@ class RankProcess:
         self.passes = Passes(self.scenario, slowest)
         self.records: list[Told] = []
         self.zero_s = 0.0
+        # What came, and when, while the run's time was not known yet.
+        self._before_start: collections.deque[tuple[float, Any]] = collections.deque()
         self.stopping = False
         self.counts = Counts()
         self._meter = Meter()
@@ -447,7 +449,7 @@ class RankProcess:
     def _obey(self, order: Order) -> None:
         match order:
             case Start(zero_s):
-                self.zero_s = zero_s
+                self._start(zero_s)
             case Submit(request):
                 self.counts.submissions += 1
                 self._feed(request)
@@ -477,12 +479,27 @@ class RankProcess:
         self.inbox.wake()
 
     def _feed(self, event: Any) -> None:
+        if self.zero_s:
+            self._give(event, time.monotonic())
+        else:
+            # The core's clock counts from the start of the run, and must not be set back then.
+            self._before_start.append((time.monotonic(), event))
+
+    def _start(self, zero_s: float) -> None:
+        """The run begins, or began, when this host's clock shows ``zero_s``: take what came before that was known."""
+        self.zero_s = zero_s
+        while self._before_start:
+            came_s, event = self._before_start.popleft()
+            self._give(event, came_s)
+
+    def _give(self, event: Any, came_s: float) -> None:
+        """Give the core an input that came when this host's clock showed ``came_s``."""
         self._news = True
         self.counts.inputs += 1
         if isinstance(event, WriteDone) and not event.quiet:
             self._in(LATE_WRITE_S, WriterQuiet(event.room, event.incarnation, event.destination))
             self.heartbeat.look_at(event.destination)
-        self._carry_out(self.core.handle(event, time.monotonic() - self.zero_s))
+        self._carry_out(self.core.handle(event, came_s - self.zero_s))
 
     def _in(self, delay_s: float, event: Any) -> None:
         self._at(time.monotonic() + delay_s, event)
@@ -596,7 +613,8 @@ class RankProcess:
         return any(
             number in fault.numbers and (fault.until_s is None or now_s < fault.until_s)
             for fault in self.spec.faults
-            if isinstance(fault, FailWrites) and (fault.writer, fault.destination) == (self.rank_id, destination)
+            if isinstance(fault, FailWrites)
+            and (fault.writer, fault.generation, fault.destination) == (self.rank_id, self.spec.generation, destination)
         )
 
     def push(self, to: RankId, frames: list[bytes]) -> None:

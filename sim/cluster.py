@@ -152,13 +152,13 @@ class Cluster:
         if rank_id.side is Side.LANGUAGE:
             rank = Rank(self.scenario.make_language_rank(rank_id, self._recorder), ())
         else:
-            workers = [self._make_worker(rank_id, slowness) for _ in range(self.scenario.transfer_workers)]
+            workers = [self._make_worker(rank_id, one, slowness) for one in range(self.scenario.transfer_workers)]
             rank = Rank(self.scenario.make_encode_rank(rank_id, self._recorder), workers)
         if self._watcher is not None:
             rank.handle = _watched(rank.core, rank.handle, self._watcher)
         return rank
 
-    def _make_worker(self, rank_id: RankId, slowness: float) -> Worker:
+    def _make_worker(self, rank_id: RankId, number: int, slowness: float) -> Worker:
         if self.network is None:
             return TransferWorker(self.link.slowed(slowness), self._layout, rank_id, self._contacts)
         return QueuedWorker(self.clock, self.network, self._layout, rank_id, self._contacts, slowness)

@@ -233,9 +233,10 @@ def _check_range(field: str, value: float, most: float) -> None:
 class _Rank:
     """What keeps one rank from taking its inputs, and the inputs that wait for that."""
 
-    __slots__ = ("backlog", "dead_s", "ready_s", "requests", "requests_s")
+    __slots__ = ("backlog", "dead_s", "generation", "ready_s", "requests", "requests_s")
 
-    def __init__(self) -> None:
+    def __init__(self, generation: int = 0) -> None:
+        self.generation = generation  # of its process
         self.dead_s = math.inf
         self.ready_s = 0.0
         self.backlog: deque[object] = deque()
@@ -243,9 +244,9 @@ class _Rank:
         self.requests_s = 0.0  # no further request arrives before
 
 
-def _writes(writer: RankId, destination: RankId) -> tuple[str, str]:
-    """The name of the stream that says how the writes of a pair end."""
-    return "writes", f"{writer} {destination}"
+def _writes(writer: RankId, generation: int, destination: RankId) -> tuple[str, str]:
+    """The name of the stream that says how the writes of a pair end, while the writer is this process."""
+    return "writes", f"{writer} {destination}" + (f", process {generation}" if generation else "")
 
 
 class PlannedFaults(Faults):
@@ -264,12 +265,13 @@ class PlannedFaults(Faults):
     def _new_stream(self, role: str, entity: str) -> numpy.random.Generator:
         return stream(self.plan.seed, self.plan.replication, role, entity)
 
-    def failed_writes(self, writer: RankId, destination: RankId, count: int) -> list[int]:
+    def failed_writes(self, writer: RankId, destination: RankId, count: int, generation: int = 0) -> list[int]:
         """Which of the first ``count`` writes of a pair fail at the plan's rate, counted from 0 in order of their ends.
 
+        ``generation``: which of the writer's processes, 0 for the first; each has its own.
         For whoever must know beforehand; it holds unless there are late writes or a rank dies.
         """
-        draws = self._new_stream(*_writes(writer, destination)).random((count, 2))[:, 0]
+        draws = self._new_stream(*_writes(writer, generation, destination)).random((count, 2))[:, 0]
         return [int(number) for number in numpy.flatnonzero(draws < self.plan.failed_writes)]
 
     # --- at their times ---
@@ -341,7 +343,7 @@ class PlannedFaults(Faults):
     def _start_processes(self, side: Side, instance: int, ranks: Sequence[RankId]) -> None:
         self._cluster.start_processes(side, instance)
         for rank_id in ranks:
-            self._ranks[rank_id] = _Rank()
+            self._ranks[rank_id] = _Rank(self._ranks[rank_id].generation + 1)
             for peer in self._opposite(rank_id):
                 self._cluster.give(peer, PeerUp(rank_id))
                 share = float(self._stream("heartbeat", f"{rank_id} {peer}").random())
@@ -466,7 +468,8 @@ class PlannedFaults(Faults):
         dead_s = self._ranks[writer].dead_s
         if dead_s == math.inf and (not failed + late or now >= self.plan.until_s):
             return LANDED
-        what, share = map(float, self._stream(*_writes(writer, write.destination)).random(2))
+        draws = self._stream(*_writes(writer, self._ranks[writer].generation, write.destination))
+        what, share = map(float, draws.random(2))
         if dead_s < math.inf:
             # Nobody hears of its end. Half of what was in flight lands, some time before it cannot any more.
             latest_s = dead_s + MOST_LATE_S - now

@@ -14,6 +14,7 @@ turn* changes nothing but takes its part of the processors, so it is held as lon
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,7 @@ class HostedCluster(Cluster):
         self._wakeups: dict[Group, _Spread] = {}
         self._lengths: dict[Group, Generator] = {}
         self._meetings: dict[Group, _Meeting] = {}
+        self._processes: Counter[RankId] = Counter()  # that have been started under each name
         self._idle_works = 0
         # Of a latency that ends with an input, what lies in the taking thread before the input counts as taken.
         self._before_s = host.before_s(link.control_latency_s)
@@ -122,17 +124,26 @@ class HostedCluster(Cluster):
         return _Spread(factors, lambda: self._draws(name))
 
     def _make_rank(self, rank_id: RankId, slowness: float) -> Rank:
+        self._processes[rank_id] += 1
         rank = super()._make_rank(rank_id, slowness)
         self._threads[rank] = Thread(self.processors)
-        self._messages[rank] = self._spread(self.host.control_spread, f"messages to {rank_id}")
-        self._copies[rank] = self._spread(self.host.copy_spread, f"copies of {rank_id}")
+        messages, copies = (self._of_process(f"{what} {rank_id}", rank_id) for what in ("messages to", "copies of"))
+        self._messages[rank] = self._spread(self.host.control_spread, messages)
+        self._copies[rank] = self._spread(self.host.copy_spread, copies)
         return rank
 
-    def _make_worker(self, rank_id: RankId, slowness: float) -> Worker:
+    def _make_worker(self, rank_id: RankId, number: int, slowness: float) -> Worker:
+        name = f"writes of {rank_id}" if not number else f"writes of {rank_id} by worker {number}"
+        draw = self._spread(self.host.write_spread, self._of_process(name, rank_id)).draw
         return HostedWorker(
             self.clock, self.processors, self.network, self.link, self._layout, rank_id, self._contacts, slowness,
-            taken_s=self._before_s, draw=self._spread(self.host.write_spread, f"writes of {rank_id}").draw,
+            taken_s=self._before_s, draw=draw,
         )  # fmt: skip
+
+    def _of_process(self, name: str, rank_id: RankId) -> str:
+        """The name of a stream that is of the rank's present process alone: the next one does not live through it."""
+        generation = self._processes[rank_id] - 1
+        return name if not generation else f"{name}, process {generation}"
 
     def _late_s(self, group: Group) -> float:
         """How much later than it was due a loop comes round, or notices that a pass is over.
@@ -142,7 +153,8 @@ class HostedCluster(Cluster):
         """
         if group not in self._wakeups:
             name = f"wake-ups of {group.side.value}{group.instance}"
-            self._wakeups[group] = self._spread(self.host.wakeup_spread, name)
+            own = self._of_process(name, group.cores[0].rank_id)
+            self._wakeups[group] = self._spread(self.host.wakeup_spread, own)
         late_s = self._wakeups[group].draw() * self._wakeup_s
         return late_s if group.side is Side.LANGUAGE else max(0.0, late_s - self._before_s)
 
@@ -229,7 +241,8 @@ class HostedCluster(Cluster):
 
     def _collective_s(self, group: Group) -> float:
         if group not in self._lengths:
-            self._lengths[group] = self._draws(f"all-reduces of {group.side.value}{group.instance}")
+            name = f"all-reduces of {group.side.value}{group.instance}"
+            self._lengths[group] = self._draws(self._of_process(name, group.cores[0].rank_id))
         return self.host.collective_s(float(self._lengths[group].random()))
 
     def _agree(self, meeting: _Meeting) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 import random
@@ -28,13 +29,13 @@ from experiments.rundir import StoredRun
 from experiments.runner import run_measured, run_sim
 from protocol.chunks import plan_chunk
 from protocol.loop import LoopGrid
-from protocol.messages import Action, CopyOut, Deliver, StartEncode, StartWrite, Turn, WriteDone
+from protocol.messages import Action, CopyOut, Deliver, Quiet, StartEncode, StartWrite, Turn, WriteDone
 from protocol.passes import Passes
 from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from real.engine import EngineError, WriteResult
 from real.memory import Pool
-from real.orders import Heartbeats, Route
+from real.orders import Heartbeats, Route, Start
 from real.rank import RankProcess
 from real.usage import (
     MOST_DURATIONS,
@@ -452,3 +453,20 @@ def test_a_killed_process_leaves_none_and_a_restarted_one_its_own() -> None:
     [up_s] = [one.time_s for one in outcome.incidents if one.what == "language1 is up again"]
     assert outcome.usage[restarted].lasts_s < outcome.usage[whole].lasts_s - up_s / 2
     assert 0 < outcome.usage[restarted].submissions < outcome.usage[whole].submissions
+
+
+def test_what_comes_before_the_run_has_begun_gets_its_own_time(rank: Rank) -> None:
+    """The core's clock never goes back: what is kept for a minute would be kept for as long as the host is up."""
+    one = rank(Side.LANGUAGE, 0.0, [])
+    fed: list[tuple[object, float]] = []
+    one.core = SimpleNamespace(handle=lambda event, now: fed.append((event, now)) or [])  # type: ignore[assignment]
+    one.zero_s, one._before_start = 0.0, collections.deque()
+    clock: Clock = real.rank.time  # type: ignore[assignment]
+    one._feed(Quiet(1, 0))
+    clock.sleep(0.5)
+    one._feed(Quiet(2, 0))
+    assert fed == []
+    one._obey(Start(clock.now_s + 0.25))
+    clock.sleep(1.0)
+    one._feed(Quiet(3, 0))
+    assert fed == [(Quiet(1, 0), -0.75), (Quiet(2, 0), -0.25), (Quiet(3, 0), 0.75)]

@@ -162,6 +162,22 @@ def test_a_failed_write_is_quiet_at_once() -> None:
     assert any("injected: failed" in reason for reason in run.reasons())
 
 
+def test_each_process_of_a_writer_has_writes_of_its_own_that_fail() -> None:
+    """As a measured run is told beforehand: a new process does not repeat which writes of the old one failed."""
+    plan = FaultPlan(seed=5, failed_writes=0.5, incidents=(Restart(10.0, Side.ENCODE, 0, 0.1),))
+    run = Seen(SMALL, [Request(room, 0.4 * room, 8) for room in range(50)], plan)
+    faults = PlannedFaults(plan)
+    ends = [(time_s, event.ok) for time_s, _, event in run.inputs if isinstance(event, WriteDone)]
+    for generation, lives in (
+        (0, [ok for at_s, ok in ends if at_s < 10.0]),
+        (1, [ok for at_s, ok in ends if at_s > 10]),
+    ):
+        assert [number for number, ok in enumerate(lives) if not ok] == faults.failed_writes(
+            E0, L0, len(lives), generation
+        )
+    assert faults.failed_writes(E0, L0, 20, 0) != faults.failed_writes(E0, L0, 20, 1)
+
+
 def test_a_late_write_holds_both_ends_until_its_bytes_have_landed() -> None:
     run = one(FaultPlan(late_writes=1.0, most_late_s=10.0))
     ((done_s, _, done),) = [one for one in run.inputs if isinstance(one[2], WriteDone)]

@@ -238,6 +238,26 @@ def test_whoever_dies_in_the_middle_of_anything_leaves_nothing_behind(time_s: fl
     assert sum(one.event is Event.RELEASED for one in records) == 3 * 8
 
 
+def test_no_two_processes_and_no_two_threads_live_through_the_same_noise() -> None:
+    """Every stream is somebody's alone: a process that is started again does not repeat what the one before met."""
+    many = dict.fromkeys(SPREADS, (0.0, 1.0, 2.0))
+    incidents = tuple(Restart(time_s=0.004, side=side, instance=0, down_s=0.002) for side in Side)
+    names: list[str] = []
+
+    def draws(name: str) -> Any:
+        names.append(name)
+        return stream(0, 0, "host", name)
+
+    outcome = simulate(
+        change(SCENARIO, encode_tp=2, language_tp=2, transfer_workers=2, language_instances=2), evenly(20, 0.001),
+        on(2, **many), faults=PlannedFaults(FaultPlan(incidents=incidents)), draws=draws,
+    )  # fmt: skip
+    assert outcome.succeeded > 0
+    assert len(set(names)) == len(names)
+    for what in ("wake-ups of encode0", "all-reduces of language0", "writes of encode0.1 by worker 1", "copies of"):
+        assert any(name.startswith(what) and name.endswith(", process 1") for name in names), what
+
+
 # --- the profile ---
 
 
