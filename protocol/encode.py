@@ -211,7 +211,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._fail(room, "a destination rank is down", now, actions)
         elif self.discipline.announces_length or not required:
             self._move(room, OFFERED)
-        for message in self._early.take(room.key):
+        for message in self._early.take(room.key, now):
             self._handlers[type(message)](message, now, actions)
 
     def _on_offer(self, offer: Offer, now: float, actions: list[Action]) -> None:

@@ -73,10 +73,12 @@ class LanguageRoom(Room):
     ``writer_gone``: the writer was declared down, so what it had on the way may land until the quarantine ends.
     ``answered``: since then it has said that nothing of it will land, so only the quarantine is left.
     ``upto_tokens``: what the last status said this rank holds; ``got_tokens``: what the group acted on.
+    ``asked_blocks``: what it asked for at the last turn in which it was its turn to be served; 0 before.
     """
 
     __slots__ = (
         "answered",
+        "asked_blocks",
         "blocks",
         "capacity_tokens",
         "chunks",
@@ -99,6 +101,7 @@ class LanguageRoom(Room):
         self.writer_gone = False
         self.answered = False
         self.queued = False
+        self.asked_blocks = 0
         self.blocks: tuple[int, ...] = ()
         self.capacity_tokens = 0
         self.epoch = 0
@@ -198,9 +201,13 @@ class LanguageRank(RankCore[LanguageRoom]):
         return {key: len(room.blocks) for key, room in self.rooms.items() if room.blocks and not room.over}
 
     def queues(self) -> list[list[Demand]]:
-        """The rooms that wait for blocks; new rooms wait behind all resumes only if these go first."""
+        """The rooms that wait for blocks; new rooms wait behind all resumes only if these go first.
+
+        To look changes nothing, so the sizing policy is not asked: a room wants what it asked for at the last turn that
+        came to it, and one that no turn has come to yet wants at least one block.
+        """
         resuming = [Demand(room.key, self._next_blocks(room)) for room in self._resuming if not room.over]
-        new = [Demand(room.key, self._first_blocks(room)) for room in self._new if not room.over]
+        new = [Demand(room.key, room.asked_blocks or 1) for room in self._new if not room.over]
         return [resuming + new] if self.resume_first else [new, resuming]
 
     def usable_blocks(self, key: RoomKey) -> int:
@@ -218,7 +225,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         if writer in self._down:
             room.writer_gone = True
             self._fail(room, f"{writer} is down")
-        for message in self._early.take(room.key):
+        for message in self._early.take(room.key, now):
             self._handlers[type(message)](message, now, actions)
 
     def _on_announce(self, announce: Announce, now: float, actions: list[Action]) -> None:
@@ -455,7 +462,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             if room.over:
                 queue.popleft()
                 continue
-            blocks = self._first_blocks(room)
+            blocks = room.asked_blocks = self._first_blocks(room)
             if blocks > self._free - self.reserve_blocks:
                 return
             queue.popleft()

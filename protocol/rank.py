@@ -49,45 +49,53 @@ MOST_IDLE_TIMERS = 64
 
 EARLY_LIFETIME_S = 60.0
 """How long a message that arrives before its request is kept: a router's two deliveries differ by milliseconds, so a
-minute is ample, and whatever is older belongs to a room that has long ended."""
+minute is ample, and whatever is older belongs to a room that has long ended. It counts from the message's arrival."""
 
 EARLY_ROOMS = 4096
-"""Rooms for which early messages are kept; the oldest are dropped beyond. Their rooms' timers then deal with it."""
+"""Rooms for which early messages are kept; those of which nothing was heard for longest are dropped beyond. Their
+rooms' timers then deal with it."""
+
+EARLY_OF_A_ROOM = 256
+"""Different messages that are kept for one room: each of its peers has one or two to send before the request comes."""
 
 
 class EarlyMessages:
-    """Messages for rooms that do not exist here (yet). They create no room; a request that comes in time gets them."""
+    """Messages for rooms that do not exist here (yet). They create no room; a request that comes in time gets them.
+
+    A message that comes again is kept once, from its last arrival on.
+    """
 
     __slots__ = ("_kept",)
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[RoomKey, tuple[float, list[Message]]] = OrderedDict()
+        # Of each room its messages and when each becomes too old; the room that was heard of last comes last.
+        self._kept: OrderedDict[RoomKey, list[tuple[float, Message]]] = OrderedDict()
 
     def keep(self, key: RoomKey, message: Message, now: float) -> None:
         """Keep ``message`` for the room ``key``."""
-        if key not in self._kept:
-            self._kept[key] = (now + EARLY_LIFETIME_S, [])
-            if len(self._kept) > EARLY_ROOMS:
-                self._kept.popitem(last=False)
-        self._kept[key][1].append(message)
+        kept = [one for one in self._kept.pop(key, ()) if one[0] > now and one[1] != message]
+        kept.append((now + EARLY_LIFETIME_S, message))
+        self._kept[key] = kept[-EARLY_OF_A_ROOM:]
+        if len(self._kept) > EARLY_ROOMS:
+            self._kept.popitem(last=False)
 
-    def take(self, key: RoomKey) -> list[Message]:
-        """The messages for ``key`` in order of arrival; they are not kept any longer."""
-        return self._kept.pop(key, (0.0, []))[1]
+    def take(self, key: RoomKey, now: float) -> list[Message]:
+        """The messages for ``key`` that are not too old, in order of arrival; they are not kept any longer."""
+        return [message for due_s, message in self._kept.pop(key, ()) if due_s > now]
 
     def drop_from(self, peer: RankId) -> None:
         """Forget the offers of a peer whose process is gone, and its memory with it.
 
         Cancellations stay: they have been answered with Quiet, so no later offer may bring their rooms to life.
         """
-        for _, messages in self._kept.values():
-            messages[:] = [
-                message for message in messages if not isinstance(message, Offer) or message.receiver != peer
-            ]
+        for kept in self._kept.values():
+            kept[:] = [one for one in kept if not isinstance(one[1], Offer) or one[1].receiver != peer]
+        for key in [key for key, kept in self._kept.items() if not kept]:
+            del self._kept[key]
 
     def expire(self, now: float) -> None:
         """Drop what is too old."""
-        while self._kept and next(iter(self._kept.values()))[0] <= now:
+        while self._kept and next(iter(self._kept.values()))[-1][0] <= now:
             self._kept.popitem(last=False)
 
 

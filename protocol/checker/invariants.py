@@ -483,7 +483,7 @@ def _all_have_offered(step: Step) -> Iterator[str]:
 
 
 def _early(core: Core, key: RoomKey) -> list[Any]:
-    return core._early._kept.get(key, (0.0, []))[1]
+    return [message for _, message in core._early._kept.get(key, ())]
 
 
 @on_step(15)

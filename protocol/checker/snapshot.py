@@ -26,6 +26,9 @@ _FIXED = frozenset({"_handlers", "_recorder", "discipline", "layout", "rank_id"}
 _SCRATCH = frozenset({"_behind_copy", "_free", "_timed", "_timer_count", "_timers", "ignored_messages"})
 """Written before it is read in every turn (the first two), told by the rooms' deadlines (timers), or only counted."""
 
+_TOLD = frozenset({"asked_blocks"})
+"""Of a room: written in every turn before it is used, and otherwise read only by those who look at it from outside."""
+
 FAILURE = "failed"
 """In place of all reasons to fail."""
 
@@ -83,7 +86,7 @@ def _copied(value: Any, rooms: dict[int, Room]) -> Any:
         return _copied_slots(value)
     if kind is EarlyMessages:
         early = EarlyMessages()
-        early._kept.update((key, (due_s, list(messages))) for key, (due_s, messages) in value._kept.items())
+        early._kept.update((key, list(kept)) for key, kept in value._kept.items())
         return early
     return value
 
@@ -127,7 +130,7 @@ def freeze(core: Core) -> tuple[Any, ...]:
 
 def frozen_room(room: Room) -> tuple[Any, ...]:
     """A hashable key of everything in a room."""
-    return tuple([_frozen(getattr(room, slot)) for slot in _slots(type(room))])
+    return tuple([_frozen(getattr(room, slot)) for slot in _slots(type(room)) if slot not in _TOLD])
 
 
 def _frozen_rooms(rooms: dict[Any, Any]) -> tuple[Any, ...]:
@@ -148,7 +151,8 @@ def _frozen(value: Any, *, ordered: bool = False) -> Any:
     if kind is BlockPool:
         return (tuple(value._starts), tuple(value._ends), value.free, _frozen(value._owner), _frozen(value._fenced))
     if kind is EarlyMessages:
-        return tuple(sorted(((key, tuple(messages)) for key, (_, messages) in value._kept.items()), key=_by_name))
+        messages = ((key, tuple([message for _, message in kept])) for key, kept in value._kept.items())
+        return tuple(sorted(messages, key=_by_name))
     if isinstance(value, SizingPolicy):
         return _frozen(vars(value))
     return value

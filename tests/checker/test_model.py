@@ -86,6 +86,8 @@ def slots(room: Any) -> list[str]:
 def room_outline(room: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for slot in slots(room):
+        if slot in snapshot._TOLD:
+            continue  # only for those who look at the core
         value = getattr(room, slot)
         if slot in ("blocks", "source"):
             value = len(value)
@@ -111,7 +113,9 @@ def core_outline(core: Any, ended: Any) -> dict[str, Any]:
         elif isinstance(value, deque):
             value = [room.key for room in value if not room.over]
         elif isinstance(value, EarlyMessages):
-            value = {key: list(map(outline, kept)) for key, (_, kept) in value._kept.items() if key not in ended}
+            value = {
+                key: [outline(message) for _, message in kept] for key, kept in value._kept.items() if key not in ended
+            }
         elif name in ("_moved", "_failed"):
             value = list(value)
         elif name == "sizing":
@@ -621,6 +625,8 @@ def test_the_key_tells_every_field_of_a_room(model: Model) -> None:
     for core in cores_of(model, 40):
         for key, room in core.rooms.items():
             for slot in slots(room):
+                if slot in snapshot._TOLD:
+                    continue
                 changed = clone(core)
                 setattr(changed.rooms[key], slot, other(getattr(room, slot)))
                 assert freeze(changed) != freeze(core), slot

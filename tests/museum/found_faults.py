@@ -32,8 +32,8 @@ from protocol.topology import RankId
 )
 def cancellation_forgotten(patch: pytest.MonkeyPatch) -> None:
     def drop_from(self: EarlyMessages, peer: RankId) -> None:
-        for _, messages in self._kept.values():
-            messages[:] = [message for message in messages if getattr(message, "receiver", None) != peer]
+        for kept in self._kept.values():
+            kept[:] = [one for one in kept if getattr(one[1], "receiver", None) != peer]
 
     patch.setattr(EarlyMessages, "drop_from", drop_from)
 

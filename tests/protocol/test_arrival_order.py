@@ -21,7 +21,7 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.rank import EARLY_ROOMS, EarlyMessages
+from protocol.rank import EARLY_OF_A_ROOM, EARLY_ROOMS, EarlyMessages
 from protocol.recording import Event
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -89,15 +89,34 @@ def test_an_early_failure_does_not_outlive_its_minute(stage: NewStage) -> None:
     assert world.outcomes(1) == [S, S]
 
 
+def test_every_early_message_has_a_minute_of_its_own() -> None:
+    early = EarlyMessages()
+    early.keep((1, 0), Quiet(1, 0), now=0.0)
+    early.keep((1, 0), Announce(1, 0, 5), now=59.0)
+    early.expire(now=60.0)
+    early.keep((2, 0), Quiet(2, 0), now=60.0)
+    assert early.take((1, 0), now=61.0) == [Announce(1, 0, 5)], "only what is too old itself is dropped"
+    early.keep((2, 0), Quiet(2, 0), now=100.0)
+    assert early.take((2, 0), now=159.0) == [Quiet(2, 0)], "what comes again is kept once, from then on"
+
+
+def test_many_different_early_messages_for_one_room_are_bounded() -> None:
+    early = EarlyMessages()
+    for total in range(EARLY_OF_A_ROOM + 1):
+        early.keep((1, 0), Announce(1, 0, total), now=0.0)
+    kept = early.take((1, 0), now=0.0)
+    assert kept == [Announce(1, 0, total) for total in range(1, EARLY_OF_A_ROOM + 1)]
+
+
 def test_early_messages_of_a_flood_push_out_the_oldest(stage: NewStage) -> None:
     """A peer that sends nonsense must not fill the memory, nor keep out those that come later."""
     early = EarlyMessages()
     for room in range(EARLY_ROOMS + 1):
         early.keep((room, 0), Quiet(room, 0), now=0.0)
-    assert early.take((0, 0)) == []
-    assert early.take((1, 0)) == [Quiet(1, 0)]
-    assert early.take((EARLY_ROOMS, 0)) == [Quiet(EARLY_ROOMS, 0)]
-    assert early.take((EARLY_ROOMS, 0)) == [], "they are handed out once"
+    assert early.take((0, 0), 0.0) == []
+    assert early.take((1, 0), 0.0) == [Quiet(1, 0)]
+    assert early.take((EARLY_ROOMS, 0), 0.0) == [Quiet(EARLY_ROOMS, 0)]
+    assert early.take((EARLY_ROOMS, 0), 0.0) == [], "they are handed out once"
 
 
 @pytest.mark.parametrize("offer_first", [True, False])

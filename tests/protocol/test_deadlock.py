@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.agreement import hold_turn
+from protocol.checker.snapshot import freeze
 from protocol.deadlock import Deadlock, Demand, StuckRoom, find_deadlock
 from protocol.disciplines import make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
 from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer
-from protocol.sizing import Fixed
+from protocol.sizing import Fixed, RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -155,9 +156,8 @@ def reader(discipline: str, blocks: int, **options) -> LanguageRank:
         RankId(Side.LANGUAGE, 0, 0),
         layout=LAYOUT,
         discipline=make_discipline(discipline),
-        sizing=Fixed(2),
         pool_blocks=blocks,
-        **options,
+        **({"sizing": Fixed(2)} | options),
     )
 
 
@@ -212,3 +212,43 @@ def test_rooms_that_wait_for_source_blocks() -> None:
     assert core.queues() == [[Demand((1, 0), 2)]]
     assert core.usable_blocks((1, 0)) == 3
     assert find_deadlock([core]) is None
+
+
+class Counting(SizingPolicy):
+    """Answers with the number of times it was asked, as a policy may that learns from its own questions."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def first_tokens(self, view: RequestView) -> int:
+        self.calls += 1
+        return 1 + self.calls
+
+
+def test_to_look_asks_the_policy_nothing_and_changes_nothing() -> None:
+    def run(looks: int) -> tuple[int, object, object]:
+        policy = Counting()
+        core = reader("window", 3, sizing=policy)
+        for room in range(4):
+            core.handle(LanguageRequest(room, 0), 0.0)
+        for _ in range(3):
+            turn(core)
+            for _ in range(looks):
+                find_deadlock([core])
+        return policy.calls, core.queues(), freeze(core)
+
+    assert run(0) == run(5)
+
+
+def test_a_waiting_room_wants_what_it_asked_for_at_the_last_turn() -> None:
+    policy = Counting()
+    core = reader("window", 3, sizing=policy)
+    for room in range(4):
+        core.handle(LanguageRequest(room, 0), 0.0)
+    turn(core)  # the first gets two blocks, the second asks for three and waits; nobody has asked for the others yet
+    assert core.queues() == [[Demand((1, 0), 3), Demand((2, 0), 1), Demand((3, 0), 1)]]
+    turn(core)
+    assert core.queues()[0][0] == Demand((1, 0), 3), "more than the pool has is never asked for"
+    assert policy.calls == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("torch", reason="needs torch")
@@ -10,7 +12,7 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 import msgspec
 
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario
+from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill, run_drill
@@ -147,6 +149,36 @@ def test_the_rooms_of_a_deadlock_are_named_and_their_timers_end_it() -> None:
     assert outcome.deadlock
     assert "of language0 and waits for" in outcome.deadlocks[0]
     assert any("timed out while waiting" in one.reason for one in outcome.conclusions)
+
+
+COUNTING = """
+from protocol.sizing import SizingPolicy
+
+class Counting(SizingPolicy):
+    def __init__(self):
+        self.calls = 0
+
+    def first_tokens(self, view):
+        self.calls += 1
+        return 32 + self.calls % 2
+"""
+
+
+def test_a_look_at_rooms_that_wait_leaves_the_ranks_in_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer tells how often the policy was asked, so one question more on one rank would end the run."""
+    policy = tmp_path / "mine.py"
+    policy.write_text(COUNTING)
+    looks = []
+    begin = Standstill.begin
+    monkeypatch.setattr(Standstill, "begin", lambda self, asked: looks.append(asked) or begin(self, asked))
+    spec = Scenario(
+        block_tokens=16, hidden=64, sizing=f"{policy}:Counting", language_tp=2, encode_blocks=64, language_blocks=3,
+        timeout_s=30.0, services=ServiceTimes(encode_per_token_s=0.02),
+    )  # fmt: skip
+    outcome = run_real(spec, [Request(room=room, arrival_s=0.0, total_tokens=40) for room in (1, 2, 3)])
+    assert len(looks) > 2
+    assert outcome.succeeded_rooms == {1, 2, 3}
+    assert (outcome.deadlock, outcome.mismatches, outcome.rooms_left, outcome.blocks_lost) == (False, [], 0, 0)
 
 
 @pytest.mark.slow

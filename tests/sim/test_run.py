@@ -13,6 +13,7 @@ from protocol.disciplines import DISCIPLINES
 from protocol.messages import Turn
 from protocol.recording import Event, Record
 from protocol.scenario import Request, Scenario, ServiceTimes, WriteFault
+from protocol.sizing import RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
@@ -278,6 +279,48 @@ def test_timers_that_nothing_waits_for_do_not_lengthen_the_run() -> None:
     run = observe(change(SMALL, timeout_s=180.0), requests_of([500]), LINK)
     assert run.outcome.end_s < 0.02
     assert not run.outcome.deadlock
+
+
+class Counting(SizingPolicy):
+    """Answers with what it was asked before, as a policy may that learns from its own questions."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def first_tokens(self, view: RequestView) -> int:
+        self.calls += 1
+        return 128 * (1 + self.calls % 3)
+
+
+@pytest.mark.parametrize("language_tp", [1, 2])
+def test_looks_for_a_deadlock_change_nothing(language_tp: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that counts its calls: the same history, and the same count on every rank, with a look at every event."""
+    scenario = change(TIGHT, language_tp=language_tp, timeout_s=1.0)
+
+    def run(*, looking: bool) -> tuple[list[Record], list[int]]:
+        policies: list[Counting] = []
+
+        def make(_: Scenario) -> Counting:
+            policies.append(Counting())
+            return policies[-1]
+
+        monkeypatch.setattr(Scenario, "make_sizing", make)
+        records: list[Record] = []
+        clock = Clock()
+        cluster = Cluster(scenario, LINK, clock, lambda *row: records.append(Record(*row)))
+        cluster.feed(iter(requests_of([3 * 128] * 12)))
+        while clock.busy or clock.reminders:
+            if looking:
+                cluster.look_for_deadlock()
+            clock.step()
+        return records, [policy.calls for policy in policies]
+
+    plain = run(looking=False)
+    assert run(looking=True) == plain
+    assert len(set(plain[1])) == 1
+    assert plain[1][0] > 12, "rooms waited"
 
 
 def test_new_rooms_before_resumes() -> None:
