@@ -416,15 +416,20 @@ def calibrate(
 ) -> None:
     """Fits the link, and the software around it, to measurements; writes a profile with its uncertainties."""
     from experiments.calibration.command import calibrate as fit_measurements
+    from experiments.calibration.profiles import NoProfileError
     from experiments.calibration.report import report_text
     from experiments.progress import bar
 
-    with bar("calibrate", len(measurements), "steps") as shown:
-        result = fit_measurements(
-            measurements, holdout=holdout, tables=tables or (), predicted=predicted or (),
-            accounts=accounts or (), out=out, base=base, seed=seed,
-            command=shlex.join(["bufferlab", *sys.argv[1:]]), more=shown.more, progress=shown.step,
-        )  # fmt: skip
+    try:
+        with bar("calibrate", len(measurements), "steps") as shown:
+            result = fit_measurements(
+                measurements, holdout=holdout, tables=tables or (), predicted=predicted or (),
+                accounts=accounts or (), out=out, base=base, seed=seed,
+                command=shlex.join(["bufferlab", *sys.argv[1:]]), more=shown.more, progress=shown.step,
+            )  # fmt: skip
+    except NoProfileError as error:
+        _tell(error.report, "" if as_json else report_text(error.report), as_json=as_json)
+        raise
     _tell(result, "" if as_json else report_text(result), as_json=as_json)
 
 

@@ -19,7 +19,7 @@ from experiments.calibration.choosing import Chosen, choose
 from experiments.calibration.fitting import Fit, certainty
 from experiments.calibration.groups import Group, split
 from experiments.calibration.host import Account, Found, accounts_of, host_costs, tells_inputs, why_unfit
-from experiments.calibration.profiles import make_profile, write_profile
+from experiments.calibration.profiles import REFUSED, NoProfileError, make_profile, write_profile
 from experiments.calibration.rows import MICRO, LeftOut, Row, read_rows
 from experiments.calibration.runs import Observed, observe
 from experiments.calibration.software import SIMULATED, first_contact, link_law, software
@@ -131,8 +131,8 @@ def calibrate(
     ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
     for the others, as is the profile's. ``accounts``: measured runs that only say what the software costs the
     processors, in place of those in ``paths``. ``progress`` is told of every path and, ``more`` says how many, of every
-    table that is fitted. Raises UserError for bad input, before anything is written, and
-    RunFailedError for rows of which no profile can be made.
+    table that is fitted. Raises UserError for bad input, before anything is written, and NoProfileError, which has the
+    report, for measurements of which no profile can be made.
     """
     _check(holdout, seed, out)
     if accounts and out is None:
@@ -178,11 +178,17 @@ def calibrate(
         result["runs"] = _runs_report(inputs.seen, from_runs, around, seed)
     if out is None and not asked:
         return result
-    joint = _joint(fitted, holdout, from_runs)
-    result["joint"] = _joint_report(joint, seed)
-    result["predictions"] = [predict_table(joint.chosen, joint.cells, group) for group in asked]
-    if out is not None:
-        profile, assumed = make_profile(out.stem, joint.chosen.fit, around, taken_from)
+    try:
+        joint = _joint(fitted, holdout, from_runs)
+        result["joint"] = _joint_report(joint, seed)
+        result["predictions"] = [predict_table(joint.chosen, joint.cells, group) for group in asked]
+        made = None if out is None else make_profile(out.stem, joint.chosen.fit, around, taken_from)
+    except NoProfileError as error:
+        none = NoProfileError(f"{error}; {_next_step(fitted, reports)}")
+        none.report = {**result, "no_profile": str(none)}
+        raise none from None
+    if out is not None and made is not None:
+        profile, assumed = made
         host = host_costs(kept, profile, taken_from.host)
         if host is not None:
             varied = spreads(inputs.seen, profile)
@@ -263,7 +269,21 @@ def _joint(groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Cells
             return Joint(chosen, cells, tuple(group.name for group in groups), tuple(seen), tuple(parts[True]))
     if from_runs is not None:
         return Joint(*from_runs)
-    raise UserError("nothing says what a write costs: there are too few rows, or writes of different sizes, for a law")
+    raise NoProfileError(
+        "nothing says what a write costs: there are too few rows, or writes of different sizes, for a law"
+    )
+
+
+def _next_step(groups: Sequence[Group], reports: Sequence[dict[str, Any]]) -> str:
+    """What makes a profile after all."""
+    measure = "bufferlab bench-link --out runs/bench-link"
+    if not groups:
+        return f"measure the link with {measure}, and give the folder runs/bench-link beside what is given now"
+    alone = [
+        one["name"] for one in reports if one["simulated"] and one["mean_error"] <= REFUSED and len(groups) > 1
+    ]  # fmt: skip
+    one_table = f"fit only tables of one link with --table (alone it goes for {', '.join(alone)}), or " if alone else ""
+    return f"{one_table}measure the link with {measure}, and give the folder runs/bench-link in place of these tables"
 
 
 def _joint_report(joint: Joint, seed: int) -> dict[str, Any]:

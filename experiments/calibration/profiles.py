@@ -18,6 +18,15 @@ from sim.link import CALIBRATION, COUNTS, HOST, LinkProfile
 REFUSED = 0.15
 """A law that is off by more on average, on the rows it was fitted to, is no profile."""
 
+
+class NoProfileError(RunFailedError):
+    """The measurements can be reported on, but no profile can be made of them. ``report``: that of ``calibrate``."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.report: dict[str, Any] = {}
+
+
 LAW = (
     "latency_s", "per_piece_s", "per_queue_s", "queues", "bandwidth_Bps", "message_rate_per_s", "adapters",
     "stripe_threshold_bytes",
@@ -30,13 +39,13 @@ AROUND = (
 def make_profile(name: str, law: Fit, around: Mapping[str, Any], base: LinkProfile) -> tuple[LinkProfile, list[str]]:
     """The profile of a law and of what was measured around it, and the fields that ``base`` had to give.
 
-    Raises RunFailedError if the law says too little of the rows it was fitted to.
+    Raises NoProfileError if the law says too little of the rows it was fitted to.
     """  # fmt: skip
     mean_error = float(abs(law.errors).mean())
     if mean_error > REFUSED:
-        raise RunFailedError(
-            f"no law that the simulator knows describes these rows: the best, {law.form.title}, is off by "
-            f"{mean_error:.0%} on average, and a profile may be by {REFUSED:.0%}"
+        raise NoProfileError(
+            f"no single law that the simulator knows describes all that is fitted: the best, {law.form.title}, is off "
+            f"by {mean_error:.0%} on average, and that of a profile may be by {REFUSED:.0%}"
         )
     fields: dict[str, Any] = {name: law.parameters[name] for name in LAW if name in law.parameters}
     fields.setdefault("latency_s", 0.0)

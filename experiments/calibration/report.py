@@ -93,6 +93,8 @@ def _shown(name: str, value: float | None) -> str:
 
 def _notes(one: Mapping[str, Any]) -> str:
     notes = []
+    if one["on_totals"]:
+        notes.append("fitted on total_bytes, as transfers of one piece: the table has no msg_bytes")
     if one["filled_in"]:
         notes.append("what the law leaves is interpolated between the fitted rows: it says nothing of other cells")
     elif not one["simulated"]:
@@ -157,7 +159,7 @@ def _joint(result: Mapping[str, Any]) -> str:
         lines.append(
             f"on {held['rows']} rows held out: mean {percent(held['mean_error'])}, largest {percent(held['max_error'])}"
         )
-    for one in result["predictions"]:
+    for one in result.get("predictions", ()):
         beyond = f"; the fitted rows all have the same {' and '.join(one['untold'])}" if one["untold"] else ""
         lines.append(
             f"predicts {one['name']}: mean error {percent(one['mean_error'])}, "

@@ -2,7 +2,9 @@
 
 A table is a CSV with the columns of ``COLUMNS``, or what ``bufferlab bench-link`` writes. One row says how long a batch
 of ``batch`` pieces of ``msg_bytes`` took each of ``threads`` threads (``time_us``), or what all of them moved together
-(``bw_GBps``, 10^9 bytes per second). Nothing is repaired: a row is used as it stands, or it is left out and said why.
+(``bw_GBps``, 10^9 bytes per second). A table of a serving system has no ``msg_bytes``, since there nobody knows how a
+transfer is cut: its rows say how long ``total_bytes`` took, and are used as transfers of one piece. Nothing is
+repaired: a row is used as it stands, or it is left out and said why.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.calibration.line_rates import line_rate_Bps
 from experiments.errors import UserError
 
 COLUMNS = ("table", "msg_bytes", "batch", "threads", "total_bytes", "time_us", "bw_GBps")
 COUNTS = ("msg_bytes", "batch", "threads")
+TOTAL = "total_bytes"
 IDENTITY = ("run", "config", "api")
 """What names the rows of a table that has no column ``table``."""
 
@@ -43,16 +47,14 @@ SLIPS = {
 }
 SLIP_SLACK = 0.002
 
-_ADAPTERS = r"(?:(\d+)\s*(?:x|×|EFA\s*×)\s*)?"
-_LINE_RATE = re.compile(_ADAPTERS + r"(\d+)\s*G(?:b|bps|bit/s)?\b")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measurement. ``value``: seconds of a batch, or bytes per second of all threads, as ``kind`` says.
 
     ``number``: the line of a CSV file, or the place in a JSON list, from 1 on. ``rounding``: half a unit of the last
-    digit that was written, over the value: how well the row can be met at all.
+    digit that was written, over the value: how well the row can be met at all. ``whole``: only the bytes of the whole
+    transfer are known, which ``msg_bytes`` then is.
     """
 
     file: str
@@ -68,6 +70,7 @@ class Row:
     kind: str
     value: float
     rounding: float
+    whole: bool = False
 
     @property
     def bytes_moved(self) -> int:
@@ -105,9 +108,10 @@ def read_rows(path: Path) -> tuple[list[Row], list[LeftOut]]:
     _check_columns(path, set(lines[0][1]))
     rows: list[Row] = []
     left_out: list[LeftOut] = []
+    in_pieces = {_table(fields) for _, fields in lines if fields.get(COUNTS[0])}
     for number, fields in lines:
         try:
-            rows.append(_row(path.name, number, fields))
+            rows.append(_row(path.name, number, fields, whole=_table(fields) not in in_pieces))
         except _UnusableError as problem:
             left_out.append(LeftOut(file=path.name, row=number, table=_table(fields), reason=str(problem)))
     return rows, left_out
@@ -134,7 +138,7 @@ def _json_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _check_columns(path: Path, found: set[str]) -> None:
-    missing = [name for name in COUNTS if name not in found]
+    missing = [name for name in COUNTS if name not in found and not (COUNTS[0] not in found and TOTAL in found)]
     if "table" not in found and not found.issuperset(IDENTITY):
         missing.insert(0, "table")
     if not found.intersection((*TIMES, RATE)):
@@ -153,14 +157,15 @@ def _table(fields: Mapping[str, str]) -> str:
     return "/".join(fields.get(name, "") for name in IDENTITY)
 
 
-def _row(file: str, number: int, fields: Mapping[str, str]) -> Row:
-    """Raises _UnusableError saying why not."""
+def _row(file: str, number: int, fields: Mapping[str, str], *, whole: bool) -> Row:
+    """``whole``: no row of its table has a size of pieces. Raises _UnusableError saying why it cannot be used."""
     if not _table(fields):
         raise _UnusableError("table is empty")
-    counts = {name: _whole(fields, name) for name in COUNTS}
+    whole = whole and bool(fields.get(TOTAL))
+    counts = _counts_of_total(fields) if whole else {name: _count(fields, name) for name in COUNTS}
     moved = math.prod(counts.values())
-    if fields.get("total_bytes"):
-        _agree("total_bytes", _number(fields, "total_bytes"), moved, "msg_bytes × batch × threads", 0.0)
+    if fields.get(TOTAL):
+        _agree(TOTAL, _number(fields, TOTAL), moved, "msg_bytes × batch × threads", 0.0)
     time = next((name for name in TIMES if fields.get(name)), None)
     rate = RATE if fields.get(RATE) else None
     if time is None and rate is None:
@@ -187,8 +192,17 @@ def _row(file: str, number: int, fields: Mapping[str, str]) -> Row:
     return Row(
         file=file, number=number, table=_table(fields), system=system, link=link, op=fields.get("op", ""),
         quantity=quantity, **counts, kind=TIME if by_time else THROUGHPUT,
-        value=measured[chosen] * (MICRO if by_time else GIGA), rounding=roundings[chosen],
+        value=measured[chosen] * (MICRO if by_time else GIGA), rounding=roundings[chosen], whole=whole,
     )  # fmt: skip
+
+
+def _counts_of_total(fields: Mapping[str, str]) -> dict[str, int]:
+    """Size, pieces and threads where only the bytes of all of them are known: what is not given is one."""
+    shares = {name: _count(fields, name) if fields.get(name) else 1 for name in COUNTS[1:]}
+    total, parts = _count(fields, TOTAL), math.prod(shares.values())
+    if total % parts:
+        raise _UnusableError(f"{TOTAL} is {total}, it must be a multiple of batch × threads, {parts}")
+    return {COUNTS[0]: total // parts, **shares}
 
 
 def _number(fields: Mapping[str, str], name: str) -> float:
@@ -204,7 +218,7 @@ def _number(fields: Mapping[str, str], name: str) -> float:
     return value
 
 
-def _whole(fields: Mapping[str, str], name: str) -> int:
+def _count(fields: Mapping[str, str], name: str) -> int:
     value = _number(fields, name)
     if value % 1:
         raise _UnusableError(f"{name} is {fields[name]}, it must be a whole number")
@@ -226,11 +240,3 @@ def _agree(name: str, found: float, expected: float, of: str, slack: float) -> N
         return
     because = f": {slip}" if slip else ""
     raise _UnusableError(f"{name} is {found / expected:.5g} times {of}{because}")
-
-
-def line_rate_Bps(text: str) -> float | None:  # noqa: N802 - bytes, not bits
-    """The line rate that a description states, such as "400G" or "16 EFA × 200 Gbps", bytes per second; else None."""
-    found = _LINE_RATE.search(text)
-    if found is None:
-        return None
-    return int(found[1] or 1) * int(found[2]) * GIGA / 8

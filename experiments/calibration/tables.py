@@ -53,6 +53,7 @@ def fit_table(
         "form": chosen.name,
         "formula": chosen.fit.form.formula,
         "filled_in": chosen.filling is not None,
+        "on_totals": any(row.whole for row in rows),
         "simulated": chosen.fit.form.simulated and chosen.filling is None,
         "quantity": "time_s" if rows[0].kind == TIME else "throughput_Bps",
         "errors_on": f"{holdout} rows" if any(hidden) else "fitted rows",

@@ -16,8 +16,9 @@ from experiments.calibration.cells import Cells
 from experiments.calibration.choosing import choose
 from experiments.calibration.fitting import can_tell, certainty, fit
 from experiments.calibration.forms import DISCRETE, FORMS, Form, seconds
+from experiments.calibration.line_rates import line_rate_Bps
 from experiments.calibration.nonnegative import coefficients
-from experiments.calibration.rows import line_rate_Bps, read_rows
+from experiments.calibration.rows import read_rows
 from sim.link import load_profile
 from sim.streams import stream
 
@@ -201,11 +202,86 @@ def test_a_sweep_that_no_law_describes_is_filled_in_and_says_so() -> None:
 # --- rows ---
 
 
-def test_line_rates_are_read_from_what_a_link_is_called() -> None:
-    assert line_rate_Bps("Broadcom Thor2 400G, 1 NIC, 4 QP") == 50e9
-    assert line_rate_Bps("p5en.48xlarge (H200, 16 EFA × 200 Gbps)") == 400e9
-    assert line_rate_Bps("2x400 Gb") == 100e9
-    assert line_rate_Bps("1 bond 2x200") is None
+@pytest.mark.parametrize(
+    ("link", "rate_GBps"),
+    [
+        ("Broadcom Thor2 400G, 1 NIC, 4 QP", 50),
+        ("Broadcom Thor2 400G, 2 QP per transfer", 50),
+        ("p5en.48xlarge (H200, 16 EFA × 200 Gbps)", 400),
+        ("400G-class, 1 NIC (as in the PR)", 50),
+        ("2x400 Gb", 100),
+        ("1 bond 2x200", None),  # of what?
+        ("100G per rail, 2 rails", 25),
+        ("2 rails of 100 Gb/s", 25),
+        ("100Gbps per port, dual port", 25),
+        ("2x100G per rail, 2 rails", 50),
+        ("2x100G", 25),
+        ("4 × 100 Gb/s (4 rails)", 50),
+        ("100G x2", 25),
+        ("dual-port 100GbE", 25),
+        ("two 25GbE ports", 6.25),
+        ("2 100G NICs", 25),
+        ("8 NICs, 400G each", 400),
+        ("400G total over 4 NICs", 50),
+        ("400 Gbps", 50),
+        ("100gbps", 12.5),
+        ("1.6 Tbps", 200),
+        ("10 Gigabit Ethernet", 1.25),
+        ("25 GB/s", 25),
+        ("25 GB/s per rail, 2 rails", 50),
+        ("50 GBps", 50),
+        ("25 gb/s", 25),  # bits or bytes: nobody can say, and no row may go for it
+        ("EDR", 12.5),
+        ("2x HDR", 50),
+        ("InfiniBand NDR, 8 rails", 400),
+        ("100G + 25G", 15.625),
+        ("100 Gbps full duplex", 25),  # both ways may be counted
+        ("A100 80G, 200G RoCE", 25),
+        ("H100-80G, NVLink", None),  # memory is no line
+        ("a 40 GB embedding over tcp", None),
+        ("tcp", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_line_rates_are_read_from_what_a_link_is_called(link: str, rate_GBps: float | None) -> None:  # noqa: N803 - bytes
+    assert line_rate_Bps(link) == (None if rate_GBps is None else 1e9 * rate_GBps)
+
+
+def test_good_rows_of_several_rails_are_kept(tmp_path: Path) -> None:
+    rows = [affine_row(size, batch=128, link="100G per rail, 2 rails") for size in SIZES]
+    for row in rows:
+        row["time_us"], row["bw_GBps"] = 6 + 128 * int(row["msg_bytes"]) / 24e3, ""
+    good, bad = read_rows(write_table(tmp_path / "rows.csv", rows))
+    assert (len(good), bad) == (len(SIZES), [])
+    # A slip is still one: the same rows, with bits for bytes.
+    for row in rows:
+        row["time_us"] = float(row["time_us"]) / 8
+    good, bad = read_rows(write_table(tmp_path / "slips.csv", rows))
+    assert "is more than the link's line rate, 25 GB/s" in bad[-1].reason
+
+
+def test_a_serving_table_is_fitted_on_its_totals(folder: Path, bufferlab: Any) -> None:
+    totals = [1 << power for power in range(20, 30)]
+    lines = [f"serving,{total},{200 + total / 20e3}" for total in totals]
+    Path("serving.csv").write_text("\n".join(["table,total_bytes,time_us", *lines]), encoding="utf-8")
+    (table,) = report(bufferlab, "serving.csv")["tables"]
+    assert (table["on_totals"], table["fitted_rows"]) == (True, len(totals))
+    assert table["parameters"]["latency_s"]["value"] == pytest.approx(200e-6, rel=1e-3)
+    assert table["parameters"]["bandwidth_Bps"]["value"] == pytest.approx(20e9, rel=1e-3)
+    assert "fitted on total_bytes, as transfers of one piece" in bufferlab("calibrate", "serving.csv").out
+    report(bufferlab, "serving.csv", "--out", "link.toml")
+    assert load_profile("link.toml").bandwidth_Bps == pytest.approx(20e9, rel=1e-3)
+    # An empty column says no more than a missing one; where threads are known they share the total.
+    lines = [f"serving,,,4,{total},{200 + total / 20e3}" for total in totals]
+    Path("empty.csv").write_text("\n".join(["table,msg_bytes,batch,threads,total_bytes,time_us", *lines]))
+    rows, left_out = read_rows(Path("empty.csv"))
+    assert [(row.msg_bytes, row.batch, row.threads) for row in rows] == [(total // 4, 1, 4) for total in totals]
+    assert not left_out
+    # In a table of pieces a row without a size lacks a number.
+    Path("mixed.csv").write_text(
+        "table,msg_bytes,batch,threads,total_bytes,time_us\nmine,,1,1,4096,3\nmine,8192,1,1,8192,5\n"
+    )
+    assert read_rows(Path("mixed.csv"))[1][0].reason == "msg_bytes is empty"
 
 
 @pytest.mark.parametrize(
@@ -395,10 +471,34 @@ def test_bench_link_output_gives_the_first_contact(folder: Path, bufferlab: Comm
 def test_rows_that_no_profile_can_say_get_none(folder: Path, bufferlab: Command) -> None:
     times = stream(5, 0, "test", "noise").uniform(1, 1000, len(SIZES))
     rows = [affine_row(size, time_us=time, bw_GBps="", link="") for size, time in zip(SIZES, times, strict=True)]
-    ended = bufferlab("calibrate", write_table(folder / "rows.csv", rows), "--out", "link.toml")
+    path = write_table(folder / "rows.csv", rows)
+    ended = bufferlab("calibrate", path, "--out", "link.toml")
     assert ended.status == 1
-    assert "no law that the simulator knows describes these rows" in ended.err
+    assert "no single law that the simulator knows describes all that is fitted" in ended.err
+    assert "measure the link with bufferlab bench-link --out runs/bench-link, and give the folder" in ended.err
+    # What was found is told all the same.
+    assert "cross-validated" in ended.out
+    assert "one law for mine" in ended.out
     assert not Path("link.toml").exists()
+    ended = bufferlab("calibrate", path, "--out", "link.toml", "--json")
+    told = json.loads(ended.out)
+    assert (ended.status, told["tables"][0]["name"]) == (1, "mine")
+    assert told["no_profile"] in ended.err
+
+
+def test_two_links_that_no_law_joins_are_named(folder: Path, bufferlab: Command) -> None:
+    def timed(table: str, latency_us: float, bandwidth: float) -> list[dict[str, Any]]:
+        times = {size: latency_us + size / bandwidth * 1e6 for size in SIZES}
+        return [
+            affine_row(size, table=table, link="", bw_GBps="", time_us=time) for size, time in times.items()
+        ]  # fmt: skip
+
+    path = write_table(folder / "rows.csv", [*timed("near", 5, 50e9), *timed("far", 5000, 1e9)])
+    ended = bufferlab("calibrate", path, "--out", "link.toml")
+    assert ended.status == 1
+    assert "fit only tables of one link with --table (alone it goes for near, far), or measure the link" in ended.err
+    assert all(f"{name}: " in ended.out for name in ("near", "far"))
+    assert bufferlab("calibrate", path, "--table", "near", "--out", "link.toml").status == 0
 
 
 GOOD = [affine_row(size) for size in SIZES]

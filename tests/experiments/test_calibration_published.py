@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.calibration.command import calibrate
+from experiments.calibration.line_rates import line_rate_Bps
 from experiments.calibration.report import errors_table
 from experiments.calibration.rows import read_rows
 from sim.link import load_profile
@@ -48,6 +49,18 @@ def test_the_table_in_the_docs_is_what_comes_out(published: dict[str, Any]) -> N
         # Libraries differ in the last digits, and percent are rounded to two.
         percents, others = ([float(cell.rstrip("% ")) for cell in line[4:] if cell] for line in (row, other))
         assert percents == pytest.approx(others, abs=0.011), row[0]
+
+
+@needs_rows
+@pytest.mark.parametrize("name", FILES)
+def test_no_published_row_is_too_fast_for_its_link(name: str) -> None:
+    rows, left_out = read_rows(MEASURED / name)
+    assert len(rows) > 7
+    assert not [one for one in left_out if "line rate" in one.reason]
+    for row in rows:
+        rate = line_rate_Bps(row.link)
+        assert rate is not None or not re.search(r"\d+ ?G", row.link)
+        assert rate is None or row.bytes_moved / row.batch_s <= 1.01 * rate
 
 
 def test_the_example_of_a_profile_loads(tmp_path: Path) -> None:
