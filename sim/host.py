@@ -14,7 +14,13 @@ ENOUGH = math.inf
 ALWAYS = (1.0,)
 """Of a spread: what the profile says, every time."""
 
+NOT_NEGATIVE = (
+    "input_s", "turn_s", "message_s", "order_s", "write_processors", "asleep_after_s", "nap_wakeup_s",
+    "cold_copy_s",
+)  # fmt: skip
 SPREADS = ("write_spread", "control_spread", "copy_spread", "submit_spread", "wakeup_spread")
+FROM_EVENTS = (*SPREADS, "asleep_after_s", "nap_wakeup_s", "cold_copy_s")
+"""What no account of processors' time tells, but the events of a run."""
 LISTS = ("collective_quantiles_s", *SPREADS)
 
 
@@ -32,6 +38,10 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     ``collective_processors``, ``collective_quantiles_s``: how many an all-reduce keeps busy on each rank, and how long
     it takes, at equal steps of probability from 0 to 1, when nothing else goes on. The ranks of a group of more than
     one hold one every turn, whether there is anything to do or not, and a second one where rooms have moved on.
+    ``asleep_after_s``: a rank's thread that has had nothing to do for so long sleeps soundly. When the clock says that
+    a turn or the end of a pass is due it wakes up ``wakeup_s`` of the link late, and the first copy of that turn takes
+    ``cold_copy_s`` longer, with caches that have turned to other things. From a shorter sleep it wakes up
+    ``nap_wakeup_s`` late. At 0 every sleep is sound.
     ``*_spread``: how a duration varies from one time to the next: factors of what the profile says, equally likely, for
     writes, control messages, copies, submissions and wake-ups.
 
@@ -47,6 +57,9 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     write_processors: float = 0.0
     collective_processors: float = 1.0
     collective_quantiles_s: tuple[float, ...] = (0.0,)
+    asleep_after_s: float = 0.0
+    nap_wakeup_s: float = 0.0
+    cold_copy_s: float = 0.0
     write_spread: tuple[float, ...] = ALWAYS
     control_spread: tuple[float, ...] = ALWAYS
     copy_spread: tuple[float, ...] = ALWAYS
@@ -54,7 +67,7 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     wakeup_spread: tuple[float, ...] = ALWAYS
 
     def __post_init__(self) -> None:
-        for field in ("input_s", "turn_s", "message_s", "order_s", "write_processors"):
+        for field in NOT_NEGATIVE:
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"{field} is {getattr(self, field)}, it must be at least 0 and finite")
         for field in ("processors", "fill_bandwidth_Bps", "collective_processors"):

@@ -32,6 +32,7 @@ from protocol.messages import (
     StartEncode,
     Turn,
 )
+from protocol.passes import Delivered
 from protocol.recording import Recorder
 from protocol.scenario import Request, Scenario
 from protocol.sizing import must_answer_alike
@@ -53,10 +54,10 @@ class _Meeting:
     """A turn of a group from its call until every rank has acted on it.
 
     ``left``: ranks that the group waits for in the present step. ``rest``: of every language rank, the actions that are
-    still to come. ``works``: whether the turn has found anything to do.
+    still to come. ``cold``: the ranks whose threads slept soundly until the turn and have copied nothing since.
     """
 
-    __slots__ = ("began_s", "group", "idle", "left", "rest", "works")
+    __slots__ = ("began_s", "cold", "group", "idle", "left", "rest")
 
     def __init__(self, group: Group, *, idle: bool) -> None:
         self.group = group
@@ -64,7 +65,7 @@ class _Meeting:
         self.left = len(group.ranks)
         self.began_s = 0.0
         self.rest: dict[Rank, Iterator[Action]] = {}
-        self.works = False
+        self.cold: set[Rank] = set()
 
 
 class _Spread:
@@ -145,18 +146,20 @@ class HostedCluster(Cluster):
         generation = self._processes[rank_id] - 1
         return name if not generation else f"{name}, process {generation}"
 
-    def _late_s(self, group: Group) -> float:
-        """How much later than it was due a loop comes round, or notices that a pass is over.
+    def _late_s(self, group: Group, work_s: float) -> float:
+        """How much later than it was due, and is due now, a loop comes round or notices that a pass is over.
 
-        On the encode side the latency ends with an event that the thread notes when it has taken an input, which is
-        work of its own. What a language rank takes it notes before it does what follows, and turns only then.
+        Not at all if its threads have something to do. The latency ends with an event that the thread notes when it has
+        worked for ``work_s``, which comes on top.
         """
+        idle_s = max(self._threads[rank].idle_s for rank in group.ranks)
+        if idle_s < self.host.asleep_after_s:
+            return max(0.0, self.host.nap_wakeup_s - work_s) if idle_s else 0.0
         if group not in self._wakeups:
             name = f"wake-ups of {group.side.value}{group.instance}"
             own = self._of_process(name, group.cores[0].rank_id)
             self._wakeups[group] = self._spread(self.host.wakeup_spread, own)
-        late_s = self._wakeups[group].draw() * self._wakeup_s
-        return late_s if group.side is Side.LANGUAGE else max(0.0, late_s - self._before_s)
+        return max(0.0, self._wakeups[group].draw() * self._wakeup_s - work_s)
 
     # --- what reaches a process ---
 
@@ -198,26 +201,37 @@ class HostedCluster(Cluster):
         group.turn_due = True
         if group in self._meetings:
             return  # planned when this turn is over
-        begins_s = group.grid.next_s(not_before_s) + self._late_s(group)
-        self.clock.call_last_at(begins_s, group.order, self._meet, group, False)
+        self.clock.call_last_at(group.grid.next_s(not_before_s), group.order, self._due, group, False)
 
     def _plan_idle_turn(self, group: Group) -> None:
         """Hold the next turn of a group in which nothing is due, if it can be in anybody's way."""
         if len(group.ranks) == 1 or group.turn_due:
             return
         if any(core.rooms for core in group.cores) and self._others_at_work():
-            begins_s = group.grid.next_s(self.clock._now) + self._late_s(group)
-            self.clock.remind_at(begins_s, self._meet, group, True)
+            self.clock.remind_at(group.grid.next_s(self.clock._now), self._due, group, True)
 
     def _others_at_work(self) -> bool:
         """Whether anything goes on, or is to come, but idle turns: they must not keep each other up."""
         return self.clock.ahead - self.processors.calls > 0 or self.processors.running > self._idle_works
+
+    def _due(self, group: Group, idle: bool) -> None:
+        """The clock says that the group turns; its threads may still be asleep."""
+        if group.down or (idle and (group.turn_due or group in self._meetings)):
+            return
+        late_s = self._late_s(group, self.host.turn_s)
+        if not late_s:
+            self._meet(group, idle)
+        elif idle:
+            self.clock.remind_at(self.clock._now + late_s, self._meet, group, idle)
+        else:
+            self.clock.call_last_at(self.clock._now + late_s, group.order, self._meet, group, idle)
 
     def _meet(self, group: Group, idle: bool) -> None:
         if group.down or (idle and (group.turn_due or group in self._meetings)):
             return
         group.turn_due = True
         meeting = self._meetings[group] = _Meeting(group, idle=idle)
+        meeting.cold = {rank for rank in group.ranks if self._threads[rank].idle_s >= self.host.asleep_after_s}
         for rank in group.ranks:
             self._threads[rank].enter(self._met, meeting)
 
@@ -262,12 +276,23 @@ class HostedCluster(Cluster):
         self.turns += 1
         meeting.began_s = now
         turn = hold_turn(group.cores)
-        if group.side is Side.ENCODE:
-            self._start_pass(meeting, turn)
-            return
-        meeting.rest = {rank: iter(rank.handle(turn, now)) for rank in group.ranks}
+        # The work of a turn comes before what it decides. One that nobody asked for has none unless something came.
+        work_s = 0.0 if meeting.idle and not turn.progress else self.host.turn_s
         for rank in group.ranks:
+            self.processors.run(work_s, 1.0, self._turned, meeting, rank, turn)
+
+    def _turned(self, meeting: _Meeting, rank: Rank, turn: Turn) -> None:
+        """A rank has worked on the turn and now acts on it: an encode rank when all have, as they share a pass."""
+        if meeting.group.down:
+            self._threads[rank].leave()
+        elif meeting.group.side is Side.LANGUAGE:
+            meeting.rest[rank] = iter(rank.handle(turn, self.clock._now))
             self._act(meeting, rank)
+        else:
+            meeting.left -= 1
+            if not meeting.left:
+                meeting.left = len(meeting.group.ranks)
+                self._start_pass(meeting, turn)
 
     def _is_held_up(self, group: Group, now: float) -> bool:
         """Whether a fault keeps the group, which has come together, from its turn."""
@@ -279,7 +304,7 @@ class HostedCluster(Cluster):
 
     def _acted(self, meeting: _Meeting, rank: Rank) -> bool:
         """A rank has acted on the turn and goes on with what has come meanwhile; whether it was the last to do so."""
-        self.processors.run(self.host.turn_s if meeting.works else 0.0, 1.0, self._threads[rank].leave)
+        self._threads[rank].leave()
         meeting.left -= 1
         return not meeting.left
 
@@ -298,14 +323,13 @@ class HostedCluster(Cluster):
     # --- turns of the encode side ---
 
     def _start_pass(self, meeting: _Meeting, turn: Turn) -> None:
-        group, now = meeting.group, meeting.began_s
+        group, now = meeting.group, self.clock._now
         started: list[tuple[Rank, Encoded]] = []
         work_s = 0.0
         filled_bytes: list[int] = []
         for rank in group.ranks:
             own_s, tokens = 0.0, 0
             for action in rank.handle(turn, now):
-                meeting.works = True
                 if isinstance(action, StartEncode):
                     own_s += action.encode_s
                     tokens += action.total_tokens
@@ -319,23 +343,29 @@ class HostedCluster(Cluster):
         pass_s = 0.0
         if started:
             pass_s = group.passes.encoder_s(work_s)
-            self.clock.call_after(pass_s + self._late_s(group), self._encoded, started)
+            self.clock.call_after(pass_s, self._pass_over, group, started)
         for rank, bytes_ in zip(group.ranks, filled_bytes, strict=True):
-            self.processors.run(bytes_ / self.host.fill_bandwidth_Bps, 1.0, self._filled, meeting, rank, pass_s)
+            self.processors.run(bytes_ / self.host.fill_bandwidth_Bps, 1.0, self._filled, meeting, rank, now + pass_s)
 
-    def _filled(self, meeting: _Meeting, rank: Rank, pass_s: float) -> None:
+    def _pass_over(self, group: Group, started: list[tuple[Rank, Encoded]]) -> None:
+        """The encoder pass is over; its threads may still be asleep."""
+        self.clock.call_after(self._late_s(group, self._before_s), self._encoded, started)
+
+    def _filled(self, meeting: _Meeting, rank: Rank, end_s: float) -> None:
         if self._acted(meeting, rank):
-            self._finish(meeting, max(pass_s, self.clock._now - meeting.began_s))
+            self._finish(meeting, max(end_s, self.clock._now) - meeting.began_s)
 
     # --- turns of the language side ---
 
     def _act(self, meeting: _Meeting, rank: Rank) -> None:
         """Let a rank act on the turn until it has something to copy, or to the end."""
         for action in meeting.rest[rank]:
-            meeting.works = True
             if isinstance(action, CopyOut):
                 copy_s = self.link.copy_s(action.tokens * self._layout.bytes_per_token) * meeting.group.slowness
                 copy_s *= self._copies[rank].draw()
+                if rank in meeting.cold:
+                    meeting.cold.discard(rank)
+                    copy_s += self.host.cold_copy_s
                 self.processors.run(copy_s, 1.0, self._act, meeting, rank)
                 return
             self._act_on(meeting, rank, action)
@@ -350,8 +380,12 @@ class HostedCluster(Cluster):
             done, pass_s = group.passes.prefill()
             lasts_s += pass_s
             if self.scenario.release_after_prefill:
-                self.clock.call_after(pass_s + self._late_s(group), self._prefilled, group, done)
+                self.clock.call_after(pass_s, self._prefill_over, group, done)
         self._finish(meeting, lasts_s)
+
+    def _prefill_over(self, group: Group, done: list[Delivered]) -> None:
+        """The prefill pass is over; its threads may still be asleep."""
+        self.clock.call_after(self._late_s(group, 0.0), self._prefilled, group, done)
 
     def _act_on(self, meeting: _Meeting, rank: Rank, action: Action) -> None:
         """What needs no time of its own."""

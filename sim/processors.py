@@ -50,6 +50,11 @@ class SharedProcessors:
         self._call: Call | None = None
 
     @property
+    def now(self) -> float:
+        """The time, seconds."""
+        return self._clock._now
+
+    @property
     def running(self) -> int:
         """How much work is under way, in pieces."""
         return len(self._under_way)
@@ -136,13 +141,19 @@ class Thread:
     What holds it is a step: it begins with ``enter`` and lasts until ``leave``.
     """
 
-    __slots__ = ("_busy", "_processors", "_takes", "_waiting")
+    __slots__ = ("_busy", "_left_s", "_processors", "_takes", "_waiting")
 
     def __init__(self, processors: SharedProcessors) -> None:
         self._processors = processors
         self._busy = False
+        self._left_s = 0.0
         self._takes = False
         self._waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+
+    @property
+    def idle_s(self) -> float:
+        """For how long it has had nothing to do; 0 while it has."""
+        return 0.0 if self._busy else self._processors.now - self._left_s
 
     def enter(self, step: Callable[..., object], *arguments: Any) -> None:
         """Call ``step(*arguments)`` as soon as the thread is free; it is then held until ``leave``."""
@@ -155,6 +166,7 @@ class Thread:
     def leave(self) -> None:
         """The step that holds the thread is over."""
         self._busy = False
+        self._left_s = self._processors.now
         if self._takes:
             return  # a step that took no time; whoever began it goes on
         self._takes = True

@@ -22,7 +22,7 @@ from experiments.calibration.host import Account, Found, accounts_of, host_costs
 from experiments.calibration.profiles import REFUSED, NoProfileError, make_profile, write_profile
 from experiments.calibration.rows import MICRO, LeftOut, Row, read_rows
 from experiments.calibration.runs import Observed, observe
-from experiments.calibration.software import SIMULATED, first_contact, link_law, software
+from experiments.calibration.software import SIMULATED, asleep, first_contact, link_law, software
 from experiments.calibration.spreads import spreads
 from experiments.calibration.tables import (
     DIMENSIONS,
@@ -191,8 +191,9 @@ def calibrate(
         profile, assumed = made
         host = host_costs(kept, profile, taken_from.host)
         if host is not None:
-            varied = spreads(inputs.seen, profile)
-            profile = msgspec.structs.replace(profile, host=msgspec.structs.replace(host.costs, **varied))
+            costs = msgspec.structs.replace(host.costs, **asleep(inputs.seen, around))
+            varied = spreads(inputs.seen, msgspec.structs.replace(profile, host=costs))
+            profile = msgspec.structs.replace(profile, host=msgspec.structs.replace(costs, **varied))
             assumed += [f"{HOST}.{name}" for name in host.untold]
         elif taken_from.host is not None:
             assumed.append(HOST)
@@ -357,7 +358,7 @@ def _runs_report(
         "counts": {
             "writes": len(seen.writes),
             "control_messages": len(seen.control_s),
-            "copies": len(seen.copies),
+            "copies": len(seen.copies) + len(seen.cold_copies),
             "turns": len(seen.encode_turns_s) + len(seen.language_turns_s),
             "requests": len(seen.requests),
         },

@@ -30,7 +30,7 @@ import numpy as np
 from experiments.intervals import Estimate, across_replications, unbounded, within
 from experiments.rundir import StoredRun
 from protocol.topology import Side
-from sim.host import FIELDS, SPREADS, HostCosts
+from sim.host import FIELDS, FROM_EVENTS, HostCosts
 from sim.link import LinkProfile
 
 ROUTER = "router"
@@ -147,7 +147,7 @@ def host_costs(accounts: Sequence[Account], link: LinkProfile, base: HostCosts |
         values["collective_quantiles_s"] = tuple(np.maximum.accumulate(np.mean(quantiles, axis=0)).tolist())
     rest = [name for name in FIELDS if name not in values]
     base = base or HostCosts()
-    untold = [name for name in rest if name not in SPREADS]  # those are told by events, not by accounts
+    untold = [name for name in rest if name not in FROM_EVENTS]
     return Found(HostCosts(**{name: getattr(base, name) for name in rest}, **values), told, untold)
 
 

@@ -6,9 +6,13 @@ the launcher aligned them):
 * a *write*: from WRITE_STARTED, or from the last WRITE_DONE of the same writing thread if that came later, to
   WRITE_DONE;
 * a *control message*: from OFFERED or RESUMED on a language rank to OFFER_RECEIVED on the encode rank;
-* a *copy*: from the last CHUNK_RECEIVED to DELIVERED on one language rank;
+* a *copy*: from the last CHUNK_RECEIVED to DELIVERED on one language rank; a *cold* one where that rank had done
+  nothing for ``SOUND_SLEEP_S`` before;
 * a *submission*: from its arrival to SUBMITTED on the last of its ranks;
-* a *wake-up*: from ENCODE_STARTED to ENCODED, less the pass, where a pass is one request's;
+* a *wake-up*: from ENCODE_STARTED to ENCODED, less the pass, where a pass is one request's; a *sound* sleep's where
+  the pass left the rank's thread nothing to do for ``SOUND_SLEEP_S``;
+* a *nap*: from OFFERS_COMPLETE to ENCODE_STARTED, less half a period of the encode loop, for a request that is alone,
+  where the period is shorter than ``SOUND_SLEEP_S``: requests come at any time of it;
 * a *turn* of the encode loop: from OFFERS_COMPLETE to ENCODE_STARTED; of the language loop: from the last CHUNK_DONE to
   CHUNK_RECEIVED, less a control message. Both only for a request that is alone, and where the loop's period is 0;
 * a *request*: from its arrival to its delivery, less its pass, chunks, copies and control messages, under the same
@@ -36,6 +40,11 @@ Worker = tuple[RankId, int]
 
 WELL_OVER = 1.5
 """How many times as long as the writing of its output a pass must last to be over after it, whatever else goes on."""
+
+
+SOUND_SLEEP_S = 3e-3
+"""A thread that has slept so long wakes up late and cold. Loops that turn like decode steps sleep 10 ms and more, those
+of a millisecond hardly."""
 
 
 class Write(NamedTuple):
@@ -66,8 +75,12 @@ class Observed:
     writes: list[Write] = field(default_factory=list)
     control_s: list[float] = field(default_factory=list)
     copies: list[tuple[int, float]] = field(default_factory=list)
+    cold_copies: list[tuple[int, float]] = field(default_factory=list)
     submits_s: list[float] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
+    short_late_s: list[float] = field(default_factory=list)
+    """After sleeps that were not sound."""
+    naps_s: list[float] = field(default_factory=list)
     encode_turns_s: list[float] = field(default_factory=list)
     language_turns_s: list[float] = field(default_factory=list)
     requests: list[Alone] = field(default_factory=list)
@@ -200,13 +213,19 @@ def _messages(records: list[Record], seen: Observed) -> None:
 
 
 def _copies(records: list[Record], seen: Observed) -> None:
-    received: dict[tuple[int, RankId], Record] = {}
+    received: dict[tuple[int, RankId], tuple[Record, bool]] = {}
+    written_s: dict[int, float] = {}
+    busy_s: dict[RankId, float] = {}
     for record in records:
-        if record.event is Event.CHUNK_RECEIVED:
-            received[record.room, record.rank_id] = record
+        if record.event is Event.CHUNK_DONE:
+            written_s[record.room] = record.time_s
+        elif record.event is Event.CHUNK_RECEIVED:
+            since_s = max(written_s.get(record.room, -SOUND_SLEEP_S), busy_s.get(record.rank_id, -SOUND_SLEEP_S))
+            received[record.room, record.rank_id] = record, record.time_s - since_s >= SOUND_SLEEP_S
         elif record.event is Event.DELIVERED:
-            last = received[record.room, record.rank_id]
-            seen.copies.append((last.bytes, record.time_s - last.time_s))
+            last, cold = received[record.room, record.rank_id]
+            (seen.cold_copies if cold else seen.copies).append((last.bytes, record.time_s - last.time_s))
+        busy_s[record.rank_id] = record.time_s
 
 
 def _submits(records: list[Record], arrivals_s: dict[int, float], seen: Observed) -> None:
@@ -256,11 +275,14 @@ def _passes(
             if pass_s < WELL_OVER * fill_s:
                 seen.unused["passes that their own output may outlast, for how late they were noticed"] += 1
             else:
-                seen.late_s.append(record.time_s - began_s - pass_s)
+                found = seen.late_s if pass_s - fill_s >= SOUND_SLEEP_S else seen.short_late_s
+                found.append(record.time_s - began_s - pass_s)
 
 
 def _loops(config: Config, records: list[Record], alone: dict[int, float], seen: Observed) -> None:
     services = config.scenario().services
+    if 0 < services.encode_turn_s < SOUND_SLEEP_S and not services.preprocess_per_token_s:
+        _naps(records, alone, services.encode_turn_s, seen)
     if services.encode_turn_s or services.language_turn_s:
         seen.unused["runs whose turn_s is not 0, for turns and requests"] += 1
         return
@@ -273,6 +295,16 @@ def _loops(config: Config, records: list[Record], alone: dict[int, float], seen:
             by_room.setdefault(record.room, []).append(record)
     for room, arrival_s in alone.items():
         _alone_room(by_room[room], arrival_s, seen)
+
+
+def _naps(records: list[Record], alone: dict[int, float], period_s: float, seen: Observed) -> None:
+    complete_s: dict[tuple[int, RankId], float] = {}
+    for record in records:
+        key = record.room, record.rank_id
+        if record.event is Event.OFFERS_COMPLETE and record.room in alone:
+            complete_s.setdefault(key, record.time_s)
+        elif record.event is Event.ENCODE_STARTED and key in complete_s:
+            seen.naps_s.append(record.time_s - complete_s[key] - period_s / 2)
 
 
 def _alone_room(records: list[Record], arrival_s: float, seen: Observed) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -13,7 +13,7 @@ from experiments.calibration.cells import Cells
 from experiments.calibration.choosing import Chosen, choose
 from experiments.calibration.fitting import certainty
 from experiments.calibration.forms import FORMS
-from experiments.calibration.runs import Observed
+from experiments.calibration.runs import SOUND_SLEEP_S, Observed
 from experiments.intervals import Estimate, across_replications, unbounded
 from sim.streams import stream
 
@@ -40,6 +40,15 @@ def typical(values: Sequence[float]) -> Estimate | None:
         "low": value if low is None else min(low, value),
         "high": value if high is None else max(high, value),
     }
+
+
+def _average(values: Sequence[float]) -> Estimate | None:
+    """The mean, with the interval of the means of consecutive parts: of values with a known uniform part."""
+    if not values:
+        return None
+    if len(values) < 2 * BATCHES:
+        return unbounded(float(np.mean(values)))
+    return across_replications([float(np.mean(part)) for part in np.array_split(np.asarray(values), BATCHES)])
 
 
 def write_cells(seen: Observed) -> Cells:
@@ -81,7 +90,7 @@ def first_contact(seen: Observed, law: Chosen) -> Estimate | None:
 def copies(seen: Observed, seed: int) -> dict[str, Estimate]:
     """``copy_bandwidth_Bps`` and ``copy_latency_s`` of gather copies; the rate is None where they take no time."""
     found: dict[int, list[float]] = {}
-    for bytes_, seconds in seen.copies:
+    for bytes_, seconds in seen.copies or seen.cold_copies:
         found.setdefault(bytes_, []).append(seconds)
     times = {size: median(all_) for size, all_ in found.items()}
     if not times:
@@ -106,7 +115,9 @@ def software(seen: Observed, seed: int) -> dict[str, Any]:
     control = typical(seen.control_s)
     found: dict[str, Any] = {"control_latency_s": control, **copies(seen, seed)}
     found["submit_latency_s"] = typical(seen.submits_s)
-    found["wakeup_s"] = _at_least_zero(typical(seen.late_s))
+    found["wakeup_s"] = _at_least_zero(typical(seen.late_s or seen.short_late_s))
+    found["nap_wakeup_s"] = _at_least_zero(_average(seen.naps_s))
+    found["cold_copy_s"] = _cold_copy(seen, found)
     found["encode_turn_cost_s"] = typical(seen.encode_turns_s)
     message_s = control["value"] if control is not None and control["value"] is not None else 0.0
     beyond: dict[str, Callable[[], list[float]]] = {
@@ -116,6 +127,23 @@ def software(seen: Observed, seed: int) -> dict[str, Any]:
     for name, values in beyond.items():
         found[name] = _at_least_zero(typical(values()))
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _cold_copy(seen: Observed, found: dict[str, Estimate]) -> Estimate | None:
+    """How much longer a copy takes after a sound sleep than the law of the others says."""
+    latency, rate = found.get("copy_latency_s"), found.get("copy_bandwidth_Bps")
+    if not seen.copies or latency is None or rate is None or not rate["value"]:
+        return None
+    fixed_s, bytes_per_s = latency["value"] or 0.0, rate["value"]
+    return _at_least_zero(typical([seconds - fixed_s - bytes_ / bytes_per_s for bytes_, seconds in seen.cold_copies]))
+
+
+def asleep(seen: Observed, found: Mapping[str, Any]) -> dict[str, float]:
+    """What sleeps cost, by the name of its field in ``HostCosts``; none of it where no sound sleep was seen."""
+    if not seen.late_s:
+        return {}
+    told = {name: known(found.get(name)) for name in ("nap_wakeup_s", "cold_copy_s")}
+    return {"asleep_after_s": SOUND_SLEEP_S, **{name: value for name, value in told.items() if value is not None}}
 
 
 def _at_least_zero(found: Estimate | None) -> Estimate | None:

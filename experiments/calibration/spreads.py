@@ -37,10 +37,12 @@ def spread(ratios: Sequence[float]) -> tuple[float, ...]:
 def _ratios(seen: Observed, profile: LinkProfile) -> Iterator[tuple[str, list[float]]]:
     writes = [write for write in seen.writes if not write.first]
     yield "write_spread", [write.seconds / profile.write_s(write.bytes, write.pieces) for write in writes]
-    yield "copy_spread", [seconds / copy_s for bytes_, seconds in seen.copies if (copy_s := profile.copy_s(bytes_))]
+    cold_s = profile.host.cold_copy_s if profile.host is not None else 0.0
+    copies = [*seen.copies, *((bytes_, seconds - cold_s) for bytes_, seconds in seen.cold_copies)]
+    yield "copy_spread", [seconds / copy_s for bytes_, seconds in copies if (copy_s := profile.copy_s(bytes_))]
     for field, values, typical_s in (
         ("control_spread", seen.control_s, profile.control_latency_s),
         ("submit_spread", seen.submits_s, profile.submit_latency_s),
-        ("wakeup_spread", seen.late_s, profile.wakeup_s),
+        ("wakeup_spread", seen.late_s or seen.short_late_s, profile.wakeup_s),
     ):
         yield field, [value / typical_s for value in values] if typical_s else []

@@ -25,7 +25,7 @@ from experiments.rundir import StoredRun
 from protocol.messages import Encoded, EncodeRequest, LanguageRequest, WriteDone
 from protocol.scenario import Request, Scenario
 from real.usage import Usage
-from sim.host import FIELDS, SPREADS, HostCosts
+from sim.host import FIELDS, FROM_EVENTS, HostCosts
 from sim.link import LinkProfile, load_profile
 from sim.processors import SharedProcessors
 from sim.run import simulate
@@ -506,7 +506,7 @@ def test_a_profile_has_the_costs_and_simulates(bufferlab: Command) -> None:
     content = tomllib.loads(Path("found.toml").read_text(encoding="utf-8"))
     assert content["host"]["processors"] == 2
     kept = content["calibration"]["host"]
-    assert set(kept) == {*FIELDS, "collective_median_s"} - {"collective_quantiles_s", *SPREADS}
+    assert set(kept) == {*FIELDS, "collective_median_s"} - {"collective_quantiles_s", *FROM_EVENTS}
     for name, one in kept.items():
         if name == "processors":
             assert one == {"value": 2.0}

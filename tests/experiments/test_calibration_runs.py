@@ -1,6 +1,7 @@
 """Run directories: what calibrate finds in a simulated run is the profile that made it."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import tomli_w
 
 from experiments.calibration.runs import Observed, observe
+from experiments.calibration.software import asleep, software
 from experiments.errors import UserError
 from experiments.rundir import StoredRun
 from sim.link import LinkProfile, load_profile
@@ -82,6 +84,34 @@ def test_what_waking_up_costs_is_found(folder: Path, bufferlab: Command) -> None
     found, report = calibrated(bufferlab, simulate(bufferlab, "sleepy", SLEEPY, config))
     check_recovered(found, report, SLEEPY, rel=1e-6)
     assert report["profile"]["assumed"] == ["shared_by"]
+
+
+def test_what_a_sound_sleep_and_a_nap_cost_is_found(folder: Path, bufferlab: Command) -> None:
+    # One loop turns every millisecond, the other like a decode step; passes are long enough to fall asleep in.
+    host = {"asleep_after_s": 3e-3, "nap_wakeup_s": 2e-4, "cold_copy_s": 3e-4}
+    link = SLEEPY | {"wakeup_s": 5e-4, "host": host}
+    config = {
+        **ALONE,
+        "workload": {"lengths": [300, 700, 1500, 3000], "requests": 60, "rate_rps": 9.7, "cv": 0},
+        "encode": {"pool_blocks": 64, "batch_requests": 1, "base_s": 0.01},
+        "language": {"pool_blocks": 64},
+    }
+    runs = [
+        simulate(bufferlab, name, link, config, f"language.turn_s={turn}")
+        for name, turn in (("quick", "1ms"), ("slow", "15ms"))
+    ]
+    seen = Observed()
+    for run in runs:
+        observe(StoredRun(run), seen)
+    assert len(seen.cold_copies) > 25
+    assert len(seen.copies) > 40
+    found = software(seen, 0)
+    told = asleep(seen, found)
+    assert found["wakeup_s"]["value"] == pytest.approx(5e-4, rel=1e-6)
+    assert told["asleep_after_s"] == 3e-3
+    assert told["cold_copy_s"] == pytest.approx(3e-4, rel=1e-6)
+    # Requests come at any time of a period, half of which is taken off: known as well as 60 times tell it.
+    assert told["nap_wakeup_s"] == pytest.approx(2e-4, abs=3 * 1e-3 / math.sqrt(12 * 120))
 
 
 def test_a_run_of_one_request_after_another_gives_everything(folder: Path, bufferlab: Command) -> None:

@@ -102,6 +102,55 @@ def test_its_own_wake_moves_a_lone_request_by_a_turn_at_most() -> None:
     assert abs(with_host - without) < SCENARIO.services.language_turn_s + 0.5e-3
 
 
+# --- what a turn and a sleep cost ---
+
+
+def firsts(link: LinkProfile, event: Event, scenario: Scenario = SCENARIO) -> list[float]:
+    """When it first happened to each of some requests that do not meet."""
+    found: dict[int, float] = {}
+    for one in observe(scenario, evenly(6, 0.211), link).records:
+        if one.event is event:
+            found.setdefault(one.room, one.time_s)
+    return list(found.values())
+
+
+def on_the_grid(times_s: list[float], period_s: float) -> list[float]:
+    """How long after a turn was due each of them is."""
+    return [math.fmod(one + 1e-9, period_s) - 1e-9 for one in times_s]
+
+
+def test_the_work_of_a_turn_comes_before_what_it_decides() -> None:
+    scenario = change(SCENARIO, services=ServiceTimes(language_turn_s=0.01, encode_per_token_s=1e-6))
+    link = change(on(math.inf, turn_s=0.4e-3), wakeup_s=0.0)
+    for event in (Event.OFFERED, Event.CHUNK_RECEIVED):
+        assert on_the_grid(firsts(link, event, scenario), 0.01) == pytest.approx([0.4e-3] * 6, abs=1e-8)
+
+
+@pytest.mark.parametrize(("turn_s", "late_s"), [(0.015, 0.9e-3), (0.002, 0.3e-3)])
+def test_a_loop_wakes_up_later_from_a_sound_sleep_than_from_a_nap(turn_s: float, late_s: float) -> None:
+    services = ServiceTimes(language_turn_s=turn_s, encode_per_token_s=1e-6)
+    link = change(on(math.inf, asleep_after_s=2.5e-3, nap_wakeup_s=0.3e-3), wakeup_s=0.9e-3)
+    found = on_the_grid(firsts(link, Event.CHUNK_RECEIVED, change(SCENARIO, services=services)), turn_s)
+    # The nap ends when the clock says so; a sound sleep does unless a message came shortly before the turn.
+    assert found == pytest.approx([late_s] * 6, abs=1e-8)
+
+
+def test_the_first_copy_after_a_sound_sleep_takes_longer() -> None:
+    copies: dict[tuple[float, float], list[float]] = {}
+    for turn_s in (0.015, 0.001):
+        services = ServiceTimes(language_turn_s=turn_s, encode_per_token_s=1e-6)
+        for cold_s in (0.0, 0.7e-3):
+            link = on(math.inf, asleep_after_s=3e-3, cold_copy_s=cold_s)
+            records = observe(change(SCENARIO, services=services), evenly(6, 0.211, tokens=900), link).records
+            ends = [[one.time_s for one in records if one.event is event] for event in
+                    (Event.CHUNK_RECEIVED, Event.DELIVERED)]  # fmt: skip
+            copies[turn_s, cold_s] = [end_s - begin_s for begin_s, end_s in zip(*ends, strict=True)]
+    longer = [[b - a for a, b in zip(copies[turn_s, 0.0], copies[turn_s, 0.7e-3], strict=True)] for turn_s in
+              (0.015, 0.001)]  # fmt: skip
+    assert longer[0] == pytest.approx([0.7e-3] * 6, abs=1e-9)
+    assert longer[1] == pytest.approx([0.0] * 6, abs=1e-9)
+
+
 # --- together: slower, the fewer processors there are; and the same decisions ---
 
 
