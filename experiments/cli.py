@@ -679,6 +679,7 @@ def _run(
     force: bool,
     as_json: bool,
 ) -> None:
+    from experiments.errors import RunFaultedError
     from experiments.present import summary_text
     from experiments.progress import bar
     from experiments.rundir import choose_target
@@ -687,12 +688,18 @@ def _run(
     target = choose_target(config, kind, out, force=force)
     total = count_requests(config) * config.run.replications
     with bar(kind, total, "requests") as shown:
-        summary = execute(config, target, progress=shown.add, notice=shown.say)
+        faulted: RunFaultedError | None = None
+        try:
+            summary = execute(config, target, progress=shown.add, notice=shown.say)
+        except RunFaultedError as error:
+            faulted, summary = error, error.summary
     if as_json:
         _print_json(summary)
     else:
         print(summary_text(summary))
         print(f"run directory: {target}")
+    if faulted is not None:
+        raise faulted
     # The laws are checks that every run states it keeps.
     raise typer.Exit(CHECK_FAILED if summary["invariant_violations"] else DONE)
 

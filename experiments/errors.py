@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UserError(Exception):
     """Bad input: says what, its value and what is allowed. Nothing was run and nothing written."""
@@ -9,3 +11,12 @@ class UserError(Exception):
 
 class RunFailedError(Exception):
     """The input was fine but the run could not be carried through."""
+
+
+class RunFaultedError(RunFailedError):
+    """A measured run met what nobody planned. What it did until then and in spite of it is in its run directory, and
+    ``summary`` is the summary of that."""
+
+    def __init__(self, message: str, summary: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.summary = summary

@@ -49,6 +49,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         rows.append((f"{side} pool, rooms waited", *_cells(pool["blocked_s"], format_duration)))
     lines.append(table(rows))
     lines.append("")
+    lines.extend(f"FAULT: {fault}" for fault in summary.get("faults", ()))
+    if summary.get("ended_early"):
+        lines.append(f"ENDED EARLY: {summary['ended_early']}")
     if summary["invariant_violations"]:
         lines.append(f"{summary['invariant_violations']} BROKEN LAWS: this run cannot be trusted")
     lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")

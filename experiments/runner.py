@@ -12,7 +12,7 @@ import msgspec
 
 from experiments.config import Config
 from experiments.environment import describe, memory_bytes
-from experiments.errors import RunFailedError, UserError
+from experiments.errors import RunFailedError, RunFaultedError, UserError
 from experiments.incidents import fault_plan, real_plan
 from experiments.rundir import RunWriter, StoredRun
 from experiments.several_hosts import Meeting, describe_ranks, gathered
@@ -166,7 +166,8 @@ def run_measured(
     """Run all replications over Mooncake into ``target`` and return the summary.
 
     ``meeting``: where the ranks come to from their hosts; without one all of them are started on this host.
-    Raises UserError if the backend is not installed, RunFailedError if a run breaks.
+    Raises UserError if the backend is not installed, RunFailedError if there is nothing to write, and RunFaultedError
+    when the run met what nobody planned, with what it did all the same in ``target``.
     """
     from experiments.doctor import examine_real
     from experiments.workload import check_requests, make_requests
@@ -177,32 +178,45 @@ def run_measured(
     if missing:
         raise UserError(missing)
     with real_errors():
+        from real.engine import EngineError
         from real.launcher import run_real
         from real.orders import Heartbeats
 
         with gathered(config, meeting, notice or (lambda _: None)) as hosts, RunWriter(target, config) as writer:
             started_s = time.perf_counter()
-            replications = []
+            replications: list[Replication] = []
             proofs: list[dict[str, Any]] = []
             ranks: list[dict[str, Any]] = []
             usage: list[dict[str, Any]] = []
             for number in range(config.run.replications):
                 account = Account(config, writer)
                 requests = list(make_requests(config, number))
-                outcome = run_real(
-                    config.scenario(),
-                    requests,
-                    transport=config.real.transport,
-                    device=config.real.device,
-                    memory=config.real.memory,
-                    verify=config.real.verify,
-                    progress=progress,
-                    hosts=hosts,
-                    heartbeats=Heartbeats(config.random_faults.heartbeat_s, config.random_faults.heartbeat_failures),
-                    plan=real_plan(config, number, requests),
-                    concurrency=config.workload.concurrency,
-                )
+                try:
+                    outcome = run_real(
+                        config.scenario(),
+                        requests,
+                        transport=config.real.transport,
+                        device=config.real.device,
+                        memory=config.real.memory,
+                        verify=config.real.verify,
+                        progress=progress,
+                        hosts=hosts,
+                        heartbeats=Heartbeats(
+                            config.random_faults.heartbeat_s, config.random_faults.heartbeat_failures
+                        ),
+                        plan=real_plan(config, number, requests),
+                        concurrency=config.workload.concurrency,
+                    )
+                except EngineError as error:
+                    if not replications:
+                        raise
+                    # What the replications before it measured is not given away for this one.
+                    one = replications[-1]
+                    one.faults += (f"replication {number} could not be carried through: {error}",)
+                    one.ended_early = one.ended_early or f"{config.run.replications - number} replications are missing"
+                    break
                 writer.begin(number)
+                account.laws.excuse(outcome.cut_short)
                 for request in outcome.requests:
                     account.expect(request)
                 last_s = 0.0
@@ -210,7 +224,8 @@ def run_measured(
                     account(*record)
                     last_s = record.time_s
                 one = account.finish(max(outcome.end_s, last_s), deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
-                one.violations += len(outcome.mismatches)
+                one.violations += len(outcome.mismatches) + len(outcome.violations)
+                one.faults, one.ended_early = outcome.faults, outcome.ended_early
                 replications.append(one)
                 memory = {str(rank_id): where for rank_id, where in sorted(outcome.memory.items())}
                 proof = msgspec.to_builtins(outcome.proof)
@@ -218,7 +233,7 @@ def run_measured(
                 usage.append(_usage(outcome.router_usage, outcome.usage))
                 if hosts is not None:
                     ranks += describe_ranks(hosts, outcome.clocks, number)
-                _tell(notice, [*account.laws.examples, *outcome.mismatches])
+                _tell(notice, [*outcome.violations, *account.laws.examples, *outcome.mismatches])
                 if notice is not None:
                     for incident in outcome.incidents:
                         notice(str(incident))
@@ -231,6 +246,9 @@ def run_measured(
             inputs = config.input_digests()
             writer.finish(summary, describe(proved, inputs=inputs, memory=memory, usage=usage, **where))
             _complete(writer, plots=plots, timeline=timeline, notice=notice)
+    if summary["faults"]:
+        told = [*summary["faults"], *filter(None, [summary["ended_early"]])]
+        raise RunFaultedError(f"{'; '.join(told)}; the run directory has all that was done", summary)
     return summary
 
 

@@ -22,12 +22,16 @@ no interval either.
   but the counts (``run.warmup_requests`` of each; throughput and pools then count from the arrival of the next one);
   ``mser5_requests``, how many first requests MSER-5 would leave out; ``mser5_unknown``, in how many replications it
   found the run too short to tell.
-* ``invariant_violations``: laws found broken in the records (``laws``), plus wrong bytes in a measured run.
+* ``invariant_violations``: laws found broken in the records (``laws``) and at the end of the run (rooms left, blocks
+  missing), plus wrong bytes and embeddings that were not compared in a measured run.
+* ``faults``: a sentence for everything that went wrong with a process of a measured run and was not in its plan; a run
+  with some ends with status 1. ``ended_early``: why requests were not handed out any more, if so; these are not among
+  those offered.
 * ``events_per_request``: recorded events over requests. ``wall_s`` and ``requests_per_wall_s`` are the only figures
   that differ when a simulated run is repeated.
-* ``replications``: for each one its end, whether it deadlocked and which rooms did, MSER-5's count (None: too short to
-  tell) and ``latency_autocorrelation_requests``, how many successive requests tell as much about the mean latency as
-  one independent request would.
+* ``replications``: for each one its end, whether it deadlocked and which rooms did, its faults, MSER-5's count (None:
+  too short to tell) and ``latency_autocorrelation_requests``, how many successive requests tell as much about the mean
+  latency as one independent request would.
 """
 
 from __future__ import annotations
@@ -103,6 +107,8 @@ class Replication:
     end_s: float = 0.0
     deadlock: bool = False
     deadlocks: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    ended_early: str = ""
     violations: int = 0
     records: int = 0
     common: NDArray[np.bool_] | None = None
@@ -236,6 +242,8 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
             "mser5_unknown": cuts.count(None),
         },
         "invariant_violations": sum(one.violations for one in replications),
+        "faults": [fault for one in replications for fault in one.faults],
+        "ended_early": next((one.ended_early for one in replications if one.ended_early), None),
         "wall_s": wall_s,
         "requests_per_wall_s": offered / wall_s if wall_s > 0 else None,
         "events_per_request": records / offered if offered else None,
@@ -252,6 +260,8 @@ def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:
                 "end_s": one.end_s,
                 "deadlock": one.deadlock,
                 "deadlocks": list(one.deadlocks),
+                "faults": list(one.faults),
+                "ended_early": one.ended_early or None,
                 "mser5_requests": one.mser5_requests(),
                 "latency_autocorrelation_requests": autocorrelation_time(latencies) if len(latencies) else None,
             }

@@ -1,19 +1,21 @@
 """What the processes of a run recorded, completed for those that were killed: how that ended their rooms.
 
-Ranks send their records on in parts. A process that is killed takes along what it has not sent. Where that is planned,
-records are sent on at once, and the router writes down the rest: whoever waited for a process sees its connection
-break, and a request that meets none is refused. The simulator records the same of an instance that restarts.
+Ranks send their records on in parts, at the latest with the word that a room is over. A process that is killed takes
+along what it has not sent; where that is planned, records are sent on at once. The router writes down the rest: whoever
+waited for a process sees its connection break, and a request that meets none is refused. The simulator records the same
+of an instance that restarts.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from protocol.recording import Event, Record
 from protocol.status import FINAL, Status
 from protocol.topology import RankId
-from real.orders import Records
+from real.orders import Records, Told
 from real.spool import Spool
 
 PROCESS_ENDED = "its process ended"
@@ -34,10 +36,20 @@ class Accounts:
         self._told: dict[tuple[RankId, int], Spool] = {}
         self._ended: dict[tuple[RankId, int], tuple[float, frozenset[int]]] = {}
         self._refused: list[Record] = []
+        self._delivered: Counter[tuple[RankId, int]] = Counter()
 
     def add(self, told: Records) -> None:
         """Take what a process recorded."""
-        self._of(told.rank_id, told.generation).add(told.records)
+        self.take(told.rank_id, told.generation, told.records)
+
+    def take(self, rank_id: RankId, generation: int, records: list[Told]) -> None:
+        """Take what the process of a rank recorded."""
+        self._of(rank_id, generation).add(records)
+        self._delivered[rank_id, generation] += sum(event is Event.DELIVERED for _, _, event, *_ in records)
+
+    def delivered(self, rank_id: RankId, generation: int) -> int:
+        """How many embeddings a process delivered, as far as it told."""
+        return self._delivered[rank_id, generation]
 
     def refuse(self, rank_id: RankId, room: int, time_s: float) -> None:
         """A request met no process that takes it."""

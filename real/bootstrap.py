@@ -25,6 +25,7 @@ from aiohttp import web
 from protocol.topology import RankId, Side
 from real.engine import EngineError
 from real.orders import Route
+from real.threads import FAILURES
 
 Answer = TypeVar("Answer")
 
@@ -130,6 +131,7 @@ class Registry:
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
         self._thread.start()
         self._started.wait(REQUEST_TIMEOUT_S)
+        FAILURES.check()
 
     def close(self) -> None:
         """Stop serving."""

@@ -22,6 +22,7 @@ import msgspec
 from protocol.topology import RankId, Side
 from real.bootstrap import RegistryClient, http_session
 from real.orders import Heartbeats, Route
+from real.threads import FAILURES
 
 LOOK_TIMEOUT_S = 0.5
 """How long a look at a peer's control port may take: on a living host the kernel answers in microseconds, for a
@@ -74,6 +75,7 @@ class Heartbeat:
         self._loop = asyncio.new_event_loop()
         self._hurried: list[asyncio.Event] = []
         self._watching: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
@@ -89,7 +91,7 @@ class Heartbeat:
 
     def look_at(self, rank_id: RankId) -> None:
         """Find out now whether the rank's process has ended, which the kernel of its host knows."""
-        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._look_at(rank_id)))
+        self._loop.call_soon_threadsafe(self._begin_to_look_at, rank_id)
 
     # --- in the thread ---
 
@@ -175,6 +177,16 @@ class Heartbeat:
                 self._find(entry.route)
             elif entry.route == self._known.get(entry.route.rank_id):
                 self._lose(entry.route.rank_id)
+
+    def _begin_to_look_at(self, rank_id: RankId) -> None:
+        task = self._loop.create_task(self._look_at(rank_id))
+        self._looks.add(task)  # the loop itself would forget it
+        task.add_done_callback(self._looked)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            FAILURES.add("heartbeat", error)
 
     async def _look_at(self, rank_id: RankId) -> None:
         route = self._known.get(rank_id)

@@ -54,6 +54,9 @@ class Process(Protocol):
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
 
+    def is_stopped(self) -> bool:
+        """Whether it is known to stand still by a signal, as after SIGSTOP."""
+
     def how_it_ended(self) -> str:
         """A few words: it "ended with status 1"."""
 
@@ -122,9 +125,21 @@ class LocalProcess:
         """Send it a signal, unless it has ended."""
         self._process.send_signal(number)
 
+    def is_stopped(self) -> bool:
+        """Whether the kernel says so; False where there is no /proc."""
+        try:
+            told = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return told.rpartition(")")[2].split()[0] in ("T", "t")  # behind the name, which is in parentheses
+
     def how_it_ended(self) -> str:
         """A few words."""
-        return f"ended with status {self._process.returncode}"
+        status = self._process.returncode
+        try:
+            return f"ended with status {status} ({signal.Signals(-status).name})"
+        except ValueError:
+            return f"ended with status {status}"
 
     def last_words(self) -> str:
         """The last line it wrote to standard error; else how it ended."""

@@ -18,6 +18,7 @@ from real.faults import Kill, ProcessFault, RealFault, Restart, announced_writes
 from real.hosts import Hosts, ThisHost
 from real.orders import ROUTER, Heartbeats, RankSpec, Route
 from real.outcome import RealOutcome
+from real.patience import Patience
 from real.placement import MemoryChoice
 from real.ranks import Ranks
 from real.router import Router
@@ -39,6 +40,7 @@ def run_real(
     plan: Sequence[RealFault] = (),
     hosts: Hosts | None = None,
     concurrency: int | None = None,
+    patience: Patience | None = None,
 ) -> RealOutcome:
     """Run ``requests`` (sorted by arrival) and return what happened.
 
@@ -46,9 +48,11 @@ def run_real(
     concluded on all of its ranks, whatever times they have.
     ``memory``: where block memory lies (see ``real.placement``). ``heartbeats``: how the sides watch each other.
     ``plan``: what is made to go wrong. ``hosts``: where the ranks live; all on this host if it is not given, where
-    alone processes can be killed, stopped and started again.
+    alone processes can be killed, stopped and started again. ``patience``: how long the run waits for what gives no
+    sign of life.
     Raises ValueError for a plan or a request that names what is not there, EngineMissing or EngineStartError when the
-    ranks cannot start, and EngineError when one breaks in the run. No process is left behind, whatever happens.
+    ranks cannot start. What goes wrong with a rank in the run is told in the outcome (``faults``), beside all that was
+    done. No process is left behind, whatever happens.
     """
     for request in requests:
         if request.encode_instance >= scenario.encode_instances or (
@@ -80,4 +84,5 @@ def run_real(
     )
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(Ranks(template, hosts or stack.enter_context(ThisHost())))
-        return Router(ranks, plan, progress, concurrency).run(requests)
+        patience = patience or Patience.of(template.heartbeats, scenario.timeout_s)
+        return Router(ranks, plan, progress, concurrency, patience).run(requests)

@@ -136,18 +136,21 @@ class Describe(msgspec.Struct, frozen=True, tag="describe"):
     number: int
 
 
-class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """All requests are concluded: report and leave."""
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Give a sign of life; the answer is an Alive."""
 
 
-class Concluded(msgspec.Struct, frozen=True, tag="concluded"):
-    """A room is over on this rank."""
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """The rank's main thread comes round. ``events``: recorded so far. ``expects_s``: how long until the last thing is
+    due that it knows to come, the end of a pass or a timer; None when there is none."""
 
     rank_id: RankId
-    room: int
-    incarnation: int
-    status: Status
-    reason: str = ""
+    events: int
+    expects_s: float | None = None
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """All requests are concluded: report and leave."""
 
 
 class WriteBegins(msgspec.Struct, frozen=True, tag="write_begins"):
@@ -208,6 +211,19 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
     records: list[Told]
 
 
+class Concluded(msgspec.Struct, frozen=True, tag="concluded"):
+    """A room is over on this rank. ``records``: what the rank of this ``generation`` recorded and has not sent on yet,
+    so that whoever hears of the end has all that led to it, whatever becomes of the process."""
+
+    rank_id: RankId
+    room: int
+    incarnation: int
+    status: Status
+    reason: str = ""
+    generation: int = 0
+    records: list[Told] = []
+
+
 class Broken(msgspec.Struct, frozen=True, tag="broken"):
     """The rank cannot go on, for this reason."""
 
@@ -216,7 +232,20 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
 
 
 Order = (
-    Ready | Start | Submit | GiveUp | Describe | Stop | Concluded | WriteBegins | Holdings | Records | Report | Broken
+    Ready
+    | Start
+    | Submit
+    | GiveUp
+    | Describe
+    | Ask
+    | Alive
+    | Stop
+    | Concluded
+    | WriteBegins
+    | Holdings
+    | Records
+    | Report
+    | Broken
 )
 
 _encoder = msgspec.msgpack.Encoder()

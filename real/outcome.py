@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from protocol.recording import Event, Record
+from protocol.recording import Record
 from protocol.scenario import Request
 from protocol.status import Status
 from protocol.topology import RankId
@@ -55,6 +54,10 @@ class RealOutcome:
     all records are in. ``memory``: where the blocks of each rank lay. ``usage`` and ``router_usage``: where the
     processor time of each rank's last process went, and of the router's; without those that were killed, and None where
     the kernel does not say.
+    ``faults``: a sentence for everything that went wrong with processes and was not in the plan. ``ended_early``: why
+    requests were not handed out any more, if so. ``violations``: a sentence for every rank whose account is not even at
+    the end: rooms left, blocks missing, embeddings that were delivered and not compared. ``cut_short``: ranks that were
+    killed unplanned, so that their last records may be missing.
     """
 
     records: list[Record]
@@ -65,7 +68,6 @@ class RealOutcome:
     rooms_left: int
     blocks_lost: int
     end_s: float
-    deadlock: bool
     deadlocks: tuple[str, ...] = ()
     conclusions: list[Conclusion] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
@@ -79,6 +81,15 @@ class RealOutcome:
     memory: dict[RankId, str] = field(default_factory=dict)
     usage: dict[RankId, Usage] = field(default_factory=dict)
     router_usage: Usage | None = None
+    faults: tuple[str, ...] = ()
+    ended_early: str = ""
+    violations: tuple[str, ...] = ()
+    cut_short: frozenset[RankId] = frozenset()
+
+    @property
+    def deadlock(self) -> bool:
+        """Whether rooms were seen to wait for each other for ever."""
+        return bool(self.deadlocks)
 
     @property
     def failed_rooms(self) -> set[int]:
@@ -93,20 +104,3 @@ class RealOutcome:
     def concluded_s(self, rooms: set[int]) -> float:
         """When the last of ``rooms`` was concluded everywhere; 0 for none."""
         return max((one.time_s for one in self.conclusions if one.room in rooms), default=0.0)
-
-
-def stood_still(records: Sequence[Record], timeout_s: float | None) -> bool:
-    """Whether rooms timed out in a waiting phase after nothing at all had moved for (nearly) the whole timeout.
-
-    That is how a deadlock shows from outside: under mere overload something always moves.
-    """
-    if timeout_s is None:
-        return False
-    last_move_s = 0.0
-    for record in records:
-        if record.event is Event.FAILED and "timed out while waiting" in record.detail:
-            if record.time_s - last_move_s >= 0.9 * timeout_s:
-                return True
-        elif record.event is not Event.SUBMITTED:
-            last_move_s = record.time_s
-    return False

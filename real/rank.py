@@ -66,6 +66,8 @@ from real.orders import (
     GROUP_STATUS,
     MISSING_STATUS,
     ORDER,
+    Alive,
+    Ask,
     Broken,
     Concluded,
     Describe,
@@ -87,6 +89,7 @@ from real.orders import (
 )
 from real.placement import find_devices, place
 from real.sglang import EncodeWire, LanguageWire
+from real.threads import FAILURES, ThreadBrokeError
 from real.usage import Counts, Meter, Usage, WriteCounts
 from real.verifier import Verifier
 from real.wire import START_TIMEOUT_S, ExtendedWire, Heard, Vacant, Wire
@@ -104,6 +107,9 @@ WRITES_AHEAD = 2
 here, where those to a peer that has gone can be taken back: behind a hung peer each would cost the engine's 2 s."""
 
 IDLE_WAIT_S = 0.05
+
+SIGN_S = 1.0
+"""How often a rank that closes says that it still does."""
 
 RECORDS_AT_ONCE = 1000
 """Records are sent on in parts of this size: few messages, and a rank's memory does not grow with the run."""
@@ -139,7 +145,7 @@ class RankProcess:
         self._meter = Meter()
         self._usage: Usage | None = None
         self._completions: collections.deque[WriteDone] = collections.deque()
-        self._sent_on = 0
+        self._recorded = 0
         self._later: list[tuple[float, int, Any]] = []
         self._later_count = 0
         self._chunks: dict[tuple[int, int], list[RoomContent]] = {}
@@ -152,6 +158,7 @@ class RankProcess:
 
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.inbox = Inbox(self._context, spec.host)
+        FAILURES.wake = self.inbox.wake
         self.router = Outbox(self._context, spec.router.host, spec.router.control_port)
         self.engine = Engine(host=spec.host, transport=spec.transport, device=spec.device)
         blocks = self.scenario.encode_blocks if self.is_encode else self.scenario.language_blocks
@@ -264,6 +271,7 @@ class RankProcess:
         leave_at_s: float | None = None
         while True:
             self.inbox.wait(self._wait_s(turn_at_s))
+            FAILURES.check()
             self._notice_stall()
             if not self._meter.started and self.zero_s and time.monotonic() >= self.zero_s:
                 self.counts = Counts()  # it may have heard of peers
@@ -345,8 +353,12 @@ class RankProcess:
         for writer in (self.writer, *self._retired_writers):
             if writer is not None:
                 writer.close()
+        FAILURES.check()
         if self.verifier is not None:
-            self.verifier.close()
+            while not self.verifier.close(SIGN_S):
+                FAILURES.check()
+                self._tell(Alive(self.rank_id, self._recorded))
+            FAILURES.check()
         blocks_fenced = sum(len(room.blocks) for room in self._quarantined())
         self._send_on(least=1)
         self._tell(
@@ -459,11 +471,24 @@ class RankProcess:
                 self._feed(Abort(room, incarnation, reason))
             case Describe(number):
                 self._describe(number)
+            case Ask():
+                self._tell(Alive(self.rank_id, self._recorded, self._expects_s()))
             case Stop():
                 self.stopping = True
                 self._usage = self._measure()
             case _:
                 raise RuntimeError(f"{self.rank_id} was sent a {type(order).__name__}, which only ranks send")
+
+    def _expects_s(self) -> float | None:
+        """How long until the last thing is due that this process knows to come; None when there is none."""
+        now = time.monotonic()
+        due_s = [due_s for due_s, _, _ in self._later]
+        deadline_s = self.core.next_deadline()
+        if deadline_s is not None:
+            due_s.append(self.zero_s + deadline_s)
+        if self._news or self.core.unsettled or self.passes.waiting:
+            due_s.append(self.zero_s + self.grid.next_s(now - self.zero_s))  # a turn, when the pass is over
+        return max(due_s) - now if due_s else None
 
     def _measure(self) -> Usage | None:
         """What this process spent and did until now; for the main thread."""
@@ -576,7 +601,9 @@ class RankProcess:
                 case Conclude(room, incarnation, status, reason):
                     self._chunks.pop((room, incarnation), None)
                     self._send_on()
-                    self._tell(Concluded(self.rank_id, room, incarnation, status, reason))
+                    records, self.records = self.records, []
+                    generation = self.spec.generation
+                    self._tell(Concluded(self.rank_id, room, incarnation, status, reason, generation, records))
                 case _:
                     raise RuntimeError(f"{self.rank_id} cannot carry out {action}")
 
@@ -647,7 +674,7 @@ class RankProcess:
                 held=list(core.held_blocks().items()),
                 queues=queues,
                 usable=[(key, core.usable_blocks(key)) for key in waiting],
-                events=self._sent_on + len(self.records),
+                events=self._recorded,
             )
         )
 
@@ -655,7 +682,6 @@ class RankProcess:
         """Give the router what was recorded: now and then, and at once where this process may be killed."""
         if len(self.records) >= (1 if self.spec.mortal else least):
             self._tell(Records(self.rank_id, self.spec.generation, self.records))
-            self._sent_on += len(self.records)
             self.records = []
 
     def _tell(self, order: Order) -> None:
@@ -672,6 +698,7 @@ class RankProcess:
         bytes_: int,
         detail: str,
     ) -> None:
+        self._recorded += 1
         self.records.append((time_s, room, event, status, tokens, bytes_, detail))
 
 
@@ -687,7 +714,8 @@ def main() -> int:
     """Run the rank described on standard input; 1 with one sentence on standard error when it cannot."""
     with open(0, "rb", buffering=0, closefd=False) as orders:
         spec = msgspec.json.decode(orders.readline(), type=RankSpec)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    FAILURES.catch_all()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     torch.set_num_threads(1)  # ranks share the machine's cores; a second thread per rank only gets in the way
     process: RankProcess | None = None
     try:
@@ -705,7 +733,8 @@ def main() -> int:
         if process is None:
             sys.stderr.write(f"{spec.rank_id}: {error}\n")
             return 1
-        process._tell(Broken(spec.rank_id, f"{type(error).__name__}: {error}"))
+        name = "" if isinstance(error, ThreadBrokeError) else f"{type(error).__name__}: "
+        process._tell(Broken(spec.rank_id, f"{name}{error}"))
         raise
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -41,13 +42,15 @@ POLL_S = 0.05
 
 @dataclass
 class Child:
-    """One rank's process. ``ready``: it takes requests. ``doomed``: it has been killed, its end is no surprise."""
+    """One rank's process. ``ready``: it takes requests. ``doomed``: it has been killed, its end is no surprise.
+    ``ended_s``: when its end was noticed; ``gone``: it has been taken note of."""
 
     rank_id: RankId
     generation: int
     process: Process
     ready: bool = False
     doomed: bool = False
+    ended_s: float | None = None
     gone: bool = False
 
     @property
@@ -69,6 +72,8 @@ class Ranks:
 
     def __init__(self, template: RankSpec, hosts: Hosts) -> None:
         self.scenario = template.scenario
+        self.verify = template.verify
+        self.mortal = template.mortal
         self.ids = [*self.scenario.encode_ids(), *self.scenario.language_ids()]
         self.children: dict[RankId, Child] = {}
         self.proofs: dict[RankId, TransportProof] = {}
@@ -106,7 +111,8 @@ class Ranks:
                 child.process.wait(EXIT_TIMEOUT_S / 4)
             except subprocess.TimeoutExpired:
                 child.process.send_signal(signal.SIGKILL)
-                child.process.wait(EXIT_TIMEOUT_S)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # its host is beyond reach, and ends it if it can
+                    child.process.wait(EXIT_TIMEOUT_S)
         for outbox in self._outboxes.values():
             outbox.close(discard=True)
         self._inbox.close()

@@ -6,8 +6,10 @@ import collections
 import heapq
 import math
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from protocol.messages import Abort
 from protocol.processors import Processors
@@ -19,6 +21,9 @@ from real.accounts import PROCESS_ENDED, Accounts
 from real.engine import EngineError
 from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
 from real.orders import (
+    GROUP_STATUS,
+    Alive,
+    Ask,
     Broken,
     Concluded,
     Describe,
@@ -32,10 +37,12 @@ from real.orders import (
     Submit,
     WriteBegins,
 )
-from real.outcome import Conclusion, Incident, RealOutcome, stood_still
+from real.outcome import Conclusion, Incident, RealOutcome
+from real.patience import Patience, Watch
 from real.ranks import EXIT_TIMEOUT_S, POLL_S, START_TIMEOUT_S, Child, Ranks
 from real.standstill import LOOK_S, Standstill
 from real.transport import TransportProof, with_traffic
+from real.troubles import Troubles
 from real.usage import Counts, Meter, Part, Usage
 
 LEAD_S = 0.05
@@ -43,6 +50,12 @@ LEAD_S = 0.05
 
 MEMBER_GRACE_S = 2.0
 """How long the other ranks of an instance have to leave by themselves when one of them has ended."""
+
+LAST_WORDS_S = 0.05
+"""How long what a process said before its end may be on its way."""
+
+WATCH_S = 0.25
+"""Time between two looks at whether everybody who is waited for gives signs of life."""
 
 
 class Router:
@@ -53,7 +66,8 @@ class Router:
         ranks: Ranks,
         plan: Sequence[RealFault],
         progress: Callable[[int], None] | None,
-        concurrency: int | None = None,
+        concurrency: int | None,
+        patience: Patience,
     ) -> None:
         self._ranks = ranks
         self._scenario = ranks.scenario
@@ -68,6 +82,13 @@ class Router:
         self._conclusions: list[Conclusion] = []
         self._incidents: list[Incident] = []
         self._reports: dict[RankId, Report] = {}
+        self._watch = Watch(patience, time.monotonic())
+        self._watched_s = 0.0
+        self._troubles = Troubles()
+        self._left: list[Child] = []  # because another rank of their instance took no part any more
+        self._given_up: dict[tuple[int, int], float] = {}  # requests, and when whoever still has one is not waited for
+        self._ended_early = ""
+        self._closing = False
         self._starting: dict[tuple[Side, int], float] = {}  # and until when
         self._paused: set[RankId] = set()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -92,9 +113,23 @@ class Router:
         for fault in self._planned:
             if fault.time_s is not None:
                 self._at(fault.time_s, lambda fault=fault: self._inflict(fault))  # type: ignore[misc]
-        self._news_s = time.monotonic()
-        patience_s = START_TIMEOUT_S + (self._scenario.timeout_s or 0.0)
+        self._moved()
         self._coming.extend(requests)
+        try:
+            self._see_to_all()
+        except EngineError as error:
+            # What was delivered until now is not given away for what went wrong after it.
+            self._troubles.add(self._now_s(), str(error), struck=self._waiting)
+            self._end_early("the run was broken off")
+            self._drop(set(self._waiting), str(error))
+        end_s = self._now_s()
+        self._usage = self._meter.stop(self._counts)
+        self._collect()
+        self._ranks.measure_again()
+        return self._outcome(end_s, counters)
+
+    def _see_to_all(self) -> None:
+        """Until all requests are concluded."""
         while self._coming or self._waiting or self._starting or self._paused:
             if not self._meter.started and self._now_s() >= 0:
                 self._meter.start()
@@ -107,15 +142,11 @@ class Router:
                 self._take(order)
             self._notice_ends()
             self._look_for_deadlock()
-            if time.monotonic() - self._news_s > patience_s:
-                raise EngineError(
-                    f"nothing happened for {patience_s:g} s with {len(self._waiting)} requests unfinished"
-                )
-        end_s = self._now_s()
-        self._usage = self._meter.stop(self._counts)
-        self._collect()
-        self._ranks.measure_again()
-        return self._outcome(end_s, counters)
+            if time.monotonic() - self._watched_s >= WATCH_S:
+                self._watched_s = time.monotonic()
+                self._watch_ranks()
+                self._look_for_standstill()
+                self._look_who_is_left()
 
     def _now_s(self) -> float:
         return time.monotonic() - self._zero_s
@@ -147,6 +178,8 @@ class Router:
         ]
         wanted = [rank_id for group in groups for rank_id in self._ranks.members(*group)]
         members = {rank_id for rank_id in wanted if self._ranks.alive(rank_id)}
+        for group in groups:
+            self._troubles.strike(group, key)
         refused = bool(starting) or not members
         for rank_id in wanted:
             if refused or rank_id not in members:
@@ -195,15 +228,21 @@ class Router:
 
     def _moved(self) -> None:
         self._news_s = time.monotonic()
+        self._watch.moved(self._news_s)
         self._standstill.forget()
 
     # --- what the ranks say ---
 
     def _take(self, order: Order) -> None:
         self._counts.inputs += 1
+        now = time.monotonic()
+        speaker: RankId | None = getattr(order, "rank_id", None)
+        if speaker is not None and (silent_s := self._watch.heard(speaker, now)):
+            self._hear_again(speaker, silent_s)
         match order:
-            case Concluded(rank_id, room, incarnation, status, reason):
+            case Concluded(rank_id, room, incarnation, status, reason, generation, records):
                 self._moved()
+                self._accounts.take(rank_id, generation, records)
                 self._conclude((room, incarnation), rank_id, status, reason)
             case WriteBegins(_, room):
                 struck = [one for one in self._planned if isinstance(one, ProcessFault) and one.on_write_of == room]
@@ -224,20 +263,31 @@ class Router:
                 deadlock = self._standstill.add(order)
                 if deadlock is not None:
                     self._deadlocked(str(deadlock), [stuck.room for stuck in deadlock.cycle])
+            case Alive():
+                self._watch.answered(order, now)
             case Broken(rank_id, reason):
                 child = self._ranks.children[rank_id]
                 if child.ready and not child.doomed:
-                    raise EngineError(f"{rank_id} broke: {reason}")
+                    self._suffer(child, f"{rank_id} broke: {reason}")
+                    child.doomed = True
+                    self._at(self._now_s() + MEMBER_GRACE_S, child.kill)  # it ends by itself, or else
+            case Report(rank_id) if self._closing:
+                self._reports[rank_id] = order
             case _:
                 raise EngineError(f"a rank sent {type(order).__name__} in the middle of the run")
+
+    def _suffer(self, child: Child, what: str) -> None:
+        """Something happened to a rank that nobody planned."""
+        self._note(what)
+        struck = [key for key, members in self._waiting.items() if child.rank_id in members]
+        self._troubles.add(self._now_s(), what, rank_id=child.rank_id, struck=struck)
 
     # --- processes that end ---
 
     def _notice_ends(self) -> None:
-        for child in list(self._ranks.children.values()):
-            if not child.gone and child.process.poll() is not None:
-                self._lose(child)
         now_s = self._now_s()
+        for child in list(self._ranks.children.values()):
+            self._notice_end(child)
         for group, until_s in list(self._starting.items()):
             if now_s > until_s:
                 self._note(f"{group[0].value}{group[1]} was not up after {START_TIMEOUT_S:g} s")
@@ -245,12 +295,21 @@ class Router:
                     self._ranks.children[rank_id].kill()
                 del self._starting[group]
 
+    def _notice_end(self, child: Child) -> None:
+        if child.gone or child.process.poll() is None:
+            return
+        now_s = self._now_s()
+        if child.ended_s is None:
+            child.ended_s = now_s
+        if now_s - child.ended_s >= LAST_WORDS_S:
+            self._lose(child)
+
     def _lose(self, child: Child) -> None:
         child.gone = True
         self._paused.discard(child.rank_id)
         self._moved()
         if child.ready:
-            self._note(f"{child.rank_id} {child.process.how_it_ended()}")
+            self._note_end(child)
         else:
             self._note(f"{child.rank_id} did not start: {child.process.last_words()}")
             self._starting.pop(child.instance, None)
@@ -264,6 +323,98 @@ class Router:
             if not other.gone and other.generation == child.generation:
                 other.doomed = True
                 self._at(self._now_s() + MEMBER_GRACE_S, other.kill)
+
+    def _note_end(self, child: Child) -> None:
+        """Write down how a process ended, and whether that was to be expected."""
+        what = f"{child.rank_id} {child.process.how_it_ended()}"
+        status = child.process.poll()
+        if child.doomed or status in (None, GROUP_STATUS):
+            self._note(what)
+            if not child.doomed:
+                self._left.append(child)
+            return
+        if status > 0:
+            what = f"{what}: {child.process.last_words()}"
+        self._suffer(child, f"{what} before it had given its account" if self._closing else what)
+
+    # --- patience ---
+
+    def _watch_ranks(self) -> None:
+        """Ask those who are waited for and say nothing for a sign of life, and end those that give none."""
+        now = time.monotonic()
+        wanted: set[RankId] = set()
+        if self._closing:
+            wanted = {rank_id for rank_id in self._ranks.ids if rank_id not in self._reports}
+        elif not self._paused:  # it is their silence that was planned, and others may wait for them
+            wanted = {rank_id for members in self._waiting.values() for rank_id in members}
+        wanted = {one for one in wanted if self._ranks.alive(one) and not self._ranks.children[one].doomed}
+        for rank_id in self._watch.look(wanted, now):
+            self._ranks.send(rank_id, Ask())
+        silent = self._watch.silent(now)
+        stopped = {rank_id for rank_id in silent if self._ranks.children[rank_id].process.is_stopped()}
+        groups = {(rank_id.side, rank_id.instance) for rank_id in stopped}
+        for rank_id, silent_s in silent.items():
+            # The others of an instance whose rank stands still can do nothing but wait for it.
+            if rank_id in stopped or (rank_id.side, rank_id.instance) not in groups:
+                self._end_silent(self._ranks.children[rank_id], silent_s, stopped=rank_id in stopped)
+
+    def _end_silent(self, child: Child, silent_s: float, *, stopped: bool) -> None:
+        why = " because its process was stopped" if stopped else ""
+        self._suffer(child, f"{child.rank_id} had given no sign of life for {silent_s:.0f} s{why} and was ended")
+        child.kill()
+        # One on a host that cannot be reached any more is lost all the same.
+        self._at(self._now_s() + EXIT_TIMEOUT_S, lambda: None if child.gone else self._lose(child))
+
+    def _hear_again(self, rank_id: RankId, silent_s: float) -> None:
+        what = f"{rank_id} had given no sign of life for {silent_s:.1f} s and went on"
+        self._note(what)
+        struck = [key for key, members in self._waiting.items() if rank_id in members]
+        self._troubles.add(self._now_s(), what, rank_id=rank_id, struck=struck, passed=True)
+
+    def _look_for_standstill(self) -> None:
+        """Give up requests with which nothing happens, though everybody is there and nothing is expected."""
+        now, now_s = time.monotonic(), self._now_s()
+        late = {key for key, until_s in self._given_up.items() if key in self._waiting and now_s > until_s}
+        self._drop(late, "given up by the router")
+        if not self._waiting or self._starting or self._paused:
+            self._watch.moved(now)
+            return
+        expected_s = self._zero_s + max((due_s for due_s, _, _ in self._agenda), default=-math.inf)
+        if self._watch.stands_still(expected_s, now):
+            keys = set(self._waiting) - self._given_up.keys()
+            what = f"nothing happened for {now - self._news_s:.0f} s although all ranks were there"
+            self._note(what)
+            self._troubles.add(now_s, what, struck=keys)
+            self._give_up({room for room, _ in keys}, f"given up by the router: {what}")
+            self._given_up |= dict.fromkeys(keys, now_s + self._watch.patience.silence_s)
+            self._watch.moved(now)
+
+    def _drop(self, keys: set[tuple[int, int]], reason: str) -> None:
+        """Wait no longer for these requests."""
+        for key in sorted(keys):
+            for rank_id in sorted(self._waiting[key]):
+                self._conclude(key, rank_id, None, reason)
+
+    def _look_who_is_left(self) -> None:
+        """Hand out nothing more when one side has ended for good and nobody planned that."""
+        for side in Side:
+            groups = {(one.side, one.instance) for one in self._ranks.ids if one.side is side}
+            if self._coming and any(map(self._troubles.befell, groups)) and all(map(self._ended_for_good, groups)):
+                self._end_early(f"no {side.value} rank was left")
+
+    def _ended_for_good(self, group: tuple[Side, int]) -> bool:
+        to_come = [(one.side, one.instance) for one in self._planned if isinstance(one, Restart)]
+        return not (
+            group in self._starting
+            or group in to_come
+            or any(self._ranks.alive(rank_id) for rank_id in self._ranks.members(*group))
+        )
+
+    def _end_early(self, why: str) -> None:
+        count = len(self._coming)
+        self._coming.clear()
+        if count:
+            self._ended_early = f"at {self._now_s():.1f} s {why}, so {count} requests were not handed out any more"
 
     # --- what is made to go wrong ---
 
@@ -344,40 +495,54 @@ class Router:
 
     def _collect(self) -> None:
         """Stop the language side first: the encode side must still answer its last cancellations."""
+        self._closing = True
         for side in (Side.LANGUAGE, Side.ENCODE):
             members = [rank_id for rank_id in self._ranks.ids if rank_id.side is side and self._ranks.alive(rank_id)]
             for rank_id in members:
                 self._ranks.send(rank_id, Stop())
-            deadline = time.monotonic() + EXIT_TIMEOUT_S
+            deadline = time.monotonic() + self._watch.patience.report_s
             while missing := [
                 rank_id for rank_id in members if rank_id not in self._reports and self._ranks.alive(rank_id)
             ]:
                 for order in self._ranks.receive(POLL_S):
-                    if isinstance(order, Report):
-                        self._reports[order.rank_id] = order
-                    elif isinstance(order, Records):
-                        self._accounts.add(order)
-                    elif isinstance(order, Broken) and not self._ranks.children[order.rank_id].doomed:
-                        raise EngineError(f"{order.rank_id} broke while it stopped: {order.reason}")
-                for rank_id in missing:
-                    child = self._ranks.children[rank_id]
-                    # One that has reported may have ended by now; its report is in the inbox.
-                    if child.process.poll() not in (None, 0):
-                        self._lose(child)
-                if time.monotonic() > deadline:
-                    raise EngineError(f"no report from {', '.join(map(str, missing))} within {EXIT_TIMEOUT_S:g} s")
+                    self._take(order)
+                while self._agenda and self._agenda[0][0] <= self._now_s():
+                    heapq.heappop(self._agenda)[2]()
+                self._watch_ranks()
+                for child in (self._ranks.children[rank_id] for rank_id in missing):
+                    if child.rank_id not in self._reports:
+                        self._notice_end(child)
+                    if time.monotonic() > deadline and not child.doomed:
+                        self._suffer(child, f"{child.rank_id} gave no account of the run")
+                        child.kill()
         for child in self._ranks.children.values():
             if not child.gone:
-                if child.doomed or not child.ready:
-                    child.kill()
-                child.process.wait(EXIT_TIMEOUT_S)
+                self._see_off(child)
         for fault in self._planned:
             self._note(f"did not happen: {fault}")
+        struck = {(one.side, one.instance) for one in self._plan if isinstance(one, Restart)}
+        struck |= {(one.rank.side, one.rank.instance) for one in self._plan if isinstance(one, Kill | Pause)}
+        for child in self._left:
+            if child.instance not in struck and not self._troubles.befell(child.instance):
+                what = f"{child.rank_id} left because another rank of its instance took no part any more"
+                self._troubles.add(child.ended_s or self._now_s(), what, rank_id=child.rank_id)
+
+    def _see_off(self, child: Child) -> None:
+        """Wait for the end of a process that has given its account, or is to give none."""
+        if child.doomed or not child.ready:
+            child.kill()
+        try:
+            child.process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._note(f"{child.rank_id} did not leave within {EXIT_TIMEOUT_S:g} s and was ended")
+            child.kill()
 
     def _outcome(self, end_s: float, counters: Mapping[str, Mapping[str, int]]) -> RealOutcome:
         reports = list(self._reports.values())
         told = self._accounts.records(lambda records: self._ranks.clocked(records, self._zero_s))
         records = list(heapq.merge(*told, key=lambda record: record.time_s))
+        failed = {(one.room, one.incarnation) for one in self._conclusions if one.status is not Status.Success}
+        succeeded = {(one.room, one.incarnation) for one in self._conclusions} - failed
         return RealOutcome(
             requests=self._submitted,
             records=records,
@@ -388,7 +553,6 @@ class Router:
             rooms_left=sum(report.rooms_left for report in reports),
             blocks_lost=sum(report.blocks_lost for report in reports),
             end_s=end_s,
-            deadlock=bool(self._deadlocks) or stood_still(records, self._scenario.timeout_s),
             deadlocks=tuple(self._deadlocks),
             conclusions=self._conclusions,
             incidents=self._incidents,
@@ -401,7 +565,23 @@ class Router:
             memory=self._ranks.memory,
             usage={report.rank_id: report.usage for report in reports if report.usage is not None},
             router_usage=self._usage,
+            faults=self._troubles.sentences({(one.room, one.incarnation) for one in self._submitted} - succeeded),
+            ended_early=self._ended_early,
+            violations=tuple(chain.from_iterable(map(self._uneven, reports))),
+            cut_short=frozenset() if self._ranks.mortal else frozenset(self._ranks.ids) - self._reports.keys(),
         )
+
+    def _uneven(self, report: Report) -> Iterator[str]:
+        """A sentence for everything that is not as it must be at the end of a rank."""
+        rank_id = report.rank_id
+        if report.rooms_left:
+            yield f"{rank_id} ended with {report.rooms_left} rooms that were not over"
+        if report.blocks_lost:
+            yield f"{rank_id} ended with {report.blocks_lost} blocks missing in its pool"
+        delivered = self._accounts.delivered(rank_id, self._ranks.children[rank_id].generation)
+        compared = report.verified_rooms + len(report.differences)
+        if self._ranks.verify and delivered != compared:
+            yield f"{rank_id} delivered {delivered} embeddings and compared {compared}"
 
     def _proof(self, records: Sequence[Record], counters: Mapping[str, Mapping[str, int]]) -> TransportProof:
         """The first rank's proof, with what each host sent while its ranks wrote."""

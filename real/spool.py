@@ -14,6 +14,9 @@ from real.orders import Told
 
 _LENGTH_BYTES = 8
 
+_AT_ONCE = 1000
+"""Records are written in parts of at least this size: most come in a few at a time."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Told])
 
@@ -25,18 +28,26 @@ class Spool:
         self._rank_id = rank_id
         self._file: BinaryIO = tempfile.TemporaryFile(prefix="bufferlab-records-")  # noqa: SIM115 - lives as long as this
         self._end = 0
+        self._rest: list[Told] = []
 
     def add(self, told: list[Told]) -> None:
         """Keep more records."""
-        if not told:
+        self._rest += told
+        if len(self._rest) >= _AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._rest:
             return
-        part = _encoder.encode(told)
+        part = _encoder.encode(self._rest)
+        self._rest = []
         self._file.seek(self._end)
         self._file.write(len(part).to_bytes(_LENGTH_BYTES, "big") + part)
         self._end = self._file.tell()
 
     def __iter__(self) -> Iterator[Record]:
         """All records so far; several may read at a time."""
+        self._write()
         place = 0
         while place < self._end:
             self._file.seek(place)

@@ -7,9 +7,15 @@ import threading
 
 from protocol.layout import AUX_WORDS, BufferLayout
 from real.memory import RoomContent, first_difference, room_content
+from real.threads import FAILURES
 
 MAX_BACKLOG = 64
 """Copied-out chunks that may wait for comparison. Beyond that the scheduler loop waits, so memory stays bounded."""
+
+LOOK_S = 0.5
+"""How often whoever waits for the thread looks whether it still lives."""
+
+_Work = tuple[int, int, int, list[RoomContent]]
 
 
 class Verifier:
@@ -24,18 +30,31 @@ class Verifier:
         self.verified_rooms = 0
         self.verified_bytes = 0
         self.differences: list[str] = []
-        self._work: queue.Queue[tuple[int, int, int, list[RoomContent]] | None] = queue.Queue(MAX_BACKLOG)
+        self._work: queue.Queue[_Work | None] = queue.Queue(MAX_BACKLOG)
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="verifier", daemon=True)
         self._thread.start()
 
     def check(self, room: int, incarnation: int, total_tokens: int, chunks: list[RoomContent]) -> None:
         """Compare all chunks of a delivered room, in order, with its content."""
-        self._work.put((room, incarnation, total_tokens, chunks))
+        self._put((room, incarnation, total_tokens, chunks))
 
-    def close(self) -> None:
-        """Finish the comparisons and end the thread."""
-        self._work.put(None)
-        self._thread.join()
+    def close(self, timeout_s: float) -> bool:
+        """Finish the comparisons and end the thread; whether that is done within ``timeout_s``. Else call it again."""
+        if not self._closing:
+            self._closing = True
+            self._put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _put(self, work: _Work | None) -> None:
+        while True:
+            try:
+                self._work.put(work, timeout=LOOK_S)
+            except queue.Full:
+                FAILURES.check()  # nobody takes anything any more if the thread has ended
+            else:
+                return
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:

@@ -54,7 +54,7 @@ def test_one_replication_by_hand() -> None:
     assert list(summary) == [
         "schema", "kind", "transport", "requests", "latency_s", "transfer_s", "throughput_rps", "failure_rate",
         "resume", "language_pool", "encode_pool", "deadlock", "deadlock_rate", "warmup", "invariant_violations",
-        "wall_s", "requests_per_wall_s", "events_per_request",
+        "faults", "ended_early", "wall_s", "requests_per_wall_s", "events_per_request",
     ]  # fmt: skip
     assert summary["requests"] == {"offered": 5, "succeeded": 3, "failed": 1, "unfinished": 1}
 
