@@ -24,7 +24,7 @@ demo: setup ## set up, then simulate and measure the seed scenarios side by side
 setup: python ## create .venv with the simulator and, where it can, the real backend
 	@$(SETUP) run
 
-setup-dev: python ## the same with everything that tests, notebooks and searches need
+setup-dev: python ## the same with everything that tests, notebooks and clusters need
 	@$(SETUP) dev
 
 python:

@@ -15,7 +15,6 @@ from joblib import Parallel, delayed
 
 from experiments.errors import UserError
 from experiments.present import table
-from experiments.problems import did_you_mean
 from experiments.rundir import write_json
 from protocol.checker.bounds import Bound
 from protocol.checker.explorer import Exploration, Finding, explore
@@ -23,6 +22,7 @@ from protocol.checker.invariants import STATEMENTS
 from protocol.checker.schedule import ScheduleError, describe, from_file, replay, summary, to_file
 from protocol.checker.suites import SUITES, GridCell, grid
 from protocol.disciplines import DISCIPLINES
+from protocol.naming import did_you_mean
 from sim.chaos import ChaosOutcome, run_seed
 from sim.chaos import describe as describe_outcome
 

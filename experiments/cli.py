@@ -250,7 +250,7 @@ def sweep(
         int | None, typer.Option("--jobs", metavar="NUMBER", help="Runs at once. [default: one a core]")
     ] = None,
     executor: Annotated[
-        str, typer.Option("--executor", metavar="local|dask|ray", help="Where the runs take place.")
+        str, typer.Option("--executor", metavar="local|dask", help="Where the runs take place.")
     ] = "local",
     address: Annotated[
         str | None, typer.Option("--address", metavar="HOST:PORT", help="The cluster's scheduler.")

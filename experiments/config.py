@@ -28,12 +28,13 @@ from pydantic import (
 from experiments.errors import UserError
 from experiments.incidents import NEEDS, check_incidents, check_real_incidents, parse_instance, parse_rank
 from experiments.models import MODELS, ModelShape
-from experiments.problems import did_you_mean, reason_of, sentence, shown
+from experiments.problems import reason_of, sentence, shown
 from experiments.recorded import config_beside
 from experiments.services import ServiceSide, load_service_profile
 from experiments.units import parse_duration, parse_size
 from protocol.disciplines import DISCIPLINES
 from protocol.layout import BufferLayout
+from protocol.naming import did_you_mean
 from protocol.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.sizing import SizingError, find_policy
 from protocol.sizing.registry import absolute, file_of, make_policy

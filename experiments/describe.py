@@ -27,11 +27,11 @@ from experiments.errors import UserError
 from experiments.intervals import Estimate, across_replications, shares_across
 from experiments.loading import anchor_files, apply_override, load
 from experiments.present import table
-from experiments.problems import did_you_mean
 from experiments.progress import Step
 from experiments.traces import FILE_OPTIONS, file_kind, write_trace
 from experiments.units import format_duration
 from experiments.workload import check_requests, count_requests, is_random, make_columns, preset_names
+from protocol.naming import did_you_mean
 from sim.workload import Columns, Option, Reals, joined, load_mix, mix_options
 
 DEFAULT_BUFFERS = (1024, 8192)

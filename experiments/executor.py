@@ -1,4 +1,4 @@
-"""Runs independent tasks on the cores of this machine, or on a dask or ray cluster, through joblib.
+"""Runs independent tasks on the cores of this machine, or on a dask cluster, through joblib.
 
 Tasks are pure functions of their arguments, so where and in which order they run changes no result. joblib puts short
 tasks together until a batch takes a few tenths of a second, so that handing out work costs little.
@@ -15,10 +15,8 @@ from typing import Any
 
 from experiments.errors import UserError
 
-EXECUTORS = ("local", "dask", "ray")
+EXECUTORS = ("local", "dask")
 CONNECT_TIMEOUT_S = 10
-ROUND_TASKS = 4
-"""Tasks per core of one round, for a cluster that gives its results back only when all of them are there."""
 
 Task = Callable[..., Any]
 
@@ -28,20 +26,15 @@ def check_executor(executor: str, address: str | None) -> None:
     if executor not in EXECUTORS:
         raise UserError(f"--executor is {executor!r}, it must be one of {', '.join(EXECUTORS)}")
     if executor == "local" and address is not None:
-        raise UserError(f"--address is {address!r}, which is only allowed with --executor dask or ray")
-    try:
-        if executor == "dask":
+        raise UserError(f"--address is {address!r}, which is only allowed with --executor dask")
+    if executor == "dask":
+        try:
             import distributed  # noqa: F401
-        elif executor == "ray":
-            import ray.util.joblib  # noqa: F401
-    except ImportError:
-        package, install = {
-            "dask": ("dask.distributed", "'bufferlab[cluster]'"),
-            "ray": ("ray", "ray"),
-        }[executor]
-        raise UserError(
-            f"--executor is {executor!r}, which needs {package}, but that is not installed; run: pip install {install}"
-        ) from None
+        except ImportError:
+            raise UserError(
+                "--executor is 'dask', which needs dask.distributed, but that is not installed; run: "
+                "pip install 'bufferlab[cluster]'"
+            ) from None
 
 
 def run_tasks(
@@ -65,12 +58,7 @@ def run_tasks(
         workers = stack.enter_context(_cluster(executor, address, jobs))
         stack.enter_context(parallel_config(backend="loky" if executor == "local" else executor, n_jobs=workers))
         calls = [delayed(_numbered)(index, function, task) for index, task in enumerate(tasks)]
-        if executor == "ray":  # its backend for joblib cannot hand out results one by one
-            size = ROUND_TASKS * max(workers, jobs)
-            for first in range(0, len(calls), size):
-                yield from Parallel()(calls[first : first + size])
-        else:
-            yield from Parallel(return_as="generator_unordered")(calls)
+        yield from Parallel(return_as="generator_unordered")(calls)
 
 
 def _numbered(index: int, function: Task, task: Sequence[Any]) -> tuple[int, Any]:
@@ -94,20 +82,6 @@ def _cluster(executor: str, address: str | None, jobs: int) -> Iterator[int]:
             raise _no_answer(executor, address, error) from None
         with client:
             yield -1
-    elif executor == "ray":
-        import ray
-        from ray.util.joblib import register_ray
-
-        options = {"address": address} if address else {"num_cpus": jobs}
-        try:
-            ray.init(**options, log_to_driver=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _no_answer(executor, address, error) from None
-        try:
-            register_ray()
-            yield -1
-        finally:
-            ray.shutdown()
     else:
         yield jobs
 

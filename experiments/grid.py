@@ -22,7 +22,8 @@ import tomli_w
 from experiments.config import NAME_DIGITS, Config, parse
 from experiments.errors import UserError
 from experiments.loading import anchor_files, apply_override, load
-from experiments.problems import did_you_mean, shown
+from experiments.problems import shown
+from protocol.naming import did_you_mean, flat
 
 MAX_CELLS = 100_000
 OWN_OPTIONS = {"run.replications": "--replications", "run.name": "--out"}
@@ -140,11 +141,11 @@ def read_cells(path: Path) -> tuple[list[Settings], dict[str, list[Any]]]:
     if not isinstance(grid, dict):
         raise UserError(f"{where}in which grid must be a table of lists")
     folder = path.parent
-    cells = [{field: _anchored(field, value, folder) for field, value in _flat(one)} for one in listed]
+    cells = [{field: _anchored(field, value, folder) for field, value in flat(one)} for one in listed]
     if not all(cells):
         raise UserError(f"{where}in which cell {cells.index({}) + 1} is empty, it must have at least one setting")
     flat_grid: dict[str, list[Any]] = {}
-    for field, values in _flat(grid):
+    for field, values in flat(grid):
         if not isinstance(values, list):
             raise UserError(f"{where}in which grid.{field} is {shown(values)}, it must be a list of values")
         flat_grid[field] = [_anchored(field, value, folder) for value in values]
@@ -321,15 +322,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         raise TypeError("a table is no value")
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
-
-
-def _flat(table: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
-    """(field path, value) of every value in nested tables."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _anchored(field: str, value: Any, folder: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any
 from experiments.config import WORKLOAD_SOURCES, Config, parse
 from experiments.errors import UserError
 from experiments.recorded import TABLE
+from protocol.naming import did_you_mean
 from protocol.sizing.registry import absolute
 
 
@@ -24,8 +24,7 @@ def example_names() -> list[str]:
 def example_text(name: str) -> str:
     """The commented TOML text of a shipped example. Raises UserError for an unknown one."""
     if name not in example_names():
-        close = difflib.get_close_matches(name, example_names(), 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(name, example_names())
         raise UserError(f"there is no example {name!r}{hint}, the shipped ones are {', '.join(example_names())}")
     return (resources.files("experiments") / "examples" / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -52,8 +51,7 @@ def load(source: str, overrides: Iterable[str] = ()) -> Config:
     elif path.suffix or len(path.parts) > 1 or path.exists():
         raise UserError(f"CONFIG is {source!r}, it must be a file that can be read or the name of a shipped example")
     else:
-        close = difflib.get_close_matches(source, example_names(), 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(source, example_names())
         raise UserError(
             f"CONFIG is {source!r}{hint}, it must be a file or one of the shipped examples {', '.join(example_names())}"
         )

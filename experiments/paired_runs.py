@@ -17,6 +17,7 @@ from experiments.paired import Difference, paired, paired_in_run, without_interv
 from experiments.present import table
 from experiments.summary import FIGURES, Figure, Grid, Replication
 from experiments.units import format_duration
+from protocol.naming import flat, put
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +51,7 @@ def compare_paired(first: Path, second: Path, *, progress: Callable[[int], objec
     ]
     differences: dict[str, Any] = {}
     for figure in FIGURES:
-        place = differences
-        for name in figure.path[:-1]:
-            place = place.setdefault(name, {})
-        place[figure.path[-1]] = _difference(figure, pairs)
+        put(differences, figure.path, _difference(figure, pairs))
     return {
         "first": str(first),
         "second": str(second),
@@ -157,21 +155,13 @@ def _requests(run: StoredRun) -> pd.DataFrame:
 
 
 def _settings(first: StoredRun, second: StoredRun) -> Iterator[dict[str, Any]]:
-    trees = [dict(_flat(run.config.tree())) for run in (first, second)]
+    trees = [dict(flat(run.config.tree())) for run in (first, second)]
     for name in dict.fromkeys([*trees[0], *trees[1]]):
         one, other = (tree.get(name) for tree in trees)
         if one != other and name not in ("run.name", "run.replications"):
             yield {"name": name, "first": one, "second": other}
     if first.kind != second.kind:
         yield {"name": "kind", "first": first.kind, "second": second.kind}
-
-
-def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
 
 
 def _row(name: str, found: Difference) -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
+
+from protocol.naming import did_you_mean
 
 
 def sentence(problem: Any, root: type[BaseModel]) -> str:
@@ -94,12 +94,6 @@ def _model_in(annotation: Any) -> Any:
 def _allowed_at(location: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
     section = _section_at(location, root)
     return list(section.model_fields) if section is not None else []
-
-
-def did_you_mean(value: Any, known: Iterable[str]) -> str:
-    """`` (did you mean x?)`` for a near miss, else nothing."""
-    close = difflib.get_close_matches(str(value), list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def shown(value: Any) -> str:

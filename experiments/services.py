@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from experiments.problems import did_you_mean
+from protocol.naming import did_you_mean
 from protocol.scenario import ServiceTimes
 
 INSTANT = "instant"

@@ -70,6 +70,7 @@ from experiments.intervals import (
 )
 from experiments.rundir import SUMMARY_SCHEMA
 from experiments.warmup import mser5
+from protocol.naming import put
 from protocol.pooluse import PoolUse, Totals
 from protocol.runlog import RequestRow
 from protocol.status import FINAL, Status
@@ -226,10 +227,7 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         },
     }
     for figure in FIGURES:
-        table = summary
-        for name in figure.path[:-1]:
-            table = table.setdefault(name, {})
-        table[figure.path[-1]] = figure.estimate(replications)
+        put(summary, figure.path, figure.estimate(replications))
     deadlocks = sum(one.deadlock for one in replications)
     share = wilson(deadlocks, len(replications))
     return {

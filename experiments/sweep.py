@@ -57,6 +57,7 @@ from experiments.sweepdir import (
     column,
     read_plan,
 )
+from protocol.naming import flat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,8 +253,12 @@ def figures(replication: Replication) -> dict[str, float | None]:
 
 def flat_figures(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """Figures by their path; of an estimate its value."""
-    values = {path: value["value"] if isinstance(value, dict) else value for path, value in _leaves(summary)}
+    values = {path: value["value"] if isinstance(value, dict) else value for path, value in flat(summary, _is_estimate)}
     return {path: value for path, value in values.items() if value is None or isinstance(value, bool | int | float)}
+
+
+def _is_estimate(table: Mapping[str, Any]) -> bool:
+    return table.keys() == Estimate.__annotations__.keys()
 
 
 def _task(config: Config, replication: int, title: str) -> Result:
@@ -357,7 +362,7 @@ def _combined(summaries: Sequence[Any], path: str = "") -> Any:
     """The figures of a cell from those of its replications, as ``summary.summarise`` would put them together."""
     first = summaries[0]
     if isinstance(first, dict):
-        if first.keys() == Estimate.__annotations__.keys():
+        if _is_estimate(first):
             # A single replication keeps the interval that its batches gave it.
             return first if len(summaries) == 1 else _across(path, [one["value"] for one in summaries])
         return {name: _combined([one[name] for one in summaries], f"{path}.{name}".lstrip(".")) for name in first}
@@ -414,12 +419,3 @@ def _lowest(plan: Plan, summaries: Mapping[int, Sequence[Any]]) -> Iterator[dict
                 "cell": group[means.index(min(means))].number,
                 "possibly": [group[index].number for index in possibly_lowest(samples)],
             }
-
-
-def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of everything but tables; an estimate counts as a value."""
-    for name, value in table.items():
-        if isinstance(value, Mapping) and value.keys() != Estimate.__annotations__.keys():
-            yield from _leaves(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value

@@ -13,12 +13,13 @@ import contextlib
 import hashlib
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from protocol.naming import flat
 from protocol.topology import RankId, Side
 from real.orders import RankSpec
 
@@ -198,16 +199,8 @@ def sources_digest() -> str:
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting that two configurations do not share, with both values; None is one that is not given."""
-    left, right = dict(_settings(ours)), dict(_settings(theirs))
+    left, right = dict(flat(ours)), dict(flat(theirs))
     for name in sorted(left.keys() | right.keys()):
         if left.get(name) != right.get(name):
             return name, left.get(name), right.get(name)
     return None
-
-
-def _settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

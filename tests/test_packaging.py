@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -90,3 +91,22 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel_files: set[str]) -> No
 def test_the_wheel_holds_nothing_else(wheel_files: set[str]) -> None:
     tops = {name.partition("/")[0] for name in wheel_files}
     assert tops == {*PACKAGES, f"bufferlab-{project()['version']}.dist-info"}
+
+
+MODULES = {"dask": "distributed", "mooncake-transfer-engine": "mooncake", "pyzmq": "zmq"}
+APPLICATIONS = {"ipywidgets", "jupyterlab"}
+"""What an extra brings that people start, or that a library uses where it is there."""
+
+
+def test_every_extra_is_used_by_some_code() -> None:
+    extras = {name: lines for name, lines in project()["optional-dependencies"].items() if name != "dev"}
+    assert set(extras) == {"real-cpu", "real-cuda12", "real-cuda13", "notebooks", "cluster"}
+    folders = ("real", "experiments", "tests", "tools")
+    text = "\n".join(path.read_text("utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    for lines in extras.values():
+        for line in lines:
+            package = re.split(r"[\[<>=]", line)[0]
+            package = re.sub(r"-(non-cuda|cuda13)$", "", package)
+            module = MODULES.get(package, package)
+            used = re.search(rf'(import|from) {module}\b|importorskip\("{module}"', text)
+            assert used or module in APPLICATIONS, f"nothing imports {module}"

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "bufferlab-setup.json"
-PROFILES: dict[str, tuple[str, ...]] = {"run": (), "dev": ("dev", "tune", "notebooks", "cluster")}
+PROFILES: dict[str, tuple[str, ...]] = {"run": (), "dev": ("dev", "notebooks", "cluster")}
 
 # What `import mooncake.engine` loads, also for tcp: shared library -> Debian and Ubuntu package.
 SYSTEM_LIBRARIES = {

@@ -36,9 +36,9 @@ from experiments.calibration.tables import (
 )
 from experiments.errors import UserError
 from experiments.intervals import Estimate, unbounded
-from experiments.problems import did_you_mean
 from experiments.progress import Step
 from experiments.rundir import StoredRun, is_finished_run
+from protocol.naming import did_you_mean
 from sim.link import HOST, LinkProfile, load_profile
 from sim.streams import stream
 

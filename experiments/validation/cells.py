@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Config
 from experiments.errors import UserError
 from experiments.rundir import StoredRun
 from experiments.validation.bars import BARS, MISS
@@ -15,6 +14,7 @@ from experiments.validation.frozen import FrozenProfile
 from experiments.validation.pairing import Fate, Repeat, pair_run, profile_on
 from experiments.validation.scores import FigureScore, Scores, score
 from experiments.validation.stages import StageScore, stage_scores
+from protocol.naming import flat
 
 Settings = dict[str, Any]
 """A configuration by the whole names of its settings, without those that say which repeat it is."""
@@ -140,22 +140,8 @@ def settings_of(run: StoredRun) -> Settings:
 
     A measured run does not depend on the simulator's link profile, and a simulated one not on its host.
     """
-    settings = dict(_flat(run.config))
+    settings = dict(flat(run.config.tree()))
     if run.kind == "real" and run.processors is not None:
         settings[PROCESSORS] = run.processors
     ignored = (*WHICH_REPEAT, "link.profile", "link.processors") if run.kind == "real" else WHICH_REPEAT
     return {name: value for name, value in settings.items() if name not in ignored}
-
-
-def _flat(config: Config) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-
-    def walk(tree: Mapping[str, Any], path: str) -> None:
-        for name, value in tree.items():
-            if isinstance(value, Mapping):
-                walk(value, f"{path}{name}.")
-            else:
-                found.append((f"{path}{name}", value))
-
-    walk(config.tree(), "")
-    return found

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from experiments.errors import UserError
-from experiments.problems import did_you_mean
+from protocol.naming import did_you_mean
 from sim.link import LinkProfile, profile_from, profile_names
 
 

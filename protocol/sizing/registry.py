@@ -6,16 +6,16 @@ protocol/ runs code that it does not know by name.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from protocol.naming import did_you_mean
 from protocol.sizing.base import SizingPolicy
 from protocol.sizing.ewma import EwmaMargin
 from protocol.sizing.fixed import Fixed
@@ -68,7 +68,7 @@ def find_policy(name: str) -> type[SizingPolicy]:
     """
     if not is_place(name):
         if name not in POLICIES:
-            raise SizingError(f"must be one of {', '.join(POLICIES)}, {HOW_TO_NAME_ONE}{_close(name, POLICIES)}")
+            raise SizingError(f"must be one of {', '.join(POLICIES)}, {HOW_TO_NAME_ONE}{did_you_mean(name, POLICIES)}")
         return POLICIES[name]
     place, _, kind_name = name.rpartition(":")
     module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
@@ -110,11 +110,6 @@ def make_policy(name: str, options: Mapping[str, Any]) -> SizingPolicy:
 
 def _is_policy(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, SizingPolicy)
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _imported(name: str) -> ModuleType:

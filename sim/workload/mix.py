@@ -7,7 +7,6 @@ read the file, take the variant, put in the options.
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from protocol.naming import did_you_mean
 from sim.workload.arrivals import Arrivals, ClientArrivals
 from sim.workload.lengths import Constant, Length, WithQuantiles, check_weights
 
@@ -142,7 +142,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.choices:
             if value in self.choices:
                 return ""
-            return f"must be one of {', '.join(self.choices)}{_did_you_mean(value, self.choices)}"
+            return f"must be one of {', '.join(self.choices)}{did_you_mean(value, self.choices)}"
         whole = isinstance(self.default, int)
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             return "must be a whole number" if whole else "must be a number"
@@ -186,7 +186,7 @@ def check_chosen(what: str, known: Mapping[str, Option], options: Mapping[str, A
     for option, value in options.items():
         if option not in known:
             has = f"which has {', '.join(known)}" if known else "which has no options"
-            raise ValueError(f"{option} is not an option of {what}, {has}{_did_you_mean(option, known)}")
+            raise ValueError(f"{option} is not an option of {what}, {has}{did_you_mean(option, known)}")
         problem = known[option].wrong(value)
         if problem:
             raise ValueError(f"{option} is {value!r}, it {problem}")
@@ -248,8 +248,3 @@ def _put_in(tree: Any, values: Mapping[str, Any]) -> Any:
         value = values[tree["option"]]
         return value if isinstance(value, str) else round(value * tree.get("times", 1) + tree.get("plus", 0))
     return {key: _put_in(item, values) for key, item in tree.items()}
-
-
-def _did_you_mean(value: Any, known: Any) -> str:
-    close = difflib.get_close_matches(str(value), list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""

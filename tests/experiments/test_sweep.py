@@ -395,8 +395,8 @@ def test_a_run_that_breaks_names_its_cell(monkeypatch: pytest.MonkeyPatch, tmp_p
         ([*GRID, "--baseline", "x"], "--baseline is 'x', it must look like"),
         ([*GRID, "--replications", "0"], "run.replications is 0, it must be at least 1"),
         ([*GRID, "--jobs", "0"], "--jobs is 0, it must be at least 1"),
-        ([*GRID, "--executor", "slurm"], "--executor is 'slurm', it must be one of local, dask, ray"),
-        ([*GRID, "--address", "host:1"], "which is only allowed with --executor dask or ray"),
+        ([*GRID, "--executor", "slurm"], "--executor is 'slurm', it must be one of local, dask."),
+        ([*GRID, "--address", "host:1"], "which is only allowed with --executor dask"),
         ([*GRID, "--out", "full"], "which holds other files"),
         ([*GRID, "--out", "full", "--force"], "which holds other files"),
         ([*GRID, "--out", "file"], "which is a file"),
@@ -479,16 +479,12 @@ def test_a_folder_whose_sweep_has_only_begun_is_ours(tmp_path: Path) -> None:
 # --- executors ---
 
 
-@pytest.mark.parametrize(
-    ("executor", "module", "install"), [("dask", "distributed", "bufferlab[cluster]"), ("ray", "ray", "ray")]
-)
-def test_an_executor_that_is_not_installed(
-    executor: str, module: str, install: str, monkeypatch: pytest.MonkeyPatch, bufferlab: Any, folder: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    ended = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--executor", executor)
+def test_an_executor_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, bufferlab: Any, folder: Path) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    ended = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--executor", "dask")
     assert (ended.status, ended.out) == (2, "")
-    assert re.search(rf"--executor is '{executor}', which needs .*run: pip install '?{re.escape(install)}'?", ended.err)
+    assert "--executor is 'dask', which needs dask.distributed" in ended.err
+    assert "run: pip install 'bufferlab[cluster]'" in ended.err
     assert list(folder.iterdir()) == []
 
 
