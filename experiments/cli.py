@@ -563,11 +563,13 @@ def check(
 @app.command(epilog=f"Example: {EXAMPLES['workload']}")
 def workload(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="NAME|FILE", help="A preset, a trace, a file of lengths, a folder of clients or a configuration."
+            metavar="NAME|FILE",
+            help="A preset, a trace, a file of lengths, a folder of clients or a configuration.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     requests: Annotated[
         int | None, typer.Option("--requests", metavar="NUMBER", help="How many. [default: 20000 of a preset]")
     ] = None,
@@ -587,13 +589,28 @@ def workload(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write the requests to this .csv, .csv.gz or .parquet instead."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    template: Annotated[
+        Path | None,
+        typer.Option("--template", metavar="FILE", help="Write a small table to fill: a workload file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out or --template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Describes a workload (lengths, burstiness, share above a buffer size), or writes its requests to a file."""
     from experiments import describe
+    from experiments.errors import UserError
     from experiments.progress import bar
+    from experiments.readers.writing import write_template
 
+    if template is not None:
+        if source is not None or out is not None:
+            raise UserError("--template writes an example of a workload file, it stands alone")
+        write_template(template, force=force)
+        told = f"wrote {template}; fill it, then: bufferlab workload {shlex.quote(str(template))}"
+        _tell({"path": str(template)}, told, as_json=as_json)
+        return
+    if source is None:
+        raise UserError("Missing argument 'NAME|FILE': it must be a preset, a workload file or a configuration")
     overrides = [*(settings or ()), *([] if seed is None else [f"run.seed={seed}"])]
     config = describe.configure(source, requests=requests, rate_rps=rate_rps, settings=overrides)
     if out is not None:
@@ -689,8 +706,12 @@ def _run(
     total = count_requests(config) * config.run.replications
     with bar(kind, total, "requests") as shown:
         faulted: RunFaultedError | None = None
+
+        def begin(plan: str) -> None:
+            shown.say(plan, sys.stderr if as_json else sys.stdout)
+
         try:
-            summary = execute(config, target, progress=shown.add, notice=shown.say)
+            summary = execute(config, target, begin=begin, progress=shown.add, notice=shown.say)
         except RunFaultedError as error:
             faulted, summary = error, error.summary
     if as_json:

@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     PydanticUserError,
     TypeAdapter,
     ValidationError,
@@ -48,6 +49,8 @@ MAX_INSTANCES = 256
 MAX_REAL_PROCESSES = 32
 DEFAULT_REQUESTS = 1000
 MAX_CONCURRENCY = 1_000_000
+MOST_RPS = 1e6
+"""No service has more requests a second."""
 WORKLOAD_SOURCES = ("preset", "file", "lengths", "request")
 WORKLOAD_ORDERS = ("random", "alternating", "sorted-runs")
 HINTS = ("exact", "none")
@@ -251,9 +254,12 @@ class Workload(Section):
     """In a closed loop: how many requests are under way at a time."""
     requests: Annotated[int | None, Field(ge=1)] = None
     """How many requests. Defaults to 1000 for a preset or a file of lengths, else to all the source has."""
-    rate_rps: Annotated[float | None, Field(gt=0)] = None
+    rate_rps: Annotated[float | None, Field(gt=0, le=MOST_RPS)] = None
     """Mean arrivals a second. A preset, a file of lengths and lengths draw arrivals with it (lengths without it arrive
     all at once); a trace's own times are stretched to it; every ServeGen client's rate is scaled to it."""
+    rate_scale: Annotated[float | None, Field(gt=0)] = None
+    """In place of rate_rps: how many times its own rate the source has. A trace's times are divided by it; a preset's
+    own rate is that of the data it was fitted to."""
     text_tokens: Annotated[int, Field(ge=0)] = 0
     """With lengths: the part of every request that is text."""
     options: dict[str, Any] = {}
@@ -289,7 +295,8 @@ class Workload(Section):
                 if self.concurrency is None
                 else f"concurrency is {self.concurrency}, it is only allowed with loop = 'closed'"
             )
-        if self.preset is not None and self.rate_rps is None and self.loop == "open":
+        self._check_rate_scale()
+        if self.preset is not None and self.rate_rps is None and self.rate_scale is None and self.loop == "open":
             raise ValueError("has a preset but no rate_rps, it must say how many requests arrive a second")
         if self.request is not None and self.rate_rps is not None:
             raise ValueError("has rate_rps, which is not allowed beside [[workload.request]]: each has its arrival_s")
@@ -303,6 +310,23 @@ class Workload(Section):
             )
         self._check_draws()
         return self
+
+    def _check_rate_scale(self) -> None:
+        """Raise ValueError where there is no rate to multiply."""
+        if self.rate_scale is None:
+            return
+        if self.rate_rps is not None:
+            raise ValueError(
+                f"has rate_rps {self.rate_rps:g} and rate_scale {self.rate_scale:g}, it must have only one"
+            )
+        without = {
+            "closed": "in a closed loop, where requests come as others end",
+            "lengths": "beside lengths, which have no rate of their own; give rate_rps",
+            "request": "beside [[workload.request]]: each has its arrival_s",
+        }
+        source = "closed" if self.loop == "closed" else "lengths" if self.lengths is not None else "request"
+        if self.loop == "closed" or self.lengths is not None or self.request is not None:
+            raise ValueError(f"rate_scale is {self.rate_scale:g}, which is not allowed {without[source]}")
 
     def _check_draws(self) -> None:
         """Raise ValueError for a setting that the source has no use for, or a wrong option of the preset."""
@@ -326,18 +350,21 @@ class Workload(Section):
             return
         from sim.workload import Arrivals, Variation, check_options, load_mix
 
-        own = Arrivals()
+        own, rate_rps = Arrivals(), self.rate_rps
         if self.preset is not None:
             try:
                 check_options(self.preset, self.options)
             except ValueError as error:
                 raise ValueError(f"options.{error}") from None
-            own = load_mix(self.preset, self.options).arrivals
+            mix = load_mix(self.preset, self.options)
+            own = mix.arrivals
+            if self.rate_scale is not None:
+                rate_rps = mix.rate_rps * self.rate_scale
         varied = Variation(
             cv=self.cv, rate_log_sd=self.rate_log_sd, rate_time_constant_s=self.rate_time_constant_s
         ).arrivals_from(own)
-        if self.rate_rps is not None:
-            varied.check_rate(self.rate_rps)
+        if rate_rps is not None:
+            varied.check_rate(rate_rps)
 
     def input_files(self) -> list[str]:
         """The files this depends on; a folder of clients is all of its files."""
@@ -657,6 +684,19 @@ class Config(Section):
     incidents: Annotated[tuple[Incident, ...], Field(strict=False)] = ()
     random_faults: RandomFaults = RandomFaults()
     real: Real = Real()
+
+    _set_aside: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def set_aside(self) -> tuple[str, ...]:
+        """Settings that do not apply to the workload file given in their place, as ``key = value``."""
+        return self._set_aside
+
+    def having_set_aside(self, settings: tuple[str, ...]) -> Self:
+        """The same configuration, which remembers what was left out of it."""
+        made = self.model_copy()
+        made._set_aside = settings
+        return made
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

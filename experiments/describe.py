@@ -25,10 +25,12 @@ import numpy as np
 from experiments.config import Config, parse
 from experiments.errors import UserError
 from experiments.intervals import Estimate, across_replications, shares_across
-from experiments.loading import anchor_files, apply_override, load
+from experiments.loading import anchor_files, apply_overrides, load
 from experiments.present import table
 from experiments.progress import Step
-from experiments.traces import FILE_OPTIONS, file_kind, write_trace
+from experiments.readers import find_reader
+from experiments.readers.writing import write_trace
+from experiments.traffic import traffic_of
 from experiments.units import format_duration
 from experiments.workload import check_requests, count_requests, is_random, make_columns, preset_names
 from protocol.naming import did_you_mean
@@ -62,7 +64,7 @@ def configure(
         return load(source, overrides)
     elif path.exists():
         workload = {"file": str(path)}
-        if path.is_file() and file_kind(path) == "lengths":
+        if path.is_file() and find_reader(path).gives == "lengths":
             workload["requests"] = PRESET_REQUESTS
     else:
         names = preset_names()
@@ -72,9 +74,7 @@ def configure(
         )
     tree: dict[str, Any] = {"workload": workload}
     anchor_files(tree, Path())
-    for override in overrides:
-        apply_override(tree, override)
-    anchor_files(tree, Path())
+    apply_overrides(tree, overrides)
     return parse(tree).resolved()
 
 
@@ -111,6 +111,7 @@ def describe(
     return {
         "workload": config.tree()["workload"],
         "seed": config.run.seed,
+        "traffic": traffic_of(config).content(),
         "replications": repeats,
         "requests": count_requests(config),
         "rate_rps": told("rate_rps"),
@@ -166,9 +167,12 @@ def _arrivals(arrival_s: Reals) -> Figures:
         whole = int(span_s // window_s)
         enough = whole >= LEAST_WINDOWS
         windows = ((arrival_s - arrival_s[0]) // window_s).astype(np.int64)
-        counts = np.bincount(windows[windows < whole], minlength=whole) if enough else np.ones(1)
-        found[f"dispersion {window_s}"] = float(counts.var() / counts.mean()) if enough else None
-        found[f"peak {window_s}"] = float(counts.max() / counts.mean()) if enough else None
+        # Only windows with requests are held: a month of silence between two of them takes no memory.
+        counts = np.unique(windows[windows < whole], return_counts=True)[1].astype(float)
+        mean = float(counts.sum()) / max(whole, 1)
+        variance = (float(((counts - mean) ** 2).sum()) + (whole - len(counts)) * mean**2) / max(whole, 1)
+        found[f"dispersion {window_s}"] = variance / mean if enough else None
+        found[f"peak {window_s}"] = float(counts.max()) / mean if enough else None
     return found
 
 
@@ -198,7 +202,7 @@ def options_of(config: Config) -> dict[str, Option]:
     workload = config.workload
     if workload.preset is not None:
         return mix_options(workload.preset)
-    return FILE_OPTIONS[file_kind(Path(workload.file))] if workload.file is not None else {}
+    return {} if workload.file is None else dict(find_reader(Path(workload.file), workload.options).options)
 
 
 def description_text(config: Config, described: Mapping[str, Any]) -> str:
@@ -235,7 +239,9 @@ def description_text(config: Config, described: Mapping[str, Any]) -> str:
     if repeats == 1:
         rows = [row[:2] for row in rows]
     times = f", {repeats} replications" if repeats > 1 else ""
-    lines += [f"{described['requests']} requests{times}", "", table(rows)]
+    traffic = described["traffic"]
+    told = [] if workload.file is None else [traffic["sentence"], *(f"  {note}" for note in traffic["notes"])]
+    lines += [f"{described['requests']} requests{times}", *told, "", table(rows)]
     options = options_of(config)
     if options:
         lines += ["", "options:"]

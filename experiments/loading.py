@@ -10,9 +10,13 @@ from typing import Any
 
 from experiments.config import WORKLOAD_SOURCES, Config, parse
 from experiments.errors import UserError
+from experiments.problems import shown
 from experiments.recorded import TABLE
 from protocol.naming import did_you_mean
 from protocol.sizing.registry import absolute
+
+KEPT_WITH_A_FILE = ("service_log_sd",)
+"""Settings of a workload that are about the servers rather than the requests, and stay when a file is given."""
 
 
 def example_names() -> list[str]:
@@ -60,17 +64,68 @@ def load(source: str, overrides: Iterable[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{source} is not TOML: {error}") from None
     anchor_files(tree, folder)
-    for override in overrides:
-        apply_override(tree, override)
-    anchor_files(tree, Path())
+    set_aside = apply_overrides(tree, overrides)
     run = tree.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("name", _name_of(path))
-    config = parse(tree).resolved()
+    config = parse(tree).resolved().having_set_aside(set_aside)
     for file in config.input_files():
         if not file.is_file():
             raise UserError(f"the configuration names {str(file)!r}, it must be a file that can be read")
     return config
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str, ...]:
+    """Put ``key.path=value`` overrides into ``tree``; file names in them are relative to the current folder.
+
+    A workload file among them is used as it is: what the configuration says of its own requests (how many, at which
+    rate, the options of its preset, how often it is repeated) does not apply to it unless it is among the overrides,
+    too. Returns these settings as ``key = value``.
+    """
+    listed = list(overrides)
+    given = {override.partition("=")[0].strip() for override in listed}
+    set_aside = _make_room(tree, given)
+    for override in listed:
+        apply_override(tree, override)
+    anchor_files(tree, Path())
+    workload = tree.get("workload")
+    if "workload.file" in given and isinstance(workload, dict) and isinstance(workload.get("file"), str):
+        set_aside += _of_another_source(tree, Path(workload["file"]), given)
+    return tuple(set_aside)
+
+
+def _make_room(tree: dict[str, Any], given: set[str]) -> list[str]:
+    """Take out of a configuration what its own workload needs and a file that is given instead has no use for."""
+    workload = tree.get("workload")
+    if not isinstance(workload, dict):
+        return []
+    if {"workload.rate_rps", "workload.rate_scale"} & given:
+        for name in ("rate_rps", "rate_scale"):
+            workload.pop(name, None)
+    if "workload.preset" in given:
+        workload.pop("options", None)
+    if "workload.file" not in given:
+        return []
+    gone = {name: workload.pop(name) for name in list(workload) if name not in KEPT_WITH_A_FILE}
+    sources = (*WORKLOAD_SOURCES, "text_tokens")
+    told = [(name, value) for name, value in gone.items() if name not in sources and f"workload.{name}" not in given]
+    return [f"workload.{name} = {shown(value)}" for name, value in told]
+
+
+def _of_another_source(tree: dict[str, Any], path: Path, given: set[str]) -> list[str]:
+    """Take out what a file with requests of its own cannot have, once it is known which file that is."""
+    gone = []
+    workload, run = tree["workload"], tree.get("run")
+    if path.name == TABLE and "workload.service_log_sd" not in given and "service_log_sd" in workload:
+        gone.append(f"workload.service_log_sd = {shown(workload.pop('service_log_sd'))}")
+    repeated = isinstance(run, dict) and run.get("replications", 1) != 1 and "run.replications" not in given
+    if isinstance(run, dict) and repeated and path.exists():
+        from experiments.readers import find_reader
+
+        # A distribution is drawn from anew in every replication; requests of a file are the same ones each time.
+        if find_reader(path).gives != "lengths":
+            gone.append(f"run.replications = {run.pop('replications')}")
+    return gone
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

@@ -131,13 +131,21 @@ def run_sim(
     *,
     plots: bool = True,
     timeline: bool = False,
+    begin: Notice | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> dict[str, Any]:
-    """Simulate all replications into ``target`` and return the summary."""
+    """Simulate all replications into ``target`` and return the summary.
+
+    ``begin`` is told what the requests are, once nothing about them can be refused.
+    """
+    from experiments.traffic import traffic_of
     from experiments.workload import check_requests
 
     check_requests(config, "sim")
+    traffic = traffic_of(config)
+    if begin is not None:
+        begin(traffic.text)
     started_s = time.perf_counter()
     with RunWriter(target, config) as writer:
         replications = []
@@ -148,7 +156,8 @@ def run_sim(
         wall_s = time.perf_counter() - started_s
         summary = summarise(replications, kind="sim", transport=config.link.profile, wall_s=wall_s)
         summary["replications"] = each(replications)
-        writer.finish(summary, describe(inputs=config.input_digests()))
+        summary["workload"] = traffic.content()
+        writer.finish(summary, describe(inputs=config.input_digests(), workload=traffic.content()))
         _complete(writer, plots=plots, timeline=timeline, notice=notice)
     return summary
 
@@ -160,23 +169,29 @@ def run_measured(
     meeting: Meeting | None = None,
     plots: bool = True,
     timeline: bool = False,
+    begin: Notice | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> dict[str, Any]:
     """Run all replications over Mooncake into ``target`` and return the summary.
 
+    ``begin`` is told what the requests are, once nothing about them can be refused.
     ``meeting``: where the ranks come to from their hosts; without one all of them are started on this host.
     Raises UserError if the backend is not installed, RunFailedError if there is nothing to write, and RunFaultedError
     when the run met what nobody planned, with what it did all the same in ``target``.
     """
     from experiments.doctor import examine_real
+    from experiments.traffic import traffic_of
     from experiments.workload import check_requests, make_requests
 
     config.check_real(None if meeting is not None else int(memory_bytes() * REAL_MEMORY_SHARE) or 2**63)
     check_requests(config, "real")
+    traffic = traffic_of(config)
     missing = examine_real()
     if missing:
         raise UserError(missing)
+    if begin is not None:
+        begin(traffic.text)
     with real_errors():
         from real.engine import EngineError
         from real.launcher import run_real
@@ -241,10 +256,14 @@ def run_measured(
             transport = str(proofs[0]["actual"])
             summary = summarise(replications, kind="real", transport=transport, wall_s=wall_s)
             summary["replications"] = each(replications)
+            summary["workload"] = traffic.content()
             proved = proofs[0] if len(proofs) == 1 else {"actual": transport, "replications": proofs}
             where = {} if hosts is None else {"hosts": hosts.facts(), "ranks": ranks}
             inputs = config.input_digests()
-            writer.finish(summary, describe(proved, inputs=inputs, memory=memory, usage=usage, **where))
+            writer.finish(
+                summary,
+                describe(proved, inputs=inputs, workload=traffic.content(), memory=memory, usage=usage, **where),
+            )
             _complete(writer, plots=plots, timeline=timeline, notice=notice)
     if summary["faults"]:
         told = [*summary["faults"], *filter(None, [summary["ended_early"]])]

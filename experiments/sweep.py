@@ -63,9 +63,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from experiments.traffic import Traffic
+
 RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
 """Figures for which a sweep names the cells that may be the lowest."""
-NOT_FIGURES = frozenset({"schema", "kind", "transport", "wall_s", "requests_per_wall_s"})
+NOT_FIGURES = frozenset({"schema", "kind", "transport", "wall_s", "requests_per_wall_s", "workload"})
 TIMES = ("latency_s", "transfer_s")
 TOLD_LAWS = 3
 
@@ -108,6 +110,15 @@ class Plan:
             counts[cell.workload] = counts[cell.workload] or count_requests(cell.config)
         return self.replications * sum(counts[cell.workload] for cell in self.cells)
 
+    @cached_property
+    def traffics(self) -> list[Traffic]:
+        """What the cells ask for, each workload once."""
+        from experiments.traffic import traffic_of
+
+        return [traffic_of(cell.config) for cell in {cell.workload: cell for cell in reversed(self.cells)}.values()][
+            ::-1
+        ]
+
     def target(self) -> Path:
         """Where the sweep goes when nothing else is said."""
         return Path("runs") / f"{self.name}-sweep-{self.identity[:NAME_DIGITS]}"
@@ -128,6 +139,7 @@ class Plan:
                 "replications": self.replications,
                 "seed": self.seed,
                 "requests": self.requests,
+                "workloads": [traffic.content() for traffic in self.traffics],
             },
             "code": code_digest(),
             "inputs": inputs,
@@ -165,6 +177,13 @@ def make_plan(
         common.append(f"run.seed={seed}")
     made = make_cells(source, common, cross(cells, grid or {}) if cells or grid else [])
     first = made[0].config.run
+    for cell in made:
+        if cell.config.run.replications != first.replications:
+            raise UserError(
+                f"{made[0].title()} has {first.replications} replications and {cell.title()} "
+                f"{cell.config.run.replications}, because a file has the same requests in each; --replications "
+                f"gives all cells the same number"
+            )
     return Plan(first.name, tuple(made), first.replications, first.seed, find_baselines(made, baseline))
 
 

@@ -13,6 +13,7 @@ from experiments.units import format_duration
 
 SHOWN_VALUES = 12
 SHOWN_CELLS = 40
+SHOWN_WORKLOADS = 6
 
 
 def plan_text(plan: Plan) -> str:
@@ -22,6 +23,9 @@ def plan_text(plan: Plan) -> str:
         f"sweep of {plan.name}: {_count(len(plan.cells), 'cell')} × {_count(plan.replications, 'replication')} = "
         f"{_count(runs, 'run')}, about {plan.requests} requests"
     ]
+    lines += [f"  {line}" for traffic in plan.traffics[:SHOWN_WORKLOADS] for line in traffic.text.splitlines()]
+    if len(plan.traffics) > SHOWN_WORKLOADS:
+        lines.append(f"  and {len(plan.traffics) - SHOWN_WORKLOADS} more workloads")
     width = max(map(len, plan.fields), default=0)
     for field in plan.fields:
         values = list(dict.fromkeys(plain(cell.settings.get(field, cell.value(field))) for cell in plan.cells))

@@ -78,3 +78,11 @@ def format_duration(seconds: float) -> str:
 
 def _three_digits(number: float) -> str:
     return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
+
+
+def format_span(seconds: float) -> str:
+    """``410 s``, ``3.5 h``, ``2.1 days``, ``54 years``: what a long time is read as."""
+    for unit, size, least in (("years", 366 * 86_400, 1), ("days", 86_400, 2), ("h", 3600, 2)):
+        if seconds >= least * size:
+            return f"{_three_digits(seconds / size)} {unit}"
+    return format_duration(seconds)

@@ -6,6 +6,7 @@ configuration and replication give the same requests, whatever the protocol sett
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 
 from experiments.config import DEFAULT_REQUESTS, Config, Workload
 from experiments.errors import UserError
+from experiments.readers import Reader, Reading, find_reader, read_lengths, read_requests
+from experiments.readers.limits import check_arrivals, check_span
+from experiments.readers.recorded import RecordedRun
 from experiments.servegen import Service, count_replayed, read_service, replay
-from experiments.traces import FILE_OPTIONS, FileKind, file_kind, read_lengths, read_trace
 from protocol.scenario import Request
 from sim.workload import (
     BLOCK_REQUESTS,
@@ -49,12 +52,10 @@ def count_requests(config: Config) -> int:
     if workload.requests is not None:
         return workload.requests
     if workload.file is not None:
-        kind = _kind(workload)
-        if kind == "clients":
-            return _count_replayed(workload)
-        if kind != "lengths":
-            return len(_trace(workload))
-        return DEFAULT_REQUESTS
+        gives = reader_of(workload).gives
+        if gives == "clients":
+            return count_of_day(workload)
+        return DEFAULT_REQUESTS if gives == "lengths" else len(reading_of(workload).columns)
     return len(workload.lengths or workload.request or ()) or DEFAULT_REQUESTS
 
 
@@ -64,7 +65,7 @@ def is_random(config: Config) -> bool:
     if workload.service_log_sd > 0 or workload.preset is not None:
         return True
     if workload.file is not None:
-        return _kind(workload) in ("clients", "lengths")
+        return reader_of(workload).gives in ("clients", "lengths")
     arrivals_matter = workload.loop == "open" and workload.rate_rps is not None
     return workload.lengths is not None and arrivals_matter and not _is_even(workload)
 
@@ -80,7 +81,13 @@ def check_requests(config: Config, kind: str) -> None:
     workload = config.workload
     if workload.file is not None:
         _check_file(config)
+    elif workload.request is not None:
+        listed = np.asarray([one.arrival_s for one in workload.request], dtype=float)
+        check_arrivals(listed, "workload.request: the arrivals")
     count = count_requests(config)
+    rate_rps = rate_drawn(workload)
+    if rate_rps is not None:
+        check_span(count / rate_rps, 1, f"workload.rate_rps is {rate_rps:g}: {count} requests")
     for number, fault in enumerate(config.faults):
         if fault.room > count:
             raise UserError(f"faults.{number}.room is {fault.room}, it must be one of the requests 1 to {count}")
@@ -94,19 +101,24 @@ def check_requests(config: Config, kind: str) -> None:
     if kind == "sim" and config.run.replications > 1 and not is_random(config):
         raise UserError(
             f"run.replications is {config.run.replications}, it must be 1 for a workload without random draws: "
-            f"every simulated replication would be the same"
+            f"every simulated replication would be the same (workload.service_log_sd = 0.2 draws service times)"
         )
 
 
 def _check_file(config: Config) -> None:
     workload = config.workload
-    kind = _kind(workload)
+    reader = reader_of(workload)
     try:
-        check_chosen("this file", FILE_OPTIONS[kind], workload.options)
+        check_chosen(f"this file ({reader.title})", reader.options, workload.options)
     except ValueError as error:
         raise UserError(f"workload.options.{error}") from None
-    if kind == "lengths":
+    if reader.gives == "lengths":
         read_lengths(Path(str(workload.file)), workload.options)
+        if workload.rate_scale is not None:
+            raise UserError(
+                f"workload.rate_scale is {workload.rate_scale:g}, but a file of lengths has no rate of its own; "
+                f"give workload.rate_rps"
+            )
         if workload.rate_rps is None and workload.loop == "open":
             raise UserError(
                 "workload.rate_rps is missing, it must be given for a file of lengths: that says nothing about arrivals"
@@ -118,18 +130,24 @@ def _check_file(config: Config) -> None:
                 f"workload.{name} is {getattr(workload, name)!r}, it is not allowed beside a file that has requests of "
                 f"its own"
             )
-    if kind == "recorded" and workload.service_log_sd > 0:
+    if isinstance(reader, RecordedRun) and workload.service_log_sd > 0:
         raise UserError(
             f"workload.service_log_sd is {workload.service_log_sd}, it must be 0 beside a run, whose requests have "
             f"their factors"
         )
-    rows = _count_replayed(workload) if kind == "clients" else len(_trace(workload))
+    clients = reader.gives == "clients"
+    rows = count_of_day(workload) if clients else len(reading_of(workload).columns)
     if workload.requests is not None and workload.requests > rows:
         raise UserError(f"workload.requests is {workload.requests}, it must be at most the {rows} rows of the file")
     if rows < 1:
         raise UserError("workload.rate_rps or workload.options.start_s leaves no requests of the file")
-    if kind != "clients":
-        _stretch(config, _trace(workload).first(workload.requests))
+    if clients:
+        rate_rps = _service(workload)[1] * _service(workload)[0].mean_rate_rps
+        check_span(1.0, math.ceil(rate_rps), "workload.rate_scale: the requests of the clients")
+    else:
+        stretched = stretch(workload, reading_of(workload).columns.first(workload.requests))
+        name = "rate_rps" if workload.rate_scale is None else "rate_scale"
+        check_arrivals(stretched.arrival_s, f"workload.{name}: the requests of {Path(str(workload.file)).name}")
 
 
 def make_requests(config: Config, replication: int) -> Iterator[Request]:
@@ -149,7 +167,7 @@ def make_columns(config: Config, replication: int) -> Iterator[Columns]:
     if mix is not None:
         return generate_blocks(
             mix,
-            rate_rps=workload.rate_rps or mix.rate_rps or 1.0,
+            rate_rps=rate_drawn(workload) or mix.rate_rps or 1.0,
             requests=count_requests(config),
             seed=seed,
             replication=replication,
@@ -164,12 +182,12 @@ def make_columns(config: Config, replication: int) -> Iterator[Columns]:
 def _given(config: Config, replication: int) -> Iterator[Columns]:
     """Columns of requests that are not drawn from a mix."""
     workload = config.workload
-    if workload.file is not None and _kind(workload) == "clients":
+    if workload.file is not None and reader_of(workload).gives == "clients":
         service, factor, start_s = _service(workload)
         draw = workload.options.get("draw", "comonotone")
         return replay(service, seed=config.run.seed, replication=replication, factor=factor, start_s=start_s, draw=draw)
     if workload.file is not None:
-        return iter((_stretch(config, _trace(workload).first(workload.requests)),))
+        return iter((stretch(workload, reading_of(workload).columns.first(workload.requests)),))
     if workload.request is not None:
         return iter((_listed(workload),))
     return _lengths(config, replication)
@@ -179,27 +197,42 @@ def _mix(workload: Workload) -> Mix | None:
     """The mix that requests are drawn from, if they are."""
     if workload.preset is not None:
         return load_mix(workload.preset, workload.options)
-    if workload.file is not None and _kind(workload) == "lengths":
+    if workload.file is not None and reader_of(workload).gives == "lengths":
         return read_lengths(Path(workload.file), workload.options)
     return None
 
 
-def _kind(workload: Workload) -> FileKind:
-    return file_kind(Path(str(workload.file)))
+def reader_of(workload: Workload) -> Reader:
+    """The reader of its file."""
+    return find_reader(Path(str(workload.file)), workload.options)
 
 
-def _trace(workload: Workload) -> Columns:
-    return read_trace(Path(str(workload.file)), workload.options)
+def reading_of(workload: Workload) -> Reading:
+    """What its file holds, in order of arrival and at its own times."""
+    return read_requests(Path(str(workload.file)), workload.options)
+
+
+def rate_drawn(workload: Workload) -> float | None:
+    """Mean arrivals a second of requests that are drawn; None where they come at their own times or as others end."""
+    if workload.loop == "closed" or workload.request is not None:
+        return None
+    if workload.preset is not None and workload.rate_scale is not None:
+        return load_mix(workload.preset, workload.options).rate_rps * workload.rate_scale
+    drawn = workload.preset is not None or workload.lengths is not None
+    return workload.rate_rps if drawn or reader_of(workload).gives == "lengths" else None
 
 
 def _service(workload: Workload) -> tuple[Service, float, float]:
     """ServeGen's clients, the factor on their rates and the second at which the replay starts."""
     service = read_service(Path(str(workload.file)))
-    factor = 1.0 if workload.rate_rps is None else workload.rate_rps / service.mean_rate_rps
+    factor = workload.rate_scale or 1.0
+    if workload.rate_rps is not None:
+        factor = workload.rate_rps / service.mean_rate_rps
     return service, factor, float(workload.options.get("start_s", 0.0))
 
 
-def _count_replayed(workload: Workload) -> int:
+def count_of_day(workload: Workload) -> int:
+    """Requests of the replay of a folder of clients."""
     service, factor, start_s = _service(workload)
     return count_replayed(service, factor=factor, start_s=start_s)
 
@@ -286,15 +319,17 @@ def _arrivals(config: Config, replication: int) -> Iterator[Reals]:
         yield pace.seconds(times)
 
 
-def _stretch(config: Config, rows: Columns) -> Columns:
-    """The rows with their times stretched so that they arrive at the configured mean rate."""
-    rate_rps = config.workload.rate_rps
-    if rate_rps is None or config.workload.loop == "closed":
+def stretch(workload: Workload, rows: Columns) -> Columns:
+    """The rows with their times stretched so that they arrive at the configured rate, or that many times faster."""
+    rate_rps, scale = workload.rate_rps, workload.rate_scale
+    if workload.loop == "closed" or (rate_rps is None and scale is None):
         return rows
     span_s = float(rows.arrival_s[-1] - rows.arrival_s[0])
     if span_s <= 0:
-        raise UserError(
-            f"workload.rate_rps is {rate_rps}, which is not allowed for this file: its requests arrive all at once"
-        )
+        told = f"rate_rps is {rate_rps}" if scale is None else f"rate_scale is {scale}"
+        raise UserError(f"workload.{told}, which is not allowed for this file: its requests arrive all at once")
+    if scale is not None:
+        return replace(rows, arrival_s=rows.arrival_s / scale)
+    assert rate_rps is not None
     factor = (len(rows) - 1) / span_s / rate_rps
     return replace(rows, arrival_s=(rows.arrival_s - rows.arrival_s[0]) * factor)

@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
+def nearest(value: object, known: Iterable[str]) -> str:
+    """The one of ``known`` that ``value`` is a near miss of, else nothing."""
+    return next(iter(difflib.get_close_matches(str(value), list(known), 1)), "")
+
+
 def did_you_mean(value: object, known: Iterable[str]) -> str:
     """`` (did you mean x?)`` for a near miss, else nothing."""
-    close = difflib.get_close_matches(str(value), list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    close = nearest(value, known)
+    return f" (did you mean {close}?)" if close else ""
 
 
 def flat(

@@ -13,9 +13,10 @@ from experiments.config import Config, parse
 from experiments.errors import UserError
 from experiments.loading import load
 from experiments.paired_runs import compare_paired
+from experiments.readers import find_reader
+from experiments.readers.recorded import RecordedRun
 from experiments.rundir import StoredRun
 from experiments.runner import run_measured, run_sim
-from experiments.traces import file_kind
 from experiments.workload import check_requests, count_requests, is_random, make_columns
 from sim.workload import Columns, joined
 
@@ -112,7 +113,7 @@ def test_a_run_played_back_is_the_same_run(tmp_path: Path) -> None:
     run = simulated(tmp_path, "run", "run.replications=2", "workload.service_log_sd=0.3", "run.seed=5")
     for replication in (0, 1):
         config = replay(run, f"workload.options.replication={replication}")
-        assert file_kind(Path(str(config.workload.file))) == "recorded"
+        assert isinstance(find_reader(Path(str(config.workload.file))), RecordedRun)
         run_sim(config, tmp_path / f"again-{replication}", plots=False)
         pd.testing.assert_frame_equal(events(StoredRun(tmp_path / f"again-{replication}")), events(run, replication))
     made, read = columns_of(run.config, 1), columns_of(replay(run, "workload.options.replication=1"))

@@ -174,7 +174,10 @@ def test_options_of_a_folder_are_checked(clients: Path) -> None:
     for option, sentence in (
         ("draw=any", "workload.options.draw is 'any', it must be one of comonotone, independent"),
         ("start_s=90000.0", "workload.options.start_s is 90000.0, it must be from 0 to 86399"),
-        ("begin=1", r"workload.options.begin is not an option of this file, which has start_s, draw"),
+        (
+            "begin=1",
+            r"workload.options.begin is not an option of this file \(a folder of ServeGen's clients\), which has start_s, draw",
+        ),
         ("start_s=5000.0", "workload.rate_rps or workload.options.start_s leaves no requests of the file"),
     ):
         with pytest.raises(UserError, match=f"^{sentence}"):

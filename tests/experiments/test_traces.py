@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from experiments.errors import UserError
 from experiments.loading import load
-from experiments.traces import file_kind, read_lengths, read_trace, spread_ticks, write_trace
+from experiments.readers import find_reader, read_lengths, read_trace
+from experiments.readers.ticks import spread_ticks
+from experiments.readers.writing import write_trace
 from experiments.workload import check_requests, count_requests, is_random, make_columns, make_requests
 from sim.workload import Columns, generate_blocks, joined, load_mix
 
@@ -116,7 +118,7 @@ def test_spreading_keeps_every_request_in_its_tick(ticks: list[int]) -> None:
 
 def test_a_distribution_is_drawn_with_the_configurations_arrivals(tmp_path: Path) -> None:
     path = written(tmp_path, "value,cdf_low,cdf_high\n100,0.0,0.5\n1000,0.5,0.5\n10000,1.0,1.0\n", "lengths.csv")
-    assert file_kind(path) == "lengths"
+    assert find_reader(path).gives == "lengths"
     config = load(
         "seed-small", [f"workload.file={path}", "workload.rate_rps=4", "workload.cv=0", "workload.requests=4000"]
     )
@@ -142,12 +144,12 @@ def test_a_distribution_is_drawn_with_the_configurations_arrivals(tmp_path: Path
     ("text", "sentence"),
     [
         ("value,cdf_low,cdf_high\n", "must have at least one row"),
-        ("value,cdf_low,cdf_high\n5,0,1.5\n", "row 1: cdf_high is 1.5, it must be a number from 0 to 1"),
-        ("value,cdf_low,cdf_high\n5,-1,1\n", "row 1: cdf_low is -1, it must be a number from 0 to 1"),
-        ("value,cdf_low,cdf_high\n-5,0,1\n", "row 1: value is -5, it must be a number from 0 to 1e.08"),
+        ("value,cdf_low,cdf_high\n5,0,1.5\n", "line 2: cdf_high is 1.5, it must be a number from 0 to 1"),
+        ("value,cdf_low,cdf_high\n5,-1,1\n", "line 2: cdf_low is -1, it must be a number from 0 to 1"),
+        ("value,cdf_low,cdf_high\n-5,0,1\n", "line 2: value is -5, it must be a number from 0 to 1e.08"),
         (
             "tokens,cdf_percent_low,cdf_percent_high\n5,0,x\n",
-            "row 1: cdf_percent_high is x, it must be a number from 0",
+            "line 2: cdf_percent_high is x, it must be a number from 0",
         ),
     ],
 )
@@ -167,7 +169,10 @@ def test_a_distribution_needs_a_rate_and_a_trace_needs_no_arrivals(tmp_path: Pat
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"^workload.{told}, it is not allowed beside a file that has requests"):
             check_requests(load("seed-small", [f"workload.file={trace}", f"workload.{setting}"]), "sim")
-    with pytest.raises(UserError, match=r"^workload.options.ticks is not an option of this file, which has no options"):
+    with pytest.raises(
+        UserError,
+        match=r"^workload.options.ticks is not an option of this file \(a table\), which has time_unit, columns, content",
+    ):
         check_requests(load("seed-small", [f"workload.file={trace}", "workload.options.ticks=kept"]), "sim")
 
 
@@ -207,22 +212,22 @@ def test_a_table_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("when,total_tokens\n1,2\n", r"lacks the column arrival_s \(or timestamp_s\); its columns are total_tokens"),
+        ("when,total_tokens\n1,2\n", r"lacks the column arrival_s \(or timestamp_s, timestamp, …\); its columns are when"),
         ("arrival_s,text_tokens\n1,2\n", r"lacks the column total_tokens \(or text_tokens and image_tokens\)"),
         ("arrival_s,total_tokens\n", "must have at least one row"),
         ("", "cannot be read as csv"),
-        ("arrival_s,total_tokens\n0,5\n1,nan\n", "row 2: total_tokens is nan, it must be a whole number from 1 to"),
-        ("arrival_s,total_tokens\n0,-5\n", "row 1: total_tokens is -5, it must be a whole number from 1"),
-        ("arrival_s,total_tokens\n0,0\n", "row 1: total_tokens is 0, it must be a whole number from 1"),
-        ("arrival_s,total_tokens\n0,2.5\n", "row 1: total_tokens is 2.5, it must be a whole number"),
-        ("arrival_s,total_tokens\n0,1e300\n", "row 1: total_tokens is 1e.300, it must be a whole number"),
-        ("arrival_s,total_tokens\n0,lots\n", "row 1: total_tokens is lots, it must be a whole number"),
-        ("arrival_s,total_tokens\n-1,5\n", "row 1: arrival_s is -1, it must be a number of at least 0"),
-        ("arrival_s,total_tokens\ninf,5\n", "row 1: arrival_s is inf, it must be a number of at least 0"),
-        ("timestamp_s,total_tokens\n,5\n", "row 1: timestamp_s is nan, it must be a number"),
-        ("arrival_s,text_tokens,image_tokens\n0,4,-3\n", "row 1: image_tokens is -3, it must be a whole number from 0"),
-        ("arrival_s,total_tokens,text_tokens\n0,5,6\n", "row 1: text_tokens is 6, it must be at most total_tokens, 5"),
-        ("TIMESTAMP,ContextTokens\nyesterday,5\n", "TIMESTAMP must hold dates"),
+        ("arrival_s,total_tokens\n0,5\n1,nan\n", "line 3: total_tokens is nan, it must be a whole number from 1 to"),
+        ("arrival_s,total_tokens\n0,-5\n", "line 2: total_tokens is -5, it must be a whole number from 1"),
+        ("arrival_s,total_tokens\n0,0\n", "line 2: total_tokens is 0, it must be a whole number from 1"),
+        ("arrival_s,total_tokens\n0,2.5\n", "line 2: total_tokens is 2.5, it must be a whole number"),
+        ("arrival_s,total_tokens\n0,1e300\n", "line 2: total_tokens is 1e300, it must be a whole number"),
+        ("arrival_s,total_tokens\n0,lots\n", "line 2: total_tokens is lots, it must be a whole number"),
+        ("arrival_s,total_tokens\n-1,5\n", "line 2: arrival_s is -1, it must be a number of at least 0"),
+        ("arrival_s,total_tokens\ninf,5\n", "line 2: arrival_s is inf, it must be a number of at least 0"),
+        ("timestamp_s,total_tokens\n,5\n", "line 2: timestamp_s is empty, it must be a time"),
+        ("arrival_s,text_tokens,image_tokens\n0,4,-3\n", "line 2: image_tokens is -3, it must be a whole number from 0"),
+        ("arrival_s,total_tokens,text_tokens\n0,5,6\n", "line 2: text_tokens is 6, it must be at most total_tokens, 5"),
+        ("TIMESTAMP,ContextTokens\nyesterday,5\n", "line 2: TIMESTAMP is yesterday, it must be a date and time as ISO 8601"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -234,7 +239,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path, text: str, se
 def test_a_missing_or_strange_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be a file that can be read"):
         read_trace(tmp_path / "nothing.csv")
-    with pytest.raises(UserError, match=r"must end in one of .csv, .csv.gz, .parquet, .jsonl, .jsonl.gz"):
+    with pytest.raises(UserError, match=r"must end in one of .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .jsonl"):
         read_trace(written(tmp_path, "", "trace.xml"))
     with pytest.raises(UserError, match="cannot be read as parquet"):
         read_trace(written(tmp_path, "not parquet", "trace.parquet"))

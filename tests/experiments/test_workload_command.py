@@ -11,8 +11,8 @@ from experiments.config import Config, parse
 from experiments.describe import configure, describe, measure
 from experiments.errors import UserError
 from experiments.loading import example_names, load
+from experiments.readers import read_trace
 from experiments.runner import simulate_one
-from experiments.traces import read_trace
 from experiments.workload import check_requests, is_random, make_columns, make_requests
 from sim.workload import Columns, joined, load_mix, mix_names
 
