@@ -10,6 +10,7 @@ from experiments.units import format_duration
 
 TOLD_DEADLOCKS = 5
 """The rest stands in summary.json."""
+TOLD_FAILURES = 5
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -32,6 +33,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         f"{requests['failed']} failed, {requests['unfinished']} unfinished"
         + (", DEADLOCK" if summary["deadlock"] else ""),
         *_deadlocks(summary),
+        *_failures(summary),
         "",
     ]
     rows = [("", "value", "95 % interval")]
@@ -46,7 +48,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         rows.append((f"{side} pool, mean use", *_cells(pool["mean_occupancy"], _percent)))
         rows.append((f"{side} pool, peak use", *_cells(pool["peak_occupancy"], _percent)))
         rows.append((f"{side} pool, wasted", *_cells(pool["wasted_fraction"], _percent)))
-        rows.append((f"{side} pool, rooms waited", *_cells(pool["blocked_s"], format_duration)))
+        rows.append((f"{side} pool, wait a request", *_cells(pool["blocked_per_request_s"], format_duration)))
+        rows.append((f"{side} pool, waits in all", *_cells(pool["blocked_s"], format_duration)))
     lines.append(table(rows))
     lines.append("")
     lines.extend(f"FAULT: {fault}" for fault in summary.get("faults", ()))
@@ -68,6 +71,14 @@ def _deadlocks(summary: Mapping[str, Any]) -> list[str]:
     ]
     left = len(told) - TOLD_DEADLOCKS
     return [*told[:TOLD_DEADLOCKS], *([f"  and {left} more in summary.json"] if left > 0 else [])]
+
+
+def _failures(summary: Mapping[str, Any]) -> list[str]:
+    """A line for each of the most frequent reasons of failures."""
+    reasons = list(summary["failures"].items())
+    left = len(reasons) - TOLD_FAILURES
+    told = [f"  {count} failed: {reason}" for reason, count in reasons[:TOLD_FAILURES]]
+    return [*told, *([f"  and {left} more reasons in summary.json"] if left > 0 else [])]
 
 
 def _percent(value: float) -> str:

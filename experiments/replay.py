@@ -46,8 +46,7 @@ def replications_of(
     for replication, record in counted(run.records(), progress):
         logs[replication].record(record)
     for one, log, note in zip(made, logs, notes, strict=True):
-        one.end_s, one.deadlock = note["end_s"], note["deadlock"]
-        one.deadlocks = tuple(note["deadlocks"])
-        log.finish(one.end_s)
-        one.pools, one.records = log.pools, log.records
+        log.finish(note["end_s"])
+        one.take(log, note["end_s"])
+        one.deadlock, one.deadlocks = note["deadlock"], tuple(note["deadlocks"])
     return made

@@ -76,11 +76,9 @@ class Account:
         self.log.finish(end_s)
         self.laws.finish()
         one = self.replication
-        one.end_s = end_s
+        one.take(self.log, end_s)
         one.deadlock = deadlock
         one.deadlocks = tuple(deadlocks)
-        one.pools = self.log.pools
-        one.records = self.log.records
         one.violations = self.laws.broken
         return one
 

@@ -8,18 +8,24 @@ no interval either.
 
 * ``latency_s``: arrival to delivered; ``transfer_s``: embedding ready (last encode rank) to delivered. Delivered
   requests only. Quantiles are order statistics.
-* ``throughput_rps``: deliveries a second from the run's start to the last delivery.
-* ``failure_rate``: share of the requests that failed.
+* ``throughput_rps``: deliveries a second in the *window*, the time in which requests were offered or unfinished: from
+  the first arrival to the time at which all ranks were done with the last request, delivered or failed, and held
+  nothing of it any more (``protocol.runlog``). A request of which a rank never says so, because it died, makes the
+  window last as long as the run.
+* ``failure_rate``: share of the requests that were not served, because they failed or never came to an end;
+  ``requests.not_served`` is their number. ``failures``: how often each reason for a failure came, most frequent first;
+  numbers in which reasons differ are left out of them.
 * ``resume.rate``: share of the delivered requests that came in more than one chunk; ``resume.mean_chunks``: their mean
   number of chunks.
-* ``language_pool``, ``encode_pool``, over all ranks of the side, until the run's end: ``mean_occupancy``, time-weighted
-  held blocks over blocks; ``peak_occupancy``, most blocks held at once over blocks; ``wasted_fraction``, the part of
-  the held token-seconds no token was meant for; ``blocked_s``, seconds rooms waited for blocks, summed over rooms. A
-  peak has no interval in a single replication: parts of a run say nothing about the highest point of a whole one.
+* ``language_pool``, ``encode_pool``, over all ranks of the side, in the window: ``mean_occupancy``, time-weighted held
+  blocks over blocks; ``peak_occupancy``, most blocks held at once over blocks; ``wasted_fraction``, the part of the
+  held token-seconds no token was meant for; ``blocked_s``, seconds requests waited for blocks, summed over requests,
+  and ``blocked_per_request_s``, their mean over all requests, of which most as a rule waited for none. A peak has no
+  interval in a single replication: parts of a run say nothing about the highest point of a whole one.
 * ``deadlock``: whether any replication stood still with requests unfinished; ``deadlock_rate``: the share that did,
   with Wilson's interval.
 * ``warmup``: ``discarded_requests``, how many first requests of all replications together were left out of all figures
-  but the counts (``run.warmup_requests`` of each; throughput and pools then count from the arrival of the next one);
+  but the counts (``run.warmup_requests`` of each; the window then begins with the arrival of the next one);
   ``mser5_requests``, how many first requests MSER-5 would leave out; ``mser5_unknown``, in how many replications it
   found the run too short to tell.
 * ``invariant_violations``: laws found broken in the records (``laws``) and at the end of the run (rooms left, blocks
@@ -29,9 +35,9 @@ no interval either.
   those offered.
 * ``events_per_request``: recorded events over requests. ``wall_s`` and ``requests_per_wall_s`` are the only figures
   that differ when a simulated run is repeated.
-* ``replications``: for each one its end, whether it deadlocked and which rooms did, its faults, MSER-5's count (None:
-  too short to tell) and ``latency_autocorrelation_requests``, how many successive requests tell as much about the mean
-  latency as one independent request would.
+* ``replications``: for each one its end and its window, whether it deadlocked and which rooms did, its faults, MSER-5's
+  count (None: too short to tell) and ``latency_autocorrelation_requests``, how many successive requests tell as much
+  about the mean latency as one independent request would.
 """
 
 from __future__ import annotations
@@ -56,6 +62,7 @@ from experiments.batching import (
     of_samples,
     of_series,
 )
+from experiments.failures import counted
 from experiments.intervals import (
     NOTHING,
     Estimate,
@@ -72,7 +79,7 @@ from experiments.rundir import SUMMARY_SCHEMA
 from experiments.warmup import mser5
 from protocol.naming import put
 from protocol.pooluse import PoolUse, Totals
-from protocol.runlog import RequestRow
+from protocol.runlog import RequestRow, RunLog
 from protocol.status import FINAL, Status
 from protocol.topology import Side
 
@@ -103,9 +110,10 @@ class Replication:
     encoded_s: array[float] = field(default_factory=lambda: array("d"))
     delivered_s: array[float] = field(default_factory=lambda: array("d"))
     chunks: array[int] = field(default_factory=lambda: array("q"))
-    failed: array[int] = field(default_factory=lambda: array("b"))
     pools: dict[Side, PoolUse] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
     end_s: float = 0.0
+    window_end_s: float | None = None
     deadlock: bool = False
     deadlocks: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
@@ -124,20 +132,29 @@ class Replication:
         self.encoded_s.append(row.encoded_s if row.encoded_s is not None else NEVER_S)
         self.delivered_s.append(row.delivered_s if row.delivered_s is not None and delivered else NEVER_S)
         self.chunks.append(row.chunks)
-        self.failed.append(row.status == Status.Failed.name)
+        if row.failure:
+            self.reasons[row.failure] += 1
 
     @property
     def offered(self) -> int:
         """All requests, those of the warm-up included."""
         return len(self.room)
 
+    def take(self, log: RunLog, end_s: float) -> None:
+        """Take what ``log``, which is finished, has of the whole run. ``end_s``: when that ended."""
+        self.end_s, self.window_end_s = end_s, log.window_end_s
+        self.pools, self.records = log.pools, log.records
+
     @property
-    def start_s(self) -> float:
-        """From when on deliveries and pools count: the first arrival after the warm-up, or the run's start."""
-        if not self.warmup_requests:
-            return 0.0
+    def window_s(self) -> tuple[float, float]:
+        """From when to when deliveries and pools count: the time in which requests were offered or unfinished.
+
+        It begins with the first arrival after the warm-up, and ends when all ranks are done with the last request; with
+        the run, if they never were.
+        """
         counted = self._counted(self.arrival_s)
-        return float(counted[0]) if len(counted) else self.end_s
+        end_s = self.end_s if self.window_end_s is None else self.window_end_s
+        return (min(float(counted[0]), end_s) if len(counted) else end_s), end_s
 
     def latencies_s(self) -> Samples:
         """Arrival to delivered of the delivered requests, in order of arrival."""
@@ -151,9 +168,9 @@ class Replication:
         """Chunks of the delivered requests, in order of arrival."""
         return self._of_delivered(self._counted(self.chunks).astype(np.float64))
 
-    def failures(self) -> Samples:
-        """1 for every request that failed and 0 for the others, in order of arrival."""
-        return self._counted(self.failed).astype(np.float64)
+    def not_served(self) -> Samples:
+        """1 for every request that was not delivered and 0 for the others, in order of arrival."""
+        return (~self.delivered()).astype(np.float64)
 
     def delivered(self) -> NDArray[np.bool_]:
         """Which of the counted requests were delivered, in order of arrival."""
@@ -173,12 +190,13 @@ class Replication:
         return min(cuts, key=lambda cut: cut.steps, default=None)
 
     def deliveries(self, grid: Grid | None = None) -> OneRun | None:
-        """Deliveries a second until the last one; the requests of a warm-up count if they are delivered after it."""
-        times_s = np.frombuffer(self.delivered_s) - self.start_s
+        """Deliveries a second in the window; the requests of a warm-up count if they are delivered in it."""
+        start_s, end_s = self.window_s
+        times_s = np.frombuffer(self.delivered_s) - start_s
         times_s = times_s[times_s > 0]  # NaN is not
-        whole_s = float(times_s.max(initial=0.0))
+        whole_s = end_s - start_s
         cut = grid or self.grid()
-        if not whole_s:
+        if whole_s <= 0:
             return None
         if cut is None or not cut.steps:
             return OneRun(len(times_s) / whole_s, times_s, None)
@@ -213,6 +231,7 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
     """The content of summary.json but for ``replications``, which ``each`` gives."""
     offered = sum(one.offered for one in replications)
     statuses: Counter[str] = sum((one.statuses for one in replications), Counter())
+    succeeded = statuses[Status.Success.name]
     records = sum(one.records for one in replications)
     cuts = [one.mser5_requests() for one in replications]
     summary: dict[str, Any] = {
@@ -221,10 +240,12 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         "transport": transport,
         "requests": {
             "offered": offered,
-            "succeeded": statuses[Status.Success.name],
+            "succeeded": succeeded,
             "failed": statuses[Status.Failed.name],
             "unfinished": sum(statuses[status.name] for status in Status if status not in FINAL),
+            "not_served": offered - succeeded,
         },
+        "failures": counted(sum((one.reasons for one in replications), Counter())),
     }
     for figure in FIGURES:
         put(summary, figure.path, figure.estimate(replications))
@@ -256,6 +277,8 @@ def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:
         found.append(
             {
                 "end_s": one.end_s,
+                "window_start_s": one.window_s[0],
+                "window_end_s": one.window_s[1],
                 "deadlock": one.deadlock,
                 "deadlocks": list(one.deadlocks),
                 "faults": list(one.faults),
@@ -345,12 +368,20 @@ def _pool(side: Side) -> list[Figure]:
         # A sum over the run: the mean number of rooms that wait, times how long that was counted.
         return of_series(use.blocked_s, stretches[:, 3] * use.counted_s)
 
+    def blocked_per_request(one: Replication, grid: Grid | None) -> OneRun | None:
+        use, requests = one.pools[side], len(one.rooms())
+        if not requests:
+            return None
+        stretches = _stretches(use, grid)
+        return of_series(use.blocked_s / requests, stretches[:, 3] * use.counted_s / requests)
+
     name = f"{side.value}_pool"
     return [
         Figure((name, "mean_occupancy"), of_use(occupancy), 1.0),
         Figure((name, "peak_occupancy"), of_use(peak), 1.0),
         Figure((name, "wasted_fraction"), of_use(wasted), 1.0),
         Figure((name, "blocked_s"), of_use(blocked)),
+        Figure((name, "blocked_per_request_s"), blocked_per_request),
     ]
 
 
@@ -370,7 +401,7 @@ FIGURES: tuple[Figure, ...] = (
     *_times("latency_s", Replication.latencies_s),
     *_times("transfer_s", Replication.transfers_s),
     Figure(("throughput_rps",), Replication.deliveries),
-    Figure(("failure_rate",), lambda one, _: of_outcomes(one.failures()), 1.0, share=True),
+    Figure(("failure_rate",), lambda one, _: of_outcomes(one.not_served()), 1.0, share=True),
     Figure(("resume", "rate"), _resumed, 1.0, share=True),
     Figure(("resume", "mean_chunks"), _chunks),
     *_pool(Side.LANGUAGE),

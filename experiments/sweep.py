@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from experiments.config import NAME_DIGITS, Config
 from experiments.environment import describe, usable_cpus
 from experiments.errors import RunFailedError, UserError
 from experiments.executor import check_executor, run_tasks
+from experiments.failures import counted
 from experiments.grid import (
     Cell,
     Settings,
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
 RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
 """Figures for which a sweep names the cells that may be the lowest."""
 NOT_FIGURES = frozenset({"schema", "kind", "transport", "wall_s", "requests_per_wall_s", "workload"})
+NOT_COLUMNS = frozenset({"failures"})
+"""Parts of a summary that are no figures and have other fields in every run."""
 TIMES = ("latency_s", "transfer_s")
 TOLD_LAWS = 3
 
@@ -272,7 +276,8 @@ def figures(replication: Replication) -> dict[str, float | None]:
 
 def flat_figures(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """Figures by their path; of an estimate its value."""
-    values = {path: value["value"] if isinstance(value, dict) else value for path, value in flat(summary, _is_estimate)}
+    told = {name: value for name, value in summary.items() if name not in NOT_COLUMNS}
+    values = {path: value["value"] if isinstance(value, dict) else value for path, value in flat(told, _is_estimate)}
     return {path: value for path, value in values.items() if value is None or isinstance(value, bool | int | float)}
 
 
@@ -380,6 +385,8 @@ def _figures(plan: Plan, results: list[Result]) -> dict[str, Any]:
 def _combined(summaries: Sequence[Any], path: str = "") -> Any:
     """The figures of a cell from those of its replications, as ``summary.summarise`` would put them together."""
     first = summaries[0]
+    if path == "failures":
+        return counted(sum(map(Counter, summaries), Counter()))
     if isinstance(first, dict):
         if _is_estimate(first):
             # A single replication keeps the interval that its batches gave it.

@@ -26,7 +26,8 @@ class PoolUse(msgspec.Struct):
 
     ``held_token_s``: integral of the capacity (tokens) rooms hold; ``used_token_s``: the part of it that real tokens
     were granted for; the rest was wasted. ``blocked_s``: seconds rooms waited for blocks, summed over rank 0's rooms.
-    Everything counts from ``start_s`` on; what is held then counts from then.
+    Everything counts from ``start_s`` on, what is held then too, to the time that ``finish`` is given. Only
+    ``to_the_end_block_s``, of the block-seconds, goes on to the end of the run.
 
     ``held_blocks``, ``held_tokens``, ``used_tokens`` and ``waiting_rooms`` are the levels at present, and ``now_s`` is
     the time that the integrals have reached. ``marks[j]`` holds the totals at start_s + j · batch_s.
@@ -42,11 +43,13 @@ class PoolUse(msgspec.Struct):
     now_s: float = 0.0
     batch_s: float = FIRST_BATCH_S
     marks: list[Totals] = []
+    to_the_end_block_s: float = 0.0
     held_blocks: int = 0
     held_tokens: int = 0
     used_tokens: int = 0
     waiting_rooms: int = 0
     _next_mark_s: float = 0.0
+    _kept: tuple[float, Totals, int] | None = None
 
     def count_from(self, start_s: float) -> None:
         """Count from ``start_s`` on, which must not be in the past; infinity until that time is known.
@@ -75,10 +78,37 @@ class PoolUse(msgspec.Struct):
 
     def advance(self, time_s: float) -> None:
         """Integrate the present levels up to ``time_s``. Earlier times change nothing."""
-        while self._next_mark_s <= time_s:
-            self._integrate(self._next_mark_s)
-            self._mark()
+        if self._next_mark_s <= time_s:
+            self._coarsen(time_s)
+            while self._next_mark_s <= time_s:
+                self._integrate(self._next_mark_s)
+                self._mark()
         self._integrate(time_s)
+
+    def keep(self, time_s: float) -> None:
+        """Remember what has been counted up to ``time_s``, now, in case counting is found to end there."""
+        # Nothing changes by this, not even by rounding: how often it is called depends on who feeds this.
+        passed_s = time_s - self.now_s
+        if math.isfinite(passed_s):
+            totals = (
+                self.held_block_s + passed_s * self.held_blocks,
+                self.held_token_s + passed_s * self.held_tokens,
+                self.used_token_s + passed_s * self.used_tokens,
+                self.blocked_s + passed_s * self.waiting_rooms,
+            )
+            # Until the first mark, what is held when counting begins is no part of the peak yet.
+            self._kept = time_s, totals, self.peak_blocks if self.marks else max(self.peak_blocks, self.held_blocks)
+
+    def finish(self, time_s: float, end_s: float) -> None:
+        """Counting ends at ``time_s``: at the end of the run, ``end_s``, or at the time that was kept last."""
+        self.advance(end_s)
+        self.to_the_end_block_s = self.held_block_s
+        if self._kept is None or time_s >= end_s:
+            return
+        self.now_s, totals, self.peak_blocks = self._kept
+        self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s = totals
+        # The length of the batches stays what the longer time has made it.
+        del self.marks[math.floor((self.now_s - self.start_s) / self.batch_s) + 1 :]
 
     def batches(self) -> list[Totals]:
         """The integrals over every whole batch, in order; each lasted ``batch_s``."""
@@ -105,9 +135,16 @@ class PoolUse(msgspec.Struct):
     def _mark(self) -> None:
         if not self.marks:
             self.peak_blocks = max(self.peak_blocks, self.held_blocks)  # what is held when counting begins
-        self.marks.append((self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s))
-        if len(self.marks) > MOST_BATCHES:
+        self.marks.append(self._totals())
+        self._next_mark_s = self.start_s + len(self.marks) * self.batch_s
+
+    def _coarsen(self, time_s: float) -> None:
+        """Merge batches in pairs until those up to ``time_s`` are few enough."""
+        while time_s >= self.start_s + MOST_BATCHES * self.batch_s:
             # The totals at every second mark: merging loses nothing.
             del self.marks[1::2]
             self.batch_s *= 2
         self._next_mark_s = self.start_s + len(self.marks) * self.batch_s
+
+    def _totals(self) -> Totals:
+        return self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s

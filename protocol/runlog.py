@@ -83,8 +83,12 @@ class RunLog:
     """Builds request rows and pool use from records.
 
     ``on_request`` receives each row once, when all ranks are done with the request or at ``finish``.
-    ``expect`` must be called for a request before its first record. With ``warmup_requests`` the use of the pools
-    counts from the arrival of the request after these; rows are made of all.
+    ``expect`` must be called for a request before its first record, in order of arrival.
+
+    The *window* is the time in which requests were offered or unfinished; the use of the pools counts in it. It begins
+    with the first arrival after ``warmup_requests``, and ends when all ranks are done with the last request: it has
+    been delivered or has failed on each, and holds nothing there any more. With requests of which that is never said (a
+    rank that died says nothing) it ends with the run. Rows are made of all requests.
     """
 
     def __init__(
@@ -99,13 +103,14 @@ class RunLog:
         announces = make_discipline(scenario.discipline).announces_length
         self._waits_from = Event.ANNOUNCED if announces else Event.SUBMITTED
         self._warmup_left = warmup_requests
+        self.window_start_s = math.inf
+        self.window_end_s = 0.0
         self.pools = {
             Side.ENCODE: PoolUse(scenario.encode_blocks * scenario.encode_tp * scenario.encode_instances),
             Side.LANGUAGE: PoolUse(scenario.language_blocks * scenario.language_tp * scenario.language_instances),
         }
-        if warmup_requests:
-            for use in self.pools.values():
-                use.count_from(math.inf)
+        for use in self.pools.values():
+            use.count_from(math.inf)
         self.records = 0
         self.last_time_s = 0.0
 
@@ -114,7 +119,8 @@ class RunLog:
         self._open[request.room] = _Progress(request, self._ranks)
         if self._warmup_left >= 0:
             self._warmup_left -= 1
-            if self._warmup_left < 0 and math.isinf(self.pools[Side.ENCODE].start_s):
+            if self._warmup_left < 0:
+                self.window_start_s = request.arrival_s
                 for use in self.pools.values():
                     use.count_from(request.arrival_s)
 
@@ -149,15 +155,26 @@ class RunLog:
             self._change_hold(time_s, rank_id, room, 0, 0, 0)
             progress.left -= 1
             if progress.left == 0:
-                del self._open[room]
                 for waiting in progress.waiting:
                     self.pools[waiting.side].wait(time_s, -1)
-                self._on_request(self._row(progress))
+                self._end(progress, time_s)
+
+    def _end(self, progress: _Progress, time_s: float) -> None:
+        """All of its ranks are done with a request."""
+        del self._open[progress.request.room]
+        self.window_end_s = time_s
+        if not self._open:
+            for use in self.pools.values():
+                use.keep(time_s)
+        self._on_request(self._row(progress))
 
     def finish(self, time_s: float) -> None:
-        """End of the run: integrals up to ``time_s``, rows of the unfinished requests."""
+        """End of the run at ``time_s``: integrals up to the end of the window, rows of the unfinished requests."""
+        if self._open:
+            self.window_end_s = time_s
+        self.window_start_s = min(self.window_start_s, self.window_end_s)
         for use in self.pools.values():
-            use.advance(time_s)
+            use.finish(self.window_end_s, time_s)
         for progress in self._open.values():
             self._on_request(self._row(progress))
         self._open.clear()

@@ -280,7 +280,7 @@ def broken_accounts(book: Book, log: RunLog, rows: Iterable[RequestRow], outcome
             f"{outcome.bytes_written} and {outcome.bytes_landed}"
         )
     for side, use in log.pools.items():
-        by_room, by_time = book.held_block_s[side], use.held_block_s
+        by_room, by_time = book.held_block_s[side], use.to_the_end_block_s
         if not math.isclose(by_room, by_time, rel_tol=ROUNDING, abs_tol=ROUNDING * outcome.end_s):
             broken.append(
                 f"rooms held blocks of the {side.value} side for {by_room!r} block-seconds, the pool was held for "

@@ -190,7 +190,7 @@ def predict(
         )
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error
-    figures.end_s, figures.pools, figures.records = outcome.end_s, log.pools, log.records
+    figures.take(log, outcome.end_s)
     figures.deadlock, figures.deadlocks = outcome.deadlock, outcome.deadlocks
     return Observation(figures, in_order(kept)), statuses
 

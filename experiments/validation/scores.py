@@ -155,9 +155,9 @@ def _in_gaps(gaps: Sequence[Pair]) -> Values:
 
 
 def _gaps(one: Repeat) -> Pair:
-    """Times between successive deliveries, the first counted from the run's start, of as many as both sides have.
+    """Times between successive deliveries, the first counted from the first arrival, of as many as both sides have.
 
-    Their mean is one over the throughput.
+    Their mean is one over the throughput, up to the last of these deliveries.
     """
     sides = [_delivery_gaps(side) for side in (one.measured, one.predicted)]
     count = min(map(len, sides))
@@ -165,7 +165,7 @@ def _gaps(one: Repeat) -> Pair:
 
 
 def _delivery_gaps(figures: Replication) -> Samples:
-    times_s = np.frombuffer(figures.delivered_s) - figures.start_s
+    times_s = np.frombuffer(figures.delivered_s) - figures.window_s[0]
     return np.diff(np.sort(times_s[times_s > 0]), prepend=0.0)
 
 

@@ -223,7 +223,8 @@ def test_a_deadlock_is_reported(bufferlab: Any) -> None:
     summary = json.loads(ended.out)
     assert ended.status == 0
     assert summary["deadlock"] is True
-    assert summary["requests"] == {"offered": 2, "succeeded": 0, "failed": 0, "unfinished": 2}
+    counts = {"offered": 2, "succeeded": 0, "failed": 0, "unfinished": 2, "not_served": 2}
+    assert summary["requests"] == counts
     assert summary["latency_s"]["p50"] == {"value": None, "low": None, "high": None}
 
 

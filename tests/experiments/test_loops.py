@@ -91,7 +91,8 @@ def test_the_arrival_column_says_when_a_request_was_submitted(tmp_path: Path) ->
     assert table["arrival_s"].is_monotonic_increasing
     assert table["arrival_s"].iloc[-1] > 0
     assert run.summary["invariant_violations"] == 0
-    assert run.summary["requests"] == {"offered": 60, "succeeded": 60, "failed": 0, "unfinished": 0}
+    counts = {"offered": 60, "succeeded": 60, "failed": 0, "unfinished": 0, "not_served": 0}
+    assert run.summary["requests"] == counts
     again = simulated(tmp_path, "again", *CLOSED)
     for name in ("events.parquet", "requests.parquet"):
         assert (again.path / name).read_bytes() == (run.path / name).read_bytes()

@@ -82,13 +82,15 @@ def test_a_run_s_occupancy_over_time(runs: list[StoredRun]) -> None:
         assert 0 < held.max() <= 100
         assert held[-1] == 0  # in the end everything was given back
     assert single.axes[1].get_xlabel() == "time (s)"
-    per_replication = [figures(simulate_one(config, number)[0]) for number in (0, 1)]
+    replications = [simulate_one(config, number)[0] for number in (0, 1)]
+    lengths = [end_s - start_s for start_s, end_s in (one.window_s for one in replications)]
+    per_replication = [figures(one) for one in replications]
     for axes, side in zip(whole.axes, ("language_pool", "encode_pool"), strict=True):
         mean = np.asarray(axes.get_lines()[0].get_ydata(), dtype=float)
-        # The same area under it as in the table: block-seconds over the time until the last replication ends.
+        # The same area under it as in the table: block-seconds, here over the time until the last replication ends.
         ends = runs[0].events().groupby("replication")["time_s"].max()
         occupancy = [run_figures[f"{side}.mean_occupancy"] for run_figures in per_replication]
-        expected = np.mean(np.array(occupancy) * ends.to_numpy()) / ends.max()
+        expected = np.mean(np.array(occupancy) * np.array(lengths)) / ends.max()
         assert mean.mean() / 100 == pytest.approx(expected, rel=1e-6)
         legend = axes.get_legend()
         assert legend is not None

@@ -25,7 +25,7 @@ def row(
     return RequestRow(
         room=room, arrival_s=arrival_s, text_tokens=0, images=1, total_tokens=10, first_allocation_tokens=8,
         chunks=chunks, encoded_s=encoded_s, first_chunk_s=None, delivered_s=delivered_s, released_s=None,
-        status=status, failure="",
+        status=status, failure=f"it has no room for {room} tokens" if status == "Failed" else "",
     )  # fmt: skip
 
 
@@ -52,22 +52,25 @@ def replication(shift: float = 0.0) -> Replication:
 def test_one_replication_by_hand() -> None:
     summary = summarise([replication()], kind="sim", transport="tcp-loopback", wall_s=0.5)
     assert list(summary) == [
-        "schema", "kind", "transport", "requests", "latency_s", "transfer_s", "throughput_rps", "failure_rate",
+        "schema", "kind", "transport", "requests", "failures", "latency_s", "transfer_s", "throughput_rps", "failure_rate",
         "resume", "language_pool", "encode_pool", "deadlock", "deadlock_rate", "warmup", "invariant_violations",
         "faults", "ended_early", "wall_s", "requests_per_wall_s", "events_per_request",
     ]  # fmt: skip
-    assert summary["requests"] == {"offered": 5, "succeeded": 3, "failed": 1, "unfinished": 1}
+    assert summary["requests"] == {"offered": 5, "succeeded": 3, "failed": 1, "unfinished": 1, "not_served": 2}
+    assert summary["failures"] == {"it has no room for 4 tokens": 1}
 
     def only(value: float | None) -> dict[str, float | None]:
         return {"value": value, "low": None, "high": None}
 
     assert summary["latency_s"] == {"mean": only(3.0), "p50": only(2.0), "p90": only(6.0), "p99": only(6.0)}
     assert summary["transfer_s"] == {"mean": only(1.5), "p50": only(1.0), "p90": only(3.0), "p99": only(3.0)}
-    assert summary["throughput_rps"] == only(3 / 8)
-    assert summary["failure_rate"] == only(1 / 5)
+    # One never ended, so it was unfinished until the run ended at 10 s.
+    assert summary["throughput_rps"] == only(3 / 10)
+    assert summary["failure_rate"] == only(2 / 5)
     assert summary["resume"] == {"rate": only(2 / 3), "mean_chunks": only(7 / 3)}
     assert summary["language_pool"] == {
         "mean_occupancy": only(0.5), "peak_occupancy": only(0.75), "wasted_fraction": only(0.6), "blocked_s": only(7.0),
+        "blocked_per_request_s": only(7.0 / 5),
     }  # fmt: skip
     assert summary["encode_pool"]["mean_occupancy"] == only(0.0)
     assert summary["encode_pool"]["wasted_fraction"] == only(None)
@@ -96,18 +99,18 @@ def test_three_replications_have_t_intervals() -> None:
     half = math.sqrt(square * (2 / 9 / 3 + square / 36)) / (1 + square / 3)
     middle = (1 / 3 + square / 6) / (1 + square / 3)
     assert summary["deadlock_rate"]["low"] == pytest.approx(middle - half)
-    # Shares of all requests: 1 in 5 in every one, so nothing varied; but it is neither 0 nor 1.
-    assert summary["failure_rate"] == pytest.approx({"value": 0.2, "low": 0.2, "high": 0.2})
+    # Shares of all requests: 2 in 5 in every one, so nothing varied; but it is neither 0 nor 1.
+    assert summary["failure_rate"] == pytest.approx({"value": 0.4, "low": 0.4, "high": 0.4})
 
 
 def test_no_success_is_no_number() -> None:
-    one = Replication(pools={side: PoolUse(4, now_s=1.0) for side in Side}, end_s=1.0)
+    one = Replication(pools={side: PoolUse(4, now_s=1.0) for side in Side}, end_s=1.0, window_end_s=1.0)
     one.add(row(1, 0.0, None, None, 0, "Failed"))
     for runs in ([one], [one, one]):
         summary = summarise(runs, kind="real", transport="tcp", wall_s=0.1)
         for name in ("latency_s", "transfer_s", "resume"):
             assert all(estimate == NOTHING for estimate in summary[name].values())
-        assert summary["throughput_rps"] == NOTHING
+        assert summary["throughput_rps"]["value"] == 0.0
         # All failed, in everything that was seen: no number of replications makes that certain.
         assert summary["failure_rate"] == unbounded(1.0)
 
@@ -170,11 +173,12 @@ def test_pool_figures_are_those_of_the_events(stored: StoredRun, warmed: dict[st
     changes = events[(events["side"] == "language") & events["event"].isin(["allocated", "released"])].copy()
     changes["blocks"] = np.where(changes["event"] == "allocated", -(-changes["tokens"] // 128), 0)
     changes["until_s"] = changes.groupby("room")["time_s"].shift(-1)
-    pool, end_s = stored.config.language.pool_blocks, stored.summary["replications"][0]["end_s"]
+    pool, end_s = stored.config.language.pool_blocks, stored.summary["replications"][0]["window_end_s"]
     assert isinstance(pool, int)
     arrivals = stored.requests()["arrival_s"].sort_values().to_numpy()
-    for summary, start_s in ((stored.summary, 0.0), (warmed, float(arrivals[1000]))):
-        lasted_s = (changes["until_s"].clip(lower=start_s) - changes["time_s"].clip(lower=start_s)).fillna(0.0)
+    assert stored.summary["replications"][0]["window_start_s"] == arrivals[0]
+    for summary, start_s in ((stored.summary, float(arrivals[0])), (warmed, float(arrivals[1000]))):
+        lasted_s = (changes["until_s"].clip(start_s, end_s) - changes["time_s"].clip(start_s, end_s)).fillna(0.0)
         expected = float((lasted_s * changes["blocks"]).sum()) / (pool * (end_s - start_s))
         assert summary["language_pool"]["mean_occupancy"]["value"] == pytest.approx(expected, rel=1e-9)
 
@@ -190,7 +194,9 @@ def test_a_warmup_is_left_out_of_every_figure_but_the_counts(stored: StoredRun, 
     assert warmed["resume"]["mean_chunks"]["value"] == pytest.approx(counted["chunks"].mean())
     start_s = counted["arrival_s"].iloc[0]
     later = rows["delivered_s"][rows["delivered_s"] > start_s]
-    assert warmed["throughput_rps"]["value"] == pytest.approx(len(later) / (later.max() - start_s))
+    end_s = stored.summary["replications"][0]["window_end_s"]
+    assert end_s >= later.max()
+    assert warmed["throughput_rps"]["value"] == pytest.approx(len(later) / (end_s - start_s), rel=1e-12)
 
 
 @pytest.mark.parametrize(("replications", "warmup"), [(1, 0), (1, 30), (3, 10)])

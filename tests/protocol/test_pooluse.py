@@ -123,3 +123,25 @@ def test_nothing_counts_until_the_start_is_known() -> None:
     assert (use.held_block_s, use.peak_blocks, use.counted_s) == (4.0, 2, 2.0)
     with pytest.raises(ValueError, match=r"start_s is 9\.0, but counting began at 5\.0"):
         use.count_from(9.0)
+
+
+@settings(max_examples=50)
+@given(STEPS, STEPS, st.floats(0.0, 5.0))
+def test_counting_may_be_found_to_have_ended_earlier(steps: list[Step], later: list[Step], start_s: float) -> None:
+    """What comes after the time that was kept is as if it had not come, except for the length of the batches."""
+    whole, cut = PoolUse(50), PoolUse(50)
+    for use in (whole, cut):
+        use.count_from(start_s)
+    feed(cut, steps)
+    kept_s = max(feed(whole, steps)[-1][0], start_s)
+    whole.keep(kept_s)
+    cut.finish(kept_s, kept_s)
+    now_s = kept_s
+    for since_s, blocks, *_ in later:
+        now_s += since_s
+        whole.change(now_s, blocks - whole.held_blocks, 0, 0)
+    whole.finish(kept_s, now_s + 1.0)
+    assert totals(whole) == pytest.approx(totals(cut), rel=1e-9, abs=1e-12)
+    assert (whole.counted_s, whole.peak_blocks) == (cut.counted_s, cut.peak_blocks)
+    assert len(whole.batches()) == math.floor((kept_s - start_s) / whole.batch_s)
+    assert whole.to_the_end_block_s >= whole.held_block_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,7 @@ TWO_CHUNKS: list[tuple[Any, ...]] = [
     (15.5, E0, 7, Event.RELEASED, S, 6),
 ]
 REQUEST = Request(room=7, arrival_s=0.5, total_tokens=6, text_tokens=2, images=1)
+AT_ZERO = REQUEST.arriving(0.0)
 
 
 def test_the_row_of_a_request_in_two_chunks() -> None:
@@ -88,6 +90,9 @@ def test_the_integrals_of_a_request_in_two_chunks() -> None:
     log.finish(20.0)
     language, encode = log.pools[Side.LANGUAGE], log.pools[Side.ENCODE]
     assert (language.pool_blocks, encode.pool_blocks) == (2, 8)
+    # From the arrival at 0.5 s to the last release at 15.5 s; nothing of the run after it.
+    assert (log.window_start_s, log.window_end_s) == (0.5, 15.5)
+    assert (language.counted_s, encode.counted_s) == (15.0, 15.0)
     assert (language.held_block_s, encode.held_block_s) == (12.0, 2 * 10.5)
     assert (language.held_token_s, encode.held_token_s) == (4 * 12.0, 8 * 10.5)
     assert (language.used_token_s, encode.used_token_s) == (4 * 7.0 + 2 * 5.0, 6 * 10.5)
@@ -104,6 +109,7 @@ def test_a_run_that_ends_in_the_middle() -> None:
     log.finish(12.0)
     (row,) = rows
     assert (row.status, row.chunks, row.delivered_s, row.released_s) == ("Transferring", 1, None, None)
+    assert (log.window_start_s, log.window_end_s) == (0.5, 12.0)
     assert log.pools[Side.LANGUAGE].held_block_s == 9.0
     assert log.pools[Side.LANGUAGE].used_token_s == 4 * 7.0 + 2 * 2.0
     assert log.pools[Side.ENCODE].held_block_s == 2 * 7.0
@@ -138,7 +144,7 @@ def test_a_longer_allocation_is_wasted_memory() -> None:
         (0.0, L0, 7, Event.ALLOCATED, B, 8),
         (10.0, L0, 7, Event.RELEASED, S, 6),
     ]
-    log, _ = play(records, [REQUEST])
+    log, _ = play(records, [AT_ZERO])
     use = log.pools[Side.LANGUAGE]
     assert (use.held_token_s, use.used_token_s, use.peak_blocks) == (80.0, 60.0, 2)
 
@@ -158,7 +164,7 @@ def test_two_ranks_count_twice_but_wait_once() -> None:
         (7.0, L1, 7, Event.RELEASED, S, 6),
         (8.0, E0, 7, Event.RELEASED, S, 6),
     ]
-    log, rows = play(records, [REQUEST], language_tp=2)
+    log, rows = play(records, [AT_ZERO], language_tp=2)
     use = log.pools[Side.LANGUAGE]
     assert use.pool_blocks == 4
     assert (use.held_block_s, use.peak_blocks, use.blocked_s) == (2 * 4.0 + 2 * 5.0, 4, 2.0)
@@ -174,7 +180,7 @@ def test_one_failed_rank_fails_the_request_and_the_first_reason_counts() -> None
         (2.0, L0, 7, Event.RELEASED, F, 0),
         (3.0, E0, 7, Event.RELEASED, F, 0),
     ]
-    log, rows = play(records, [REQUEST], language_tp=2)
+    log, rows = play(records, [AT_ZERO], language_tp=2)
     assert rows == []
     log.record(Record(4.0, L1, 7, Event.RELEASED, S, 6, 0, ""))
     assert (rows[0].status, rows[0].failure, rows[0].delivered_s) == ("Failed", "the write failed", None)
@@ -190,6 +196,31 @@ def test_a_room_number_may_come_again() -> None:
             log.record(Record(start + time_s, *rest[:5], 0, ""))
     assert [row.delivered_s for row in rows] == [15.0, 115.0]
     assert log.pools[Side.LANGUAGE].held_block_s == 24.0
+
+
+def test_the_window_has_no_time_before_the_first_arrival_and_none_after_the_last_end() -> None:
+    """An hour later, and in a run that ends long after its last request, the figures are the same."""
+    late_s = 3600.0
+    late, _ = play(
+        [(time_s + late_s, *rest) for time_s, *rest in TWO_CHUNKS], [REQUEST.arriving(REQUEST.arrival_s + late_s)]
+    )
+    late.finish(4000.0)
+    log, _ = play(TWO_CHUNKS, [REQUEST])
+    log.finish(15.5)
+    assert (late.window_start_s, late.window_end_s) == (late_s + 0.5, late_s + 15.5)
+    for side in Side:
+        one, other = log.pools[side], late.pools[side]
+        assert (one.held_block_s, one.used_token_s, one.blocked_s) == (
+            other.held_block_s, other.used_token_s, other.blocked_s,
+        )  # fmt: skip
+        assert (one.counted_s, one.peak_blocks) == (other.counted_s, other.peak_blocks)
+        assert len(other.batches()) == math.floor(15.0 / other.batch_s)
+
+
+def test_a_request_that_a_rank_never_speaks_of_makes_the_window_last_as_long_as_the_run() -> None:
+    log, rows = play([record for record in TWO_CHUNKS if record[1] == L0], [REQUEST])
+    log.finish(80.0)
+    assert (rows[0].status, log.window_end_s) == ("Success", 80.0)
 
 
 def test_records_of_unknown_rooms_are_counted_only() -> None:

@@ -154,7 +154,9 @@ def environment(run: str) -> dict[str, Any]:
 def check_run(start: Callable[..., Process], coordinator: Process, language: int, lengths: Sequence[int]) -> None:
     """All succeeded, all bytes are right, the histories are the simulator's, and the clocks are the same one."""
     summary = json.loads(coordinator.out)
-    assert summary["requests"] == {"offered": len(lengths), "succeeded": len(lengths), "failed": 0, "unfinished": 0}
+    count = len(lengths)
+    ended = {"offered": count, "succeeded": count, "failed": 0, "unfinished": 0, "not_served": 0}
+    assert summary["requests"] == ended
     assert (summary["kind"], summary["transport"], summary["invariant_violations"]) == ("real", "tcp", 0)
     simulated = start("sim", "mine.toml", "--out", "sim", "--no-plots")
     assert simulated.ended() == 0, simulated.err
