@@ -69,7 +69,9 @@ if TYPE_CHECKING:
 
 RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
 """Figures for which a sweep names the cells that may be the lowest."""
-NOT_FIGURES = frozenset({"schema", "kind", "transport", "wall_s", "requests_per_wall_s", "workload"})
+NOT_FIGURES = frozenset(
+    {"schema", "kind", "transport", "faults", "ended_early", "wall_s", "requests_per_wall_s", "workload"}
+)
 NOT_COLUMNS = frozenset({"failures"})
 """Parts of a summary that are no figures and have other fields in every run."""
 TIMES = ("latency_s", "transfer_s")
