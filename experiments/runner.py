@@ -97,6 +97,7 @@ def simulate_one(
     """
     from experiments.workload import make_requests
     from sim.faults import PlannedFaults
+    from sim.laws import broken_ends
     from sim.run import simulate
     from sim.streams import stream
 
@@ -120,7 +121,10 @@ def simulate_one(
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error
     one = account.finish(outcome.end_s, deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
-    return one, account.laws.examples
+    forgives = plan is not None and config.scenario().timeout_s is None
+    ends = broken_ends(account.laws.open_rooms, outcome, forgives=forgives)
+    one.violations += len(ends)
+    return one, [*ends, *account.laws.examples]
 
 
 def run_sim(

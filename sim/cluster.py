@@ -19,7 +19,7 @@ What goes wrong is not decided here either: a ``faults.Faults`` is asked whereve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from math import inf
 from typing import Any
@@ -180,17 +180,32 @@ class Cluster:
         """Whether no core remembers a room."""
         return not any(rank.core.rooms for rank in self._ranks.values())
 
-    def leftovers(self) -> list[str]:
-        """One sentence for every rank that still has a room or lacks a block; empty after a clean run."""
+    def leftovers(self, ended: Collection[RankId] = ()) -> list[str]:
+        """One sentence for every rank that still has a room or lacks a block; empty after a clean run.
+
+        Those that have ``ended`` are left out: their memory exists no more.
+        """
         found = []
         for core in self.cores:
             pool = core.pool
-            if core.rooms or pool.free != pool.blocks:
+            if core.rank_id not in ended and (core.rooms or pool.free != pool.blocks):
                 found.append(
                     f"{core.rank_id} remembers {len(core.rooms)} rooms and has {pool.free} of {pool.blocks} blocks "
                     f"free, {pool.fenced} fenced"
                 )
         return found
+
+    def ended(self) -> frozenset[RankId]:
+        """Ranks whose process has ended and was not replaced, with the others of their instances."""
+        return frozenset(
+            rank.core.rank_id
+            for group in self._groups.values()
+            if any(map(self._has_ended, group.ranks))
+            for rank in group.ranks
+        )
+
+    def _has_ended(self, rank: Rank) -> bool:
+        return rank.gone or (self._faults is not None and self._faults.ready_s(rank.core.rank_id) == inf)
 
     def look_for_deadlock(self) -> Deadlock | None:
         """The deadlock that rooms are in now, kept in ``deadlocks`` unless it is the one that was found last."""

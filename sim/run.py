@@ -23,8 +23,9 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, when it was
     seen and the rooms in the cycle (see ``protocol.deadlock``); timers may have ended it. ``leftovers``: a sentence for
-    every rank that was not empty at the end. ``events``: calls on the virtual clock (more where a recorder is told
-    when a copy is over), ``turns``: those of them that were turns of a scheduler loop.
+    every rank that was not empty at the end; ``ended``: ranks whose processes had ended by then, of which nothing can
+    be said. ``events``: calls on the virtual clock (more where a recorder is told when a copy is over), ``turns``:
+    those of them that were turns of a scheduler loop.
     """
 
     end_s: float
@@ -38,6 +39,7 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     bytes_written: int
     bytes_landed: int
     leftovers: tuple[str, ...]
+    ended: frozenset[RankId] = frozenset()
 
     @property
     def deadlock(self) -> bool:
@@ -89,6 +91,7 @@ def simulate(
         clock.step()  # the next timer; it may lead to a turn
     if run_log is not None:
         run_log.finish(end_s)
+    ended = cluster.ended()
     return SimulationOutcome(
         end_s=end_s,
         deadlocks=tuple(f"seen at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.deadlocks),
@@ -100,7 +103,8 @@ def simulate(
         unfinished=cluster.unfinished,
         bytes_written=cluster.bytes_written,
         bytes_landed=cluster.bytes_landed,
-        leftovers=tuple(cluster.leftovers()),
+        leftovers=tuple(cluster.leftovers(ended)),
+        ended=ended,
     )
 
 

@@ -238,6 +238,17 @@ def test_broken_laws_end_with_status_1(bufferlab: Any, monkeypatch: pytest.Monke
     assert "1 BROKEN LAWS" in ended.out
 
 
+def test_blocks_that_never_come_back_are_told_at_the_end(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from protocol.allocator import BlockPool
+
+    release = BlockPool.release
+    monkeypatch.setattr(BlockPool, "release", lambda self, blocks, owner: release(self, list(blocks)[1:], owner))
+    ended = bufferlab("sim", "seed-small", "--no-plots")
+    assert ended.status == 1
+    assert "2 BROKEN LAWS" in ended.out
+    assert "language0.0 remembers 0 rooms and has 63 of 64 blocks free, 0 fenced" in ended.err
+
+
 @pytest.mark.parametrize("name", example_names())
 def test_every_example_runs(bufferlab: Any, name: str) -> None:
     ended = bufferlab("sim", name, "--no-plots", "--json")

@@ -16,7 +16,17 @@ from protocol.runlog import RequestRow, RunLog
 from protocol.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from sim.laws import STATIONS, Book, LawError, ObservedRun, StationFlow, broken_accounts, broken_laws, observe
+from sim.laws import (
+    STATIONS,
+    Book,
+    LawError,
+    ObservedRun,
+    StationFlow,
+    broken_accounts,
+    broken_ends,
+    broken_laws,
+    observe,
+)
 from sim.link import load_profile
 from sim.run import SimulationOutcome, simulate
 
@@ -103,6 +113,15 @@ def test_the_outcome_must_add_up(fields: dict[str, object], law: str) -> None:
 def test_a_run_that_stands_still_owes_its_unfinished_rooms_nothing() -> None:
     stuck = msgspec.structs.replace(CLEAN, deadlocks=("rooms 1 and 2",), unfinished=1, succeeded=0, leftovers=("one",))
     assert violations(WHOLE[:5], stuck) == []
+
+
+def test_what_is_forgiven_and_what_had_ended_owe_nothing_but_the_sums() -> None:
+    open_rooms = [(0, ENCODE), (0, LANGUAGE)]
+    cut = msgspec.structs.replace(CLEAN, succeeded=0, unfinished=1)
+    assert broken_ends(open_rooms, cut, forgives=True) == []
+    one_ended = msgspec.structs.replace(cut, ended=frozenset({LANGUAGE}))
+    assert broken_ends(open_rooms, one_ended) == [f"room 0 never ended on {ENCODE}"]
+    assert broken_ends([], msgspec.structs.replace(CLEAN, bytes_landed=1), forgives=True)
 
 
 def test_an_observed_run_that_breaks_a_law_raises(monkeypatch: pytest.MonkeyPatch) -> None:
