@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def run_sweep(
 
     if missing := examine_real():
         raise UserError(missing)
-    with real_errors():
+    with real_errors(lambda line: print(line, file=sys.stderr)):
         from real.bench_link import measure_link
         from real.bench_side import Cell
 
@@ -171,12 +172,11 @@ def run_sweep(
 def _heading(sweep: LinkSweep, proof: TransportProof) -> dict[str, Any]:
     """Everything that is known before the first measurement."""
     from real.engine import settings
+    from real.variables import passed
 
-    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MC_")}
+    environment = {name: value for name, value in passed(os.environ).items() if name.startswith("MC_")}
     for setting in settings(sweep.transport):
-        if setting.value is None:
-            environment.pop(setting.name, None)
-        elif setting.forced or setting.name not in environment:
+        if setting.value is not None and (setting.forced or setting.name not in environment):
             environment[setting.name] = setting.value
     return {
         "schema": SCHEMA,

@@ -7,11 +7,9 @@ import importlib.util
 import json
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,8 @@ from experiments.environment import (
     rdma_devices,
 )
 from experiments.present import table
+from experiments.remedies import SYSTEM_LIBRARIES, Report, mend_commands
 
-SYSTEM_LIBRARIES = {
-    "libibverbs.so.1": "libibverbs1",
-    "librdmacm.so.1": "librdmacm1",
-    "libnuma.so.1": "libnuma1",
-    "liburing.so.2": "liburing2",
-}
-"""What Mooncake loads, also for tcp: shared library to Debian package."""
-
-MOONCAKE_REQUIREMENT = "mooncake-transfer-engine-non-cuda>=0.3.13"
-REAL_REQUIREMENTS = {"torch": "torch>=2.6", "pyzmq": "pyzmq>=27.0", "aiohttp": "aiohttp>=3.12", "psutil": "psutil>=7.0"}
 IMPORT_NAMES = {"pyzmq": "zmq"}
 PROBE_TIMEOUT_S = 60.0
 
@@ -44,6 +33,21 @@ from experiments.runner import simulate_one
 one, broken = simulate_one(load("seed-resume"), 0)
 assert one.statuses == {"Success": 1} and not one.violations, (one.statuses, broken)
 """
+
+IMPORT_PROBE = """
+import importlib.util, sys
+found = importlib.util.find_spec("mooncake")
+print(next(iter(found.submodule_search_locations or [found.origin])) if found else "", flush=True)
+try:
+    import mooncake.engine
+except ModuleNotFoundError as error:
+    sys.exit(f"No module named {error.name!r}")
+"""
+
+ABSENT = "No module named 'mooncake'"
+
+LOADER_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "LD_BIND_NOW", "LD_AUDIT")
+"""These decide which files a program loads. None is the engine's own, but one left over may break it."""
 
 TRANSPORT_PROBE = """
 import json, sys
@@ -56,8 +60,6 @@ assert not outcome.mismatches, outcome.mismatches[0]
 assert outcome.verified_bytes == 100 * scenario.layout.bytes_per_token, f"{outcome.verified_bytes} bytes verified"
 print(json.dumps(msgspec.to_builtins(outcome.proof)))
 """
-
-Report = dict[str, Any]
 
 
 def examine(say: Callable[[str], None] = lambda _: None) -> Report:
@@ -90,6 +92,8 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Report:
             result = _probe([sys.executable, "-c", TRANSPORT_PROBE, transport, device])
             result["proof"] = _last_json(result.pop("output")) if result["works"] else None
         found["transports"][transport] = {key: result[key] for key in ("works", "reason", "proof")}
+    if installed["mooncake_imports"]["works"] and not absent and not found["transports"]["tcp"]["works"]:
+        found["broken"] = _broken_packages()
     found["real"] = {"works": any(one["works"] for one in found["transports"].values())}
     found["mend"] = mend_commands(found)
     return found
@@ -107,46 +111,56 @@ def examine_real() -> str:
         reason = f"Mooncake cannot be imported ({found['mooncake_imports']['reason']})"
     else:
         return ""
-    commands = mend_commands(found)
-    mend = f"; to mend it, run: {' && '.join(commands)}" if commands else ""
+    lines = mend_commands(found)
+    commands = [line for line in lines if not line.startswith("#")]
+    mend = "".join(f"; {line.lstrip('# ')}" for line in lines if line.startswith("#"))
+    mend += f"; to mend it, run: {' && '.join(commands)}" if commands else ""
     return f"the real backend cannot start because {reason}{mend}"
 
 
 def _installed() -> Report:
     """What the commands that mend depend on."""
-    mooncake = _probe([sys.executable, "-c", "import mooncake.engine"])
+    from real import variables
+
+    wheels = {name: version for name in MOONCAKE_WHEELS if (version := package_version(name))}
     return {
-        "mooncake_wheels": {name: version for name in MOONCAKE_WHEELS if (version := package_version(name))},
-        "mooncake_imports": {"works": mooncake["works"], "reason": mooncake["reason"]},
+        "mooncake_wheels": wheels,
+        "mooncake_imports": _import_mooncake(wheels),
         "system_libraries": {package: _loads(library) for library, package in SYSTEM_LIBRARIES.items()},
         "absent": [name for name in REAL_PACKAGES if importlib.util.find_spec(IMPORT_NAMES.get(name, name)) is None],
+        "removed_variables": sorted({*variables.foreign(os.environ), *variables.taken_out()}),
+        "passed_variables": variables.passed(os.environ),
     }
 
 
-def mend_commands(found: Report) -> list[str]:
-    """Commands to type, in order, so that the real backend works; none if it does."""
-    commands = []
-    missing_libraries = [package for package, loads in found["system_libraries"].items() if not loads]
-    if missing_libraries:
-        prefix = "" if os.geteuid() == 0 else "sudo "
-        if shutil.which("apt-get"):
-            commands.append(f"{prefix}apt-get install -y --no-install-recommends {' '.join(missing_libraries)}")
-        else:
-            commands.append(f"# install with your package manager what Debian calls {' '.join(missing_libraries)}")
-    pip = f"{shlex.quote(sys.executable)} -m pip"
-    wheels = found["mooncake_wheels"]
-    if len(wheels) > 1:
-        # They install the same files, so whichever came last has broken the others.
-        commands.append(f"{pip} uninstall -y {' '.join(wheels)}")
-    requirements = [REAL_REQUIREMENTS[name] for name in found["absent"]]
-    broken = not found["mooncake_imports"]["works"] and not missing_libraries
-    if len(wheels) != 1:
-        requirements.append(MOONCAKE_REQUIREMENT)
-    elif broken:
-        commands.append(f"{pip} install --force-reinstall --no-deps {next(iter(wheels))}")
-    if requirements:
-        commands.append(f"{pip} install {' '.join(shlex.quote(one) for one in requirements)}")
-    return commands
+def _import_mooncake(wheels: Mapping[str, str]) -> Report:
+    """Whether it imports; if not, why, and the variable or the other module that is to blame, where one is."""
+    command = [sys.executable, "-c", IMPORT_PROBE]
+    result = _probe(command)
+    found: Report = {"works": result["works"], "reason": result["reason"]}
+    if result["works"]:
+        return found
+    if result["reason"] == ABSENT:
+        return found
+    place = result["output"].strip()
+    if place and wheels and "No module named" in result["reason"] and "site-packages" not in place:
+        return {**found, "reason": f"{result['reason']}; the module mooncake is {place}", "stranger": place}
+    suspects = [name for name in LOADER_VARIABLES if os.environ.get(name)]
+    if suspects and _probe(command, without=suspects)["works"]:
+        alone = (name for name in suspects if _probe(command, without=[name])["works"])
+        blamed = next(alone, " ".join(suspects))
+        return {**found, "reason": f"{result['reason']}; it imports without {blamed}", "variable": blamed}
+    return found
+
+
+def _broken_packages() -> dict[str, str]:
+    """Packages of the real backend that are there and do not import, with the reason."""
+    broken = {}
+    for name in REAL_PACKAGES:
+        result = _probe([sys.executable, "-c", f"import {IMPORT_NAMES.get(name, name)}"])
+        if not result["works"]:
+            broken[name] = result["reason"]
+    return broken
 
 
 def report_text(found: Report) -> str:
@@ -167,6 +181,13 @@ def report_text(found: Report) -> str:
     lines.append(_state("Mooncake imports", found["mooncake_imports"]))
     for name, result in found["transports"].items():
         lines.append(_state(f"real transfer over {name}", result))
+    for name, reason in found.get("broken", {}).items():
+        lines.append(f"{name} does NOT import ({reason})")
+    if found["removed_variables"]:
+        lines.append(f"left out of the engine's environment: {', '.join(found['removed_variables'])}")
+    if found["passed_variables"]:
+        reach = " ".join(f"{name}={value}" for name, value in found["passed_variables"].items())
+        lines.append(f"reach the engine: {reach}")
     lines.append("")
     if found["real"]["works"]:
         lines.append("`bufferlab sim` and `bufferlab real` work here." if found["simulator"]["works"] else "")
@@ -188,10 +209,13 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _probe(command: list[str]) -> Report:
-    """Run a command that proves something; it gets a minute."""
+def _probe(command: list[str], without: Sequence[str] = ()) -> Report:
+    """Run a command that proves something, in the environment that ranks have; it gets a minute."""
+    from real import lastwords, variables
+
     root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    environment = {name: value for name, value in variables.cleaned(os.environ).items() if name not in without}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     try:
         done = subprocess.run(
             command,
@@ -207,8 +231,9 @@ def _probe(command: list[str]) -> Report:
         return {"works": False, "reason": f"no result within {PROBE_TIMEOUT_S:g} s", "output": ""}
     if done.returncode == 0:
         return {"works": True, "reason": "", "output": done.stdout}
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    reason = lines[-1] if lines else f"it ended with status {done.returncode}"
+    reason = lastwords.cause(done.stderr, done.returncode) or lastwords.ended(done.returncode)
+    if done.returncode < 0 and (how := lastwords.ended(done.returncode)) != reason:
+        reason += f"; {how}"
     return {"works": False, "reason": reason, "output": done.stdout}
 
 

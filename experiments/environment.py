@@ -41,8 +41,16 @@ def describe_host() -> dict[str, Any]:
 
 
 def describe(proof: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """The content of environment.json. ``proof``: how a measured run knows which transport it used."""
+    """The content of environment.json. ``proof``: how a measured run knows which transport it used.
+
+    A measured run also says which variables of the environment reached the engine (``passed_variables``), and the names
+    of those that were taken out (``removed_variables``; their values may hold passwords).
+    """
     packages = (*PACKAGES, *REAL_PACKAGES, *MOONCAKE_WHEELS) if proof is not None else PACKAGES
+    if proof is not None:
+        from real.variables import passed, taken_out
+
+        more = {"removed_variables": taken_out(), "passed_variables": passed(os.environ), **more}
     versions = {name: version for name in packages if (version := package_version(name)) is not None}
     return {
         "python": platform.python_version(),

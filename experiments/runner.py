@@ -194,7 +194,7 @@ def run_measured(
         raise UserError(missing)
     if begin is not None:
         begin(traffic.text)
-    with real_errors():
+    with real_errors(notice):
         from real.engine import EngineError
         from real.launcher import run_real
         from real.orders import Heartbeats
@@ -274,8 +274,16 @@ def run_measured(
 
 
 @contextmanager
-def real_errors() -> Iterator[None]:
-    """Turn what the real backend raises into errors a user can read; an absent package names what mends it."""
+def real_errors(notice: Notice | None = None) -> Iterator[None]:
+    """Turn what the real backend raises into errors a user can read; an absent package names what mends it.
+
+    Before it is imported, variables that are not for it are taken out of the environment, which ``notice`` is told.
+    """
+    from real import variables
+
+    removed = variables.clean_here()
+    if notice is not None and (line := variables.notice(removed)):
+        notice(line)
     try:
         from real.engine import EngineError, EngineMissing, EngineStartError
     except ImportError as error:

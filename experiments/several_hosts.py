@@ -91,7 +91,7 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
     missing = examine_real()
     if missing:
         raise UserError(missing)
-    with real_errors():
+    with real_errors(say):
         from real import seat
         from real.addresses import is_loopback, require_own, resolve, towards
 
@@ -160,7 +160,8 @@ def describe_ranks(hosts: Hosts, clocks: Mapping[Any, Clock], replication: int) 
 
 def _facts() -> dict[str, Any]:
     found = describe({})
-    return {name: found[name] for name in ("python", "packages", "host")}
+    told = ("python", "packages", "host", "removed_variables", "passed_variables")
+    return {name: found[name] for name in told}
 
 
 def _meeting_place(meeting: Meeting, *, own: bool = True, lowest_port: int = 1) -> tuple[str, int]:

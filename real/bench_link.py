@@ -40,7 +40,9 @@ from real.bench_side import (
     Write,
 )
 from real.engine import EngineError, EngineMissing, EngineStartError
+from real.lastwords import cause
 from real.transport import TransportProof, sent_counters, with_traffic
+from real.variables import cleaned
 
 START_TIMEOUT_S = 60.0
 TASK_TIMEOUT_S = 300.0
@@ -119,7 +121,8 @@ Expected = TypeVar("Expected")
 def spawn(spec: SideSpec, errors: Path) -> subprocess.Popen[bytes]:
     """Start the process of one side; ``errors`` takes its standard error."""
     root = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    environment = cleaned(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     with errors.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "real.bench_side"],
@@ -275,9 +278,8 @@ class _Side:
             status = self._process.wait(DYING_S)
         except subprocess.TimeoutExpired:
             return ""
-        lines = [line for line in self._errors.read_text(errors="replace").splitlines() if line.strip()]
-        said = f": {lines[-1]}" if lines else ""
-        return f"the {self._name} ended with status {status}{said}"
+        said = cause(self._errors.read_text(errors="replace"))
+        return f"the {self._name} ended with status {status}{said and f': {said}'}"
 
     def end(self) -> None:
         """Close its standard input, on which it leaves; kill it if it does not."""

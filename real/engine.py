@@ -30,11 +30,12 @@ from real.transport import (
     identify,
     prove,
 )
+from real.variables import clean_here, set_by_us
 
 if TYPE_CHECKING:
     from real.memory import Pool
 
-SYSTEM_LIBRARIES_COMMAND = "apt-get install libibverbs1 librdmacm1 libnuma1 liburing2"
+SYSTEM_LIBRARIES_COMMAND = "apt-get install libibverbs1 librdmacm1 libnuma1 liburing2 libcurl4"
 WHEEL_COMMAND = "pip install 'bufferlab[real-cpu]'"
 
 # The engine takes 2048 pieces in flight per peer. One more and it does not reject them cleanly:
@@ -101,9 +102,10 @@ class Setting(NamedTuple):
 
 _SETTINGS = (
     Setting("MC_TCP_SLICE_SIZE", str(4 << 20), "10-20 % more throughput than the default 64 KiB"),
-    Setting("MC_TCP_PROGRESS_TIMEOUT_SEC", "2", "a hung peer fails a write after 2 s, not 30 s"),
-    Setting("MC_TCP_STATUS_TIMEOUT_SEC", "2", "the same while waiting for the peer's answer"),
-    Setting("MC_HANDSHAKE_CONNECT_TIMEOUT", "2", "a host that does not answer at all"),
+    # When blocks may be used again after a failed write hangs on these two.
+    Setting("MC_TCP_PROGRESS_TIMEOUT_SEC", "2", "a hung peer fails a write after 2 s, not 30 s", True),
+    Setting("MC_TCP_STATUS_TIMEOUT_SEC", "2", "the same while waiting for the peer's answer", True),
+    Setting("MC_HANDSHAKE_CONNECT_TIMEOUT", "2", "a host that does not answer at all", True),
     Setting("MC_LOG_LEVEL", "INFO", "the lines that name the transport; put back after the start", True),
     Setting("MC_USE_TENT", None, "replaces the engine by another one with other behaviour", True),
 )
@@ -125,14 +127,20 @@ def settings(transport: str) -> tuple[Setting, ...]:
 
 
 def import_mooncake() -> Any:
-    """The module ``mooncake.engine``. Raises EngineMissing with the command that mends it."""
+    """The module ``mooncake.engine``. Raises EngineMissing with the command that mends it.
+
+    What would make it abort or behave otherwise is taken out of this process's environment first.
+    """
+    clean_here()
     try:
         import mooncake.engine as module
     except ModuleNotFoundError as error:
         raise EngineMissing(f"Mooncake is not installed ({error}); run: {WHEEL_COMMAND}") from error
     except ImportError as error:
         # Most often a shared library: "libibverbs.so.1: cannot open shared object file".
-        raise EngineMissing(f"Mooncake does not load ({error}); run: {SYSTEM_LIBRARIES_COMMAND}") from error
+        library = "cannot open shared object file" in str(error)
+        command = SYSTEM_LIBRARIES_COMMAND if library else "bufferlab doctor, which says what mends it"
+        raise EngineMissing(f"Mooncake does not load ({error}); run: {command}") from error
     return module
 
 
@@ -391,14 +399,11 @@ class _Transfer:
 
 def _start(host: str, transport: str, device: str) -> tuple[Any, str]:
     """A started TransferEngine and what it logged meanwhile."""
+    clean_here()
     wanted_level = os.environ.get("MC_LOG_LEVEL")
     for setting in settings(transport):
-        if setting.value is None:
-            os.environ.pop(setting.name, None)
-        elif setting.forced:
-            os.environ[setting.name] = setting.value
-        else:
-            os.environ.setdefault(setting.name, setting.value)
+        if setting.forced or setting.name not in os.environ:
+            set_by_us(setting.name, setting.value)
     module = import_mooncake()
     with captured_stderr() as captured:
         _set_log_level(module, "INFO")
@@ -407,10 +412,8 @@ def _start(host: str, transport: str, device: str) -> tuple[Any, str]:
         filtered = device if transport == "rdma" else ""
         code = engine.initialize(host, "P2PHANDSHAKE", transport, filtered)
     _set_log_level(module, wanted_level or "WARNING")
-    if wanted_level is None:
-        del os.environ["MC_LOG_LEVEL"]
-    else:
-        os.environ["MC_LOG_LEVEL"] = wanted_level
+    set_by_us("MC_LOG_LEVEL", wanted_level)
+    if wanted_level is not None:
         sys.stderr.write(captured.text)
     if code:
         errors = [line for line in captured.text.splitlines() if line.startswith("E")]

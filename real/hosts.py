@@ -24,8 +24,10 @@ import msgspec
 from protocol.topology import RankId
 from real.bootstrap import listen
 from real.clocks import SAME, Clock
+from real.lastwords import cause
 from real.orders import RankSpec
 from real.transport import sent_counters
+from real.variables import cleaned
 
 LOOPBACK = "127.0.0.1"
 
@@ -94,7 +96,7 @@ class LocalProcess:
     def __init__(self, spec: RankSpec, errors: Path) -> None:
         self._rank_id = spec.rank_id
         self._errors = errors
-        environment = {**os.environ, **RANK_ENVIRONMENT}
+        environment = {**cleaned(os.environ), **RANK_ENVIRONMENT}
         # The ranks must find the same source tree, also when this process was started from elsewhere.
         root = str(Path(__file__).resolve().parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
@@ -142,9 +144,8 @@ class LocalProcess:
             return f"ended with status {status}"
 
     def last_words(self) -> str:
-        """The last line it wrote to standard error; else how it ended."""
-        lines = [line for line in self._errors.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else f"{self._rank_id} {self.how_it_ended()}"
+        """What it died of, by what it wrote to standard error; else how it ended."""
+        return cause(self._errors.read_text(errors="replace")) or f"{self._rank_id} {self.how_it_ended()}"
 
     def close(self) -> None:
         """Close its standard input, at which it ends if it has not yet."""

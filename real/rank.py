@@ -733,8 +733,8 @@ def main() -> int:
         if process is None:
             sys.stderr.write(f"{spec.rank_id}: {error}\n")
             return 1
-        name = "" if isinstance(error, ThreadBrokeError) else f"{type(error).__name__}: "
-        process._tell(Broken(spec.rank_id, f"{name}{error}"))
+        known = isinstance(error, EngineError | OSError | ThreadBrokeError)
+        process._tell(Broken(spec.rank_id, str(error) if known else f"{type(error).__name__}: {error}"))
         raise
     return 0
 

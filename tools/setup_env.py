@@ -38,6 +38,7 @@ SYSTEM_LIBRARIES = {
     "librdmacm.so.1": "librdmacm1",
     "libnuma.so.1": "libnuma1",
     "liburing.so.2": "liburing2",
+    "libcurl.so.4": "libcurl4",
 }
 REAL_IMPORTS = "import aiohttp, mooncake.engine, psutil, torch, zmq"
 # A release known to work first, then whatever release has wheels for this Python.

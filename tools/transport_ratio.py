@@ -44,6 +44,7 @@ from real.bench_link import LinkBench, spread
 from real.bench_side import Cell
 from real.engine import EngineError, settings
 from real.launcher import run_real
+from real.variables import cleaned
 
 RUN, ENGINE, BENCH, TUNED = "run", "engine", "bench", "bench, same settings"
 BENCH_SECONDS = 1
@@ -264,7 +265,7 @@ def bench_target(binary: Path, cell: Cell, environment: dict[str, str]) -> Itera
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=os.environ | environment,
+            env=cleaned(os.environ) | environment,
             start_new_session=True,
         )
         try:
@@ -301,7 +302,7 @@ def bench_rate(binary: Path, cell: Cell, target: str, environment: dict[str, str
     try:
         done = subprocess.run(
             arguments,
-            env=os.environ | environment,
+            env=cleaned(os.environ) | environment,
             capture_output=True,
             text=True,
             timeout=BENCH_TIMEOUT_S,

@@ -1,9 +1,11 @@
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments import doctor
+from experiments import doctor, remedies
 from experiments.doctor import Report, examine, mend_commands, report_text
 
 HEALTHY: Report = {
@@ -23,8 +25,8 @@ def test_nothing_to_mend() -> None:
 
 
 def test_every_lack_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: "/usr/bin/apt-get")
+    monkeypatch.setattr(remedies.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(remedies.shutil, "which", lambda _: "/usr/bin/apt-get")
     broken = {"works": False, "reason": "x"}
     libraries = HEALTHY["system_libraries"] | {"libnuma1": False, "liburing2": False}
     assert mend(system_libraries=libraries, mooncake_imports=broken) == [
@@ -34,13 +36,103 @@ def test_every_lack_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mend(mooncake_wheels={}, mooncake_imports=broken)[0].endswith(
         "-m pip install 'mooncake-transfer-engine-non-cuda>=0.3.13'"
     )
-    assert mend(mooncake_imports=broken)[0].endswith("--force-reinstall --no-deps mooncake-transfer-engine-non-cuda")
+    torn = {"works": False, "reason": "No module named 'mooncake.engine'"}
+    assert mend(mooncake_imports=torn)[0].endswith("--force-reinstall --no-deps mooncake-transfer-engine-non-cuda")
     two = {"mooncake-transfer-engine": "1", "mooncake-transfer-engine-non-cuda": "1"}
     assert [command.split("pip ")[1].split()[0] for command in mend(mooncake_wheels=two)] == ["uninstall", "install"]
 
 
+def broken(reason: str, **more: str) -> Report:
+    return {"works": False, "reason": reason, **more}
+
+
+def test_a_command_is_for_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedies.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(remedies.shutil, "which", lambda name: name if name == "apt-get" else None)
+    missing = "{}: cannot open shared object file: No such file or directory".format
+    apt = "apt-get install -y --no-install-recommends"
+    cases = {
+        missing("libcurl.so.4"): f"{apt} libcurl4",
+        missing("libgomp.so.1"): f"{apt} libgomp1",
+        missing("libodd.so.7"): "# install the package of your system that has libodd.so.7",
+        "/lib/libc.so.6: version `GLIBC_2.34' not found (required by engine.so)": "# GLIBC_2.34 comes with a newer system",
+        "/opt/x/libstdc++.so.6: version `GLIBCXX_3.4.30' not found": "# /opt/x/libstdc++.so.6 is older than the wheel",
+        "it needs instructions that this processor does not have (SIGILL)": "# the wheel is built for newer processors",
+        "engine.so: undefined symbol: glDraw": f"{doctor.sys.executable} -m pip install --force-reinstall --no-deps moon",
+    }
+    for reason, start in cases.items():
+        first = next(line for line in mend(mooncake_imports=broken(reason)) if not line.endswith("update"))
+        assert first.startswith(start)
+    gpu = mend(mooncake_wheels={"mooncake-transfer-engine": "1"}, mooncake_imports=broken(missing("libcudart.so.12")))
+    assert gpu[0].endswith("uninstall -y mooncake-transfer-engine")
+    assert gpu[1].endswith("install 'mooncake-transfer-engine-non-cuda>=0.3.13'")
+    # Nothing to reinstall where the installation is not to blame.
+    assert mend(mooncake_imports=broken("x", variable="LD_PRELOAD")) == ["unset LD_PRELOAD"]
+    assert mend(mooncake_imports=broken("Check failed: something new")) == []
+    assert mend(broken={"torch": "x"})[0].endswith("-m pip install --force-reinstall 'torch>=2.6'")
+
+
+def test_where_dnf_is_the_names_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedies.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(remedies.shutil, "which", lambda name: name if name == "dnf" else None)
+    libraries = HEALTHY["system_libraries"] | {"libnuma1": False, "libibverbs1": False}
+    assert mend(system_libraries=libraries) == ["dnf install -y libibverbs numactl-libs"]
+
+
+@pytest.mark.parametrize("through", ["cwd", "path"])
+def test_another_module_of_that_name_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, through: str) -> None:
+    other = folder / "elsewhere" if through == "path" else folder
+    (other / "mooncake").mkdir(parents=True)
+    (other / "mooncake" / "__init__.py").touch()
+    if through == "path":
+        monkeypatch.setenv("PYTHONPATH", str(other))
+    monkeypatch.setattr(doctor, "package_version", lambda name: "1" if "non-cuda" in name else None)
+    monkeypatch.setattr(doctor, "_loads", lambda _: True)
+    monkeypatch.setattr(doctor, "REAL_PACKAGES", ())
+    told = doctor.examine_real()
+    assert f"the module mooncake is {other / 'mooncake'})" in told
+    assert told.endswith(f"{other / 'mooncake'} stands in the way of Mooncake's own modules: rename or remove it")
+    assert "pip" not in told
+
+
+def test_a_variable_of_the_loader_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/broken")
+    monkeypatch.setenv("LD_PRELOAD", "")
+
+    def probe(command: list[str], without: Any = ()) -> Report:
+        works = "LD_LIBRARY_PATH" in without
+        return {"works": works, "reason": "" if works else "/broken/libnuma.so.1: file too short", "output": ""}
+
+    monkeypatch.setattr(doctor, "_probe", probe)
+    found = doctor._import_mooncake({"mooncake-transfer-engine-non-cuda": "1"})
+    assert found["variable"] == "LD_LIBRARY_PATH"
+    assert found["reason"] == "/broken/libnuma.so.1: file too short; it imports without LD_LIBRARY_PATH"
+
+
+@pytest.mark.parametrize("name", ["MC_LOG_DIR", "MC_USE_IPV6", "GLOG_log_dir", "HTTP_PROXY", "OMP_NUM_THREADS"])
+def test_what_another_deployment_left_is_named_and_taken_from_the_probes(
+    bufferlab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1" if name in ("MC_USE_IPV6", "OMP_NUM_THREADS") else str(folder))
+    environments: list[dict[str, str]] = []
+    really_run = subprocess.run
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        if "env" not in options:  # not a probe: platform asks uname
+            return really_run(*arguments, **options)
+        environments.append(options["env"])
+        return subprocess.CompletedProcess([], 0, stdout="", stderr="")
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    ended = bufferlab("doctor")
+    assert ended.status == 0, ended
+    assert name in ended.out.split("left out of the engine's environment: ")[1].splitlines()[0].split(", ")
+    assert environments
+    assert all(name not in one for one in environments)
+
+
 def test_without_apt_the_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(remedies.shutil, "which", lambda _: None)
     libraries = HEALTHY["system_libraries"] | {"libnuma1": False}
     assert "what Debian calls libnuma1" in mend(system_libraries=libraries)[0]
 
@@ -48,7 +140,7 @@ def test_without_apt_the_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_machine_without_the_real_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_loads", lambda library: library != "libnuma.so.1")
 
-    def probe(command: list[str]) -> Report:
+    def probe(command: list[str], without: Any = ()) -> Report:
         works = "mooncake" not in command[-1] and command[-1] == doctor.SIMULATOR_PROBE
         return {"works": works, "reason": "" if works else "libnuma.so.1 not found", "output": ""}
 
