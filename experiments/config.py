@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from msgspec import structs
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -657,6 +658,15 @@ class RandomFaults(Section):
         )
 
 
+class Slo(Section):
+    """What the service promises; how many requests it is kept to is a figure of every run."""
+
+    ttft_s: Annotated[Duration | None, Field(gt=0, validation_alias=AliasChoices("ttft_s", "ttft"))] = None
+    """The longest time from a request's arrival to the end of its prefill."""
+    latency_s: Annotated[Duration | None, Field(gt=0, validation_alias=AliasChoices("latency_s", "latency"))] = None
+    """The longest time from a request's arrival to the delivery of its embedding."""
+
+
 class Real(Section):
     """What only the real backend needs."""
 
@@ -683,6 +693,7 @@ class Config(Section):
     faults: Annotated[tuple[Fault, ...], Field(strict=False)] = ()
     incidents: Annotated[tuple[Incident, ...], Field(strict=False)] = ()
     random_faults: RandomFaults = RandomFaults()
+    slo: Slo = Slo()
     real: Real = Real()
 
     _set_aside: tuple[str, ...] = PrivateAttr(default=())
@@ -760,7 +771,7 @@ class Config(Section):
         """Plain dictionaries that ``parse`` turns into this configuration again."""
         tree = self.model_dump(mode="json", exclude_none=True)
         tree["protocol"].setdefault("timeout_s", NEVER)
-        for name in ("faults", "incidents"):
+        for name in ("faults", "incidents", "slo"):
             if not tree[name]:
                 del tree[name]
         return tree

@@ -244,7 +244,8 @@ def plot_sweep(table: pd.DataFrame, quantiles: pd.DataFrame, folder: Path) -> li
 
 def swept_columns(table: pd.DataFrame) -> list[str]:
     """The columns of a sweep's table that are configuration fields."""
-    return [name for name in table.columns if name.partition(".")[0] in Config.model_fields]
+    figures = {"slo.ttft", "slo.latency", "slo.all"}  # not its limits, which are settings
+    return [name for name in table.columns if name.partition(".")[0] in Config.model_fields and name not in figures]
 
 
 @styled

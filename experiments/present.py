@@ -37,10 +37,14 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         "",
     ]
     rows = [("", "value", "95 % interval")]
-    for name, label in (("latency_s", "latency"), ("transfer_s", "transfer")):
+    times = [("latency_s", "latency"), ("ttft_s", "first token"), ("transfer_s", "transfer")]
+    if summary["ttft_s"] == summary["latency_s"]:  # nothing is prefilled
+        del times[1]
+    for name, label in times:
         for figure, estimate in summary[name].items():
             rows.append((f"{label} {figure}", *_cells(estimate, format_duration)))
     rows.append(("throughput", *_cells(summary["throughput_rps"], lambda value: f"{value:.4g} req/s")))
+    rows += _slo(summary["slo"])
     rows.append(("resumed requests", *_cells(summary["resume"]["rate"], _percent)))
     rows.append(("chunks a request", *_cells(summary["resume"]["mean_chunks"], lambda value: f"{value:.3g}")))
     for side in ("language", "encode"):
@@ -79,6 +83,17 @@ def _failures(summary: Mapping[str, Any]) -> list[str]:
     left = len(reasons) - TOLD_FAILURES
     told = [f"  {count} failed: {reason}" for reason, count in reasons[:TOLD_FAILURES]]
     return [*told, *([f"  and {left} more reasons in summary.json"] if left > 0 else [])]
+
+
+def _slo(slo: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows with the share of the requests that kept each limit, and all of them."""
+    limits = {name.removesuffix("_s"): limit_s for name, limit_s in slo["limits"].items() if limit_s is not None}
+    labels = {"ttft": "first token", "latency": "latency"}
+    rows = [
+        (f"{labels[name]} within {format_duration(limit_s)}", *_cells(slo[name], _percent))
+        for name, limit_s in limits.items()
+    ]
+    return [*rows, ("within all limits", *_cells(slo["all"], _percent))] if len(rows) > 1 else rows
 
 
 def _percent(value: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from experiments.errors import UserError
 from experiments.progress import counted
 from experiments.rundir import StoredRun
-from experiments.summary import Replication
+from experiments.summary import Limits, Replication
 from protocol.runlog import RunLog
 from protocol.scenario import Request
 
@@ -34,7 +34,8 @@ def replications_of(
     fewest = int(table["replication"].value_counts().min())
     if not 0 <= warmup < fewest:
         raise UserError(f"warmup_requests is {warmup}, it must be from 0 to {fewest - 1} for {str(run.path)!r}")
-    made = [Replication(warmup_requests=warmup) for _ in notes]
+    slo = Limits(config.slo.ttft_s, config.slo.latency_s)
+    made = [Replication(warmup_requests=warmup, slo=slo) for _ in notes]
     logs = [RunLog(scenario, one.add, warmup_requests=warmup) for one in made]
     names = ["replication", "room", "arrival_s", "total_tokens", "text_tokens", "images"]
     for replication, room, arrival_s, total, text, images in zip(

@@ -48,6 +48,7 @@ REQUEST_COLUMNS: dict[str, str] = {
     "released_s": "float64",
     "status": "string",
     "failure": "string",
+    "prefilled_s": "float64",
 }
 EVENT_COLUMNS: dict[str, str] = {
     "replication": "int32",

@@ -16,7 +16,7 @@ from experiments.errors import RunFailedError, RunFaultedError, UserError
 from experiments.incidents import fault_plan, real_plan
 from experiments.rundir import RunWriter, StoredRun
 from experiments.several_hosts import Meeting, describe_ranks, gathered
-from experiments.summary import Replication, each, summarise
+from experiments.summary import Limits, Replication, each, summarise
 from protocol.laws import LawChecker
 from protocol.recording import Event
 from protocol.runlog import RunLog
@@ -43,7 +43,9 @@ class Account:
 
     def __init__(self, config: Config, writer: RunWriter | None) -> None:
         scenario = config.scenario()
-        self.replication = Replication(warmup_requests=config.run.warmup_requests)
+        self.replication = Replication(
+            warmup_requests=config.run.warmup_requests, slo=Limits(config.slo.ttft_s, config.slo.latency_s)
+        )
         self.laws = LawChecker(scenario)
         self._writer = writer
         self._add_event = writer.event if writer is not None else None

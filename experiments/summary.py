@@ -8,6 +8,10 @@ no interval either.
 
 * ``latency_s``: arrival to delivered; ``transfer_s``: embedding ready (last encode rank) to delivered. Delivered
   requests only. Quantiles are order statistics.
+* ``ttft_s``: arrival to the end of the prefill, when the first token is there; of the requests whose prefill ended.
+  Where the configuration has no prefill time it is the latency.
+* ``slo``: shares of all requests, those that were not served with them, that kept ``slo.ttft_s``, ``slo.latency_s``,
+  and all of these limits that are set; none of a limit that is not.
 * ``throughput_rps``: deliveries a second in the *window*, the time in which requests were offered or unfinished: from
   the first arrival to the time at which all ranks were done with the last request, delivered or failed, and held
   nothing of it any more (``protocol.runlog``). A request of which a rank never says so, because it died, makes the
@@ -95,6 +99,16 @@ class Grid(NamedTuple):
     steps: int
 
 
+class Limits(NamedTuple):
+    """What a service promises: the longest times to the first token and to the delivery. None: nothing is promised."""
+
+    ttft_s: float | None = None
+    latency_s: float | None = None
+
+
+NO_LIMITS = Limits()
+
+
 @dataclass
 class Replication:
     """What is kept of one replication: some numbers of every request, and the integrals of the pools.
@@ -104,11 +118,13 @@ class Replication:
     """
 
     warmup_requests: int = 0
+    slo: Limits = NO_LIMITS
     statuses: Counter[str] = field(default_factory=Counter)
     room: array[int] = field(default_factory=lambda: array("q"))
     arrival_s: array[float] = field(default_factory=lambda: array("d"))
     encoded_s: array[float] = field(default_factory=lambda: array("d"))
     delivered_s: array[float] = field(default_factory=lambda: array("d"))
+    prefilled_s: array[float] = field(default_factory=lambda: array("d"))
     chunks: array[int] = field(default_factory=lambda: array("q"))
     pools: dict[Side, PoolUse] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -131,6 +147,7 @@ class Replication:
         self.arrival_s.append(row.arrival_s)
         self.encoded_s.append(row.encoded_s if row.encoded_s is not None else NEVER_S)
         self.delivered_s.append(row.delivered_s if row.delivered_s is not None and delivered else NEVER_S)
+        self.prefilled_s.append(row.prefilled_s if row.prefilled_s is not None and delivered else NEVER_S)
         self.chunks.append(row.chunks)
         if row.failure:
             self.reasons[row.failure] += 1
@@ -159,6 +176,31 @@ class Replication:
     def latencies_s(self) -> Samples:
         """Arrival to delivered of the delivered requests, in order of arrival."""
         return self._of_delivered(self._counted(self.delivered_s) - self._counted(self.arrival_s))
+
+    def ttfts_s(self) -> Samples:
+        """Arrival to the end of the prefill of the requests that got there, in order of arrival."""
+        times_s = self._of_delivered(self._counted(self.prefilled_s) - self._counted(self.arrival_s))
+        return times_s[~np.isnan(times_s)]
+
+    def met(self, ttft: bool, latency: bool) -> Samples | None:
+        """1 for every request that kept the chosen limits and 0 for the others, served or not, in order of arrival.
+
+        None if none of the chosen ones is set.
+        """
+        limits = [
+            (limit_s, ends_s)
+            for chosen, limit_s, ends_s in (
+                (ttft, self.slo.ttft_s, self.prefilled_s),
+                (latency, self.slo.latency_s, self.delivered_s),
+            )
+            if chosen and limit_s is not None
+        ]
+        if not limits:
+            return None
+        arrivals_s = self._counted(self.arrival_s)
+        # What never happened is NaN, which is within no limit.
+        kept = [self._counted(ends_s) - arrivals_s <= limit_s for limit_s, ends_s in limits]
+        return np.logical_and.reduce(kept).astype(np.float64)
 
     def transfers_s(self) -> Samples:
         """Embedding ready to delivered of the delivered requests, in order of arrival."""
@@ -249,6 +291,7 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
     }
     for figure in FIGURES:
         put(summary, figure.path, figure.estimate(replications))
+    summary["slo"]["limits"] = (replications[0].slo if replications else NO_LIMITS)._asdict()
     deadlocks = sum(one.deadlock for one in replications)
     share = wilson(deadlocks, len(replications))
     return {
@@ -339,6 +382,14 @@ def _times(path: str, samples: Callable[[Replication], Samples]) -> list[Figure]
     return [Figure((path, name), measure(statistic)) for name, statistic in statistics.items()]
 
 
+def _slo(name: str, ttft: bool, latency: bool) -> Figure:
+    def measure(one: Replication, _: Grid | None) -> OneRun | None:
+        met = one.met(ttft, latency)
+        return None if met is None else of_outcomes(met)
+
+    return Figure(("slo", name), measure, 1.0, share=True)
+
+
 def _resumed(one: Replication, _: Grid | None) -> OneRun | None:
     return of_outcomes((one.chunk_counts() > 1).astype(np.float64))
 
@@ -399,9 +450,13 @@ def _stretches(use: PoolUse, grid: Grid | None) -> Samples:
 
 FIGURES: tuple[Figure, ...] = (
     *_times("latency_s", Replication.latencies_s),
+    *_times("ttft_s", Replication.ttfts_s),
     *_times("transfer_s", Replication.transfers_s),
     Figure(("throughput_rps",), Replication.deliveries),
     Figure(("failure_rate",), lambda one, _: of_outcomes(one.not_served()), 1.0, share=True),
+    _slo("ttft", ttft=True, latency=False),
+    _slo("latency", ttft=False, latency=True),
+    _slo("all", ttft=True, latency=True),
     Figure(("resume", "rate"), _resumed, 1.0, share=True),
     Figure(("resume", "mean_chunks"), _chunks),
     *_pool(Side.LANGUAGE),

@@ -72,9 +72,10 @@ RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
 NOT_FIGURES = frozenset(
     {"schema", "kind", "transport", "faults", "ended_early", "wall_s", "requests_per_wall_s", "workload"}
 )
-NOT_COLUMNS = frozenset({"failures"})
-"""Parts of a summary that are no figures and have other fields in every run."""
+NOT_COLUMNS = frozenset({"failures", "slo.limits"})
+"""Parts of a summary that are no figures; some have other fields in every run."""
 TIMES = ("latency_s", "transfer_s")
+OF_SERVED = (*TIMES, "ttft_s")
 TOLD_LAWS = 3
 
 _FIGURES = {figure.name: figure for figure in FIGURES}
@@ -278,9 +279,16 @@ def figures(replication: Replication) -> dict[str, float | None]:
 
 def flat_figures(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """Figures by their path; of an estimate its value."""
-    told = {name: value for name, value in summary.items() if name not in NOT_COLUMNS}
-    values = {path: value["value"] if isinstance(value, dict) else value for path, value in flat(told, _is_estimate)}
-    return {path: value for path, value in values.items() if value is None or isinstance(value, bool | int | float)}
+    values = {path: value["value"] if isinstance(value, dict) else value for path, value in flat(summary, _is_estimate)}
+    return {
+        path: value
+        for path, value in values.items()
+        if (value is None or isinstance(value, bool | int | float)) and _is_column(path)
+    }
+
+
+def _is_column(path: str) -> bool:
+    return not any(path.startswith(f"{part}.") for part in NOT_COLUMNS)
 
 
 def _is_estimate(table: Mapping[str, Any]) -> bool:
@@ -420,7 +428,7 @@ def _differences(summaries: Sequence[Any], baseline: Sequence[Any]) -> Iterator[
     pairs = [(flat_figures(one), flat_figures(other)) for one, other in zip(baseline, summaries, strict=True)]
     whole = [pair for pair in pairs if all(_all_delivered(one) for one in pair)]
     for figure in FIGURES:
-        used = whole if figure.path[0] in TIMES else pairs
+        used = whole if figure.path[0] in OF_SERVED else pairs
         yield figure.name, paired([one[figure.name] for one, _ in used], [other[figure.name] for _, other in used])
 
 

@@ -44,8 +44,13 @@ def sweep_text(report: Mapping[str, Any]) -> str:
     fields = report["plan"]["fields"]
     short = [field.rpartition(".")[2] for field in fields]
     heads = [name if short.count(name) == 1 else field for name, field in zip(short, fields, strict=True)]
-    rows: list[tuple[str, ...]] = [("cell", *heads, "mean", "p99", "95 % interval", "to baseline", "resumed", "wasted")]
     cells = report["cells"]
+    prefilled = any(cell["ttft_s"] != cell["latency_s"] for cell in cells)
+    promised = any(cell["slo"]["all"]["value"] is not None for cell in cells)
+    more = [*(["ttft p99"] if prefilled else []), *(["in SLO"] if promised else [])]
+    rows: list[tuple[str, ...]] = [
+        ("cell", *heads, "mean", "p99", "95 % interval", "to baseline", *more, "resumed", "wasted")
+    ]
     for cell in cells[:SHOWN_CELLS]:
         p99: Estimate = cell["latency_s"]["p99"]
         difference = cell.get("differences", {}).get("latency_s.p99")
@@ -57,6 +62,8 @@ def sweep_text(report: Mapping[str, Any]) -> str:
                 _time(p99["value"]),
                 _interval(p99),
                 "" if difference is None else _change(difference),
+                *([_time(cell["ttft_s"]["p99"]["value"])] if prefilled else []),
+                *([_share(cell["slo"]["all"])] if promised else []),
                 _percent(cell["resume"]["rate"]["value"]),
                 _percent(cell["language_pool"]["wasted_fraction"]["value"]) + _remark(cell),
             )
@@ -102,6 +109,12 @@ def _change(estimate: Estimate) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _share(estimate: Estimate) -> str:
+    low, high = estimate["low"], estimate["high"]
+    half = "" if low is None or high is None else f" ± {50 * (high - low):.1f}"
+    return "-" if estimate["value"] is None else f"{100 * estimate['value']:.1f}{half} %"
 
 
 def _remark(cell: Mapping[str, Any]) -> str:

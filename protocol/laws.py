@@ -60,8 +60,8 @@ class LawChecker:
     status moves along the legal table, so it never falls and ends once · tokens never fall and never exceed the
     request · what arrives fits the blocks that were allocated for it · what is delivered is complete and was written,
     in tokens and in bytes · a room is delivered or failed at most once, and on the language side exactly once before
-    its release, with the status that says so · the language ranks of a room end alike · no rank holds more blocks than
-    its pool has.
+    its release, with the status that says so · what is prefilled was delivered there and is prefilled once · the
+    language ranks of a room end alike · no rank holds more blocks than its pool has.
 
     It keeps one small entry per unfinished (room, rank), so it can watch runs of any length.
     """
@@ -73,6 +73,8 @@ class LawChecker:
         self._requests: dict[int, _Expected] = {}
         self._lives: dict[tuple[int, RankId], _Life] = {}
         self._held: Counter[RankId] = Counter()
+        self._prefills = scenario.services.prefills
+        self._prefilling: set[tuple[int, RankId]] = set()
         self._last_s = 0.0
         self._cut_short: frozenset[RankId] = frozenset()
         self.broken = 0
@@ -117,6 +119,11 @@ class LawChecker:
             self._break(f"time goes back from {self._last_s!r} to {time_s!r}", rank_id, room, event)
         self._last_s = time_s
         key = (room, rank_id)
+        if event is Event.PREFILLED:
+            if key not in self._prefilling:
+                self._break("prefilled what does not wait for its prefill", rank_id, room, event)
+            self._prefilling.discard(key)
+            return
         life = self._lives.get(key)
         if event is Event.SUBMITTED:
             expected = self._requests.get(room)
@@ -189,6 +196,8 @@ class LawChecker:
             if life.bytes_received != payload:
                 self._break(f"received {life.bytes_received} bytes of {payload}", rank_id, room, event)
             self._end(life, rank_id, event)
+            if self._prefills:
+                self._prefilling.add((room, rank_id))
         elif event is Event.FAILED:
             self._end(life, rank_id, event)
         elif event is Event.RELEASED and life.ended is None:

@@ -17,7 +17,11 @@ from protocol.topology import RankId
 
 
 class Event(StrEnum):
-    """Everything that is recorded, in the order of a room's life."""
+    """Everything that is recorded, in the order of a room's life.
+
+    PREFILLED is recorded by the drivers, which hold the passes, where prefill takes time at all. It comes just before
+    RELEASED where blocks are kept for the prefill, else after it.
+    """
 
     SUBMITTED = "submitted"
     ANNOUNCED = "announced"
@@ -36,6 +40,7 @@ class Event(StrEnum):
     DELIVERED = "delivered"
     FAILED = "failed"
     RELEASED = "released"
+    PREFILLED = "prefilled"
 
 
 class Track(Enum):
@@ -53,6 +58,7 @@ TRACKS: dict[Event, Track] = {
     Event.WRITE_DONE: Track.DESTINATION,
     Event.ENCODE_STARTED: Track.COMPUTE,
     Event.ENCODED: Track.COMPUTE,
+    Event.PREFILLED: Track.COMPUTE,
 }
 
 

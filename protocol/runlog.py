@@ -29,6 +29,7 @@ class RequestRow(msgspec.Struct, frozen=True):
 
     ``encoded_s``: the last encode rank had the embedding. ``first_chunk_s``: the last encode rank knew that all its
     destinations hold chunk 0. ``delivered_s``, ``released_s``: the last language rank delivered it, freed its blocks.
+    ``prefilled_s``: its prefill was over and its first token there; ``delivered_s`` where prefill takes no time.
     """
 
     room: int
@@ -44,6 +45,7 @@ class RequestRow(msgspec.Struct, frozen=True):
     released_s: float | None
     status: str
     failure: str
+    prefilled_s: float | None = None
 
 
 class _Progress:
@@ -57,6 +59,8 @@ class _Progress:
         "first_allocation",
         "first_chunk_s",
         "left",
+        "prefilled_s",
+        "prefilling",
         "received",
         "released_s",
         "request",
@@ -64,19 +68,21 @@ class _Progress:
         "waiting",
     )  # fmt: skip
 
-    def __init__(self, request: Request, ranks: int) -> None:
+    def __init__(self, request: Request, ranks: int, prefilling: int) -> None:
         self.request = request
         self.first_allocation: int | None = None
         self.chunks = 0
         self.encoded_s: float | None = None
         self.first_chunk_s: float | None = None
         self.delivered_s: float | None = None
+        self.prefilled_s: float | None = None
         self.released_s: float | None = None
         self.failure = ""
         self.received: dict[RankId, int] = {}
         self.waiting: set[RankId] = set()
         self.statuses: dict[RankId, Status] = {}
         self.left = ranks  # ranks that have not released the room yet
+        self.prefilling = prefilling  # those on which its prefill is not over
 
 
 class RunLog:
@@ -87,8 +93,8 @@ class RunLog:
 
     The *window* is the time in which requests were offered or unfinished; the use of the pools counts in it. It begins
     with the first arrival after ``warmup_requests``, and ends when all ranks are done with the last request: it has
-    been delivered or has failed on each, and holds nothing there any more. With requests of which that is never said (a
-    rank that died says nothing) it ends with the run. Rows are made of all requests.
+    been delivered or has failed on each, holds nothing there any more, and waits for no prefill. With requests of which
+    that is never said (a rank that died says nothing) it ends with the run. Rows are made of all requests.
     """
 
     def __init__(
@@ -99,6 +105,8 @@ class RunLog:
         self._on_request = on_request
         self._open: dict[int, _Progress] = {}
         self._holds: dict[tuple[int, RankId], _Hold] = {}
+        # Ranks that a delivered request waits for until it is prefilled.
+        self._prefilling = scenario.language_tp if scenario.services.prefills else 0
         # Where the encode side says the length first, a room cannot wait for blocks before that.
         announces = make_discipline(scenario.discipline).announces_length
         self._waits_from = Event.ANNOUNCED if announces else Event.SUBMITTED
@@ -115,8 +123,14 @@ class RunLog:
         self.last_time_s = 0.0
 
     def expect(self, request: Request) -> None:
-        """Announce a request. A room number may come again once its earlier request is finished."""
-        self._open[request.room] = _Progress(request, self._ranks)
+        """Announce a request. A room number may come again once its earlier request is finished.
+
+        Of one that is not, which waits for a prefill that its process took along, nothing more is expected then.
+        """
+        earlier = self._open.get(request.room)
+        if earlier is not None:
+            self._on_request(self._row(earlier))
+        self._open[request.room] = _Progress(request, self._ranks, self._prefilling)
         if self._warmup_left >= 0:
             self._warmup_left -= 1
             if self._warmup_left < 0:
@@ -157,7 +171,19 @@ class RunLog:
             if progress.left == 0:
                 for waiting in progress.waiting:
                     self.pools[waiting.side].wait(time_s, -1)
+                progress.waiting.clear()
+                if not self._waits_for_prefill(progress):
+                    self._end(progress, time_s)
+        elif event is Event.PREFILLED:
+            progress.prefilling -= 1
+            progress.prefilled_s = time_s
+            if progress.left == 0 and not progress.prefilling:
                 self._end(progress, time_s)
+
+    def _waits_for_prefill(self, progress: _Progress) -> bool:
+        if not progress.prefilling:
+            return False
+        return bool(progress.statuses) and group_status(progress.statuses.values()) is Status.Success
 
     def _end(self, progress: _Progress, time_s: float) -> None:
         """All of its ranks are done with a request."""
@@ -244,9 +270,15 @@ class RunLog:
             self._holds[room, rank_id] = blocks, capacity, useful
         self.pools[rank_id.side].change(time_s, blocks - held_blocks, capacity - held_tokens, useful - used_tokens)
 
+    def _prefilled_s(self, progress: _Progress, delivered_s: float | None) -> float | None:
+        if not self._prefilling:
+            return delivered_s
+        return None if progress.prefilling else progress.prefilled_s
+
     def _row(self, progress: _Progress) -> RequestRow:
         request = progress.request
         status = group_status(progress.statuses.values()) if progress.statuses else Status.Bootstrapping
+        delivered_s = progress.delivered_s if status is Status.Success else None
         return RequestRow(
             room=request.room,
             arrival_s=request.arrival_s,
@@ -257,8 +289,9 @@ class RunLog:
             chunks=progress.chunks,
             encoded_s=progress.encoded_s,
             first_chunk_s=progress.first_chunk_s,
-            delivered_s=progress.delivered_s if status is Status.Success else None,
+            delivered_s=delivered_s,
             released_s=progress.released_s,
             status=status.name,
             failure=progress.failure if status is Status.Failed else "",
+            prefilled_s=self._prefilled_s(progress, delivered_s),
         )

@@ -92,6 +92,11 @@ class ServiceTimes(msgspec.Struct, frozen=True):
         """How often the loops of a side look at their rooms."""
         return self.encode_turn_s if side is Side.ENCODE else self.language_turn_s
 
+    @property
+    def prefills(self) -> bool:
+        """Whether a prefill takes any time. If not, a request has its first token when it is delivered."""
+        return self.prefill_base_s > 0 or self.prefill_per_token_s > 0 or self.prefill_per_token2_s > 0
+
     def encode_s(self, request: Request) -> float:
         """The part of an encoder pass that is this request's, the pass's own base not included."""
         tokens = request.image_tokens

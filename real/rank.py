@@ -123,6 +123,13 @@ long ago, but what these brought still lies in its own kernel, and the engine's 
 most some 6 MB a connection at more than 1 GB/s, on a machine that is busy."""
 
 
+class _PrefillOver(msgspec.Struct, frozen=True):
+    """A request's prefill ends; told to the rank itself, which writes it down."""
+
+    room: int
+    tokens: int
+
+
 class RankProcess:
     """Everything one rank has; ``run`` is its life."""
 
@@ -146,6 +153,9 @@ class RankProcess:
         self._usage: Usage | None = None
         self._completions: collections.deque[WriteDone] = collections.deque()
         self._recorded = 0
+        # A rank writes down when a prefill is over, and stays until the last one is.
+        self._records_prefill = self.scenario.services.prefills and not self.is_encode
+        self._prefilling = 0  # requests that were delivered and whose prefill is not over
         self._later: list[tuple[float, int, Any]] = []
         self._later_count = 0
         self._chunks: dict[tuple[int, int], list[RoomContent]] = {}
@@ -295,7 +305,7 @@ class RankProcess:
                 continue
             if self.stopping and leave_at_s is None:
                 leave_at_s = now + STOP_GRACE_S
-            leaving = leave_at_s is not None and (now > leave_at_s or not self._unfinished())
+            leaving = leave_at_s is not None and not self._prefilling and (now > leave_at_s or not self._unfinished())
             if turn_at_s is None and (self.collective.size > 1 or leaving or self._turn_due(now)):
                 turn_at_s = self.zero_s + self.grid.next_s(now - self.zero_s)
             if turn_at_s is None or now < turn_at_s:
@@ -535,7 +545,12 @@ class RankProcess:
         heapq.heappush(self._later, (due_s, self._later_count, event))
 
     def _feed_later(self, event: Any) -> None:
-        if isinstance(event, Quiet | Cancel):
+        if isinstance(event, _PrefillOver):
+            self._prefilling -= 1
+            now_s = time.monotonic() - self.zero_s
+            self._record(now_s, self.rank_id, event.room, Event.PREFILLED, None, event.tokens, 0, "")
+            self._send_on(least=1 if self.stopping else RECORDS_AT_ONCE)
+        elif isinstance(event, Quiet | Cancel):
             self._hear(event)
         else:
             self._feed(event)
@@ -572,10 +587,14 @@ class RankProcess:
         for delivery in actions:
             if isinstance(delivery, Deliver):
                 self.passes.add(delivery)
+                self._prefilling += self._records_prefill
         if not self.passes.waiting:
             return time.monotonic()
         prefilled, pass_s = self.passes.prefill()
         end_s = time.monotonic() + pass_s
+        if self._records_prefill:
+            for one in prefilled:
+                self._at(end_s, _PrefillOver(one.room, one.tokens))
         if self.scenario.release_after_prefill:
             for one in prefilled:
                 self._at(end_s, Prefilled(one.room, one.incarnation))

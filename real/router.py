@@ -506,6 +506,8 @@ class Router:
             ]:
                 for order in self._ranks.receive(POLL_S):
                     self._take(order)
+                    if isinstance(order, Records):  # it is still at work: the last prefills
+                        deadline = time.monotonic() + self._watch.patience.report_s
                 while self._agenda and self._agenda[0][0] <= self._now_s():
                     heapq.heappop(self._agenda)[2]()
                 self._watch_ranks()

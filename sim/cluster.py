@@ -105,7 +105,7 @@ class Cluster:
         self.succeeded = 0
         self.failed = 0
         self.turns = 0
-        self.copied_s = 0.0  # when the last of the copies begun so far ends
+        self.copied_s = 0.0  # when the last of the copies and prefills begun so far ends
         self.bytes_written = 0
         self.bytes_landed = 0
         self.deadlocks: list[tuple[float, Deadlock]] = []
@@ -113,6 +113,8 @@ class Cluster:
         self._on_concluded = on_concluded
         self._layout = scenario.layout
         self._services = scenario.services
+        self._records_prefill = recorder is not None and scenario.services.prefills
+        self._tells_prefill = scenario.release_after_prefill or self._records_prefill
         self._control_s = link.control_latency_s
         self._wakeup_s = link.wakeup_s
         self._failing_writes = bool(scenario.faults)
@@ -549,7 +551,9 @@ class Cluster:
             return lasts_s
         done, pass_s = passes.prefill()
         lasts_s += pass_s
-        if self.scenario.release_after_prefill:
+        if self._services.prefills:
+            self.copied_s = max(self.copied_s, self.clock._now + lasts_s)
+        if self._tells_prefill:
             self.clock.call_after(lasts_s, self._prefilled, group, done)
         return lasts_s
 
@@ -585,7 +589,12 @@ class Cluster:
     def _prefilled(self, group: Group, done: list[Delivered]) -> None:
         for one in done:
             for rank in group.ranks:
-                if not rank.gone:
+                if rank.gone:
+                    continue
+                rank_id = rank.core.rank_id
+                if self._records_prefill and (self._faults is None or self._faults.ready_s(rank_id) < inf):
+                    self._note(rank_id, Note(one.room, Event.PREFILLED, None, one.tokens, 0, ""))
+                if self.scenario.release_after_prefill:
                     self._take(rank, Prefilled(one.room, one.incarnation))
 
     def _note_later(self, rank: Rank, note: Note, late_s: float) -> None:

@@ -369,7 +369,7 @@ class HostedCluster(Cluster):
                 self.processors.run(copy_s, 1.0, self._act, meeting, rank)
                 return
             self._act_on(meeting, rank, action)
-        self.copied_s = self.clock._now
+        self.copied_s = max(self.copied_s, self.clock._now)
         if not self._acted(meeting, rank) or meeting.group.down:
             return
         group = meeting.group
@@ -379,7 +379,9 @@ class HostedCluster(Cluster):
         if group.passes.waiting:
             done, pass_s = group.passes.prefill()
             lasts_s += pass_s
-            if self.scenario.release_after_prefill:
+            if self._services.prefills:
+                self.copied_s = max(self.copied_s, self.clock._now + pass_s)
+            if self._tells_prefill:
                 self.clock.call_after(pass_s, self._prefill_over, group, done)
         self._finish(meeting, lasts_s)
 

@@ -88,7 +88,8 @@ def test_a_run_s_occupancy_over_time(runs: list[StoredRun]) -> None:
     for axes, side in zip(whole.axes, ("language_pool", "encode_pool"), strict=True):
         mean = np.asarray(axes.get_lines()[0].get_ydata(), dtype=float)
         # The same area under it as in the table: block-seconds, here over the time until the last replication ends.
-        ends = runs[0].events().groupby("replication")["time_s"].max()
+        events = runs[0].events()
+        ends = events[events["event"] != "prefilled"].groupby("replication")["time_s"].max()
         occupancy = [run_figures[f"{side}.mean_occupancy"] for run_figures in per_replication]
         expected = np.mean(np.array(occupancy) * np.array(lengths)) / ends.max()
         assert mean.mean() / 100 == pytest.approx(expected, rel=1e-6)

@@ -23,7 +23,7 @@ from protocol.topology import RankId, Side
 
 CONTRACT = {
     "requests": "replication, room, arrival_s, text_tokens, images, total_tokens, first_allocation_tokens, chunks, "
-    "encoded_s, first_chunk_s, delivered_s, released_s, status, failure",
+    "encoded_s, first_chunk_s, delivered_s, released_s, status, failure, prefilled_s",
     "events": "replication, time_s, side, instance, rank, room, event, status, tokens, bytes, detail",
 }
 RECORDS = [
@@ -37,7 +37,7 @@ def finished(target: Path, name: str = "seed-small") -> StoredRun:
         writer.begin(3)
         for record in RECORDS:
             writer.event(*record)
-        writer.request(RequestRow(7, 0.0, 1, 1, 16, None, 1, 1.0, None, 2.0, 2.5, "Success", ""))
+        writer.request(RequestRow(7, 0.0, 1, 1, 16, None, 1, 1.0, None, 2.0, 2.5, "Success", "", 2.25))
         writer.finish({"schema": SUMMARY_SCHEMA, "kind": "sim"}, {"python": "3"})
         writer.publish()
     return StoredRun(target)

@@ -23,6 +23,7 @@ def test_every_event_has_a_track() -> None:
         Event.WRITE_DONE,
         Event.ENCODE_STARTED,
         Event.ENCODED,
+        Event.PREFILLED,
     }
 
 

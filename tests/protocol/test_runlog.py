@@ -10,7 +10,7 @@ import pytest
 
 from protocol.recording import Event, Record
 from protocol.runlog import RequestRow, RunLog
-from protocol.scenario import Request, Scenario
+from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -81,6 +81,7 @@ def test_the_row_of_a_request_in_two_chunks() -> None:
             released_s=15.0,
             status="Success",
             failure="",
+            prefilled_s=15.0,
         )
     ]
 
@@ -221,6 +222,32 @@ def test_a_request_that_a_rank_never_speaks_of_makes_the_window_last_as_long_as_
     log, rows = play([record for record in TWO_CHUNKS if record[1] == L0], [REQUEST])
     log.finish(80.0)
     assert (rows[0].status, log.window_end_s) == ("Success", 80.0)
+
+
+def test_the_first_token_comes_with_the_prefill() -> None:
+    """The row waits for it, and so does the window; a prefill that never ended leaves nothing."""
+    services = ServiceTimes(prefill_per_token_s=0.5)
+    log, rows = play(TWO_CHUNKS, [REQUEST], services=services)
+    assert rows == []
+    log.record(Record(18.0, L0, 7, Event.PREFILLED, None, 6, 0, ""))
+    log.finish(30.0)
+    assert (rows[0].delivered_s, rows[0].prefilled_s, log.window_end_s) == (15.0, 18.0, 18.0)
+    lost, rows = play(TWO_CHUNKS, [REQUEST], services=services)
+    lost.finish(30.0)
+    assert (rows[0].status, rows[0].delivered_s, rows[0].prefilled_s, lost.window_end_s) == (
+        "Success",
+        15.0,
+        None,
+        30.0,
+    )
+
+
+def test_blocks_may_be_kept_until_the_prefill_is_over() -> None:
+    records = [*TWO_CHUNKS[:-2], (15.5, E0, 7, Event.RELEASED, S, 6)]
+    records += [(18.0, L0, 7, Event.PREFILLED, None, 6), (18.0, L0, 7, Event.RELEASED, S, 6)]
+    log, rows = play(records, [REQUEST], services=ServiceTimes(prefill_base_s=3.0))
+    assert (rows[0].delivered_s, rows[0].prefilled_s, rows[0].released_s) == (15.0, 18.0, 18.0)
+    assert log.window_end_s == 18.0
 
 
 def test_records_of_unknown_rooms_are_counted_only() -> None:

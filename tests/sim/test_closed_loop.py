@@ -75,8 +75,9 @@ class Watched:
         self.concluded += more
 
     def over_s(self, room: int) -> float:
-        """When the last of its ranks was done with it, seconds."""
-        return max(record.time_s for record in self.records if record.room == room)
+        """When the last of its ranks was done with it, seconds; its prefill may still be to come."""
+        records = (record for record in self.records if record.event is not Event.PREFILLED)
+        return max(record.time_s for record in records if record.room == room)
 
 
 def test_alone_each_request_begins_when_the_last_has_ended() -> None:
