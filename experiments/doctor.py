@@ -56,7 +56,7 @@ from protocol.scenario import Request, Scenario
 from real.launcher import run_real
 scenario = Scenario(block_tokens=16, hidden=64, sizing_options={"tokens": 64}, timeout_s=20.0)
 outcome = run_real(scenario, [Request(1, 0.0, 100)], transport=sys.argv[1], device=sys.argv[2])
-assert not outcome.mismatches, outcome.mismatches[0]
+assert not outcome.wrong, outcome.wrong[0]
 assert outcome.verified_bytes == 100 * scenario.layout.bytes_per_token, f"{outcome.verified_bytes} bytes verified"
 print(json.dumps(msgspec.to_builtins(outcome.proof)))
 """

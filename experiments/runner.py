@@ -26,6 +26,7 @@ from protocol.status import Status
 from protocol.topology import RankId
 
 if TYPE_CHECKING:
+    from real.outcome import RealOutcome
     from real.usage import Usage
 
 REAL_MEMORY_SHARE = 0.7
@@ -243,7 +244,8 @@ def run_measured(
                     account(*record)
                     last_s = record.time_s
                 one = account.finish(max(outcome.end_s, last_s), deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
-                one.violations += len(outcome.mismatches) + len(outcome.violations)
+                ends = [*outcome.violations, *_never_ended(account.laws, outcome)]
+                one.violations += len(outcome.mismatches) + len(ends)
                 one.faults, one.ended_early = outcome.faults, outcome.ended_early
                 replications.append(one)
                 memory = {str(rank_id): where for rank_id, where in sorted(outcome.memory.items())}
@@ -252,7 +254,7 @@ def run_measured(
                 usage.append(_usage(outcome.router_usage, outcome.usage))
                 if hosts is not None:
                     ranks += describe_ranks(hosts, outcome.clocks, number)
-                _tell(notice, [*outcome.violations, *account.laws.examples, *outcome.mismatches])
+                _tell(notice, [*ends, *account.laws.examples, *outcome.mismatches])
                 if notice is not None:
                     for incident in outcome.incidents:
                         notice(str(incident))
@@ -298,6 +300,15 @@ def real_errors(notice: Notice | None = None) -> Iterator[None]:
         raise RunFailedError(str(error)) from None
     except ImportError as error:
         raise UserError(_missing(error)) from None
+
+
+def _never_ended(laws: LawChecker, outcome: RealOutcome) -> list[str]:
+    """Rooms that no record says to be over on a rank that gave its account, which does not mention them either."""
+    open_rooms = [(room, rank_id) for room, rank_id in laws.open_rooms if rank_id not in outcome.cut_short]
+    # Rooms in quarantine have ended, but for their blocks.
+    if len(open_rooms) <= outcome.rooms_quarantined + outcome.rooms_left:
+        return []
+    return [f"room {room} never ended on {rank_id}" for room, rank_id in open_rooms]
 
 
 def _usage(router: Usage | None, ranks: Mapping[RankId, Usage]) -> dict[str, Any]:

@@ -294,7 +294,7 @@ def run_drill(drill: Drill) -> DrillResult:
 
 
 def _problems(drill: Drill, outcome: RealOutcome, failed: set[int], refused: set[int], concluded_s: float) -> list[str]:
-    found = list(outcome.mismatches)
+    found = outcome.wrong
     rooms = {request.room: request.total_tokens for request in drill.requests}
     ended = outcome.failed_rooms | outcome.succeeded_rooms
     for what, wrong in (
@@ -304,8 +304,6 @@ def _problems(drill: Drill, outcome: RealOutcome, failed: set[int], refused: set
     ):
         if wrong:
             found.append(f"rooms {sorted(wrong)} {what}")
-    if outcome.rooms_left or outcome.blocks_lost:
-        found.append(f"{outcome.rooms_left} rooms and {outcome.blocks_lost} blocks were left")
     if concluded_s > drill.concludes_s:
         found.append(f"the last failed room was over after {concluded_s:.2f} s, not within {drill.concludes_s:.2f} s")
     # Of a process that was killed it is not known what it compared.

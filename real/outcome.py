@@ -92,6 +92,11 @@ class RealOutcome:
         return bool(self.deadlocks)
 
     @property
+    def wrong(self) -> list[str]:
+        """A sentence for everything that must not be in a run, whatever was planned for it."""
+        return [*self.faults, *self.violations, *self.mismatches]
+
+    @property
     def failed_rooms(self) -> set[int]:
         """Rooms that did not succeed on all of their ranks."""
         return {one.room for one in self.conclusions if one.status is not Status.Success}

@@ -347,7 +347,7 @@ class Router:
             wanted = {rank_id for rank_id in self._ranks.ids if rank_id not in self._reports}
         elif not self._paused:  # it is their silence that was planned, and others may wait for them
             wanted = {rank_id for members in self._waiting.values() for rank_id in members}
-        wanted = {one for one in wanted if self._ranks.alive(one) and not self._ranks.children[one].doomed}
+        wanted = {one for one in wanted if self._ranks.alive(one) and not self._is_breaking_up(one)}
         for rank_id in self._watch.look(wanted, now):
             self._ranks.send(rank_id, Ask())
         silent = self._watch.silent(now)
@@ -357,6 +357,11 @@ class Router:
             # The others of an instance whose rank stands still can do nothing but wait for it.
             if rank_id in stopped or (rank_id.side, rank_id.instance) not in groups:
                 self._end_silent(self._ranks.children[rank_id], silent_s, stopped=rank_id in stopped)
+
+    def _is_breaking_up(self, rank_id: RankId) -> bool:
+        """Whether a rank of this one's instance has ended or is about to, so that no other can answer for itself."""
+        members = [self._ranks.children[member] for member in self._ranks.members(rank_id.side, rank_id.instance)]
+        return any(child.gone or child.doomed or child.ended_s is not None for child in members)
 
     def _end_silent(self, child: Child, silent_s: float, *, stopped: bool) -> None:
         why = " because its process was stopped" if stopped else ""

@@ -143,6 +143,7 @@ def problems(
 ) -> list[str]:
     """What is not as it should be, one sentence each."""
     found = [f"embedding differs: {one}" for one in outcome.mismatches]
+    found += [*outcome.faults, *outcome.violations]
     if len(outcome.succeeded_rooms) != requests:
         found.append(f"{requests - len(outcome.succeeded_rooms)} of {requests} requests did not succeed")
     if outcome.verified_rooms != ranks * requests:

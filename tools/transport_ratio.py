@@ -186,8 +186,8 @@ def run_rate(scenario: Scenario, chosen: argparse.Namespace, control: dict[str, 
     last_s = requests[-1].arrival_s + GAP_S
     requests += [Request(room, last_s + 0.05 * (room - small.start), chosen.block_tokens) for room in small]
     outcome = run_real(scenario, requests)
-    if outcome.mismatches or outcome.verified_rooms != len(requests):
-        raise EngineError("; ".join(outcome.mismatches) or f"{outcome.verified_rooms} of {len(requests)} rooms arrived")
+    if outcome.wrong or outcome.verified_rooms != len(requests):
+        raise EngineError("; ".join(outcome.wrong) or f"{outcome.verified_rooms} of {len(requests)} rooms arrived")
     by_room: dict[int, list[Record]] = {}
     for record in outcome.records:
         by_room.setdefault(record.room, []).append(record)

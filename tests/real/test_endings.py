@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,38 @@ def test_a_rank_that_somebody_else_ends_or_stops_is_named(rank_id: RankId, numbe
     assert f"no {rank_id.side.value} rank was left" in outcome.ended_early
     assert len(outcome.requests) < 90
     assert (outcome.mismatches, outcome.violations, outcome.deadlocks) == ([], (), ())
+
+
+BREAKS = """
+import sys
+if "real.rank" in sys.orig_argv:
+    import {module}
+
+    def broken(*_arguments, **_options):
+        raise MemoryError("there is no more")
+
+    {module}.{name} = broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "told"),
+    [
+        (
+            "real.verifier",
+            "first_difference",
+            "language0.0 broke: its 'verifier' thread ended with MemoryError: there is",
+        ),
+        ("real.writer", "addresses", "encode0.0 broke: its 'writer 0' thread ended with MemoryError: there is no more"),
+    ],
+)
+def test_an_exception_in_a_thread_of_a_rank_is_named(
+    module: str, name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BREAKS.format(module=module, name=name))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    outcome = run(steady(30))
+    assert len(outcome.faults) == 1, outcome.faults
+    assert told in outcome.faults[0]
+    assert outcome.ended_early
+    assert outcome.failed_rooms | outcome.succeeded_rooms == {one.room for one in outcome.requests}

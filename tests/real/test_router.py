@@ -1,0 +1,420 @@
+"""How the router ends a run, with ranks that are played by this process: no backend, no waiting."""
+
+from __future__ import annotations
+
+import heapq
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("zmq", reason="needs pyzmq")
+pytest.importorskip("numpy", reason="needs numpy")
+
+from protocol.recording import Event, Record
+from protocol.scenario import Request, Scenario
+from protocol.status import Status
+from protocol.topology import RankId, Side
+from real import patience as real_patience
+from real import router as real_router
+from real.clocks import SAME
+from real.orders import (
+    GROUP_STATUS,
+    Alive,
+    Ask,
+    Broken,
+    Concluded,
+    GiveUp,
+    Holdings,
+    Order,
+    Report,
+    Start,
+    Stop,
+    Submit,
+)
+from real.outcome import RealOutcome
+from real.patience import Patience
+from real.ranks import Child
+from real.router import Router
+from real.transport import TransportProof
+
+ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
+SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64, timeout_s=None)
+PATIENCE = Patience(silence_s=0.3, standstill_s=0.6, report_s=1.0)
+
+
+class PlayedProcess:
+    """A process as its host tells of it."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.stopped = False
+        self.stays = False
+        self.got: list[int] = []
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def wait(self, timeout_s: float) -> int:
+        if self.status is None:
+            raise subprocess.TimeoutExpired("a rank", timeout_s)
+        return self.status
+
+    def send_signal(self, number: int) -> None:
+        self.got.append(number)
+        if number == signal.SIGKILL and not self.stays:
+            self.status = -number
+
+    def is_stopped(self) -> bool:
+        return self.stopped
+
+    def how_it_ended(self) -> str:
+        return f"ended with status {self.status}"
+
+    def last_words(self) -> str:
+        return "its last words"
+
+
+class PlayedRank:
+    """A rank that concludes every request at once, answers, reports and leaves, unless a test has it do otherwise."""
+
+    def __init__(self, rank_id: RankId, stage: Stage) -> None:
+        self.rank_id = rank_id
+        self.process = PlayedProcess()
+        self.stage = stage
+        self.silent = False
+        self.concludes = True
+        self.gives_up = True
+        self.reports = True
+        self.expects_s: float | None = None
+        self.report: dict[str, Any] = {}
+        self.told = 0
+        self.missed: list[Order] = []
+
+    def take(self, order: Order) -> None:
+        if self.process.status is not None:
+            return
+        if self.silent:
+            self.missed.append(order)
+            return
+        match order:
+            case Submit(request) if self.concludes:
+                up = self.stage.played[self.stage.partner.get(request.room, LANGUAGE)].process.status is None
+                self.conclude(request.room, Status.Success if up else Status.Failed)
+            case GiveUp(room, _, reason) if self.gives_up:
+                self.conclude(room, Status.Failed, reason)
+            case Ask():
+                self.stage.say(Alive(self.rank_id, self.told, self.expects_s))
+            case Stop() if self.reports:
+                compared = self.told if self.rank_id.side is Side.LANGUAGE else 0
+                fields = dict.fromkeys(
+                    ("rooms_left", "blocks_lost", "rooms_quarantined", "blocks_fenced", "frames_dropped",
+                     "messages_stale", "ignored_messages", "verified_bytes"), 0,
+                )  # fmt: skip
+                given: dict[str, Any] = {"verified_rooms": compared, "differences": [], **fields, **self.report}
+                self.stage.say(Report(rank_id=self.rank_id, **given))
+                self.process.status = None if self.process.stays else 0
+
+    def conclude(self, room: int, status: Status, reason: str = "") -> None:
+        records: list[Any] = []
+        if status is Status.Success and self.rank_id.side is Side.LANGUAGE:
+            records = [(self.stage.now_s(), room, Event.DELIVERED, status, 100, 0, "")]
+            self.told += 1
+        self.stage.say(Concluded(self.rank_id, room, 0, status, reason, 0, records))
+
+    def go_on(self) -> None:
+        self.silent = False
+        for order in self.missed:
+            self.take(order)
+
+
+class Stage:
+    """What the router takes for the ranks of a run (``real.ranks.Ranks``)."""
+
+    mortal = False
+    verify = True
+
+    def __init__(self, **sizes: int) -> None:
+        fields = {name: getattr(SCENARIO, name) for name in SCENARIO.__struct_fields__}
+        self.scenario = Scenario(**(fields | sizes))
+        self.ids = [*self.scenario.encode_ids(), *self.scenario.language_ids()]
+        self.played = {rank_id: PlayedRank(rank_id, self) for rank_id in self.ids}
+        self.children = {rank_id: Child(rank_id, 0, one.process, ready=True) for rank_id, one in self.played.items()}
+        self.partner: dict[int, RankId] = {}  # of a room, where that is not the first language rank
+        self.hosts = SimpleNamespace(sent_counters=dict, address_of=lambda rank_id: "here")
+        self.proofs = {self.ids[0]: TransportProof(requested="tcp", actual="tcp", evidence=[])}
+        self.processes: list[Any] = []
+        self.clocks = dict.fromkeys(self.ids, SAME)
+        self.memory: dict[RankId, str] = {}
+        self._said: list[Order] = []
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._zero_s = 0.0
+
+    def now_s(self) -> float:
+        return time.monotonic() - self._zero_s
+
+    def at(self, time_s: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (time_s, len(self._later), action))
+
+    def say(self, order: Order) -> None:
+        self._said.append(order)
+
+    def begin(self, rank_id: RankId, zero_s: float) -> None:
+        self._zero_s = zero_s
+        self.send(rank_id, Start(zero_s))
+
+    def members(self, side: Side, instance: int) -> list[RankId]:
+        return [rank_id for rank_id in self.ids if (rank_id.side, rank_id.instance) == (side, instance)]
+
+    def alive(self, rank_id: RankId) -> bool:
+        return not self.children[rank_id].gone
+
+    def send(self, rank_id: RankId, order: Order) -> None:
+        self.played[rank_id].take(order)
+
+    def receive(self, timeout_s: float) -> Iterator[Order]:
+        while self._later and self._later[0][0] <= self.now_s():
+            heapq.heappop(self._later)[2]()
+        if not self._said:
+            time.sleep(min(max(timeout_s, 0.0), 0.01))
+        said, self._said = self._said, []
+        yield from said
+
+    def measure_again(self) -> None:
+        pass
+
+    def clocked(self, records: Iterable[Record], zero_s: float) -> Iterable[Record]:
+        return records
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_patience, "ASK_S", 0.1)
+    monkeypatch.setattr(real_router, "WATCH_S", 0.02)
+    monkeypatch.setattr(real_router, "MEMBER_GRACE_S", 0.1)
+    monkeypatch.setattr(real_router, "EXIT_TIMEOUT_S", 0.3)
+
+
+def play(stage: Stage, *arrivals_s: float, concurrency: int | None = None) -> RealOutcome:
+    requests = [Request(room, arrival_s, 100) for room, arrival_s in enumerate(arrivals_s, 1)]
+    ranks: Any = stage
+    return Router(ranks, (), None, concurrency, PATIENCE).run(requests)
+
+
+def test_a_clean_run_says_nothing_however_long_its_traffic_pauses() -> None:
+    outcome = play(Stage(), 0.0, 0.1, 2.0)
+    assert outcome.succeeded_rooms == {1, 2, 3}
+    assert (outcome.faults, outcome.violations, outcome.ended_early, outcome.incidents) == ((), (), "", [])
+    assert (outcome.deadlock, outcome.cut_short) == (False, frozenset())
+    assert outcome.verified_rooms == 3
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_rank_that_answers_nothing_is_ended_and_named(*, stopped: bool) -> None:
+    stage = Stage()
+    rank = stage.played[LANGUAGE]
+
+    def fall_silent() -> None:
+        rank.silent, rank.process.stopped = True, stopped
+
+    stage.at(0.15, fall_silent)
+    outcome = play(stage, 0.0, 0.1, 0.2, 5.0)
+    assert rank.process.got == [signal.SIGKILL]
+    assert (outcome.succeeded_rooms, outcome.failed_rooms) == ({1, 2}, {3})
+    (fault,) = outcome.faults
+    assert "language0.0 had given no sign of life for" in fault
+    assert ("because its process was stopped" in fault) is stopped
+    assert fault.endswith("was ended; 1 request failed by it")
+    assert "no language rank was left, so 1 requests were not handed out any more" in outcome.ended_early
+    assert outcome.cut_short == {LANGUAGE}
+
+
+def test_the_others_of_a_stopped_ranks_instance_are_not_accused() -> None:
+    stage = Stage(language_tp=2)
+    second = RankId(Side.LANGUAGE, 0, 1)
+
+    def fall_silent() -> None:
+        stage.played[LANGUAGE].silent = stage.played[second].silent = True  # the first waits for the second
+        stage.played[second].process.stopped = True
+
+    stage.at(0.0, fall_silent)
+    outcome = play(stage, 0.1)
+    (fault,) = outcome.faults
+    assert "language0.1 had given no sign of life" in fault
+
+
+def test_a_rank_on_a_host_out_of_reach_is_lost_all_the_same() -> None:
+    stage = Stage()
+    stage.played[ENCODE].silent = stage.played[ENCODE].process.stays = True
+    outcome = play(stage, 0.0)
+    assert outcome.failed_rooms == {1}
+    assert "encode0.0 had given no sign of life" in outcome.faults[0]
+
+
+def test_a_rank_that_goes_on_costs_what_failed_meanwhile() -> None:
+    for fails in (True, False):
+        stage = Stage()
+        rank = stage.played[LANGUAGE]
+        rank.silent = True
+        rank.concludes = not fails
+        stage.at(0.3, rank.go_on)
+        if fails:
+            stage.at(0.4, lambda rank=rank: rank.conclude(1, Status.Failed, "encode0.0 is down"))  # type: ignore[misc]
+        outcome = play(stage, 0.0)
+        assert any("language0.0 had given no sign of life for" in one.what for one in outcome.incidents)
+        told = ["went on; 1 request failed by it" in fault for fault in outcome.faults]
+        assert told == ([True] if fails else [])
+        assert outcome.cut_short == frozenset()
+
+
+@pytest.mark.parametrize(("status", "how"), [(0, "ended with status 0"), (7, "ended with status 7: its last words")])
+def test_a_process_that_ends_in_the_middle_is_named(status: int, how: str) -> None:
+    stage = Stage(language_instances=2)
+    stage.at(0.05, lambda: setattr(stage.played[LANGUAGE].process, "status", status))
+    requests = [Request(room, 0.1 * room, 100, language_instance=room % 2) for room in range(1, 7)]
+    stage.partner = {request.room: RankId(Side.LANGUAGE, request.language_instance, 0) for request in requests}
+    ranks: Any = stage
+    outcome = Router(ranks, (), None, None, PATIENCE).run(requests)
+    assert outcome.succeeded_rooms == {1, 3, 5}
+    (fault,) = outcome.faults
+    assert f"language0.0 {how}; 3 requests failed by it" in fault
+    assert outcome.ended_early == ""
+
+
+def test_a_rank_that_breaks_says_why_and_only_once() -> None:
+    stage = Stage()
+
+    def break_down() -> None:
+        stage.say(Broken(ENCODE, "its 'writer 0' thread ended with MemoryError: no more"))
+        stage.played[ENCODE].silent = True
+
+    stage.at(0.05, break_down)
+    outcome = play(stage, 0.0, 0.1)
+    (fault,) = outcome.faults
+    assert "encode0.0 broke: its 'writer 0' thread ended with MemoryError: no more; 1 request failed by it" in fault
+
+
+def test_a_group_that_lost_a_rank_nobody_saw_end_is_named() -> None:
+    stage = Stage()
+    stage.at(0.05, lambda: setattr(stage.played[LANGUAGE].process, "status", GROUP_STATUS))
+    outcome = play(stage, 0.1)
+    assert ["another rank of its instance took no part" in fault for fault in outcome.faults] == [True]
+
+
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_requests_with_which_nothing_happens_are_given_up(*, gives_up: bool) -> None:
+    stage = Stage()
+    rank = stage.played[LANGUAGE]
+    rank.concludes, rank.gives_up = False, gives_up
+    outcome = play(stage, 0.0, 0.1)
+    assert outcome.failed_rooms == {1, 2}
+    (fault,) = outcome.faults
+    assert "nothing happened for" in fault
+    assert fault.endswith("although all ranks were there; 2 requests failed by it")
+    reasons = {one.reason for one in outcome.conclusions if one.rank_id == LANGUAGE}
+    assert all(reason.startswith("given up by the router") for reason in reasons)
+
+
+def test_a_long_pass_is_waited_for() -> None:
+    stage = Stage()
+    rank = stage.played[LANGUAGE]
+    rank.concludes, rank.expects_s = False, 1.5
+    stage.at(1.5, lambda: rank.conclude(1, Status.Success))
+    outcome = play(stage, 0.0)
+    assert (outcome.succeeded_rooms, outcome.faults) == ({1}, ())
+
+
+@pytest.mark.parametrize("how", ["silent", "mute", "gone", "killed"])
+def test_a_rank_without_a_report_at_the_end_is_named_and_the_rest_is_kept(how: str) -> None:
+    stage = Stage()
+    rank = stage.played[LANGUAGE]
+    rank.reports = False
+
+    def strike(order: Order) -> None:
+        if isinstance(order, Stop):
+            rank.silent = how == "silent"
+            rank.process.status = {"gone": 0, "killed": -9}.get(how)
+        else:
+            PlayedRank.take(rank, order)
+
+    rank.take = strike  # type: ignore[method-assign]
+    outcome = play(stage, 0.0, 0.1)
+    assert outcome.succeeded_rooms == {1, 2}
+    (fault,) = outcome.faults
+    told = {
+        "silent": "language0.0 had given no sign of life",
+        "mute": "language0.0 gave no account of the run",
+        "gone": "language0.0 ended with status 0 before it had given its account",
+        "killed": "language0.0 ended with status -9 before it had given its account",
+    }
+    assert told[how] in fault
+    delivered = [one.room for one in outcome.records if one.event is Event.DELIVERED]
+    assert delivered == [1, 2], "what it had told is kept"
+
+
+def test_a_rank_that_does_not_leave_is_ended() -> None:
+    stage = Stage()
+    stage.played[ENCODE].process.stays = True
+    outcome = play(stage, 0.0)
+    assert (outcome.succeeded_rooms, outcome.faults) == ({1}, ())
+    assert [one.what for one in outcome.incidents] == ["encode0.0 did not leave within 0.3 s and was ended"]
+
+
+@pytest.mark.parametrize(
+    ("report", "sentence"),
+    [
+        ({"rooms_left": 2}, "language0.0 ended with 2 rooms that were not over"),
+        ({"blocks_lost": 3}, "language0.0 ended with 3 blocks missing in its pool"),
+        ({"blocks_lost": -1}, "language0.0 ended with -1 blocks missing in its pool"),
+        ({"verified_rooms": 1}, "language0.0 delivered 2 embeddings and compared 1"),
+        ({"verified_rooms": 1, "differences": ["room 2: wrong"]}, None),
+    ],
+)
+def test_an_account_that_is_not_even_is_told(report: dict[str, Any], sentence: str | None) -> None:
+    stage = Stage()
+    stage.played[LANGUAGE].report = report
+    outcome = play(stage, 0.0, 0.1)
+    assert outcome.violations == (() if sentence is None else (sentence,))
+    stage = Stage()
+    stage.verify = False
+    stage.played[LANGUAGE].report = {"verified_rooms": 0}
+    assert play(stage, 0.0).violations == ()
+
+
+def test_an_order_that_makes_no_sense_ends_the_run_and_not_its_results() -> None:
+    stage = Stage()
+    stage.at(0.15, lambda: stage.say(Stop()))
+    outcome = play(stage, 0.0, 0.1, 5.0)
+    assert outcome.succeeded_rooms == {1, 2}
+    assert "a rank sent Stop in the middle of the run" in outcome.faults[0]
+    assert "the run was broken off, so 1 requests were not handed out any more" in outcome.ended_early
+
+
+def test_a_closed_loop_ends_as_well() -> None:
+    stage = Stage()
+    stage.played[ENCODE].silent = True
+    outcome = play(stage, *([0.0] * 10), concurrency=2)
+    assert len(outcome.requests) == 2
+    assert "so 8 requests were not handed out any more" in outcome.ended_early
+
+
+def test_deadlocks_are_those_that_the_probe_sees() -> None:
+    """Rooms that time out after nothing moved are none: the ranks say that nobody waits for blocks."""
+    stage = Stage()
+    rank = stage.played[LANGUAGE]
+    rank.concludes = False
+    take = rank.take
+
+    def answer(order: Order) -> None:
+        if type(order).__name__ == "Describe":
+            stage.say(Holdings(LANGUAGE, order.number, [], [], [], 0))  # type: ignore[union-attr]
+        take(order)
+
+    rank.take = answer  # type: ignore[method-assign]
+    stage.at(0.3, lambda: rank.conclude(1, Status.Failed, "timed out while waiting for blocks"))
+    outcome = play(stage, 0.0)
+    assert not outcome.deadlock
