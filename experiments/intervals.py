@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from functools import lru_cache
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,14 +76,19 @@ def wilson(successes: int, trials: int) -> Estimate:
         raise ValueError(f"successes is {successes} and trials is {trials}, it must be 0 <= successes <= trials")
     if not trials:
         return NOTHING.copy()
-    from scipy.special import ndtri
-
     share = successes / trials
-    square = float(ndtri((1 + LEVEL) / 2)) ** 2
-    middle = (share + square / (2 * trials)) / (1 + square / trials)
-    half = math.sqrt(square * (share * (1 - share) / trials + square / (4 * trials * trials))) / (1 + square / trials)
+    low, high = _wilson(successes, trials)
     # The bounds at no and at nothing but successes are 0 and 1; rounding must not put the value outside.
-    return {"value": share, "low": max(min(middle - half, share), 0.0), "high": min(max(middle + half, share), 1.0)}
+    return {"value": share, "low": max(min(low, share), 0.0), "high": min(max(high, share), 1.0)}
+
+
+@lru_cache(maxsize=4096)
+def _wilson(successes: int, trials: int) -> tuple[float, float]:
+    # Loading scipy.stats takes most of a second, which nobody should pay who has one replication.
+    from scipy.stats import binomtest
+
+    found = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def order_statistics(values: Sequence[float], level: float) -> Estimate:
@@ -97,18 +103,13 @@ def order_statistics(values: Sequence[float], level: float) -> Estimate:
         raise ValueError(f"level is {level}, it must be between 0 and 1")
     if not len(values):
         return NOTHING.copy()
-    from scipy.special import bdtr
+    from scipy.stats import quantile_test
 
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    count = len(ordered)
-    value = float(ordered[_rank(level, count) - 1])
-    below = bdtr(np.arange(count), count, level)  # P(B <= k) for k = 0 .. n - 1
-    tail = (1 - LEVEL) / 2
-    low_rank = int(np.count_nonzero(below <= tail))  # the largest l with P(B <= l - 1) <= tail
-    high_rank = int(np.searchsorted(below, 1 - tail)) + 1  # the smallest u with P(B <= u - 1) >= 1 - tail
-    if low_rank < 1 or high_rank > count:
-        return unbounded(value)
-    return {"value": value, "low": float(ordered[low_rank - 1]), "high": float(ordered[high_rank - 1])}
+    samples = np.asarray(values, dtype=np.float64)
+    value = Quantile(level)(samples)
+    found: Any = quantile_test(samples, p=level).confidence_interval(LEVEL)  # two bounds, whatever its stubs say
+    low, high = float(found.low), float(found.high)
+    return unbounded(value) if math.isnan(low) or math.isnan(high) else {"value": value, "low": low, "high": high}
 
 
 def replications_needed(values: Sequence[float], relative: float = 0.05) -> int | None:

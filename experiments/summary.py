@@ -293,11 +293,11 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         put(summary, figure.path, figure.estimate(replications))
     summary["slo"]["limits"] = (replications[0].slo if replications else NO_LIMITS)._asdict()
     deadlocks = sum(one.deadlock for one in replications)
-    share = wilson(deadlocks, len(replications))
+    rate = unbounded(float(deadlocks)) if len(replications) == 1 else wilson(deadlocks, len(replications))
     return {
         **summary,
         "deadlock": deadlocks > 0,
-        "deadlock_rate": share if len(replications) > 1 else unbounded(share["value"]),
+        "deadlock_rate": rate,
         "warmup": {
             "discarded_requests": sum(min(one.warmup_requests, one.offered) for one in replications),
             "mser5_requests": within(across_replications(cuts), 0.0),

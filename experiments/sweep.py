@@ -44,7 +44,7 @@ from experiments.grid import (
     swept_fields,
 )
 from experiments.intervals import Estimate, Samples, across_replications, shares_across, wilson, within
-from experiments.paired import Difference, paired
+from experiments.paired import Difference, paired_each
 from experiments.quantiles import LEVELS, at_levels
 from experiments.runner import Notice, Progress, simulate_one
 from experiments.selection import possibly_lowest
@@ -427,9 +427,11 @@ def _differences(summaries: Sequence[Any], baseline: Sequence[Any]) -> Iterator[
     """
     pairs = [(flat_figures(one), flat_figures(other)) for one, other in zip(baseline, summaries, strict=True)]
     whole = [pair for pair in pairs if all(_all_delivered(one) for one in pair)]
+    values = []
     for figure in FIGURES:
         used = whole if figure.path[0] in OF_SERVED else pairs
-        yield figure.name, paired([one[figure.name] for one, _ in used], [other[figure.name] for _, other in used])
+        values.append(([one[figure.name] for one, _ in used], [other[figure.name] for _, other in used]))
+    yield from zip((figure.name for figure in FIGURES), paired_each(values), strict=True)
 
 
 def _all_delivered(figures: Mapping[str, float | None]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +21,9 @@ def wasserstein_1(first: Samples, second: Samples) -> float:
     """
     if not len(first) or not len(second):
         raise ValueError(f"there are {len(first)} and {len(second)} samples, there must be at least 1 of each")
-    one, other = np.sort(first), np.sort(second)
-    if len(one) == len(other):
-        return float(np.abs(one - other).mean())
-    values = np.sort(np.concatenate((one, other)))
-    shares = [np.searchsorted(samples, values[:-1], side="right") / len(samples) for samples in (one, other)]
-    return math.fsum(np.abs(shares[0] - shares[1]) * np.diff(values))
+    from scipy.stats import wasserstein_distance
+
+    return float(wasserstein_distance(first, second))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ best measured one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from experiments.intervals import Samples
 from experiments.validation.cells import CellScore
 from experiments.validation.scores import FigureScore
 
@@ -113,23 +112,17 @@ def regret(measured: Sequence[float], predicted: Sequence[float]) -> float:
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Kendall's tau-b: pairs in the same order less pairs in opposite order, corrected for ties."""
-    signs = [np.sign(np.subtract.outer(values, values)).ravel() for values in (np.array(first), np.array(second))]
-    return _cosine(*signs)
+    from scipy.stats import kendalltau
+
+    return _if_both_vary(kendalltau, first, second)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's rho: the correlation of the ranks, equal values having the mean of theirs."""
-    ranks = [_ranks(np.array(values)) for values in (first, second)]
-    return _cosine(*(one - one.mean() for one in ranks))
+    from scipy.stats import spearmanr
+
+    return _if_both_vary(spearmanr, first, second)
 
 
-def _cosine(first: Samples, second: Samples) -> float | None:
-    length = math.sqrt(float(first @ first) * float(second @ second))
-    return max(-1.0, min(1.0, float(first @ second) / length)) if length else None
-
-
-def _ranks(values: Samples) -> Samples:
-    below = (values[:, None] > values[None, :]).sum(axis=1)
-    equal = (values[:, None] == values[None, :]).sum(axis=1)
-    ranks: Samples = below + (equal + 1) / 2
-    return ranks
+def _if_both_vary(correlation: Callable[..., Any], first: Sequence[float], second: Sequence[float]) -> float | None:
+    return float(correlation(first, second).statistic) if len(set(first)) > 1 and len(set(second)) > 1 else None

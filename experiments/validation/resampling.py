@@ -26,7 +26,9 @@ BLOCK_TIMES = 2
 """A block is so many autocorrelation times long."""
 RESAMPLES = 400
 
-Draw = list[tuple[int, NDArray[np.intp] | slice]]
+Places = NDArray[np.intp] | slice
+"""Which of the requests of a repeat: some, or as a slice all."""
+Draw = list[tuple[int, Places]]
 """Which repeats were drawn, and which of the requests of each."""
 EVERYTHING = slice(None)
 

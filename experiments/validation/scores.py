@@ -16,7 +16,7 @@ from experiments.validation.agreement import BlandAltman, bland_altman, wasserst
 from experiments.validation.bars import FIGURES, judge
 from experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative
 from experiments.validation.pairing import Repeat
-from experiments.validation.resampling import Draw, Resampling, percentile_interval, resampling
+from experiments.validation.resampling import Draw, Places, Resampling, percentile_interval, resampling
 
 LATENCY_FIGURES: Mapping[str, Statistic] = {
     "mean": mean,
@@ -172,8 +172,15 @@ def _delivery_gaps(figures: Replication) -> Samples:
 def _distance(pairs: Sequence[Pair], traces: Sequence[str], drawn: Resampling) -> Distance:
     in_us = [(own * 1e6, other * 1e6) for own, other in pairs]
 
+    of_whole = [wasserstein_1(*pair) for pair in in_us]
+
+    def distance(repeat: int, places: Places) -> float:
+        if isinstance(places, slice):
+            return of_whole[repeat]
+        return wasserstein_1(in_us[repeat][0][places], in_us[repeat][1][places])
+
     def value(draw: Draw) -> float:
-        return _average([wasserstein_1(in_us[repeat][0][places], in_us[repeat][1][places]) for repeat, places in draw])
+        return _average([distance(repeat, places) for repeat, places in draw])
 
     whole: Draw = [(number, slice(None)) for number in range(len(pairs))]
     measured = list(zip(traces, [own for own, _ in in_us], strict=True))

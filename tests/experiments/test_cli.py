@@ -76,6 +76,19 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_one_replication_loads_no_statistics(tmp_path: Path) -> None:
+    # scipy.stats takes most of a second to load, as long as such a run.
+    code = (
+        "import sys; sys.argv[1:] = ['sim', 'seed-small', '--out', 'run'];"
+        "from experiments.cli import main; status = main(); print(status, 'scipy.stats' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "0 False"
+
+
 # --- bad input ---
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from experiments.batching import of_outcomes, of_samples
 from experiments.intervals import across_replications, mean, quantile, t_quantile
-from experiments.paired import Difference, paired, paired_in_run
+from experiments.paired import Difference, paired, paired_each, paired_in_run
 
 NUMBERS = st.floats(-1e5, 1e5)
 PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=20)
@@ -28,6 +28,26 @@ def test_three_pairs_by_hand() -> None:
     assert found["variance_reduction"] == pytest.approx(100 + 121)
     freedom = 221**2 / ((100**2 + 121**2) / 2)
     assert found["unpaired_high"] == pytest.approx(2 + t_quantile(freedom) * math.sqrt(221 / 3))
+
+
+@given(st.lists(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=6), max_size=5))
+def test_many_figures_at_once_are_as_one_by_one(figures: list[list[tuple[float, float]]]) -> None:
+    sides = [([one for one, _ in pairs], [other for _, other in pairs]) for pairs in figures]
+    assert paired_each(sides) == [paired(*pair) for pair in sides]
+
+
+@given(PAIRS)
+def test_the_interval_without_pairing_is_welchs(pairs: list[tuple[float, float]]) -> None:
+    ones, others = (np.array(side) for side in zip(*pairs, strict=True))
+    found = paired(ones.tolist(), others.tolist())
+    one, other = (side.var(ddof=1) / len(side) for side in (ones, others))
+    half = 0.0
+    if one + other > 0:
+        part = one / (one + other)
+        half = t_quantile((len(ones) - 1) / (part * part + (1 - part) * (1 - part))) * math.sqrt(one + other)
+    middle = found["value"] or 0.0
+    assert found["unpaired_low"] == pytest.approx(middle - half, rel=1e-6, abs=1e-6)
+    assert found["unpaired_high"] == pytest.approx(middle + half, rel=1e-6, abs=1e-6)
 
 
 def test_pairs_that_lack_a_side_are_left_out() -> None:
