@@ -104,7 +104,7 @@ class TableWriter:
 class RunWriter:
     """Gathers one run in a hidden folder beside ``target`` and moves it there when it is complete.
 
-    A context: leaving it without ``finish`` removes everything that was written.
+    A context: leaving it without ``publish`` removes everything that was written.
     """
 
     def __init__(self, target: Path, config: Config) -> None:
@@ -165,7 +165,7 @@ class RunWriter:
         self._requests.flush_if_full()
 
     def finish(self, summary: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Write the last files and move the directory to its place, replacing a run that stands there."""
+        """Write the last files. The directory is complete then, and stays where it is until ``publish``."""
         self._events.close()
         self._requests.close()
         write_json(self.folder / "environment.json", environment)

@@ -51,7 +51,7 @@ _SHOWN = frozenset(
         "paired_runs",
         "plots",
     }
-    | {"present", "progress", "selection", "sweepdir", "sweeptext"}
+    | {"pages", "present", "progress", "selection", "sweepdir", "sweeptext"}
 )
 """Modules and folders of experiments/ that only show, compare or hand out work."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from experiments.calibration.command import calibrate
 from experiments.calibration.report import errors_table
 from experiments.errors import UserError
+from experiments.pages import MarkedPage
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "calibration.md"
@@ -38,20 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the published rows are")
     parser.add_argument("--check", action="store_true", help="write nothing and compare")
     chosen = parser.parse_args(arguments)
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
+    page = MarkedPage(PAGE, BEGIN, END)
     try:
-        found = before + BEGIN + table(chosen.folder) + END + rest.partition(END)[2]
+        page.check()
+        made = table(chosen.folder)
+        if page.with_table(made) == PAGE.read_text(encoding="utf-8"):
+            return 0
+        if not chosen.check:
+            page.put(made)
+            return 0
     except UserError as error:
         print(f"calibration_table: {error}", file=sys.stderr)
         return 2
-    if found == page:
-        return 0
-    if chosen.check:
-        print(f"calibration_table: {PAGE.name} is out of date, run python tools/calibration_table.py", file=sys.stderr)
-        return 1
-    PAGE.write_text(found, encoding="utf-8")
-    return 0
+    print(f"calibration_table: {PAGE.name} is out of date, run python tools/calibration_table.py", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

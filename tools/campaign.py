@@ -19,6 +19,7 @@ import dataclasses
 import datetime
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from experiments.calibration.command import calibrate
 from experiments.environment import describe_host
 from experiments.errors import RunFailedError, UserError
 from experiments.intervals import quantile
+from experiments.pages import MarkedPage
 from experiments.progress import bar
 from experiments.rundir import StoredRun
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
@@ -53,7 +55,7 @@ from sim.host import HostCosts
 FIGURES = ("p50", "p99", "throughput")
 ON_LARGER_HOSTS = ("default-1024", "load-high", "ranks-1x2", "ranks-2x2")
 """Cells of which the page says what more processors would do."""
-BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
+BEGIN, END = "<!-- campaign: begin -->\n", "\n<!-- campaign: end -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.rounds < 2:
             raise UserError(f"--rounds is {chosen.rounds}, it must be at least 2")
         cells = chosen_cells(chosen.cells)
+        marked = None if chosen.page is None else MarkedPage(chosen.page, BEGIN, END, "--page")
+        if marked is not None:
+            marked.check()
+        check_folder(chosen.folder, only_score=chosen.only_score)
         if not chosen.only_score:
             total = (len(CALIBRATION) + len(cells)) * chosen.rounds
             with bar("measure", total, "runs") as shown:
@@ -83,6 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         decision = decide(scores)
         shutil.rmtree(chosen.folder / "validation", ignore_errors=True)
         write_report(scores, decision, profile, chosen.folder / "validation")
+        tables = page(chosen.folder, scores, decision, profile, chosen.rounds)
+        tables += larger_hosts(chosen.folder, scores, profile, chosen.rounds)
+        tables += all_reduces(chosen.folder, [cell.name for cell in scores], chosen.rounds)
+        print(tables)
+        if marked is not None:
+            marked.put(tables)
+            shutil.copy(chosen.folder / "validation" / "figures" / "errors.png", chosen.page.with_suffix(".png"))
+            shutil.copy(chosen.folder / "validation" / "cells.csv", chosen.page.with_suffix(".csv"))
+            write_rounds(scores, chosen.page.with_name(f"{chosen.page.stem}-rounds.csv"))
     except UserError as error:
         print(f"campaign: {error}.", file=sys.stderr)
         return 2
@@ -92,16 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("campaign: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    tables = page(chosen.folder, scores, decision, profile, chosen.rounds)
-    tables += larger_hosts(chosen.folder, scores, profile, chosen.rounds)
-    tables += all_reduces(chosen.folder, [cell.name for cell in scores], chosen.rounds)
-    print(tables)
-    if chosen.page is not None:
-        put(chosen.page, tables)
-        shutil.copy(chosen.folder / "validation" / "figures" / "errors.png", chosen.page.with_suffix(".png"))
-        shutil.copy(chosen.folder / "validation" / "cells.csv", chosen.page.with_suffix(".csv"))
-        write_rounds(scores, chosen.page.with_name(f"{chosen.page.stem}-rounds.csv"))
     return 0
+
+
+def check_folder(folder: Path, *, only_score: bool) -> None:
+    """Raise UserError where nothing can be kept, or where what was measured shall be scored and there is nothing."""
+    where = f"FOLDER is {str(folder)!r}"
+    if only_score and not (folder / RATES).is_file():
+        raise UserError(f"{where}, which holds no campaign to score; leave out --only-score to measure one")
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"{where}, it must be a folder that can be written")
 
 
 def fitted(folder: Path, rounds: int) -> FrozenProfile:
@@ -233,16 +249,6 @@ def write_rounds(scores: Sequence[CellScore], path: Path) -> None:
                 for name, statistic in LATENCY_FIGURES.items():
                     values = [f"{statistic(side):.6g}" for side in sides]
                     table.writerow([cell.name, number, len(sides[0]), f"{name}_s", *values])
-
-
-def put(path: Path, tables: str) -> None:
-    """Replace what is between the marks. Raises ValueError where they are missing."""
-    text = path.read_text(encoding="utf-8")
-    before, found, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise ValueError(f"{path} lacks the marks {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

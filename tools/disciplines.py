@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.drawing import COLOURS, new_figure, plain_log_axis, save
 from experiments.errors import RunFailedError, UserError
 from experiments.intervals import Estimate, across_replications
+from experiments.pages import MarkedPage, check_figure
 from experiments.progress import bar
 from experiments.sweep import make_plan, run_sweep
 
@@ -40,7 +41,7 @@ SETTINGS = (
     "protocol.timeout_s=30s",
 )
 DISCIPLINES = ("slot", "default_fail", "alloc_then_free", "free_then_alloc", "window", "exact_announce")
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+BEGIN, END = "<!-- table: begin -->\n", "\n<!-- table: end -->"
 
 Derive = Callable[["pd.DataFrame"], "pd.Series[float]"]
 
@@ -75,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         for name in DISCIPLINES
     ]
+    page = MarkedPage(options.out / "disciplines.md", BEGIN, END, "the page of --out")
     try:
+        check_figure(options.out / "disciplines.png", "the figure of --out")
+        if page.path.exists():
+            page.check()
         plan = make_plan(
             CONFIG,
             cells=cells,
@@ -94,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"wrote {save(draw(sweep.table), options.out / 'disciplines.png')}")
-    print(f"wrote {write_table(table_text(sweep.table), options.out / 'disciplines.md')}")
+    if not page.path.exists():
+        page.path.write_text(f"{BEGIN}{END}\n", encoding="utf-8")
+    page.put(f"\n{table_text(sweep.table)}\n")
+    print(f"wrote {page.path}")
     return 0
 
 
@@ -179,16 +187,6 @@ def _cell(estimate: Estimate) -> str:
         return "–"
     half = (_high(estimate) - _low(estimate)) / 2
     return f"{estimate['value']:.3g}" + (f" ± {half:.2g}" if half else "")
-
-
-def write_table(text: str, page: Path) -> Path:
-    """Put the table between its marks in ``page``, or make a page of it."""
-    old = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = old.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    new = page.with_suffix(".md.partial")
-    new.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-    return new.replace(page)
 
 
 if __name__ == "__main__":

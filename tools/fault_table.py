@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from real.drills import DrillResult, all_drills, run_drill
+from real.engine import EngineError
 
 COLUMNS = (
     f"{'fault':<54}{'failed':>7}{'refused':>9}{'to conclude':>13}{'others':>9}"
@@ -70,7 +71,11 @@ def main() -> int:
     print(COLUMNS, file=shown)
     results = []
     for drill in drills:
-        result = run_drill(drill)
+        try:
+            result = run_drill(drill)
+        except EngineError as error:
+            print(f"fault_table: {drill.name}: {error}", file=sys.stderr)
+            return 1
         results.append(result)
         print(row(result), file=shown, flush=True)
         for line in (*result.outcome.deadlocks, *(f"PROBLEM: {problem}" for problem in result.problems)):

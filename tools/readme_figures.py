@@ -19,6 +19,7 @@ from pathlib import Path
 
 from experiments.errors import RunFailedError, UserError
 from experiments.loading import load
+from experiments.pages import check_figure
 from experiments.plots import plot_u_shape, save
 from experiments.progress import bar
 from experiments.sweep import make_plan, run_sweep
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     common = [f"language.pool_blocks={options.pool_blocks}", f"workload.requests={options.requests}", *options.set]
     try:
+        check_figure(options.out, "--out")
         sizes = [int(size) for size in options.sizes.split(",")]
         workloads = [_workload(text) for text in options.workload or WORKLOADS]
         cells = [

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.errors import UserError
+from experiments.pages import MarkedPage
+
 ROOT = Path(__file__).resolve().parent.parent
 THEORY = ROOT / "tests" / "sim" / "theory"
 PAGE = ROOT / "docs" / "verification.md"
@@ -64,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is out of date")
     what.add_argument("--only", metavar="ID", help="print the rows whose id begins so")
     given = parser.parse_args(arguments)
+    page = MarkedPage(PAGE, BEGIN, END)
+    try:
+        if given.only is None:
+            page.check()
+    except UserError as error:
+        print(f"verification_table: {error}", file=sys.stderr)
+        return 2
     cases = load_cases()
     if given.only is not None and not any(case.id.startswith(given.only) for case in cases.CASES):
         known = ", ".join(case.id for case in cases.CASES)
@@ -75,19 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.only is not None:
         print(text)
         return 1 if wrong else 0
-    page = PAGE.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        print(f"verification_table: {PAGE.name} has no place for the table: {BEGIN.strip()} … {END}", file=sys.stderr)
-        return 2
-    new = before + begin + text + end + after
     if given.check:
-        if new != page:
+        old = page.with_table(text) != PAGE.read_text(encoding="utf-8")
+        if old:
             print(f"verification_table: {PAGE.name} is out of date; run python {Path(__file__).name}", file=sys.stderr)
-        return 1 if new != page or wrong else 0
+        return 1 if old or wrong else 0
     if not wrong:
-        PAGE.write_text(new, encoding="utf-8")
+        page.put(text)
     return 1 if wrong else 0
 
 

@@ -77,6 +77,44 @@ def test_what_the_simulator_measures_it_predicts(
     assert measured == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--page", "none.md"], "--page is 'none.md', which cannot be read: No such file or directory."),
+        (["--page", "folder"], "--page is 'folder', which cannot be read: Is a directory."),
+        (["--page", "bare.md"], "it must have the marks <!-- campaign: begin --> and <!-- campaign: end -->."),
+        (["--page", "binary.md"], "--page is 'binary.md', which is not UTF-8 text."),
+        (["--only-score"], "FOLDER is 'c', which holds no campaign to score; leave out --only-score"),
+    ],
+)
+def test_what_the_end_needs_is_looked_at_before_anything_is_measured(
+    tool: ModuleType, measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("bare.md").write_text("no marks", encoding="utf-8")
+    Path("binary.md").write_bytes(b"\xff")
+    before = sorted(Path().rglob("*"))
+    assert tool.main(["c", *arguments]) == 2
+    ended = capsys.readouterr()
+    assert ended.out == ""
+    assert ended.err.startswith("campaign: ")
+    assert sentence in ended.err
+    assert ended.err.count("\n") == 1
+    assert measured == []
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_made_is_said_first(
+    tool: ModuleType, measured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert tool.main([str(tmp_path / "file" / "c")]) == 2
+    assert "it must be a folder that can be written" in capsys.readouterr().err
+    assert measured == []
+
+
 def test_rounds_are_shuffled_alike_every_time_and_loads_follow_the_capacity(
     measured: list[str], tmp_path: Path
 ) -> None:
