@@ -106,7 +106,9 @@ def _make_room(tree: dict[str, Any], given: set[str]) -> list[str]:
         workload.pop("options", None)
     if "workload.file" not in given:
         return []
-    gone = {name: workload.pop(name) for name in list(workload) if name not in KEPT_WITH_A_FILE}
+    # Whoever says how many requests are under way at a time means the loop of the configuration.
+    kept = (*KEPT_WITH_A_FILE, *(["loop"] if "workload.concurrency" in given else []))
+    gone = {name: workload.pop(name) for name in list(workload) if name not in kept}
     sources = (*WORKLOAD_SOURCES, "text_tokens")
     told = [(name, value) for name, value in gone.items() if name not in sources and f"workload.{name}" not in given]
     return [f"workload.{name} = {shown(value)}" for name, value in told]

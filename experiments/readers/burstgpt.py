@@ -15,7 +15,7 @@ from experiments.readers.tabular import Rows, TableReader, left_out, spread, tok
 from experiments.readers.times import Documented, read_times
 from sim.workload import Option
 
-DOCUMENTED = Documented("s", "BurstGPT's times are", fastest_rps=1000)
+DOCUMENTED = Documented("s", "BurstGPT's times are", slowest_rps=0.002, fastest_rps=1000)
 
 
 @register

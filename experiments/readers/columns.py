@@ -73,6 +73,10 @@ class Fields:
             best = [name for name, stem in zip(names, stems, strict=True) if chosen in stem]
             if best:
                 return self._only(TIME, best)
+        if not names:
+            # The index of a table of pandas has no name of its own.
+            typed = [column for column in self.free() if column.is_typed_time]
+            return self.use(typed[0], TIME) if len(typed) == 1 else None
         return self._only(TIME, names)
 
     def read_time(self, column: Column, chosen: str) -> Times:

@@ -32,4 +32,6 @@ def check_arrivals(arrival_s: Reals, subject: str, hint: str = "") -> None:
         last_s = float(arrival_s.max())
         check_span(last_s - float(arrival_s.min()), len(arrival_s), subject, hint)
         if last_s > YEAR_S:
-            raise UserError(f"{subject} end {format_span(last_s)} after the run's start, at most a year is right{hint}")
+            raise UserError(
+                f"{subject} end {format_span(last_s)} after the run's start, at most a year is allowed{hint}"
+            )

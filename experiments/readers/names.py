@@ -20,7 +20,8 @@ UNIT_ENDS = {
 ALIASES: dict[str, tuple[str, ...]] = {
     "total_tokens": (
         "prompt_tokens", "input_tokens", "context_tokens", "request_tokens", "num_prompt_tokens", "num_input_tokens",
-        "input_length", "prompt_length", "input_len", "prompt_len", "prompt_token_count", "input_token_count", "isl",
+        "num_prefill_tokens", "input_length", "prompt_length", "input_len", "prompt_len",
+        "prompt_token_count", "input_token_count", "isl",
     ),
     "text_tokens": ("num_text_tokens", "text_input_tokens", "text_token_count", "text_length"),
     "image_tokens": (
@@ -37,7 +38,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """The fields of a request but its time, and by which other names each is known."""
 
 OUTPUTS = (
-    "output_tokens", "completion_tokens", "generated_tokens", "response_tokens", "num_output_tokens", "output_length",
+    "output_tokens", "completion_tokens", "generated_tokens", "response_tokens", "num_output_tokens",
+    "num_decode_tokens", "output_length",
 )  # fmt: skip
 OTHERS = frozenset(
     {

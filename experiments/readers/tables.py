@@ -91,6 +91,7 @@ class Column:
         """The cell as a sentence shows it."""
         value = self.raw(row)
         text = "empty" if value is None or value == "" else str(value)
+        text = text if text.isprintable() else repr(text)
         return text if len(text) <= 60 else text[:57] + "..."
 
     def raw(self, row: int) -> Any:
@@ -102,6 +103,13 @@ class Column:
     def type(self) -> Any:
         """Its Arrow type, None for Python objects."""
         return None if isinstance(self.values, list) else self.values.type
+
+    @property
+    def is_typed_time(self) -> bool:
+        """Whether its type says that its cells are moments or durations."""
+        import pyarrow.types as kinds
+
+        return self.type is not None and (kinds.is_timestamp(self.type) or kinds.is_duration(self.type))
 
     def refuse(self, row: int, wanted: str) -> UserError:
         """What to raise for a cell that is not what it must be."""
@@ -268,7 +276,7 @@ class _CsvRows:
                 elif any(row):
                     raise UserError(
                         f"workload.file {self._path.name}, line {self._reader.line_num + self._before} has {len(row)} "
-                        f"fields, its header has {width}: {', '.join(self.header)[:80]}"
+                        f"field{'s' if len(row) != 1 else ''}, its header has {width}: {', '.join(self.header)[:80]}"
                     )
             if any(row):
                 yield self._reader.line_num + self._before, row

@@ -29,6 +29,7 @@ EARLIEST_S, LATEST_S = 946_684_800, 4_102_444_800
 FEW_REQUESTS = 20
 """So few may be far apart in any service."""
 HALF_DAY_S = 43_200
+FRACTION = re.compile(r"(:\d{2}),(\d)")
 CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?")
 
 
@@ -185,7 +186,9 @@ def _of_texts(column: Column) -> _Moments:
         if CLOCK.fullmatch(texts[0]):
             _refuse_midnight(column, counts / 1e9)
         return _Moments(counts, 10**9)
-    moments = pd.to_datetime(pd.Series(texts, dtype=object), utc=True, format="ISO8601", errors="coerce")
+    # Logs write a comma before fractions, and the zone's name; a date and a time are a moment of UTC without it.
+    written = [FRACTION.sub(r"\1.\2", text.removesuffix("UTC").rstrip()) for text in texts]
+    moments = pd.to_datetime(pd.Series(written, dtype=object), utc=True, format="ISO8601", errors="coerce")
     bare = np.fromiter((text.isdigit() for text in texts), dtype=bool, count=len(texts))
     missing = moments.isna().to_numpy() | bare
     if missing.any():

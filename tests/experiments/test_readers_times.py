@@ -51,6 +51,7 @@ FORMS: dict[str, Form] = {
     "since 1970, ns": ("ts", lambda us: [(EPOCH_US + one) * 1000 for one in us], 1, False),
     "since 1970, ns, texts": ("ts", lambda us: [str((EPOCH_US + one) * 1000) for one in us], 1, False),
     "ISO 8601": ("timestamp", lambda us: [iso(one) for one in us], 1, False),
+    "ISO 8601 as logs write it": ("time", lambda us: [iso(one, "").replace("T", " ").replace(".", ",") + " UTC" for one in us], 1, False),
     "ISO 8601 without a zone": ("arrival_time", lambda us: [iso(one, "").replace("T", " ") for one in us], 1, False),
     "ISO 8601 in arrival_s": ("arrival_s", lambda us: [iso(one, "+02:00") for one in us], 1, False),
     "durations as pandas writes them": ("arrival_s", lambda us: [str(pd.Timedelta(one, "us")) for one in us], 1, True),
@@ -205,3 +206,11 @@ def test_missing_moments_of_parquet_are_refused_by_their_row(tmp_path: Path) -> 
     pq.write_table(pa.table({"timestamp": values, "total_tokens": [1, 2, 3]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match="row 2: timestamp is empty, it must be a time"):
         read_requests(tmp_path / "t.parquet")
+
+
+def test_moments_in_the_index_of_a_pandas_table(tmp_path: Path) -> None:
+    moments = pd.to_datetime([EPOCH_US, EPOCH_US + 250_000], unit="us")
+    pd.DataFrame({"total_tokens": [5, 6]}, index=moments).to_parquet(tmp_path / "t.parquet")
+    read = read_requests(tmp_path / "t.parquet")
+    assert read.columns.arrival_s.tolist() == [0, 0.25]
+    assert any("__index_level_0__ is arrival_s" in note for note in read.notes)

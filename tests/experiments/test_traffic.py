@@ -64,6 +64,8 @@ def test_what_is_given_in_the_same_command_applies(mine: Path) -> None:
         assert told.sentence == "workload: the first 11 of 50 requests of mine.csv, 2.5 s, 4/s"
         assert told.notes[0] == "stretched ×2 to 4/s from its own 2/s"
         assert len(told.notes) == 1
+    closed = load("closed-loop", [f"workload.file={mine}", "workload.concurrency=4"])
+    assert traffic_of(closed).sentence == "workload: 50 of 50 requests of mine.csv, in their order, 4 at a time"
     with pytest.raises(UserError, match=r"run.replications is 3, it must be 1 for a workload without random draws"):
         check_requests(load("quickstart", given), "sim")
 
