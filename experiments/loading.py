@@ -62,7 +62,8 @@ def load(source: str, overrides: Iterable[str] = ()) -> Config:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source} is not TOML: {error}") from None
+        meant = f"; a workload file is given as --set workload.file={source}" if _is_workload(path) else ""
+        raise UserError(f"{source} is not TOML: {error}{meant}") from None
     anchor_files(tree, folder)
     set_aside = apply_overrides(tree, overrides)
     run = tree.setdefault("run", {})
@@ -193,11 +194,19 @@ def _value(text: str) -> Any:
         return text
 
 
+def _is_workload(path: Path) -> bool:
+    from experiments.readers.tables import SUFFIXES, suffix_of
+
+    return suffix_of(path) in SUFFIXES
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        if isinstance(error, UnicodeDecodeError) and _is_workload(path):
+            reason += f"; a workload file is given as --set workload.file={path}"
         raise UserError(f"CONFIG is {str(path)!r}, which cannot be read: {reason}") from None
 
 

@@ -33,7 +33,8 @@ def compare_paired(first: Path, second: Path, *, progress: Callable[[int], objec
     """The differences of two run directories, second − first, figure by figure.
 
     ``differences`` has the places of summary.json, with a ``paired.Difference`` in each. ``requests``: how many were
-    compared, and how many only one of the runs delivered. ``settings``: where the two configurations differ.
+    compared, and how many only one of the runs delivered. ``workload``: what the first says of them.
+    ``settings``: where the two configurations differ.
     ``progress`` is told how many more events were read.
     Raises UserError, in one sentence, unless both ran the same requests.
     """
@@ -55,6 +56,7 @@ def compare_paired(first: Path, second: Path, *, progress: Callable[[int], objec
     return {
         "first": str(first),
         "second": str(second),
+        "workload": runs[0].summary.get("workload"),
         "replications": len(pairs),
         "requests": {
             "compared": sum(len(one.rooms()) for one, _ in pairs),
@@ -72,6 +74,7 @@ def paired_text(result: Mapping[str, Any]) -> str:
     count = result["replications"]
     lines = [
         f"{requests['compared']} requests in {count} replication{'s' if count > 1 else ''}, the same in both runs",
+        *([result["workload"]["sentence"]] if result["workload"] else []),
         f"first:  {result['first']}",
         f"second: {result['second']}",
         *(f"{one['name']}: {one['first']} -> {one['second']}" for one in result["settings"]),

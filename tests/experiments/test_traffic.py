@@ -237,3 +237,19 @@ def test_a_template_is_a_workload_file(bufferlab: Any, folder: Path) -> None:
     assert bufferlab("workload", "--template", "new.xlsx").status == 2
     assert "it stands alone" in bufferlab("workload", "mixed", "--template", "x.csv").err
     assert bufferlab("sim", "quickstart", "--set", "workload.file=new.csv", "--no-plots", "--out", "run").status == 0
+
+
+def test_a_workload_file_in_place_of_a_configuration_is_told_apart(bufferlab: Any, mine: Path) -> None:
+    ended = bufferlab("sim", "mine.csv")
+    assert ended.status == 2
+    assert "mine.csv is not TOML" in ended.err
+    assert ended.err.endswith("; a workload file is given as --set workload.file=mine.csv.\n")
+
+
+def test_what_two_paired_runs_were_asked_is_said(bufferlab: Any, mine: Path) -> None:
+    for name, tokens in (("a", 512), ("b", 1024)):
+        settings = ("--set", "workload.file=mine.csv", "--set", f"protocol.sizing.tokens={tokens}")
+        assert bufferlab("sim", "quickstart", *settings, "--no-plots", "--out", name).status == 0
+    ended = bufferlab("paired", "a", "b")
+    assert ended.status == 0, ended.err
+    assert ended.out.splitlines()[1] == "workload: 50 of 50 requests of mine.csv, 24.5 s, 2/s"
