@@ -206,7 +206,7 @@ def _read(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         if isinstance(error, UnicodeDecodeError) and _is_workload(path):
-            reason += f"; a workload file is given as --set workload.file={path}"
+            reason = f"{reason}; a workload file is given as --set workload.file={path}"
         raise UserError(f"CONFIG is {str(path)!r}, which cannot be read: {reason}") from None
 
 
