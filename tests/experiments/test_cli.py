@@ -276,12 +276,15 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path) -> None:
         [sys.executable, "-m", "experiments", "sim", "quickstart", "--set", "workload.requests=999999", "--out", "run"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".run.*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".run.*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert (out.count(b"\n"), err) == (1, b"bufferlab: interrupted\n")  # the line of the plan
     assert list(tmp_path.iterdir()) == []
