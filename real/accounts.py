@@ -2,8 +2,8 @@
 
 Ranks send their records on in parts, at the latest with the word that a room is over. A process that is killed takes
 along what it has not sent; where that is planned, records are sent on at once. The router writes down the rest: whoever
-waited for a process sees its connection break, and a request that meets none is refused. The simulator records the same
-of an instance that restarts.
+waited for a process sees its connection break, and a request that may not be given to them is refused
+(``protocol.lifecycle``). The simulator records the same.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
+from protocol.lifecycle import PROCESS_ENDED, life_of_the_lost
 from protocol.recording import Event, Record
 from protocol.status import FINAL, Status
 from protocol.topology import RankId
 from real.orders import Records, Told
 from real.spool import Spool
 
-PROCESS_ENDED = "its process ended"
-
 _PROGRESS = frozenset({Event.CHUNK_STARTED, Event.CHUNK_DONE, Event.CHUNK_RECEIVED, Event.DELIVERED})
 """Events whose tokens say how far a room has come."""
-
-_ROOM_EVENTS = ((Event.SUBMITTED, Status.Bootstrapping), (Event.FAILED, Status.Failed), (Event.RELEASED, Status.Failed))
 
 
 class Accounts:
@@ -51,9 +48,9 @@ class Accounts:
         """How many embeddings a process delivered, as far as it told."""
         return self._delivered[rank_id, generation]
 
-    def refuse(self, rank_id: RankId, room: int, time_s: float) -> None:
-        """A request met no process that takes it."""
-        self._refused.extend(_life(rank_id, room, time_s))
+    def refuse(self, rank_id: RankId, room: int, time_s: float, reason: str) -> None:
+        """A request was not given to this rank."""
+        self._refused.extend(_life(rank_id, room, time_s, reason))
 
     def end(self, rank_id: RankId, generation: int, waiting: Iterable[int], time_s: float) -> None:
         """A process ended, and ``waiting`` are the rooms that had not ended on it. What it said may still come in."""
@@ -104,10 +101,10 @@ def _last_records(rank_id: RankId, told: Iterable[Record], waiting: frozenset[in
         last = ended if ended in FINAL else Status.Failed
         yield Record(time_s, rank_id, room, Event.RELEASED, last, got, 0, PROCESS_ENDED)
     for room in sorted(waiting - known):
-        yield from _life(rank_id, room, time_s)
+        yield from _life(rank_id, room, time_s, PROCESS_ENDED)
 
 
-def _life(rank_id: RankId, room: int, time_s: float) -> Iterator[Record]:
+def _life(rank_id: RankId, room: int, time_s: float, reason: str) -> Iterator[Record]:
     """A room that failed as it came."""
-    for event, status in _ROOM_EVENTS:
-        yield Record(time_s, rank_id, room, event, status, 0, 0, "" if event is Event.SUBMITTED else PROCESS_ENDED)
+    for event, status, detail in life_of_the_lost(reason):
+        yield Record(time_s, rank_id, room, event, status, 0, 0, detail)

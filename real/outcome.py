@@ -20,7 +20,7 @@ class Conclusion(msgspec.Struct, frozen=True):
     """How a request ended on one rank, at ``time_s`` of the run by the router's clock.
 
     ``status``: Success or Failed; None when the rank's process ended first, or the router refused the request because
-    its instance was starting (then ``rank_id`` is None).
+    one of its instances was not up (then ``rank_id`` is None).
     """
 
     time_s: float

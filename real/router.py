@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 
+from protocol.lifecycle import MEMBER_GRACE_S, PROCESS_ENDED, Instance, Instances, instance_of
 from protocol.messages import Abort
 from protocol.processors import Processors
 from protocol.recording import Event, Record
 from protocol.scenario import Request
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real.accounts import PROCESS_ENDED, Accounts
+from real.accounts import Accounts
 from real.engine import EngineError
 from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
 from real.orders import (
@@ -47,9 +48,6 @@ from real.usage import Counts, Meter, Part, Usage
 
 LEAD_S = 0.05
 """Time between the order to start and time zero, so that every rank knows the zero before the first request."""
-
-MEMBER_GRACE_S = 2.0
-"""How long the other ranks of an instance have to leave by themselves when one of them has ended."""
 
 LAST_WORDS_S = 0.05
 """How long what a process said before its end may be on its way."""
@@ -89,6 +87,7 @@ class Router:
         self._given_up: dict[tuple[int, int], float] = {}  # requests, and when whoever still has one is not waited for
         self._ended_early = ""
         self._closing = False
+        self._instances = Instances()
         self._starting: dict[tuple[Side, int], float] = {}  # and until when
         self._paused: set[RankId] = set()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -173,24 +172,18 @@ class Router:
         key = (request.room, request.incarnation)
         self._moved()
         groups = ((Side.ENCODE, request.encode_instance), (Side.LANGUAGE, request.language_instance))
-        starting = [
-            f"{side.value}{instance} is starting" for side, instance in groups if (side, instance) in self._starting
-        ]
         wanted = [rank_id for group in groups for rank_id in self._ranks.members(*group)]
-        members = {rank_id for rank_id in wanted if self._ranks.alive(rank_id)}
         for group in groups:
             self._troubles.strike(group, key)
-        refused = bool(starting) or not members
-        for rank_id in wanted:
-            if refused or rank_id not in members:
-                self._accounts.refuse(rank_id, request.room, self._now_s())
-        if refused:
+        refusal = self._instances.refusal(*groups)
+        if refusal:
             # Its ranks may be known already and would be waited for, but do not take requests yet.
-            reason = "; ".join(starting) or "its ranks have ended"
-            self._conclusions.append(Conclusion(self._now_s(), *key, None, None, f"refused: {reason}"))
+            for rank_id in wanted:
+                self._accounts.refuse(rank_id, request.room, self._now_s(), refusal)
+            self._conclusions.append(Conclusion(self._now_s(), *key, None, None, refusal))
             self._report_progress()
             return
-        self._waiting[key] = members
+        self._waiting[key] = set(wanted)
         self._hand_out(key, Side.LANGUAGE, Submit(self._scenario.language_request(request)))
         encode = Submit(self._scenario.encode_request(request))
         lasts_s = self._scenario.services.preprocess_s(request)
@@ -258,6 +251,7 @@ class Router:
                 group = (rank_id.side, rank_id.instance)
                 if all(self._ranks.alive(member) for member in self._ranks.members(*group)):
                     self._starting.pop(group, None)
+                    self._instances.start(group)
                     self._note(f"{group[0].value}{group[1]} is up again")
             case Holdings():
                 deadlock = self._standstill.add(order)
@@ -317,7 +311,8 @@ class Router:
         self._accounts.end(child.rank_id, child.generation, [room for room, _ in waiting], self._now_s())
         for key in waiting:
             self._conclude(key, child.rank_id, None, PROCESS_ENDED)
-        # Without it the others of its group can agree on nothing; they notice that themselves, or else.
+        # The others notice themselves that they can agree on nothing without it, or else.
+        self._instances.end(child.instance)
         others = [self._ranks.children[member] for member in self._ranks.members(*child.instance)]
         for other in others:
             if not other.gone and other.generation == child.generation:
@@ -433,8 +428,8 @@ class Router:
                 self._note(f"abort room {room}")
                 self._give_up({room}, Abort(room, 0).reason)
             case Kill(rank=rank):
-                self._note(f"kill {rank}")
-                self._ranks.children[rank].kill()
+                if self._ends(instance_of(rank), f"kill {rank}"):
+                    self._ranks.children[rank].kill()
             case Pause(rank=rank, lasts_s=lasts_s):
                 child = self._ranks.children[rank]
                 if child.process.poll() is None:
@@ -443,13 +438,20 @@ class Router:
                     self._paused.add(rank)
                     self._at(self._now_s() + lasts_s, lambda: self._resume(child))
             case Restart(side=side, instance=instance, down_s=down_s):
-                self._note(f"restart {side.value}{instance}")
+                if not self._ends((side, instance), f"restart {side.value}{instance}"):
+                    return
                 for rank_id in self._ranks.members(side, instance):
                     self._ranks.children[rank_id].kill()
                 if side is Side.ENCODE:
                     self._processors[instance] = self._make_processors()
                 self._starting[side, instance] = self._now_s() + down_s + START_TIMEOUT_S
                 self._at(self._now_s() + down_s, lambda: self._start_again(side, instance))
+
+    def _ends(self, instance: Instance, what: str) -> bool:
+        """Whether an incident ends the processes of an instance: not of one that is not up."""
+        ends = self._instances.end(instance)
+        self._note(what if ends else f"did not happen: {what}, which was down already")
+        return ends
 
     def _resume(self, child: Child) -> None:
         self._paused.discard(child.rank_id)

@@ -15,13 +15,14 @@ import numpy
 
 from protocol.disciplines import DISCIPLINES
 from protocol.laws import LawChecker
+from protocol.lifecycle import PROCESS_ENDED
 from protocol.messages import Action, Conclude, CopyOut, Deliver, EncodeRequest, LanguageRequest, StartWrite
 from protocol.rank import RoomKey
 from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.cluster import PROCESS_ENDED, Cluster
+from sim.cluster import Cluster
 from sim.faults import (
     MOST_ALARM_S,
     MOST_DELAY_S,
@@ -322,6 +323,7 @@ class _Watch(PlannedFaults):
         self.landed_tokens: dict[tuple[RoomKey, RankId], int] = {}
         self.copied_tokens: dict[tuple[RoomKey, RankId], int] = {}
         self.memory: dict[tuple[RankId, int], tuple[RoomKey, int]] = {}
+        self.outlived: set[tuple[RoomKey, int, RankId, RankId]] = set()  # writes whose writer ended before them
 
     def begin(self, cluster: Cluster) -> None:
         """Watch the cores and schedule the incidents."""
@@ -360,6 +362,13 @@ class _Watch(PlannedFaults):
                 self.landed_tokens[key, write.destination] = write.chunk.end_token
         return end
 
+    def outlives(self, writer: RankId, write: StartWrite) -> float | None:
+        """What is read of the memory of a process that has ended is nobody's any more."""
+        late_s = super().outlives(writer, write)
+        if late_s is not None:
+            self.outlived.add(_name_of(writer, write))
+        return late_s
+
     def landed(self, writer: RankId, write: StartWrite) -> None:
         """Bytes, late ones too, land in memory that is their room's, or fenced for it."""
         self._check_write(writer, write, "landing")
@@ -378,12 +387,14 @@ class _Watch(PlannedFaults):
         target = self.cores[write.destination].pool
         for block in self._targets(write):
             owner, fenced_for = target.owner(block), target.fenced_for(block)
-            if key not in (owner, fenced_for) and not self.dead(write.destination):
+            if key not in (owner, fenced_for):
                 self.report(f"{here}, but block {block} there is {_told(owner, fenced_for)}")
+        if _name_of(writer, write) in self.outlived:
+            return
         first = write.chunk.start_token // self._block_tokens
         source = self.cores[writer].pool
         for block in write.source_blocks[first : first + len(self._targets(write))]:
-            if source.owner(block) != key and not self.dead(writer):
+            if source.owner(block) != key:
                 self.report(f"{here}, but its source block {block} is {_told(source.owner(block), None)}")
 
     # --- inputs and actions ---
@@ -427,6 +438,10 @@ class _Watch(PlannedFaults):
             )
         ranks[rank_id] = conclusion
         self.progress_s = self._clock.now
+
+
+def _name_of(writer: RankId, write: StartWrite) -> tuple[RoomKey, int, RankId, RankId]:
+    return (write.room, write.incarnation), write.epoch, writer, write.destination
 
 
 def _told(owner: object, fenced_for: object) -> str:
@@ -484,7 +499,7 @@ def _check_end(case: ChaosCase, watch: _Watch) -> None:
             if len({end.status for end in told.values()}) > 1:
                 listed = ", ".join(f"{end.status.name} on {rank_id}" for rank_id, end in told.items())
                 watch.report(f"room {request.room} ends as {listed}")
-            if key in living and len(told) < len(groups[key]):
+            if len(told) < len(groups[key]):
                 missing = ", ".join(str(rank_id) for rank_id in groups[key] if rank_id not in told)
                 watch.report(f"room {request.room} never ends on {missing}")
         for rank_id, end in ends.items():

@@ -19,7 +19,7 @@ What goes wrong is not decided here either: a ``faults.Faults`` is asked whereve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from math import inf
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 from protocol.agreement import hold_turn
 from protocol.deadlock import Deadlock, find_deadlock
 from protocol.encode import EncodeRoom
+from protocol.lifecycle import PROCESS_ENDED, Instances, life_of_the_lost
 from protocol.messages import (
     Action,
     Conclude,
@@ -46,7 +47,7 @@ from protocol.messages import (
     WriterQuiet,
 )
 from protocol.passes import Delivered, Passes
-from protocol.rank import Room
+from protocol.rank import Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.scenario import Request, Scenario
 from protocol.sizing import must_answer_alike
@@ -60,8 +61,6 @@ from sim.network import Network
 from sim.worker import QueuedWorker
 
 Watcher = Callable[[RankId, object, list[Action]], None]
-
-PROCESS_ENDED = "its process ended"
 
 MOST_DEADLOCKS = 16
 """Kept of one run. Timers end one deadlock and the rooms behind it make the next."""
@@ -109,6 +108,7 @@ class Cluster:
         self.bytes_written = 0
         self.bytes_landed = 0
         self.deadlocks: list[tuple[float, Deadlock]] = []
+        self.instances = Instances()
         self._recorder = recorder
         self._on_concluded = on_concluded
         self._layout = scenario.layout
@@ -179,18 +179,19 @@ class Cluster:
 
     @property
     def empty(self) -> bool:
-        """Whether no core remembers a room."""
-        return not any(rank.core.rooms for rank in self._ranks.values())
+        """Whether no core of a living process remembers a room."""
+        return not any(core.rooms for core in self._living)
 
-    def leftovers(self, ended: Collection[RankId] = ()) -> list[str]:
-        """One sentence for every rank that still has a room or lacks a block; empty after a clean run.
+    @property
+    def _living(self) -> Iterator[Core]:
+        return (rank.core for rank in self._ranks.values() if not rank.gone)
 
-        Those that have ``ended`` are left out: their memory exists no more.
-        """
+    def leftovers(self) -> list[str]:
+        """One sentence for every living rank that still has a room or lacks a block; empty after a clean run."""
         found = []
-        for core in self.cores:
+        for core in self._living:
             pool = core.pool
-            if core.rank_id not in ended and (core.rooms or pool.free != pool.blocks):
+            if core.rooms or pool.free != pool.blocks:
                 found.append(
                     f"{core.rank_id} remembers {len(core.rooms)} rooms and has {pool.free} of {pool.blocks} blocks "
                     f"free, {pool.fenced} fenced"
@@ -198,21 +199,13 @@ class Cluster:
         return found
 
     def ended(self) -> frozenset[RankId]:
-        """Ranks whose process has ended and was not replaced, with the others of their instances."""
-        return frozenset(
-            rank.core.rank_id
-            for group in self._groups.values()
-            if any(map(self._has_ended, group.ranks))
-            for rank in group.ranks
-        )
-
-    def _has_ended(self, rank: Rank) -> bool:
-        return rank.gone or (self._faults is not None and self._faults.ready_s(rank.core.rank_id) == inf)
+        """Ranks whose processes have ended and were not replaced."""
+        return frozenset(rank_id for rank_id, rank in self._ranks.items() if rank.gone)
 
     def look_for_deadlock(self) -> Deadlock | None:
         """The deadlock that rooms are in now, kept in ``deadlocks`` unless it is the one that was found last."""
         self._looked_s = self.clock.now
-        found = find_deadlock(self.cores)
+        found = find_deadlock(self._living)
         if found is not None and len(self.deadlocks) < MOST_DEADLOCKS:
             rooms = {room.room for room in found.cycle}
             if not self.deadlocks or rooms != {room.room for room in self.deadlocks[-1][1].cycle}:
@@ -293,7 +286,14 @@ class Cluster:
                 f"{self.scenario.language_instances}"
             )
         self.submitted += 1
-        self._fates[request.room, request.incarnation] = _Fate(len(encode.ranks) + len(language.ranks))
+        key = (request.room, request.incarnation)
+        self._fates[key] = _Fate(len(encode.ranks) + len(language.ranks))
+        refusal = self.instances.refusal((Side.ENCODE, encode.instance), (Side.LANGUAGE, language.instance))
+        if refusal:
+            for rank in (*encode.ranks, *language.ranks):
+                self.refuse(rank.core.rank_id, key, refusal)
+            return
+        encode.coming[key] = language.coming[key] = None
         time_s = self._handed_out_at(encode, language)
         if time_s > self.clock._now:
             self.clock.call_at(time_s, self._hand_out, request, encode, language)
@@ -316,10 +316,9 @@ class Cluster:
         self._submit_to(language, self.scenario.language_request(request))
 
     def _submit_to(self, group: Group, request: EncodeRequest | LanguageRequest) -> None:
-        if group.down or group is not self._groups[group.side, group.instance]:
-            for rank in group.ranks:
-                self.refuse(rank.core.rank_id, request)
-            return
+        if group.down:
+            return  # it was lost with these processes
+        del group.coming[request.room, request.incarnation]
         for rank in group.ranks:
             self._receive(rank, request)
 
@@ -392,6 +391,7 @@ class Cluster:
         if self._faults is not None and (fate := self._fates.get((write.room, write.incarnation))) is not None:
             # The offer may be older than the process that has the name now. It names another one's memory.
             target = fate.memory.get(write.destination, target)
+            rank.flying[write.room, write.incarnation, write.destination] = write, target, bytes_
         if type(worker) is TransferWorker:
             clock = self.clock
             end_s = worker.queue(
@@ -403,7 +403,8 @@ class Cluster:
 
     def _written(self, write: StartWrite, rank: Rank, target: Rank, bytes_: int) -> None:
         if rank.gone:
-            return  # with it the write; what may still land of it is what a Death's late bytes are for
+            return  # and with it the write, see end_processes
+        rank.flying.pop((write.room, write.incarnation, write.destination), None)
         end = _LANDED
         if target.gone:
             end = WriteEnd(ok=False, reason="the destination's process ended")
@@ -425,6 +426,10 @@ class Cluster:
         if not target.gone:  # else the memory is not there any more
             self._land(rank, write, bytes_)
         self._take(rank, WriterQuiet(write.room, write.incarnation, write.destination))
+
+    def _land_after_the_end(self, write: StartWrite, rank: Rank, target: Rank, bytes_: int) -> None:
+        if not target.gone:
+            self._land(rank, write, bytes_)
 
     def _land(self, rank: Rank, write: StartWrite, bytes_: int) -> None:
         self.bytes_landed += bytes_
@@ -637,17 +642,25 @@ class Cluster:
         """End all processes of an instance now. Their rooms and their memory are gone, and nobody is told."""
         group = self._groups[side, instance]
         group.down = True
+        self.instances.end((side, instance))
         # The copies under way count as done, since what they are for has been decided.
         for number, _ in sorted(group.notes.items(), key=lambda item: (item[1][0], item[0])):
             self._note_now(group, number)
         for rank in group.ranks:
             rank.gone = True
+            for write, target, bytes_ in rank.flying.values():
+                late_s = self._faults.outlives(rank.core.rank_id, write) if self._faults is not None else None
+                if late_s is not None:
+                    self.clock.call_after(late_s, self._land_after_the_end, write, rank, target, bytes_)
             for worker in rank.workers:
                 worker.abandon()
             if self._contacts is not None:
                 self._contacts.forget(rank.core.rank_id)
             for room in list(rank.core.rooms.values()):
                 self._lose(rank.core, room)
+        for key in group.coming:
+            for rank in group.ranks:
+                self.refuse(rank.core.rank_id, key, PROCESS_ENDED)
 
     def _lose(self, core: Core, room: Room) -> None:
         """A room ends with its process: its client sees the connection break, and its blocks exist no more."""
@@ -671,19 +684,14 @@ class Cluster:
         if not old.down:
             raise ValueError(f"{side.value} instance {instance} is up already")
         self._add_group(side, instance, [rank.core.rank_id for rank in old.ranks], old.order)
+        self.instances.start((side, instance))
 
-    def refuse(self, rank_id: RankId, request: EncodeRequest | LanguageRequest) -> None:
-        """A request meets a process that is down, or one that has ended before it got to it."""
-        key = (request.room, request.incarnation)
-        self._conclude(rank_id, Conclude(*key, Status.Failed, PROCESS_ENDED))
+    def refuse(self, rank_id: RankId, key: RoomKey, reason: str) -> None:
+        """A request never gets to a rank: its process ended before, or nobody is to have it."""
         if self._recorder is not None:
-            for event, status in (
-                (Event.SUBMITTED, Status.Bootstrapping),
-                (Event.FAILED, Status.Failed),
-                (Event.RELEASED, Status.Failed),
-            ):
-                detail = "" if event is Event.SUBMITTED else PROCESS_ENDED
-                self._note(rank_id, Note(request.room, event, status, 0, 0, detail))
+            for event, status, detail in life_of_the_lost(reason):
+                self._note(rank_id, Note(key[0], event, status, 0, 0, detail))
+        self._conclude(rank_id, Conclude(*key, Status.Failed, reason))
         if self._faults is not None:
             self._faults.lost(rank_id, key)
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy
 
+from protocol.lifecycle import PROCESS_ENDED, instance_of
 from protocol.messages import Abort, EncodeRequest, LanguageRequest, Message, PeerDown, PeerUp, StartWrite
 from protocol.rank import RoomKey
 from protocol.topology import RankId, Side
@@ -91,6 +92,10 @@ class Faults:
         """How the write that is over now ended."""
         return LANDED
 
+    def outlives(self, writer: RankId, write: StartWrite) -> float | None:
+        """How much later the bytes of a write land whose writer's process has just ended, seconds; None for never."""
+        return None
+
     def landed(self, writer: RankId, write: StartWrite) -> None:
         """The bytes of a write lie at their destination now."""
 
@@ -110,10 +115,10 @@ class ClientAbort(msgspec.Struct, frozen=True, tag="client_abort"):
 
 
 class Death(msgspec.Struct, frozen=True, tag="death"):
-    """The rank's process ends. It handles nothing any more and its group holds no turn without it.
+    """The rank's process ends, and with it its instance (see ``protocol.lifecycle``), for good.
 
     Writes to it fail; its own writes in flight land or not, within MOST_LATE_S. Every rank of the other side is told
-    that it is down: each within ``detected_s``, or, if that is None, when its heartbeats have failed.
+    that they are down: each within ``detected_s``, or, if that is None, when its heartbeats have failed.
     """
 
     time_s: float
@@ -124,9 +129,7 @@ class Death(msgspec.Struct, frozen=True, tag="death"):
 class Restart(msgspec.Struct, frozen=True, tag="restart"):
     """All processes of an instance end, and ``down_s`` later new ones start under their names, with new memory.
 
-    Its rooms are lost, and so is what others write to it meanwhile. Requests that come while it is down are refused.
-    Every rank of the other side is told that each of its ranks is down, when heartbeats have failed or when the new
-    process registers, whichever is first, and then that it is back.
+    What follows is in ``protocol.lifecycle``, and its writes in flight land or not as those of a ``Death``.
     """
 
     time_s: float
@@ -288,7 +291,7 @@ class PlannedFaults(Faults):
                 case Death(time_s, rank_id, detected_s):
                     self._clock.call_at(time_s, self._die, rank_id, detected_s)
                 case Restart(time_s, side, instance, down_s):
-                    self._clock.call_at(time_s, self._end_processes, side, instance, down_s)
+                    self._clock.call_at(time_s, self._restart, side, instance, down_s)
                 case Hang(time_s, rank_id, lasts_s):
                     self._clock.call_at(time_s, self._hang, rank_id, lasts_s)
                 case FalseAlarm(time_s, observer, peer, lasts_s):
@@ -302,16 +305,15 @@ class PlannedFaults(Faults):
             self._cluster.give(rank_id, Abort(room, 0))
 
     def _die(self, rank_id: RankId, detected_s: float | None) -> None:
-        rank = self._ranks[rank_id]
-        if rank.dead_s < math.inf:
+        ranks = self._end_processes(*instance_of(rank_id))
+        if not ranks:
             return
         self.happened["death"] += 1
-        rank.dead_s, rank.ready_s = self._clock.now, math.inf
-        rank.backlog.clear()
-        for observer in self._opposite(rank_id):
-            share = float(self._stream("heartbeat", f"{observer} {rank_id}").random())
+        for one in ranks:
+            self._ranks[one].dead_s = self._clock.now
+        for one, observer, share in self._observers(ranks):
             delay_s = self._noticed_s(share) if detected_s is None else detected_s * share
-            self._clock.call_after(delay_s, self._cluster.give, observer, PeerDown(rank_id))
+            self._clock.call_after(delay_s, self._cluster.give, observer, PeerDown(one))
 
     def _noticed_s(self, phase: float) -> float:
         """How long after its end a process is taken for dead, if the next heartbeat is due after ``phase`` of a period.
@@ -320,25 +322,37 @@ class PlannedFaults(Faults):
         """
         return (phase + self.plan.heartbeat_failures - 1) * self.plan.heartbeat_s
 
-    def _end_processes(self, side: Side, instance: int, down_s: float) -> None:
-        ranks = [rank_id for rank_id in self._ranks if (rank_id.side, rank_id.instance) == (side, instance)]
-        if any(self._ranks[rank_id].ready_s == math.inf for rank_id in ranks):
-            return  # dead already, or on its way up
+    def _restart(self, side: Side, instance: int, down_s: float) -> None:
+        ranks = self._end_processes(side, instance)
+        if not ranks:
+            return
         self.happened["restart"] += 1
+        for one, observer, share in self._observers(ranks):
+            noticed_s = min(self._noticed_s(share), down_s)
+            self._clock.call_after(noticed_s, self._cluster.give, observer, PeerDown(one))
+        self._clock.call_after(down_s, self._start_processes, side, instance, ranks)
+
+    def _end_processes(self, side: Side, instance: int) -> list[RankId]:
+        """End all processes of an instance; which these were: none of one that is not up."""
+        if not self._cluster.instances.up((side, instance)):
+            return []
+        ranks = [rank_id for rank_id in self._ranks if instance_of(rank_id) == (side, instance)]
         self._cluster.end_processes(side, instance)
         for rank_id in ranks:
             rank = self._ranks[rank_id]
             rank.ready_s = math.inf
             for event in (*rank.backlog, *rank.requests):
                 if isinstance(event, EncodeRequest | LanguageRequest):
-                    self._cluster.refuse(rank_id, event)
+                    self._cluster.refuse(rank_id, (event.room, event.incarnation), PROCESS_ENDED)
             rank.backlog.clear()
             rank.requests.clear()
+        return ranks
+
+    def _observers(self, ranks: Sequence[RankId]) -> Iterator[tuple[RankId, RankId, float]]:
+        """Who hears of the end of each of ``ranks``, and which part of a period its next heartbeat is away."""
         for rank_id in ranks:
             for observer in self._opposite(rank_id):
-                noticed_s = self._noticed_s(float(self._stream("heartbeat", f"{observer} {rank_id}").random()))
-                self._clock.call_after(min(noticed_s, down_s), self._cluster.give, observer, PeerDown(rank_id))
-        self._clock.call_after(down_s, self._start_processes, side, instance, ranks)
+                yield rank_id, observer, float(self._stream("heartbeat", f"{observer} {rank_id}").random())
 
     def _start_processes(self, side: Side, instance: int, ranks: Sequence[RankId]) -> None:
         self._cluster.start_processes(side, instance)
@@ -460,21 +474,11 @@ class PlannedFaults(Faults):
         return AT_ONCE
 
     def write_ends(self, writer: RankId, write: StartWrite) -> WriteEnd:
-        """Fail a write at the plan's rates, and every write from or to a rank that died."""
+        """Fail a write at the plan's rates."""
         failed, late = self._write_rates
-        now = self._clock.now
-        if self.dead(write.destination):
-            return WriteEnd(False, "the destination is gone")
-        dead_s = self._ranks[writer].dead_s
-        if dead_s == math.inf and (not failed + late or now >= self.plan.until_s):
+        if not failed + late or self._clock.now >= self.plan.until_s:
             return LANDED
-        draws = self._stream(*_writes(writer, self._ranks[writer].generation, write.destination))
-        what, share = map(float, draws.random(2))
-        if dead_s < math.inf:
-            # Nobody hears of its end. Half of what was in flight lands, some time before it cannot any more.
-            latest_s = dead_s + MOST_LATE_S - now
-            lands = what < 0.5 and latest_s > 0
-            return WriteEnd(False, "the writer is gone", share * latest_s if lands else None)
+        what, share = self._write_draws(writer, write)
         if what < failed:
             self.happened["failed write"] += 1
             return WriteEnd(False, "injected: failed")
@@ -482,3 +486,13 @@ class PlannedFaults(Faults):
             self.happened["late write"] += 1
             return WriteEnd(False, "injected: late", share * self.plan.most_late_s)
         return LANDED
+
+    def outlives(self, writer: RankId, write: StartWrite) -> float | None:
+        """Half of what was in flight lands, some time before it cannot any more. Nobody hears of its end."""
+        what, share = self._write_draws(writer, write)
+        return share * MOST_LATE_S if what < 0.5 else None
+
+    def _write_draws(self, writer: RankId, write: StartWrite) -> tuple[float, float]:
+        draws = self._stream(*_writes(writer, self._ranks[writer].generation, write.destination))
+        what, share = draws.random(2)
+        return float(what), float(share)

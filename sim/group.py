@@ -8,9 +8,10 @@ from typing import Any
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.loop import LoopGrid
-from protocol.messages import Action, Note
+from protocol.messages import Action, Note, StartWrite
 from protocol.passes import Passes
 from protocol.processors import Processors
+from protocol.rank import RoomKey
 from protocol.scenario import Scenario
 from protocol.sizing import Supervised
 from protocol.topology import RankId, Side
@@ -22,25 +23,31 @@ Worker = TransferWorker | QueuedWorker | HostedWorker
 
 
 class Rank:
-    """One core with what its driver needs. ``gone``: its process has ended, another may have taken its name."""
+    """One core with what its driver needs. ``gone``: its process has ended, another may have taken its name.
 
-    __slots__ = ("core", "gone", "group", "handle", "workers")
+    ``flying``: writes that are not over, with whose memory they go to and their bytes, where processes may end.
+    """
+
+    __slots__ = ("core", "flying", "gone", "group", "handle", "workers")
 
     def __init__(self, core: Core, workers: Sequence[Worker]) -> None:
         self.core = core
         self.handle: Callable[[Any, float], list[Action]] = core.handle
         self.workers = workers
         self.gone = False
+        self.flying: dict[tuple[int, int, RankId], tuple[StartWrite, Rank, int]] = {}
         self.group: Group
 
 
 class Group:
     """The ranks of one instance of one side, and their common scheduler loop.
 
-    ``compared``: the ranks' copies of a sizing policy from outside, which must answer alike.
+    ``compared``: the ranks' copies of a sizing policy from outside, which must answer alike. ``coming``: requests that
+    have been handed out and not got there yet.
     """
 
     __slots__ = (
+        "coming",
         "compared",
         "cores",
         "down",
@@ -73,6 +80,7 @@ class Group:
         self.notes: dict[int, tuple[float, RankId, Note]] = {}  # records that come when a copy is over, and when
         self.reminder_s: float | None = None
         self.down = False
+        self.coming: dict[RoomKey, None] = {}
         self.compared: dict[RankId, Supervised] = {}
         for rank in ranks:
             rank.group = self

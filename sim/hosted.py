@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from protocol.agreement import hold_turn
+from protocol.lifecycle import PROCESS_ENDED
 from protocol.messages import (
     Action,
     Conclude,
@@ -188,7 +189,7 @@ class HostedCluster(Cluster):
         if not rank.gone:
             self._input(rank, event)
         elif isinstance(event, EncodeRequest | LanguageRequest):
-            self.refuse(rank.core.rank_id, event)
+            self.refuse(rank.core.rank_id, (event.room, event.incarnation), PROCESS_ENDED)
         self.processors.run(self._after_s, 1.0, self._threads[rank].leave)
 
     def _conclude(self, rank_id: RankId, conclusion: Conclude, late_s: float = 0.0) -> None:

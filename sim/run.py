@@ -91,7 +91,6 @@ def simulate(
         clock.step()  # the next timer; it may lead to a turn
     if run_log is not None:
         run_log.finish(end_s)
-    ended = cluster.ended()
     return SimulationOutcome(
         end_s=end_s,
         deadlocks=tuple(f"seen at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.deadlocks),
@@ -103,8 +102,8 @@ def simulate(
         unfinished=cluster.unfinished,
         bytes_written=cluster.bytes_written,
         bytes_landed=cluster.bytes_landed,
-        leftovers=tuple(cluster.leftovers(ended)),
-        ended=ended,
+        leftovers=tuple(cluster.leftovers()),
+        ended=cluster.ended(),
     )
 
 

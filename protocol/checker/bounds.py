@@ -39,7 +39,7 @@ class Fault(StrEnum):
     EARLY = "early"
     """A room's timer goes off although things are moving."""
     DIE = "die"
-    """A rank is gone, and with it the turns of its group; the other side learns of it some time after."""
+    """A rank is gone, and some time after the others of its group; the other side learns of each some time after."""
     SUSPECT = "suspect"
     """A rank takes a living peer for dead, and some time after for alive again."""
 

@@ -17,9 +17,10 @@ The environment:
   ``sim.cluster``. A turn that would change nothing is not a move;
 * time passes only when nothing else can happen; then any timer may be the next to go off. A timer that goes off
   before that is a fault;
-* a fault is a move like any other while the bound allows one more. A peer that stays declared down for a whole
-  quarantine is gone, and what it had under way has arrived by then. Once it is up again the quarantine protects from
-  nothing, so it may end at any moment.
+* a fault is a move like any other while the bound allows one more. When a rank is gone the others of its group hold no
+  turn any more and end as well, each some time after (``protocol.lifecycle``). A peer that stays declared down for a
+  whole quarantine is gone, and what it had under way has arrived by then. Once it is up again the quarantine protects
+  from nothing, so it may end at any moment.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Move(NamedTuple):
     """One step of a schedule.
 
     ``kind``: "submit" (the next request reaches ``rank``), "take" (``item`` arrives), "turn" (the group of ``rank``,
-    its first, agrees on a turn), "timer" (of ``room`` on ``rank``) or the name of a fault, with what it concerns.
+    its first, agrees on a turn), "timer" (of ``room`` on ``rank``), "follow" (``rank`` ends because another of its
+    group has) or the name of a fault, with what it concerns.
     """
 
     kind: str
@@ -173,7 +175,12 @@ class Model:
                 for key in self._armed_on(place, number)[1]:
                     yield self._after(state, Move("timer", self.ranks[place], room=key), place, TimerGoesOff(key), key)
         for members in self.groups:
-            if any(locals_[place] == DEAD or place in blocked for place in members):
+            if any(locals_[place] == DEAD for place in members):
+                for place in members:
+                    if locals_[place] != DEAD:
+                        yield self._dies(state, place, Move("follow", self.ranks[place]), None)
+                continue
+            if any(place in blocked for place in members):
                 continue
             turn = self._turn_of(members, locals_)
             if turn is not None:
@@ -218,7 +225,7 @@ class Model:
                 continue
             rank_id = self.ranks[place]
             if Fault.DIE in kinds and not any(fault is Fault.DIE for fault, _ in hits):
-                yield self._dies(state, place)
+                yield self._dies(state, place, Move(Fault.DIE, rank_id), (Fault.DIE, None))
             if place in blocked:
                 continue
             core = self.locals[place][number].core
@@ -326,7 +333,7 @@ class Model:
             broken += self._unnoticed(members, self._only(members[0], changed[members[0]]), None)
         return move, self._state(locals_, changed, under_way, tuple(items), hits), tuple(broken)
 
-    def _dies(self, state: State, place: int) -> Branch:
+    def _dies(self, state: State, place: int, move: Move, hit: Hit | None) -> Branch:
         locals_, under_way, hits = state
         rank_id = self.ranks[place]
         left = []
@@ -343,8 +350,7 @@ class Model:
             for peer in self._peers[place]
             if locals_[self._place[peer]] != DEAD
         ]
-        after = self._state(locals_, {place: DEAD}, tuple(left), tuple(told), _with_hit(hits, (Fault.DIE, None)))
-        return Move(Fault.DIE, rank_id), after, ()
+        return move, self._state(locals_, {place: DEAD}, tuple(left), tuple(told), _with_hit(hits, hit)), ()
 
     def _suspects(self, state: State, place: int, peer: RankId) -> Branch:
         rank_id = self.ranks[place]

@@ -150,6 +150,8 @@ def _headline(model: Model, state: State, move: Move) -> str:
             return f"FAULT: {who} is told that the client of {_room(move.room)} went away"
         case Fault.EARLY:
             return f"FAULT: the timer of {_room(move.room)} goes off early on {who}"
+        case "follow":
+            return f"{who} ends as well: another rank of its group has"
         case Fault.DIE:
             return f"FAULT: {who} dies"
     if move.item is None:

@@ -219,7 +219,7 @@ class Player:
                 self._perform(rank_id, TimerGoesOff(room))
             case Fault.ABORT:
                 self._feed(rank_id, Abort(*room))
-            case Fault.DIE:
+            case Fault.DIE | "follow":
                 self._die(rank_id)
             case Fault.SUSPECT:
                 self._feed(rank_id, PeerDown(move.item.content))

@@ -169,6 +169,7 @@ IMPOSSIBLE: list[Any] = [
     (Move("turn", LANGUAGE), None, "language0 takes a turn"),
     (Move("timer", LANGUAGE, room=(1, 0)), None, "the timer of room 1 goes off on language0.0"),
     (Move(Fault.DIE, LANGUAGE), None, "FAULT: language0.0 dies"),
+    (Move("follow", LANGUAGE), None, "language0.0 ends as well: another rank of its group has"),
     (Move(Fault.LOSE, ENCODE), OFFER, "FAULT: the offer for chunk 0 of room 0 to encode0.0 is lost"),
     (Move(Fault.FAIL, ENCODE), OFFER, "fail"),
     (Move("dance", ENCODE), None, "'dance'"),

@@ -32,8 +32,10 @@ from protocol.topology import RankId
 )
 def cancellation_forgotten(patch: pytest.MonkeyPatch) -> None:
     def drop_from(self: EarlyMessages, peer: RankId) -> None:
-        for kept in self._kept.values():
+        for key, kept in list(self._kept.items()):
             kept[:] = [one for one in kept if getattr(one[1], "receiver", None) != peer]
+            if not kept:
+                del self._kept[key]
 
     patch.setattr(EarlyMessages, "drop_from", drop_from)
 
@@ -49,6 +51,7 @@ def cancellation_forgotten(patch: pytest.MonkeyPatch) -> None:
         encode_tp=2,
         language_tp=2,
         encode_blocks=1,
+        language_blocks=1,
         timers=True,
         atomic_turns=True,
         faults=(Fault.DIE,),

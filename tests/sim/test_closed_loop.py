@@ -132,8 +132,15 @@ def test_failed_and_refused_requests_make_room_for_the_next() -> None:
     assert max(run.under_way) == 3
 
 
-def test_requests_that_never_end_keep_their_places() -> None:
-    """A dead language rank concludes nothing: when its requests fill the loop, nobody submits any more."""
+def test_requests_of_an_instance_that_died_give_their_places_back() -> None:
     run = Watched(3, plan=FaultPlan(incidents=(Death(0.2, RankId(Side.LANGUAGE, 1, 0)),)), timeout_s=5.0)
+    assert (run.outcome.submitted, run.outcome.unfinished, run.outcome.leftovers) == (60, 0, ())
+    assert run.outcome.failed > 0
+    assert max(run.under_way) == 3
+
+
+def test_requests_that_never_end_keep_their_places() -> None:
+    """A loop that is full of rooms that wait for each other for ever submits nobody any more."""
+    run = Watched(6, discipline="alloc_then_free", language_blocks=30, timeout_s=None)
     assert run.outcome.submitted < 60
-    assert run.outcome.unfinished == 3
+    assert (run.outcome.unfinished, run.outcome.failed) == (6, 0)
