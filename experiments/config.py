@@ -388,7 +388,8 @@ class Sizing(Section):
     policy: Annotated[str, BeforeValidator(_policy)] = "fixed"
     """The sizing policy: a known one, or your own as my_policies.py:MyPolicy or mypackage.mymodule:MyPolicy."""
     tokens: Annotated[int, Field(ge=1)] = 1024
-    """The default allocation; what fixed always takes, a learning policy before it has learnt, slot for its slot."""
+    """The default allocation; what fixed always takes, a learning policy before it has learnt. With the discipline slot
+    the size of every slot, whatever the policy."""
 
     @model_validator(mode="after")
     def _policy_options(self) -> Self:
@@ -808,6 +809,7 @@ class Config(Section):
             wire=self.protocol.wire,
             sizing=self.protocol.sizing.policy,
             sizing_options=self.protocol.sizing.options,
+            slot_tokens=self.protocol.sizing.tokens if self.protocol.discipline == "slot" else None,
             encode_instances=self.encode.instances,
             encode_tp=self.encode.tp,
             encode_blocks=self.blocks(self.encode),

@@ -5,7 +5,7 @@ room may take for its next chunk, and whether a request can ever be served. The 
 
 | name             | a new room takes       | when the first chunk was too small                | deadlock |
 |------------------|------------------------|---------------------------------------------------|----------|
-| slot             | one maximal slot       | fails                                             | no       |
+| slot             | a slot, all are alike  | fails                                             | no       |
 | default_fail     | the default            | fails                                             | no       |
 | alloc_then_free  | the default            | waits for all the rest while holding what it has  | possible |
 | free_then_alloc  | the default            | copies out, frees, waits for all the rest         | possible |
@@ -38,6 +38,8 @@ class Discipline(ABC):
     resumes: ClassVar[bool] = True
     releases_before_waiting: ClassVar[bool] = False
     may_deadlock: ClassVar[bool] = False
+    asks_policy: ClassVar[bool] = True
+    """Whether a sizing policy says what a new room asks for, where the length is not announced."""
     one_resume: ClassVar[bool] = False
     """Whether a room resumes at most once, then for all that is missing: the SGLang wire has no more."""
 
@@ -58,18 +60,27 @@ class Discipline(ABC):
 
 
 class Slot(Discipline):
-    """One slot of the largest request for everybody: never too small, mostly empty.
+    """A slot for everybody, of one size in the whole pool: the largest embedding that is to be served.
 
-    The slot's size is the sizing policy's answer, so ``sizing.tokens`` is the slot.
+    Never too small for those, mostly empty. Nobody asks the sizing policy, so nothing that it sees or learns of a
+    request changes a slot; ``default_fail`` does ask it. ``slot_blocks``: the size; None for the whole pool.
     """
 
     name = "slot"
     resumes = False
     one_resume = True
+    asks_policy = False
+
+    def __init__(self, slot_blocks: int | None = None) -> None:
+        self.slot_blocks = slot_blocks
+
+    def first_blocks(self, asked: int, pool: int) -> int:
+        """One slot, whatever is ``asked``; a pool that is smaller is one slot."""
+        return pool if self.slot_blocks is None else min(self.slot_blocks, pool)
 
 
 class DefaultFail(Discipline):
-    """The default and nothing else: a longer request fails."""
+    """The sizing policy's default for the request and nothing else: if it is longer, it fails."""
 
     name = "default_fail"
     resumes = False
@@ -144,8 +155,8 @@ DISCIPLINES: dict[str, type[Discipline]] = {
 }
 
 
-def make_discipline(name: str) -> Discipline:
-    """The discipline called ``name``. Raises ValueError listing the known ones."""
+def make_discipline(name: str, slot_blocks: int | None = None) -> Discipline:
+    """The discipline called ``name``; ``slot_blocks`` is for ``slot``. Raises ValueError listing the known ones."""
     if name not in DISCIPLINES:
         raise ValueError(f"unknown discipline {name!r}; known: {', '.join(DISCIPLINES)}")
-    return DISCIPLINES[name]()
+    return Slot(slot_blocks) if name == Slot.name else DISCIPLINES[name]()

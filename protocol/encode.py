@@ -15,7 +15,9 @@ Rules this file keeps:
 * a status is sent only when every required destination holds the chunk; the first failure fails the room for all;
 * messages with a wrong incarnation, epoch or destination are counted and ignored; they never create a room;
 * source blocks are released only when no write and no forward pass can touch them any more;
-* a Cancel is answered with Quiet exactly when no write to that destination is in flight and none can start.
+* a Cancel is answered with Quiet exactly when no write to that destination is in flight and none can start;
+* a timer runs for what a rank waits for itself. One that has done its part and waits for the others of its group has
+  none: theirs run, and each phase that begins with the group's agreement gets a timer of its own.
 """
 
 from __future__ import annotations
@@ -56,8 +58,8 @@ from protocol.recording import Event, Recorder
 from protocol.status import FINAL, Status, chunk_status
 from protocol.topology import RankId, destinations
 
-# How far a room has come on a rank; the group moves at the pace of its slowest.
-OFFERED, ENCODED, DONE = 1, 2, 3
+# How far a room has come on a rank; the group moves at the pace of its slowest. Behind ENCODED, one for every chunk.
+OFFERED, ENCODED, DONE = 1, 2, 2**32
 
 
 class EncodeRoom(Room):
@@ -210,6 +212,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         elif not self._down.isdisjoint(required):
             self._fail(room, "a destination rank is down", now, actions)
         elif self.discipline.announces_length or not required:
+            self._arm(room, None, now)
             self._move(room, OFFERED)
         for message in self._early.take(room.key, now):
             self._handlers[type(message)](message, now, actions)
@@ -247,7 +250,10 @@ class EncodeRank(RankCore[EncodeRoom]):
         if status is Status.Bootstrapping:
             self._set_status(room, Status.WaitingForInput)
         self._record(now, room, Event.OFFERS_COMPLETE, room.status, room.sent_tokens)
-        self._arm(room, self.timeout_s, now)
+        if room.encoded:
+            self._arm(room, self.timeout_s, now)
+        elif room.agreed < OFFERED:
+            self._arm(room, None, now)
         self._move(room, OFFERED)
         self._start_chunk(room, now, actions)
 
@@ -358,10 +364,13 @@ class EncodeRank(RankCore[EncodeRoom]):
                 # Every rank releases these now, so they count at once.
                 free += len(room.source)
                 self._conclude_success(room, now, actions)
+            elif progress == room.progress and room.deadline is None:
+                self._arm(room, self.timeout_s, now)
         self._grant_source(free, now, actions)
         for room in self._expired(now):
             self._fail(room, f"timed out while {self._phase(room)}", now, actions)
         self._early.expire(now)
+        self._note_cut(turn)
 
     # --- decisions ---
 
@@ -443,6 +452,10 @@ class EncodeRank(RankCore[EncodeRoom]):
             # Other ranks of the group may still be writing; they have timers of their own.
             self._arm(room, None, now)
             self._move(room, DONE)
+        elif self.encode_tp > 1:
+            # The language side answers when it has the chunk from all ranks of the group.
+            self._arm(room, None, now)
+            self._move(room, ENCODED + room.epoch)
         else:
             self._arm(room, self.timeout_s, now)
 

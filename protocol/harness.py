@@ -64,7 +64,7 @@ class World:
             EncodeRank(
                 RankId(Side.ENCODE, 0, rank),
                 layout=self.layout,
-                discipline=make_discipline(spec.discipline),
+                discipline=make_discipline(spec.discipline, self.layout.blocks_for(spec.default_tokens)),
                 pool_blocks=spec.encode_blocks,
                 encode_tp=spec.encode_tp,
                 language_tp=spec.language_tp,
@@ -77,7 +77,7 @@ class World:
             LanguageRank(
                 RankId(Side.LANGUAGE, 0, rank),
                 layout=self.layout,
-                discipline=make_discipline(spec.discipline),
+                discipline=make_discipline(spec.discipline, self.layout.blocks_for(spec.default_tokens)),
                 sizing=sizing() if sizing else Fixed(spec.default_tokens),
                 pool_blocks=spec.language_blocks,
                 encode_tp=spec.encode_tp,

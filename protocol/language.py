@@ -13,7 +13,8 @@ Rules this file keeps:
 * a status counts only for the outstanding epoch of the right incarnation, everything else is counted and ignored;
 * a room that ends while a writer may still write fences its blocks, sends Cancel, and frees them on Quiet;
 * the length comes from the message, never from memory that may belong to somebody else already;
-* a demand that can never be met fails at once and says why.
+* a demand that can never be met fails at once and says why;
+* a timer runs for what a rank waits for itself: one that has done its part has none until its group has agreed.
 """
 
 from __future__ import annotations
@@ -238,6 +239,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             self.ignored_messages += 1
             return
         room.total_tokens = announce.total_tokens
+        self._arm(room, None, now)
         self._move(room, ANNOUNCED)
 
     def _on_status(self, status: ChunkStatus, now: float, actions: list[Action]) -> None:
@@ -268,6 +270,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             return
         room.total_tokens = status.total_tokens
         room.upto_tokens = status.upto_tokens
+        self._arm(room, None, now)
         self._move(room, FIRST_CHUNK + 2 * room.epoch + is_last)
 
     def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
@@ -333,6 +336,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         for number in range(self._admitted, turn.submitted):
             room = self._by_number.get(number)
             if room is not None and not self.discipline.announces_length:
+                self._arm(room, self.timeout_s, now)
                 self._queue(room)
         self._admitted = max(self._admitted, turn.submitted)
         for number, progress in turn.progress:
@@ -354,6 +358,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         for room in self._expired(now):
             self._timed_out(room, now, actions)
         self._early.expire(now)
+        self._note_cut(turn)
         self._behind_copy = None
 
     def _queue(self, room: LanguageRoom) -> None:
@@ -475,6 +480,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         """Blocks that a new room asks for, at the occupancy of the last turn."""
         if self.discipline.announces_length:
             tokens = self._known_total(room)
+        elif not self.discipline.asks_policy:
+            tokens = 0
         else:
             free = self._free - self.reserve_blocks
             tokens = self.sizing.first_tokens(

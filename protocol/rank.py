@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from protocol.agreement import FAILED, NOBODY, Ballot
+from protocol.agreement import FAILED, NOBODY, Ballot, is_cut_short
 from protocol.allocator import BlockPool
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
@@ -135,6 +135,7 @@ class RankCore(Generic[RoomType]):
         self._down: set[RankId] = set()
         self._early = EarlyMessages()
         self._freed = False  # blocks came free after this turn's ballot was counted
+        self._cut = False  # the last turn left rooms for the next one
 
     # --- the group's agreement (see agreement.py) ---
 
@@ -172,7 +173,7 @@ class RankCore(Generic[RoomType]):
     @property
     def unsettled(self) -> bool:
         """Whether the next turn has something to do even if nothing arrives before it."""
-        return bool(self._failed) or self._freed
+        return bool(self._failed) or self._freed or self._cut
 
     @property
     def timer_s(self) -> float | None:
@@ -244,6 +245,10 @@ class RankCore(Generic[RoomType]):
         room = heapq.heappop(self._timers)[3]
         self._timed.discard(room.number)
         return room
+
+    def _note_cut(self, turn: Turn) -> None:
+        """The turn has been carried out: see whether it left rooms for the next one, which only rank 0 can know."""
+        self._cut = self.rank_id.rank == 0 and is_cut_short(self, turn)
 
     def _settle_first_timer(self) -> None:
         room = self._pop_timer()

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from protocol.disciplines import make_discipline
+from protocol.disciplines import Discipline, make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
@@ -123,7 +123,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     (a longer request has a pass of its own); None for no limit. ``release_after_prefill``: a delivered request keeps
     its blocks until its prefill is over, instead of until its tokens are copied. ``transfer_workers``: threads that
     write, per encode rank; all writes to one language instance are one thread's (instance modulo workers).
-    ``wire``: how the sides speak in a measured run (see ``wires``).
+    ``slot_tokens``: the size of a slot where that is the discipline; None for the ``tokens`` of ``sizing_options``, and
+    without these for the whole pool. ``wire``: how the sides speak in a measured run (see ``wires``).
     """
 
     block_tokens: int
@@ -133,6 +134,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     wire: str = EXTENDED
     sizing: str = "fixed"
     sizing_options: dict[str, Any] = {}
+    slot_tokens: int | None = None
     encode_instances: int = 1
     encode_tp: int = 1
     encode_blocks: int = 64
@@ -154,6 +156,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def layout(self) -> BufferLayout:
         """The buffer layout of both sides."""
         return BufferLayout(self.block_tokens, self.hidden, self.deepstack_layers)
+
+    def make_discipline(self) -> Discipline:
+        """The discipline. Raises ValueError for a bad name."""
+        tokens = self.sizing_options.get("tokens") if self.slot_tokens is None else self.slot_tokens
+        return make_discipline(self.discipline, None if tokens is None else self.layout.blocks_for(tokens))
 
     def make_sizing(self) -> SizingPolicy:
         """A fresh policy; every language rank has its own copy. Raises ValueError for a bad name or option."""
@@ -184,7 +191,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return EncodeRank(
             rank_id,
             layout=self.layout,
-            discipline=make_discipline(self.discipline),
+            discipline=self.make_discipline(),
             pool_blocks=self.encode_blocks,
             encode_tp=self.encode_tp,
             language_tp=self.language_tp,
@@ -198,7 +205,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return LanguageRank(
             rank_id,
             layout=self.layout,
-            discipline=make_discipline(self.discipline),
+            discipline=self.make_discipline(),
             sizing=self.make_sizing(),
             pool_blocks=self.language_blocks,
             encode_tp=self.encode_tp,

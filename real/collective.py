@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from protocol.agreement import NOBODY, Ballot, Member, hold_turn
+from protocol.agreement import MOST_ROOMS, NOBODY, Ballot, Member, hold_turn, proposed
 from protocol.messages import Turn
 from protocol.sizing import SizingError, Supervised
 from protocol.sizing.supervised import Answer, checksum, disagreement
@@ -20,15 +20,12 @@ from protocol.topology import RankId
 from real.addresses import interface_of
 from real.usage import Durations
 
-MAX_CANDIDATES = 64
-"""Rooms a group can move on in one turn; more wait for the next one. It bounds the first all-reduce to 552 bytes."""
-
 
 class GroupBroken(RuntimeError):  # noqa: N818 - says what is the matter better than ...Error
     """Another rank of the group has ended, so nothing can be agreed on any more."""
 
 
-_HEADER = 5  # submitted, free_blocks, failed, leaving, number of candidates
+_HEADER = 5  # submitted, free_blocks, failed, leaving, number of rooms; then these. 552 bytes in all
 
 
 @contextmanager
@@ -80,13 +77,13 @@ class Collective:
         if self.size == 1:
             return hold_turn([member]), leaving
         ballot = member.ballot()
-        first = torch.full((_HEADER + MAX_CANDIDATES,), NOBODY, dtype=torch.int64)
+        first = torch.full((_HEADER + MOST_ROOMS,), NOBODY, dtype=torch.int64)
         first[:4] = torch.tensor([*ballot, int(leaving)])
         if self.rank == 0:
             # The others contribute the largest number here, so the minimum is rank 0's list.
-            proposed = member.candidates()[:MAX_CANDIDATES]
-            first[4] = len(proposed)
-            first[_HEADER : _HEADER + len(proposed)] = torch.tensor(proposed, dtype=torch.int64)
+            rooms = proposed(member)
+            first[4] = len(rooms)
+            first[_HEADER : _HEADER + len(rooms)] = torch.tensor(rooms, dtype=torch.int64)
         self._reduce(first)
         submitted, free_blocks, failed, all_leave, count, *numbers = first.tolist()
         candidates = numbers[:count]

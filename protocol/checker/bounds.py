@@ -173,11 +173,12 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 language_tp=self.language_tp,
                 timeout_s=timeout_s,
             )
+        default_tokens = self.default_tokens[rank_id.rank % len(self.default_tokens)]
         return LanguageRank(
             rank_id,
             layout=self.layout,
-            discipline=make_discipline(self.discipline),
-            sizing=Fixed(self.default_tokens[rank_id.rank % len(self.default_tokens)]),
+            discipline=make_discipline(self.discipline, self.layout.blocks_for(default_tokens)),
+            sizing=Fixed(default_tokens),
             pool_blocks=self.language_blocks,
             encode_tp=self.encode_tp,
             timeout_s=timeout_s,

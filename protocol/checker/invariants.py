@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from protocol.agreement import FAILED
 from protocol.checker.bounds import BLOCK_TOKENS, CONTAINED, Bound, Fault
 from protocol.checker.snapshot import Core, frozen_room
-from protocol.encode import EncodeRank, EncodeRoom
+from protocol.encode import ENCODED, EncodeRank, EncodeRoom
 from protocol.errors import IllegalTransitionError, OwnershipError
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import (
@@ -82,7 +82,11 @@ STATEMENTS: dict[int, tuple[str, str]] = {
     18: ("failure containment", "what happens to one room changes no other room, except of a peer declared down"),
     19: ("message exhaustiveness", "every input is defined in every phase: no exception"),
     20: ("quarantine is temporary", "whatever waits for a silent writer has a timer armed"),
-    21: ("no deadlock", "an unfinished room always has a move or a timer ahead, and a due turn is known to be due"),
+    21: (
+        "no deadlock",
+        "an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due turn is "
+        "known to be due",
+    ),
     22: (
         "every room terminates",
         "every room ends, on both sides alike unless the link was down, and whoever fails says so",
@@ -524,6 +528,20 @@ def _other_rooms_do_not_move(step: Step) -> Iterator[str]:
     for before, after in _room_pairs(step):
         if before.key != key and frozen_room(before) != frozen_room(after):
             yield f"{type(given).__name__} of room {key} changed room {before.key} on {step.rank_id}"
+
+
+@on_step(21)
+def _nobody_is_timed_out_for_its_group(step: Step) -> Iterator[str]:
+    key = getattr(step.given, "key", None)  # a timer goes off
+    room = step.before.core.rooms.get(key) if key is not None else None
+    if room is None or room.over or room.progress <= room.agreed:
+        return
+    if isinstance(room, EncodeRoom):
+        _, encoded = dict(step.before.ghost.source).get(room.key, ((), True))
+        busy = not encoded or any(flying == room.key for (flying, _), _ in step.before.ghost.flying)
+        if busy or room.progress == ENCODED:  # the offers for what it has encoded are its own business
+            return
+    yield f"the timer of room {room.key} goes off on {step.rank_id}, which waits for nothing but its group"
 
 
 @on_step(22)

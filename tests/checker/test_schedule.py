@@ -28,7 +28,7 @@ HOLD_AND_WAIT = Bound(
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 
 DEADLOCK = """\
-invariant 21, no deadlock: an unfinished room always has a move or a timer ahead, and a due turn is known to be due
+invariant 21, no deadlock: an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due turn is known to be due
 broken: nothing can happen any more; encode0.0 has 0 of 4 blocks free: room 0 holds 2 and is waiting for memory on the \
 language side, room 1 holds 2 and is waiting for memory on the language side; language0.0 has 0 of 2 blocks free: \
 room 0 holds 1 and is waiting for blocks to resume, room 1 holds 1 and is waiting for blocks to resume

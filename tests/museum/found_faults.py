@@ -1,4 +1,4 @@
-"""Faults of this project's own core, before the checker and the random fault runs found them: F1 to F3."""
+"""Faults of this project's own core, before the checker, the random fault runs or a reader found them: F1 to F4."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from exhibit import exhibit
 
 from protocol.checker.bounds import Bound, Fault
+from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
-from protocol.messages import LanguageRequest, PeerDown
+from protocol.messages import EncodeRequest, LanguageRequest, PeerDown
 from protocol.rank import EarlyMessages
 from protocol.topology import RankId
 
@@ -94,3 +95,30 @@ def quarantine_from_the_living(patch: pytest.MonkeyPatch) -> None:
             room.answered = room.writer == down.peer  # as if it had given its word
 
     patch.setattr(LanguageRank, "_on_peer_down", on_peer_down)
+
+
+@exhibit(
+    "F4",
+    "A timer that belongs to another",
+    wrong="A surplus encode rank's timer ran from submission on, through all that its group waited for, and ended the room.",
+    ruled_out="Who waits for its group has no timer; each phase that the group enters has a new one (EncodeRank._on_turn).",
+    bound=Bound(
+        name="F4: a surplus encode rank, and a lost message",
+        lengths=(1,),
+        encode_tp=2,
+        encode_blocks=1,
+        language_blocks=1,
+        timers=True,
+        faults=(Fault.LOSE,),
+        most_faults=1,
+    ),
+    breaks={21},
+)
+def timer_of_another(patch: pytest.MonkeyPatch) -> None:
+    original = EncodeRank._on_request
+
+    def on_request(self: EncodeRank, request: EncodeRequest, now: float, actions: list[Any]) -> None:
+        original(self, request, now, actions)
+        self._arm(self.rooms[request.room, request.incarnation], self.timeout_s, now)
+
+    patch.setattr(EncodeRank, "_on_request", on_request)

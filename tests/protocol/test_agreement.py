@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.agreement import NOBODY, Ballot, agree, hold_turn
+from protocol.agreement import MOST_ROOMS, NOBODY, Ballot, agree, hold_turn
 from protocol.disciplines import make_discipline
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
-from protocol.messages import Abort, ChunkStatus, EncodeRequest, LanguageRequest, Offer, Turn
+from protocol.messages import Abort, ChunkStatus, Conclude, EncodeRequest, LanguageRequest, Offer, Turn
 from protocol.sizing import Fixed
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -221,3 +221,57 @@ def test_source_blocks_count_when_every_rank_has_them(stage: NewStage) -> None:
     world.finish_write(E1)
     world.turns()
     assert [rank_id for rank_id, _ in world.encoding] == [E0, E1]
+
+
+def test_a_group_decides_about_so_many_rooms_in_a_turn_and_about_more_in_the_next() -> None:
+    ready = dict.fromkeys(range(100), 1)
+    ballot = Ballot(100, 8, NOBODY)
+    turn = hold_turn([Voter(ballot, ready), Voter(ballot, ready)])
+    assert turn.progress == tuple((number, 1) for number in range(MOST_ROOMS))
+    members = [reader(rank) for rank in (L0, L1)]
+    for number in range(150):
+        for member in members:
+            member.handle(LanguageRequest(number, 0), 0.0)
+            member.handle(Abort(number, 0), 0.0)
+    ended: list[int] = []
+    again: list[bool] = []
+    for _ in range(4):
+        turn = hold_turn(members)
+        first, second = (
+            [one.room for one in member.handle(turn, 0.0) if isinstance(one, Conclude)] for member in members
+        )
+        assert first == second
+        ended.append(len(first))
+        again.append(members[0].unsettled)
+    assert ended == [MOST_ROOMS, MOST_ROOMS, 150 - 2 * MOST_ROOMS, 0]
+    assert again == [True, True, False, False]
+
+
+def reader(rank_id: RankId) -> LanguageRank:
+    return LanguageRank(
+        rank_id, layout=BufferLayout(4, 1), discipline=make_discipline("window"), sizing=Fixed(4), pool_blocks=200
+    )
+
+
+def test_rooms_that_were_left_for_the_next_turn_are_known_to_wait_for_it() -> None:
+    """Nothing arrives in between, so only the core can say that another turn is due; a lone rank leaves none."""
+    members = [reader(rank) for rank in (L0, L1)]
+    lone = reader(L0)
+    for number in range(100):
+        for member in (*members, lone):
+            member.handle(LanguageRequest(number, 0), 0.0)
+    for group in (members, [lone]):
+        turn = hold_turn(group)
+        for member in group:
+            member.handle(turn, 0.0)
+            for number in range(100):
+                member.handle(ChunkStatus(number, 0, 0, Status.Success, 3, 3), 0.0)
+        turn = hold_turn(group)
+        for member in group:
+            member.handle(turn, 0.0)
+        first = group[0]
+        assert (len(first.rooms), first.unsettled) == ((36, True) if len(group) > 1 else (0, False))
+    turn = hold_turn(members)
+    for member in members:
+        member.handle(turn, 0.0)
+    assert (members[0].rooms, members[0].unsettled) == ({}, False)

@@ -57,7 +57,49 @@ def test_a_grant_is_within_what_is_held_free_and_needed(name: str, held: int, re
     assert grant.keep + grant.take == remaining or grant.take == max(free, 0), "it takes all it can use"
 
 
-@pytest.mark.parametrize("name", ["window", "alloc_then_free", "free_then_alloc", "default_fail", "slot"])
+def test_a_slot_has_one_size_whatever_is_asked_for() -> None:
+    assert [make_discipline("slot", 3).first_blocks(asked, 8) for asked in (0, 1, 8, 9)] == [3, 3, 3, 3]
+    assert make_discipline("slot", 3).first_blocks(1, 2) == 2, "a pool that is smaller is one slot"
+    assert make_discipline("slot").first_blocks(1, 8) == 8, "no size given: the largest that the pool admits"
+
+
+class Learns(SizingPolicy):
+    """Asks for less from request to request, and is told when it is asked."""
+
+    name = "learns"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def first_tokens(self, view: RequestView) -> int:
+        self.calls += 1
+        return max(1, 12 // self.calls)
+
+
+@pytest.mark.parametrize(("discipline", "taken"), [("slot", [8, 8, 8]), ("default_fail", [12, 8, 4])])
+def test_a_slot_is_not_the_policys_answer_and_a_default_is(stage: NewStage, discipline: str, taken: list[int]) -> None:
+    made: list[Learns] = []
+
+    def make() -> Learns:
+        made.append(Learns())
+        return made[-1]
+
+    world = stage(sizing=make, discipline=discipline, language_blocks=8, default_tokens=8)
+    for room in (1, 2, 3):
+        world.submit(room, 4)
+    world.run_until_quiet()
+    assert [allocations(world, room)[0] for room in (1, 2, 3)] == taken
+    assert {policy.calls for policy in made} == ({0} if discipline == "slot" else {3})
+
+
+@pytest.mark.parametrize(("fields", "blocks"), [({}, 16), ({"slot_tokens": 9}, 3), ({"sizing": "oracle"}, 64)])
+def test_a_scenario_says_how_large_a_slot_is(fields: dict[str, Any], blocks: int) -> None:
+    options = {} if "sizing" in fields else {"tokens": 64}
+    scenario = Scenario(block_tokens=4, hidden=1, discipline="slot", sizing_options=options, **fields)
+    assert scenario.make_language_rank(L0, None).discipline.first_blocks(1, 64) == blocks
+
+
+@pytest.mark.parametrize("name", ["window", "alloc_then_free", "free_then_alloc", "default_fail"])
 def test_a_new_room_takes_at_least_a_block_and_at_most_the_pool(name: str) -> None:
     assert [make_discipline(name).first_blocks(asked, 8) for asked in (0, 1, 8, 9)] == [1, 1, 8, 8]
 

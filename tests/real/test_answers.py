@@ -1,4 +1,4 @@
-"""Ranks of a measured group compare the answers of a sizing policy from outside over their own all-reduce."""
+"""Ranks of a measured group agree, and compare the answers of a sizing policy, over their own all-reduces."""
 
 from __future__ import annotations
 
@@ -43,20 +43,71 @@ group.leave()
 """
 
 
-def test_every_rank_says_which_answers_differ() -> None:
+def said_by(program: str, size: int) -> list[list[str]]:
+    """The lines that each rank of a group printed that ran ``program``."""
     root = Path(__file__).resolve().parents[2]
 
     def start(rank: int, port: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", RANK, str(rank), "3", str(port)]
+        command = [sys.executable, "-c", program, str(rank), str(size), str(port)]
         return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
 
     first = start(0, 0)
     assert first.stdout is not None
     port = int(first.stdout.readline())
-    said = [
-        process.communicate(timeout=60)[0].splitlines() for process in (first, *[start(rank, port) for rank in (1, 2)])
+    others = [start(rank, port) for rank in range(1, size)]
+    return [process.communicate(timeout=60)[0].splitlines() for process in (first, *others)]
+
+
+TURNS = """
+import sys
+from protocol.agreement import hold_turn
+from protocol.disciplines import make_discipline
+from protocol.language import LanguageRank
+from protocol.layout import BufferLayout
+from protocol.messages import Abort, LanguageRequest
+from protocol.sizing import Fixed
+from protocol.topology import RankId, Side
+from real.collective import Collective
+
+rank, size, port = map(int, sys.argv[1:])
+
+def cores():
+    made = [
+        LanguageRank(RankId(Side.LANGUAGE, 0, one), layout=BufferLayout(4, 1), discipline=make_discipline("window"),
+                     sizing=Fixed(4), pool_blocks=8)
+        for one in range(size)
     ]
-    for lines in said:
+    for one in made:
+        for room in range(150):
+            one.handle(LanguageRequest(room, 0), 0.0)
+            if room % size == one.rank_id.rank or room < 100:
+                one.handle(Abort(room, 0), 0.0)
+    return made
+
+simulated, own = cores(), cores()[rank]
+group = Collective(rank, size, "127.0.0.1", 30.0)
+if rank == 0:
+    print(group.port, flush=True)
+group.join("127.0.0.1", port or group.port)
+for _ in range(30):
+    expected = hold_turn(simulated)
+    for one in simulated:
+        one.handle(expected, 0.0)
+    turn, _ = group.hold_turn(own, leaving=False)
+    own.handle(turn, 0.0)
+    print(turn == expected, len(turn.progress), flush=True)
+group.leave()
+"""
+
+
+def test_a_measured_group_decides_about_as_many_rooms_in_a_turn_as_a_simulated_one() -> None:
+    for lines in said_by(TURNS, 2):
+        assert {line.split()[0] for line in lines} == {"True"}
+        assert [int(line.split()[1]) for line in lines][:3] == [64, 61, 0]
+
+
+def test_every_rank_says_which_answers_differ() -> None:
+    for lines in said_by(RANK, 3):
         assert lines[:3] == ["alike"] * 3
         assert "mine.py:Differs answered differently on the ranks of one group for room 3, " in lines[3]
         assert "100 on language0.0, 101 on language0.1, 102 on language0.2" in lines[3]

@@ -1,6 +1,7 @@
 """Whole runs: the first scenarios, all disciplines and group shapes, times by hand, deadlock, repeatability."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -321,6 +322,17 @@ def test_looks_for_a_deadlock_change_nothing(language_tp: int, monkeypatch: pyte
     assert run(looking=True) == plain
     assert len(set(plain[1])) == 1
     assert plain[1][0] > 12, "rooms waited"
+
+
+@pytest.mark.parametrize("language_tp", [1, 2])
+def test_a_group_decides_about_no_more_rooms_in_a_turn_than_a_measured_one(language_tp: int) -> None:
+    scenario = change(
+        SMALL, discipline="exact_announce", language_tp=language_tp, encode_blocks=200, language_blocks=200
+    )
+    run = observe(scenario, requests_of([100] * 150), LINK)
+    assert (run.outcome.succeeded, run.outcome.leftovers) == (150, ())
+    at_once = Counter(one.time_s for one in run.records if (one.event, one.rank_id) == (Event.ANNOUNCED, LANGUAGE))
+    assert sorted(at_once.values(), reverse=True) == ([150] if language_tp == 1 else [64, 64, 22])
 
 
 def test_new_rooms_before_resumes() -> None:
