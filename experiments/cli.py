@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 SHOWN_DIFFERENCES = 20
-QUICK_REQUESTS, QUICK_DEFAULTS = 40, (512, 1024, 4096)
+QUICK_REQUESTS, QUICK_DEFAULTS, QUICK_ROUNDS = 40, (512, 1024, 4096), 2
 
 EXAMPLES = {
     "demo": "bufferlab demo",
@@ -113,16 +113,25 @@ def demo(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="A new folder for the runs. [default: runs/demo]")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer requests and buffer sizes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer requests, buffer sizes and repeats.")] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", metavar="PROFILE", help="The profile that predicts. [default: measure this host]"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The seed's scenarios and a small mixed workload, simulated and over Mooncake side by side."""
+    """The seed's scenarios in both worlds, and a small mixed workload: predicted, then measured over Mooncake."""
     from experiments.demo import run_demo
     from experiments.rundir import free_name
 
     target = free_name(Path("runs/demo")) if out is None else out
     with _stdout_kept_for_json(as_json):
-        result = run_demo(target, requests=QUICK_REQUESTS, defaults=QUICK_DEFAULTS) if quick else run_demo(target)
+        if quick:
+            result = run_demo(
+                target, requests=QUICK_REQUESTS, defaults=QUICK_DEFAULTS, rounds=QUICK_ROUNDS, profile=profile
+            )
+        else:
+            result = run_demo(target, profile=profile)
     if as_json:
         _print_json(result)
     raise typer.Exit(DONE if result.get("passed", True) else CHECK_FAILED)
@@ -388,8 +397,16 @@ def bench_link(
 @app.command(epilog=f"Example: {EXAMPLES['calibrate']}")
 def calibrate(
     measurements: Annotated[
-        list[Path], typer.Argument(metavar="MEASUREMENTS…", help="CSV tables, bench-link output, or run directories.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="MEASUREMENTS…", help="CSV tables, bench-link output, or run directories."),
+    ] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="Measure this host first, about half a minute, and fit what was measured.")
+    ] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="DIR", help="With --here: a new folder in which the measured runs stay."),
+    ] = None,
     holdout: Annotated[
         str, typer.Option("--holdout", metavar="odd|even|none", help="Rows of each table to predict and not to fit.")
     ] = "none",
@@ -418,8 +435,22 @@ def calibrate(
     from experiments.calibration.command import calibrate as fit_measurements
     from experiments.calibration.profiles import NoProfileError
     from experiments.calibration.report import report_text
+    from experiments.errors import UserError
     from experiments.progress import bar
 
+    if here:
+        given = {"MEASUREMENTS": measurements, "--table": tables, "--predict": predicted, "--accounts": accounts}
+        for name, value in given.items():
+            if value:
+                raise UserError(f"{name} is given with --here, which measures all that it fits")
+        if holdout != "none":
+            raise UserError(f"--holdout is {holdout!r}, with --here it must be none")
+        _calibrate_here(out, keep, base, seed, as_json=as_json)
+        return
+    if keep is not None:
+        raise UserError("--keep is given without --here, it is for the runs that --here measures")
+    if not measurements:
+        raise UserError("MEASUREMENTS are missing; to measure this host now: bufferlab calibrate --here --out my.toml")
     try:
         with bar("calibrate", len(measurements), "steps") as shown:
             result = fit_measurements(
@@ -678,6 +709,24 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 # --- helpers ---
+
+
+def _calibrate_here(out: Path | None, keep: Path | None, base: str, seed: int, *, as_json: bool) -> None:
+    from experiments.calibration.here import STEPS, calibrate_here
+    from experiments.calibration.profiles import NoProfileError
+    from experiments.calibration.report import report_text
+    from experiments.progress import bar
+
+    try:
+        with bar("measuring this host", STEPS, "steps") as shown:
+            result = calibrate_here(
+                out=out, keep=keep, base=base, seed=seed, command=shlex.join(["bufferlab", *sys.argv[1:]]),
+                progress=shown.step,
+            )  # fmt: skip
+    except NoProfileError as error:
+        _tell(error.report, "" if as_json else report_text(error.report), as_json=as_json)
+        raise
+    _tell(result, "" if as_json else report_text(result), as_json=as_json)
 
 
 def _load(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:

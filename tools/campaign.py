@@ -31,6 +31,7 @@ from msgspec import structs
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.calibration.command import calibrate
+from experiments.calibration.here import CALIBRATING, run_folder
 from experiments.environment import describe_host
 from experiments.errors import RunFailedError, UserError
 from experiments.intervals import quantile
@@ -39,14 +40,12 @@ from experiments.progress import bar
 from experiments.rundir import StoredRun
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
 from experiments.validation.campaign import (
-    CALIBRATION,
     PROFILE,
     RATES,
     account_runs,
     calibration_runs,
     chosen_cells,
     measure,
-    run_folder,
 )
 from experiments.validation.pairing import pair_run
 from experiments.validation.scores import LATENCY_FIGURES
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             marked.check()
         check_folder(chosen.folder, only_score=chosen.only_score)
         if not chosen.only_score:
-            total = (len(CALIBRATION) + len(cells)) * chosen.rounds
+            total = (len(CALIBRATING) + len(cells)) * chosen.rounds
             with bar("measure", total, "runs") as shown:
                 measure(chosen.folder, cells, chosen.rounds, shown.step)
         profile = fitted(chosen.folder, chosen.rounds)
@@ -217,7 +216,7 @@ def larger_hosts(folder: Path, scores: Sequence[CellScore], profile: FrozenProfi
 def all_reduces(folder: Path, names: Sequence[str], rounds: int) -> str:
     """How long the groups' all-reduces took where they were measured, and what gloo spent on them, in Markdown."""
     lines = []
-    for name in (*(planned.name for planned in CALIBRATION), *names):
+    for name in (*(planned.name for planned in CALIBRATING), *names):
         runs = [StoredRun(run_folder(folder, name, number)) for number in range(rounds)]
         ranks = [one for run in runs for usage in run.usage for one in usage.values() if one["collectives"]]
         if ranks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,6 +123,8 @@ def calibrate(
     base: str = BASE,
     seed: int = 0,
     command: str = "",
+    runs_decide: bool = False,
+    busy: Mapping[str, Any] | None = None,
     more: Callable[[int], object] = lambda _: None,
     progress: Step = lambda _: None,
 ) -> dict[str, Any]:
@@ -130,14 +132,15 @@ def calibrate(
 
     ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
     for the others, as is the profile's. ``accounts``: measured runs that only say what the software costs the
-    processors, in place of those in ``paths``. ``progress`` is told of every path and, ``more`` says how many, of every
+    processors, in place of those in ``paths``. ``runs_decide``: the writes of the runs make the law of the profile if
+    they have a good one, whatever tables there are. ``busy``: what others did with the processors meanwhile, where that
+    is known; the profile keeps it. ``progress`` is told of every path and, ``more`` says how many, of every
     table that is fitted. Raises UserError for bad input, before anything is written, and NoProfileError, which has the
     report, for measurements of which no profile can be made.
     """
-    _check(holdout, seed, out)
+    taken_from = check_target(holdout, seed, out, base)
     if accounts and out is None:
         raise UserError("--accounts has runs, but there is no --out: the costs are told for a profile, so give one")
-    taken_from = _base(base)
     kept = read_accounts(accounts, paths)
     inputs = read_inputs(paths, progress)
     groups = split(inputs.rows)
@@ -179,7 +182,7 @@ def calibrate(
     if out is None and not asked:
         return result
     try:
-        joint = _joint(fitted, holdout, from_runs)
+        joint = _joint(fitted, holdout, from_runs, runs_decide=runs_decide)
         result["joint"] = _joint_report(joint, seed)
         result["predictions"] = [predict_table(joint.chosen, joint.cells, group) for group in asked]
         made = None if out is None else make_profile(out.stem, joint.chosen.fit, around, taken_from)
@@ -199,8 +202,14 @@ def calibrate(
             assumed.append(HOST)
         result["host"] = None if host is None else _host_report(host, kept)
         result["profile"] = {"path": str(out), "assumed": assumed, "assumed_from": base}
-        _write(out, profile, result, around, command)
+        _write(out, profile, result, around, command, busy)
     return result
+
+
+def check_target(holdout: str, seed: int, out: Path | None, base: str) -> LinkProfile:
+    """Refuse what could not be written in the end; the base. Raises UserError."""
+    _check(holdout, seed, out)
+    return _base(base)
 
 
 def _check(holdout: str, seed: int, out: Path | None) -> None:
@@ -256,8 +265,12 @@ class Joint:
     hidden: tuple[Row, ...] = ()
 
 
-def _joint(groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Cells] | None) -> Joint:
-    """Tables decide what a write costs; where there are none, the writes of the runs do."""
+def _joint(
+    groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Cells] | None, *, runs_decide: bool = False
+) -> Joint:
+    """Tables decide what a write costs; where there are none, or ``runs_decide`` and have a law, writes of runs do."""
+    if runs_decide and from_runs is not None and float(np.abs(from_runs[0].fit.errors).mean()) <= REFUSED:
+        return Joint(*from_runs)
     parts: dict[bool, list[Row]] = {False: [], True: []}
     for group in groups:
         for row, hidden in zip(group.rows, held_out(len(group.rows), holdout), strict=True):
@@ -377,7 +390,14 @@ def _host_report(host: Found, kept: Sequence[Account]) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, profile: LinkProfile, result: dict[str, Any], around: dict[str, Any], command: str) -> None:
+def _write(
+    out: Path,
+    profile: LinkProfile,
+    result: dict[str, Any],
+    around: dict[str, Any],
+    command: str,
+    busy: Mapping[str, Any] | None,
+) -> None:
     joint = result["joint"]
     runs = result.get("runs", {}).get("directories", [])
     of = ", ".join(joint["tables"]) or f"the writes of {', '.join(runs)}"
@@ -393,6 +413,7 @@ def _write(out: Path, profile: LinkProfile, result: dict[str, Any], around: dict
     calibration = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
+        "busy": busy,
         "holdout": result["holdout"],
         "seed": result["seed"],
         **{name: value for name, value in joint.items() if name not in ("parameters", "covariance", "residuals")},

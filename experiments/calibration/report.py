@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.calibration.busy import TOO_BUSY, Busy
 from experiments.present import table
 from experiments.units import format_duration
 
@@ -23,6 +24,7 @@ def report_text(result: Mapping[str, Any]) -> str:
         _runs(result["runs"]) if "runs" in result else "",
         _joint(result) if "joint" in result else "",
         _host(result["host"]) if result.get("host") is not None else "",
+        busy_text(result["busy"]) if "busy" in result else "",
         f"profile: {result['profile']['path']}" if "profile" in result else "",
     ]
     return "\n\n".join(section for section in sections if section)
@@ -144,6 +146,18 @@ def _host(host: Mapping[str, Any]) -> str:
     if host["untold"]:
         lines.append(f"no run tells {', '.join(host['untold'])}")
     return "\n".join(lines)
+
+
+def busy_text(busy: Mapping[str, Any]) -> str:
+    """How much of the host others had while it was measured."""
+    found = Busy(*(busy[name] for name in Busy._fields))
+    measured = f"measured in {found.lasts_s:.0f} s; {found}"
+    if not found.too_busy:
+        return measured
+    return (
+        f"THIS HOST IS TOO BUSY TO BE MEASURED: {found}, and more than {TOO_BUSY:.0%} cannot be told from what it "
+        f"costs by itself.\nThe profile describes this host while it is as busy as that; measure again when it is idle"
+    )
 
 
 def _joint(result: Mapping[str, Any]) -> str:

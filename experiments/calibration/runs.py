@@ -94,7 +94,8 @@ def observe(run: StoredRun, seen: Observed) -> None:
     quiet = type(config.random_faults)().model_dump()
     if config.incidents or config.faults or drawn != quiet:
         raise UserError(f"RUN is {str(run.path)!r}, which has faults or incidents; only undisturbed runs can be used")
-    seen.runs.append(run.path.name)
+    # Rounds of a series are folders of numbers in one that says what they are.
+    seen.runs.append("/".join(run.path.parts[-2:]) if run.path.name.isdigit() else run.path.name)
     seen.kinds.add(run.kind)
     table = run.requests()
     for number, pairs in groupby(run.records(), key=itemgetter(0)):

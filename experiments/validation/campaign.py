@@ -12,96 +12,31 @@ What is there is not measured again, so a campaign that was interrupted goes on 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.calibration.here import (
+    ACCOUNTS,
+    ALONE,
+    CALIBRATING,
+    CAPACITY,
+    Planned,
+    measure_one,
+    of_blocks,
+    run_folder,
+)
 from experiments.errors import UserError
-from experiments.loading import load
 from experiments.rundir import StoredRun, write_json
-from experiments.runner import run_measured
 from sim.streams import stream
 
-BASE = "validation-cell"
 RATES = "rates.json"
 PROFILE = "profile.toml"
 
-CAPACITY = "capacity"
 CAPACITY_ROUNDS = 3
 """Of the closed loop before all else, since they set the rates of the cells."""
 LOADS = {"low": 0.2, "medium": 0.5, "high": 0.85}
 """Parts of the rate that a closed loop reached."""
-
-
-ALONE_RPS = 15.0
-"""Low enough that no two requests of a calibrating run, which come at equal distances, ever meet."""
-
-
-def of_blocks(tokens: int) -> tuple[str, ...]:
-    """Blocks of another size, in pools of the same memory."""
-    return (
-        f"protocol.block_tokens={tokens}",
-        f"encode.pool_blocks={512 * 128 // tokens}",
-        f"language.pool_blocks={256 * 128 // tokens}",
-    )
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One run of a round. ``overrides``: settings in which it differs from the example ``validation-cell``.
-
-    ``load``: a key of ``LOADS``; None where ``overrides`` say how requests come. ``requests``: so many that a run takes
-    1 to 4 s. ``processors``: how many of the host's the run may use; None for all.
-    """
-
-    name: str
-    study: str
-    overrides: tuple[str, ...] = ()
-    load: str | None = "medium"
-    requests: int = 100
-    processors: int | None = None
-
-
-CALIBRATION = (
-    *(
-        Planned(
-            f"calibrate-{tokens}",
-            "calibrate",
-            (
-                *of_blocks(tokens),
-                f"workload.rate_rps={ALONE_RPS}",
-                "workload.cv=0",
-                "workload.rate_log_sd=0",
-                "run.seed=7",
-            ),
-            load=None,
-            requests=40,
-        )
-        for tokens in (32, 128)
-    ),
-    Planned(
-        "calibrate-1x2",
-        "calibrate",
-        ("language.tp=2", f"workload.rate_rps={ALONE_RPS}", "workload.cv=0", "workload.rate_log_sd=0", "run.seed=7"),
-        load=None,
-        requests=40,
-    ),
-    Planned(
-        CAPACITY,
-        "calibrate",
-        ("workload.loop=closed", "workload.concurrency=16", "run.seed=7"),
-        load=None,
-        requests=200,
-    ),
-)
-ALONE = ("calibrate-32", "calibrate-128")
-"""One request at a time: they tell latencies."""
-ACCOUNTS = (CAPACITY, "calibrate-1x2")
-"""A closed loop, which tells what the software costs the processors when they have no time, and sets the rates of the
-cells; and two language ranks that are all but idle, which tell how long all-reduces take."""
 
 TEXT = ("workload.preset=text-only",)
 SERVING = (
@@ -147,11 +82,6 @@ def chosen_cells(names: str) -> tuple[Planned, ...]:
     return found
 
 
-def run_folder(folder: Path, name: str, number: int) -> Path:
-    """Where a run of round ``number`` lies."""
-    return folder / "runs" / name / f"{number:02d}"
-
-
 def measure(
     folder: Path,
     cells: tuple[Planned, ...],
@@ -162,15 +92,15 @@ def measure(
 
     Raises what ``run_measured`` raises; what is complete is kept.
     """
-    first = tuple(one for one in CALIBRATION if one.name == CAPACITY)
+    first = tuple(one for one in CALIBRATING if one.name == CAPACITY)
     for planned, number in _schedule(first, min(CAPACITY_ROUNDS, rounds)):
-        _measure_one(folder, planned, number, {})
+        measure_one(folder, planned, number, {})
         progress(planned.name)
     rates = _rates(folder, min(CAPACITY_ROUNDS, rounds))
-    for planned, number in _schedule((*CALIBRATION, *cells), rounds):
+    for planned, number in _schedule((*CALIBRATING, *cells), rounds):
         if planned in first and number < CAPACITY_ROUNDS:
             continue  # it was measured before
-        _measure_one(folder, planned, number, rates)
+        measure_one(folder, planned, number, rates)
         progress(planned.name)
 
 
@@ -178,33 +108,6 @@ def _schedule(planned: tuple[Planned, ...], rounds: int) -> Iterator[tuple[Plann
     for number in range(rounds):
         for place in stream(0, number, "campaign-order").permutation(len(planned)):
             yield planned[place], number
-
-
-def _measure_one(folder: Path, planned: Planned, number: int, rates: dict[str, float]) -> None:
-    target = run_folder(folder, planned.name, number)
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    loaded = [] if planned.load is None else [f"workload.rate_rps={rates[planned.load]!r}"]
-    overrides = [
-        f'run.name="{planned.name}"', *planned.overrides, *loaded, f"workload.requests={planned.requests}"
-    ]  # fmt: skip
-    with on_processors(planned.processors):
-        run_measured(load(BASE, overrides), target, plots=False)
-
-
-@contextmanager
-def on_processors(count: int | None) -> Iterator[None]:
-    """Within it this thread, and what it starts, may use only ``count`` of the processors; all for None."""
-    if count is None:
-        yield
-        return
-    all_of_them = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(all_of_them)[:count])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, all_of_them)
 
 
 def _rates(folder: Path, rounds: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from experiments.calibration import here
 from experiments.config import Config
 from experiments.rundir import StoredRun
 from experiments.runner import run_sim
@@ -36,7 +37,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(config.run.name)
         return run_sim(config, target, plots=plots)
 
-    monkeypatch.setattr(campaign, "run_measured", simulate)
+    monkeypatch.setattr(here, "run_measured", simulate)
     return names
 
 
@@ -47,7 +48,7 @@ def test_what_the_simulator_measures_it_predicts(
     page.write_text(f"before\n{tool.BEGIN}\nold\n{tool.END}\nafter\n", encoding="utf-8")
     command = [str(tmp_path / "c"), "--rounds", "2", "--cells", "default-1024,load-low", "--page", str(page)]
     assert tool.main(command) == 0
-    assert len(measured) == 2 * (len(campaign.CALIBRATION) + 2)
+    assert len(measured) == 2 * (len(campaign.CALIBRATING) + 2)
     table = capsys.readouterr().out
     rows = [line for line in table.splitlines() if line.startswith(("| default-1024", "| load-low"))]
     assert len(rows) == 2

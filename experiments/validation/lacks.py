@@ -1,0 +1,48 @@
+"""What a profile would have to say of a run, and does not: the first thing to mend where a prediction is off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from experiments.config import Config
+from experiments.rundir import StoredRun
+from experiments.validation.frozen import FrozenProfile
+
+SLOW_LOOP_S = 3e-3
+"""The thread of a loop with such a period falls asleep between two turns."""
+REMEDY = "bufferlab calibrate --here --out my.toml measures one that has it"
+
+
+def lacks(run: StoredRun, profile: FrozenProfile) -> Iterator[str]:
+    """A sentence for each of it; none for simulated runs, which have no other host than their profile's."""
+    if run.kind != "real":
+        return
+    config, link = run.config, profile.link
+    host = link.host
+    processes = _processes(config)
+    if host is None:
+        if run.processors is not None and processes > run.processors:
+            yield f"this profile has no [host]: {processes} processes shared {run.processors} processors; {REMEDY}"
+        return
+    if max(config.encode.tp, config.language.tp) > 1 and not host.collective_s(1.0):
+        yield (
+            "this profile's [host] has no all-reduces (collective_quantiles_s): the ranks of a group held them all "
+            f"the time; {REMEDY}"
+        )
+    services = config.scenario().services
+    if not link.wakeup_s and max(services.encode_turn_s, services.language_turn_s) >= SLOW_LOOP_S:
+        slow_s = max(services.encode_turn_s, services.language_turn_s)
+        yield (
+            f"this profile does not say how late a thread wakes up (wakeup_s is 0): loops turned every "
+            f"{1e3 * slow_s:g} ms, and their threads slept in between; {REMEDY}"
+        )
+
+
+def all_lacks(runs: Sequence[StoredRun], profile: FrozenProfile) -> list[str]:
+    """Those of all runs, each once."""
+    return list(dict.fromkeys(sentence for run in runs for sentence in lacks(run, profile)))
+
+
+def _processes(config: Config) -> int:
+    """Of a measured run on one host: the router's and one for every rank."""
+    return 1 + sum(side.tp * side.instances for side in (config.encode, config.language))
