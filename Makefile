@@ -18,7 +18,7 @@ CODE := protocol sim real experiments tests tools
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup ## set up, then simulate and measure the seed scenarios side by side
+demo: setup ## set up, then measure this host, predict a mixed workload on it, and measure that
 	@$(BIN)/bufferlab demo $(ARGS)
 
 setup: python ## create .venv with the simulator and, where it can, the real backend

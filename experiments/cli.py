@@ -476,9 +476,7 @@ def validate(
     ],
     max_error: Annotated[
         str | None,
-        typer.Option(
-            "--max-error", metavar="p50=0.05,…", help="Fail where a relative error is above this and the noise."
-        ),
+        typer.Option("--max-error", metavar="p50=0.05,…", help="Fail where a figure is off these bars."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="A new folder for validation.json, cells.csv, figures.")

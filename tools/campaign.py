@@ -1,12 +1,15 @@
 """Measures the validation campaign on this machine, predicts it, and scores the prediction.
 
     python tools/campaign.py FOLDER [--rounds 9] [--cells NAMES] [--page FILE] [--only-score]
+    python tools/campaign.py --rescore --page FILE
 
 About 17 minutes on a machine with two cores, which should do nothing else meanwhile. An interrupted campaign goes on
 where it stopped. FOLDER/runs has the run directories, FOLDER/profile.toml the link profile that was fitted to the
 calibrating ones, FOLDER/validation everything that `bufferlab validate` writes for the others. --page puts the tables,
 with the date and the machine, between the marks of a page, and beside it the figure of the errors, the scores of all
 cells (.csv) and the figures of every single run (-rounds.csv).
+
+--rescore measures and predicts nothing: it judges the figures of every round anew that stand beside the page.
 
 Exit status: 0, 1 when something cannot be measured or fitted, 2 for bad input, 130 when interrupted.
 """
@@ -20,6 +23,7 @@ import datetime
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -32,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.calibration.command import calibrate
 from experiments.calibration.here import CALIBRATING, run_folder
+from experiments.drawing import save
 from experiments.environment import describe_host
 from experiments.errors import RunFailedError, UserError
 from experiments.intervals import quantile
@@ -39,6 +44,7 @@ from experiments.pages import MarkedPage
 from experiments.progress import bar
 from experiments.rundir import StoredRun
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
+from experiments.validation.bars import BARS
 from experiments.validation.campaign import (
     PROFILE,
     RATES,
@@ -47,7 +53,19 @@ from experiments.validation.campaign import (
     chosen_cells,
     measure,
 )
+from experiments.validation.figures import bias_figure
 from experiments.validation.pairing import pair_run
+from experiments.validation.rescoring import (
+    BARRED,
+    cell_table,
+    choice_table,
+    choices_from,
+    count_line,
+    read_rounds,
+    replaced,
+    rescored,
+    rows_of,
+)
 from experiments.validation.scores import LATENCY_FIGURES
 from sim.host import HostCosts
 
@@ -60,12 +78,17 @@ BEGIN, END = "<!-- campaign: begin -->\n", "\n<!-- campaign: end -->"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, fit, predict, score, write."""
     parser = argparse.ArgumentParser(prog="campaign", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=9, help="of every cell")
     parser.add_argument("--cells", default="", metavar="NAMES", help="only cells whose names begin so, comma-separated")
     parser.add_argument("--page", type=Path, help="put the tables between the marks of this file")
     parser.add_argument("--only-score", action="store_true", help="measure nothing")
+    parser.add_argument("--rescore", action="store_true", help="only judge the rounds beside the page anew")
     chosen = parser.parse_args(arguments)
+    if chosen.rescore:
+        return rescore(parser, chosen.page)
+    if chosen.folder is None:
+        parser.error("FOLDER is missing")
     try:
         if chosen.rounds < 2:
             raise UserError(f"--rounds is {chosen.rounds}, it must be at least 2")
@@ -119,6 +142,41 @@ def check_folder(folder: Path, *, only_score: bool) -> None:
         raise UserError(f"{where}, it must be a folder that can be written")
 
 
+def rescore(parser: argparse.ArgumentParser, target: Path | None) -> int:
+    """Judge the rounds beside a page anew: its tables of cells and choices, the verdicts of its CSV, its figure."""
+    if target is None:
+        parser.error("--rescore needs --page")
+    try:
+        cells, rounds = read_rounds(target)
+        rows = rescored(cells, rounds)
+        text = target.read_text(encoding="utf-8")
+        text = re.sub(r"\nOf \d+ figures: [^\n]*\n", "", text)
+        text = replaced(text, "| cell |", [*cell_table(rows), "", count_line(rows)])
+        text = replaced(text, "| setting |", choice_table(choices_from(cells, rounds)))
+    except (UserError, OSError, ValueError) as error:
+        print(f"campaign: {error}.", file=sys.stderr)
+        return 2
+    for cell in cells:
+        for name, one in rows[cell["cell"]].items():
+            cell |= {
+                f"{name}_bias_low": str(one.bias["low"]), f"{name}_bias_high": str(one.bias["high"]),
+                f"{name}_verdict": one.verdict or "",
+            }  # fmt: skip
+    names = [name.replace("_allowed", "_bar") for name in cells[0]]
+    with target.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(names)
+        for cell in cells:
+            for name in BARRED:
+                bar_name = next(one for one in (f"{name}_allowed", f"{name}_bar") if one in cell)
+                cell[bar_name] = str(BARS[name])
+            table.writerow(cell.values())
+    target.write_text(text, encoding="utf-8")
+    save(bias_figure(rows), target.with_suffix(".png"))
+    print(count_line(rows))
+    return 0
+
+
 def fitted(folder: Path, rounds: int) -> FrozenProfile:
     """The profile of this machine, fitted once."""
     path = folder / PROFILE
@@ -153,30 +211,12 @@ def page(
         f"{link.copy_bandwidth_Bps / 1e9:.1f} GB/s.",
         *host_line(link.host),
         "",
-        "| cell | p50, ms | error | noise | p99, ms | error | noise | throughput, /s | error | noise |",
-        "|---|" + "--:|" * 9,
-    ]
-    for cell in scores:
-        columns = [cell.name]
-        for name in FIGURES:
-            figure = next(one for one in cell.scores.figures if one.name == name)
-            measured = figure.measured if name == "throughput" else 1e3 * figure.measured
-            floor = f"{100 * figure.noise.mean:.1f} %" if figure.noise is not None else "–"
-            mark = "" if figure.verdict != "miss" else " **miss**"
-            columns += [f"{measured:.3g}", f"{100 * (figure.bias['value'] or 0.0):+.1f} %{mark}", floor]
-        lines.append("| " + " | ".join(columns) + " |")
-    lines += [
+        *cell_table(rows_of(scores)),
         "",
-        "| setting | by | measured best | simulator's choice | regret | noise | Kendall |",
-        "|---|---|---|---|--:|--:|--:|",
+        count_line(rows_of(scores)),
+        "",
+        *choice_table(decision),
     ]
-    for one in decision.choices:
-        noise = "–" if one.noise is None else f"{100 * one.noise:.1f} %"
-        rank = "–" if one.kendall is None else f"{one.kendall:.2f}"
-        lines.append(
-            f"| `{one.setting}` ({len(one.candidates)}) | {one.objective} | {one.best} | {one.picked} | "
-            f"{100 * one.regret:.1f} % | {noise} | {rank} |"
-        )
     return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ class Planned:
     processors: int | None = None
 
 
-LENGTHS = (200, 500, 1000, 1500, 2200, 3500, 5000)
+LENGTHS = (150, 300, 500, 800, 1000, 1500, 2200, 3500)
 """Tokens of the requests of the runs that tell latencies: each several times, so that a size has a median."""
 
 

@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 
 from experiments.errors import UserError
+from experiments.intervals import Estimate
 
 FIGURES = ("mean", "p50", "p90", "p99", "throughput")
 """What is scored: four figures of the latency, and deliveries a second."""
 
 BARS: Mapping[str, float] = {"p50": 0.05, "p99": 0.10, "throughput": 0.03}
-"""Relative errors that are allowed, or the noise floor where that is larger."""
+"""Relative errors that are allowed."""
 
-WITHIN, IN_NOISE, MISS = "within", "in the noise", "miss"
+WITHIN, UNTOLD, AT_BAR, OFF = "within the bar", "not told apart", "at the bar", "off"
+NO_INTERVAL = "no interval"
 
 
 def parse_bars(text: str) -> dict[str, float]:
@@ -35,10 +37,21 @@ def parse_bars(text: str) -> dict[str, float]:
     return bars
 
 
-def judge(error: float, bar: float | None, floor: float | None) -> str | None:
-    """What is said of an error: within the bar, else within the noise floor, else a miss; None without a bar."""
-    if bar is None:
+def judge(bias: Estimate, bar: float | None) -> str | None:
+    """What is said of a bias with its interval; None without a bar.
+
+    *within the bar*: the interval lies inside it. *not told apart*: it reaches beyond and holds 0, so the measurement
+    is too rough to say more. *off*: it does not hold 0, and the value is beyond the bar. *at the bar*: it does not hold
+    0, so there is a bias, whose value is inside the bar while its interval reaches beyond. *no interval*: there are too
+    few repeats, and too short.
+    """
+    value, low, high = bias["value"], bias["low"], bias["high"]
+    if bar is None or value is None:
         return None
-    if error <= bar:
+    if low is None or high is None:
+        return NO_INTERVAL
+    if -bar <= low and high <= bar:
         return WITHIN
-    return IN_NOISE if floor is not None and error <= floor else MISS
+    if low <= 0 <= high:
+        return UNTOLD
+    return OFF if abs(value) > bar else AT_BAR

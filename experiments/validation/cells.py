@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.rundir import StoredRun
-from experiments.validation.bars import BARS, MISS
+from experiments.validation.bars import BARS
 from experiments.validation.frozen import FrozenProfile
 from experiments.validation.pairing import Fate, Repeat, pair_run, profile_on
 from experiments.validation.scores import FigureScore, Scores, score
@@ -62,8 +62,8 @@ class CellScore:
 
     @property
     def misses(self) -> list[FigureScore]:
-        """Figures that are off by more than is allowed."""
-        return [one for one in self.scores.figures if one.verdict == MISS]
+        """Figures that are off, or whose value is beyond the bar where nothing says how sure it is."""
+        return [one for one in self.scores.figures if one.missed]
 
 
 def score_cell(

@@ -3,20 +3,23 @@ choice costs.
 
 Cells that differ in a single setting of the system are candidates. Each is judged by an objective, lower is better. The
 *regret* of a choice is how much more the measured objective of the setting that the simulator picks is than that of the
-best measured one.
+best measured one. Which settings may be the best one is told from the measured repeats (``experiments.selection``): a
+choice among them is as good as a measurement can tell, and nothing more is said of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from experiments.intervals import mean
+from experiments.selection import possibly_lowest
 from experiments.validation.cells import CellScore
-from experiments.validation.scores import FigureScore
+from experiments.validation.scores import LATENCY_FIGURES
 
 OBJECTIVES = ("mean", "p50", "p99")
 """Figures of the latency that a setting may be chosen by."""
@@ -30,7 +33,9 @@ class Choice:
 
     ``kendall`` (tau-b), ``spearman``: rank correlation of the measured and the predicted objective; None where either
     is the same for all. ``regret``: relative. ``noise``: the larger noise floor of the objective in the two settings
-    in question, None without repeats. ``good``: whether the regret is no more than that (0 without repeats).
+    in question, None without repeats. ``alike``: the settings that the measured repeats cannot tell from the best one;
+    None where the candidates have not the same number of repeats, or only one. ``good``: whether the picked one is
+    among them, or the best one measured where that is not known.
     """
 
     setting: str
@@ -44,34 +49,78 @@ class Choice:
     spearman: float | None
     regret: float
     noise: float | None
+    alike: tuple[str, ...] | None
 
     @property
     def good(self) -> bool:
         """Whether nobody could tell the picked setting from the best one."""
-        return self.regret <= (self.noise or 0.0)
+        return self.picked in self.alike if self.alike is not None else self.regret == 0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """All choices that the cells allow; none if no two of them differ in one setting only."""
+    """All choices that the cells allow, and ``left_out``: a sentence for every cell that is a candidate for none."""
 
     choices: tuple[Choice, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cell as a choice sees it. ``values``: by objective, those of the repeats, measured and predicted, and the noise
+    floor."""
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+    values: Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]
 
 
 def decide(cells: Sequence[CellScore]) -> Decision:
     """Every setting that some of ``cells`` differ in alone, by every objective."""
-    choices = []
-    for setting, members in _groups(cells):
-        for objective in OBJECTIVES:
-            choices.append(_choose(setting, objective, members))
-    return Decision(tuple(choices))
+    return choices_of([_candidate(cell) for cell in cells])
 
 
-def _groups(cells: Sequence[CellScore]) -> list[tuple[str, list[CellScore]]]:
+def _candidate(cell: CellScore) -> Candidate:
+    values = {}
+    for objective in OBJECTIVES:
+        statistic = LATENCY_FIGURES[objective]
+        measured, predicted = ([statistic(one.latencies_s[side]) for one in cell.repeats] for side in (0, 1))
+        noise = next(one for one in cell.scores.figures if one.name == objective).noise
+        values[objective] = measured, predicted, None if noise is None else noise.mean
+    return Candidate(cell.name, cell.kind, cell.settings, values)
+
+
+def choices_of(candidates: Sequence[Candidate]) -> Decision:
+    """Every setting that some candidates differ in alone, by every objective."""
+    groups = _groups(candidates)
+    choices = [_choose(setting, objective, members) for setting, members in groups for objective in OBJECTIVES]
+    chosen = [one for _, members in groups for one in members]
+    left_out = [_why_left_out(one, candidates) for one in candidates if one not in chosen]
+    return Decision(tuple(choices), tuple(one for one in left_out if one))
+
+
+def _why_left_out(candidate: Candidate, others: Sequence[Candidate]) -> str:
+    """In what a cell differs from the one that is most like it: from more than one setting nothing can be chosen."""
+    found = [
+        ([name for name in sorted({*candidate.settings, *other.settings})
+          if candidate.settings.get(name) != other.settings.get(name)], other)
+        for other in others if other is not candidate and other.kind == candidate.kind
+    ]  # fmt: skip
+    if not found:
+        return ""
+    names, other = min(found, key=lambda one: len(one[0]))
+    return (
+        f"{candidate.name} is a candidate for no setting: from {other.name}, which is most like it, it differs in "
+        f"{', '.join(names)}; candidates differ in one setting of protocol, encode or language alone"
+    )
+
+
+def _groups(cells: Sequence[Candidate]) -> list[tuple[str, list[Candidate]]]:
     names = sorted({name for cell in cells for name in cell.settings if name.startswith(SECTIONS)})
     found = []
     for name in names:
-        groups: list[tuple[tuple[Any, ...], list[CellScore]]] = []
+        groups: list[tuple[tuple[Any, ...], list[Candidate]]] = []
         for cell in cells:
             rest = (cell.kind, {key: value for key, value in cell.settings.items() if key != name})
             for known, members in groups:
@@ -84,16 +133,20 @@ def _groups(cells: Sequence[CellScore]) -> list[tuple[str, list[CellScore]]]:
     return found
 
 
-def _choose(setting: str, objective: str, cells: Sequence[CellScore]) -> Choice:
-    scores: list[FigureScore] = [next(one for one in cell.scores.figures if one.name == objective) for cell in cells]
-    measured, predicted = [one.measured for one in scores], [one.predicted for one in scores]
+def _choose(setting: str, objective: str, cells: Sequence[Candidate]) -> Choice:
+    values = [cell.values[objective] for cell in cells]
+    measured, predicted = ([mean(np.asarray(one)) for one in side] for side in
+                           ([own for own, _, _ in values], [other for _, other, _ in values]))  # fmt: skip
     picked, best = pick(measured, predicted), int(np.argmin(measured))
-    noises = [noise.mean for one in (scores[picked], scores[best]) if (noise := one.noise) is not None]
+    noises = [noise for *_, noise in (values[picked], values[best]) if noise is not None]
     names = tuple(str(cell.settings.get(setting)) for cell in cells)
+    repeats = [one for one, *_ in values]
+    known = len({len(one) for one in repeats}) == 1 and len(repeats[0]) > 1
     return Choice(
         setting=setting, objective=objective, candidates=names, measured_s=tuple(measured),
         predicted_s=tuple(predicted), picked=names[picked], best=names[best], kendall=kendall(measured, predicted),
         spearman=spearman(measured, predicted), regret=regret(measured, predicted), noise=max(noises, default=None),
+        alike=tuple(names[place] for place in possibly_lowest(repeats)) if known else None,
     )  # fmt: skip
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.drawing import COLOURS, MAX_POINTS, new_figure, plain_log_axis, save, styled
 from experiments.intervals import Samples
 from experiments.validation.agreement import quantile_pairs
-from experiments.validation.bars import MISS
+from experiments.validation.bars import AT_BAR, OFF, UNTOLD, WITHIN
 from experiments.validation.cells import CellScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from experiments.validation.rescoring import Judged, Rows
 
 PANELS = 12
 """Cells of one figure; further ones are on further figures."""
@@ -71,31 +73,58 @@ def difference_figure(cells: Sequence[CellScore]) -> Figure:
     return _grid(cells, draw)
 
 
-@styled
 def error_figure(cells: Sequence[CellScore]) -> Figure:
-    """The errors that have bars, cell by cell, with their intervals, the noise floor and what is allowed."""
-    figure, panels = new_figure(1, len(BARRED), (11.0, 1.6 + 0.32 * len(cells)), sharey=True)
-    places = np.arange(len(cells))
+    """The biases that have bars, cell by cell, with their intervals, the bar, and the noise of one repeat in grey."""
+    from experiments.validation.rescoring import rows_of
+
+    return bias_figure({_title(name): row for name, row in rows_of(cells).items()})
+
+
+@styled
+def bias_figure(rows: Rows) -> Figure:
+    """``error_figure`` of figures that have been judged, by cell."""
+    figure, panels = new_figure(1, len(BARRED), (11.0, 2.0 + 0.32 * len(rows)), sharey=True)
+    places = np.arange(len(rows))
     for axes, name in zip(panels, BARRED, strict=True):
-        for place, cell in zip(places, cells, strict=True):
-            one = next(figure for figure in cell.scores.figures if figure.name == name)
-            if one.noise is not None:
-                axes.barh(place, 100 * one.noise.mean, height=0.7, color="#cccccc")
-            if one.allowed is not None:
-                axes.plot([100 * one.allowed] * 2, [place - 0.38, place + 0.38], color="#444444", linewidth=1.2)
-            colour = COLOURS[0] if one.verdict is None else COLOURS[1] if one.verdict == MISS else COLOURS[2]
-            low, high = one.error["low"], one.error["high"]
-            if low is not None and high is not None:
-                axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.2)
-            value = one.error["value"]
-            if value is not None and math.isfinite(value):
-                axes.plot(100 * value, place, "o", color=colour, markersize=5)
+        for place, row in zip(places, rows.values(), strict=True):
+            draw_bias(axes, int(place), row[name])
         axes.set_title(name)
-        axes.set_xlabel("error (%); grey: noise floor, line: allowed")
-        axes.set_xlim(left=0)
-    panels[0].set_yticks(places, [_title(cell.name) for cell in cells])
+        axes.axvline(0.0, color="#999999", linewidth=0.7)
+        axes.set_xlabel("predicted / measured − 1 (%)")
+    panels[0].set_yticks(places, list(rows))
     panels[0].invert_yaxis()
+    key_of_verdicts(figure)
     return figure
+
+
+VERDICT_COLOURS = {WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_BAR: COLOURS[5], OFF: COLOURS[1]}
+
+
+def draw_bias(axes: Axes, place: int, one: Judged) -> None:
+    """One bias with its interval, in the colour of its verdict; ticks at the bar, the noise of one repeat in grey."""
+    bias, bar, noise, verdict = one.bias, one.bar, one.noise, one.verdict
+    if noise is not None:
+        axes.barh(place, 200 * noise, left=-100 * noise, height=0.7, color="#dddddd")
+    if bar is not None:
+        for edge in (-100 * bar, 100 * bar):
+            axes.plot([edge] * 2, [place - 0.38, place + 0.38], color="#444444", linewidth=1.2)
+    colour = VERDICT_COLOURS.get(verdict or "", "#444444")
+    low, high, value = bias["low"], bias["high"], bias["value"]
+    if low is not None and high is not None:
+        axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.4)
+    if value is not None and math.isfinite(value):
+        axes.plot(100 * value, place, "o", color=colour, markersize=4.5)
+
+
+def key_of_verdicts(figure: Figure) -> None:
+    """What the colours, the ticks and the grey mean, below the figure."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Line2D([], [], marker="o", color=one, label=name) for name, one in VERDICT_COLOURS.items()]
+    handles.append(Line2D([], [], color="#444444", label="the bar"))
+    handles.append(Patch(color="#dddddd", label="noise of one repeat"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 @styled

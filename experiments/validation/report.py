@@ -15,7 +15,7 @@ from experiments.errors import RunFailedError
 from experiments.plots import KIND_NAMES
 from experiments.present import table
 from experiments.quantiles import LEVELS
-from experiments.rundir import write_json
+from experiments.rundir import StoredRun, write_json
 from experiments.timeline import Scene, timeline, write_timeline
 from experiments.units import format_duration
 from experiments.validation.agreement import quantile_pairs
@@ -23,6 +23,7 @@ from experiments.validation.cells import CellScore
 from experiments.validation.decision import Choice, Decision
 from experiments.validation.figures import draw_all, latencies
 from experiments.validation.frozen import FrozenProfile
+from experiments.validation.lacks import all_lacks
 from experiments.validation.noise import Noise
 from experiments.validation.pairing import BOUNDARY, Repeat
 from experiments.validation.scores import FigureScore
@@ -43,6 +44,8 @@ def report_content(cells: Sequence[CellScore], decision: Decision, profile: Froz
         "merge": "where several ranks record an event, the last of them counts",
         "cells": [_cell(cell) for cell in cells],
         "decision": [{**asdict(one), "good": one.good} for one in decision.choices],
+        "no_choice": list(decision.left_out),
+        "profile_lacks": lacking(cells, profile),
         "stages": {name: {"from": begin, "to": end} for name, (begin, end) in STAGES.items()},
         "misses": misses(cells),
     }
@@ -50,13 +53,21 @@ def report_content(cells: Sequence[CellScore], decision: Decision, profile: Froz
     return plain
 
 
+def lacking(cells: Sequence[CellScore], profile: FrozenProfile) -> list[str]:
+    """A sentence for everything that the profile does not say and a measured run had need of."""
+    return all_lacks([StoredRun(run) for cell in cells for run in cell.runs], profile)
+
+
 def misses(cells: Sequence[CellScore]) -> list[str]:
     """A sentence for every figure that is off by more than is allowed, and for every cell with differing fates."""
     found = []
     for cell in cells:
         for one in cell.misses:
-            error, allowed = one.error["value"], one.allowed
-            found.append(f"{cell.name}: {one.name} is off by {_percent(error)}, allowed are {_percent(allowed)}")
+            sure = "" if one.bias["low"] is not None else ", of which nothing says how sure it is"
+            found.append(
+                f"{cell.name}: {one.called} is off by {_percent(one.bias['value'], '+')} {_span(one.bias, '+')}, "
+                f"the bar is {_percent(one.bar)}{sure}".replace("  ", " ")
+            )
         if cell.fates:
             found.append(f"{cell.name}: {len(cell.fates)} requests ended otherwise on one side, first {cell.fates[0]}")
     return found
@@ -103,15 +114,15 @@ def report_text(cells: Sequence[CellScore], decision: Decision, profile: FrozenP
     parts = [
         f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}",
         *(_about(cell) for cell in cells),
-        table(
-            [("cell", "figure", "measured", "predicted", "bias", "95 %", "noise", "allowed", "verdict"), *_rows(cells)]
-        ),
+        *lacking(cells, profile),
+        table([("cell", "figure", "measured", "predicted", "bias", "95 %", "noise", "bar", "verdict"), *_rows(cells)]),
         table(_agreement_rows(cells)),
     ]
     if stages:
         parts += [_legend(), *(_stages_text(cell) for cell in cells)]
     if decision.choices:
         parts.append(_decision_text(decision))
+    parts += ["\n".join(decision.left_out)] * bool(decision.left_out)
     fates = [str(fate) for cell in cells for fate in cell.fates]
     if fates:
         left = len(fates) - TOLD_FATES
@@ -137,9 +148,9 @@ def _rows(cells: Sequence[CellScore]) -> list[tuple[str, ...]]:
         for number, one in enumerate(cell.scores.figures):
             rows.append(
                 (
-                    "" if number else cell.name, one.name, _shown(one, one.measured), _shown(one, one.predicted),
+                    "" if number else cell.name, one.called, _shown(one, one.measured), _shown(one, one.predicted),
                     _percent(one.bias["value"], "+"), _span(one.bias, "+"), _noise(one.noise),
-                    _percent(one.allowed), one.verdict or "",
+                    _percent(one.bar), one.verdict or "",
                 )
             )  # fmt: skip
     return rows
@@ -190,21 +201,26 @@ def _legend() -> str:
 
 
 def _decision_text(decision: Decision) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("setting", "lowest", "candidates", "picked", "best", "Kendall", "Spearman", "regret", "noise", "")
-    ]
+    heading = "setting,lowest,candidates,picked,best,Kendall,Spearman,regret,noise,cannot be told from the best,verdict"
+    rows: list[tuple[str, ...]] = [tuple(heading.split(","))]
     for one in decision.choices:
         rows.append(
             (
                 one.setting, one.objective, str(len(one.candidates)), one.picked, one.best, _correlation(one.kendall),
-                _correlation(one.spearman), _percent(one.regret), _percent(one.noise), _verdict(one),
+                _correlation(one.spearman), _percent(one.regret), _percent(one.noise),
+                "not known" if one.alike is None else ", ".join(one.alike), _verdict(one),
             )
         )  # fmt: skip
     return f"what the simulator would choose, and what that costs when it is measured\n{table(rows)}"
 
 
 def _verdict(one: Choice) -> str:
-    return "best" if one.regret == 0 else "as good as the best" if one.good else "worse"
+    """What may be said of a choice: nobody can say that one is right of several that cannot be told apart."""
+    if one.alike is None:
+        return "the best measured, of one repeat" if one.regret == 0 else "not the best measured, of one repeat"
+    if not one.good:
+        return "worse"
+    return "the best" if len(one.alike) == 1 else f"one of {len(one.alike)} that cannot be told apart"
 
 
 def _correlation(value: float | None) -> str:
@@ -277,7 +293,7 @@ def _figure(one: FigureScore) -> dict[str, Any]:
         "error": one.error,
         "noise": _noise_content(one.noise),
         "bar": one.bar,
-        "allowed": one.allowed,
+        "called": one.called,
         "verdict": one.verdict,
     }
 
@@ -309,7 +325,7 @@ def _write_csv(cells: Sequence[CellScore], path: Path) -> None:
                 f"{one.name}_measured_{unit}": one.measured, f"{one.name}_predicted_{unit}": one.predicted,
                 f"{one.name}_bias": one.bias["value"], f"{one.name}_bias_low": one.bias["low"],
                 f"{one.name}_bias_high": one.bias["high"],
-                f"{one.name}_noise": None if one.noise is None else one.noise.mean, f"{one.name}_allowed": one.allowed,
+                f"{one.name}_noise": None if one.noise is None else one.noise.mean, f"{one.name}_bar": one.bar,
                 f"{one.name}_verdict": one.verdict,
             }  # fmt: skip
         distance, agreement = cell.scores.wasserstein, cell.scores.agreement

@@ -10,10 +10,10 @@ import numpy as np
 
 from experiments.batching import Statistic
 from experiments.errors import UserError
-from experiments.intervals import Estimate, Samples, mean, quantile
+from experiments.intervals import Estimate, Samples, across_replications, mean, quantile, unbounded
 from experiments.summary import Replication
 from experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1
-from experiments.validation.bars import FIGURES, judge
+from experiments.validation.bars import FIGURES, NO_INTERVAL, OFF, judge
 from experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative
 from experiments.validation.pairing import Repeat
 from experiments.validation.resampling import Draw, Places, Resampling, percentile_interval, resampling
@@ -24,6 +24,8 @@ LATENCY_FIGURES: Mapping[str, Statistic] = {
     "p90": quantile(0.90),
     "p99": quantile(0.99),
 }
+LEAST_BEYOND = 10
+"""Requests that must lie beyond a quantile in every repeat for it to be more than one of them."""
 RARER = {"p50": 0.5, "p90": 0.1, "p99": 0.01}
 """The share of requests beyond a quantile."""
 
@@ -38,8 +40,8 @@ class FigureScore:
     """One figure, predicted against measured.
 
     ``measured``, ``predicted``: means over the repeats, seconds or requests a second. ``bias``: their ratio − 1.
-    ``error``: its absolute value, with the interval of it. ``allowed``: the bar, or the noise floor if that is larger.
-    ``verdict``: see ``bars.judge``.
+    ``error``: its absolute value, with the interval of it. ``verdict``: see ``bars.judge``. ``called``: its name, and
+    what it is where too few requests lie beyond a quantile in some repeat.
     """
 
     name: str
@@ -49,8 +51,15 @@ class FigureScore:
     error: Estimate
     noise: Noise | None
     bar: float | None
-    allowed: float | None
     verdict: str | None
+    called: str
+
+    @property
+    def missed(self) -> bool:
+        """Whether it is off; without an interval, whether its value is beyond the bar."""
+        error = self.error["value"]
+        beyond = self.bar is not None and error is not None and error > self.bar
+        return self.verdict == OFF or (self.verdict == NO_INTERVAL and beyond)
 
 
 @dataclass(frozen=True)
@@ -129,13 +138,42 @@ def _figure(
         return relative(predicted, one)
 
     off = relative(other, own)
-    drawn_off = drawn.values(bias, rarer=rarer)
-    signed = percentile_interval(off, drawn_off)
-    error = percentile_interval(abs(off), [abs(one) for one in drawn_off])
-    floor = None if noise is None else noise.mean
-    verdict = judge(abs(off), bar, floor)
-    allowed = None if bar is None else max(bar, floor or 0.0)
-    return FigureScore(name, own, other, signed, error, noise, bar, allowed, verdict)
+    if drawn.over == "repeats":
+        signed = over_repeats(off, [bias([(number, slice(None))]) for number in range(len(pairs))])
+    else:
+        signed = percentile_interval(off, drawn.values(bias, rarer=rarer))
+    fewest = min(len(measured) for measured, _ in pairs)
+    return FigureScore(name, own, other, signed, size_of(signed), noise, bar, judge(signed, bar), called(name, fewest))
+
+
+def over_repeats(value: float, biases: Sequence[float]) -> Estimate:
+    """``value`` with the t interval of the biases of single repeats, which holds it. Of few repeats the bootstrap's
+    interval is too narrow: by a fifth of nine."""
+    found = across_replications(biases) if all(map(math.isfinite, biases)) else unbounded(value)
+    low, high = found["low"], found["high"]
+    return {
+        "value": value, "low": None if low is None else min(low, value),
+        "high": None if high is None else max(high, value),
+    }  # fmt: skip
+
+
+def size_of(bias: Estimate) -> Estimate:
+    """The absolute value of a bias, with the interval of it."""
+    value, low, high = bias["value"], bias["low"], bias["high"]
+    if value is None or low is None or high is None:
+        return unbounded(None if value is None else abs(value))
+    least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    return {"value": abs(value), "low": least, "high": max(abs(low), abs(high))}
+
+
+def called(name: str, requests: int) -> str:
+    """The name of a figure of so many requests: of a quantile with fewer than ten of them beyond it, which they are."""
+    rarer = RARER.get(name)
+    if rarer is None or requests * rarer >= LEAST_BEYOND:
+        return name
+    place = requests - math.floor((1 - rarer) * (requests - 1) + 1e-9)
+    ordinal = {1: "largest", 2: "2nd largest", 3: "3rd largest"}.get(place, f"{place}th largest")
+    return f"{name} ({ordinal} of {requests})"
 
 
 def _in_latencies(pairs: Sequence[Pair], statistic: Statistic) -> Values:

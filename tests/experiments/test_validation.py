@@ -230,7 +230,7 @@ def test_the_gate(lab: Path, bufferlab: Any) -> None:
     ended = bufferlab("validate", run, "--profile", slow, "--max-error", "p50=0.05")
     assert ended.status == 1
     assert "seed-resume: p50 is off by" in ended.out
-    assert "allowed are 5 %" in ended.out
+    assert "the bar is 5 %" in ended.out
     # Without the gate a miss is told, and no failure.
     told = bufferlab("validate", run, "--profile", slow)
     assert told.status == 0
@@ -264,7 +264,7 @@ def test_everything_is_written(lab: Path, folder: Path, bufferlab: Any) -> None:
     assert cell["stands_in_for_a_measurement"] is True
     assert cell["runs"] == [str(lab / "calm-1024"), str(lab / "again")]
     assert cell["figures"]["p50"]["noise"] == {"floor": 0, "largest": 0, "each": [0, 0]}
-    assert cell["figures"]["p50"]["verdict"] == "miss"
+    assert cell["figures"]["p50"]["verdict"] in {"off", "no interval"}
     assert cell["bland_altman"]["low_s"] < cell["bland_altman"]["bias_s"] < cell["bland_altman"]["high_s"]
     assert [one["name"] for one in cell["stages"]] == list(STAGES) == list(stored["stages"])
     assert len(cell["qq"]["levels"]) == len(cell["qq"]["measured_s"]) == len(cell["qq"]["predicted_s"])

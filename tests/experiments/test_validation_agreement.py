@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
-from experiments.intervals import quantile
+from experiments.intervals import Estimate, quantile
 from experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
-from experiments.validation.bars import BARS, IN_NOISE, MISS, WITHIN, judge, parse_bars
-from experiments.validation.decision import kendall, pick, regret, spearman
+from experiments.validation.bars import AT_BAR, BARS, NO_INTERVAL, OFF, UNTOLD, WITHIN, judge, parse_bars
+from experiments.validation.decision import OBJECTIVES, Candidate, choices_of, kendall, pick, regret, spearman
 from experiments.validation.noise import noise_floor, of_distances, of_rates, of_samples, relative
+from experiments.validation.report import _verdict
 from experiments.validation.resampling import percentile_interval, resampling
+from experiments.validation.scores import called, over_repeats, size_of
 
 # Whole multiples of a power of two, so that sums of them are exact.
 exact = st.integers(-(2**20), 2**20).map(lambda number: number / 64)
@@ -120,13 +123,101 @@ def test_relative_errors() -> None:
     assert (relative(3.0, 2.0), relative(1.0, 2.0), relative(0.0, 0.0), relative(1.0, 0.0)) == (0.5, -0.5, 0, math.inf)
 
 
-def test_an_error_is_within_its_bar_or_the_noise_or_a_miss() -> None:
-    assert judge(0.05, 0.05, None) == WITHIN
-    assert judge(0.06, 0.05, None) == MISS
-    assert judge(0.06, 0.05, 0.06) == IN_NOISE
-    assert judge(0.061, 0.05, 0.06) == MISS
-    assert judge(0.01, 0.05, 0.06) == WITHIN
-    assert judge(9.0, None, 0.0) is None
+@pytest.mark.parametrize(
+    ("low", "value", "high", "verdict"),
+    [
+        (-0.03, 0.01, 0.05, WITHIN),
+        (0.01, 0.02, 0.03, WITHIN),  # a bias that is known, and small
+        (-0.01, 0.03, 0.07, UNTOLD),
+        (-0.01, 0.06, 0.13, UNTOLD),  # beyond the bar, and nobody knows
+        (0.06, 0.07, 0.08, OFF),
+        (0.01, 0.06, 0.11, OFF),
+        (0.01, 0.04, 0.07, AT_BAR),
+        (-0.11, -0.06, -0.01, OFF),
+        (-0.07, -0.04, -0.01, AT_BAR),
+        (0.0, 0.0, 0.0, WITHIN),
+        (None, 0.01, None, NO_INTERVAL),
+    ],
+)
+def test_a_figure_is_judged_by_the_interval_of_its_bias(
+    low: float | None, value: float, high: float | None, verdict: str
+) -> None:
+    bias: Estimate = {"value": value, "low": low, "high": high}
+    assert judge(bias, 0.05) == verdict
+    assert judge(bias, None) is None
+
+
+def test_the_interval_over_repeats_is_that_of_student() -> None:
+    biases = [0.02, 0.05, -0.01, 0.03, 0.04, 0.0, 0.06, 0.01, 0.07]
+    mean, deviation = float(np.mean(biases)), float(np.std(biases, ddof=1))
+    found = over_repeats(mean, biases)
+    half = 2.306004135204166 * deviation / 3  # t of 8 degrees of freedom at 97.5 %
+    assert found == {"value": mean, "low": pytest.approx(mean - half), "high": pytest.approx(mean + half)}
+    assert over_repeats(0.2, biases)["high"] == 0.2  # the ratio of means, which is not the mean of ratios, is in it
+    assert size_of({"value": -0.02, "low": -0.05, "high": 0.01}) == {"value": 0.02, "low": 0.0, "high": 0.05}
+    assert size_of({"value": -0.02, "low": -0.05, "high": -0.01}) == {"value": 0.02, "low": 0.01, "high": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("name", "requests", "wanted"),
+    [
+        ("p99", 1000, "p99"),
+        ("p99", 999, "p99 (11th largest of 999)"),
+        ("p99", 100, "p99 (2nd largest of 100)"),
+        ("p99", 160, "p99 (3rd largest of 160)"),
+        ("p99", 32, "p99 (2nd largest of 32)"),
+        ("p90", 100, "p90"),
+        ("p50", 20, "p50"),
+        ("mean", 3, "mean"),
+    ],
+)
+def test_a_quantile_with_few_requests_beyond_it_is_called_what_it_is(name: str, requests: int, wanted: str) -> None:
+    assert called(name, requests) == wanted
+    if "largest" in wanted:
+        # It lies between the request that it is called and the next larger one.
+        share = {"p99": 0.99, "p90": 0.9}[name]
+        place = int("".join(filter(str.isdigit, wanted.split("(")[1].split(" ")[0])))
+        value = float(np.quantile(np.arange(requests), share))
+        assert requests - place <= value < requests - place + 1
+
+
+# --- choices of which the repeats tell what they tell ---
+
+
+def candidate(name: str, measured: list[float], predicted: float, **settings: Any) -> Candidate:
+    values = dict.fromkeys(OBJECTIVES, (measured, [predicted] * len(measured), 0.1))
+    return Candidate(name, "real", {"workload.rate_rps": 8, **settings}, values)
+
+
+def test_a_choice_is_one_of_those_that_the_repeats_cannot_tell_apart() -> None:
+    tokens = "protocol.sizing.tokens"
+    apart = [
+        candidate("a", [1.0, 1.1, 1.2, 1.1], 1.0, **{tokens: 256}),
+        candidate("b", [1.1, 1.0, 1.1, 1.2], 0.9, **{tokens: 512}),
+        candidate("c", [2.0, 2.1, 2.2, 2.1], 2.0, **{tokens: 8192}),
+    ]
+    found = choices_of(apart).choices[0]
+    assert (found.picked, found.alike, found.good) == ("512", ("256", "512"), True)
+    assert _verdict(found) == "one of 2 that cannot be told apart"
+    worse = choices_of([*apart[:2], candidate("c", [2.0, 2.1, 2.2, 2.1], 0.5, **{tokens: 8192})]).choices[0]
+    assert (worse.good, _verdict(worse)) == (False, "worse")
+    once = choices_of([candidate("a", [1.0], 1.0, **{tokens: 1}), candidate("b", [2.0], 2.0, **{tokens: 2})]).choices[0]
+    assert (once.alike, _verdict(once)) == (None, "the best measured, of one repeat")
+    assert choices_of(apart).left_out == ()
+
+
+def test_cells_that_differ_in_two_settings_are_named_and_do_not_vanish() -> None:
+    two = [
+        candidate("one", [1.0, 1.1], 1.0, **{"protocol.sizing.tokens": 256, "language.tp": 1}),
+        candidate("other", [1.2, 1.3], 1.0, **{"protocol.sizing.tokens": 512, "language.tp": 2}),
+    ]
+    found = choices_of(two)
+    assert found.choices == ()
+    assert len(found.left_out) == 2
+    assert found.left_out[0].startswith(
+        "one is a candidate for no setting: from other, which is most like it, it differs"
+    )
+    assert "language.tp, protocol.sizing.tokens" in found.left_out[0]
 
 
 def test_the_usual_bars() -> None:

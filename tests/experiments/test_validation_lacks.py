@@ -1,0 +1,63 @@
+"""What validate says first: that the profile does not say what a measured run had need of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from experiments.config import Config
+from experiments.loading import load
+from experiments.validation.frozen import FrozenProfile, freeze
+from experiments.validation.lacks import all_lacks
+from sim.host import HostCosts
+
+
+@dataclass
+class Run:
+    """As much of a stored run as counts."""
+
+    config: Config
+    kind: str = "real"
+    processors: int | None = 2
+    path: Path = Path("run")
+
+
+def profile(**fields: Any) -> FrozenProfile:
+    shipped = freeze("tcp-loopback")
+    return FrozenProfile("mine", "0", structs.replace(shipped.link, **fields))
+
+
+def said(run: Run, chosen: FrozenProfile) -> list[str]:
+    return all_lacks([run, run], chosen)  # type: ignore[list-item]
+
+
+def test_processes_that_shared_processors_need_a_host() -> None:
+    config = load("validation-cell", ["encode.tp=2", "language.tp=2", "language.instances=2"])
+    (sentence,) = said(Run(config), profile())
+    assert sentence.startswith("this profile has no [host]: 7 processes shared 2 processors")
+    assert "bufferlab calibrate --here --out my.toml" in sentence
+    assert said(Run(config, processors=8), profile()) == []
+    assert said(Run(config, processors=None), profile()) == []
+    assert said(Run(config, kind="sim"), profile()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "part"),
+    [
+        (["language.tp=2"], {"host": HostCosts()}, "no all-reduces"),
+        (["language.tp=2"], {"host": HostCosts(collective_quantiles_s=(1e-4, 1e-3))}, ""),
+        (["language.turn_s=15ms"], {"host": HostCosts()}, "loops turned every 15 ms"),
+        (["language.turn_s=15ms"], {"host": HostCosts(), "wakeup_s": 4e-4}, ""),
+        ([], {"host": HostCosts()}, ""),
+    ],
+)
+def test_groups_need_all_reduces_and_slow_loops_wake_ups(
+    settings: list[str], fields: dict[str, Any], part: str
+) -> None:
+    found = said(Run(load("validation-cell", settings)), profile(**fields))
+    assert len(found) == bool(part)
+    assert all(part in one for one in found)
