@@ -8,9 +8,11 @@ waited for a process sees its connection break, and a request that may not be gi
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from operator import attrgetter
 
 from protocol.lifecycle import PROCESS_ENDED, life_of_the_lost
 from protocol.recording import Event, Record
@@ -62,6 +64,10 @@ class Accounts:
             self._told[rank_id, generation] = Spool(rank_id)
         return self._told[rank_id, generation]
 
+    def merged(self, clocked: Callable[[Iterable[Record]], Iterable[Record]] = iter) -> Iterable[Record]:
+        """Everything in order of time; see ``records``."""
+        return _Merged(lambda: self.records(clocked))
+
     def records(self, clocked: Callable[[Iterable[Record]], Iterable[Record]] = iter) -> list[Iterable[Record]]:
         """Everything: one for each process and one for what was refused, each in order of time.
 
@@ -75,6 +81,16 @@ class Accounts:
                 records = chain(records, _last_records(rank_id, clocked(told), waiting, time_s))
             each.append(records)
         return each
+
+
+class _Merged:
+    """Records in order of time, read anew whenever they are gone through: those of a long run fill the memory."""
+
+    def __init__(self, parts: Callable[[], list[Iterable[Record]]]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Record]:
+        return heapq.merge(*self._parts(), key=attrgetter("time_s"))
 
 
 def _last_records(rank_id: RankId, told: Iterable[Record], waiting: frozenset[int], time_s: float) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -43,7 +44,8 @@ class Incident(msgspec.Struct, frozen=True):
 
 @dataclass
 class RealOutcome:
-    """What a measured run leaves. ``records`` are merged over all ranks, in order of time.
+    """What a measured run leaves. ``records`` are merged over all ranks, in order of time, and may
+    be gone through several times; they are read from files.
 
     ``requests``: those that were submitted, in order; in a closed loop with the times at which they were.
     A process that was killed takes its part of the counts with it. ``rooms_left`` and ``blocks_lost``
@@ -60,7 +62,7 @@ class RealOutcome:
     killed unplanned, so that their last records may be missing.
     """
 
-    records: list[Record]
+    records: Iterable[Record]
     proof: TransportProof
     verified_rooms: int
     verified_bytes: int

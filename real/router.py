@@ -8,7 +8,7 @@ import math
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from protocol.lifecycle import MEMBER_GRACE_S, PROCESS_ENDED, Instance, Instances, instance_of
@@ -548,8 +548,7 @@ class Router:
 
     def _outcome(self, end_s: float, counters: Mapping[str, Mapping[str, int]]) -> RealOutcome:
         reports = list(self._reports.values())
-        told = self._accounts.records(lambda records: self._ranks.clocked(records, self._zero_s))
-        records = list(heapq.merge(*told, key=lambda record: record.time_s))
+        records = self._accounts.merged(lambda records: self._ranks.clocked(records, self._zero_s))
         failed = {(one.room, one.incarnation) for one in self._conclusions if one.status is not Status.Success}
         succeeded = {(one.room, one.incarnation) for one in self._conclusions} - failed
         return RealOutcome(
@@ -592,7 +591,7 @@ class Router:
         if self._ranks.verify and delivered != compared:
             yield f"{rank_id} delivered {delivered} embeddings and compared {compared}"
 
-    def _proof(self, records: Sequence[Record], counters: Mapping[str, Mapping[str, int]]) -> TransportProof:
+    def _proof(self, records: Iterable[Record], counters: Mapping[str, Mapping[str, int]]) -> TransportProof:
         """The first rank's proof, with what each host sent while its ranks wrote."""
         hosts = self._ranks.hosts
         proof = self._ranks.proofs[min(self._ranks.proofs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import chain
 
 from protocol.laws import LawChecker
@@ -109,3 +110,22 @@ def test_a_room_that_ended_before_its_process_did_is_not_failed_for_want_of_the_
     accounts.add(told((0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0)))
     accounts.end(LANGUAGE, 0, [], 2.0)
     assert lasts(accounts, 1) == [(0.1, Event.SUBMITTED, Status.Bootstrapping, 0)]
+
+
+def test_all_records_are_read_in_order_and_anew_and_never_held_at_once() -> None:
+    accounts = Accounts()
+    for part in range(40):
+        for rank in (0, 1):
+            steps = [(part + step / 1000, 1, Event.SUBMITTED, Status.Bootstrapping, 0, 0, "") for step in range(1000)]
+            accounts.add(Records(RankId(Side.ENCODE, 0, rank), 0, steps))
+    merged = accounts.merged()
+    for _ in range(2):
+        tracemalloc.start()
+        last_s, count = 0.0, 0
+        for record in merged:
+            assert record.time_s >= last_s
+            last_s, count = record.time_s, count + 1
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert count == 80_000
+        assert peak_bytes < 4_000_000, "a list of them takes four times as much"
