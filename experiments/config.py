@@ -777,6 +777,11 @@ class Config(Section):
                 del tree[name]
         return tree
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether anything is made to go wrong."""
+        return bool(self.faults or self.incidents) or self.random_faults.happens
+
     def input_files(self) -> list[Path]:
         """Files the run depends on beside the configuration."""
         policy = file_of(self.protocol.sizing.policy)

@@ -47,6 +47,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     rows += _slo(summary["slo"])
     rows.append(("resumed requests", *_cells(summary["resume"]["rate"], _percent)))
     rows.append(("chunks a request", *_cells(summary["resume"]["mean_chunks"], lambda value: f"{value:.3g}")))
+    for stage, share in summary["utilisation"].items():
+        if share["value"] is not None and not stage.endswith("_pool"):  # these have their mean use below
+            rows.append((f"{stage} busy", *_cells(share, _percent)))
     for side in ("language", "encode"):
         pool = summary[f"{side}_pool"]
         rows.append((f"{side} pool, mean use", *_cells(pool["mean_occupancy"], _percent)))
@@ -59,6 +62,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     lines.extend(f"FAULT: {fault}" for fault in summary.get("faults", ()))
     if summary.get("ended_early"):
         lines.append(f"ENDED EARLY: {summary['ended_early']}")
+    lines.append(summary["capacity"]["sentence"])
     if summary["invariant_violations"]:
         lines.append(f"{summary['invariant_violations']} BROKEN LAWS: this run cannot be trusted")
     lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")

@@ -35,7 +35,8 @@ def replications_of(
     if not 0 <= warmup < fewest:
         raise UserError(f"warmup_requests is {warmup}, it must be from 0 to {fewest - 1} for {str(run.path)!r}")
     slo = Limits(config.slo.ttft_s, config.slo.latency_s)
-    made = [Replication(warmup_requests=warmup, slo=slo) for _ in notes]
+    closed = config.workload.loop == "closed"
+    made = [Replication(warmup_requests=warmup, slo=slo, closed=closed, disturbed=config.disturbed) for _ in notes]
     logs = [RunLog(scenario, one.add, warmup_requests=warmup) for one in made]
     names = ["replication", "room", "arrival_s", "total_tokens", "text_tokens", "images"]
     for replication, room, arrival_s, total, text, images in zip(
@@ -49,5 +50,6 @@ def replications_of(
     for one, log, note in zip(made, logs, notes, strict=True):
         log.finish(note["end_s"])
         one.take(log, note["end_s"])
+        one.adapters = note.get("adapters")
         one.deadlock, one.deadlocks = note["deadlock"], tuple(note["deadlocks"])
     return made

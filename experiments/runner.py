@@ -45,7 +45,10 @@ class Account:
     def __init__(self, config: Config, writer: RunWriter | None) -> None:
         scenario = config.scenario()
         self.replication = Replication(
-            warmup_requests=config.run.warmup_requests, slo=Limits(config.slo.ttft_s, config.slo.latency_s)
+            warmup_requests=config.run.warmup_requests,
+            slo=Limits(config.slo.ttft_s, config.slo.latency_s),
+            closed=config.workload.loop == "closed",
+            disturbed=config.disturbed,
         )
         self.laws = LawChecker(scenario)
         self._writer = writer
@@ -119,11 +122,15 @@ def simulate_one(
             faults=faults,
             concurrency=config.workload.concurrency,
             announce=account.expect,
+            warmup_requests=config.run.warmup_requests,
             draws=lambda name: stream(config.run.seed, replication, "host", name),
         )
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error
     one = account.finish(outcome.end_s, deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
+    start_s, end_s = one.window_s
+    if outcome.adapters_s is not None and end_s > start_s:
+        one.adapters = min(outcome.adapters_s / (end_s - start_s), 1.0)
     forgives = plan is not None and config.scenario().timeout_s is None
     ends = broken_ends(account.laws.open_rooms, outcome, forgives=forgives)
     one.violations += len(ends)

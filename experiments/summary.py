@@ -26,6 +26,13 @@ no interval either.
   held token-seconds no token was meant for; ``blocked_s``, seconds requests waited for blocks, summed over requests,
   and ``blocked_per_request_s``, their mean over all requests, of which most as a rule waited for none. A peak has no
   interval in a single replication: parts of a run say nothing about the highest point of a whole one.
+* ``utilisation``: the share of the window that each stage was busy, a mean over its servers: the ``preprocessing``
+  processors, the ``encoder`` and the ``prefill`` of every instance, the ``writers`` (threads that have anybody to write
+  to), the ``adapters`` (the busier direction; only a simulated link that is shared tells), the blocks of the pools.
+  None where a configuration has no such stage, or a measured run cannot know.
+* ``capacity``: whether the system keeps up with what it is offered (``capacity``): ``verdict`` is within, near, over,
+  closed (a closed loop) or unknown, ``bottleneck`` the stage that holds it back, ``sentence`` says both. ``busy`` has
+  the shares of the time in which requests were *offered*, of pools the share in which requests waited for them.
 * ``deadlock``: whether any replication stood still with requests unfinished; ``deadlock_rate``: the share that did,
   with Wilson's interval.
 * ``warmup``: ``discarded_requests``, how many first requests of all replications together were left out of all figures
@@ -66,6 +73,7 @@ from experiments.batching import (
     of_samples,
     of_series,
 )
+from experiments.capacity import evidence, judge
 from experiments.failures import counted
 from experiments.intervals import (
     NOTHING,
@@ -84,10 +92,13 @@ from experiments.warmup import mser5
 from protocol.naming import put
 from protocol.pooluse import PoolUse, Totals
 from protocol.runlog import RequestRow, RunLog
+from protocol.stageuse import StageUse
 from protocol.status import FINAL, Status
 from protocol.topology import Side
 
 PERCENTS = (50, 90, 99)
+MEASURED_STAGES = ("preprocessing", "encoder", "writers", "prefill")
+"""Stages whose work is in the records of both worlds."""
 NEVER_S = math.nan
 """Stands for the time of something that did not happen."""
 
@@ -119,6 +130,8 @@ class Replication:
 
     warmup_requests: int = 0
     slo: Limits = NO_LIMITS
+    closed: bool = False
+    disturbed: bool = False
     statuses: Counter[str] = field(default_factory=Counter)
     room: array[int] = field(default_factory=lambda: array("q"))
     arrival_s: array[float] = field(default_factory=lambda: array("d"))
@@ -126,7 +139,12 @@ class Replication:
     delivered_s: array[float] = field(default_factory=lambda: array("d"))
     prefilled_s: array[float] = field(default_factory=lambda: array("d"))
     chunks: array[int] = field(default_factory=lambda: array("q"))
+    tokens: array[int] = field(default_factory=lambda: array("q"))
+    timed_out: array[int] = field(default_factory=lambda: array("b"))
     pools: dict[Side, PoolUse] = field(default_factory=dict)
+    stages: dict[str, StageUse] = field(default_factory=dict)
+    waits: dict[Side, StageUse] = field(default_factory=dict)
+    adapters: float | None = None
     reasons: Counter[str] = field(default_factory=Counter)
     end_s: float = 0.0
     window_end_s: float | None = None
@@ -149,6 +167,8 @@ class Replication:
         self.delivered_s.append(row.delivered_s if row.delivered_s is not None and delivered else NEVER_S)
         self.prefilled_s.append(row.prefilled_s if row.prefilled_s is not None and delivered else NEVER_S)
         self.chunks.append(row.chunks)
+        self.tokens.append(row.total_tokens)
+        self.timed_out.append("timed out" in row.failure)
         if row.failure:
             self.reasons[row.failure] += 1
 
@@ -161,6 +181,8 @@ class Replication:
         """Take what ``log``, which is finished, has of the whole run. ``end_s``: when that ended."""
         self.end_s, self.window_end_s = end_s, log.window_end_s
         self.pools, self.records = log.pools, log.records
+        self.stages = {name: use for name in MEASURED_STAGES if (use := getattr(log, name)) is not None}
+        self.waits = log.waits
 
     @property
     def window_s(self) -> tuple[float, float]:
@@ -172,6 +194,29 @@ class Replication:
         counted = self._counted(self.arrival_s)
         end_s = self.end_s if self.window_end_s is None else self.window_end_s
         return (min(float(counted[0]), end_s) if len(counted) else end_s), end_s
+
+    def courses(self) -> tuple[Samples, Samples, Samples, Samples]:
+        """Of the counted requests, in order of arrival: arrivals, ends of their prefills (NaN: never), whether they
+        timed out, tokens."""
+        names = (self.arrival_s, self.prefilled_s, self.timed_out, self.tokens)
+        arrivals_s, ends_s, timed_out, tokens = (self._counted(values).astype(np.float64) for values in names)
+        return arrivals_s, ends_s, timed_out, tokens
+
+    def busy_until(self, time_s: float) -> dict[str, float | None]:
+        """The share of the time until ``time_s`` that every stage was busy; of the pools, that rooms waited for them.
+
+        Of the adapters it is known for the whole window only.
+        """
+        busy = {name: use.share_until(time_s) for name, use in self.stages.items()}
+        busy |= {f"{side.value}_pool": use.share_until(time_s) for side, use in self.waits.items()}
+        return {**busy, "adapters": self.adapters}
+
+    def filled_until(self, side: Side, time_s: float) -> float:
+        """The share of a pool's blocks that was held until about ``time_s``, on average."""
+        use = self.pools[side]
+        held = _stretches(use, None)[:, 0]
+        held = held[: max(int((time_s - use.start_s) / use.batch_s), 0)] if len(held) else held
+        return float(held.mean()) / use.pool_blocks if len(held) else 0.0
 
     def latencies_s(self) -> Samples:
         """Arrival to delivered of the delivered requests, in order of arrival."""
@@ -296,6 +341,7 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
     rate = unbounded(float(deadlocks)) if len(replications) == 1 else wilson(deadlocks, len(replications))
     return {
         **summary,
+        "capacity": judge([evidence(one) for one in replications]),
         "deadlock": deadlocks > 0,
         "deadlock_rate": rate,
         "warmup": {
@@ -322,6 +368,7 @@ def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:
                 "end_s": one.end_s,
                 "window_start_s": one.window_s[0],
                 "window_end_s": one.window_s[1],
+                "adapters": one.adapters,
                 "deadlock": one.deadlock,
                 "deadlocks": list(one.deadlocks),
                 "faults": list(one.faults),
@@ -382,6 +429,26 @@ def _times(path: str, samples: Callable[[Replication], Samples]) -> list[Figure]
     return [Figure((path, name), measure(statistic)) for name, statistic in statistics.items()]
 
 
+def _utilisation(stage: str) -> Figure:
+    def measure(one: Replication, grid: Grid | None) -> OneRun | None:
+        use = one.stages.get(stage)
+        start_s, end_s = one.window_s
+        if use is None or end_s <= start_s:
+            return None
+        shares = np.array(use.batches) / (use.batch_s * use.servers)
+        if grid is not None and len(shares):
+            group = round(grid.step_s / use.batch_s)
+            count = min(len(shares) // group, grid.steps)
+            shares = shares[: count * group].reshape(count, group).mean(axis=1)
+        return of_series(use.busy_s / (use.servers * (end_s - start_s)), shares)
+
+    return Figure(("utilisation", stage), measure, 1.0)
+
+
+def _adapters(one: Replication, _: Grid | None) -> OneRun | None:
+    return None if one.adapters is None else OneRun(one.adapters, _EMPTY, None)
+
+
 def _slo(name: str, ttft: bool, latency: bool) -> Figure:
     def measure(one: Replication, _: Grid | None) -> OneRun | None:
         met = one.met(ttft, latency)
@@ -398,7 +465,7 @@ def _chunks(one: Replication, _: Grid | None) -> OneRun | None:
     return of_samples(one.chunk_counts(), mean)
 
 
-def _pool(side: Side) -> list[Figure]:
+def _pool(side: Side, *, in_utilisation: bool = False) -> list[Figure]:
     def of_use(make: Callable[[PoolUse, Samples], OneRun | None]) -> Measure:
         return lambda one, grid: make(one.pools[side], _stretches(one.pools[side], grid))
 
@@ -427,6 +494,8 @@ def _pool(side: Side) -> list[Figure]:
         return of_series(use.blocked_s / requests, stretches[:, 3] * use.counted_s / requests)
 
     name = f"{side.value}_pool"
+    if in_utilisation:
+        return [Figure(("utilisation", name), of_use(occupancy), 1.0)]
     return [
         Figure((name, "mean_occupancy"), of_use(occupancy), 1.0),
         Figure((name, "peak_occupancy"), of_use(peak), 1.0),
@@ -461,5 +530,12 @@ FIGURES: tuple[Figure, ...] = (
     Figure(("resume", "mean_chunks"), _chunks),
     *_pool(Side.LANGUAGE),
     *_pool(Side.ENCODE),
+    _utilisation("preprocessing"),
+    _utilisation("encoder"),
+    _utilisation("writers"),
+    Figure(("utilisation", "adapters"), _adapters, 1.0),
+    _utilisation("prefill"),
+    *_pool(Side.LANGUAGE, in_utilisation=True),
+    *_pool(Side.ENCODE, in_utilisation=True),
 )
 """Every figure that carries an interval, in the order of summary.json."""

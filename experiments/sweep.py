@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.capacity import combined
 from experiments.config import NAME_DIGITS, Config
 from experiments.environment import describe, usable_cpus
 from experiments.errors import RunFailedError, UserError
@@ -72,7 +73,7 @@ RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
 NOT_FIGURES = frozenset(
     {"schema", "kind", "transport", "faults", "ended_early", "wall_s", "requests_per_wall_s", "workload"}
 )
-NOT_COLUMNS = frozenset({"failures", "slo.limits"})
+NOT_COLUMNS = frozenset({"failures", "slo.limits", "capacity"})
 """Parts of a summary that are no figures; some have other fields in every run."""
 TIMES = ("latency_s", "transfer_s")
 OF_SERVED = (*TIMES, "ttft_s")
@@ -397,6 +398,8 @@ def _combined(summaries: Sequence[Any], path: str = "") -> Any:
     first = summaries[0]
     if path == "failures":
         return counted(sum(map(Counter, summaries), Counter()))
+    if path == "capacity":
+        return combined(summaries)
     if isinstance(first, dict):
         if _is_estimate(first):
             # A single replication keeps the interval that its batches gave it.

@@ -120,4 +120,5 @@ def _share(estimate: Estimate) -> str:
 def _remark(cell: Mapping[str, Any]) -> str:
     requests = cell["requests"]
     lost = requests["offered"] - requests["succeeded"]
-    return ("  DEADLOCK" if cell["deadlock"] else "") + (f"  {lost} not delivered" if lost else "")
+    over = "  OVER CAPACITY" if cell["capacity"]["verdict"] == "over" else ""
+    return ("  DEADLOCK" if cell["deadlock"] else "") + over + (f"  {lost} not delivered" if lost else "")

@@ -16,8 +16,9 @@ from protocol.disciplines import make_discipline
 from protocol.pooluse import PoolUse
 from protocol.recording import Event, Record
 from protocol.scenario import Request, Scenario
+from protocol.stageuse import StageUse
 from protocol.status import Status, group_status
-from protocol.topology import RankId, Side
+from protocol.topology import RankId, Side, destinations
 
 _Hold = tuple[int, int, int]
 """Blocks, capacity in tokens, and the tokens of it that have a use: what one room holds on one rank."""
@@ -52,8 +53,11 @@ class _Progress:
     """What is known of one request while it runs."""
 
     __slots__ = (
+        "came_s",
+        "chunk_started_s",
         "chunks",
         "delivered_s",
+        "encode_started_s",
         "encoded_s",
         "failure",
         "first_allocation",
@@ -72,6 +76,9 @@ class _Progress:
         self.request = request
         self.first_allocation: int | None = None
         self.chunks = 0
+        self.came_s = request.arrival_s
+        self.chunk_started_s: dict[RankId, float] = {}
+        self.encode_started_s = 0.0
         self.encoded_s: float | None = None
         self.first_chunk_s: float | None = None
         self.delivered_s: float | None = None
@@ -79,10 +86,17 @@ class _Progress:
         self.released_s: float | None = None
         self.failure = ""
         self.received: dict[RankId, int] = {}
-        self.waiting: set[RankId] = set()
+        self.waiting: dict[RankId, float] = {}
         self.statuses: dict[RankId, Status] = {}
         self.left = ranks  # ranks that have not released the room yet
         self.prefilling = prefilling  # those on which its prefill is not over
+
+
+def _writers(scenario: Scenario) -> int:
+    """Threads that have anybody to write to."""
+    tp, language_tp = scenario.encode_tp, scenario.language_tp
+    writing = sum(bool(destinations(rank, tp, 0, language_tp)) for rank in range(tp))
+    return scenario.encode_instances * writing * min(scenario.transfer_workers, scenario.language_instances)
 
 
 class RunLog:
@@ -95,6 +109,10 @@ class RunLog:
     with the first arrival after ``warmup_requests``, and ends when all ranks are done with the last request: it has
     been delivered or has failed on each, holds nothing there any more, and waits for no prefill. With requests of which
     that is never said (a rank that died says nothing) it ends with the run. Rows are made of all requests.
+
+    ``preprocessing``, ``encoder``, ``writers``, ``prefill``: how busy these stages were in the window, None where there
+    is none. ``waits``: of each side, in the place of busy servers the instances where rooms waited for blocks, for
+    longer than the next turn of their loop.
     """
 
     def __init__(
@@ -119,6 +137,18 @@ class RunLog:
         }
         for use in self.pools.values():
             use.count_from(math.inf)
+        self._turn_s = {side: scenario.services.turn_s(side) for side in Side}
+        self._preparing = scenario.services.preprocess_workers
+        self._worker_of = {str(one): one.instance % scenario.transfer_workers for one in scenario.language_ids()}
+        prepares = scenario.services.preprocess_per_token_s > 0
+        self.preprocessing = StageUse(scenario.encode_instances * self._preparing) if prepares else None
+        self.encoder = StageUse(scenario.encode_instances)
+        self.writers = StageUse(_writers(scenario))
+        self.prefill = StageUse(scenario.language_instances) if scenario.services.prefills else None
+        self.waits = {
+            Side.ENCODE: StageUse(scenario.encode_instances),
+            Side.LANGUAGE: StageUse(scenario.language_instances),
+        }
         self.records = 0
         self.last_time_s = 0.0
 
@@ -135,6 +165,8 @@ class RunLog:
             self._warmup_left -= 1
             if self._warmup_left < 0:
                 self.window_start_s = request.arrival_s
+                for stage in self._stages():
+                    stage.start_s = request.arrival_s
                 for use in self.pools.values():
                     use.count_from(request.arrival_s)
 
@@ -175,6 +207,8 @@ class RunLog:
                 if not self._waits_for_prefill(progress):
                     self._end(progress, time_s)
         elif event is Event.PREFILLED:
+            if rank_id.rank == 0 and self.prefill is not None and progress.delivered_s is not None:
+                self.prefill.serve(rank_id.instance, progress.delivered_s, time_s)
             progress.prefilling -= 1
             progress.prefilled_s = time_s
             if progress.left == 0 and not progress.prefilling:
@@ -201,6 +235,8 @@ class RunLog:
         self.window_start_s = min(self.window_start_s, self.window_end_s)
         for use in self.pools.values():
             use.finish(self.window_end_s, time_s)
+        for stage in self._stages():
+            stage.finish(self.window_end_s)
         for progress in self._open.values():
             self._on_request(self._row(progress))
         self._open.clear()
@@ -211,6 +247,8 @@ class RunLog:
         self, progress: _Progress, time_s: float, rank_id: RankId, event: Event, tokens: int, detail: str
     ) -> None:
         room = progress.request.room
+        if event is Event.SUBMITTED:
+            progress.came_s = time_s
         if event is self._waits_from:
             self._wait(progress, rank_id, time_s)
         elif event is Event.ALLOCATED:
@@ -237,31 +275,52 @@ class RunLog:
 
     def _encode(self, progress: _Progress, time_s: float, rank_id: RankId, event: Event, detail: str) -> None:
         total = progress.request.total_tokens
-        if event is Event.OFFERS_COMPLETE and (progress.request.room, rank_id) not in self._holds:
+        if event is Event.WRITE_DONE:
+            started_s = progress.chunk_started_s.get(rank_id)
+            if started_s is not None:
+                worker = self._worker_of.get(detail.partition(" ")[0], 0)
+                self.writers.serve((rank_id, worker), started_s, time_s)
+        elif event is Event.SUBMITTED:
+            if self.preprocessing is not None and rank_id.rank == 0:
+                self.preprocessing.serve_by_any(rank_id.instance, self._preparing, progress.came_s, time_s)
+        elif event is Event.OFFERS_COMPLETE and (progress.request.room, rank_id) not in self._holds:
             self._wait(progress, rank_id, time_s)
         elif event is Event.ENCODE_STARTED:
+            progress.encode_started_s = time_s
             self._stop_waiting(progress, rank_id, time_s)
             blocks = self._layout.blocks_for(total)
             capacity = blocks * self._layout.block_tokens
             self._change_hold(time_s, rank_id, progress.request.room, blocks, capacity, total)
         elif event is Event.ENCODED:
             progress.encoded_s = time_s
+            if rank_id.rank == 0:
+                self.encoder.serve(rank_id.instance, progress.encode_started_s, time_s)
+        elif event is Event.CHUNK_STARTED:
+            progress.chunk_started_s[rank_id] = time_s
         elif event is Event.CHUNK_DONE and progress.chunks == 0:
             progress.first_chunk_s = time_s
         elif event is Event.FAILED:
             self._stop_waiting(progress, rank_id, time_s)
             progress.failure = progress.failure or detail
 
+    def _stages(self) -> list[StageUse]:
+        stages = [self.encoder, self.writers, *self.waits.values()]
+        return [*stages, *(one for one in (self.preprocessing, self.prefill) if one is not None)]
+
     # --- integrals ---
 
     def _wait(self, progress: _Progress, rank_id: RankId, time_s: float) -> None:
         if rank_id.rank == 0 and rank_id not in progress.waiting:
-            progress.waiting.add(rank_id)
+            progress.waiting[rank_id] = time_s
             self.pools[rank_id.side].wait(time_s, 1)
 
     def _stop_waiting(self, progress: _Progress, rank_id: RankId, time_s: float) -> None:
-        if rank_id in progress.waiting:
-            progress.waiting.remove(rank_id)
+        since_s = progress.waiting.pop(rank_id, None)
+        if since_s is not None:
+            # A turn of the loop is what a room waits for in any case.
+            since_s += self._turn_s[rank_id.side]
+            if time_s > since_s:
+                self.waits[rank_id.side].serve(rank_id.instance, since_s, time_s)
             self.pools[rank_id.side].wait(time_s, -1)
 
     def _change_hold(self, time_s: float, rank_id: RankId, room: int, blocks: int, capacity: int, useful: int) -> None:

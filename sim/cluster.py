@@ -117,6 +117,7 @@ class Cluster:
         self._tells_prefill = scenario.release_after_prefill or self._records_prefill
         self._control_s = link.control_latency_s
         self._wakeup_s = link.wakeup_s
+        self._adapters_before_s = 0.0
         self._failing_writes = bool(scenario.faults)
         self._faults = faults
         self._watcher: Watcher | None = None
@@ -185,6 +186,29 @@ class Cluster:
     @property
     def _living(self) -> Iterator[Core]:
         return (rank.core for rank in self._ranks.values() if not rank.gone)
+
+    def adapters_s(self) -> float | None:
+        """How long adapters worked since ``forget_adapters``, the mean over the busier direction; None if not known."""
+        if not self.link.contended:
+            return None
+        if self.network is None:
+            # One instance writes, a rank at a time to each of its destinations: no receiver has more than its sender.
+            workers = [worker for rank in self._ranks.values() for worker in rank.workers]
+            works_s = [one.work_s for one in workers if isinstance(one, TransferWorker)]
+            writing = [work_s for work_s in works_s if work_s]
+            if not works_s:
+                return None
+            return (sum(writing) / len(writing) if writing else 0.0) - self._adapters_before_s
+        means_s = [0.0]
+        for direction in ("send", "receive"):
+            nodes = [one for one in self.network.statistics() if one.direction == direction]
+            if nodes:
+                means_s.append(sum(one.work_s for one in nodes) / len(nodes))
+        return max(means_s) - self._adapters_before_s
+
+    def forget_adapters(self) -> None:
+        """Count the work of the adapters from now on."""
+        self._adapters_before_s += self.adapters_s() or 0.0
 
     def leftovers(self) -> list[str]:
         """One sentence for every living rank that still has a room or lacks a block; empty after a clean run."""

@@ -280,7 +280,7 @@ class TransferWorker:
     for one worker per rank; a restart changes nothing for the writes that are queued already.
     """
 
-    __slots__ = ("_contacts", "_layout", "_link", "_rank", "busy_s", "free_s")
+    __slots__ = ("_contacts", "_layout", "_link", "_rank", "busy_s", "free_s", "work_s")
 
     def __init__(
         self, link: LinkProfile, layout: BufferLayout, rank: RankId | None = None, contacts: Contacts | None = None
@@ -291,6 +291,7 @@ class TransferWorker:
         self._contacts = contacts
         self.free_s = 0.0
         self.busy_s = 0.0
+        self.work_s = 0.0  # of the adapters
 
     def queue(
         self,
@@ -310,6 +311,7 @@ class TransferWorker:
         if self._contacts is not None and self._rank is not None and destination is not None:
             duration_s += self._contacts.wait_s(self._rank, destination, begin_s)
         self.busy_s += duration_s
+        self.work_s += link.adapter_s(bytes_, pieces)
         self.free_s = begin_s + duration_s
         return self.free_s
 

@@ -21,6 +21,9 @@ from sim.link import LinkProfile
 class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a run came to. A request is concluded when all of its ranks have said so.
 
+    ``adapters_s``: how long the adapters of a rank (or instance) worked, the mean over those of the direction that
+    worked longer; None for a link that nobody shares.
+
     ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, when it was
     seen and the rooms in the cycle (see ``protocol.deadlock``); timers may have ended it. ``leftovers``: a sentence for
     every rank that was not empty at the end; ``ended``: ranks whose processes had ended by then, of which nothing can
@@ -39,6 +42,7 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     bytes_written: int
     bytes_landed: int
     leftovers: tuple[str, ...]
+    adapters_s: float | None = None
     ended: frozenset[RankId] = frozenset()
 
     @property
@@ -59,6 +63,7 @@ def simulate(
     concurrency: int | None = None,
     announce: Callable[[Request], None] | None = None,
     draws: Callable[[str], Generator] | None = None,
+    warmup_requests: int = 0,
 ) -> SimulationOutcome:
     """Run ``requests`` (in order of arrival, pulled one at a time) through ``scenario`` over ``link``.
 
@@ -67,6 +72,8 @@ def simulate(
     whose time is its arrival_s.
 
     ``draws(name)``: the stream of what takes another time every time (see ``sim.host``), always the same if None.
+
+    ``warmup_requests``: how many first requests ``adapters_s`` leaves out.
 
     ``recorder`` and ``run_log`` receive every record in order of time; the run log is told of every request and is
     finished at the end. ``progress(more)`` is told how many more requests are concluded, whenever some are, as that of
@@ -77,6 +84,8 @@ def simulate(
     clock = Clock()
     cluster = make_cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults, draws)
     before = _both(announce, run_log.expect if run_log is not None else None)
+    if warmup_requests and cluster.adapters_s() is not None:
+        before = _both(before, _Warmup(warmup_requests, cluster.forget_adapters))
     if concurrency is None:
         cluster.feed(iter(requests), before)
     else:
@@ -104,7 +113,21 @@ def simulate(
         bytes_landed=cluster.bytes_landed,
         leftovers=tuple(cluster.leftovers()),
         ended=cluster.ended(),
+        adapters_s=cluster.adapters_s(),
     )
+
+
+class _Warmup:
+    """Calls ``over`` when the request after the first ``requests`` comes."""
+
+    def __init__(self, requests: int, over: Callable[[], None]) -> None:
+        self._left = requests
+        self._over = over
+
+    def __call__(self, _: Request) -> None:
+        self._left -= 1
+        if self._left == -1:
+            self._over()
 
 
 def _both(

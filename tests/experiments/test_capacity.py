@@ -1,0 +1,147 @@
+"""The verdict on capacity: queues of known load at every stage, short runs, bursts, closed loops, lost requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.capacity import STAGES
+from experiments.config import Config, parse
+from experiments.runner import simulate_one
+from experiments.summary import summarise
+
+TOKENS = 1000
+SERVICE_S = 0.1
+
+BOTTLENECKS: dict[str, dict[str, Any]] = {
+    "encoder": {"encode": {"base_s": SERVICE_S, "batch_requests": 1}},
+    "prefill": {"language": {"base_s": SERVICE_S, "batch_tokens": TOKENS}},
+    "preprocessing": {"encode": {"preprocess_per_token_s": SERVICE_S / TOKENS, "preprocess_workers": 1}},
+    # A request keeps all 8 blocks of the pool from one turn of the language side to the next but one.
+    "language_pool": {"language": {"pool_blocks": 8, "turn_s": SERVICE_S / 2}, "encode": {"base_s": 0.6 * SERVICE_S}},
+}
+
+
+def config(load: float, requests: int, stage: str, seed: int = 1, **changes: Any) -> Config:
+    tree: dict[str, Any] = {
+        "run": {"seed": seed},
+        "workload": {"lengths": [TOKENS], "requests": requests, "rate_rps": load / SERVICE_S},
+        "protocol": {"block_tokens": 128, "timeout_s": "never", "sizing": {"tokens": 1024}},
+        "encode": {"pool_blocks": 4096},
+        "language": {"pool_blocks": 4096},
+        "model": {"hidden": 64},
+    }
+    for part in (BOTTLENECKS.get(stage, {}), changes):
+        for name, table in part.items():
+            tree[name] = {**tree.get(name, {}), **table}
+    return parse(tree)
+
+
+def verdict(made: Config, replications: int = 1) -> dict[str, Any]:
+    runs = [simulate_one(made, number)[0] for number in range(replications)]
+    summary = summarise(runs, kind="sim", transport="", wall_s=1.0)
+    found: dict[str, Any] = summary["capacity"]
+    assert set(found["busy"]) == set(STAGES) == set(summary["utilisation"])
+    return found
+
+
+@pytest.mark.parametrize("stage", sorted(BOTTLENECKS))
+def test_twelve_tenths_of_what_a_stage_can_do_is_over_its_capacity(stage: str) -> None:
+    found = verdict(config(1.2, 1000, stage))
+    assert (found["verdict"], found["bottleneck"]) == ("over", stage), found
+    if stage != "language_pool":  # what that can do depends on how arrivals meet the turns
+        assert found["served_rps"] == pytest.approx(1 / SERVICE_S, rel=0.03)
+        assert found["growth"] == pytest.approx(found["offered_rps"] * SERVICE_S - 1, abs=0.05)
+    assert f"over capacity: {'requests wait for' if 'pool' in stage else stage}" in found["sentence"]
+    assert "latencies grow with the run's length and are not a steady state" in found["sentence"]
+
+
+@pytest.mark.parametrize("stage", sorted(BOTTLENECKS))
+def test_well_below_it_is_within(stage: str) -> None:
+    for seed in (1, 2, 3):
+        found = verdict(config(0.4 if stage == "language_pool" else 0.7, 400, stage, seed))
+        assert (found["verdict"], found["bottleneck"]) == ("within", None), found
+
+
+@pytest.mark.parametrize("stage", ["encoder", "prefill"])
+def test_nearly_all_of_it_is_near_and_never_over(stage: str) -> None:
+    verdicts = [verdict(config(0.95, 400, stage, seed))["verdict"] for seed in range(1, 9)]
+    assert "over" not in verdicts
+    assert verdicts.count("near") >= 5
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "bandwidth_Bps", "stage"), [(SERVICE_S, 1e9, "writers"), (1e-6, 128_000 / SERVICE_S, "adapters")]
+)
+def test_a_link_that_is_too_slow_is_named(
+    tmp_path: Path,
+    latency_s: float,
+    bandwidth_Bps: float,  # noqa: N803
+    stage: str,
+) -> None:
+    """1000 tokens of 64 bf16 numbers are 128 kB. A thread that waits is a writer's, bytes that move are the adapters'."""
+    profile = tmp_path / "slow.toml"
+    profile.write_text(
+        f"latency_s = {latency_s}\nbandwidth_Bps = {bandwidth_Bps}\nper_piece_s = 0\ncontrol_latency_s = 1e-5\n"
+        f'copy_bandwidth_Bps = 1e10\nshared_by = "rank"\n',
+        encoding="utf-8",
+    )
+    for load, expected in ((1.25, "over"), (0.7, "within")):
+        found = verdict(config(load, 800, "", link={"profile": str(profile)}))
+        assert (found["verdict"], found["bottleneck"]) == (expected, stage if expected == "over" else None), found
+
+
+@pytest.mark.parametrize("requests", [1, 2, 5, 15, 30])
+def test_a_short_run_never_cries_wolf(requests: int) -> None:
+    for seed in range(1, 6):
+        assert verdict(config(1.3, requests, "encoder", seed))["verdict"] != "over"
+
+
+def test_a_burst_is_no_rate() -> None:
+    made = config(1.0, 60, "encoder").tree()
+    del made["workload"]["rate_rps"]
+    assert verdict(parse(made))["verdict"] == "unknown"
+    bursts = config(0.5, 400, "encoder", workload={"cv": 8.0})
+    assert verdict(bursts)["verdict"] != "over"
+
+
+def test_a_closed_loop_is_never_over() -> None:
+    made = config(1.0, 200, "encoder").tree()
+    del made["workload"]["rate_rps"]
+    made["workload"] |= {"loop": "closed", "concurrency": 16}
+    found = verdict(parse(made))
+    assert (found["verdict"], found["bottleneck"]) == ("closed", "encoder")
+
+
+def test_requests_that_time_out_are_demand_as_well() -> None:
+    """Waiting stops growing at the time-out; a fifth of what comes is never served."""
+    found = verdict(config(1.5, 1500, "encoder", protocol={"timeout_s": "5s"}))
+    assert (found["verdict"], found["bottleneck"]) == ("over", "encoder"), found
+
+
+def test_a_death_is_no_overload() -> None:
+    made = config(0.5, 300, "encoder", protocol={"timeout_s": "5s"}).tree()
+    made["incidents"] = [{"kind": "death", "rank": "language0.0", "time_s": "20s"}]
+    assert verdict(parse(made))["verdict"] != "over"
+
+
+def test_more_replications_see_less() -> None:
+    """What one run of 200 cannot tell from chance, ten can."""
+    made = config(1.15, 200, "encoder")
+    alone, together = verdict(made), verdict(made, 10)
+    assert together["noise"] < 0.5 * alone["noise"]
+    assert (together["verdict"], together["bottleneck"]) == ("over", "encoder")
+
+
+def test_utilisation_is_work_over_time() -> None:
+    """400 requests of 0.1 s each at the encoder, and what the other stages take."""
+    one, _ = simulate_one(config(0.7, 400, "encoder"), 0)
+    summary = summarise([one], kind="sim", transport="", wall_s=1.0)
+    start_s, end_s = one.window_s
+    found = {name: estimate["value"] for name, estimate in summary["utilisation"].items()}
+    assert found["encoder"] == pytest.approx(400 * SERVICE_S / (end_s - start_s))
+    assert found["prefill"] is found["preprocessing"] is None
+    assert 0 < found["adapters"] < found["writers"] < 0.05
+    assert found["language_pool"] == summary["language_pool"]["mean_occupancy"]["value"]
