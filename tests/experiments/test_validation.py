@@ -97,7 +97,14 @@ def test_a_simulated_run_is_predicted_without_error(lab: Path, name: str, link: 
     assert all(one.difference_s == 0 and one.measured == one.predicted for one in cell.stages)
     summary = StoredRun(lab / name).summary
     figures = {one.name: one.measured for one in cell.scores.figures}
-    assert figures["throughput"] == pytest.approx(summary["throughput_rps"]["value"])
+    # To the last delivery; the summary's window has what comes after it as well, such as the last prefill.
+    rates = []
+    for _, rows in StoredRun(lab / name).requests().groupby("replication"):
+        arrived_s = rows.sort_values(["arrival_s", "room"])["arrival_s"].iloc[summary["warmup"]["discarded_requests"]]
+        later_s = rows["delivered_s"][rows["delivered_s"] > arrived_s]
+        rates.append(len(later_s) / (later_s.max() - arrived_s))
+    assert figures["throughput"] == pytest.approx(sum(rates) / len(rates))
+    assert figures["throughput"] >= summary["throughput_rps"]["value"] * (1 - 1e-9)
     for figure in ("mean", "p50", "p90", "p99"):
         assert figures[figure] == pytest.approx(summary["latency_s"][figure]["value"])
 
