@@ -65,7 +65,7 @@ def test_what_nobody_served_counts(tmp_path: Path) -> None:
     assert summary["failure_rate"]["value"] == pytest.approx(462 / 480)
     assert 0.25 <= summary["throughput_rps"]["value"] <= 18 / 59
     assert sum(summary["failures"].values()) == summary["requests"]["failed"]
-    assert next(iter(summary["failures"])) == "encode0.0 is down"
+    assert "encode0 is down" in next(iter(summary["failures"]))
 
 
 @pytest.mark.parametrize("settings", [{"loop": "closed", "concurrency": 3}, {}])
