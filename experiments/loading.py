@@ -18,6 +18,9 @@ from protocol.sizing.registry import absolute
 KEPT_WITH_A_FILE = ("service_log_sd",)
 """Settings of a workload that are about the servers rather than the requests, and stay when a file is given."""
 
+ONLY_OF_PRESETS = frozenset({"options", "order", "repeat_probability", "hint"})
+"""Settings of a workload that lengths cannot have."""
+
 
 def example_names() -> list[str]:
     """Names of the shipped examples."""
@@ -81,7 +84,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str
 
     A workload file among them is used as it is: what the configuration says of its own requests (how many, at which
     rate, the options of its preset, how often it is repeated) does not apply to it unless it is among the overrides,
-    too. Returns these settings as ``key = value``.
+    too. Listed requests replace all of that, too, and lengths what only a preset has. Returns these settings as
+    ``key = value``.
     """
     listed = list(overrides)
     given = {override.partition("=")[0].strip() for override in listed}
@@ -90,7 +94,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str
         apply_override(tree, override)
     anchor_files(tree, Path())
     workload = tree.get("workload")
-    if "workload.file" in given and isinstance(workload, dict) and isinstance(workload.get("file"), str):
+    chosen = {"workload", "workload.file"} & given
+    if chosen and isinstance(workload, dict) and isinstance(workload.get("file"), str):
         set_aside += _of_another_source(tree, Path(workload["file"]), given)
     return tuple(set_aside)
 
@@ -103,13 +108,15 @@ def _make_room(tree: dict[str, Any], given: set[str]) -> list[str]:
     if {"workload.rate_rps", "workload.rate_scale"} & given:
         for name in ("rate_rps", "rate_scale"):
             workload.pop(name, None)
-    if "workload.preset" in given:
-        workload.pop("options", None)
-    if "workload.file" not in given:
-        return []
-    # Whoever says how many requests are under way at a time means the loop of the configuration.
-    kept = (*KEPT_WITH_A_FILE, *(["loop"] if "workload.concurrency" in given else []))
-    gone = {name: workload.pop(name) for name in list(workload) if name not in kept}
+    if {"workload.file", "workload.request"} & given:
+        # Whoever says how many requests are under way at a time means the loop of the configuration.
+        kept = {*KEPT_WITH_A_FILE, *(["loop"] if "workload.concurrency" in given else [])}
+        leaving = set(workload) - kept
+    elif "workload.lengths" in given:
+        leaving = set(workload) & ONLY_OF_PRESETS
+    else:
+        leaving = {"options"} & set(workload) if "workload.preset" in given else set()
+    gone = {name: workload.pop(name) for name in list(workload) if name in leaving}
     sources = (*WORKLOAD_SOURCES, "text_tokens")
     told = [(name, value) for name, value in gone.items() if name not in sources and f"workload.{name}" not in given]
     return [f"workload.{name} = {shown(value)}" for name, value in told]
@@ -119,7 +126,8 @@ def _of_another_source(tree: dict[str, Any], path: Path, given: set[str]) -> lis
     """Take out what a file with requests of its own cannot have, once it is known which file that is."""
     gone = []
     workload, run = tree["workload"], tree.get("run")
-    if path.name == TABLE and "workload.service_log_sd" not in given and "service_log_sd" in workload:
+    own = {"workload", "workload.service_log_sd"} & given
+    if path.name == TABLE and not own and "service_log_sd" in workload:
         gone.append(f"workload.service_log_sd = {shown(workload.pop('service_log_sd'))}")
     repeated = isinstance(run, dict) and run.get("replications", 1) != 1 and "run.replications" not in given
     if isinstance(run, dict) and repeated and path.exists():

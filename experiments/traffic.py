@@ -82,7 +82,8 @@ def traffic_of(config: Config) -> Traffic:
     notes = list(made.notes)
     if config.set_aside:
         notes.append(
-            f"not applied to the file: {', '.join(config.set_aside)} (give them in the same command to have them)"
+            f"not applied to the {'file' if workload.file else 'new workload'}: {', '.join(config.set_aside)} "
+            f"(give them in the same command to have them)"
         )
     if config.run.warmup_requests:
         notes.append(f"the first {config.run.warmup_requests} are warm-up and not in the figures")

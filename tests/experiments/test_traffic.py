@@ -253,3 +253,21 @@ def test_what_two_paired_runs_were_asked_is_said(bufferlab: Any, mine: Path) -> 
     ended = bufferlab("paired", "a", "b")
     assert ended.status == 0, ended.err
     assert ended.out.splitlines()[1] == "workload: 50 of 50 requests of mine.csv, 24.5 s, 2/s"
+
+
+def test_what_only_a_preset_has_is_in_nobodys_way(mine: Path) -> None:
+    bimodal = "adversarial-bimodal"
+    lengths = load(bimodal, ["workload.lengths=[500]"])
+    check_requests(lengths, "sim")
+    assert (
+        traffic_of(lengths)
+        .notes[-1]
+        .startswith("not applied to the new workload: workload.order = 'alternating', workload.options = {")
+    )
+    listed = load(bimodal, ["workload.request=[{total_tokens=5}, {total_tokens=7, arrival_s=2}]", "run.replications=1"])
+    assert traffic_of(listed).sentence == "workload: 2 requests listed in the configuration, 2 s, 0.5/s"
+    other = load(bimodal, ["workload.preset=video"])
+    assert (other.workload.options, other.workload.requests) == ({}, 200)
+    whole = load("quickstart", [f"workload={{file='{mine}'}}"])
+    assert arrivals(whole) == WHOLE
+    assert traffic_of(whole).notes[-1].startswith("not applied to the file: run.replications = 5")
