@@ -7,12 +7,9 @@ more beside them; the JSON has the same rows with the whole configuration, the v
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,8 +20,8 @@ import msgspec
 
 from experiments.environment import MOONCAKE_WHEELS, describe, memory_bytes, package_version
 from experiments.errors import UserError
+from experiments.files import Claim, claim_free, free_name, new_folder, require_empty_folder, write_json
 from experiments.present import table
-from experiments.rundir import free_name
 from experiments.units import format_duration, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -126,12 +123,13 @@ def choose_folder(out: Path | None) -> Path:
     """Where the files go: ``out``, which must be new or empty, or the first free ``runs/bench-link``."""
     if out is None:
         return free_name(Path("runs/bench-link"))
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out is {str(out)!r}, it must be a new or empty folder")
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"--out is {str(out)!r}, it must be in a folder that can be written")
+    require_empty_folder(out)
     return out
+
+
+def claim_folder(out: Path | None) -> Claim:
+    """The same place, claimed before anything is measured."""
+    return claim_free(Path("runs/bench-link")) if out is None else Claim(choose_folder(out))
 
 
 def run_sweep(
@@ -319,17 +317,10 @@ def result_text(result: dict[str, Any]) -> str:
 
 
 def write_files(result: dict[str, Any], folder: Path) -> None:
-    """Write the CSV and the JSON under another name and then rename, so that none is ever half there."""
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
+    """Write the CSV and the JSON into ``folder``, which is claimed and appears when both are there."""
+    with new_folder(folder) as partial:
         with (partial / CSV_FILE).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(result["rows"][0]))
             writer.writeheader()
             writer.writerows(result["rows"])
-        (partial / JSON_FILE).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(partial / JSON_FILE, result)

@@ -14,8 +14,8 @@ import msgspec
 from joblib import Parallel, delayed
 
 from experiments.errors import UserError
+from experiments.files import disk_errors, write_json
 from experiments.present import table
-from experiments.rundir import write_json
 from protocol.checker.bounds import Bound
 from protocol.checker.explorer import Exploration, Finding, explore
 from protocol.checker.invariants import STATEMENTS
@@ -160,10 +160,9 @@ def write_schedules(report: dict[str, Any], out: Path) -> list[Path]:
     for violation in report["violations"]:
         slug = re.sub(r"[^a-z0-9]+", "-", violation["configuration"].lower()).strip("-")[:60]
         path = out / f"invariant-{violation['invariant']:02}-{slug}.json"
-        out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        write_json(partial, violation["schedule"])
-        partial.rename(path)
+        with disk_errors(path):
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(path, violation["schedule"])
         violation["file"] = str(path)
         paths.append(path)
     return paths

@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,7 +122,7 @@ def demo(
 ) -> None:
     """The seed's scenarios in both worlds, and a small mixed workload: predicted, then measured over Mooncake."""
     from experiments.demo import run_demo
-    from experiments.rundir import free_name
+    from experiments.files import free_name
 
     target = free_name(Path("runs/demo")) if out is None else out
     with _stdout_kept_for_json(as_json):
@@ -385,12 +385,11 @@ def bench_link(
         block=block, batch=batch, threads=threads, rounds=rounds, transport=transport, device=device, seed=seed,
         min_gbps=min_gbps,
     )  # fmt: skip
-    target = link.choose_folder(out)
-    with bar("bench-link", sweep.steps, "measurements") as shown:
+    with link.claim_folder(out) as claim, bar("bench-link", sweep.steps, "measurements") as shown:
         stream = sys.stderr if as_json else sys.stdout
         result = link.run_sweep(sweep, show=lambda text: shown.say(f"{text}\n", stream), progress=shown.step)
-    link.write_files(result, target)
-    _tell(result, f"{link.result_text(result)}\nwritten to: {target}", as_json=as_json)
+        link.write_files(result, claim.target)
+    _tell(result, f"{link.result_text(result)}\nwritten to: {claim.target}", as_json=as_json)
     raise typer.Exit(DONE if result["passed"] else CHECK_FAILED)
 
 
@@ -584,8 +583,10 @@ def check(
         return
     with bar("check", len(bounds), "configurations") as shown:
         report = checking.check(bounds, jobs=jobs, most_states=most_states, budget_s=budget_s, progress=shown.step)
-    checking.write_schedules(report, out)
-    _tell(report, checking.report_text(report, verbose=verbose), as_json=as_json)
+    try:
+        checking.write_schedules(report, out)
+    finally:  # counterexamples that cannot be written are shown all the same
+        _tell(report, checking.report_text(report, verbose=verbose), as_json=as_json)
     raise typer.Exit(CHECK_FAILED if report["violations"] else DONE)
 
 
@@ -746,26 +747,26 @@ def _run(
     from experiments.errors import RunFaultedError
     from experiments.present import summary_text
     from experiments.progress import bar
-    from experiments.rundir import choose_target
+    from experiments.rundir import claim_target
     from experiments.workload import count_requests
 
-    target = choose_target(config, kind, out, force=force)
-    total = count_requests(config) * config.run.replications
-    with bar(kind, total, "requests") as shown:
+    with ExitStack() as stack:
+        claim = stack.enter_context(claim_target(config, kind, out, force=force))
+        shown = stack.enter_context(bar(kind, count_requests(config) * config.run.replications, "requests"))
         faulted: RunFaultedError | None = None
 
         def begin(plan: str) -> None:
             shown.say(plan, sys.stderr if as_json else sys.stdout)
 
         try:
-            summary = execute(config, target, begin=begin, progress=shown.add, notice=shown.say)
+            summary = execute(config, claim, begin=begin, progress=shown.add, notice=shown.say)
         except RunFaultedError as error:
             faulted, summary = error, error.summary
     if as_json:
         _print_json(summary)
     else:
         print(summary_text(summary))
-        print(f"run directory: {target}")
+        print(f"run directory: {claim.target}")
     if faulted is not None:
         raise faulted
     # The laws are checks that every run states it keeps.
@@ -780,7 +781,9 @@ def _tell(content: Any, text: str, *, as_json: bool) -> None:
 
 
 def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, allow_nan=False))
+    from experiments.files import json_text
+
+    print(json_text(content))
 
 
 @contextmanager
@@ -821,11 +824,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except Exception as error:
         from experiments.errors import RunFailedError, UserError
+        from experiments.files import DISK, reason
 
         if isinstance(error, UserError):
             return _refuse(str(error))
         if isinstance(error, RunFailedError):
             _refuse(str(error))
+            return CHECK_FAILED
+        if isinstance(error, OSError) and error.errno in DISK:
+            if error.filename is None:  # what has no name is what we print to
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _refuse(f"{error.filename or 'standard output'} cannot be read or written: {reason(error)}")
             return CHECK_FAILED
         raise
     if status == INTERRUPTED:  # typer turns Ctrl-C into this by itself

@@ -12,12 +12,13 @@ from experiments.calibration.busy import Busy, BusyWatch
 from experiments.calibration.here import STEPS, fit_here, measure_here
 from experiments.calibration.report import busy_text
 from experiments.equality import compare_runs
-from experiments.errors import RunFailedError, UserError
+from experiments.errors import RunFailedError
+from experiments.files import Claim, require_empty_folder, write_json
 from experiments.forecast import FIGURES, Forecast, content, forecast, outcome_table, outcomes, run_folder, verdict
 from experiments.forecast_figure import plot_forecast
 from experiments.loading import load
 from experiments.progress import bar
-from experiments.rundir import StoredRun, write_json
+from experiments.rundir import StoredRun
 from experiments.runner import run_measured, run_sim
 from experiments.validation.frozen import FrozenProfile, freeze
 from protocol.recording import Event
@@ -50,9 +51,9 @@ def run_demo(
     then measured, ``rounds`` times. Where the real backend is missing, the simulator runs alone and ``real`` says why.
     ``passed`` is False when a world's status paths differ, a byte arrived wrong or a law was broken.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out is {str(out)!r}, it must be a new or empty folder")
+    require_empty_folder(out)
     frozen = None if profile is None else freeze(profile)
+    _held = Claim(out)  # until this returns
     started_s = time.perf_counter()
     missing = why_no_real()
     if missing:

@@ -11,16 +11,29 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import tomli_w
 
 from experiments.config import Config
-from experiments.errors import UserError
+from experiments.errors import RunFailedError, UserError
+from experiments.files import (
+    DISK,
+    Claim,
+    cannot_be_written,
+    claim_free,
+    disk_errors,
+    free_name,
+    put_in_place,
+    require_empty_folder,
+    start_folder,
+    write_json,
+    write_text,
+)
 from protocol.recording import Event, Record
 from protocol.runlog import RequestRow
 from protocol.status import Status
@@ -107,31 +120,50 @@ class RunWriter:
     A context: leaving it without ``publish`` removes everything that was written.
     """
 
-    def __init__(self, target: Path, config: Config) -> None:
-        self.target = target
+    def __init__(self, target: Path | str | Claim, config: Config) -> None:
+        self._claim = target if isinstance(target, Claim) else Claim(target)
+        self.target = self._claim.target
         self._replication = 0
-        self._made_parent = not target.parent.exists()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        self.folder.chmod(0o777 & ~_umask())
-        (self.folder / "config.toml").write_text(tomli_w.dumps(config.tree()), encoding="utf-8")
-        (self.folder / "plots").mkdir()
-        self._events = TableWriter(self.folder / "events.parquet", EVENT_COLUMNS)
-        self._requests = TableWriter(self.folder / "requests.parquet", REQUEST_COLUMNS)
+        try:
+            with disk_errors(self.target):
+                self.folder = start_folder(self.target)
+        except BaseException:
+            self._claim.release()
+            raise
+        self._tables: list[TableWriter] = []
+        try:
+            with disk_errors(self.target):
+                write_text(self.folder / "config.toml", tomli_w.dumps(config.tree()))
+                (self.folder / "plots").mkdir()
+                self._events = self._table("events.parquet", EVENT_COLUMNS)
+                self._requests = self._table("requests.parquet", REQUEST_COLUMNS)
+        except BaseException:
+            self._remove()
+            raise
         self._add_event = self._events.add
         self._until_flush = ROW_GROUP_ROWS
+
+    def _table(self, name: str, columns: dict[str, str]) -> TableWriter:
+        table = TableWriter(self.folder / name, columns)
+        self._tables.append(table)
+        return table
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for table in (self._events, self._requests):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise RunFailedError(cannot_be_written(self.target, error)) from error
+
+    def _remove(self) -> None:
+        for table in self._tables:
             with contextlib.suppress(Exception):
                 table.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._made_parent:
-            with contextlib.suppress(OSError):  # it holds the run, or somebody else's files
-                self.target.parent.rmdir()
+        self._claim.release()
 
     def begin(self, replication: int) -> None:
         """All that comes now belongs to this replication."""
@@ -173,24 +205,7 @@ class RunWriter:
 
     def publish(self) -> None:
         """Move the finished directory to its place, in one step; a run that stands there gives way."""
-        aside: Path | None = None
-        if self.target.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", suffix=".old", dir=self.target.parent))
-            self.target.rename(aside / "run")
-        self.folder.rename(self.target)
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write readable JSON; NaN is refused."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        put_in_place(self.folder, self.target)
 
 
 def is_finished_run(path: Path) -> bool:
@@ -200,6 +215,21 @@ def is_finished_run(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(summary, dict) and summary.get("schema") == SUMMARY_SCHEMA and (path / "config.toml").is_file()
+
+
+def claim_target(config: Config, kind: str, out: Path | None, *, force: bool) -> Claim:
+    """The place of a run, claimed. Raises UserError if it is taken (see ``choose_target``) or cannot be written."""
+    while True:
+        target = choose_target(config, kind, out, force=force)
+        # A measured run without a place of its own takes the next number; two of one simulated run are one too many.
+        claim = claim_free(target) if out is None and kind == "real" else Claim(target)
+        try:
+            if choose_target(config, kind, out, force=force) == target or claim.target != target:
+                return claim
+        except BaseException:
+            claim.release()
+            raise
+        claim.release()  # somebody has finished a run there meanwhile
 
 
 def choose_target(config: Config, kind: str, out: Path | None, *, force: bool) -> Path:
@@ -214,18 +244,14 @@ def choose_target(config: Config, kind: str, out: Path | None, *, force: bool) -
             return target
         return free_name(target)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that the user wants to keep
-    if not out.exists():
-        _check_writable(out)
-        return out
-    if out.is_dir() and not any(out.iterdir()):
-        return out
-    if is_finished_run(out):
+    if is_finished_run(out) and not out.is_mount():
         if force:
             return out
         raise UserError(
             f"--out is {str(out)!r}, which holds a finished run; give a new folder, or --force to replace it"
         )
-    raise UserError(f"--out is {str(out)!r}, it must be a new or empty folder")
+    require_empty_folder(out)
+    return out
 
 
 def _is_of(path: Path, config: Config) -> bool:
@@ -236,21 +262,6 @@ def _is_of(path: Path, config: Config) -> bool:
         return StoredRun(path).config.fingerprint() == config.fingerprint()
     except UserError:
         return False
-
-
-def free_name(path: Path) -> Path:
-    """``path``, or the first of ``path-2``, ``path-3`` … that does not exist."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def _check_writable(out: Path) -> None:
-    parent = next(folder for folder in out.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"--out is {str(out)!r}, it must be in a folder that can be written")
 
 
 # --- reading ---

@@ -13,6 +13,7 @@ import msgspec
 from experiments.config import Config
 from experiments.environment import describe, memory_bytes
 from experiments.errors import RunFailedError, RunFaultedError, UserError
+from experiments.files import Claim
 from experiments.incidents import fault_plan, real_plan
 from experiments.rundir import RunWriter, StoredRun
 from experiments.several_hosts import Meeting, describe_ranks, gathered
@@ -139,7 +140,7 @@ def simulate_one(
 
 def run_sim(
     config: Config,
-    target: Path,
+    target: Path | str | Claim,
     *,
     plots: bool = True,
     timeline: bool = False,
@@ -176,7 +177,7 @@ def run_sim(
 
 def run_measured(
     config: Config,
-    target: Path,
+    target: Path | str | Claim,
     *,
     meeting: Meeting | None = None,
     plots: bool = True,
@@ -209,7 +210,8 @@ def run_measured(
         from real.launcher import run_real
         from real.orders import Heartbeats
 
-        with gathered(config, meeting, notice or (lambda _: None)) as hosts, RunWriter(target, config) as writer:
+        # The place first: that it cannot be written is known before ranks come from their hosts.
+        with RunWriter(target, config) as writer, gathered(config, meeting, notice or (lambda _: None)) as hosts:
             started_s = time.perf_counter()
             replications: list[Replication] = []
             proofs: list[dict[str, Any]] = []

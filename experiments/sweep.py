@@ -17,6 +17,7 @@ out of it. A sweep leaves
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -220,30 +221,30 @@ def run_sweep(
         raise UserError(f"--jobs is {jobs}, it must be at least 1")
     workers = usable_cpus() if jobs is None else jobs
     record = plan.record()
-    store = None
-    if out is not None:
-        store = SweepFolder(out)
-        store.open(record, force=force, replace_old_code=out == plan.target())
-    tasks = plan.tasks
-    kept = [store.load(cell.fingerprint, number) if store is not None else None for cell, number in tasks]
-    results = [None if one is None else _packed(one) for one in kept]
-    pending = [index for index, result in enumerate(results) if result is None]
-    if begin is not None:
-        begin(len(tasks) - len(pending))
-    calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
-    with closing(run_tasks(_task, calls, jobs=workers, executor=executor, address=address)) as finished:
-        for number, result in finished:
-            index = pending[number]
-            cell, replication = tasks[index]
-            if store is not None:
-                store.save(cell.fingerprint, replication, result)
-            results[index] = _packed(result)
-            if notice is not None:
-                for line in result["broken"][:TOLD_LAWS]:
-                    notice(f"broken law in {cell.title()}: {line}")
-            if progress is not None:
-                progress(1)
-    return _finish(plan, record, [result for result in results if result is not None], store, plots=plots)
+    store = None if out is None else SweepFolder(out)
+    with contextlib.nullcontext() if store is None else store:
+        if store is not None:
+            store.open(record, force=force, replace_old_code=out == plan.target())
+        tasks = plan.tasks
+        kept = [store.load(cell.fingerprint, number) if store is not None else None for cell, number in tasks]
+        results = [None if one is None else _packed(one) for one in kept]
+        pending = [index for index, result in enumerate(results) if result is None]
+        if begin is not None:
+            begin(len(tasks) - len(pending))
+        calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
+        with closing(run_tasks(_task, calls, jobs=workers, executor=executor, address=address)) as finished:
+            for number, result in finished:
+                index = pending[number]
+                cell, replication = tasks[index]
+                if store is not None:
+                    store.save(cell.fingerprint, replication, result)
+                results[index] = _packed(result)
+                if notice is not None:
+                    for line in result["broken"][:TOLD_LAWS]:
+                        notice(f"broken law in {cell.title()}: {line}")
+                if progress is not None:
+                    progress(1)
+        return _finish(plan, record, [result for result in results if result is not None], store, plots=plots)
 
 
 def read_sweep(folder: Path | str) -> Sweep:

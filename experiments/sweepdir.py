@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import experiments
 import protocol
@@ -22,6 +22,7 @@ import sim
 from experiments.config import NAME_DIGITS
 from experiments.environment import package_version
 from experiments.errors import UserError
+from experiments.files import LOCK, Claim, disk_errors, json_text, write_atomically, write_json, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +52,7 @@ _SHOWN = frozenset(
         "paired_runs",
         "plots",
     }
-    | {"pages", "present", "progress", "selection", "sweepdir", "sweeptext"}
+    | {"files", "pages", "present", "progress", "selection", "sweepdir", "sweeptext"}
 )
 """Modules and folders of experiments/ that only show, compare or hand out work."""
 
@@ -71,11 +72,19 @@ def code_digest() -> str:
 
 
 class SweepFolder:
-    """The files of one sweep at ``folder``."""
+    """The files of one sweep at ``folder``; a context, which it belongs to alone from ``open`` on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._cells = folder / CELLS_FOLDER
+        self._claim: Claim | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._claim is not None:
+            self._claim.release()
 
     def open(self, plan: dict[str, Any], *, force: bool = False, replace_old_code: bool = False) -> bool:
         """Prepare the directory for the sweep of this plan; whether it goes on with one that was begun before.
@@ -84,20 +93,22 @@ class SweepFolder:
         ``force`` removes another sweep that stands there, ``replace_old_code`` one of the same plan by other code.
         Raises UserError, and changes nothing, if anything else stands there.
         """
-        goes_on = self._check(plan, force=force, replace_old_code=replace_old_code)
-        if not goes_on and self.folder.exists():
-            for name in OWN_NAMES:
-                path = self.folder / name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # First of all, so that whatever else is there is known to be ours.
-        self.write_plan({**plan, "finished": False})
-        self._cells.mkdir(exist_ok=True)
-        for half in self._cells.glob("*.partial"):
-            half.unlink()
+        self._check(plan, force=force, replace_old_code=replace_old_code)
+        self._claim = Claim(self.folder, inside=True)
+        goes_on = self._check(plan, force=force, replace_old_code=replace_old_code)  # now that nobody else is at it
+        with disk_errors(self.folder):
+            if not goes_on:
+                for name in OWN_NAMES:
+                    path = self.folder / name
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)
+            # First of all, so that whatever else is there is known to be ours.
+            self.write_plan({**plan, "finished": False})
+            self._cells.mkdir(exist_ok=True)
+            for half in (*self.folder.glob("*.partial"), *self._cells.glob("*.partial")):
+                half.unlink()
         return goes_on
 
     def _check(self, plan: dict[str, Any], *, force: bool, replace_old_code: bool) -> bool:
@@ -109,7 +120,7 @@ class SweepFolder:
             return False
         if not self.folder.is_dir():
             raise UserError(f"{where} is a file, it must be a folder")
-        names = {path.name for path in self.folder.iterdir() if not path.name.endswith(".partial")}
+        names = {path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".partial"}
         if not names:
             return False
         found = read_plan(self.folder)
@@ -135,8 +146,8 @@ class SweepFolder:
 
     def write_plan(self, content: dict[str, Any]) -> None:
         """Write sweep.json."""
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        _write(self.folder / PLAN_FILE, text.encode())
+        with disk_errors(self.folder):
+            write_json(self.folder / PLAN_FILE, content)
 
     def load(self, fingerprint: str, replication: int) -> Result | None:
         """What is kept of a finished replication of the cell; None if it is not there, cannot be read, or is of
@@ -151,16 +162,15 @@ class SweepFolder:
     def save(self, fingerprint: str, replication: int, result: Result) -> None:
         """Keep a finished replication."""
         kept = {"schema": SWEEP_SCHEMA, "fingerprint": fingerprint, **result}
-        text = json.dumps(kept, allow_nan=False, separators=(",", ":"))
-        _write(self._file(fingerprint, replication), text.encode())
+        with disk_errors(self.folder):
+            write_text(self._file(fingerprint, replication), json_text(kept, indent=None))
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file; the same table gives the same bytes."""
         import pyarrow.parquet as pq
 
-        partial = self.folder / f"{name}.partial"
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(self.folder / name)
+        with disk_errors(self.folder), write_atomically(self.folder / name) as partial:
+            pq.write_table(table, partial, compression="zstd")
 
     def _file(self, fingerprint: str, replication: int) -> Path:
         return self._cells / f"{fingerprint[:NAME_DIGITS]}-{replication}.json"
@@ -189,9 +199,3 @@ def column(values: Sequence[Any]) -> pa.Array:
         if kinds <= allowed:
             return pa.array(values, kind)
     return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

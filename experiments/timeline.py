@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.files import write_atomically
 from experiments.rundir import StoredRun
 from experiments.spans import Write, in_order, writes_of
 from protocol.recording import Event, Record
@@ -107,15 +108,10 @@ def timeline(scenes: Sequence[Scene], *, most_records: int = MOST_RECORDS) -> Ti
 
 def write_timeline(made: Timeline, path: Path) -> None:
     """Write the trace, one event a line; under another name first, so that none is ever half there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write('{"displayTimeUnit": "ms",\n"traceEvents": [\n')
-            file.write(",\n".join(json.dumps(event, allow_nan=False) for event in made.events))
-            file.write("\n]}\n")
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_atomically(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write('{"displayTimeUnit": "ms",\n"traceEvents": [\n')
+        file.write(",\n".join(json.dumps(event, allow_nan=False) for event in made.events))
+        file.write("\n]}\n")
 
 
 def _fitting(scene: Scene, most_records: int) -> int:

@@ -42,7 +42,11 @@ class Spool:
         part = _encoder.encode(self._rest)
         self._rest = []
         self._file.seek(self._end)
-        self._file.write(len(part).to_bytes(_LENGTH_BYTES, "big") + part)
+        try:
+            self._file.write(len(part).to_bytes(_LENGTH_BYTES, "big") + part)
+            self._file.flush()
+        except OSError as error:  # the file has no name, so it is told where it lies
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
         self._end = self._file.tell()
 
     def __iter__(self) -> Iterator[Record]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from experiments.calibration.tables import (
     repeat_spread,
 )
 from experiments.errors import UserError
+from experiments.files import Claim
 from experiments.intervals import Estimate, unbounded
 from experiments.progress import Step
 from experiments.rundir import StoredRun, is_finished_run
@@ -141,6 +141,7 @@ def calibrate(
     taken_from = check_target(holdout, seed, out, base)
     if accounts and out is None:
         raise UserError("--accounts has runs, but there is no --out: the costs are told for a profile, so give one")
+    _held = None if out is None else Claim(out, make_parents=False)  # until this returns
     kept = read_accounts(accounts, paths)
     inputs = read_inputs(paths, progress)
     groups = split(inputs.rows)
@@ -221,7 +222,7 @@ def _check(holdout: str, seed: int, out: Path | None) -> None:
         return
     if out.suffix != ".toml" or out.exists():
         raise UserError(f"--out is {str(out)!r}, it must be a .toml file that does not exist yet")
-    if not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):
+    if not out.absolute().parent.is_dir():
         raise UserError(f"--out is {str(out)!r}, it must be in a folder that can be written")
 
 

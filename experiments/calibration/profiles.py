@@ -13,6 +13,7 @@ import tomli_w
 from experiments.calibration.fitting import Fit
 from experiments.calibration.software import known
 from experiments.errors import RunFailedError
+from experiments.files import disk_errors, write_text
 from sim.link import CALIBRATION, COUNTS, HOST, LinkProfile
 
 REFUSED = 0.15
@@ -68,14 +69,8 @@ def write_profile(path: Path, profile: LinkProfile, calibration: Mapping[str, An
     host = {} if profile.host is None else {HOST: msgspec.structs.asdict(profile.host)}
     content = tomli_w.dumps({**fields, **host, CALIBRATION: without_nothing(calibration)})
     text = "".join(f"# {line}\n" for line in comment.splitlines()) + content
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(path)
-    except OSError as error:
-        raise RunFailedError(f"{str(path)!r} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with disk_errors(path):
+        write_text(path, text)
 
 
 def without_nothing(content: Any) -> Any:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.errors import RunFailedError, UserError
+from experiments.files import FULL, Claim, cannot_be_written, reason, write_atomically
 from experiments.readers.tables import suffix_of
 
 if TYPE_CHECKING:
@@ -60,26 +58,16 @@ def _write(frame: pd.DataFrame, path: Path, option: str) -> None:
     if kind is None:
         raise UserError(f"{option} is {str(path)!r}, its name must end in .csv, .csv.gz or .parquet")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix_of(path), dir=path.parent)
+        with Claim(path, option, make_parents=False), write_atomically(path) as part:
+            if kind == "parquet":
+                frame.to_parquet(part, index=False)
+            elif path.suffix == ".gz":
+                # Without a time and a name inside, the same table gives the same bytes.
+                with part.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+                    frame.to_csv(packed, index=False)
+            else:
+                frame.to_csv(part, index=False, compression=None)
     except OSError as error:
-        raise UserError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror}") from None
-    os.close(handle)
-    part = Path(temporary)
-    try:
-        if kind == "parquet":
-            frame.to_parquet(part, index=False)
-        elif path.suffix == ".gz":
-            # Without a time and a name inside, the same table gives the same bytes.
-            with part.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-                frame.to_csv(packed, index=False)
-        else:
-            frame.to_csv(part, index=False)
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        if error.errno in FULL:
+            raise RunFailedError(cannot_be_written(path, error)) from None
+        raise UserError(f"{option} is {str(path)!r}, which cannot be written: {reason(error)}") from None

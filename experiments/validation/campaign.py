@@ -27,7 +27,8 @@ from experiments.calibration.here import (
     run_folder,
 )
 from experiments.errors import UserError
-from experiments.rundir import StoredRun, write_json
+from experiments.files import write_json
+from experiments.rundir import StoredRun
 from sim.streams import stream
 
 RATES = "rates.json"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
+from experiments.files import Claim
 from experiments.rundir import StoredRun
 from experiments.validation.bars import BARS, parse_bars
 from experiments.validation.cells import CellScore, cells_of, score_cell
@@ -68,7 +70,24 @@ def validate(
         raise UserError("--timeline is given without --out, it needs a folder to write to")
     if out is not None and out.exists():
         raise UserError(f"--out is {str(out)!r}, it must be a folder that does not exist yet")
-    frozen = freeze(profile)
+    with contextlib.nullcontext() if out is None else Claim(out):
+        return _validate(
+            runs, freeze(profile), bars, gated=max_error is not None, out=out, timelines=timelines, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _validate(
+    runs: Sequence[Path],
+    frozen: FrozenProfile,
+    bars: Mapping[str, float],
+    *,
+    gated: bool,
+    out: Path | None,
+    timelines: bool,
+    seed: int,
+    progress: Callable[[str], object],
+) -> Validation:
     members = cells_of([StoredRun(path) for path in runs])
     cells = []
     for name, repeats in members.items():
@@ -76,5 +95,5 @@ def validate(
         for _ in repeats:
             progress(name)
     decision = decide(cells)
-    notes = [] if out is None else write_report(cells, decision, frozen, out, timelines=timelines)
-    return Validation(tuple(cells), decision, frozen, max_error is not None, tuple(notes))
+    notes = [] if out is None else write_report(cells, decision, frozen, out, timelines=timelines, claimed=True)
+    return Validation(tuple(cells), decision, frozen, gated, tuple(notes))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import RunFailedError
+from experiments.files import Claim, new_folder, write_json
 from experiments.plots import KIND_NAMES
 from experiments.present import table
 from experiments.quantiles import LEVELS
-from experiments.rundir import StoredRun, write_json
+from experiments.rundir import StoredRun
 from experiments.timeline import Scene, timeline, write_timeline
 from experiments.units import format_duration
 from experiments.validation.agreement import quantile_pairs
@@ -80,29 +79,21 @@ def write_report(
     folder: Path,
     *,
     timelines: bool = False,
+    claimed: bool = False,
 ) -> list[str]:
     """Write validation.json, cells.csv and figures/ into ``folder``, which appears when it is complete.
 
     ``timelines``: also one trace for every cell, its first repeat, predicted above measured. Returns what is to be said
-    of them. Raises RunFailedError if the folder cannot be written, ValueError for timelines of cells whose records were
-    not kept.
+    of them. ``claimed``: the caller has a claim of the folder. Raises UserError or RunFailedError if the folder cannot
+    be written, ValueError for timelines of cells whose records were not kept.
     """
     notes: list[str] = []
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        partial.mkdir()
-        try:
-            write_json(partial / "validation.json", report_content(cells, decision, profile))
-            _write_csv(cells, partial / "cells.csv")
-            draw_all(cells, partial / "figures")
-            if timelines:
-                notes = _write_timelines(cells, partial / "timelines")
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise RunFailedError(f"{str(folder)!r} cannot be written: {error.strerror}") from None
+    with contextlib.nullcontext() if claimed else Claim(folder), new_folder(folder) as partial:
+        write_json(partial / "validation.json", report_content(cells, decision, profile))
+        _write_csv(cells, partial / "cells.csv")
+        draw_all(cells, partial / "figures")
+        if timelines:
+            notes = _write_timelines(cells, partial / "timelines")
     return notes
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.bench_link import choose_folder, make_sweep, write_files
+from experiments.bench_link import choose_folder, claim_folder, make_sweep, write_files
 from experiments.errors import UserError
 from protocol.recording import Event, Record
 from protocol.status import Status
@@ -299,13 +299,17 @@ def test_a_taken_folder_is_refused_and_kept(tmp_path: Path, monkeypatch: pytest.
     assert choose_folder(taken) == taken
     (taken / "file").write_text("mine")
     with pytest.raises(UserError, match="it must be a new or empty folder"):
-        choose_folder(taken)
+        claim_folder(taken)
     with pytest.raises(UserError, match="in a folder that can be written"):
-        choose_folder(taken / "file" / "below")
+        claim_folder(taken / "file" / "below")
     monkeypatch.chdir(tmp_path)
-    assert choose_folder(None) == Path("runs/bench-link")
+    with claim_folder(None) as claim:
+        assert claim.target == Path("runs/bench-link")
+        with claim_folder(None) as other:  # while the first is being measured
+            assert other.target == Path("runs/bench-link-2")
     (tmp_path / "runs/bench-link").mkdir(parents=True)
-    assert choose_folder(None) == Path("runs/bench-link-2")
+    with claim_folder(None) as claim:
+        assert claim.target == Path("runs/bench-link-2")
 
 
 def test_nothing_half_written_remains(tmp_path: Path) -> None:
