@@ -164,7 +164,8 @@ class Holdings(msgspec.Struct, frozen=True, tag="holdings"):
     """Who holds and who waits for blocks of this rank, as ``protocol.deadlock`` wants to know it.
 
     ``held``: blocks by room. ``queues``: (room, blocks) in the order they are served. ``usable``: by waiting room, what
-    it could be given at most. ``events``: events recorded so far; a rank at which nothing moves records none.
+    it could be given at most. ``moves``: by room that holds blocks, the number of the last event that was recorded of
+    it; one that does not move records none.
     """
 
     rank_id: RankId
@@ -172,7 +173,7 @@ class Holdings(msgspec.Struct, frozen=True, tag="holdings"):
     held: list[tuple[RoomKey, int]]
     queues: list[list[tuple[RoomKey, int]]]
     usable: list[tuple[RoomKey, int]]
-    events: int
+    moves: list[tuple[RoomKey, int]]
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):

@@ -153,6 +153,7 @@ class RankProcess:
         self._usage: Usage | None = None
         self._completions: collections.deque[WriteDone] = collections.deque()
         self._recorded = 0
+        self._moves: dict[int, int] = {}  # by room, the number of the last record
         # A rank writes down when a prefill is over, and stays until the last one is.
         self._records_prefill = self.scenario.services.prefills and not self.is_encode
         self._prefilling = 0  # requests that were delivered and whose prefill is not over
@@ -686,14 +687,15 @@ class RankProcess:
         core = self.core
         queues = [[(demand.key, demand.blocks) for demand in queue] for queue in core.queues()]
         waiting = [key for queue in queues for key, _ in queue]
+        held = core.held_blocks()
         self._tell(
             Holdings(
                 rank_id=self.rank_id,
                 number=number,
-                held=list(core.held_blocks().items()),
+                held=list(held.items()),
                 queues=queues,
                 usable=[(key, core.usable_blocks(key)) for key in waiting],
-                events=self._recorded,
+                moves=[(key, self._moves.get(key[0], 0)) for key in held],
             )
         )
 
@@ -718,6 +720,10 @@ class RankProcess:
         detail: str,
     ) -> None:
         self._recorded += 1
+        if event is Event.RELEASED:
+            self._moves.pop(room, None)
+        else:
+            self._moves[room] = self._recorded
         self.records.append((time_s, room, event, status, tokens, bytes_, detail))
 
 

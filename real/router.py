@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
+from protocol.deadlock import Deadlock
 from protocol.lifecycle import MEMBER_GRACE_S, PROCESS_ENDED, Instance, Instances, instance_of
 from protocol.messages import Abort
 from protocol.processors import Processors
@@ -41,7 +42,7 @@ from real.orders import (
 from real.outcome import Conclusion, Incident, RealOutcome
 from real.patience import Patience, Watch
 from real.ranks import EXIT_TIMEOUT_S, POLL_S, START_TIMEOUT_S, Child, Ranks
-from real.standstill import LOOK_S, Standstill
+from real.standstill import Standstill, look_s, rooms_of
 from real.transport import TransportProof, with_traffic
 from real.troubles import Troubles
 from real.usage import Counts, Meter, Part, Usage
@@ -51,6 +52,9 @@ LEAD_S = 0.05
 
 LAST_WORDS_S = 0.05
 """How long what a process said before its end may be on its way."""
+
+MOST_DEADLOCKS = 16
+"""Kept of one run, as in a simulated one."""
 
 WATCH_S = 0.25
 """Time between two looks at whether everybody who is waited for gives signs of life."""
@@ -95,6 +99,10 @@ class Router:
         self._planned = [fault for fault in plan if isinstance(fault, ProcessFault | ClientAbort)]
         self._standstill = Standstill()
         self._deadlocks: list[str] = []
+        self._deadlocked_rooms: frozenset[int] = frozenset()
+        self._look_s = look_s(self._scenario.timeout_s)
+        self._concluded_s: dict[tuple[Side, int], float] = {}
+        self._begun_s = time.monotonic()
         self._zero_s = 0.0
         self._news_s = 0.0
         self._looked_s = 0.0
@@ -170,7 +178,7 @@ class Router:
         self._submitted.append(request)
         self._counts.submissions += 1
         key = (request.room, request.incarnation)
-        self._moved()
+        self._progressed()
         groups = ((Side.ENCODE, request.encode_instance), (Side.LANGUAGE, request.language_instance))
         wanted = [rank_id for group in groups for rank_id in self._ranks.members(*group)]
         for group in groups:
@@ -219,9 +227,13 @@ class Router:
         if self._progress is not None:
             self._progress(1)
 
-    def _moved(self) -> None:
+    def _progressed(self) -> None:
         self._news_s = time.monotonic()
         self._watch.moved(self._news_s)
+
+    def _moved(self) -> None:
+        """Something happened to a process, and what was seen of it is of no use any more."""
+        self._progressed()
         self._standstill.forget()
 
     # --- what the ranks say ---
@@ -234,7 +246,8 @@ class Router:
             self._hear_again(speaker, silent_s)
         match order:
             case Concluded(rank_id, room, incarnation, status, reason, generation, records):
-                self._moved()
+                self._progressed()
+                self._concluded_s[rank_id.side, rank_id.instance] = now
                 self._accounts.take(rank_id, generation, records)
                 self._conclude((room, incarnation), rank_id, status, reason)
             case WriteBegins(_, room):
@@ -256,7 +269,7 @@ class Router:
             case Holdings():
                 deadlock = self._standstill.add(order)
                 if deadlock is not None:
-                    self._deadlocked(str(deadlock), [stuck.room for stuck in deadlock.cycle])
+                    self._deadlocked(deadlock)
             case Alive():
                 self._watch.answered(order, now)
             case Broken(rank_id, reason):
@@ -475,21 +488,24 @@ class Router:
 
     def _look_for_deadlock(self) -> None:
         now = time.monotonic()
-        if not self._waiting or self._paused or min(now - self._news_s, now - self._looked_s) < LOOK_S:
+        if not self._waiting or self._paused or now - self._looked_s < self._look_s:
             return
         self._looked_s = now
+        waited_for = {(one.side, one.instance) for members in self._waiting.values() for one in members}
+        if all(now - self._concluded_s.get(group, self._begun_s) < self._look_s for group in waited_for):
+            return
         leaders = {rank_id for rank_id in self._ranks.ids if rank_id.rank == 0 and self._ranks.alive(rank_id)}
         number = self._standstill.begin(leaders)
         for rank_id in sorted(leaders):
             self._ranks.send(rank_id, Describe(number))
 
-    def _deadlocked(self, sentence: str, rooms: list[int]) -> None:
-        known = bool(self._deadlocks) and self._deadlocks[-1].endswith(f": {sentence}")
-        if not known:
-            self._deadlocks.append(f"at {self._now_s():.6f} s: {sentence}")
-        if self._scenario.timeout_s is not None:
-            return  # the rooms' timers end it
-        self._give_up(set(rooms), "given up by the router: it is in a deadlock")
+    def _deadlocked(self, deadlock: Deadlock) -> None:
+        rooms = rooms_of(deadlock)
+        if rooms != self._deadlocked_rooms and len(self._deadlocks) < MOST_DEADLOCKS:
+            self._deadlocks.append(f"at {self._now_s():.6f} s: {deadlock}")
+        self._deadlocked_rooms = rooms
+        if self._scenario.timeout_s is None:  # else the rooms' timers end it
+            self._give_up(set(rooms), "given up by the router: it is in a deadlock")
 
     def _give_up(self, rooms: set[int], reason: str) -> None:
         """Tell all ranks that are not done with these rooms to end them."""

@@ -1,8 +1,9 @@
 """Sees from outside that the rooms of a measured run are in a deadlock, and names them.
 
 The cores live in processes of their own, so nobody sees all of them at one moment. But a deadlock stays: when two looks
-at every group, some time apart, find that not a single event was recorded in between and that rooms wait for each other
-in both, then they also did at every moment between the looks, which makes them one consistent picture.
+at every group, some time apart, find that rooms wait for each other in both, and that no room which holds blocks and
+waits for more recorded a single event in between, then they also did at every moment between the looks, which makes
+them one consistent picture. Others may come and go meanwhile: they hold nothing that these wait for, or give it back.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from protocol.topology import RankId
 from real.orders import Holdings
 
 LOOK_S = 0.4
-"""Time between two looks, and how long nothing must have been concluded before the first: a hundred times what the
-slowest message takes on a busy host, so that what is on its way arrives between two looks and spoils the picture."""
+"""Time between two looks, and how long an instance must have concluded nothing before the first: a hundred times what
+the slowest message takes on a busy host, so that what is on its way comes between two looks and spoils the picture."""
+
+LOOKS_PER_TIMEOUT = 5
+"""Two looks must be over before the timers end what they are to see; where these are short, looks are closer."""
+
+
+def look_s(timeout_s: float | None) -> float:
+    """Time between two looks in a run with these timers."""
+    return LOOK_S if timeout_s is None else min(LOOK_S, max(timeout_s / LOOKS_PER_TIMEOUT, 0.02))
 
 
 class _Seen:
@@ -70,11 +79,28 @@ class Standstill:
         before, self._before = self._before, self._answers
         if not before or before.keys() != self._answers.keys():
             return None
-        if any(before[rank_id].events != one.events for rank_id, one in self._answers.items()):
+        if not _caught(before).items() <= _caught(self._answers).items():
             return None
-        if _deadlock_in(before) is None:
+        first, second = _deadlock_in(before), _deadlock_in(self._answers)
+        if first is None or second is None or rooms_of(first) != rooms_of(second):
             return None
-        return _deadlock_in(self._answers)
+        return second
+
+
+def rooms_of(deadlock: Deadlock) -> frozenset[int]:
+    """The rooms in its cycle."""
+    return frozenset(stuck.room for stuck in deadlock.cycle)
+
+
+def _caught(answers: Mapping[RankId, Holdings]) -> dict[tuple[RankId, RoomKey], tuple[int, int]]:
+    """What rooms that wait for blocks somewhere hold of each pool, and the last event of each there."""
+    waiting = {key for one in answers.values() for queue in one.queues for key, _ in queue}
+    return {
+        (rank_id, key): (dict(one.held)[key], last)
+        for rank_id, one in answers.items()
+        for key, last in one.moves
+        if key in waiting
+    }
 
 
 def _deadlock_in(answers: Mapping[RankId, Holdings]) -> Deadlock | None:

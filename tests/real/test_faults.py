@@ -18,7 +18,7 @@ from real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill,
 from real.faults import CorruptFrame, Kill, Pause, RefuseRegistration, Restart
 from real.launcher import run_real
 from real.orders import GROUP_STATUS, Heartbeats, Holdings
-from real.standstill import Standstill
+from real.standstill import Standstill, look_s
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -254,16 +254,23 @@ def test_the_drills_cover_every_kind_of_fault() -> None:
 # --- standing still, seen from outside ---
 
 
-def holdings(number: int, *, instance: int = 0, events: int = 5, free_again: bool = False) -> Holdings:
-    """Two rooms that hold one block each of a pool of two and want another one."""
+def holdings(
+    number: int,
+    *,
+    instance: int = 0,
+    events: int = 5,
+    free_again: bool = False,
+    queued: tuple[tuple[int, int], ...] = (),
+) -> Holdings:
+    """Two rooms that hold one block each of a pool of two and want another one; behind them those that hold nothing."""
     one, two = (1, 0), (2, 0)
     return Holdings(
         rank_id=RankId(Side.LANGUAGE, instance, 0),
         number=number,
         held=[(one, 1)] if free_again else [(one, 1), (two, 1)],
-        queues=[[(one, 1), (two, 1)]],
-        usable=[(one, 2), (two, 2)],
-        events=events,
+        queues=[[(one, 1), (two, 1), *((key, 1) for key in queued)]],
+        usable=[(one, 2), (two, 2), *((key, 2) for key in queued)],
+        moves=[(one, events)] if free_again else [(one, events), (two, 5)],
     )
 
 
@@ -291,6 +298,17 @@ def test_a_rank_that_recorded_something_between_the_looks_was_not_standing_still
     assert looked(standstill, {RANK}, holdings(1)) is None
     assert looked(standstill, {RANK}, holdings(2, events=6)) is None
     assert looked(standstill, {RANK}, holdings(3, events=6)) is not None
+
+
+def test_rooms_that_come_meanwhile_and_wait_behind_it_change_nothing() -> None:
+    standstill = Standstill()
+    assert looked(standstill, {RANK}, holdings(1)) is None
+    found = looked(standstill, {RANK}, holdings(2, queued=((3, 0), (4, 0))))
+    assert str(found).endswith("(4 rooms are stuck)")
+
+
+def test_looks_are_close_enough_for_short_timers() -> None:
+    assert [look_s(timeout_s) for timeout_s in (None, 60.0, 1.0, 0.01)] == [0.4, 0.4, 0.2, 0.02]
 
 
 def test_rooms_that_could_go_on_are_no_deadlock() -> None:

@@ -28,6 +28,7 @@ from real.orders import (
     Ask,
     Broken,
     Concluded,
+    Describe,
     GiveUp,
     Holdings,
     Order,
@@ -402,19 +403,31 @@ def test_a_closed_loop_ends_as_well() -> None:
     assert "so 8 requests were not handed out any more" in outcome.ended_early
 
 
-def test_deadlocks_are_those_that_the_probe_sees() -> None:
-    """Rooms that time out after nothing moved are none: the ranks say that nobody waits for blocks."""
+@pytest.mark.parametrize("stuck", [True, False])
+def test_deadlocks_are_those_that_the_probe_sees_also_under_traffic(*, stuck: bool) -> None:
+    """Requests come all the time, faster than looks. That rooms time out together does not make a deadlock."""
     stage = Stage()
     rank = stage.played[LANGUAGE]
     rank.concludes = False
-    take = rank.take
+
+    def describe(number: int) -> None:
+        one, two = (1, 0), (2, 0)
+        held = [(one, 1), (two, 1)] if stuck else []
+        queues = [[(one, 1), (two, 1)]] if stuck else []
+        stage.say(Holdings(LANGUAGE, number, held, queues, [(one, 2), (two, 2)], [(key, 7) for key, _ in held]))
+        stage.say(Holdings(ENCODE, number, [], [], [], []))
 
     def answer(order: Order) -> None:
-        if type(order).__name__ == "Describe":
-            stage.say(Holdings(LANGUAGE, order.number, [], [], [], 0))  # type: ignore[union-attr]
-        take(order)
+        if isinstance(order, Describe):
+            describe(order.number)
+        PlayedRank.take(rank, order)
 
     rank.take = answer  # type: ignore[method-assign]
-    stage.at(0.3, lambda: rank.conclude(1, Status.Failed, "timed out while waiting for blocks"))
-    outcome = play(stage, 0.0)
-    assert not outcome.deadlock
+    if not stuck:
+        for room in range(1, 31):
+            stage.at(1.6, lambda room=room: rank.conclude(room, Status.Failed, "timed out while waiting for blocks"))  # type: ignore[misc]
+    outcome = play(stage, *(0.05 * number for number in range(30)))
+    assert outcome.deadlock is stuck
+    if stuck:
+        assert "room 1 holds 1 of language0 and waits for 1 of language0; room 2 holds 1" in outcome.deadlocks[0]
+        assert len(outcome.deadlocks) == 1
