@@ -193,6 +193,18 @@ def real(
             "--wait", metavar="SECONDS", help="How long to wait at --bootstrap for those not yet there. [default: 60]"
         ),
     ] = None,
+    token: Annotated[
+        Path | None,
+        typer.Option(
+            "--token",
+            metavar="FILE",
+            help="The run's token, without which nobody is listened to; the coordinator makes a new one.",
+        ),
+    ] = None,
+    expose: Annotated[
+        bool,
+        typer.Option("--expose", help="Let other hosts reach the ports of the sglang wire, which know no token."),
+    ] = False,
     out: OutOption = None,
     settings: SetOption = None,
     seed: SeedOption = None,
@@ -207,15 +219,21 @@ def real(
     from experiments.several_hosts import WAIT_S, Meeting, Part, take_part
 
     is_rank = any(one is not None for one in (role, rank, host))
-    if bootstrap is None and (is_rank or wait_s is not None):
-        raise UserError("--role, --rank, --host and --wait are for several hosts, they need --bootstrap")
-    meeting = None if bootstrap is None else Meeting(bootstrap, WAIT_S if wait_s is None else wait_s)
+    if bootstrap is None and (is_rank or wait_s is not None or token is not None or expose):
+        raise UserError(
+            "--role, --rank, --host, --wait, --token and --expose are for several hosts, they need --bootstrap"
+        )
+    meeting = None
+    if bootstrap is not None:
+        meeting = Meeting(bootstrap, WAIT_S if wait_s is None else wait_s, token, expose)
     overrides = list(settings or ())
     # As TOML strings, so that a device called 1 stays a name.
     overrides += [f"real.transport={json.dumps(transport)}"] if transport is not None else []
     if meeting is not None and is_rank:
         if role is None or rank is None:
             raise UserError("--role and --rank must both be given for a rank")
+        if expose:
+            raise UserError("--expose is not allowed with --role: the coordinator decides it")
         if out is not None or force or as_json:
             raise UserError("--out, --force and --json are not allowed with --role: the coordinator writes the run")
         if config is None and (overrides or seed is not None):

@@ -217,6 +217,7 @@ def run_measured(
             proofs: list[dict[str, Any]] = []
             ranks: list[dict[str, Any]] = []
             usage: list[dict[str, Any]] = []
+            refused: list[dict[str, Any]] = []
             for number in range(config.run.replications):
                 account = Account(config, writer)
                 requests = list(make_requests(config, number))
@@ -263,6 +264,8 @@ def run_measured(
                 usage.append(_usage(outcome.router_usage, outcome.usage))
                 if hosts is not None:
                     ranks += describe_ranks(hosts, outcome.clocks, number)
+                refused += [{"replication": number, **msgspec.to_builtins(one)} for one in outcome.refused]
+                _tell(notice, [str(one) for one in outcome.refused])
                 _tell(notice, [*ends, *account.laws.examples, *outcome.mismatches])
                 if notice is not None:
                     for incident in outcome.incidents:
@@ -273,7 +276,8 @@ def run_measured(
             summary["replications"] = each(replications)
             summary["workload"] = traffic.content()
             proved = proofs[0] if len(proofs) == 1 else {"actual": transport, "replications": proofs}
-            where = {} if hosts is None else {"hosts": hosts.facts(), "ranks": ranks}
+            where: dict[str, Any] = {"refused": refused}
+            where |= {} if hosts is None else {"hosts": hosts.facts(), "ranks": ranks}
             inputs = config.input_digests()
             writer.finish(
                 summary,

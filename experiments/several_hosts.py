@@ -10,6 +10,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,7 @@ import msgspec
 from experiments.config import Config
 from experiments.environment import describe
 from experiments.errors import UserError
+from experiments.tokens import held, offered
 from protocol.topology import Side
 
 if TYPE_CHECKING:
@@ -31,10 +33,16 @@ ROLES = tuple(side.value for side in Side)
 
 
 class Meeting(msgspec.Struct, frozen=True):
-    """Where the ranks of a run meet: the coordinator's HOST:PORT, and how long one waits there for the others."""
+    """Where the ranks of a run meet: the coordinator's HOST:PORT, and how long one waits there for the others.
+
+    ``token``: the file that has the run's, if one is named. ``expose``: whether the ports of the fork's wire, which
+    ask nobody for a token, may be reached from other hosts.
+    """
 
     bootstrap: str
     wait_s: float = WAIT_S
+    token: Path | None = None
+    expose: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.wait_s < float("inf"):
@@ -66,11 +74,22 @@ def gathered(config: Config, meeting: Meeting | None, say: Callable[[str], None]
     if meeting is None:
         yield None
         return
+    from protocol.wires import SGLANG
+    from real.addresses import is_loopback
     from real.coordinator import Coordinator
 
     with _addresses():
         address, port = _meeting_place(meeting, lowest_port=0)
-    with Coordinator(config.scenario(), address, port, comparable(config)) as hosts:
+    scenario = config.scenario()
+    if scenario.wire == SGLANG and not meeting.expose and not is_loopback(address):
+        raise UserError(
+            f"protocol.wire is 'sglang', whose frames have no place for a token, and --bootstrap is {address}: its "
+            f"ports would obey whoever reaches them; give --expose in a network that you trust"
+        )
+    with (
+        offered(meeting.token, say) as token,
+        Coordinator(scenario, address, port, comparable(config), token, expose=meeting.expose) as hosts,
+    ):
         counts = {side: len(ids) for side, ids in hosts.sides.items()}
         wanted = " and ".join(f"{side.value} ranks 0 to {count - 1}" for side, count in counts.items())
         say(f"waiting at {hosts.address} for {wanted}")
@@ -112,6 +131,7 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
                 config=None if config is None else comparable(config),
                 facts=_facts(),
                 wait_s=meeting.wait_s,
+                token=lambda: held(meeting.token, f"{address}:{port}"),
             )
 
 

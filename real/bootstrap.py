@@ -7,15 +7,21 @@
   its encode ranks' own ``PUT /route`` is taken as well.
 * ``GET /health`` answers as long as the process lives. A language process says in the query who it is, so the probe is
   also a sign of its own life, and is told whether the registry knows it.
+
+With the guard of a run's token every request must be signed (``real.guard``); ``GET /nonce`` is the way to begin. The
+fork's calls have no place for that: where the run speaks its wire they are open, and ours are not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
@@ -23,17 +29,36 @@ import msgspec
 from aiohttp import web
 
 from protocol.topology import RankId, Side
+from real.doors import Door
 from real.engine import EngineError
+from real.guard import (
+    ANSWER_HEADER,
+    NONCE_HEADER,
+    Guard,
+    HttpClient,
+    HttpServer,
+    Refusal,
+    Refusals,
+    parse_signed,
+)
 from real.orders import Route
 from real.threads import FAILURES
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answer = TypeVar("Answer")
 
 POLL_S = 0.02
 REQUEST_TIMEOUT_S = 5.0
 
+LARGEST_REQUEST_BYTES = 1 << 20
+
 MOST_QUOTED = 200
 """Characters of an answer that a message quotes."""
+
+
+_silent = logging.getLogger("bufferlab.registry")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
 
 
 class RegistrationRefused(EngineError):  # noqa: N818 - the registry's decision, not a mistake of ours
@@ -108,6 +133,8 @@ class Registry:
     """The HTTP server, in a daemon thread of its own so that a busy scheduler loop does not delay it.
 
     ``process``: the name of the process it lives in. ``refused``: processes, as (rank, generation), that are not taken.
+    ``guard``: of the run's token; all are served without one. ``fork``: whether the fork's calls are, in any case.
+    ``name``: what the port is called when somebody is refused.
     """
 
     def __init__(
@@ -116,8 +143,16 @@ class Registry:
         process: str,
         encode_tp: int = 1,
         refused: Collection[tuple[RankId, int]] = (),
+        guard: Guard | None = None,
+        *,
+        fork: bool = False,
+        name: str = "registry",
     ) -> None:
         self._listener = listener
+        self._server = None if guard is None else HttpServer(guard)
+        self._fork = fork
+        self._strangers = Refusals(name)
+        self._doors: OrderedDict[Any, Door] = OrderedDict()  # connections that nobody has proved himself on, by handler
         self._process = process
         self._encode_tp = encode_tp
         self._refused = frozenset(refused)
@@ -140,19 +175,72 @@ class Registry:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        app = web.Application()
+        app = web.Application(middlewares=[self._admit], client_max_size=LARGEST_REQUEST_BYTES)
+        app.router.add_get("/nonce", self._nonce)
         app.router.add_put("/route", self._put)
         app.router.add_get("/route", self._look_up)
         app.router.add_get("/routes", self._list)
         app.router.add_get("/health", self._health)
         # Probes keep their connections, which must not hold up the end.
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        # What strangers say is answered and counted, and no news for a log.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, logger=_silent)
         self._loop.run_until_complete(runner.setup())
-        self._loop.run_until_complete(web.SockSite(runner, self._listener).start())
+        served = runner.server
+        assert served is not None
+        open_door = self._loop.create_server(lambda: Door(served(), self._doors, self._strangers), sock=self._listener)
+        server = self._loop.run_until_complete(open_door)
         self._started.set()
         self._loop.run_forever()
+        server.close()
         self._loop.run_until_complete(runner.cleanup())
         self._loop.close()
+
+    def strangers(self) -> list[Refusal]:
+        """Who came to the port and did not hold the token."""
+        return [] if self._server is None else self._strangers.list()
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer those who hold the token; the others are told what to prove, and no more."""
+        try:
+            return await self._answer(request, handler)
+        except web.HTTPException:
+            raise  # how aiohttp says that there is no such call
+        except Exception as error:
+            # A mistake of ours: the registry goes on, and it is not passed over in silence.
+            sys.stderr.write(f"{self._process}: the registry failed at {request.rel_url}: {error!r}\n")
+            return web.Response(status=500, text=f"{type(error).__name__}: {error}")
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._server is None:
+            self._doors.pop(request.protocol, None)
+        if self._server is None or request.path == "/nonce":
+            return await handler(request)
+        body = await request.read()
+        path = _what(request.path, request.query.items())
+        signed = parse_signed(request.headers.get("Authorization", ""))
+        if signed is None or not self._server.knows(signed, request.method, path, body):
+            if self._fork and signed is None and _is_forks(request, body):
+                self._doors.pop(request.protocol, None)
+                return await handler(request)
+            self._strangers.add(request.remote)
+            if request.protocol in self._doors:
+                self._doors[request.protocol].counted = True
+            return web.Response(status=401, text="this registry serves those who hold the run's token")
+        if not self._server.is_new(signed):
+            # For a server that was here before, or said again by somebody else.
+            return web.Response(
+                status=401, text="not for this registry now", headers={NONCE_HEADER: self._server.nonce}
+            )
+        self._doors.pop(request.protocol, None)
+        response = await handler(request)
+        if isinstance(response, web.Response):
+            said = response.body if isinstance(response.body, bytes) else b""
+            response.headers[ANSWER_HEADER] = self._server.sign_answer(signed, response.status, said)
+        return response
+
+    async def _nonce(self, _request: web.Request) -> web.Response:
+        return web.Response(headers={NONCE_HEADER: self._server.nonce if self._server is not None else ""})
 
     async def _put(self, request: web.Request) -> web.Response:
         try:
@@ -160,7 +248,8 @@ class Registry:
             if "role" in msgspec.json.decode(body, type=dict[str, Any]):
                 return self._put_of_fork(msgspec.json.decode(body, type=ForkRoute))
             route = msgspec.json.decode(body, type=Route)
-        except msgspec.DecodeError as error:
+        # msgspec lets two of Python's own errors through: bad UTF-8 (a ValueError) and absurd nesting.
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return web.Response(status=400, text=f"not a route: {error}")
         if (route.rank_id, route.generation) in self._refused:
             return web.Response(status=403, text=f"{route.rank_id} may not register here")
@@ -217,43 +306,70 @@ def _json(content: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
 
+def _is_forks(request: web.Request, body: bytes) -> bool:
+    """Whether this is a call that the fork makes as well."""
+    if request.method == "GET":
+        return request.path in ("/route", "/health")
+    return request.method == "PUT" and request.path == "/route" and b'"role"' in body
+
+
 class RegistryClient:
     """The other end: what a process asks of one registry at ``address`` (host:port).
 
-    Every call raises aiohttp.ClientError or TimeoutError when the registry does not answer as it should.
+    ``guard``: of the run's token, if the registry has one. Every call raises aiohttp.ClientError or TimeoutError when
+    the registry does not answer as it should.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, address: str, guard: Guard | None = None) -> None:
         self.address = address
         self._session = session
+        self._signer = None if guard is None else HttpClient(guard)
+
+    async def _call(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> tuple[int, bytes]:
+        """Ask, and return the answer's status and body."""
+        url, query = f"http://{self.address}{path}", dict(query or {})
+        if self._signer is None:
+            async with self._session.request(method, url, params=query, data=body or None) as answer:
+                return answer.status, await answer.read()
+        for _ in range(2):
+            if not self._signer.nonce:
+                async with self._session.get(f"http://{self.address}/nonce") as answer:
+                    self._signer.nonce = answer.headers.get(NONCE_HEADER, "")
+            signed = self._signer.sign(method, _what(path, query.items()), body)
+            headers = {"Authorization": signed.header()}
+            async with self._session.request(method, url, params=query, data=body or None, headers=headers) as answer:
+                status, said = answer.status, await answer.read()
+                if self._signer.answers(signed, status, said, answer.headers.get(ANSWER_HEADER, "")):
+                    return status, said
+                if status != 401:
+                    raise aiohttp.ClientPayloadError(f"it answers with status {status} and without the run's token")
+                # Another process of ours may have taken the port over.
+                self._signer.nonce = answer.headers.get(NONCE_HEADER, "")
+        raise aiohttp.ClientPayloadError(f"it does not take the run's token: {_shortened(said)}")
 
     async def register(self, own: Route) -> None:
         """Enter ``own``. Raises RegistrationRefused when the registry does not want it."""
-        async with self._session.put(f"http://{self.address}/route", data=msgspec.json.encode(own)) as answer:
-            if answer.status in (400, 403, 409):
-                reason = await answer.text()
-                raise RegistrationRefused(f"the registry at {self.address} refuses {own.rank_id}: {reason}")
-            answer.raise_for_status()
+        status, said = await self._call("PUT", "/route", body=msgspec.json.encode(own))
+        if status in (400, 403, 409):
+            reason = said.decode(errors="replace")
+            raise RegistrationRefused(f"the registry at {self.address} refuses {own.rank_id}: {reason}")
+        _require_ok(status, said)
 
     async def entries(self) -> list[Entry]:
         """All registered processes."""
-        async with self._session.get(f"http://{self.address}/routes") as answer:
-            answer.raise_for_status()
-            return msgspec.json.decode(await answer.read(), type=list[Entry])
+        return _decode(await self._call("GET", "/routes"), list[Entry])
 
     async def health(self, own: Route) -> Health:
         """Probe the registry's process and say that ``own`` lives."""
-        query = {"rank": str(own.rank_id), "process": own.process}
-        async with self._session.get(f"http://{self.address}/health", params=query) as answer:
-            answer.raise_for_status()
-            return msgspec.json.decode(await answer.read(), type=Health)
+        return _decode(await self._call("GET", "/health", {"rank": str(own.rank_id), "process": own.process}), Health)
 
     # --- the calls of the SGLang fork, which its own server answers as well ---
 
     async def register_rank(self, rank: ForkRoute) -> None:
         """Enter an encode rank."""
-        async with self._session.put(f"http://{self.address}/route", data=msgspec.json.encode(rank)) as answer:
-            await _require_ok(answer)
+        _require_ok(*await self._call("PUT", "/route", body=msgspec.json.encode(rank)))
 
     async def sizes(self) -> Sizes:
         """The instance's parallel sizes."""
@@ -262,37 +378,47 @@ class RegistryClient:
     async def address_of(self, encode_rank: int) -> tuple[str, int]:
         """Host and control port of an encode rank of the only data-parallel group."""
         found = await self._look_up(encode_rank, 0, Address)
-        return found.rank_ip, int(found.rank_port)
+        try:
+            return found.rank_ip, int(found.rank_port)
+        except ValueError:
+            raise aiohttp.ClientPayloadError(f"it answers the port {found.rank_port!r}") from None
 
     async def alive(self) -> Health | None:
         """Return if the instance answers: what it says of itself if it is one of ours, None if it is the fork's."""
-        async with self._session.get(f"http://{self.address}/health") as answer:
-            answer.raise_for_status()
-            try:
-                return msgspec.json.decode(await answer.read(), type=Health)
-            except msgspec.DecodeError:
-                return None
+        status, said = await self._call("GET", "/health")
+        _require_ok(status, said)
+        try:
+            return msgspec.json.decode(said, type=Health)
+        except (msgspec.MsgspecError, ValueError):
+            return None
 
     async def _look_up(self, rank: int, group: int, answer_type: type[Answer]) -> Answer:
         query = {"engine_rank": str(rank), "target_dp_group": str(group)}
-        async with self._session.get(f"http://{self.address}/route", params=query) as answer:
-            await _require_ok(answer)
-            body = await answer.read()
-            try:
-                return msgspec.json.decode(body, type=answer_type)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                said = _shortened(body.decode(errors="replace"))
-                raise aiohttp.ClientPayloadError(f"it answers {said!r}: {error}") from error
+        return _decode(await self._call("GET", "/route", query), answer_type)
 
 
-async def _require_ok(answer: aiohttp.ClientResponse) -> None:
+def _require_ok(status: int, said: bytes) -> None:
     """Raise ClientPayloadError with what the answer says if it is no success."""
-    if answer.status >= 400:
-        said = _shortened(await answer.text(errors="replace"))
-        raise aiohttp.ClientPayloadError(f"it answers with status {answer.status}, {said!r}")
+    if status >= 400:
+        raise aiohttp.ClientPayloadError(f"it answers with status {status}, {_shortened(said)!r}")
 
 
-def _shortened(text: str) -> str:
+def _decode(answer: tuple[int, bytes], answer_type: type[Answer]) -> Answer:
+    _require_ok(*answer)
+    said = answer[1]
+    try:
+        return msgspec.json.decode(said, type=answer_type)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise aiohttp.ClientPayloadError(f"it answers {_shortened(said)!r}: {error}") from error
+
+
+def _what(path: str, query: Iterable[tuple[str, str]]) -> str:
+    """What is asked for, however its address was written."""
+    return msgspec.json.encode([path, sorted(query)]).decode()
+
+
+def _shortened(said: bytes) -> str:
+    text = said.decode(errors="replace")
     return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}…"
 
 
@@ -311,18 +437,23 @@ def register_and_find(
     own: Route,
     group: Sequence[RankId],
     timeout_s: float,
+    guard: Guard | None = None,
 ) -> dict[RankId, Route]:
     """Enter ``own`` in all ``registries`` and wait for those whom each must list, and for the own ``group``.
 
     ``registries``: by address, the ranks of the other side to wait for there. ``group``: ranks of the own instance,
-    of the same generation as ``own``; any registry may list them.
+    of the same generation as ``own``; any registry may list them. ``guard``: of the run's token, if they have one.
     Raises RegistrationRefused, and TimeoutError naming who is missing after ``timeout_s``.
     """
-    return asyncio.run(_register_and_find(registries, own, set(group), timeout_s))
+    return asyncio.run(_register_and_find(registries, own, set(group), timeout_s, guard))
 
 
 async def _register_and_find(
-    registries: Mapping[str, Collection[RankId]], own: Route, group: set[RankId], timeout_s: float
+    registries: Mapping[str, Collection[RankId]],
+    own: Route,
+    group: set[RankId],
+    timeout_s: float,
+    guard: Guard | None,
 ) -> dict[RankId, Route]:
     deadline = time.monotonic() + timeout_s
     found: dict[RankId, Route] = {}
@@ -331,9 +462,9 @@ async def _register_and_find(
     missing_members = set(group)
     failures: dict[str, str] = {}  # by registry, why the last call failed
     async with http_session(REQUEST_TIMEOUT_S) as session:
+        clients = {address: RegistryClient(session, address, guard) for address in registries}
         while time.monotonic() < deadline:
-            for address in registries:
-                client = RegistryClient(session, address)
+            for address, client in clients.items():
                 # The registry's process may still be starting, on a busy machine slowly; the deadline decides.
                 try:
                     if address in unregistered:

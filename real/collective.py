@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from protocol.agreement import MOST_ROOMS, NOBODY, Ballot, Member, hold_turn, proposed
 from protocol.messages import Turn
@@ -18,6 +18,8 @@ from protocol.sizing import SizingError, Supervised
 from protocol.sizing.supervised import Answer, checksum, disagreement
 from protocol.topology import RankId
 from real.addresses import interface_of
+from real.bootstrap import listen
+from real.guard import Guard
 from real.usage import Durations
 
 
@@ -41,20 +43,31 @@ def _together() -> Iterator[None]:
 class Collective:
     """The group of one instance's ranks. ``port`` is where rank 0 keeps the store; others must be given it.
 
-    ``durations``: of the all-reduces.
+    ``guard``: of the run's token. ``durations``: of the all-reduces.
     """
 
-    def __init__(self, rank: int, size: int, host: str, timeout_s: float) -> None:
+    def __init__(self, rank: int, size: int, host: str, timeout_s: float, guard: Guard | None = None) -> None:
         self.rank = rank
         self.size = size
         self._host = host
         self._timeout = timedelta(seconds=timeout_s)
         self._store: TCPStore | None = None
+        self._secret = "" if guard is None else guard.key("store").hex()
         self.port = 0
         self.durations = Durations()
         if size > 1 and rank == 0:
-            self._store = TCPStore(host, 0, size, is_master=True, timeout=self._timeout, wait_for_workers=False)
-            self.port = self._store.port
+            # Left to itself the store listens at all of the machine's addresses.
+            listener = listen(host)
+            self.port = int(listener.getsockname()[1])
+            self._store = TCPStore(
+                host,
+                self.port,
+                size,
+                is_master=True,
+                timeout=self._timeout,
+                wait_for_workers=False,
+                master_listen_fd=listener.detach(),
+            )
 
     def join(self, host: str, port: int) -> None:
         """Meet the other ranks; blocks until all are there."""
@@ -67,7 +80,9 @@ class Collective:
         interface = interface_of(self._host)
         if interface is not None:  # else gloo takes the one that the host's name leads to, or none that others reach
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=self._timeout)
+        # It asks nobody who he is, but its keys can be ones that no stranger can name.
+        store = PrefixStore(self._secret, self._store)
+        dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
     def hold_turn(self, member: Member, *, leaving: bool) -> tuple[Turn, bool]:
         """One turn: what the group agreed on, and whether all of it is ready to leave.

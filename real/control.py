@@ -17,6 +17,8 @@ from enum import Enum
 import zmq
 
 from protocol.topology import RankId
+from real.doorkeeper import LONGEST_MESSAGE_BYTES, Doorkeeper
+from real.guard import Guard, Refusal
 from real.orders import Route
 
 SEND_TIMEOUT_MS = 5000
@@ -24,22 +26,53 @@ SEND_TIMEOUT_MS = 5000
 
 HIGH_WATER_MARK = 100_000
 
+MOST_CONNECTIONS = 256
+
 MOST_HELD = 4096
 """Messages kept from processes that are not known yet; the oldest are dropped beyond, and timers deal with it."""
 
 
 class Inbox:
-    """Where a process receives. ``wait`` also returns when another thread of the process calls ``wake``."""
+    """Where a process receives. ``wait`` also returns when another thread of the process calls ``wake``.
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], host: str) -> None:
-        self._socket = context.socket(zmq.PULL)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+    ``guard``: of the run's token, whose holders alone are let in; without one everybody is. With ``is_open`` there are
+    two doors: anybody may come in at ``port``, and holders of the token give their orders at ``orders_port``. Else both
+    are one. ``name``: what the guarded port is called when somebody is refused. ``most_connections``: how many of its
+    are kept open at a time.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        host: str,
+        guard: Guard | None = None,
+        *,
+        name: str = "control port",
+        most_connections: int = MOST_CONNECTIONS,
+        is_open: bool = False,
+    ) -> None:
+        self.is_open = is_open
+        self._doorkeeper = None if guard is None else Doorkeeper(context, guard, name, most_connections)
+        self._socket = self._make_socket(context)
+        self._orders = self._make_socket(context) if is_open else self._socket
+        if self._doorkeeper is not None:
+            self._doorkeeper.protect(self._orders)
         self.port = int(self._socket.bind_to_random_port(f"tcp://{host}"))
-        self._descriptor = int(self._socket.getsockopt(zmq.FD))
+        self.orders_port = int(self._orders.bind_to_random_port(f"tcp://{host}")) if is_open else self.port
+        if self._doorkeeper is not None:
+            self._doorkeeper.start(self.orders_port)
         self._ready, self._wake = socket.socketpair()
         self._ready.setblocking(False)
         self._wake.setblocking(False)
+        self._sockets = [self._socket, self._orders] if is_open else [self._socket]
+        self._descriptors = [self._ready.fileno(), *(int(one.getsockopt(zmq.FD)) for one in self._sockets)]
+
+    def _make_socket(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+        made = context.socket(zmq.PULL)
+        made.setsockopt(zmq.LINGER, 0)
+        made.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+        made.setsockopt(zmq.MAXMSGSIZE, LONGEST_MESSAGE_BYTES)
+        return made
 
     def wake(self) -> None:
         """Make a waiting ``wait`` return now. For other threads."""
@@ -53,32 +86,53 @@ class Inbox:
 
         ZeroMQ's own poller counts whole milliseconds, longer than a scheduler turn; select counts microseconds.
         """
-        if timeout_s <= 0 or self._socket.poll(0):
+        if timeout_s <= 0 or any(one.poll(0) for one in self._sockets):
             return
-        readable, _, _ = select.select([self._descriptor, self._ready.fileno()], [], [], timeout_s)
+        readable, _, _ = select.select(self._descriptors, [], [], timeout_s)
         if self._ready.fileno() in readable:
             self._ready.recv(4096)
 
     def messages(self) -> Iterator[list[bytes]]:
-        """Everything that has arrived, without waiting."""
+        """Everything that has arrived at ``port``, without waiting."""
+        return self._arrived(self._socket)
+
+    def orders(self) -> Iterator[list[bytes]]:
+        """Everything that has arrived at a door for orders only, without waiting."""
+        return self._arrived(self._orders) if self.is_open else iter(())
+
+    def _arrived(self, door: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
         while True:
             try:
-                yield self._socket.recv_multipart(zmq.NOBLOCK)
+                yield door.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
 
+    def refused(self) -> list[Refusal]:
+        """Who came to the guarded port and did not hold the token."""
+        return [] if self._doorkeeper is None else self._doorkeeper.refused()
+
     def close(self) -> None:
         """Close the sockets; what has not been read is lost."""
-        self._socket.close()
+        for one in self._sockets:
+            one.close()
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
         self._ready.close()
         self._wake.close()
 
 
 class Outbox:
-    """The way to one other process."""
+    """The way to one other process. ``guard``: of the run's token, where its port takes none but those who hold it."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], host: str, port: int) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, guard: Guard | None = None
+    ) -> None:
         self._socket = context.socket(zmq.PUSH)
+        if guard is not None:
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, guard.curve("server")[0])
+            public, secret = guard.curve("client")
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
         # Long enough for a last report to leave, short enough that a dead peer does not hold up the exit.
         self._socket.setsockopt(zmq.LINGER, 2000)
         self._socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)

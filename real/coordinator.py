@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -19,9 +19,12 @@ import msgspec
 
 from protocol.scenario import Scenario
 from protocol.topology import RankId, Side
+from protocol.wires import SGLANG
+from real.addresses import is_loopback
 from real.bootstrap import listen
 from real.clocks import Clock, RoundTrip, best_offset
 from real.engine import EngineStartError
+from real.guard import Guard, Refusal, Refusals
 from real.hosts import LOST_STATUS
 from real.joining import (
     BEAT_S,
@@ -38,9 +41,11 @@ from real.joining import (
     Launch,
     Leave,
     Line,
+    NotOfThisRun,
     Refuse,
     Signal,
     Tell,
+    ToCoordinator,
     ToRank,
     Welcome,
     first_difference,
@@ -52,6 +57,12 @@ ROUND_TRIPS = 16
 """Questions of one measurement of a clock. The quickest counts, so a few must meet a moment when nobody is busy."""
 
 ANSWER_TIMEOUT_S = 10.0
+
+PROOF_S = 10.0
+"""How long somebody may take to prove that he holds the token."""
+
+MOST_UNPROVEN = 64
+"""Connections of such that are open at a time; beyond that the oldest is closed."""
 LEAVE_TIMEOUT_S = 10.0
 
 
@@ -203,12 +214,25 @@ class Coordinator:
     """The hosts of a run's ranks. ``gather`` waits for them; leaving the context lets them go.
 
     ``address`` and ``port``: where it listens, a free port for 0. ``config``: the run's configuration, to which a
-    rank's own is held.
+    rank's own is held. ``token``: the run's, without which nobody is listened to, or what gives it for the address and
+    port; "" to listen to everybody. ``expose``: whether the ports of the fork's wire, at which anybody is listened
+    to, may be reached from elsewhere.
     Raises EngineStartError when it cannot listen there.
     """
 
-    def __init__(self, scenario: Scenario, address: str, port: int, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        address: str,
+        port: int,
+        config: Mapping[str, Any] | None = None,
+        token: str | Callable[[str], str] = "",
+        *,
+        expose: bool = False,
+    ) -> None:
         self.router_host = address
+        self._strangers = Refusals("port of the coordinator")
+        self._unproven: OrderedDict[Line, float] = OrderedDict()  # and since when
         self.sides = {Side.ENCODE: scenario.encode_ids(), Side.LANGUAGE: scenario.language_ids()}
         self._config = config
         self._sources = sources_digest()
@@ -226,6 +250,12 @@ class Coordinator:
             raise EngineStartError(f"cannot listen at {address}:{port}: {error.strerror}") from None
         self._listener.settimeout(BEAT_S / 4)
         self.address = f"{address}:{self._listener.getsockname()[1]}"
+        try:
+            self.token = token if isinstance(token, str) else token(self.address)
+        except BaseException:
+            self._listener.close()
+            raise
+        self._loopback_only = scenario.wire == SGLANG and not expose
 
     def __enter__(self) -> Coordinator:
         for target in (self._accept, self._beat):
@@ -292,11 +322,14 @@ class Coordinator:
             line = Line(connection)
             with self._changed:
                 self._lines.add(line)
+                self._unproven[line] = time.monotonic()
+                if len(self._unproven) > MOST_UNPROVEN:
+                    next(iter(self._unproven)).close()
             self._in_thread(lambda line=line: self._serve(line))  # type: ignore[misc]
 
     def _serve(self, line: Line) -> None:
         try:
-            join = line.receive(TO_COORDINATOR)
+            join = self._first_word(line)
             place = self._take(join, line) if isinstance(join, Join) else None
             if place is not None:
                 place.listen()
@@ -307,6 +340,27 @@ class Coordinator:
             line.close()
             with self._changed:
                 self._lines.discard(line)
+
+    def _first_word(self, line: Line) -> ToCoordinator:
+        """What somebody says who has come; of one without the token, who has said something, it is told."""
+        peer = line.peer
+        try:
+            if self.token:
+                line.agree(lambda: Guard(self.token), is_server=True)
+            return line.receive(TO_COORDINATOR)
+        except ConnectionLost as lost:
+            if self.token and line.heard_bytes and not line.proven:
+                self._strangers.add(peer)
+            if isinstance(lost, NotOfThisRun):
+                line.send(Refuse("it does not hold the run's token"))  # it cannot read that, and sees that it cannot
+            raise
+        finally:
+            with self._changed:
+                self._unproven.pop(line, None)
+
+    def refused(self) -> list[Refusal]:
+        """Who came to the port and did not hold the run's token."""
+        return self._strangers.list()
 
     def _take(self, join: Join, line: Line) -> Place | None:
         with self._changed:
@@ -325,6 +379,8 @@ class Coordinator:
         ids = self.sides[join.side]
         if not 0 <= join.number < len(ids):
             return f"the run has {join.side.value} ranks 0 to {len(ids) - 1} (instance × tp + rank)"
+        if self._loopback_only and not is_loopback(join.host):
+            return f"on the sglang wire anybody can speak to its ports, and {join.host} is reached from elsewhere"
         if join.sources != self._sources:
             return "it runs other sources than the coordinator; install the same version on all hosts"
         if join.config is not None and self._config is not None:
@@ -354,6 +410,9 @@ class Coordinator:
         while not self._closed.wait(BEAT_S):
             with self._changed:
                 places = list(self._places.values())
+                slow = [line for line, since_s in self._unproven.items() if time.monotonic() - since_s > PROOF_S]
+            for line in slow:
+                line.close()
             for place in places:
                 if not place.lost:
                     place.ask_clock()
@@ -380,7 +439,7 @@ class Coordinator:
 
     def start(self, spec: RankSpec) -> RemoteProcess:
         """Have a rank started."""
-        return self._places[spec.rank_id].start(msgspec.structs.replace(spec, bootstrap_fd=None))
+        return self._places[spec.rank_id].start(msgspec.structs.replace(spec, bootstrap_fd=None, token=""))
 
     def measure_clock(self, rank_id: RankId, before: Clock | None = None) -> Clock:
         """The rank's clock against this process's."""

@@ -21,6 +21,7 @@ import msgspec
 
 from protocol.topology import RankId, Side
 from real.bootstrap import RegistryClient, http_session
+from real.guard import Guard
 from real.orders import Heartbeats, Route
 from real.threads import FAILURES
 
@@ -54,7 +55,8 @@ class Heartbeat:
     """The thread. ``on_news`` is called in it and must only hand over; an exception in place of news ended the thread.
 
     ``registries``: by address, the ranks of the other side that are to be watched there. ``known``: the processes
-    found so far; a rank that is not in it counts as lost until its process registers.
+    found so far; a rank that is not in it counts as lost until its process registers. ``guard``: of the run's token, if
+    the registries have one.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class Heartbeat:
         known: Mapping[RankId, Route],
         heartbeats: Heartbeats,
         on_news: Callable[[News | Exception], None],
+        guard: Guard | None = None,
     ) -> None:
         self._own = own
+        self._guard = guard
         self._registries = registries
         self._known = dict(known)
         self._lost: set[RankId] = set()
@@ -120,7 +124,7 @@ class Heartbeat:
         async with http_session(self._heartbeats.interval_s) as session:
             await asyncio.gather(
                 *(
-                    self._watch(RegistryClient(session, address), list(ranks))
+                    self._watch(RegistryClient(session, address, self._guard), list(ranks))
                     for address, ranks in self._registries.items()
                 )
             )

@@ -24,6 +24,7 @@ import msgspec
 from protocol.topology import RankId
 from real.bootstrap import listen
 from real.clocks import SAME, Clock
+from real.guard import Refusal
 from real.lastwords import cause
 from real.orders import RankSpec
 from real.transport import sent_counters
@@ -67,9 +68,11 @@ class Process(Protocol):
 
 
 class Hosts(Protocol):
-    """Where ranks can be started. ``router_host``: the address at which they find the router's inbox."""
+    """Where ranks can be started. ``router_host``: the address at which they find the router's inbox. ``token``: the
+    run's, whose holders alone its ports serve; "" where they are open."""
 
     router_host: str
+    token: str
 
     def address_of(self, rank_id: RankId) -> str:
         """The address at which the others reach this rank."""
@@ -88,6 +91,9 @@ class Hosts(Protocol):
 
     def facts(self) -> Mapping[str, Any]:
         """By host, what is known about it beyond its address."""
+
+    def refused(self) -> list[Refusal]:
+        """Who came to a port of the hosts' own and did not hold the run's token."""
 
 
 class LocalProcess:
@@ -155,10 +161,14 @@ class LocalProcess:
 
 
 class ThisHost:
-    """Rank processes as children of this one, reached at ``host``; ended for sure when the context is left."""
+    """Rank processes as children of this one, reached at ``host``; ended for sure when the context is left.
 
-    def __init__(self, host: str = LOOPBACK) -> None:
+    ``token``: the run's, which reaches them through their standard input, with all else that they are told.
+    """
+
+    def __init__(self, host: str = LOOPBACK, token: str = "") -> None:
         self.router_host = host
+        self.token = token
         self._listeners: dict[RankId, socket.socket] = {}
         self._children: list[LocalProcess] = []
 
@@ -210,3 +220,7 @@ class ThisHost:
     def facts(self) -> dict[str, Any]:
         """Nothing that this process could not find out itself."""
         return {}
+
+    def refused(self) -> list[Refusal]:
+        """Nobody: there is no port but the ranks'."""
+        return []

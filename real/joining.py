@@ -4,16 +4,18 @@ A rank keeps one TCP connection to the coordinator for as long as it takes part.
 holds it has the rank's name. The coordinator asks over it for the rank's clock once a second, which is also how either
 side knows that the other is there; when the connection ends or falls silent, the other side is gone.
 
-A message is a line of JSON.
+A message is a line of JSON. Where the run has a token, both ends say a random number first, and every line is signed
+(``real.guard``): neither a rank nor a coordinator that does not hold the token is listened to.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ import msgspec
 
 from protocol.naming import flat
 from protocol.topology import RankId, Side
+from real.guard import NONCE_BYTES, Guard, LineSigner
 from real.orders import RankSpec
 
 BEAT_S = 1.0
@@ -31,6 +34,9 @@ SILENCE_S = 15.0
 and not one that is merely busy. A process that ends, however it does, closes its connection at once."""
 
 LONGEST_LINE_BYTES = 64 << 20
+
+LONGEST_FIRST_BYTES = 1 << 20
+"""Of somebody who has not proved yet that he holds the token."""
 
 SOURCES = ("protocol", "real")
 
@@ -139,30 +145,82 @@ class ConnectionLost(ConnectionError):  # noqa: N818 - says what is the matter b
     """The other side is gone or says what cannot be understood; the message says which, in a few words."""
 
 
+class NotOfThisRun(ConnectionLost):
+    """The other end does not hold the run's token."""
+
+
 class Line:
-    """One end of the connection. ``send`` may be called from several threads, ``receive`` from one."""
+    """One end of the connection. ``send`` may be called from several threads, ``receive`` from one.
+
+    ``proven``: whether the other end has said something with the run's token, where lines are signed (``agree``).
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(SILENCE_S)
+        self.proven = False
+        self.heard_bytes = 0
+        self._signer: LineSigner | None = None
         # The questions about clocks must not wait for more to send.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
         self._rest = b""
         self._sending = threading.Lock()
 
+    @property
+    def peer(self) -> str:
+        """The address of the other end; empty when it is gone."""
+        try:
+            return str(self._connection.getpeername()[0])
+        except OSError:
+            return ""
+
+    def agree(self, guard: Callable[[], Guard], *, is_server: bool) -> None:
+        """Exchange random numbers with the other end; from now on lines are signed.
+
+        ``guard`` is asked for when the server has spoken, which may only then have made its token.
+        Raises ConnectionLost.
+        """
+        own = secrets.token_bytes(NONCE_BYTES)
+        if is_server:
+            self._send_line(own.hex().encode())
+        try:
+            other = bytes.fromhex(self._receive_line(2 * NONCE_BYTES).decode())
+        except ValueError:
+            raise ConnectionLost("it does not speak this language") from None
+        if not is_server:
+            self._send_line(own.hex().encode())
+        nonces = (own, other) if is_server else (other, own)
+        self._signer = LineSigner(guard(), is_server=is_server, nonces=nonces)
+
     def send(self, message: ToRank | ToCoordinator) -> None:
         """Send a message. Raises ConnectionLost."""
-        line = msgspec.json.encode(message) + b"\n"
+        payload = msgspec.json.encode(message)
         with self._sending:
-            try:
-                self._connection.sendall(line)
-            except OSError as error:
-                raise ConnectionLost(f"the connection broke ({error.strerror or error})") from None
+            self._send_line(payload if self._signer is None else self._signer.sign(payload))
+
+    def _send_line(self, line: bytes) -> None:
+        try:
+            self._connection.sendall(line + b"\n")
+        except OSError as error:
+            raise ConnectionLost(f"the connection broke ({error.strerror or error})") from None
 
     def receive(self, decoder: msgspec.json.Decoder[Heard]) -> Heard:
         """The next message. Raises ConnectionLost when there is none, or one that ``decoder`` does not know."""
+        line = self._receive_line(LONGEST_LINE_BYTES if self.proven or self._signer is None else LONGEST_FIRST_BYTES)
+        if self._signer is not None:
+            payload = self._signer.payload(line)
+            if payload is None:
+                raise NotOfThisRun("it does not hold the token of this run")
+            self.proven, line = True, payload
+        try:
+            return decoder.decode(line)
+        # msgspec lets two of Python's own errors through: bad UTF-8 (a ValueError) and absurd nesting.
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            raise ConnectionLost("it does not speak this language") from None
+
+    def _receive_line(self, longest: int) -> bytes:
         while b"\n" not in self._rest:
-            if len(self._rest) > LONGEST_LINE_BYTES:
+            if len(self._rest) > longest:
                 raise ConnectionLost("it does not speak this language")
             try:
                 more = self._connection.recv(1 << 16)
@@ -173,11 +231,9 @@ class Line:
             if not more:
                 raise ConnectionLost("the connection was closed")
             self._rest += more
+            self.heard_bytes += len(more)
         line, _, self._rest = self._rest.partition(b"\n")
-        try:
-            return decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ConnectionLost("it does not speak this language") from None
+        return line
 
     def close(self) -> None:
         """Close the connection; a ``receive`` in another thread ends."""

@@ -12,9 +12,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from protocol.scenario import Request, Scenario
 from protocol.wires import SGLANG
 from real.faults import Kill, ProcessFault, RealFault, Restart, announced_writes, check_plan, rank_faults
+from real.guard import new_token
 from real.hosts import Hosts, ThisHost
 from real.orders import ROUTER, Heartbeats, RankSpec, Route
 from real.outcome import RealOutcome
@@ -83,6 +86,7 @@ def run_real(
         mortal=any(isinstance(fault, Kill | Restart) for fault in plan),
     )
     with contextlib.ExitStack() as stack:
-        ranks = stack.enter_context(Ranks(template, hosts or stack.enter_context(ThisHost())))
+        places = hosts or stack.enter_context(ThisHost(token=new_token()))
+        ranks = stack.enter_context(Ranks(msgspec.structs.replace(template, token=places.token), places))
         patience = patience or Patience.of(template.heartbeats, scenario.timeout_s)
         return Router(ranks, plan, progress, concurrency, patience).run(requests)

@@ -15,6 +15,7 @@ from protocol.scenario import Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.faults import RankFault
+from real.guard import Refusal
 from real.placement import MemoryChoice
 from real.transport import TransportProof
 from real.usage import Usage
@@ -46,7 +47,9 @@ class Heartbeats(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One process's entry in a bootstrap registry: how to reach it and where its memory lies.
 
-    ``generation``: how many processes had this rank's name before it. ``session``: its engine's peer name, host:port.
+    ``orders_port``: where it takes the router's orders, if that is another port: control messages of the fork's wire
+    come from anybody. ``generation``: how many processes had this rank's name before it. ``session``: its engine's peer
+    name, host:port.
     ``bases``: addresses of its pools, one per buffer kind. ``collective_port``: where rank 0 of a group keeps the
     group's store. ``failed_is_quiet``: on the wire of the SGLang fork, whether it says Failed only when nothing of the
     room can land any more.
@@ -55,6 +58,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     rank_id: RankId
     host: str
     control_port: int
+    orders_port: int = 0
     generation: int = 0
     session: str = ""
     bases: tuple[int, ...] = ()
@@ -79,6 +83,7 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``announced_writes``: rooms whose writes the router wants to hear of, for faults that wait for one.
     ``memory``: where its blocks are to lie (see ``real.placement``).
     ``mortal``: processes will be killed in this run, so what a rank records is sent on at once.
+    ``token``: the run's, whose holders alone the ports of the rank serve (see ``real.guard``); they are open without.
     """
 
     rank_id: RankId
@@ -99,6 +104,7 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[RankFault, ...] = ()
     announced_writes: tuple[int, ...] = ()
     mortal: bool = False
+    token: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -182,8 +188,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     ``differences``: embeddings that do not match. ``rooms_left`` and ``blocks_lost``: what should not have been left;
     apart from it ``rooms_quarantined`` with ``blocks_fenced``, whose writer's process is gone and which wait for the
     end of the quarantine. ``frames_dropped``: control frames that were damaged. ``messages_stale``: those from or for a
-    process that has ended. ``usage``: where its processor time went; None where the kernel does not say. What it
-    recorded comes before, as Records.
+    process that has ended. ``refused``: who came to its ports and did not hold the run's token. ``usage``: where its
+    processor time went; None where the kernel does not say. What it recorded comes before, as Records.
     """
 
     rank_id: RankId
@@ -198,6 +204,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     messages_stale: int
     ignored_messages: int
     usage: Usage | None = None
+    refused: list[Refusal] = []
 
 
 Told = tuple[float, int, Event, Status | None, int, int, str]
@@ -259,8 +266,14 @@ def order_frames(order: Order) -> list[bytes]:
 
 
 def parse_order(frames: list[bytes]) -> Order:
-    """The order in ``frames``; the sender is one of our own processes, so a bad one is a bug and raises."""
-    return _decoder.decode(frames[1])
+    """The order in ``frames``. Raises ValueError if there is none."""
+    if len(frames) != 2 or frames[0] != ORDER:
+        raise ValueError(f"{len(frames)} frames are no order")
+    try:
+        return _decoder.decode(frames[1])
+    # msgspec lets two of Python's own errors through: bad UTF-8 (a ValueError) and absurd nesting.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ValueError(f"no order: {error}") from error
 
 
 ROUTER = RankId(Side.ENCODE, -1, -1)

@@ -12,6 +12,7 @@ from protocol.scenario import Request
 from protocol.status import Status
 from protocol.topology import RankId
 from real.clocks import Clock
+from real.guard import Refusal
 from real.orders import Route
 from real.transport import TransportProof
 from real.usage import Usage
@@ -55,7 +56,7 @@ class RealOutcome:
     took part, restarted ones with a higher generation. ``clocks``: of the ranks' hosts against the router's, whose time
     all records are in. ``memory``: where the blocks of each rank lay. ``usage`` and ``router_usage``: where the
     processor time of each rank's last process went, and of the router's; without those that were killed, and None where
-    the kernel does not say.
+    the kernel does not say. ``refused``: who came to a port of the run and did not hold its token.
     ``faults``: a sentence for everything that went wrong with processes and was not in the plan. ``ended_early``: why
     requests were not handed out any more, if so. ``violations``: a sentence for every rank whose account is not even at
     the end: rooms left, blocks missing, embeddings that were delivered and not compared. ``cut_short``: ranks that were
@@ -83,6 +84,7 @@ class RealOutcome:
     memory: dict[RankId, str] = field(default_factory=dict)
     usage: dict[RankId, Usage] = field(default_factory=dict)
     router_usage: Usage | None = None
+    refused: list[Refusal] = field(default_factory=list)
     faults: tuple[str, ...] = ()
     ended_early: str = ""
     violations: tuple[str, ...] = ()

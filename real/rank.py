@@ -54,12 +54,13 @@ from protocol.recording import Event
 from protocol.sizing import Supervised
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from protocol.wires import EXTENDED
+from protocol.wires import EXTENDED, SGLANG
 from real.bootstrap import Registry
 from real.collective import Collective, GroupBroken
 from real.control import Inbox, Outbox
 from real.engine import Engine, EngineError, EngineMissing
 from real.faults import FailWrites, RefuseRegistration, slowest_of, slowness_of
+from real.guard import guard_of
 from real.heartbeat import Found, Lost, News
 from real.memory import Pool, RoomContent, room_content, touch_pages
 from real.orders import (
@@ -111,6 +112,15 @@ IDLE_WAIT_S = 0.05
 SIGN_S = 1.0
 """How often a rank that closes says that it still does."""
 
+MOST_CONTACTS = 16
+"""First contacts of the engine that are under way at a time; on the fork's wire anybody can ask for one."""
+
+SPARE_CONNECTIONS = 64
+"""How many more are let into the control port than the run has processes, started again or not."""
+
+FOR_RANKS = (Start, Submit, GiveUp, Describe, Ask, Stop)
+"""Orders that a router gives; the others are what ranks say."""
+
 RECORDS_AT_ONCE = 1000
 """Records are sent on in parts of this size: few messages, and a rank's memory does not grow with the run."""
 
@@ -157,6 +167,7 @@ class RankProcess:
         # A rank writes down when a prefill is over, and stays until the last one is.
         self._records_prefill = self.scenario.services.prefills and not self.is_encode
         self._prefilling = 0  # requests that were delivered and whose prefill is not over
+        self._contacts: list[threading.Thread] = []
         self._later: list[tuple[float, int, Any]] = []
         self._later_count = 0
         self._chunks: dict[tuple[int, int], list[RoomContent]] = {}
@@ -167,24 +178,36 @@ class RankProcess:
         self._news_of_peers: collections.deque[News | Exception] = collections.deque()
         refusals = [fault for fault in spec.faults if isinstance(fault, RefuseRegistration)]
 
+        self._guard = guard_of(spec.token)
+        ranks = [*self.scenario.encode_ids(), *self.scenario.language_ids()]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.inbox = Inbox(self._context, spec.host)
+        # On the fork's wire anybody may speak; what he says is no order, which come in by a door of their own.
+        is_open = self._guard is not None and self.scenario.wire == SGLANG
+        self.inbox = Inbox(
+            self._context,
+            spec.host,
+            self._guard,
+            name=f"control port of {self.rank_id}",
+            most_connections=2 * len(ranks) + SPARE_CONNECTIONS,
+            is_open=is_open,
+        )
         FAILURES.wake = self.inbox.wake
-        self.router = Outbox(self._context, spec.router.host, spec.router.control_port)
+        self.router = Outbox(self._context, spec.router.host, spec.router.control_port, self._guard)
         self.engine = Engine(host=spec.host, transport=spec.transport, device=spec.device)
         blocks = self.scenario.encode_blocks if self.is_encode else self.scenario.language_blocks
-        number = [*self.scenario.encode_ids(), *self.scenario.language_ids()].index(self.rank_id)
+        number = ranks.index(self.rank_id)
         self.placement = place(spec.memory, number, find_devices())
         self.pool = Pool(self.layout, blocks, self.placement.device, pinned=self.placement.pinned)
         self.engine.register(self.pool)
         if any((one.rank, one.generation, one.what) == (self.rank_id, spec.generation, "memory") for one in refusals):
             self.engine.register(self.pool)  # memory is registered once; the engine refuses it a second time
         size = self.scenario.encode_tp if self.is_encode else self.scenario.language_tp
-        self.collective = Collective(self.rank_id.rank, size, spec.host, START_TIMEOUT_S)
+        self.collective = Collective(self.rank_id.rank, size, spec.host, START_TIMEOUT_S, self._guard)
         own = Route(
             rank_id=self.rank_id,
             host=spec.host,
             control_port=self.inbox.port,
+            orders_port=self.inbox.orders_port if is_open else 0,
             generation=spec.generation,
             session=self.engine.session,
             bases=self.pool.bases,
@@ -194,7 +217,15 @@ class RankProcess:
         if spec.bootstrap_fd is not None:
             refused = [(one.rank, one.generation) for one in refusals if one.what == "route"]
             listener = socket.socket(fileno=spec.bootstrap_fd)
-            self._registry = Registry(listener, own.process, self.scenario.encode_tp, refused)
+            self._registry = Registry(
+                listener,
+                own.process,
+                self.scenario.encode_tp,
+                refused,
+                self._guard,
+                fork=is_open and self.is_encode,
+                name=f"registry of {self.rank_id}",
+            )
         # Computes the base of all contents once, before anything is timed.
         room_content(0, 0, spec.longest_tokens, self.layout)
         self.routes: dict[RankId, Route] = {}
@@ -251,7 +282,8 @@ class RankProcess:
         if rank_id in self.outboxes:
             self.outboxes[rank_id].close(discard=True)
         self.routes[rank_id] = route
-        self.outboxes[rank_id] = Outbox(self._context, route.host, route.control_port)
+        guard = self._guard if self.scenario.wire == EXTENDED else None
+        self.outboxes[rank_id] = Outbox(self._context, route.host, route.control_port, guard)
         self.wire.meet(route)
 
     def _make_writer(self) -> Writer:
@@ -289,6 +321,8 @@ class RankProcess:
                 self._meter.start()
             while self._news_of_peers:
                 self._take_news(self._news_of_peers.popleft())
+            for frames in self.inbox.orders():
+                self._take_order(frames)
             for frames in self.inbox.messages():
                 self._take(frames)
             while self._completions:
@@ -386,6 +420,7 @@ class RankProcess:
                 messages_stale=self.wire.messages_stale,
                 ignored_messages=self.core.ignored_messages,
                 usage=self._usage,
+                refused=[*self.inbox.refused(), *(self._registry.strangers() if self._registry else [])],
             )
         )
         self.collective.leave()
@@ -399,11 +434,21 @@ class RankProcess:
     # --- what comes in ---
 
     def _take(self, frames: list[bytes]) -> None:
-        if frames[0] == ORDER:
-            self._obey(parse_order(frames))
+        if frames[0] == ORDER and not self.inbox.is_open:
+            self._take_order(frames)
             return
         for heard in self.wire.take(frames):
             self._hear(heard)
+
+    def _take_order(self, frames: list[bytes]) -> None:
+        try:
+            order = parse_order(frames)
+            if not isinstance(order, FOR_RANKS):
+                raise ValueError(f"{type(order).__name__} is nothing that a router says")
+        except ValueError as error:
+            self.wire.drop(error)
+            return
+        self._obey(order)
 
     def _hear(self, message: Heard) -> None:
         if isinstance(message, Found):
@@ -469,7 +514,7 @@ class RankProcess:
                 reason = f"not begun: {rank_id} is down"
                 self._feed(WriteDone(write.room, write.incarnation, write.epoch, rank_id, False, True, reason))
 
-    def _obey(self, order: Order) -> None:
+    def _obey(self, order: Start | Submit | GiveUp | Describe | Ask | Stop) -> None:
         match order:
             case Start(zero_s):
                 self._start(zero_s)
@@ -487,8 +532,6 @@ class RankProcess:
             case Stop():
                 self.stopping = True
                 self._usage = self._measure()
-            case _:
-                raise RuntimeError(f"{self.rank_id} was sent a {type(order).__name__}, which only ranks send")
 
     def _expects_s(self) -> float | None:
         """How long until the last thing is due that this process knows to come; None when there is none."""
@@ -681,7 +724,12 @@ class RankProcess:
 
     def contact(self, session: str) -> None:
         """Begin the engine's first contact with a process, which the rank's thread must not wait for."""
-        threading.Thread(target=self.engine.connect, args=(session,), name=f"meet {session}", daemon=True).start()
+        self._contacts = [one for one in self._contacts if one.is_alive()]
+        if len(self._contacts) >= MOST_CONTACTS:
+            return  # the first write makes it
+        thread = threading.Thread(target=self.engine.connect, args=(session,), name=f"meet {session}", daemon=True)
+        self._contacts.append(thread)
+        thread.start()
 
     def _describe(self, number: int) -> None:
         core = self.core

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,17 +20,24 @@ from protocol.wires import SGLANG
 from real.clocks import SAME, Clock
 from real.control import Inbox, Outbox
 from real.engine import EngineError, EngineMissing, EngineStartError
+from real.guard import Refusal, guard_of
 from real.hosts import LOST_STATUS, Hosts, Process
 from real.orders import (
     GROUP_STATUS,
     MISSING_STATUS,
     ROUTER,
+    Alive,
     Broken,
+    Concluded,
+    Holdings,
     Order,
     RankSpec,
     Ready,
+    Records,
+    Report,
     Route,
     Start,
+    WriteBegins,
     order_frames,
     parse_order,
 )
@@ -38,6 +46,12 @@ from real.transport import TransportProof
 START_TIMEOUT_S = 90.0
 EXIT_TIMEOUT_S = 20.0
 POLL_S = 0.05
+
+SPARE_CONNECTIONS = 64
+"""How many more are let into the router's port than the run has ranks, started again or not."""
+
+FOR_ROUTERS = (Ready, Alive, Concluded, WriteBegins, Holdings, Records, Report, Broken)
+"""Orders that ranks give; the others are what a router says."""
 
 
 @dataclass
@@ -82,13 +96,21 @@ class Ranks:
         self.hosts = hosts
         self.clocks: dict[RankId, Clock] = {}
         self._template = template
+        self._guard = guard_of(template.token)
+        self.frames_dropped = 0
         self._earlier: list[Child] = []
         self._outboxes: dict[RankId, Outbox] = {}
         self._meetings: dict[tuple[Side, int], str] = {}
 
     def __enter__(self) -> Ranks:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._inbox = Inbox(self._context, self.hosts.router_host)
+        self._inbox = Inbox(
+            self._context,
+            self.hosts.router_host,
+            self._guard,
+            name="control port of the router",
+            most_connections=2 * len(self.ids) + SPARE_CONNECTIONS,
+        )
         try:
             self._launch()
             self._await_all()
@@ -184,7 +206,9 @@ class Ranks:
         self.proofs.setdefault(ready.rank_id, ready.proof)
         self.memory[ready.rank_id] = ready.memory
         self.processes.append(ready.route)
-        self._outboxes[ready.rank_id] = Outbox(self._context, ready.route.host, ready.route.control_port)
+        route = ready.route
+        port = route.orders_port or route.control_port
+        self._outboxes[ready.rank_id] = Outbox(self._context, route.host, port, self._guard)
         return True
 
     def members(self, side: Side, instance: int) -> list[RankId]:
@@ -226,4 +250,16 @@ class Ranks:
         """What the ranks say; waits for the first of it, at most ``timeout_s``."""
         self._inbox.wait(timeout_s)
         for frames in self._inbox.messages():
-            yield parse_order(frames)
+            try:
+                order = parse_order(frames)
+                if not isinstance(order, FOR_ROUTERS) or order.rank_id not in self.children:
+                    raise ValueError(f"{type(order).__name__} is nothing that a rank of this run says")
+            except ValueError as error:
+                self.frames_dropped += 1
+                sys.stderr.write(f"the router dropped a frame: {error}\n")
+                continue
+            yield order
+
+    def refused(self) -> list[Refusal]:
+        """Who came to the router's port, or the coordinator's, and did not hold the run's token."""
+        return [*self._inbox.refused(), *self.hosts.refused()]

@@ -582,7 +582,7 @@ class Router:
             incidents=self._incidents,
             rooms_quarantined=sum(report.rooms_quarantined for report in reports),
             blocks_fenced=sum(report.blocks_fenced for report in reports),
-            frames_dropped=sum(report.frames_dropped for report in reports),
+            frames_dropped=self._ranks.frames_dropped + sum(report.frames_dropped for report in reports),
             messages_stale=sum(report.messages_stale for report in reports),
             processes=self._ranks.processes,
             clocks=self._ranks.clocks,
@@ -593,6 +593,7 @@ class Router:
             ended_early=self._ended_early,
             violations=tuple(chain.from_iterable(map(self._uneven, reports))),
             cut_short=frozenset() if self._ranks.mortal else frozenset(self._ranks.ids) - self._reports.keys(),
+            refused=[*self._ranks.refused(), *(one for report in reports for one in report.refused)],
         )
 
     def _uneven(self, report: Report) -> Iterator[str]:

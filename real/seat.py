@@ -12,12 +12,14 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from protocol.topology import RankId, Side
 from real.engine import EngineError, EngineStartError
+from real.guard import Guard
 from real.hosts import LocalProcess, ThisHost
 from real.joining import (
     TO_RANK,
@@ -33,6 +35,7 @@ from real.joining import (
     Launch,
     Leave,
     Line,
+    NotOfThisRun,
     Refuse,
     Signal,
     Tell,
@@ -93,6 +96,7 @@ class Seat:
                 case Count():
                     self._line.send(Counted(sent_counters()))
                 case Launch(spec):
+                    spec = msgspec.structs.replace(spec, token=self._here.token)
                     if self._device:
                         spec = msgspec.structs.replace(spec, device=self._device)
                     self._process = self._here.start(spec)
@@ -121,18 +125,32 @@ def take_part(
     config: dict[str, Any] | None = None,
     facts: dict[str, Any] | None = None,
     wait_s: float,
+    token: Callable[[], str] | None = None,
 ) -> None:
     """Be one rank of the run that ``coordinator`` (address and port) holds, reached at ``host``, until it is over.
 
     ``number`` counts over the instances of its side. ``config``: must be the run's if it is given. ``wait_s``: how long
-    the coordinator may take to be there.
+    the coordinator may take to be there. ``token``: the run's, read once the coordinator is there, which may make it;
+    without one the coordinator's port is taken to be open.
     Raises EngineStartError when it is not, or does not take this rank, and EngineError when the run is broken off.
     """
-    with contextlib.closing(Line(_connect(coordinator, wait_s))) as line, ThisHost(host) as here:
+    with contextlib.closing(Line(_connect(coordinator, wait_s))) as line:
+        held = ""
+
+        def guard() -> Guard:
+            nonlocal held
+            assert token is not None
+            held = token()
+            return Guard(held)
+
         join = Join(side=side, number=number, host=host, sources=sources_digest(), config=config, facts=facts or {})
         try:
+            if token is not None:
+                line.agree(guard, is_server=False)
             line.send(join)
             answer = line.receive(TO_RANK)
+        except NotOfThisRun:
+            raise EngineStartError(f"the coordinator at {':'.join(map(str, coordinator))} has another token") from None
         except ConnectionLost as lost:
             raise EngineStartError(
                 f"{':'.join(map(str, coordinator))} is no coordinator of this version: {lost}"
@@ -140,7 +158,8 @@ def take_part(
         if isinstance(answer, Refuse):
             raise EngineStartError(f"the coordinator refuses {side.value} rank {number}: {answer.reason}")
         assert isinstance(answer, Welcome)
-        Seat(line, answer.rank_id, here, device).take_part()
+        with ThisHost(host, held) as here:
+            Seat(line, answer.rank_id, here, device).take_part()
 
 
 def _connect(coordinator: tuple[str, int], wait_s: float) -> socket.socket:

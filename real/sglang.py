@@ -168,7 +168,7 @@ class LanguageWire(Wire):
             if not isinstance(frame, SglangStatus) or frame.status not in SENT:
                 raise CodecError(f"{_shown(frame)} is nothing that an encode rank says")
         except CodecError as error:
-            self._drop(error)
+            self.drop(error)
             return ()
         return self._failed(frame.room) if frame.status is Status.Failed else self._has_landed(frame)
 
@@ -308,7 +308,7 @@ class EncodeWire(Wire):
                 case _:
                     raise CodecError(f"{_shown(frame)} is nothing that a language rank says")
         except CodecError as error:
-            self._drop(error)
+            self.drop(error)
 
     def submitted(self, room: int) -> Iterable[Heard]:
         """Offers that came before their request."""
@@ -316,7 +316,7 @@ class EncodeWire(Wire):
             try:
                 yield from self._offered(frame)
             except CodecError as error:
-                self._drop(error)
+                self.drop(error)
 
     def _register(self, frame: SglangRegister) -> Iterable[Heard]:
         if len(frame.base_pointers) != self._kinds:

@@ -24,6 +24,7 @@ from real.bootstrap import (
     why,
 )
 from real.engine import EngineError
+from real.guard import guard_of
 from real.heartbeat import Heartbeat
 from real.orders import RankSpec, Route
 from real.wire import START_TIMEOUT_S
@@ -35,7 +36,7 @@ def assemble_encode(spec: RankSpec, own: Route) -> dict[RankId, Route]:
     registry = spec.bootstraps[rank_id.instance]
     entry = ForkRoute("Encode", scenario.encode_tp, 1, own.host, own.control_port, rank_id.rank)
     asyncio.run(_register(registry, entry))
-    return _meet_group(registry, own, scenario.encode_ids())
+    return _meet_group(registry, own, scenario.encode_ids(), spec.token)
 
 
 def assemble_language(spec: RankSpec, own: Route, writers: Mapping[str, RankId]) -> dict[RankId, Route]:
@@ -45,14 +46,14 @@ def assemble_language(spec: RankSpec, own: Route, writers: Mapping[str, RankId])
     TimeoutError when one has not answered after a minute.
     """
     found = asyncio.run(_look_up_all(writers, spec.scenario.encode_tp))
-    return found | _meet_group(spec.meeting, own, spec.scenario.language_ids())
+    return found | _meet_group(spec.meeting, own, spec.scenario.language_ids(), spec.token)
 
 
-def _meet_group(registry: str, own: Route, side: Collection[RankId]) -> dict[RankId, Route]:
+def _meet_group(registry: str, own: Route, side: Collection[RankId], token: str) -> dict[RankId, Route]:
     group = [rank_id for rank_id in side if rank_id.instance == own.rank_id.instance]
     if len(group) == 1:
         return {own.rank_id: own}
-    return register_and_find({registry: []}, own, group, START_TIMEOUT_S)
+    return register_and_find({registry: []}, own, group, START_TIMEOUT_S, guard_of(token))
 
 
 async def _register(registry: str, entry: ForkRoute) -> None:

@@ -22,6 +22,7 @@ from real.bootstrap import register_and_find
 from real.control import Processes, Standing
 from real.engine import EngineError
 from real.faults import CorruptFrame
+from real.guard import guard_of
 from real.heartbeat import Found, Heartbeat, News
 from real.orders import RankSpec, Route
 
@@ -65,6 +66,7 @@ class Wire(ABC):
         self.messages_stale = 0
         self.peers: tuple[RankId, ...] = ()
         self._line = line
+        self._guard = guard_of(spec.token)
 
     @abstractmethod
     def assemble(self) -> dict[RankId, Route]:
@@ -113,7 +115,8 @@ class Wire(ABC):
         """Whether only the end of a quarantine is missing until the blocks of ``room`` are free."""
         return False
 
-    def _drop(self, reason: object) -> None:
+    def drop(self, reason: object) -> None:
+        """Count a multipart that is not understood, and say why."""
         # A frame that is not understood is lost, like a message that never came: the rooms' timers deal with it.
         self.frames_dropped += 1
         sys.stderr.write(f"{self.own.rank_id}: dropped a control frame: {reason}\n")
@@ -162,11 +165,11 @@ class ExtendedWire(Wire):
             raise EngineError(f"{rank_id} finds no encode instance up")
         side = scenario.encode_ids() if is_encode else scenario.language_ids()
         group = [one for one in side if one.instance == rank_id.instance]
-        return register_and_find(registries, self.own, group, START_TIMEOUT_S)
+        return register_and_find(registries, self.own, group, START_TIMEOUT_S, self._guard)
 
     def watch(self, known: Mapping[RankId, Route], on_news: Callable[[News | Exception], None]) -> Heartbeat:
         """Watch the registries."""
-        self._heartbeat = Heartbeat(self.own, self._watched, known, self.spec.heartbeats, on_news)
+        self._heartbeat = Heartbeat(self.own, self._watched, known, self.spec.heartbeats, on_news, self._guard)
         return self._heartbeat
 
     def meet(self, route: Route) -> None:
@@ -214,7 +217,11 @@ class ExtendedWire(Wire):
 
     def _understood(self, frames: list[bytes]) -> Iterable[Message]:
         if frames and frames[0] in (HELLO, WELCOME):
-            peer = msgspec.msgpack.decode(frames[1], type=RankId)
+            try:
+                peer = msgspec.msgpack.decode(b"".join(frames[1:2]), type=RankId)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                self.drop(f"no greeting: {error}")
+                return
             if frames[0] == HELLO:
                 self._say(WELCOME, peer)
             self._unwelcome.discard(peer)
@@ -222,7 +229,7 @@ class ExtendedWire(Wire):
         try:
             yield decode(frames)
         except CodecError as error:
-            self._drop(error)
+            self.drop(error)
 
     def _say(self, greeting: bytes, to: RankId) -> None:
         route = self._processes.current(to)

@@ -102,6 +102,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     folder.mkdir()
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("BUFFERLAB_TOKEN", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.chdir(folder)
     started: list[Process] = []
@@ -126,6 +128,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         _, alive = psutil.wait_procs(family(), timeout=20)
         assert alive == []
         assert list(scratch.iterdir()) == []
+        assert list((tmp_path / "state").rglob("token-*")) == []
     finally:
         for process in family():
             process.kill()
