@@ -188,7 +188,7 @@ def run_measured(
 ) -> dict[str, Any]:
     """Run all replications over Mooncake into ``target`` and return the summary.
 
-    ``begin`` is told what the requests are, once nothing about them can be refused.
+    ``begin`` is told what the requests are, once nothing can be refused any more.
     ``meeting``: where the ranks come to from their hosts; without one all of them are started on this host.
     Raises UserError if the backend is not installed, RunFailedError if there is nothing to write, and RunFaultedError
     when the run met what nobody planned, with what it did all the same in ``target``.
@@ -203,8 +203,6 @@ def run_measured(
     missing = examine_real()
     if missing:
         raise UserError(missing)
-    if begin is not None:
-        begin(traffic.text)
     with real_errors(notice):
         from real.engine import EngineError
         from real.launcher import run_real
@@ -212,6 +210,8 @@ def run_measured(
 
         # The place first: that it cannot be written is known before ranks come from their hosts.
         with RunWriter(target, config) as writer, gathered(config, meeting, notice or (lambda _: None)) as hosts:
+            if begin is not None:
+                begin(traffic.text)
             started_s = time.perf_counter()
             replications: list[Replication] = []
             proofs: list[dict[str, Any]] = []

@@ -64,7 +64,7 @@ def test_a_delivered_room_is_released_and_one_that_was_over_stays_as_it_is() -> 
 def test_rooms_of_which_nothing_was_heard_and_refused_ones_failed_as_they_came() -> None:
     accounts = Accounts()
     accounts.end(LANGUAGE, 0, [3], 1.5)
-    accounts.refuse(LANGUAGE, 4, 2.5)
+    accounts.refuse(LANGUAGE, 4, 2.5, "refused: language0 is down")
     for room, time_s in ((3, 1.5), (4, 2.5)):
         assert lasts(accounts, room) == [
             (time_s, Event.SUBMITTED, Status.Bootstrapping, 0),

@@ -282,6 +282,7 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> Rank:
         made.core = SimpleNamespace(handle=lambda turn, now: actions)  # type: ignore[assignment]
         made.grid, made.passes = LoopGrid(TURN_S), Passes(scenario)
         made._later, made._later_count, made._chunks, made._slowness = [], 0, {}, 1.0
+        made._prefilling, made._records_prefill = 0, False
         made.grid.next_s(1.0)
         return made
 

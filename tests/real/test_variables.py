@@ -153,7 +153,8 @@ over_mooncake = pytest.mark.skipif(
 def bufferlab(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "experiments", *arguments],
-        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=100,
+        # Without what a run in this very process has set for its engine.
+        cwd=cwd, env={**cleaned(os.environ), "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=100,
         check=False,
     )  # fmt: skip
 
