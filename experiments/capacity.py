@@ -37,10 +37,15 @@ LEAST_REQUESTS = 40
 LEAST_GROWTH = 0.02
 """Less is not worth a word, however certain."""
 ERRORS = 2.0
+ERRORS_UNSEEN = 4.0
+"""The same where no stage is full, so that what holds the system back would have to be something that is not seen."""
 SATURATED = 0.95
 NEAR = 0.9
 FILLED = 0.4
 """Rooms also wait for a loop that is busy with something else. They wait for a pool if so much of it is held."""
+
+
+NONE_SERVED = "capacity unknown: none of the requests was served"
 
 
 class Evidence(NamedTuple):
@@ -60,6 +65,8 @@ class Evidence(NamedTuple):
     filled: Mapping[str, float | None]
     closed: bool
     disturbed: bool
+    none_served: bool = False
+    """Whether no request was served, so that nothing grew."""
 
 
 def evidence(one: Replication) -> Evidence:
@@ -87,6 +94,7 @@ def evidence(one: Replication) -> Evidence:
         filled={f"{side.value}_pool": one.filled_until(side, until_s) for side in Side},
         closed=one.closed,
         disturbed=one.disturbed or one.deadlock,
+        none_served=count > 0 and bool(np.isnan(ends_s).all()),
     )
 
 
@@ -124,13 +132,17 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
     if noise is not None:
         noise /= math.sqrt(len(found))
     stage = _held_back_by(busy, filled)
-    grows = growth is not None and noise is not None and growth > max(LEAST_GROWTH, ERRORS * noise)
+    errors = ERRORS if stage is not None else ERRORS_UNSEEN
+    grows = growth is not None and noise is not None and growth > max(LEAST_GROWTH, errors * noise)
+    none_served = bool(found) and all(one.none_served for one in found)
     if closed:
         verdict, bottleneck = "closed", stage
     elif offered is None:
         verdict, bottleneck = "unknown", None
     elif grows and (stage is not None or not disturbed):
         verdict, bottleneck = "over", stage
+    elif none_served:
+        verdict, bottleneck = "unknown", None
     elif stage is not None:
         verdict, bottleneck = "near", stage
     else:
@@ -145,7 +157,10 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
         "busy": busy,
         "filled": filled,
         "disturbed": disturbed,
-        "sentence": _sentence(verdict, bottleneck, busy, offered, served),
+        "none_served": none_served,
+        "sentence": NONE_SERVED
+        if none_served and verdict == "unknown"
+        else _sentence(verdict, bottleneck, busy, offered, served),
     }
 
 
@@ -156,6 +171,7 @@ def combined(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             Evidence(
                 one["offered_rps"], one["served_rps"], one["growth"], one["noise"], one["busy"], one["filled"],
                 closed=one["verdict"] == "closed", disturbed=one["disturbed"],
+                none_served=one.get("none_served", False),
             )
             for one in verdicts
         ]

@@ -360,6 +360,11 @@ class Workload(Section):
             mix = load_mix(self.preset, self.options)
             own = mix.arrivals
             if self.rate_scale is not None:
+                if mix.rate_rps is None:
+                    raise ValueError(
+                        f"rate_scale is {self.rate_scale:g}, but the preset {self.preset} has no rate of its own; "
+                        f"give rate_rps"
+                    )
                 rate_rps = mix.rate_rps * self.rate_scale
         varied = Variation(
             cv=self.cv, rate_log_sd=self.rate_log_sd, rate_time_constant_s=self.rate_time_constant_s

@@ -59,7 +59,7 @@ def configure(
     path = Path(source)
     if source in preset_names():
         workload: dict[str, Any] = {"preset": source, "requests": PRESET_REQUESTS}
-        workload["rate_rps"] = load_mix(source).rate_rps
+        workload["rate_rps"] = load_mix(source).rate_rps or 1.0
     elif path.suffix == ".toml":
         return load(source, overrides)
     elif path.exists():

@@ -31,8 +31,9 @@ no interval either.
   to), the ``adapters`` (the busier direction; only a simulated link that is shared tells), the blocks of the pools.
   None where a configuration has no such stage, or a measured run cannot know.
 * ``capacity``: whether the system keeps up with what it is offered (``capacity``): ``verdict`` is within, near, over,
-  closed (a closed loop) or unknown, ``bottleneck`` the stage that holds it back, ``sentence`` says both. ``busy`` has
-  the shares of the time in which requests were *offered*, of pools the share in which requests waited for them.
+  closed (a closed loop) or unknown (no rate, or nothing served), ``bottleneck`` the stage that holds it back,
+  ``sentence`` says both. ``busy`` has the shares of the time in which requests were *offered*, of pools the share in
+  which requests waited for them.
 * ``deadlock``: whether any replication stood still with requests unfinished; ``deadlock_rate``: the share that did,
   with Wilson's interval.
 * ``warmup``: ``discarded_requests``, how many first requests of all replications together were left out of all figures

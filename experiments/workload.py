@@ -217,7 +217,7 @@ def rate_drawn(workload: Workload) -> float | None:
     if workload.loop == "closed" or workload.request is not None:
         return None
     if workload.preset is not None and workload.rate_scale is not None:
-        return load_mix(workload.preset, workload.options).rate_rps * workload.rate_scale
+        return (load_mix(workload.preset, workload.options).rate_rps or 1.0) * workload.rate_scale
     drawn = workload.preset is not None or workload.lengths is not None
     return workload.rate_rps if drawn or reader_of(workload).gives == "lengths" else None
 

@@ -187,6 +187,9 @@ class Fields:
                     f"{OPTION}.{field} is {name!r}{did_you_mean(name, by_name)}, it must be a column of "
                     f"{self.table.path.name}: {self.table.names()}"
                 )
+            twice = next((other for other, one in found.items() if one is column), None)
+            if twice is not None:
+                raise UserError(f"{OPTION} has {column.shown_name} for {twice} and {field}, it must be one of them")
             found[field] = column
         return found
 

@@ -44,7 +44,9 @@ OUTPUTS = (
 OTHERS = frozenset(
     {
         *OUTPUTS, "request_id", "id", "model", "hash_ids", "session_id", "elapsed_time", "log_type", "chat_id",
-        "parent_chat_id", "turn", "type", "output_len", "", "index",
+        "parent_chat_id", "turn", "type", "output_len", "", "index", "index_level_0", "end_time", "end", "finish_time",
+        "finished_at", "duration", "latency", "ttft", "prompt", "status", "temperature", "usage", "max_tokens",
+        "max_output_tokens", "cached_tokens", "reasoning_tokens",
     }
 )  # fmt: skip
 """Columns that many files have and no field is meant by; when they are not used, no other name is offered."""

@@ -25,6 +25,7 @@ class RecordedRun(TableReader):
 
     title: ClassVar[str] = "a run's requests"
     options: ClassVar[Mapping[str, Option]] = {"replication": REPLICATION}
+    finds_clients = False
 
     @classmethod
     def matches(cls, head: Head) -> bool:

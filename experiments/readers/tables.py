@@ -33,6 +33,8 @@ SUFFIXES = {
 }  # fmt: skip
 DELIMITERS = ",;\t|"
 HEAD_LINES = 64
+A_LIST, A_TABLE = "a list", "a table"
+"""Stand for what JSON has in a cell that is no number and no text; no column needs it."""
 CHUNK_ROWS = 1 << 16
 LONGEST_FIELD = 1 << 24
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
@@ -257,7 +259,9 @@ class _CsvRows:
             raise UserError(f"workload.file is {str(path)!r}, which cannot be read as csv: it has no header line")
         self.delimiter = _delimiter(first.strip("\r\n"))
         self._before = before
-        self._reader = csv.reader(_chained(first, file), delimiter=self.delimiter, skipinitialspace=True)
+        # Strict, for a quote that is never closed would take all rows that follow into its field.
+        lines = _without_blanks_after_quotes(_chained(first, file), self.delimiter)
+        self._reader = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True, strict=True)
         header = [name.strip() for name in next(self._reader)]
         while header and not header[-1]:
             header.pop()
@@ -269,7 +273,7 @@ class _CsvRows:
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         width = len(self.header)
-        for row in self._reader:
+        for row in self._rows():
             if len(row) != width:
                 if not any(field.strip() for field in row[width:]) and len(row) > width:
                     row = row[:width]
@@ -280,6 +284,26 @@ class _CsvRows:
                     )
             if any(row):
                 yield self._reader.line_num + self._before, row
+
+    def _rows(self) -> Iterator[list[str]]:
+        begun = self._reader.line_num + 1
+        try:
+            for row in self._reader:
+                yield row
+                begun = self._reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"workload.file {self._path.name}, line {begun + self._before} cannot be read as csv: {error} "
+                f"(is a quote not closed there?)"
+            ) from None
+
+
+def _without_blanks_after_quotes(lines: Iterator[str], delimiter: str) -> Iterator[str]:
+    """The lines with nothing between a quote that closes a field and the end of the field."""
+    blanks = re.compile(rf'"[ \t]+(?=[{re.escape(delimiter)}\r\n])')
+    if not delimiter.isspace():
+        lines = (blanks.sub('"', line) if '"' in line else line for line in lines)
+    yield from lines
 
 
 def _chained(first: str, rest: TextIO) -> Iterator[str]:
@@ -327,7 +351,7 @@ def _read_csv(path: Path) -> Table:
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every object of a file of JSON lines with its line; lists and tables in them are left out."""
+    """Every object of a file of JSON lines with its line; of lists and tables in them only that they are that."""
     import msgspec
 
     with _opened(path) as file:
@@ -342,7 +366,13 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise UserError(
                     f"workload.file {path.name}, line {line} cannot be read as jsonl: it must be an object in braces"
                 )
-            yield line, {name: None if isinstance(value, list | dict) else value for name, value in found.items()}
+            yield line, {name: _flat(value) for name, value in found.items()}
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return A_LIST if isinstance(value, list) else A_TABLE
+    return value
 
 
 def _read_jsonl(path: Path) -> Table:

@@ -42,6 +42,8 @@ class TableReader(Reader):
     """A format whose files are tables."""
 
     options: ClassVar[Mapping[str, Option]] = TABLE_OPTIONS
+    finds_clients: ClassVar[bool] = True
+    """Whether its clients are found in the columns of any table."""
 
     @abstractmethod
     def rows(self, fields: Fields, options: Mapping[str, Any]) -> Rows:
@@ -60,6 +62,10 @@ class TableReader(Reader):
             raise UserError(f"workload.file is {str(table.path)!r}, it must have at least one row")
         rows = self.rows(fields, options)
         fields.check()
+        if rows.client is None and self.finds_clients:
+            # No published trace has them under these names, but a table of the same form may.
+            client = fields.find("client")
+            rows.client = None if client is None else client.texts()
         columns = _in_order(rows)
         if not len(columns):
             raise UserError(f"workload.file is {str(table.path)!r}, which has no row with tokens")

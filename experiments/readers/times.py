@@ -28,8 +28,11 @@ EARLIEST_S, LATEST_S = 946_684_800, 4_102_444_800
 """Counts since 1970 that are moments of this century: 2000 to 2100."""
 FEW_REQUESTS = 20
 """So few may be far apart in any service."""
+SLOWEST_RPS, FASTEST_RPS = 0.002, 1000.0
+"""Between them are the rates of services; a count that is a moment of this century only by chance has others."""
 HALF_DAY_S = 43_200
 FRACTION = re.compile(r"(:\d{2}),(\d)")
+ZONE = re.compile(r"(Z|UTC|[T ][\d:.,]+\s*[+-](?P<ahead>\d{2}:?(\d{2})?))$", re.IGNORECASE)
 CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?")
 
 
@@ -193,6 +196,12 @@ def _of_texts(column: Column) -> _Moments:
     missing = moments.isna().to_numpy() | bare
     if missing.any():
         raise column.refuse(int(missing.argmax()), wanted)
+    zones = [ZONE.search(text) for text in texts]
+    # A time without a zone is one of UTC, unless its neighbours have another zone.
+    if any(zone is not None and zone["ahead"] and zone["ahead"].strip("0:") for zone in zones) and not all(zones):
+        like = "with its zone" if zones[0] else "without a zone"
+        row = next(row for row, zone in enumerate(zones) if (zone is None) is not (zones[0] is None))
+        raise column.refuse(row, f"a time {like}, as in the rows before")
     try:
         counts = moments.dt.tz_localize(None).astype("datetime64[ns]").to_numpy().astype(np.int64)
     except ValueError:  # pandas' own error for what nanoseconds cannot hold
@@ -231,10 +240,15 @@ def _unit(
         if low / PER_SECOND[named] > YEAR_S and named not in since_1970:
             meant = f"; they are of this century as {UNIT_NAMES[since_1970[0]]} since 1970" if since_1970 else ""
             raise UserError(f"{_in_first(column)}, which is no time in {UNIT_NAMES[named]}{meant}; {CHOICES}")
+        if named not in since_1970 and since_1970 and SLOWEST_RPS <= _rate(numbers, since_1970[0]) <= FASTEST_RPS:
+            raise UserError(
+                f"{_in_first(column)}, which is of this century as {UNIT_NAMES[since_1970[0]]} since 1970, but its "
+                f"name says {UNIT_NAMES[named]}; {CHOICES} ({_rates(numbers)})"
+            )
         return named, []
     if documented is not None:
         return _documented(column, numbers, documented, since_1970)
-    if since_1970:
+    if since_1970 and (len(numbers) < FEW_REQUESTS or not 0 < _rate(numbers, since_1970[0]) < SLOWEST_RPS):
         return since_1970[0], [f"times read as {UNIT_NAMES[since_1970[0]]} since 1970, which puts them in this century"]
     if low == high:
         return "s", []  # all at once, in whatever unit

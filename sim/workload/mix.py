@@ -74,7 +74,8 @@ class Storm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Mix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Kinds of requests by their weights; every length is clipped to ``max_tokens``.
 
-    ``arrivals``: how they come, at ``rate_rps`` a second where nobody says otherwise. ``clients``: so many clients
+    ``arrivals``: how they come, at ``rate_rps`` a second where nobody says otherwise; None if the
+    sources tell no rate. ``clients``: so many clients
     share the requests of kinds without a client of their own, at random. ``own_arrivals``: clients that send on their
     own; then every kind belongs to one of them. ``hint``: whether a router that sees the image sizes can compute the
     image tokens. ``boundary_tokens``: added for every image.
@@ -85,7 +86,7 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     description: str = ""
     source: str = ""
     arrivals: Arrivals = Arrivals()
-    rate_rps: float = 1.0
+    rate_rps: float | None = None
     clients: int = 0
     own_arrivals: tuple[ClientArrivals, ...] = ()
     storm: Storm | None = None
@@ -102,7 +103,8 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 raise ValueError(f"{name} is {value}, it must be at least {least}")
         check_weights([kind.weight for kind in self.kinds], len(self.kinds), "kinds")
         check_weights(self.storm_weights, len(self.kinds), "kinds")
-        self.arrivals.check_rate(self.rate_rps)
+        if self.rate_rps is not None:
+            self.arrivals.check_rate(self.rate_rps)
         if self.own_arrivals:
             own, named = [client.name for client in self.own_arrivals], {kind.client for kind in self.kinds}
             if len(set(own)) != len(own) or set(own) != named:

@@ -145,3 +145,15 @@ def test_utilisation_is_work_over_time() -> None:
     assert found["prefill"] is found["preprocessing"] is None
     assert 0 < found["adapters"] < found["writers"] < 0.05
     assert found["language_pool"] == summary["language_pool"]["mean_occupancy"]["value"]
+
+
+def test_nothing_served_is_not_within_capacity() -> None:
+    found = verdict(config(0.5, 100, "encoder", encode={"pool_blocks": 1, "base_s": SERVICE_S, "batch_requests": 1}))
+    assert (found["verdict"], found["sentence"]) == ("unknown", "capacity unknown: none of the requests was served")
+
+
+def test_bursts_without_a_full_stage_are_no_overload() -> None:
+    """With this seed latencies grow by a bit more than twice their noise, though the encoder has time left."""
+    found = verdict(config(0.8, 200, "encoder", seed=4, workload={"cv": 3.0}))
+    assert found["growth"] > 2 * found["noise"]
+    assert found["verdict"] == "within", found

@@ -285,3 +285,29 @@ def test_a_description_says_what_was_assumed(tmp_path: Path) -> None:
     described = describe(configure(str(tmp_path / "t.csv")), [10])
     assert described["traffic"]["sentence"] == "workload: 2 of 2 requests of t.csv, 1 s, 1/s"
     assert described["traffic"]["notes"][-1] == "columns not used: colour"
+
+
+def test_a_quote_that_is_not_closed_hides_no_rows(tmp_path: Path) -> None:
+    head = "arrival_s,total_tokens,note\n"
+    for broken in ('0,5,a\n1,5,"b\n2,5,c\n3,5,d\n', '0,5,a\n1,5,"b\n2,5,c\n3,5,"d"\n'):
+        with pytest.raises(UserError, match=r"t.csv, line 3 cannot be read as csv: .*is a quote not closed there"):
+            read(tmp_path, head + broken)
+    whole = read(tmp_path, head + '0,5,"a\nb"\n1,"5" ,"say ""so"" , please"\n')
+    assert whole.columns.total_tokens.tolist() == [5, 5]
+
+
+def test_clients_are_found_in_tables_of_public_forms(tmp_path: Path) -> None:
+    for text in (
+        "TIMESTAMP,ContextTokens,GeneratedTokens,User\n2024-05-10 00:00:00,5,1,a\n2024-05-10 00:00:01,6,1,b\n",
+        "timestamp,input_length,output_length,client_id\n0,5,1,a\n1000,6,1,b\n",
+    ):
+        reading = read(tmp_path, text)
+        assert reading.columns.clients == ("a", "b")
+        assert "is client" in " ".join(reading.notes)
+
+
+def test_what_json_nests_is_named_and_no_column_is_two_fields(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 1: images is a list, it must be a whole number"):
+        read(tmp_path, '{"arrival_s": 0, "total_tokens": 5, "images": ["a.png"]}\n', "t.jsonl")
+    with pytest.raises(UserError, match=r"columns has len for images and total_tokens, it must be one of them"):
+        read(tmp_path, "arrival_s,len\n0,5\n", columns={"total_tokens": "len", "images": "len"})

@@ -214,3 +214,46 @@ def test_moments_in_the_index_of_a_pandas_table(tmp_path: Path) -> None:
     read = read_requests(tmp_path / "t.parquet")
     assert read.columns.arrival_s.tolist() == [0, 0.25]
     assert any("__index_level_0__ is arrival_s" in note for note in read.notes)
+
+
+# --- what could be two things ---
+
+
+def numbers(name: str, first: int, step: int, rows: int = 30) -> str:
+    return f"{name},total_tokens\n" + "".join(f"{first + number * step},5\n" for number in range(rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        # Seconds since 1970 under a name that says milliseconds would come a thousand times too fast, …
+        (numbers("timestamp_ms", 1_700_000_000, 1), "timestamp_ms is 1700000000, which is of this century as seconds since 1970, but its name says milliseconds"),
+        (numbers("timestamp_us", 1_700_000_000_000, 1000), "timestamp_us is 1700000000000, which is of this century as milliseconds since 1970, but its name says microseconds"),
+        # … and a clock that began with its host, read as one since 1970, a million times too slow.
+        (numbers("timestamp", 1_000_000_000, 200_000), "timestamp is 1000000000, and nothing says in which unit"),
+        (numbers("timestamp", 1_900_000_000_000, 200_000_000), "timestamp is 1900000000000, and nothing says in which unit"),
+        ("timestamp,total_tokens\n2024-10-15T12:00:00+08:00,5\n2024-10-15T12:00:01,5\n", "line 3: timestamp is 2024-10-15T12:00:01, it must be a time with its zone"),
+        ("timestamp,total_tokens\n2024-10-15 12:00:00,5\n2024-10-15 12:00:01.5-0500,5\n", "it must be a time without a zone, as in the rows before"),
+    ],
+)  # fmt: skip
+def test_times_that_could_be_two_things_are_asked(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_requests(path)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        numbers("timestamp_us", 1_000_000_000, 1_000_000),  # a part of a trace
+        numbers("arrival_ms", 1_700_000_000_000, 1000),
+        numbers("timestamp", 1_700_000_000, 1),
+        "timestamp,total_tokens\n" + "".join(f"2024-10-15 12:00:{one:02d}{'+00:00' * (one % 2)},5\n" for one in range(30)),
+    ],
+)  # fmt: skip
+def test_times_that_could_be_one_thing_only_are_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert read_requests(path).columns.arrival_s.tolist() == list(range(30))

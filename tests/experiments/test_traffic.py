@@ -165,6 +165,7 @@ def test_rate_scale_is_times_the_source_s_own_rate(mine: Path) -> None:
     ("settings", "sentence"),
     [
         (["workload.rate_scale=2", "workload.rate_rps=2"], "workload has rate_rps 2 and rate_scale 2, it must have only one"),
+        (["workload.rate_scale=2"], "workload.rate_scale is 2, but the preset mixed has no rate of its own; give rate_rps"),
         (["workload.rate_scale=0"], "workload.rate_scale is 0, it must be more than 0"),
         (["workload.lengths=[5]", "workload.rate_scale=2"], "workload.rate_scale is 2, which is not allowed beside lengths, which have no rate"),
         (["workload.loop=closed", "workload.concurrency=2", "workload.rate_scale=2"], "workload.rate_scale is 2, which is not allowed in a closed loop"),
