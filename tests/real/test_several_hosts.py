@@ -32,6 +32,7 @@ import psutil
 
 from protocol.scenario import Request, Scenario
 from real.coordinator import Coordinator
+from real.guard import new_token
 from real.launcher import run_real
 from real.orders import Heartbeats
 
@@ -128,7 +129,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         _, alive = psutil.wait_procs(family(), timeout=20)
         assert alive == []
         assert list(scratch.iterdir()) == []
-        assert list((tmp_path / "state").rglob("token-*")) == []
     finally:
         for process in family():
             process.kill()
@@ -177,7 +177,7 @@ def check_run(start: Callable[..., Process], coordinator: Process, language: int
 # --- on one machine ---
 
 
-def test_a_run_whose_ranks_come_by_themselves(start: Callable[..., Process]) -> None:
+def test_a_run_whose_ranks_come_by_themselves(start: Callable[..., Process], tmp_path: Path) -> None:
     write_config(encode=1, language=2)
     coordinator = start("real", "mine.toml", "--bootstrap", "127.0.0.1:0", "--out", "real", "--no-plots", "--json")
     bootstrap = f"127.0.0.1:{port_of(coordinator)}"
@@ -190,6 +190,8 @@ def test_a_run_whose_ranks_come_by_themselves(start: Callable[..., Process]) -> 
     assert [one.ended() for one in ranks] == [0, 0, 0], [one.err for one in ranks]
     assert coordinator.ended() == 0, coordinator.err
     check_run(start, coordinator, 2, LENGTHS)
+    assert environment("real")["refused"] == []
+    assert list((tmp_path / "state").rglob("token-*")) == []  # it ends with the coordinator
     places = {one["rank"]: one["host"] for one in environment("real")["ranks"]}
     assert places == {"encode0.0": "127.0.0.2", "language0.0": "127.0.0.3", "language0.1": "127.0.0.1"}
 
@@ -243,8 +245,13 @@ def test_ranks_end_with_their_coordinator(start: Callable[..., Process], how: si
     ],
 )
 def test_a_rank_that_leaves_is_named_and_the_run_goes_on(
-    start: Callable[..., Process], how: signal.Signals, status: int, what: str
+    start: Callable[..., Process],
+    how: signal.Signals,
+    status: int,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("BUFFERLAB_TOKEN", token := new_token())
     scenario = Scenario(
         block_tokens=16, hidden=64, sizing_options={"tokens": 64}, encode_blocks=64, language_blocks=64,
         language_instances=2, timeout_s=10.0,
@@ -253,7 +260,7 @@ def test_a_rank_that_leaves_is_named_and_the_run_goes_on(
         Request(room=room, arrival_s=0.02 * room, total_tokens=100, language_instance=room % 2)
         for room in range(1, 101)
     ]
-    with Coordinator(scenario, "127.0.0.1", 0) as hosts:
+    with Coordinator(scenario, "127.0.0.1", 0, token=token) as hosts:
         names = [("encode", 0), ("language", 0), ("language", 1)]
         ranks = [start("real", "--role", role, "--rank", n, "--bootstrap", hosts.address) for role, n in names]
         hosts.gather(END_S, print)
