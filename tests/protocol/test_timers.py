@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from protocol.harness import World, WorldSpec
-from protocol.messages import Announce, ChunkStatus, EncodeRequest, LanguageRequest, Offer
+from protocol.messages import Abort, Announce, ChunkStatus, EncodeRequest, LanguageRequest, Offer
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -24,9 +24,7 @@ class Slow(World):
     """A world with three encode ranks, the last of them surplus, and two language ranks; turns at every move."""
 
     def __init__(self, **spec: Any) -> None:
-        super().__init__(
-            WorldSpec(encode_tp=3, language_tp=2, timeout_s=TIMEOUT_S, default_tokens=4, block_tokens=4, **spec)
-        )
+        super().__init__(WorldSpec(encode_tp=3, language_tp=2, timeout_s=TIMEOUT_S, **spec))
 
     def wait(self, lasts_s: float = SLOW_S) -> None:
         """Let time pass, with a turn of everybody at its end; then nothing may have timed out."""
@@ -131,6 +129,26 @@ def test_a_surplus_rank_waits_for_source_blocks_as_long_as_the_others() -> None:
             world.hear(reader, ChunkStatus)
     assert [len(world.concluded[room, 0]) for room in (1, 2)] == [5, 5]
     assert world.quiescent
+
+
+@pytest.mark.parametrize("late", [L0, L1])
+def test_a_wait_for_blocks_begins_when_all_ranks_of_the_group_have_the_request(late: RankId) -> None:
+    world = Slow(language_blocks=1, default_tokens=4)
+    early = L1 if late == L0 else L0
+    for rank_id in (L0, L1):
+        world.feed(rank_id, LanguageRequest(1, 0))  # holds the only block
+    world.feed(early, LanguageRequest(2, 0))
+    world.turns()
+    world.wait(0.5 * TIMEOUT_S)
+    for rank_id in (L0, L1):
+        world.feed(rank_id, Abort(1, 0))
+    for side in (Side.LANGUAGE, Side.ENCODE):
+        world.turn(side)
+    world.concluded.clear()
+    world.wait(0.4 * TIMEOUT_S)
+    world.feed(late, LanguageRequest(2, 0))
+    world.wait(0.8 * TIMEOUT_S)
+    assert world.language[0].waiting_rooms == world.language[1].waiting_rooms == 1, "the block is fenced"
 
 
 @pytest.mark.parametrize("discipline", ["window", "exact_announce"])
