@@ -21,6 +21,7 @@ import msgspec
 from experiments.environment import MOONCAKE_WHEELS, describe, memory_bytes, package_version
 from experiments.errors import UserError
 from experiments.files import Claim, claim_free, free_name, new_folder, require_empty_folder, write_json
+from experiments.options import unused_device
 from experiments.present import table
 from experiments.units import format_duration, format_size, parse_size
 
@@ -84,6 +85,8 @@ def make_sweep(
         raise UserError(f"--rounds is {rounds}, it must be from {FEWEST_ROUNDS} to {MOST_ROUNDS}")
     if transport not in TRANSPORTS:
         raise UserError(f"--transport is {transport!r}, it must be one of {', '.join(TRANSPORTS)}")
+    if wrong := unused_device("--device", device, transport):
+        raise UserError(f"{wrong}; give --transport rdma, or leave --device out")
     if seed < 0:
         raise UserError(f"--seed is {seed}, it must be at least 0")
     if min_gbps is not None and not (math.isfinite(min_gbps) and min_gbps > 0):

@@ -139,6 +139,7 @@ def demo(
 
 @app.command(epilog=f"Example: {EXAMPLES['sim']}")
 def sim(
+    context: typer.Context,
     config: ConfigArgument,
     out: OutOption = None,
     settings: SetOption = None,
@@ -151,12 +152,14 @@ def sim(
     """One simulated run, with its replications, into a run directory."""
     from experiments.runner import run_sim
 
+    _refuse_force_without_out(context, out)
     execute = functools.partial(run_sim, plots=plots, timeline=timeline)
     _run("sim", execute, _load(config, settings, seed), out, force=force, as_json=as_json)
 
 
 @app.command(epilog=f"On several hosts: docs/several-hosts.md. Example: {EXAMPLES['real']}")
 def real(
+    context: typer.Context,
     config: Annotated[
         str | None, typer.Argument(metavar="CONFIG", help="As for sim; not needed with --role.", show_default=False)
     ] = None,
@@ -215,6 +218,7 @@ def real(
 ) -> None:
     """The same configuration over Mooncake, one process per rank: all on this host, or each where it is started."""
     from experiments.errors import UserError
+    from experiments.options import refuse_unused, unused_device
     from experiments.runner import run_measured
     from experiments.several_hosts import WAIT_S, Meeting, Part, take_part
 
@@ -236,21 +240,39 @@ def real(
             raise UserError("--expose is not allowed with --role: the coordinator decides it")
         if out is not None or force or as_json:
             raise UserError("--out, --force and --json are not allowed with --role: the coordinator writes the run")
+        refuse_unused(
+            context,
+            {"--no-plots", "--plots", "--timeline"},
+            "with --role: give it to the coordinator, who writes the run",
+        )
         if config is None and (overrides or seed is not None):
             raise UserError("--set, --seed and --transport are not allowed with --role unless CONFIG is given, too")
         own = None if config is None else _load(config, overrides, seed)
+        if own is not None and (wrong := unused_device("--device", device or "", own.real.transport)):
+            raise UserError(wrong)
         part = Part(role=role, number=rank, host=host, device=device or "")
         take_part(own, meeting, part, lambda line: print(line, file=sys.stderr))
         return
     if config is None:
         raise UserError("CONFIG is missing, only a rank with --role needs none")
+    _refuse_force_without_out(context, out)
     overrides += [f"real.device={json.dumps(device)}"] if device is not None else []
+    asked = _load(config, overrides, seed)
+    option = "real.device" if device is None else "--device"
+    if wrong := unused_device(option, asked.real.device, asked.real.transport):
+        raise UserError(f"{wrong}; give --transport rdma, or leave the device out")
+    if expose and asked.protocol.wire != "sglang":
+        raise UserError(
+            f"--expose has no effect with protocol.wire = {asked.protocol.wire!r}, whose ports know the run's token; "
+            "it is for 'sglang'"
+        )
     execute = functools.partial(run_measured, meeting=meeting, plots=plots, timeline=timeline)
-    _run("real", execute, _load(config, overrides, seed), out, force=force, as_json=as_json)
+    _run("real", execute, asked, out, force=force, as_json=as_json)
 
 
 @app.command(epilog=f"Example: {EXAMPLES['sweep']}")
 def sweep(
+    context: typer.Context,
     config: ConfigArgument,
     grid: Annotated[
         list[str] | None,
@@ -291,10 +313,13 @@ def sweep(
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
     from experiments.grid import joined, parse_grid, parse_setting, read_cells
+    from experiments.options import refuse_unused
     from experiments.progress import bar
     from experiments.sweep import make_plan, run_sweep
     from experiments.sweeptext import plan_text, sweep_text
 
+    if executor == "dask" and address is not None:
+        refuse_unused(context, {"--jobs"}, "with --address: the cluster decides how many runs it has at once")
     listed, file_grid = ([], {}) if cells is None else read_cells(cells)
     overrides = list(settings or ())
     # As settings, so that a wrong number is refused as any other is.
@@ -413,6 +438,7 @@ def bench_link(
 
 @app.command(epilog=f"Example: {EXAMPLES['calibrate']}")
 def calibrate(
+    context: typer.Context,
     measurements: Annotated[
         list[Path] | None,
         typer.Argument(metavar="MEASUREMENTS…", help="CSV tables, bench-link output, or run directories."),
@@ -453,8 +479,11 @@ def calibrate(
     from experiments.calibration.profiles import NoProfileError
     from experiments.calibration.report import report_text
     from experiments.errors import UserError
+    from experiments.options import refuse_unused
     from experiments.progress import bar
 
+    if out is None:
+        refuse_unused(context, {"--base"}, "without --out: it is where the profile takes what was not measured from")
     if here:
         given = {"MEASUREMENTS": measurements, "--table": tables, "--predict": predicted, "--accounts": accounts}
         for name, value in given.items():
@@ -526,6 +555,7 @@ def validate(
 
 @app.command(epilog=f"Example: {EXAMPLES['check']}")
 def check(
+    context: typer.Context,
     suite: Annotated[
         str, typer.Option("--bound", metavar="quick|standard|deep", help="How much is explored.")
     ] = "standard",
@@ -566,6 +596,7 @@ def check(
     """Explores the protocol's interleavings and fault schedules; prints the smallest counterexample there is."""
     from experiments import check as checking
     from experiments.errors import UserError
+    from experiments.options import CHECK_USES, SEARCH, refuse_unused_in_mode
     from experiments.progress import bar
 
     numbers = {"--budget-s": budget_s, "--states": most_states, "--random": random, "--jobs": jobs}
@@ -578,6 +609,11 @@ def check(
         raise UserError(f"--grid is {grid}, it must be 2, 3 or 4")
     if sum(mode is not None for mode in (grid, random, replay)) > 1:
         raise UserError("only one of --grid, --random and --replay may be given")
+    modes = {"--grid": grid, "--random": random, "--replay": replay}
+    mode = next((name for name, value in modes.items() if value is not None), "--list" if show_list else SEARCH)
+    if show_list and mode != "--list":
+        raise UserError(f"--list has no effect with {mode}: it is for the configurations of a search")
+    refuse_unused_in_mode(context, mode, CHECK_USES)
     if jobs is None:
         jobs = checking.default_jobs()
     if replay is not None:
@@ -610,6 +646,7 @@ def check(
 
 @app.command(epilog=f"Example: {EXAMPLES['workload']}")
 def workload(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -647,18 +684,26 @@ def workload(
     """Describes a workload (lengths, burstiness, share above a buffer size), or writes its requests to a file."""
     from experiments import describe
     from experiments.errors import UserError
+    from experiments.options import refuse_unused
     from experiments.progress import bar
     from experiments.readers.writing import write_template
 
     if template is not None:
         if source is not None or out is not None:
             raise UserError("--template writes an example of a workload file, it stands alone")
+        unused = {"--requests", "--rate", "--seed", "--buffer", "--replications", "--set"}
+        refuse_unused(context, unused, "with --template, which writes the same example of a workload file every time")
         write_template(template, force=force)
         told = f"wrote {template}; fill it, then: bufferlab workload {shlex.quote(str(template))}"
         _tell({"path": str(template)}, told, as_json=as_json)
         return
     if source is None:
         raise UserError("Missing argument 'NAME|FILE': it must be a preset, a workload file or a configuration")
+    if out is None:
+        refuse_unused(context, {"--force"}, "without --out or --template, whose file it lets replace")
+    else:
+        unused = {"--buffer", "--replications"}
+        refuse_unused(context, unused, "with --out, which writes the requests and describes nothing; leave --out out")
     overrides = [*(settings or ()), *([] if seed is None else [f"run.seed={seed}"])]
     config = describe.configure(source, requests=requests, rate_rps=rate_rps, settings=overrides)
     if out is not None:
@@ -751,6 +796,13 @@ def _load(source: str, settings: Sequence[str] | None, seed: str | None) -> Conf
 
     overrides = list(settings or ())
     return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"])
+
+
+def _refuse_force_without_out(context: typer.Context, out: Path | None) -> None:
+    from experiments.options import refuse_unused
+
+    if out is None:
+        refuse_unused(context, {"--force"}, "without --out, whose finished run it lets replace")
 
 
 def _run(

@@ -79,8 +79,20 @@ def configure(
 
 
 def count_draws(config: Config, replications: int | None = None) -> int:
-    """How many times ``describe`` draws the workload: once where nothing is drawn at random."""
-    return (replications or REPLICATIONS) if is_random(config) else 1
+    """How many times ``describe`` draws the workload: once where nothing is drawn at random.
+
+    Raises UserError for a number of replications that cannot be or would have no effect.
+    """
+    if replications is not None and replications < 1:
+        raise UserError(f"--replications is {replications}, it must be at least 1")
+    if is_random(config):
+        return replications or REPLICATIONS
+    if replications is not None and replications > 1:
+        raise UserError(
+            f"--replications is {replications}, which has no effect on requests that are the same in every draw; it is "
+            "for a preset or lengths, which are drawn at random"
+        )
+    return 1
 
 
 def describe(
@@ -93,8 +105,6 @@ def describe(
     for size in buffers:
         if size < 1:
             raise UserError(f"--buffer is {size}, it must be at least 1")
-    if replications is not None and replications < 1:
-        raise UserError(f"--replications is {replications}, it must be at least 1")
     check_requests(config, "workload")
     repeats = count_draws(config, replications)
     measured = []

@@ -383,6 +383,9 @@ class Coordinator:
             return f"on the sglang wire anybody can speak to its ports, and {join.host} is reached from elsewhere"
         if join.sources != self._sources:
             return "it runs other sources than the coordinator; install the same version on all hosts"
+        transport = (self._config or {}).get("real", {}).get("transport")
+        if join.device and transport == "tcp":
+            return f"--device is {join.device!r}, which has no effect in a run over tcp: only rdma has devices"
         if join.config is not None and self._config is not None:
             difference = first_difference(self._config, join.config)
             if difference is not None:

@@ -45,13 +45,15 @@ class Join(msgspec.Struct, frozen=True, kw_only=True, tag="join"):
     """First message of a rank: which one it is, how it is reached, and what it brings.
 
     ``number`` counts over the instances of its side: instance × tp + rank. ``sources``: digest of the code it runs.
-    ``config``: the configuration it was given, if any. ``facts``: of its host.
+    ``device``: the RDMA adapter it shall use in place of the run's, if any. ``config``: the configuration it was given,
+    if any. ``facts``: of its host.
     """
 
     side: Side
     number: int
     host: str
     sources: str
+    device: str = ""
     config: dict[str, Any] | None = None
     facts: dict[str, Any] = {}
 

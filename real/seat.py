@@ -143,7 +143,10 @@ def take_part(
             held = token()
             return Guard(held)
 
-        join = Join(side=side, number=number, host=host, sources=sources_digest(), config=config, facts=facts or {})
+        join = Join(
+            side=side, number=number, host=host, sources=sources_digest(), device=device, config=config,
+            facts=facts or {},
+        )  # fmt: skip
         try:
             if token is not None:
                 line.agree(guard, is_server=False)

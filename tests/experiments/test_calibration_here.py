@@ -99,7 +99,7 @@ def test_from_the_command_line_with_what_stands_in_its_way_refused(
         (("--here", "--holdout", "odd"), "--holdout is 'odd'"),
         (("--here", "--out", "mine.toml"), "a .toml file that does not exist yet"),
         (("--here", "--keep", str(tmp_path)), "a folder that does not exist yet"),
-        (("--here", "--base", "nothing"), "--base is 'nothing'"),
+        (("--here", "--base", "nothing", "--out", "new.toml"), "--base is 'nothing'"),
         (("--keep", "here"), "--keep is given without --here"),
         ((), "bufferlab calibrate --here --out my.toml"),
     ):

@@ -56,6 +56,7 @@ HOST = "127.0.0.1"
 SCENARIO = Scenario(block_tokens=16, hidden=64, encode_instances=1, language_instances=2, language_tp=2)
 ENCODE = RankId(Side.ENCODE, 0, 0)
 CONFIG = {"run": {"seed": 1}, "protocol": {"sizing": {"tokens": 1024}}}
+OVER_TCP = CONFIG | {"real": {"transport": "tcp"}}
 
 
 def port_of(hosts: Coordinator) -> int:
@@ -125,17 +126,21 @@ def test_a_number_counts_over_the_instances() -> None:
         ({"number": 4}, "the run has language ranks 0 to 3 (instance × tp + rank)"),
         ({"number": -1}, "the run has language ranks 0 to 3"),
         ({"number": 0}, "it has come already, from 127.0.0.9"),
+        ({"device": "mlx5_0"}, "--device is 'mlx5_0', which has no effect in a run over tcp: only rdma has devices"),
         ({"sources": "x"}, "it runs other sources than the coordinator"),
         (
-            {"config": {"run": {"seed": 1}, "protocol": {"sizing": {"tokens": 512}}}},
+            {"config": OVER_TCP | {"protocol": {"sizing": {"tokens": 512}}}},
             "its configuration has protocol.sizing.tokens = 512, the run's has 1024",
         ),
-        ({"config": {"run": {"seed": 1}}}, "its configuration has protocol.sizing.tokens = None, the run's has 1024"),
+        (
+            {"config": {"run": {"seed": 1}, "real": OVER_TCP["real"]}},
+            "its configuration has protocol.sizing.tokens = None, the run's has 1024",
+        ),
     ],
 )
 def test_who_is_refused(change: dict[str, Any], reason: str) -> None:
-    with Coordinator(SCENARIO, HOST, 0, CONFIG) as hosts, closing(Guest(hosts, Side.LANGUAGE, 0, "127.0.0.9").line):
-        guest = Guest(hosts, **({"side": Side.LANGUAGE, "number": 1, "config": CONFIG} | change))
+    with Coordinator(SCENARIO, HOST, 0, OVER_TCP) as hosts, closing(Guest(hosts, Side.LANGUAGE, 0, "127.0.0.9").line):
+        guest = Guest(hosts, **({"side": Side.LANGUAGE, "number": 1, "config": OVER_TCP} | change))
         assert reason in guest.answer.reason  # type: ignore[union-attr]
         with pytest.raises(ConnectionLost):
             guest.line.receive(TO_RANK)
