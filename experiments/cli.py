@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from experiments.terminal import show_what_can_be_shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -50,7 +52,20 @@ UsageProblem: type[Exception] = next(base for base in typer.BadParameter.__mro__
 
 
 class _Group(typer.core.TyperGroup):
-    """Shows every command in full with its example, where click would cut the sentence short."""
+    """Shows every command in full with its example, where click would cut the sentence short; knows near misses."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is meant; a wrong name is refused with the one that it may have meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except UsageProblem:
+            if args[0].startswith("-"):
+                raise
+            from protocol.naming import did_you_mean
+
+            names = self.list_commands(ctx)
+            hint = did_you_mean(args[0], names)
+            raise UsageProblem(f"No such command {args[0]!r}{hint}; the commands are {', '.join(names)}") from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
@@ -871,6 +886,7 @@ def _stdout_kept_for_json(as_json: bool) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    show_what_can_be_shown()
     command = typer.main.get_command(app)
     try:
         if any("compiled" in folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)):

@@ -30,7 +30,7 @@ from pydantic import (
 from experiments.errors import UserError
 from experiments.incidents import NEEDS, check_incidents, check_real_incidents, parse_instance, parse_rank
 from experiments.models import MODELS, ModelShape
-from experiments.problems import reason_of, sentence, shown
+from experiments.problems import first_of, reason_of, sentence, shown
 from experiments.recorded import config_beside
 from experiments.services import ServiceSide, load_service_profile
 from experiments.units import parse_duration, parse_size
@@ -882,5 +882,4 @@ def parse(tree: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(tree))
     except ValidationError as error:
-        # A section that is broken in itself may break others; the first problem is the one to mend first.
-        raise UserError(sentence(error.errors()[0], Config)) from None
+        raise UserError(sentence(first_of(error.errors(), Config), Config)) from None

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from protocol.naming import did_you_mean
+from protocol.naming import did_you_mean, nearest
+
+
+def first_of(problems: Sequence[Any], root: type[BaseModel]) -> Any:
+    """The problem to mend first: a section that is broken in itself may break others, so it is the first one.
+
+    But what is missing may be there under a misspelt name, and then that is said.
+    """
+    first = problems[0]
+    if first["type"] == "missing":
+        *place, name = first["loc"]
+        for other in problems:
+            *there, unknown = other["loc"]
+            is_unknown = other["type"] == "extra_forbidden" and there == place
+            if is_unknown and nearest(unknown, _allowed_at(tuple(place), root)) == name:
+                return other
+    return first
 
 
 def sentence(problem: Any, root: type[BaseModel]) -> str:

@@ -9,6 +9,9 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+SHORTEST = 3
+"""Characters of a beginning that says anything."""
+
 
 def nearest(value: object, known: Iterable[str]) -> str:
     """The one of ``known`` that ``value`` is a near miss of, else nothing."""
@@ -16,9 +19,17 @@ def nearest(value: object, known: Iterable[str]) -> str:
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
-    """`` (did you mean x?)`` for a near miss, else nothing."""
-    close = nearest(value, known)
+    """`` (did you mean x?)`` for a near miss, or for what ``value`` begins with or begins; else nothing."""
+    names = list(known)
+    close = nearest(value, names) or _by_beginning(str(value), names)
     return f" (did you mean {close}?)" if close else ""
+
+
+def _by_beginning(text: str, names: list[str]) -> str:
+    longer = [name for name in names if len(text) >= SHORTEST and name.startswith(text)]
+    shorter = [name for name in names if len(name) >= SHORTEST and text.startswith(name)]
+    # The longest beginning says most; of several endings none is nearer.
+    return max(shorter, key=len, default=longer[0] if len(longer) == 1 else "")
 
 
 def flat(

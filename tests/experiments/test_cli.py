@@ -95,7 +95,15 @@ def test_one_replication_loads_no_statistics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["simm"], "No such command 'simm'"),
+        (["simm"], "No such command 'simm' (did you mean sim?); the commands are demo, sim, real, "),
+        (["simulate"], "No such command 'simulate' (did you mean sim?)"),
+        (["sweeps"], "No such command 'sweeps' (did you mean sweep?)"),
+        (["validat"], "No such command 'validat' (did you mean validate?)"),
+        (["benchmark"], "No such command 'benchmark' (did you mean bench-link?)"),
+        (["qqq"], "No such command 'qqq'; the commands are demo"),
+        (["sim", "misspelt.toml"], "worklod is not a setting (did you mean workload?)"),
+        (["sim", "misspelt-request.toml"], "arival_s is not a setting (did you mean arrival_s?)"),
+        (["sim", "nothing.toml"], "workload is missing, it must be given"),
         (["sim"], "Missing argument 'CONFIG'"),
         (["sim", "seed-small", "--bogus"], "No such option: --bogus"),
         (["sim", "seed-small", "extra"], "unexpected extra argument"),
@@ -129,6 +137,9 @@ def test_one_replication_loads_no_statistics(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_2(bufferlab: Any, folder: Path, arguments: list[str], words: str) -> None:
     (folder / "broken.toml").write_text("[run\n")
+    (folder / "misspelt.toml").write_text('[worklod]\npreset = "mixed"\n')
+    (folder / "misspelt-request.toml").write_text("[[workload.request]]\narival_s = 1\ntotal_tokens = 3\n")
+    (folder / "nothing.toml").write_text("[run]\nseed = 1\n")
     (folder / "binary.toml").write_bytes(b"\xff\xfe")
     (folder / "bad.csv").write_text("arrival_s\n1\n")
     (folder / "nan.csv").write_text("arrival_s,total_tokens\n1,nan\n")

@@ -38,6 +38,13 @@ def test_a_near_miss_is_guessed_and_nothing_else() -> None:
     assert did_you_mean(7, []) == ""
 
 
+def test_a_beginning_is_guessed_where_it_says_anything() -> None:
+    names = ["sim", "bench-link", "compare"]
+    assert did_you_mean("simulate", names) == " (did you mean sim?)"
+    assert did_you_mean("bench", names) == " (did you mean bench-link?)"
+    assert did_you_mean("be", names) == did_you_mean("c", names) == did_you_mean("", names) == ""
+
+
 def test_nothing_else_guesses_names() -> None:
     folders = ("protocol", "sim", "real", "experiments")
     found = [path for name in folders for path in (ROOT / name).rglob("*.py") if "difflib" in path.read_text("utf-8")]
