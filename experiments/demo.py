@@ -53,7 +53,18 @@ def run_demo(
     """
     require_empty_folder(out)
     frozen = None if profile is None else freeze(profile)
-    _held = Claim(out)  # until this returns
+    with Claim(out):
+        return _demo(out, requests, defaults, rounds, profile, frozen)
+
+
+def _demo(
+    out: Path,
+    requests: int | None,
+    defaults: Sequence[int],
+    rounds: int,
+    profile: str | None,
+    frozen: FrozenProfile | None,
+) -> dict[str, Any]:
     started_s = time.perf_counter()
     missing = why_no_real()
     if missing:

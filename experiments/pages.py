@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import UserError
+from experiments.files import disk_errors, write_text
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,16 @@ class MarkedPage:
         return f"{before}{self.begin}{table}{self.end}{after}"
 
     def put(self, table: str) -> None:
-        """Write the page with ``table`` in its place, under another name first. Raises UserError as ``check``."""
-        text = self.with_table(table)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        """Write the page with ``table`` in its place. Raises UserError as ``check``, RunFailedError for a full disk."""
+        with disk_errors(self.path):
+            write_text(self.path, self.with_table(table))
+
+    def make(self) -> None:
+        """Write the page with nothing but its place, and the folder for it, where there is none yet."""
+        if not self.path.exists():
+            with disk_errors(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(self.path, f"{self.begin}{self.end}\n")
 
     @property
     def _where(self) -> str:
@@ -65,6 +68,11 @@ def check_figure(path: Path, option: str) -> None:
     """Raise UserError, which names ``option``, where no figure can be written."""
     if path.suffix != ".png":
         raise UserError(f"{option} is {str(path)!r}, it must be the name of a .png file")
+    check_place(path, option)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise UserError, which names ``option``, where no file can be written."""
     there = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"{option} is {str(path)!r}, it must be a file in a folder that can be written")

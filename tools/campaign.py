@@ -20,6 +20,7 @@ import argparse
 import csv
 import dataclasses
 import datetime
+import io
 import json
 import math
 import os
@@ -39,8 +40,9 @@ from experiments.calibration.here import CALIBRATING, run_folder
 from experiments.drawing import save
 from experiments.environment import describe_host
 from experiments.errors import RunFailedError, UserError
+from experiments.files import disk_errors, write_atomically, write_bytes, write_text
 from experiments.intervals import quantile
-from experiments.pages import MarkedPage
+from experiments.pages import MarkedPage, check_place
 from experiments.progress import bar
 from experiments.rundir import StoredRun
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
@@ -96,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         marked = None if chosen.page is None else MarkedPage(chosen.page, BEGIN, END, "--page")
         if marked is not None:
             marked.check()
+            for beside in beside_page(chosen.page):
+                check_place(beside, "the file beside --page")
         check_folder(chosen.folder, only_score=chosen.only_score)
         if not chosen.only_score:
             total = (len(CALIBRATING) + len(cells)) * chosen.rounds
@@ -117,9 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(tables)
         if marked is not None:
             marked.put(tables)
-            shutil.copy(chosen.folder / "validation" / "figures" / "errors.png", chosen.page.with_suffix(".png"))
-            shutil.copy(chosen.folder / "validation" / "cells.csv", chosen.page.with_suffix(".csv"))
-            write_rounds(scores, chosen.page.with_name(f"{chosen.page.stem}-rounds.csv"))
+            png, csv_file, rounds_file = beside_page(chosen.page)
+            copy_whole(chosen.folder / "validation" / "figures" / "errors.png", png)
+            copy_whole(chosen.folder / "validation" / "cells.csv", csv_file)
+            write_rounds(scores, rounds_file)
     except UserError as error:
         print(f"campaign: {error}.", file=sys.stderr)
         return 2
@@ -130,6 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("campaign: interrupted; the same command goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def beside_page(page: Path) -> tuple[Path, Path, Path]:
+    """The figure of a page, the table of its cells, and that of all rounds."""
+    return page.with_suffix(".png"), page.with_suffix(".csv"), page.with_name(f"{page.stem}-rounds.csv")
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with disk_errors(target):
+        write_bytes(target, source.read_bytes())
 
 
 def check_folder(folder: Path, *, only_score: bool) -> None:
@@ -163,16 +179,23 @@ def rescore(parser: argparse.ArgumentParser, target: Path | None) -> int:
                 f"{name}_verdict": one.verdict or "",
             }  # fmt: skip
     names = [name.replace("_allowed", "_bar") for name in cells[0]]
-    with target.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(names)
-        for cell in cells:
-            for name in BARRED:
-                bar_name = next(one for one in (f"{name}_allowed", f"{name}_bar") if one in cell)
-                cell[bar_name] = str(BARS[name])
-            table.writerow(cell.values())
-    target.write_text(text, encoding="utf-8")
-    save(bias_figure(rows), target.with_suffix(".png"))
+    figure, cells_file, _ = beside_page(target)
+    made = io.StringIO(newline="")
+    table = csv.writer(made, lineterminator="\n")
+    table.writerow(names)
+    for cell in cells:
+        for name in BARRED:
+            bar_name = next(one for one in (f"{name}_allowed", f"{name}_bar") if one in cell)
+            cell[bar_name] = str(BARS[name])
+        table.writerow(cell.values())
+    try:
+        with disk_errors(target):
+            write_text(cells_file, made.getvalue())
+            write_text(target, text)
+        save(bias_figure(rows), figure)
+    except RunFailedError as error:
+        print(f"campaign: {error}.", file=sys.stderr)
+        return 1
     print(count_line(rows))
     return 0
 
@@ -279,7 +302,7 @@ def predicted_figures(runs: Sequence[Path], profile: FrozenProfile) -> dict[str,
 
 def write_rounds(scores: Sequence[CellScore], path: Path) -> None:
     """What was measured in every round of every cell, and what was predicted for it, as a table."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with disk_errors(path), write_atomically(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["cell", "round", "requests", "figure", "measured", "predicted"])
         for cell in scores:

@@ -91,17 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with bar("sweep", len(plan.tasks), "runs") as shown:
             target = options.sweep or plan.target()
             sweep = run_sweep(plan, target, jobs=options.jobs, begin=shown.begin_with, progress=shown.add)
+        print(f"wrote {save(draw(sweep.table), options.out / 'disciplines.png')}")
+        page.make()
+        page.put(f"\n{table_text(sweep.table)}\n")
     except (UserError, RunFailedError, ValueError) as error:
         print(f"disciplines: {error}", file=sys.stderr)
         return 1 if isinstance(error, RunFailedError) else 2
     except KeyboardInterrupt:
         print("disciplines: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    options.out.mkdir(parents=True, exist_ok=True)
-    print(f"wrote {save(draw(sweep.table), options.out / 'disciplines.png')}")
-    if not page.path.exists():
-        page.path.write_text(f"{BEGIN}{END}\n", encoding="utf-8")
-    page.put(f"\n{table_text(sweep.table)}\n")
     print(f"wrote {page.path}")
     return 0
 

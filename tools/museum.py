@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from experiments.files import write_text
 from protocol.checker.invariants import STATEMENTS
 from protocol.checker.schedule import describe
 
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = page()
     if not given.check:
         PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(text, encoding="utf-8")
+        write_text(PAGE, text)
         return 0
     if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
         print(f"museum: {PAGE.name} is out of date; run python tools/museum.py", file=sys.stderr)

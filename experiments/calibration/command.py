@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,7 +142,30 @@ def calibrate(
     taken_from = check_target(holdout, seed, out, base)
     if accounts and out is None:
         raise UserError("--accounts has runs, but there is no --out: the costs are told for a profile, so give one")
-    _held = None if out is None else Claim(out, make_parents=False)  # until this returns
+    with contextlib.nullcontext() if out is None else Claim(out, make_parents=False):
+        return _calibrated(
+            paths, taken_from, holdout=holdout, tables=tables, predicted=predicted, accounts=accounts, out=out,
+            base=base, seed=seed, command=command, runs_decide=runs_decide, busy=busy, more=more, progress=progress,
+        )  # fmt: skip
+
+
+def _calibrated(
+    paths: Sequence[Path],
+    taken_from: LinkProfile,
+    *,
+    holdout: str,
+    tables: Sequence[str],
+    predicted: Sequence[str],
+    accounts: Sequence[Path],
+    out: Path | None,
+    base: str,
+    seed: int,
+    command: str,
+    runs_decide: bool,
+    busy: Mapping[str, Any] | None,
+    more: Callable[[int], object],
+    progress: Step,
+) -> dict[str, Any]:
     kept = read_accounts(accounts, paths)
     inputs = read_inputs(paths, progress)
     groups = split(inputs.rows)

@@ -84,6 +84,7 @@ def test_what_the_simulator_measures_it_predicts(
         (["--page", "none.md"], "--page is 'none.md', which cannot be read: No such file or directory."),
         (["--page", "folder"], "--page is 'folder', which cannot be read: Is a directory."),
         (["--page", "bare.md"], "it must have the marks <!-- campaign: begin --> and <!-- campaign: end -->."),
+        (["--page", "full.md"], "the file beside --page is 'full-rounds.csv', it must be a file in a folder that can"),
         (["--page", "binary.md"], "--page is 'binary.md', which is not UTF-8 text."),
         (["--only-score"], "FOLDER is 'c', which holds no campaign to score; leave out --only-score"),
     ],
@@ -96,6 +97,8 @@ def test_what_the_end_needs_is_looked_at_before_anything_is_measured(
     Path("folder").mkdir()
     Path("bare.md").write_text("no marks", encoding="utf-8")
     Path("binary.md").write_bytes(b"\xff")
+    Path("full.md").write_text(f"{tool.BEGIN}{tool.END}", encoding="utf-8")
+    Path("full-rounds.csv").mkdir()
     before = sorted(Path().rglob("*"))
     assert tool.main(["c", *arguments]) == 2
     ended = capsys.readouterr()

@@ -1,5 +1,6 @@
 """What a tool writes at its end is checked when it begins."""
 
+import errno
 import importlib.util
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.errors import UserError
+from experiments.errors import RunFailedError, UserError
 from experiments.pages import MarkedPage, check_figure
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -31,6 +32,24 @@ def test_a_table_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     page.put("new")
     assert page.path.read_text(encoding="utf-8") == "above\n<a>\nnew\n<b>\nbelow\n"
     assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
+
+
+def test_a_page_stays_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = MarkedPage(tmp_path / "docs" / "page.md", "<a>\n", "\n<b>")
+    page.make()
+    page.put("old")
+    page.make()  # there is one already
+    kept = page.path.read_bytes()
+    assert kept == b"<a>\nold\n<b>\n"
+
+    def full(self: Path, content: bytes) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "full", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunFailedError, match=r"^'.*page.md' cannot be written: No space left on device$"):
+        page.put("new")
+    assert {path.name: path.read_bytes() for path in page.path.parent.iterdir()} == {"page.md": kept}
 
 
 @pytest.mark.parametrize("text", ["", "<a>\n", "\n<b>", "\n<b> <a>\n"])

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from experiments.errors import RunFailedError, UserError
+from experiments.files import disk_errors, free_name, require_empty_folder, write_text
 from tools.rdma_vm.initramfs import ModuleMissingError
 from tools.rdma_vm.machine import ROOT, MachineError, boot
 from tools.rdma_vm.packages import UnavailableError, default_cache, fetch, require_host
@@ -28,9 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _impossible(f"--memory-mib is {chosen.memory_mib}, it must be {MEMORY_MIB[0]} to {MEMORY_MIB[1]}")
     if not 10 <= chosen.limit_s <= 86_400:
         return _impossible(f"--limit-s is {chosen.limit_s:g}, it must be 10 to 86400 seconds")
-    out: Path = chosen.out or _free(ROOT / "runs" / "rdma-vm")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        return _impossible(f"--out is {str(out)!r}, it must be a new or empty folder")
+    out: Path = chosen.out or free_name(ROOT / "runs" / "rdma-vm")
+    try:
+        require_empty_folder(out)
+    except UserError as error:
+        return _impossible(str(error))
     started_s = time.monotonic()
     try:
         with _terminated_like_interrupted():
@@ -69,7 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
     )
     print(log)
-    (out / "report.txt").write_text(log + "\n")
+    try:
+        with disk_errors(out):
+            write_text(out / "report.txt", log + "\n")
+    except RunFailedError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return FAILED
     print(f"results: {out}")
     return FAILED if wrong else PASSED
 
@@ -113,15 +122,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _free(path: Path) -> Path:
-    """``path``, or the first of ``path-2``, ``path-3`` … that does not exist."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
 
 
 def _impossible(sentence: str) -> int:
