@@ -21,6 +21,7 @@ the launcher aligned them):
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -230,11 +231,22 @@ def _copies(records: list[Record], seen: Observed) -> None:
 
 
 def _submits(records: list[Record], arrivals_s: dict[int, float], seen: Observed) -> None:
+    """How late requests reach their ranks, of those that came when every earlier one had reached its own.
+
+    The others wait for what held up an earlier one: when a host stands still for a tenth of a second, that is one
+    delay, and not one for every request that came meanwhile.
+    """
     last: dict[int, float] = {}
     for record in records:
         if record.event is Event.SUBMITTED:
             last[record.room] = record.time_s
-    seen.submits_s.extend(time_s - arrivals_s[room] for room, time_s in last.items() if room in arrivals_s)
+    free_s = -math.inf
+    for room, arrival_s in sorted(arrivals_s.items(), key=lambda one: one[1]):
+        if room not in last:
+            continue
+        if arrival_s >= free_s:
+            seen.submits_s.append(last[room] - arrival_s)
+        free_s = max(free_s, last[room])
 
 
 def fill_s_per_byte(run: StoredRun, replication: int) -> float:

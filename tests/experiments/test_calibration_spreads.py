@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.calibration.runs import Observed, Write
+from experiments.calibration.runs import Observed, Write, _submits
 from experiments.calibration.spreads import FACTORS, LEAST_PER_FACTOR, spread, spreads
+from protocol.recording import Event, Record
+from protocol.status import Status
+from protocol.topology import RankId, Side
 from sim.host import SPREADS, HostCosts
 from sim.link import LinkProfile
 from sim.streams import stream
@@ -65,3 +68,16 @@ def test_a_few_values_tell_nothing() -> None:
     seen.control_s.append(4e-4)
     assert set(spreads(seen, PROFILE)) == {"control_spread"}
     assert math.isclose(sum(spreads(seen, PROFILE)["control_spread"]) / FACTORS, (ENOUGH + 1) / ENOUGH)
+
+
+def test_a_host_that_stood_still_delayed_one_request_and_not_all_that_came_meanwhile() -> None:
+    late_s = {1: 0.001, 2: 0.116, 3: 0.081, 4: 0.022, 5: 0.002}  # requests 2 to 4 reach their ranks at one moment
+    arrivals_s = {1: 1.0, 2: 2.0, 3: 2.035, 4: 2.094, 5: 2.2}
+    records = [
+        Record(arrivals_s[room] + late, rank, room, Event.SUBMITTED, Status.Bootstrapping, 0, 0, "")
+        for room, late in late_s.items()
+        for rank in (RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0))
+    ]
+    seen = Observed()
+    _submits(records, arrivals_s, seen)
+    assert seen.submits_s == pytest.approx([0.001, 0.116, 0.002])
