@@ -149,6 +149,9 @@ class Stage:
         self.hosts = SimpleNamespace(sent_counters=dict, address_of=lambda rank_id: "here")
         self.proofs = {self.ids[0]: TransportProof(requested="tcp", actual="tcp", evidence=[])}
         self.processes: list[Any] = []
+        self.processes: list[Any] = []
+        self.frames_dropped = 0
+        self.refused: Callable[[], list[Any]] = list
         self.clocks = dict.fromkeys(self.ids, SAME)
         self.memory: dict[RankId, str] = {}
         self._said: list[Order] = []

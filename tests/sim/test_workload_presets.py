@@ -15,7 +15,7 @@ Z = 4.0
 
 def drawn(name: str, requests: int = 100_000, **options: Any) -> Columns:
     mix = load_mix(name, options)
-    return joined(generate_blocks(mix, rate_rps=mix.rate_rps, requests=requests, seed=11))
+    return joined(generate_blocks(mix, rate_rps=mix.rate_rps or 1.0, requests=requests, seed=11))
 
 
 def check_share(lengths: NDArray[numpy.int64], above: float, share: float, given_to: float) -> None:
