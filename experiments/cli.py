@@ -24,7 +24,7 @@ from experiments.terminal import show_what_can_be_shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from experiments.config import Config
+    from experiments.config.schema import Config
 
 DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 SHOWN_DIFFERENCES = 20
@@ -115,7 +115,7 @@ def _start(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        from experiments.environment import package_version
+        from experiments.runs.environment import package_version
 
         print(f"bufferlab {package_version('bufferlab') or '(from a source tree)'}")
         raise typer.Exit(DONE)
@@ -136,7 +136,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """The seed's scenarios in both worlds, and a small mixed workload: predicted, then measured over Mooncake."""
-    from experiments.demo import run_demo
+    from experiments.commands.demo import run_demo
     from experiments.files import free_name
 
     target = free_name(Path("runs/demo")) if out is None else out
@@ -165,7 +165,7 @@ def sim(
     as_json: JsonOption = False,
 ) -> None:
     """One simulated run, with its replications, into a run directory."""
-    from experiments.runner import run_sim
+    from experiments.runs.runner import run_sim
 
     _refuse_force_without_out(context, out)
     execute = functools.partial(run_sim, plots=plots, timeline=timeline)
@@ -234,8 +234,8 @@ def real(
     """The same configuration over Mooncake, one process per rank: all on this host, or each where it is started."""
     from experiments.errors import UserError
     from experiments.options import refuse_unused, unused_device
-    from experiments.runner import run_measured
-    from experiments.several_hosts import WAIT_S, Meeting, Part, take_part
+    from experiments.runs.hosts import WAIT_S, Meeting, Part, take_part
+    from experiments.runs.runner import run_measured
 
     is_rank = any(one is not None for one in (role, rank, host))
     if bootstrap is None and (is_rank or wait_s is not None or token is not None or expose):
@@ -327,11 +327,11 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
-    from experiments.grid import joined, parse_grid, parse_setting, read_cells
     from experiments.options import refuse_unused
     from experiments.progress import bar
-    from experiments.sweep import make_plan, run_sweep
-    from experiments.sweeptext import plan_text, sweep_text
+    from experiments.sweeps.grid import joined, parse_grid, parse_setting, read_cells
+    from experiments.sweeps.sweep import make_plan, run_sweep
+    from experiments.sweeps.text import plan_text, sweep_text
 
     if executor == "dask" and address is not None:
         refuse_unused(context, {"--jobs"}, "with --address: the cluster decides how many runs it has at once")
@@ -380,9 +380,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Whether two runs have the same history of every room on every rank; exit status 1 if they differ."""
-    from experiments.equality import compare_runs
     from experiments.progress import bar
-    from experiments.rundir import count_records
+    from experiments.runs.equality import compare_runs
+    from experiments.runs.rundir import count_records
 
     with bar("compare", count_records(first, second), "events") as shown:
         result = compare_runs(first, second, progress=shown.add)
@@ -405,9 +405,9 @@ def paired(
     as_json: JsonOption = False,
 ) -> None:
     """What a setting changes: the differences of two runs of the same requests, with their intervals."""
-    from experiments.paired_runs import compare_paired, paired_text
     from experiments.progress import bar
-    from experiments.rundir import count_records
+    from experiments.runs.paired import compare_paired, paired_text
+    from experiments.runs.rundir import count_records
 
     with bar("paired", count_records(first, second), "events") as shown:
         result = compare_paired(first, second, progress=shown.add)
@@ -436,7 +436,7 @@ def bench_link(
     as_json: JsonOption = False,
 ) -> None:
     """Measures the transport, block × batch × threads, with a plain socket beside it and every byte compared."""
-    from experiments import bench_link as link
+    from experiments.commands import bench_link as link
     from experiments.progress import bar
 
     sweep = link.make_sweep(
@@ -609,7 +609,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Explores the protocol's interleavings and fault schedules; prints the smallest counterexample there is."""
-    from experiments import check as checking
+    from experiments.commands import check as checking
     from experiments.errors import UserError
     from experiments.options import CHECK_USES, SEARCH, refuse_unused_in_mode
     from experiments.progress import bar
@@ -697,11 +697,11 @@ def workload(
     as_json: JsonOption = False,
 ) -> None:
     """Describes a workload (lengths, burstiness, share above a buffer size), or writes its requests to a file."""
-    from experiments import describe
     from experiments.errors import UserError
     from experiments.options import refuse_unused
     from experiments.progress import bar
-    from experiments.readers.writing import write_template
+    from experiments.workloads import describe
+    from experiments.workloads.readers.writing import write_template
 
     if template is not None:
         if source is not None or out is not None:
@@ -739,8 +739,8 @@ def examples(
     as_json: JsonOption = False,
 ) -> None:
     """Lists the shipped example configurations, shows one, or writes one to a file."""
+    from experiments.config.loading import example_names, example_text, example_title
     from experiments.errors import UserError
-    from experiments.loading import example_names, example_text, example_title
 
     if show is not None and write is not None:
         raise UserError("--show and --write are both given, only one of them is allowed")
@@ -775,7 +775,7 @@ def examples(
 @app.command(epilog=f"Example: {EXAMPLES['doctor']}")
 def doctor(as_json: JsonOption = False) -> None:
     """What is installed, which transports really work here, and the exact command that mends what is missing."""
-    from experiments.doctor import examine, report_text
+    from experiments.commands.doctor import examine, report_text
 
     found = examine(lambda step: print(f"checking {step} ...", file=sys.stderr))
     if as_json:
@@ -807,7 +807,7 @@ def _calibrate_here(out: Path | None, keep: Path | None, base: str, seed: int, *
 
 
 def _load(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:
-    from experiments.loading import load
+    from experiments.config.loading import load
 
     overrides = list(settings or ())
     return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"])
@@ -830,10 +830,10 @@ def _run(
     as_json: bool,
 ) -> None:
     from experiments.errors import RunFaultedError
-    from experiments.present import summary_text
     from experiments.progress import bar
-    from experiments.rundir import claim_target
-    from experiments.workload import count_requests
+    from experiments.runs.rundir import claim_target
+    from experiments.text import summary_text
+    from experiments.workloads.requests import count_requests
 
     with ExitStack() as stack:
         claim = stack.enter_context(claim_target(config, kind, out, force=force))
@@ -890,7 +890,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         if any("compiled" in folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-            from experiments.environment import check_compiled
+            from experiments.runs.environment import check_compiled
 
             check_compiled()
         status = command.main(

@@ -21,8 +21,8 @@
 # Everything below is simulated, with the same protocol code that runs over Mooncake. It takes a few seconds.
 
 # %%
-from experiments.plots import plot_ecdf, plot_tradeoff, plot_u_shape
-from experiments.sweep import make_plan, run_sweep
+from experiments.figures.plots import plot_ecdf, plot_tradeoff, plot_u_shape
+from experiments.sweeps.sweep import make_plan, run_sweep
 
 # %% [markdown]
 # A plan is a shipped example (`bufferlab examples` lists them) or a file of your own, and values for the fields that

@@ -28,7 +28,6 @@ from typing import Any
 
 from protocol.agreement import FAILED, NOBODY
 from protocol.chunks import Chunk, plan_chunk
-from protocol.deadlock import Demand
 from protocol.disciplines import Discipline
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
@@ -53,6 +52,7 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
+from protocol.observe.deadlock import Demand
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.status import FINAL, Status, chunk_status

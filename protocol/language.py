@@ -24,7 +24,6 @@ from collections.abc import Callable
 from typing import Any
 
 from protocol.agreement import FAILED, NOBODY
-from protocol.deadlock import Demand
 from protocol.disciplines import Discipline
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
@@ -48,6 +47,7 @@ from protocol.messages import (
     Send,
     Turn,
 )
+from protocol.observe.deadlock import Demand
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.sizing.base import CompletedView, RequestView, SizingPolicy

@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from protocol.emulation.scenario import Request, Scenario
 from protocol.recording import Event
-from protocol.scenario import Request, Scenario
 from protocol.topology import RankId, Side
 from real.faults import CorruptFrame, Kill, Pause, RealFault, RefuseRegistration, Restart
-from real.launcher import RealOutcome, run_real
-from real.orders import Heartbeats
+from real.run.launcher import RealOutcome, run_real
+from real.run.orders import Heartbeats
 
 LANGUAGE, ENCODE = RankId(Side.LANGUAGE, 0, 0), RankId(Side.ENCODE, 0, 0)
 HEARTBEATS = Heartbeats(interval_s=1.0, failures=2)

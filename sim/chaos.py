@@ -14,11 +14,11 @@ import msgspec
 import numpy
 
 from protocol.disciplines import DISCIPLINES
-from protocol.laws import LawChecker
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.lifecycle import PROCESS_ENDED
 from protocol.messages import Action, Conclude, CopyOut, Deliver, EncodeRequest, LanguageRequest, StartWrite
+from protocol.observe.monitor import LawChecker
 from protocol.rank import RoomKey
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
@@ -41,9 +41,9 @@ from sim.faults import (
     WriteEnd,
 )
 from sim.group import Core
-from sim.host import ALWAYS, ENOUGH, HostCosts
-from sim.hosted import make_cluster
-from sim.link import SHARED_BY, LinkProfile
+from sim.host.cluster import make_cluster
+from sim.host.costs import ALWAYS, ENOUGH, HostCosts
+from sim.network.link import SHARED_BY, LinkProfile
 from sim.streams import stream
 
 Drawn = TypeVar("Drawn")

@@ -25,7 +25,8 @@ from math import inf
 from typing import Any
 
 from protocol.agreement import hold_turn
-from protocol.deadlock import Deadlock, find_deadlock
+from protocol.emulation.passes import Delivered, Passes
+from protocol.emulation.scenario import Request, Scenario
 from protocol.encode import EncodeRoom
 from protocol.lifecycle import PROCESS_ENDED, Instances, life_of_the_lost
 from protocol.messages import (
@@ -46,19 +47,18 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.passes import Delivered, Passes
+from protocol.observe.deadlock import Deadlock, find_deadlock
 from protocol.rank import Room, RoomKey
 from protocol.recording import Event, Recorder
-from protocol.scenario import Request, Scenario
 from protocol.sizing import must_answer_alike
 from protocol.status import FINAL, Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.faults import Faults, WriteEnd
 from sim.group import Core, Group, Rank, Worker
-from sim.link import Contacts, LinkProfile, TransferWorker
-from sim.network import Network
-from sim.worker import QueuedWorker
+from sim.network.adapters import Network
+from sim.network.link import Contacts, LinkProfile, TransferWorker
+from sim.network.worker import QueuedWorker
 
 Watcher = Callable[[RankId, object, list[Action]], None]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from protocol.emulation.loop import LoopGrid
+from protocol.emulation.passes import Passes
+from protocol.emulation.processors import Processors
+from protocol.emulation.scenario import Scenario
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
-from protocol.loop import LoopGrid
 from protocol.messages import Action, Note, StartWrite
-from protocol.passes import Passes
-from protocol.processors import Processors
 from protocol.rank import RoomKey
-from protocol.scenario import Scenario
 from protocol.sizing import Supervised
 from protocol.topology import RankId, Side
-from sim.link import TransferWorker
-from sim.worker import HostedWorker, QueuedWorker
+from sim.network.link import TransferWorker
+from sim.network.worker import HostedWorker, QueuedWorker
 
 Core = EncodeRank | LanguageRank
 Worker = TransferWorker | QueuedWorker | HostedWorker

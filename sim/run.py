@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable
 import msgspec
 from numpy.random import Generator
 
+from protocol.emulation.scenario import Request, Scenario
+from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Recorder
-from protocol.runlog import RunLog
-from protocol.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId
 from sim.clock import Clock
 from sim.faults import Faults
-from sim.hosted import make_cluster
-from sim.link import LinkProfile
+from sim.host.cluster import make_cluster
+from sim.network.link import LinkProfile
 
 
 class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +25,10 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     worked longer; None for a link that nobody shares.
 
     ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, when it was
-    seen and the rooms in the cycle (see ``protocol.deadlock``); timers may have ended it. ``leftovers``: a sentence for
-    every rank that was not empty at the end; ``ended``: ranks whose processes had ended by then, of which nothing can
-    be said. ``events``: calls on the virtual clock (more where a recorder is told when a copy is over), ``turns``:
-    those of them that were turns of a scheduler loop.
+    seen and the rooms in the cycle (see ``protocol.observe.deadlock``); timers may have ended it. ``leftovers``: a
+    sentence for every rank that was not empty at the end; ``ended``: ranks whose processes had ended by then, of which
+    nothing can be said. ``events``: calls on the virtual clock (more where a recorder is told when a copy is over),
+    ``turns``: those of them that were turns of a scheduler loop.
     """
 
     end_s: float
@@ -71,7 +71,7 @@ def simulate(
     which one is concluded, whatever times they have. ``announce`` is told of every request just before its submission,
     whose time is its arrival_s.
 
-    ``draws(name)``: the stream of what takes another time every time (see ``sim.host``), always the same if None.
+    ``draws(name)``: the stream of what takes another time every time (see ``sim.host.costs``), always the same if None.
 
     ``warmup_requests``: how many first requests ``adapters_s`` leaves out.
 

@@ -84,7 +84,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel_files: set[str]) -> No
         if path.is_file() and path.suffix in {".py", ".toml", ".typed"}
     }
     assert expected <= wheel_files, "does .gitignore hide these from the build?"
-    for pattern in ("experiments/examples/*.toml", "sim/profiles/*.toml"):
+    for pattern in ("experiments/config/examples/*.toml", "sim/profiles/*.toml"):
         assert list(ROOT.glob(pattern)), f"no {pattern} exists, so this test would prove nothing"
 
 

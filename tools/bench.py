@@ -5,7 +5,7 @@ smallest interesting case: 2,000 tokens over a default of 1,024, so two chunks, 
 resume each. All protocol cores run in full. Times are CPU times of one core; the reference is the cost of one event of
 a SimPy process that does nothing but wait for timeouts, measured before and after in the same process.
 
-* ranks: of the two sides; "h": on a host whose threads share its processors (sim/hosted.py)
+* ranks: of the two sides; "h": on a host whose threads share its processors (sim/host/cluster.py)
 * events: calls on the virtual clock per request
 * µs/event: CPU time per event
 * × SimPy: CPU time per event over that of a bare timeout
@@ -124,8 +124,8 @@ def in_a_process(arguments: tuple[str, int, str], code: Path | None) -> dict[str
 
 def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
     """Run ``requests`` through ranks of ``shape`` in this process."""
-    from experiments.config import parse
-    from experiments.environment import compiled_copy
+    from experiments.config.schema import parse
+    from experiments.runs.environment import compiled_copy
 
     encode_tp, language_tp = (SHAPES | HOSTED)[shape]
     host = HOST if shape in HOSTED else None
@@ -164,11 +164,11 @@ def run(config: Any, recording: str, target: Path, host: dict[str, Any] | None) 
     """Simulate, on a host if one is given; return the number of events on the clock."""
     from msgspec import structs
 
-    from experiments.rundir import RunWriter
-    from experiments.runner import Account
-    from experiments.workload import make_requests
-    from sim.host import host_from
-    from sim.link import load_profile
+    from experiments.runs.rundir import RunWriter
+    from experiments.runs.runner import Account
+    from experiments.workloads.requests import make_requests
+    from sim.host.costs import host_from
+    from sim.network.link import load_profile
     from sim.run import simulate
 
     scenario, link = config.scenario(), load_profile(config.link.profile)

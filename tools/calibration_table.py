@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments.calibration.command import calibrate
 from experiments.calibration.report import errors_table
 from experiments.errors import UserError
-from experiments.pages import MarkedPage
+from experiments.figures.pages import MarkedPage
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "calibration.md"

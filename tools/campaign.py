@@ -37,14 +37,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.calibration.command import calibrate
 from experiments.calibration.here import CALIBRATING, run_folder
-from experiments.drawing import save
-from experiments.environment import describe_host
 from experiments.errors import RunFailedError, UserError
+from experiments.figures.pages import MarkedPage, check_place
+from experiments.figures.style import save
 from experiments.files import disk_errors, write_atomically, write_bytes, write_text
-from experiments.intervals import quantile
-from experiments.pages import MarkedPage, check_place
 from experiments.progress import bar
-from experiments.rundir import StoredRun
+from experiments.runs.environment import describe_host
+from experiments.runs.rundir import StoredRun
+from experiments.stats.intervals import quantile
 from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
 from experiments.validation.bars import BARS
 from experiments.validation.campaign import (
@@ -69,7 +69,7 @@ from experiments.validation.rescoring import (
     rows_of,
 )
 from experiments.validation.scores import LATENCY_FIGURES
-from sim.host import HostCosts
+from sim.host.costs import HostCosts
 
 FIGURES = ("p50", "p99", "throughput")
 ON_LARGER_HOSTS = ("default-1024", "load-high", "ranks-1x2", "ranks-2x2")

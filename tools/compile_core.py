@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.environment import COMPILED_MARK, sources_digest
+from experiments.runs.environment import COMPILED_MARK, sources_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")

@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.drawing import COLOURS, new_figure, plain_log_axis, save
 from experiments.errors import RunFailedError, UserError
-from experiments.intervals import Estimate, across_replications
-from experiments.pages import MarkedPage, check_figure
+from experiments.figures.pages import MarkedPage, check_figure
+from experiments.figures.style import COLOURS, new_figure, plain_log_axis, save
 from experiments.progress import bar
-from experiments.sweep import make_plan, run_sweep
+from experiments.stats.intervals import Estimate, across_replications
+from experiments.sweeps.sweep import make_plan, run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -38,7 +38,7 @@ DECIDING = (
         "agreement.py",
         "allocator.py",
         "chunks.py",
-        "deadlock.py",
+        "observe/deadlock.py",
         "disciplines.py",
         "encode.py",
         "language.py",

@@ -17,14 +17,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.config.loading import load
 from experiments.errors import RunFailedError, UserError
-from experiments.loading import load
-from experiments.pages import check_figure
-from experiments.plots import plot_u_shape, save
+from experiments.figures.pages import check_figure
+from experiments.figures.plots import plot_u_shape, save
 from experiments.progress import bar
-from experiments.sweep import make_plan, run_sweep
-from experiments.sweeptext import plan_text, sweep_text
-from experiments.workload import make_requests
+from experiments.sweeps.sweep import make_plan, run_sweep
+from experiments.sweeps.text import plan_text, sweep_text
+from experiments.workloads.requests import make_requests
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "ustudy"

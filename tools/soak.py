@@ -34,10 +34,10 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.progress import bar
-from protocol.scenario import Request, Scenario
-from real.engine import EngineError
-from real.launcher import run_real
-from real.outcome import RealOutcome
+from protocol.emulation.scenario import Request, Scenario
+from real.engine.mooncake import EngineError
+from real.run.launcher import run_real
+from real.run.outcome import RealOutcome
 
 BLOCK_TOKENS, MOST_BLOCKS, DEFAULT_BLOCKS = 16, 6, 2
 EVERY_S = 0.5

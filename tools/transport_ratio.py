@@ -4,7 +4,7 @@
 
 A round measures these in an order drawn anew, so that what disturbs the machine disturbs all of them:
 
-* run: `real.launcher.run_real` with one encode and one language rank; large embeddings arrive one at a time and are
+* run: `real.run.launcher.run_real` with one encode and one language rank; large embeddings arrive one at a time and are
   compared byte by byte. The rate is payload bytes (all kinds, not only embeddings) over the time in which a write was
   under way, from the protocol's order to write until the protocol knows that it is done.
 * engine: our engine alone, one thread writing batches of as many blocks (not joined) as the embedding has.
@@ -36,15 +36,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.progress import bar
+from protocol.emulation.scenario import Request, Scenario
 from protocol.layout import EMBEDDINGS
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario
 from protocol.topology import Side
-from real.bench_link import LinkBench, spread
-from real.bench_side import Cell
-from real.engine import EngineError, settings
-from real.launcher import run_real
-from real.variables import cleaned
+from real.bench.link import LinkBench, spread
+from real.bench.side import Cell
+from real.engine.mooncake import EngineError, settings
+from real.engine.variables import cleaned
+from real.run.launcher import run_real
 
 RUN, ENGINE, BENCH, TUNED = "run", "engine", "bench", "bench, same settings"
 BENCH_SECONDS = 1

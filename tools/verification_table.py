@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.pages import MarkedPage
+from experiments.figures.pages import MarkedPage
 
 ROOT = Path(__file__).resolve().parent.parent
 THEORY = ROOT / "tests" / "sim" / "theory"

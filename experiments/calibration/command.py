@@ -13,18 +13,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from experiments.bench_link import CSV_FILE, JSON_FILE
-from experiments.calibration.cells import Cells, cells_of
-from experiments.calibration.choosing import Chosen, choose
-from experiments.calibration.fitting import Fit, certainty
-from experiments.calibration.groups import Group, split
-from experiments.calibration.host import Account, Found, accounts_of, host_costs, tells_inputs, why_unfit
-from experiments.calibration.profiles import REFUSED, NoProfileError, make_profile, write_profile
-from experiments.calibration.rows import MICRO, LeftOut, Row, read_rows
-from experiments.calibration.runs import Observed, observe
-from experiments.calibration.software import SIMULATED, asleep, first_contact, link_law, software
-from experiments.calibration.spreads import spreads
-from experiments.calibration.tables import (
+from experiments.calibration.host.host import Account, Found, accounts_of, host_costs, tells_inputs, why_unfit
+from experiments.calibration.host.software import SIMULATED, asleep, first_contact, link_law, software
+from experiments.calibration.host.spreads import spreads
+from experiments.calibration.input.groups import Group, split
+from experiments.calibration.input.rows import MICRO, LeftOut, Row, read_rows
+from experiments.calibration.input.runs import Observed, observe
+from experiments.calibration.input.tables import (
     DIMENSIONS,
     HOLDOUTS,
     describe,
@@ -34,13 +29,18 @@ from experiments.calibration.tables import (
     predict_table,
     repeat_spread,
 )
+from experiments.calibration.laws.cells import Cells, cells_of
+from experiments.calibration.laws.choosing import Chosen, choose
+from experiments.calibration.laws.fitting import Fit, certainty
+from experiments.calibration.profiles import REFUSED, NoProfileError, make_profile, write_profile
+from experiments.commands.bench_link import CSV_FILE, JSON_FILE
 from experiments.errors import UserError
 from experiments.files import Claim
-from experiments.intervals import Estimate, unbounded
 from experiments.progress import Step
-from experiments.rundir import StoredRun, is_finished_run
+from experiments.runs.rundir import StoredRun, is_finished_run
+from experiments.stats.intervals import Estimate, unbounded
 from protocol.naming import did_you_mean
-from sim.link import HOST, LinkProfile, load_profile
+from sim.network.link import HOST, LinkProfile, load_profile
 from sim.streams import stream
 
 SCHEMA = "bufferlab-calibration/1"

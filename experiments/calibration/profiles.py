@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from experiments.calibration.fitting import Fit
-from experiments.calibration.software import known
+from experiments.calibration.host.software import known
+from experiments.calibration.laws.fitting import Fit
 from experiments.errors import RunFailedError
 from experiments.files import disk_errors, write_text
-from sim.link import CALIBRATION, COUNTS, HOST, LinkProfile
+from sim.network.link import CALIBRATION, COUNTS, HOST, LinkProfile
 
 REFUSED = 0.15
 """A law that is off by more on average, on the rows it was fitted to, is no profile."""

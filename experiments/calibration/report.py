@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.calibration.busy import TOO_BUSY, Busy
-from experiments.present import table
+from experiments.calibration.host.busy import TOO_BUSY, Busy
+from experiments.text import table
 from experiments.units import format_duration
 
 GIGA = 1e9

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.intervals import Samples, mean
-from experiments.quantiles import at_levels
+from experiments.stats.intervals import Samples, mean
+from experiments.stats.quantiles import at_levels
 
 LIMITS = 1.96
 """Limits of agreement lie this many standard deviations from the bias; 95 % of normal differences are within them."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from experiments.errors import UserError
-from experiments.intervals import Estimate
+from experiments.stats.intervals import Estimate
 
 FIGURES = ("mean", "p50", "p90", "p99", "throughput")
 """What is scored: four figures of the latency, and deliveries a second."""

@@ -28,7 +28,7 @@ from experiments.calibration.here import (
 )
 from experiments.errors import UserError
 from experiments.files import write_json
-from experiments.rundir import StoredRun
+from experiments.runs.rundir import StoredRun
 from sim.streams import stream
 
 RATES = "rates.json"

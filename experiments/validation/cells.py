@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.rundir import StoredRun
+from experiments.runs.rundir import StoredRun
 from experiments.validation.bars import BARS
 from experiments.validation.frozen import FrozenProfile
 from experiments.validation.pairing import Fate, Repeat, pair_run, profile_on

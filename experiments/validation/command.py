@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.files import Claim
-from experiments.rundir import StoredRun
+from experiments.runs.rundir import StoredRun
 from experiments.validation.bars import BARS, parse_bars
 from experiments.validation.cells import CellScore, cells_of, score_cell
 from experiments.validation.decision import Decision, decide

@@ -3,8 +3,9 @@ choice costs.
 
 Cells that differ in a single setting of the system are candidates. Each is judged by an objective, lower is better. The
 *regret* of a choice is how much more the measured objective of the setting that the simulator picks is than that of the
-best measured one. Which settings may be the best one is told from the measured repeats (``experiments.selection``): a
-choice among them is as good as a measurement can tell, and nothing more is said of it.
+best measured one. Which settings may be the best one is told from the measured repeats
+(``experiments.stats.selection``): a choice among them is as good as a measurement can tell, and nothing more is said of
+it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.intervals import mean
-from experiments.selection import possibly_lowest
+from experiments.stats.intervals import mean
+from experiments.stats.selection import possibly_lowest
 from experiments.validation.cells import CellScore
 from experiments.validation.scores import LATENCY_FIGURES
 

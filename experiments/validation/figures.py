@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.drawing import COLOURS, MAX_POINTS, new_figure, plain_log_axis, save, styled
-from experiments.intervals import Samples
+from experiments.figures.style import COLOURS, MAX_POINTS, new_figure, plain_log_axis, save, styled
+from experiments.stats.intervals import Samples
 from experiments.validation.agreement import quantile_pairs
 from experiments.validation.bars import AT_BAR, OFF, UNTOLD, WITHIN
 from experiments.validation.cells import CellScore

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from protocol.naming import did_you_mean
-from sim.link import LinkProfile, profile_from, profile_names
+from sim.network.link import LinkProfile, profile_from, profile_names
 
 
 @dataclass(frozen=True)

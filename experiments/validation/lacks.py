@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from experiments.config import Config
-from experiments.rundir import StoredRun
+from experiments.config.schema import Config
+from experiments.runs.rundir import StoredRun
 from experiments.validation.frozen import FrozenProfile
 
 SLOW_LOOP_S = 3e-3

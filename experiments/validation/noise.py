@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from experiments.intervals import Samples
+from experiments.stats.intervals import Samples
 from experiments.validation.agreement import wasserstein_1
 
 Value = TypeVar("Value")

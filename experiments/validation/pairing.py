@@ -19,20 +19,20 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from experiments.config import Config
+from experiments.config.incidents import fault_plan
+from experiments.config.schema import Config
 from experiments.errors import RunFailedError, UserError
-from experiments.incidents import fault_plan
-from experiments.intervals import Samples
-from experiments.replay import replications_of
-from experiments.rundir import StoredRun
-from experiments.spans import in_order
-from experiments.summary import Replication
+from experiments.runs.replay import replications_of
+from experiments.runs.rundir import StoredRun
+from experiments.runs.spans import in_order
+from experiments.runs.summary import Replication
+from experiments.stats.intervals import Samples
 from experiments.validation.frozen import FrozenProfile
 from experiments.validation.stages import stage_table
-from experiments.workload import check_requests, make_requests
+from experiments.workloads.requests import check_requests, make_requests
+from protocol.emulation.scenario import Request
+from protocol.observe.runlog import RequestRow, RunLog
 from protocol.recording import Record
-from protocol.runlog import RequestRow, RunLog
-from protocol.scenario import Request
 from protocol.sizing import SizingError
 from sim.faults import PlannedFaults
 from sim.run import simulate

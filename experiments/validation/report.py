@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiments.figures.plots import KIND_NAMES
+from experiments.figures.timeline import Scene, timeline, write_timeline
 from experiments.files import Claim, new_folder, write_json
-from experiments.plots import KIND_NAMES
-from experiments.present import table
-from experiments.quantiles import LEVELS
-from experiments.rundir import StoredRun
-from experiments.timeline import Scene, timeline, write_timeline
+from experiments.runs.rundir import StoredRun
+from experiments.stats.quantiles import LEVELS
+from experiments.text import table
 from experiments.units import format_duration
 from experiments.validation.agreement import quantile_pairs
 from experiments.validation.cells import CellScore

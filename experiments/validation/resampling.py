@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.batching import autocorrelation_time
-from experiments.intervals import LEVEL, Estimate, Samples, unbounded
+from experiments.stats.batching import autocorrelation_time
+from experiments.stats.intervals import LEVEL, Estimate, Samples, unbounded
 from sim.streams import stream
 
 LEAST_REPEATS = 5

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.calibration.here import EXAMPLE, Planned
+from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.intervals import Estimate
-from experiments.loading import load
+from experiments.stats.intervals import Estimate
 from experiments.validation.bars import BARS, judge
 from experiments.validation.campaign import CELLS
 from experiments.validation.cells import WHICH_REPEAT, CellScore

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.batching import Statistic
 from experiments.errors import UserError
-from experiments.intervals import Estimate, Samples, across_replications, mean, quantile, unbounded
-from experiments.summary import Replication
+from experiments.runs.summary import Replication
+from experiments.stats.batching import Statistic
+from experiments.stats.intervals import Estimate, Samples, across_replications, mean, quantile, unbounded
 from experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1
 from experiments.validation.bars import FIGURES, NO_INTERVAL, OFF, judge
 from experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative

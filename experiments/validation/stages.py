@@ -15,11 +15,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from experiments.intervals import Samples, mean, quantile
-from experiments.spans import writes_of
+from experiments.runs.spans import writes_of
+from experiments.stats.intervals import Samples, mean, quantile
 from protocol.disciplines import make_discipline
+from protocol.emulation.scenario import Scenario
 from protocol.recording import Event, Record
-from protocol.scenario import Scenario
 
 STAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {

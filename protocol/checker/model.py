@@ -13,7 +13,7 @@ The environment:
   order includes that one;
 * requests reach each rank in the order of their submission, whenever they like;
 * a group agrees on a turn at one moment and its ranks carry it out one by one. A rank that has agreed takes nothing
-  else before it has carried out the turn, as in ``real.rank``; with ``atomic_turns`` all do so at once, as in
+  else before it has carried out the turn, as in ``real.run.rank``; with ``atomic_turns`` all do so at once, as in
   ``sim.cluster``. A turn that would change nothing is not a move;
 * time passes only when nothing else can happen; then any timer may be the next to go off. A timer that goes off
   before that is a fault;

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy
 
-from protocol.scenario import Request
+from protocol.emulation.scenario import Request
 from sim.workload.lengths import Counts, Reals
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Columns:
-    """Requests in order of arrival, a column for each field of ``protocol.scenario.Request``.
+    """Requests in order of arrival, a column for each field of ``protocol.emulation.scenario.Request``.
 
     ``client`` counts places of ``clients``. Columns that are not given are 0, the factors 1.
     """

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.calibration.cells import Cells
-from experiments.calibration.choosing import choose
-from experiments.calibration.fitting import can_tell, certainty, fit
-from experiments.calibration.forms import DISCRETE, FORMS, Form, seconds
-from experiments.calibration.line_rates import line_rate_Bps
-from experiments.calibration.nonnegative import coefficients
-from experiments.calibration.rows import read_rows
-from sim.link import load_profile
+from experiments.calibration.input.line_rates import line_rate_Bps
+from experiments.calibration.input.rows import read_rows
+from experiments.calibration.laws.cells import Cells
+from experiments.calibration.laws.choosing import choose
+from experiments.calibration.laws.fitting import can_tell, certainty, fit
+from experiments.calibration.laws.forms import DISCRETE, FORMS, Form, seconds
+from experiments.calibration.laws.nonnegative import coefficients
+from sim.network.link import load_profile
 from sim.streams import stream
 
 HEADER = (

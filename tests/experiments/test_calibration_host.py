@@ -16,18 +16,18 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sim.hosted
+import sim.host.cluster
 from experiments.calibration.command import read_accounts
-from experiments.calibration.host import Account, Found, accounts_of, host_costs
+from experiments.calibration.host.host import Account, Found, accounts_of, host_costs
 from experiments.calibration.report import report_text
 from experiments.errors import UserError
-from experiments.rundir import StoredRun
+from experiments.runs.rundir import StoredRun
+from protocol.emulation.scenario import Request, Scenario
 from protocol.messages import Encoded, EncodeRequest, LanguageRequest, WriteDone
-from protocol.scenario import Request, Scenario
-from real.usage import Usage
-from sim.host import FIELDS, FROM_EVENTS, HostCosts
-from sim.link import LinkProfile, load_profile
-from sim.processors import SharedProcessors
+from real.run.usage import Usage
+from sim.host.costs import FIELDS, FROM_EVENTS, HostCosts
+from sim.host.processors import SharedProcessors
+from sim.network.link import LinkProfile, load_profile
 from sim.run import simulate
 
 Command = Callable[..., Any]
@@ -353,7 +353,7 @@ class Tally(SharedProcessors):
 def tally(monkeypatch: pytest.MonkeyPatch) -> type[Tally]:
     for field in ("work_s", "times", "taken"):
         monkeypatch.setattr(Tally, field, defaultdict(int))
-    monkeypatch.setattr(sim.hosted, "SharedProcessors", Tally)
+    monkeypatch.setattr(sim.host.cluster, "SharedProcessors", Tally)
     return Tally
 
 

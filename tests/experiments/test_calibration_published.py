@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from experiments.calibration.command import calibrate
-from experiments.calibration.line_rates import line_rate_Bps
+from experiments.calibration.input.line_rates import line_rate_Bps
+from experiments.calibration.input.rows import read_rows
 from experiments.calibration.report import errors_table
-from experiments.calibration.rows import read_rows
-from sim.link import load_profile
+from sim.network.link import load_profile
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ROOT.parent / "shared" / "measured"

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import tomli_w
 
-from experiments.calibration.runs import Observed, observe
-from experiments.calibration.software import asleep, software
+from experiments.calibration.host.software import asleep, software
+from experiments.calibration.input.runs import Observed, observe
 from experiments.errors import UserError
-from experiments.rundir import StoredRun
-from sim.link import LinkProfile, load_profile
+from experiments.runs.rundir import StoredRun
+from sim.network.link import LinkProfile, load_profile
 
 Command = Callable[..., Any]
 

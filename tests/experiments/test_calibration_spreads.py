@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.calibration.runs import Observed, Write, _submits
-from experiments.calibration.spreads import FACTORS, LEAST_PER_FACTOR, spread, spreads
+from experiments.calibration.host.spreads import FACTORS, LEAST_PER_FACTOR, spread, spreads
+from experiments.calibration.input.runs import Observed, Write, _submits
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from sim.host import SPREADS, HostCosts
-from sim.link import LinkProfile
+from sim.host.costs import SPREADS, HostCosts
+from sim.network.link import LinkProfile
 from sim.streams import stream
 
 ENOUGH = FACTORS * LEAST_PER_FACTOR

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 from experiments.calibration import here
-from experiments.config import Config
-from experiments.rundir import StoredRun
-from experiments.runner import run_sim
+from experiments.config.schema import Config
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_sim
 from experiments.validation import campaign
 
 TOOL = Path(__file__).parents[2] / "tools" / "campaign.py"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from experiments.capacity import STAGES
-from experiments.config import Config, parse
-from experiments.runner import simulate_one
-from experiments.summary import summarise
+from experiments.config.schema import Config, parse
+from experiments.runs.capacity import STAGES
+from experiments.runs.runner import simulate_one
+from experiments.runs.summary import summarise
 
 TOKENS = 1000
 SERVICE_S = 0.1

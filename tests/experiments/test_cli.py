@@ -14,8 +14,8 @@ import pytest
 import typer.main
 
 from experiments import cli
-from experiments.loading import example_names
-from experiments.rundir import StoredRun
+from experiments.config.loading import example_names
+from experiments.runs.rundir import StoredRun
 
 ROOT = Path(__file__).resolve().parents[2]
 WALL = ("wall_s", "requests_per_wall_s")
@@ -253,7 +253,7 @@ def test_a_deadlock_is_reported(bufferlab: Any) -> None:
 
 
 def test_broken_laws_end_with_status_1(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from protocol.laws import LawChecker
+    from protocol.observe.monitor import LawChecker
 
     monkeypatch.setattr(LawChecker, "finish", lambda self: self._break("made up", None, 1, None))
     monkeypatch.setattr(LawChecker, "_break", lambda self, *_: setattr(self, "broken", 1))

@@ -8,11 +8,11 @@ import pytest
 import tomli_w
 from pydantic import BaseModel
 
-from experiments.config import Config, parse
+from experiments.config.loading import apply_override, example_names, load
+from experiments.config.schema import Config, parse
 from experiments.errors import UserError
-from experiments.loading import apply_override, example_names, load
 from protocol.disciplines import DISCIPLINES
-from protocol.scenario import WriteFault
+from protocol.emulation.scenario import WriteFault
 from protocol.sizing import POLICIES
 
 MINIMAL: dict[str, Any] = {"workload": {"lengths": [500]}}

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from experiments import demo
-from experiments.calibration.busy import Busy
-from experiments.config import Config
+from experiments.calibration.host.busy import Busy
+from experiments.commands import demo
+from experiments.commands.forecast import Outcome, verdict
+from experiments.config.schema import Config
 from experiments.errors import UserError
-from experiments.forecast import Outcome, verdict
-from experiments.rundir import StoredRun
-from experiments.runner import run_sim
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_sim
 
 HOST = """
 latency_s = 0.4e-3

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from experiments import doctor, remedies
-from experiments.doctor import Report, examine, mend_commands, report_text
+from experiments.commands import doctor, remedies
+from experiments.commands.doctor import Report, examine, mend_commands, report_text
 
 HEALTHY: Report = {
     "system_libraries": dict.fromkeys(doctor.SYSTEM_LIBRARIES.values(), True),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import files
+from experiments.config.loading import load
 from experiments.errors import RunFailedError, UserError
 from experiments.files import (
     BusyError,
@@ -28,9 +29,8 @@ from experiments.files import (
     write_atomically,
     write_text,
 )
-from experiments.loading import load
-from experiments.rundir import RunWriter, StoredRun
-from experiments.runner import run_sim
+from experiments.runs.rundir import RunWriter, StoredRun
+from experiments.runs.runner import run_sim
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--set", "workload.requests=60", "--set", "run.replications=1")

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config import Config, parse
+from experiments.config.schema import Config, parse
 from experiments.errors import UserError
-from experiments.rundir import StoredRun
-from experiments.runner import run_measured, run_sim
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_measured, run_sim
 from protocol.recording import Event
 
 PREFILL_S = 0.05

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from experiments.config import Config
+from experiments.config.incidents import fault_plan, real_plan
+from experiments.config.loading import load
+from experiments.config.schema import Config
 from experiments.errors import UserError
-from experiments.incidents import fault_plan, real_plan
-from experiments.loading import load
-from experiments.runner import simulate_one
-from experiments.workload import make_requests
+from experiments.runs.runner import simulate_one
+from experiments.workloads.requests import make_requests
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from sim.faults import ClientAbort, Death, FalseAlarm, FaultPlan, Hang, PlannedFaults, Restart, Slow
-from sim.link import load_profile
+from sim.network.link import load_profile
 from sim.run import simulate
 
 INCIDENTS = """
@@ -110,7 +110,7 @@ def test_the_run_shows_what_went_wrong_and_keeps_its_laws(tmp_path: Path) -> Non
 
 def test_the_resolved_configuration_says_it_again(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    from experiments.config import parse
+    from experiments.config.schema import parse
 
     assert parse(config.resolved().tree()).incidents == config.incidents
     assert "random_faults" in config.tree()
@@ -134,7 +134,7 @@ def test_the_resolved_configuration_says_it_again(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_go_wrong_is_refused_in_one_sentence(tmp_path: Path, incident: str, sentence: str) -> None:
-    from experiments.workload import check_requests
+    from experiments.workloads.requests import check_requests
 
     with pytest.raises(UserError) as refused:
         check_requests(config_of(tmp_path, f"[workload]\nlengths = [5]\n[[incidents]]\n{incident}\n"), "sim")

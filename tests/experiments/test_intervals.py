@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import bdtr
 
-from experiments.intervals import (
+from experiments.stats.intervals import (
     NOTHING,
     Estimate,
     across_replications,

@@ -10,13 +10,13 @@ import msgspec
 import pandas as pd
 import pytest
 
+from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.loading import load
-from experiments.paired_runs import compare_paired, paired_text
-from experiments.rundir import StoredRun
-from experiments.runner import run_sim
-from experiments.workload import make_requests
-from protocol.scenario import Request
+from experiments.runs.paired import compare_paired, paired_text
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_sim
+from experiments.workloads.requests import make_requests
+from protocol.emulation.scenario import Request
 
 GIVEN = ["replication", "room", "arrival_s", "text_tokens", "images", "total_tokens"]
 """Columns of requests.parquet that come from the workload."""

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.config import Config, parse
+from experiments.config.loading import load
+from experiments.config.schema import Config, parse
 from experiments.errors import UserError
-from experiments.loading import load
-from experiments.paired_runs import compare_paired
-from experiments.readers import find_reader
-from experiments.readers.recorded import RecordedRun
-from experiments.rundir import StoredRun
-from experiments.runner import run_measured, run_sim
-from experiments.workload import check_requests, count_requests, is_random, make_columns
+from experiments.runs.paired import compare_paired
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_measured, run_sim
+from experiments.workloads.readers import find_reader
+from experiments.workloads.readers.recorded import RecordedRun
+from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns
 from sim.workload import Columns, joined
 
 CLOSED = ("workload.loop=closed", "workload.concurrency=4")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.errors import RunFailedError, UserError
-from experiments.pages import MarkedPage, check_figure
+from experiments.figures.pages import MarkedPage, check_figure
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

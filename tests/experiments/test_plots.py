@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.loading import load
-from experiments.plots import (
+from experiments.config.loading import load
+from experiments.figures.plots import (
     _time_means,
     latency_ecdf,
     plot_defaults,
@@ -20,9 +20,9 @@ from experiments.plots import (
     save,
     sizing_curve,
 )
-from experiments.rundir import StoredRun
-from experiments.runner import run_sim, simulate_one
-from experiments.sweep import Sweep, figures, make_plan, run_sweep
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_sim, simulate_one
+from experiments.sweeps.sweep import Sweep, figures, make_plan, run_sweep
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.describe import configure, describe, measure
 from experiments.errors import UserError
-from experiments.readers import Reading, find_reader, read_requests
+from experiments.workloads.describe import configure, describe, measure
+from experiments.workloads.readers import Reading, find_reader, read_requests
 from sim.workload import Columns
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
-from experiments.readers import read_requests
+from experiments.workloads.readers import read_requests
 
 EPOCH_US = 1_700_000_000_000_000
 PER_US = {"s": 1_000_000, "ms": 1000, "us": 1}

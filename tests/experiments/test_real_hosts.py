@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from experiments import several_hosts
 from experiments.cli import real as real_command
+from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.loading import load
+from experiments.runs import hosts as several_hosts
 from protocol.topology import RankId, Side
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_nobody_is_there(bufferlab: Any, folder: Path, free_port: int) -> None:
 
 def test_the_name_of_a_run_may_differ_and_nothing_else(folder: Path) -> None:
     small = several_hosts.comparable(load("seed-small"))
-    (folder / "other.toml").write_text(Path(ROOT / "experiments/examples/seed-small.toml").read_text())
+    (folder / "other.toml").write_text(Path(ROOT / "experiments/config/examples/seed-small.toml").read_text())
     assert several_hosts.comparable(load("other.toml")) == small
     assert several_hosts.comparable(load("seed-small", ["run.seed=9"])) != small
     assert several_hosts.comparable(load("seed-small", ["real.transport=rdma"])) != small
@@ -192,7 +192,7 @@ def test_the_scripts_run_as_they_are(folder: Path, which: str) -> None:
         if which == "ssh"
         else {"ENCODE": "1", "SLURM_NTASKS": "3", "SLURM_JOB_ID": str(port - 20000)}
     )
-    text = (ROOT / "experiments" / "examples" / "seed-resume.toml").read_text()
+    text = (ROOT / "experiments" / "config" / "examples" / "seed-resume.toml").read_text()
     (folder / "mine.toml").write_text(text.replace("[language]\n", "[language]\ntp = 2\n"))
     done = subprocess.run(
         ["bash", "-c", ssh if which == "ssh" else slurm],

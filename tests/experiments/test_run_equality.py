@@ -1,4 +1,4 @@
-from experiments.equality import differences
+from experiments.runs.equality import differences
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side

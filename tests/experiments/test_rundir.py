@@ -4,10 +4,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import rundir
+from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.loading import load
-from experiments.rundir import (
+from experiments.runs import rundir
+from experiments.runs.rundir import (
     EVENT_COLUMNS,
     REQUEST_COLUMNS,
     SUMMARY_SCHEMA,
@@ -16,8 +16,8 @@ from experiments.rundir import (
     TableWriter,
     choose_target,
 )
+from protocol.observe.runlog import RequestRow
 from protocol.recording import Event, Record
-from protocol.runlog import RequestRow
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -123,7 +123,7 @@ def test_where_a_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     # Nor is a simulated run of another configuration whose name is the same by chance.
     assert len(config.digest()) == 16
     other = load("seed-resume").model_copy(update={"run": config.run})
-    monkeypatch.setattr("experiments.config.NAME_DIGITS", 0)
+    monkeypatch.setattr("experiments.config.schema.NAME_DIGITS", 0)
     target.rename(choose_target(config, "sim", None, force=False))
     assert choose_target(config, "sim", None, force=False).name == "seed-small-sim-"
     assert choose_target(other, "sim", None, force=False).name == "seed-small-sim--2"

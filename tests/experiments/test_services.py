@@ -8,11 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from experiments.config import parse
-from experiments.errors import UserError
-from experiments.loading import load
-from experiments.models import MODELS, UNVERIFIED
-from experiments.services import (
+from experiments.config.loading import load
+from experiments.config.models import MODELS, UNVERIFIED
+from experiments.config.schema import parse
+from experiments.config.services import (
     INSTANT,
     PROFILE_FIELDS,
     SETTINGS,
@@ -22,8 +21,9 @@ from experiments.services import (
     profile_names,
     service_profiles,
 )
+from experiments.errors import UserError
+from protocol.emulation.scenario import Request, ServiceTimes
 from protocol.layout import BufferLayout
-from protocol.scenario import Request, ServiceTimes
 
 # The sums of measured kernels that the fits were made to, in milliseconds for one image or one request of 1024, 4096
 # and 16384 tokens. The fits leave up to 6 % of them: attention kernels change their tiling in between.
@@ -257,7 +257,7 @@ def test_a_profile_file_is_an_input_of_the_run(tmp_path: Path) -> None:
 
 
 def test_the_data_file_has_its_source_and_nothing_unknown() -> None:
-    path = Path(__file__).parents[2] / "experiments" / "profiles" / "kernels.toml"
+    path = Path(__file__).parents[2] / "experiments" / "config" / "profiles" / "kernels.toml"
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     assert "aiconfigurator" in table["source"]
     table["vision"]["qwen2_5-vl"]["h100"]["cubic_ms"] = 1.0

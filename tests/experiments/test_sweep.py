@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import sweep as sweeping
+from experiments.config.loading import load
 from experiments.errors import RunFailedError, UserError
-from experiments.grid import as_override, cross, parse_grid, read_cells
-from experiments.intervals import across_replications
-from experiments.loading import load
-from experiments.quantiles import LEVELS
-from experiments.runner import run_sim, simulate_one
-from experiments.selection import possibly_lowest
-from experiments.sweep import figures, make_plan, read_sweep, run_sweep
-from experiments.sweepdir import SweepFolder
+from experiments.runs.runner import run_sim, simulate_one
+from experiments.stats.intervals import across_replications
+from experiments.stats.quantiles import LEVELS
+from experiments.stats.selection import possibly_lowest
+from experiments.sweeps import sweep as sweeping
+from experiments.sweeps.folder import SweepFolder
+from experiments.sweeps.grid import as_override, cross, parse_grid, read_cells
+from experiments.sweeps.sweep import figures, make_plan, read_sweep, run_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("--grid", "protocol.sizing.tokens=512,4096")
@@ -125,7 +125,7 @@ def test_cells_have_long_names_and_none_is_taken_for_another(tmp_path: Path, mon
     assert store.load(first, 0) is not None
     assert store.load(first[:-1] + "x", 0) is None
     # Were names so short that two cells met, that would be said before anything runs.
-    monkeypatch.setattr("experiments.grid.NAME_DIGITS", 0)
+    monkeypatch.setattr("experiments.sweeps.grid.NAME_DIGITS", 0)
     with pytest.raises(UserError, match=r"cell 2 \(.*\) and cell 1 \(.*\) are different configurations that chance"):
         make_plan("quickstart", grid=SIZES, settings=SHORT)
 
@@ -285,7 +285,7 @@ def test_requests_that_are_lost_are_told() -> None:
     assert sweep.report["cells"][1]["differences"]["language_pool.peak_occupancy"]["value"] == 0
     # Its latencies leave out the slowest requests, so it cannot be the lowest.
     assert all(found["of"] == [2] for found in sweep.report["lowest"])
-    from experiments.sweeptext import sweep_text
+    from experiments.sweeps.text import sweep_text
 
     assert re.search(r"DEADLOCK +2 not delivered", sweep_text(sweep.report))
 
@@ -544,16 +544,22 @@ def test_one_replication_rules_nothing_out() -> None:
 
 def test_the_code_digest_sees_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import experiments
-    from experiments.sweepdir import code_digest
+    from experiments.sweeps.folder import code_digest
 
     copy = tmp_path / "experiments"
-    (copy / "examples").mkdir(parents=True)
-    for name in ("__init__.py", "summary.py", "plots.py", "examples/a.toml"):
+    shown, deciding = (
+        ("figures/plots.py", "commands/demo.py", "config/examples/a.toml"),
+        ("runs/summary.py", "config/a.toml"),
+    )
+    for name in (*shown, *deciding):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text("")
     monkeypatch.setattr(experiments, "__file__", str(copy / "__init__.py"))
     before = code_digest()
-    for name in ("plots.py", "examples/a.toml"):
+    for name in shown:
         (copy / name).write_text("# shown otherwise")
     assert code_digest() == before
-    (copy / "summary.py").write_text("# computed otherwise")
-    assert code_digest() != before
+    for name in deciding:
+        (copy / name).write_text("# computed otherwise")
+        assert code_digest() != before
+        before = code_digest()

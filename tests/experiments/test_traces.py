@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.loading import load
-from experiments.readers import find_reader, read_lengths, read_trace
-from experiments.readers.ticks import spread_ticks
-from experiments.readers.writing import write_trace
-from experiments.workload import check_requests, count_requests, is_random, make_columns, make_requests
+from experiments.workloads.readers import find_reader, read_lengths, read_trace
+from experiments.workloads.readers.ticks import spread_ticks
+from experiments.workloads.readers.writing import write_trace
+from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns, make_requests
 from sim.workload import Columns, generate_blocks, joined, load_mix
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"

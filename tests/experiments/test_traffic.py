@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config import Config, parse
+from experiments.config.loading import example_names, load
+from experiments.config.schema import Config, parse
 from experiments.errors import UserError
-from experiments.loading import example_names, load
-from experiments.traffic import traffic_of
-from experiments.workload import check_requests, count_requests, make_columns
+from experiments.workloads.requests import check_requests, count_requests, make_columns
+from experiments.workloads.traffic import traffic_of
 from sim.workload import joined, load_mix
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.loading import load
-from experiments.rundir import StoredRun
-from experiments.runner import run_sim
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_sim
 from experiments.validation import decide, freeze, report_content, report_text, score_cell, write_report
 from experiments.validation.bars import FIGURES
 from experiments.validation.cells import cells_of, settings_of

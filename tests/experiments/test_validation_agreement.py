@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
-from experiments.intervals import Estimate, quantile
+from experiments.stats.intervals import Estimate, quantile
 from experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
 from experiments.validation.bars import AT_BAR, BARS, NO_INTERVAL, OFF, UNTOLD, WITHIN, judge, parse_bars
 from experiments.validation.decision import OBJECTIVES, Candidate, choices_of, kendall, pick, regret, spearman

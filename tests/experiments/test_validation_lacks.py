@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from experiments.config import Config
-from experiments.loading import load
+from experiments.config.loading import load
+from experiments.config.schema import Config
 from experiments.validation.frozen import FrozenProfile, freeze
 from experiments.validation.lacks import all_lacks
-from sim.host import HostCosts
+from sim.host.costs import HostCosts
 
 
 @dataclass

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.loading import load
-from experiments.replay import replications_of
-from experiments.rundir import StoredRun
-from experiments.runner import run_sim
-from experiments.spans import in_order, writes_of
+from experiments.config.loading import load
+from experiments.runs.replay import replications_of
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_sim
+from experiments.runs.spans import in_order, writes_of
 from experiments.validation.stages import STAGES, stage_scores, stage_table
+from protocol.emulation.scenario import Scenario
 from protocol.recording import Event, Record
-from protocol.scenario import Scenario
 from protocol.topology import RankId, Side
 
 WRITER, FIRST, SECOND = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from experiments.config import Config, parse
-from experiments.runner import run_sim
+from experiments.config.schema import Config, parse
+from experiments.runs.runner import run_sim
 
 BASE: dict[str, Any] = {
     "run": {"seed": 1},

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config import Config, parse
-from experiments.describe import configure, describe, measure
+from experiments.config.loading import example_names, load
+from experiments.config.schema import Config, parse
 from experiments.errors import UserError
-from experiments.loading import example_names, load
-from experiments.readers import read_trace
-from experiments.runner import simulate_one
-from experiments.workload import check_requests, is_random, make_columns, make_requests
+from experiments.runs.runner import simulate_one
+from experiments.workloads.describe import configure, describe, measure
+from experiments.workloads.readers import read_trace
+from experiments.workloads.requests import check_requests, is_random, make_columns, make_requests
 from sim.workload import Columns, joined, load_mix, mix_names
 
 FEW = ("--requests", "2000", "--replications", "3")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.codec import HEADER, LARGEST, decode, encode
 from protocol.errors import CodecError
 from protocol.messages import Announce, Cancel, ChunkStatus, Message, Offer, Quiet
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from protocol.wire.codec import HEADER, LARGEST, decode, encode
 
 L1 = RankId(Side.LANGUAGE, 0, 1)
 NUMBERS = st.one_of(st.integers(0, 40), st.integers(0, LARGEST), st.just(LARGEST))

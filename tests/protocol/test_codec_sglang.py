@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.codec import (
+from protocol.errors import CodecError
+from protocol.status import Status
+from protocol.wire.codec import (
     LARGEST,
     SglangFrame,
     SglangInit,
@@ -18,8 +20,6 @@ from protocol.codec import (
     decode_sglang,
     encode_sglang,
 )
-from protocol.errors import CodecError
-from protocol.status import Status
 
 ADDRESS = ("10.0.0.7", 31000, "10.0.0.7:14567")
 FRAMED = (b"10.0.0.7", b"31000", b"10.0.0.7:14567")

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from protocol.agreement import hold_turn
 from protocol.checker.snapshot import freeze
-from protocol.deadlock import Deadlock, Demand, StuckRoom, find_deadlock
 from protocol.disciplines import make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
 from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer
+from protocol.observe.deadlock import Deadlock, Demand, StuckRoom, find_deadlock
 from protocol.sizing import Fixed, RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES, ResumeGrant, make_discipline
+from protocol.emulation.scenario import Scenario
 from protocol.errors import ProtocolError
 from protocol.messages import Abort, Announce
 from protocol.recording import Event
-from protocol.scenario import Scenario
 from protocol.sizing import RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.loop import LoopGrid
+from protocol.emulation.loop import LoopGrid
+from protocol.emulation.passes import Passes
+from protocol.emulation.processors import Processors
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.messages import Deliver
-from protocol.passes import Passes
-from protocol.processors import Processors
-from protocol.scenario import Scenario, ServiceTimes
 
 SERVED = Scenario(
     block_tokens=1,

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from protocol.laws import LawChecker
+from protocol.emulation.scenario import Request, Scenario
+from protocol.observe.monitor import LawChecker
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.observe.runlog import RequestRow, RunLog
 from protocol.recording import Event, Record
-from protocol.runlog import RequestRow, RunLog
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.status import Status
 from protocol.topology import RankId, Side
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.emulation.scenario import Scenario
 from protocol.messages import LanguageRequest
-from protocol.scenario import Scenario
 from protocol.sizing import POLICIES, CompletedView, Fixed, Oracle, Quantile, RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from protocol.emulation.scenario import Request, Scenario
 from protocol.messages import LanguageRequest
 from protocol.recording import Record
-from protocol.scenario import Request, Scenario
 from protocol.sizing import (
     CompletedView,
     Fixed,
@@ -26,7 +26,7 @@ from protocol.sizing import (
 from protocol.sizing.registry import absolute, file_of
 from protocol.sizing.supervised import Answer, checksum, disagreement, must_answer_alike
 from protocol.topology import RankId, Side
-from sim.link import load_profile
+from sim.network.link import load_profile
 from sim.run import simulate
 
 HEADER = "from protocol.sizing import SizingPolicy\n\n"

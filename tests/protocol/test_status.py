@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from protocol.codec import SglangStatus, decode_sglang, encode_sglang
 from protocol.errors import IllegalTransitionError
 from protocol.recording import TRACKS, Track
 from protocol.status import Status, advance, chunk_status, group_status, is_resume
 from protocol.topology import RankId, Side
+from protocol.wire.codec import SglangStatus, decode_sglang, encode_sglang
 
 B, W, T, S, F = Status
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import tracemalloc
 from itertools import chain
 
-from protocol.laws import LawChecker
+from protocol.emulation.scenario import Request, Scenario
+from protocol.observe.monitor import LawChecker
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real.accounts import Accounts
-from real.orders import Records
+from real.run.accounts import Accounts
+from real.run.orders import Records
 
 LANGUAGE = RankId(Side.LANGUAGE, 0, 0)
 SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64)

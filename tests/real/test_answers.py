@@ -17,7 +17,7 @@ import sys
 from protocol.messages import LanguageRequest
 from protocol.sizing import RequestView, SizingError, SizingPolicy, Supervised
 from protocol.topology import RankId, Side
-from real.collective import Collective
+from real.control.collective import Collective
 
 rank, size, port = map(int, sys.argv[1:])
 
@@ -67,7 +67,7 @@ from protocol.layout import BufferLayout
 from protocol.messages import Abort, LanguageRequest
 from protocol.sizing import Fixed
 from protocol.topology import RankId, Side
-from real.collective import Collective
+from real.control.collective import Collective
 
 rank, size, port = map(int, sys.argv[1:])
 

@@ -19,15 +19,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.bench_link import choose_folder, claim_folder, make_sweep, write_files
+from experiments.commands.bench_link import choose_folder, claim_folder, make_sweep, write_files
 from experiments.errors import UserError
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real import bench_link
-from real.bench_link import LinkBench, count_steps, measure_link, spawn
-from real.bench_side import PATTERN_WORDS, SHIFT_BYTES, Cell, Pattern, SideSpec, Timed
-from real.engine import EngineError, EngineMissing, EngineStartError, import_mooncake
+from real.bench import link as bench_link
+from real.bench.link import LinkBench, count_steps, measure_link, spawn
+from real.bench.side import PATTERN_WORDS, SHIFT_BYTES, Cell, Pattern, SideSpec, Timed
+from real.engine.mooncake import EngineError, EngineMissing, EngineStartError, import_mooncake
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Pattern(7)
@@ -132,7 +132,7 @@ CELLS = [Cell(4096, 1, 1), Cell(5000, 7, 1), Cell(64 << 10, 4, 2)]
 
 
 def no_child_is_left() -> bool:
-    return not [child for child in psutil.Process().children(recursive=True) if "real.bench_side" in child.cmdline()]
+    return not [child for child in psutil.Process().children(recursive=True) if "real.bench.side" in child.cmdline()]
 
 
 @over_mooncake
@@ -212,7 +212,7 @@ def test_a_side_does_not_outlive_its_launcher(tmp_path: Path) -> None:
 
 def test_a_side_without_mooncake_says_what_mends_it() -> None:
     def without(spec: SideSpec, errors: Path) -> subprocess.Popen[bytes]:
-        code = "import sys; sys.modules['mooncake'] = None; from real.bench_side import main; main()"
+        code = "import sys; sys.modules['mooncake'] = None; from real.bench.side import main; main()"
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

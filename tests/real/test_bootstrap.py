@@ -22,10 +22,17 @@ import msgspec
 import zmq
 
 from protocol.topology import RankId, Side
-from real.bootstrap import RegistrationRefused, Registry, RegistryClient, http_session, listen, register_and_find
-from real.control import MOST_HELD, Outbox, Processes, Standing
-from real.heartbeat import Found, Heartbeat, Lost, News
-from real.orders import Heartbeats, Route
+from real.control.bootstrap import (
+    RegistrationRefused,
+    Registry,
+    RegistryClient,
+    http_session,
+    listen,
+    register_and_find,
+)
+from real.control.channel import MOST_HELD, Outbox, Processes, Standing
+from real.control.heartbeat import Found, Heartbeat, Lost, News
+from real.run.orders import Heartbeats, Route
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -396,7 +403,7 @@ def test_strangers_do_not_fill_the_memory() -> None:
 
 
 def test_a_queue_to_a_dead_peer_fills_up_without_holding_anybody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.control.HIGH_WATER_MARK", 10)
+    monkeypatch.setattr("real.control.channel.HIGH_WATER_MARK", 10)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with socket.socket() as unused:
         unused.bind((HOST, 0))

@@ -25,17 +25,18 @@ import aiohttp
 import msgspec
 import zmq
 
-from experiments import tokens
 from experiments.errors import UserError
-from protocol.scenario import Scenario
+from experiments.runs import tokens
+from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
-from real import doors, seat
-from real.bootstrap import Registry, RegistryClient, http_session, listen
-from real.control import Inbox, Outbox
-from real.coordinator import Coordinator
-from real.engine import EngineStartError
-from real.guard import Guard, HttpServer, LineSigner, Refusal, Refusals, new_token, parse_signed
-from real.joining import (
+from real.control import doors
+from real.control.bootstrap import Registry, RegistryClient, http_session, listen
+from real.control.channel import Inbox, Outbox
+from real.control.guard import Guard, HttpServer, LineSigner, Refusal, Refusals, new_token, parse_signed
+from real.engine.mooncake import EngineStartError
+from real.hosts import seat
+from real.hosts.coordinator import Coordinator
+from real.hosts.joining import (
     TO_COORDINATOR,
     TO_RANK,
     Ask,
@@ -47,7 +48,7 @@ from real.joining import (
     Welcome,
     sources_digest,
 )
-from real.orders import ORDER, Describe, Ready, Route, Stop, order_frames, parse_order
+from real.run.orders import ORDER, Describe, Ready, Route, Stop, order_frames, parse_order
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -142,7 +143,7 @@ def test_connections_beyond_those_of_a_run_are_closed(context: zmq.Context[zmq.S
 def test_a_message_that_is_too_long_is_not_taken(
     context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("real.control.LONGEST_MESSAGE_BYTES", 1 << 16)
+    monkeypatch.setattr("real.control.channel.LONGEST_MESSAGE_BYTES", 1 << 16)
     with (
         closing(Inbox(context, HOST, Guard(TOKEN))) as inbox,
         closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as outbox,
@@ -253,7 +254,7 @@ def test_a_request_is_taken_once_by_one_registry_and_as_it_was_said(served: Serv
     with closing(Served()) as second:
         signer = served.registry._server
         assert signer is not None
-        from real.guard import HttpClient
+        from real.control.guard import HttpClient
 
         client = HttpClient(Guard(TOKEN))
         client.nonce = signer.nonce
@@ -323,8 +324,8 @@ def test_what_is_said_to_a_registry_has_an_end(served: Served, monkeypatch: pyte
 
 
 def test_the_last_numbers_of_clients_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.guard.MOST_CLIENTS", 3)
-    from real.guard import HttpClient
+    monkeypatch.setattr("real.control.guard.MOST_CLIENTS", 3)
+    from real.control.guard import HttpClient
 
     server = HttpServer(Guard(TOKEN))
     for _ in range(10):
@@ -344,7 +345,7 @@ def test_what_is_no_proof(header: str) -> None:
 
 
 def test_addresses_are_named_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.guard.MOST_NAMED", 2)
+    monkeypatch.setattr("real.control.guard.MOST_NAMED", 2)
     refusals = Refusals("port")
     for number in range(5):
         refusals.add(f"10.0.0.{number}")

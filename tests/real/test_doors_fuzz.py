@@ -19,20 +19,20 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import zmq
 
-from protocol.codec import encode
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.messages import Offer
 from protocol.recording import Record, histories
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
-from real import seat
-from real.bootstrap import RegistryClient, http_session
-from real.control import Outbox
-from real.coordinator import Coordinator
-from real.guard import Guard, new_token
-from real.launcher import RealOutcome, run_real
-from real.orders import Ready, Stop, order_frames
-from real.ranks import Ranks
-from sim.link import load_profile
+from protocol.wire.codec import encode
+from real.control.bootstrap import RegistryClient, http_session
+from real.control.channel import Outbox
+from real.control.guard import Guard, new_token
+from real.hosts import seat
+from real.hosts.coordinator import Coordinator
+from real.run.launcher import RealOutcome, run_real
+from real.run.orders import Ready, Stop, order_frames
+from real.run.ranks import Ranks
+from sim.network.link import load_profile
 from sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]

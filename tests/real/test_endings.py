@@ -14,11 +14,11 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import psutil
 
-from protocol.scenario import Request, Scenario
+from protocol.emulation.scenario import Request, Scenario
 from protocol.topology import RankId, Side
-from real.launcher import RealOutcome, run_real
-from real.orders import Heartbeats
-from real.patience import Patience
+from real.run.launcher import RealOutcome, run_real
+from real.run.orders import Heartbeats
+from real.run.patience import Patience
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -82,7 +82,7 @@ def test_a_rank_that_somebody_else_ends_or_stops_is_named(rank_id: RankId, numbe
 
 BREAKS = """
 import sys
-if "real.rank" in sys.orig_argv:
+if "real.run.rank" in sys.orig_argv:
     import {module}
 
     def broken(*_arguments, **_options):
@@ -96,11 +96,15 @@ if "real.rank" in sys.orig_argv:
     ("module", "name", "told"),
     [
         (
-            "real.verifier",
+            "real.engine.verifier",
             "first_difference",
             "language0.0 broke: its 'verifier' thread ended with MemoryError: there is",
         ),
-        ("real.writer", "addresses", "encode0.0 broke: its 'writer 0' thread ended with MemoryError: there is no more"),
+        (
+            "real.engine.writer",
+            "addresses",
+            "encode0.0 broke: its 'writer 0' thread ended with MemoryError: there is no more",
+        ),
     ],
 )
 def test_an_exception_in_a_thread_of_a_rank_is_named(

@@ -13,14 +13,14 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event, Record, histories
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from real import faults as measured_faults
-from real.launcher import run_real
-from real.orders import Heartbeats
+from real.run.launcher import run_real
+from real.run.orders import Heartbeats
 from sim.faults import Death, FaultPlan, PlannedFaults, Restart
-from sim.link import load_profile
+from sim.network.link import load_profile
 from sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]

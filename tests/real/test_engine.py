@@ -18,7 +18,8 @@ pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 
 from protocol.chunks import plan_chunk
 from protocol.layout import EMBEDDINGS, BufferLayout
-from real.engine import (
+from real.engine.memory import Pool, addresses, room_content
+from real.engine.mooncake import (
     PIECES_IN_FLIGHT,
     SYSTEM_LIBRARIES_COMMAND,
     WHEEL_COMMAND,
@@ -27,8 +28,7 @@ from real.engine import (
     EngineMissing,
     import_mooncake,
 )
-from real.memory import Pool, addresses, room_content
-from real.transport import (
+from real.engine.transport import (
     ProofError,
     TransportProof,
     captured_stderr,
@@ -51,8 +51,8 @@ PEER_BLOCKS = 40
 PEER = """
 import json, sys
 from protocol.layout import BufferLayout
-from real.engine import Engine
-from real.memory import Pool, first_difference, room_content
+from real.engine.mooncake import Engine
+from real.engine.memory import Pool, first_difference, room_content
 block_tokens, hidden, layers, blocks = map(int, sys.argv[1:])
 layout = BufferLayout(block_tokens, hidden, layers)
 engine, pool = Engine(), Pool(layout, blocks)
@@ -341,7 +341,7 @@ def run(source: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-START = "from real.engine import Engine; engine = Engine(transport={!r}); print(engine.proof.actual)"
+START = "from real.engine.mooncake import Engine; engine = Engine(transport={!r}); print(engine.proof.actual)"
 
 
 def test_rdma_without_an_adapter_is_refused_with_the_reason() -> None:
@@ -394,7 +394,7 @@ sys.meta_path.insert(0, Finder())
 
 
 def test_importing_loads_neither_mooncake_nor_torch() -> None:
-    done = run("import sys, real.engine; print({'mooncake', 'torch'} & set(sys.modules))")
+    done = run("import sys, real.engine.mooncake; print({'mooncake', 'torch'} & set(sys.modules))")
     assert done.stdout.strip() == "set()", done.stderr
 
 

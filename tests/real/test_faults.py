@@ -11,14 +11,14 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 import msgspec
 
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill, run_drill
 from real.faults import CorruptFrame, Kill, Pause, RefuseRegistration, Restart
-from real.launcher import run_real
-from real.orders import GROUP_STATUS, Heartbeats, Holdings
-from real.standstill import Standstill, look_s
+from real.run.launcher import run_real
+from real.run.orders import GROUP_STATUS, Heartbeats, Holdings
+from real.run.standstill import Standstill, look_s
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

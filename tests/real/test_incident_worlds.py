@@ -10,16 +10,16 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.config import Config
-from experiments.equality import compare_runs
-from experiments.loading import load
-from experiments.rundir import StoredRun
-from experiments.runner import run_measured, run_sim
+from experiments.config.loading import load
+from experiments.config.schema import Config
+from experiments.runs.equality import compare_runs
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_measured, run_sim
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from real.faults import ClientAbort, Slow
-from real.launcher import run_real
+from real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

@@ -7,13 +7,13 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.equality import differences
+from experiments.runs.equality import differences
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.recording import Record, histories
-from protocol.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.status import Status
 from protocol.topology import Side
-from real.launcher import RealOutcome, run_real
-from sim.link import load_profile
+from real.run.launcher import RealOutcome, run_real
+from sim.network.link import load_profile
 from sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]

@@ -22,15 +22,14 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import msgspec
 
-from protocol.scenario import Scenario
+from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
-from real import joining, seat
-from real.addresses import interface_of, is_loopback, own, parse_address, require_own, resolve, towards
-from real.coordinator import Coordinator
-from real.engine import EngineError, EngineStartError
+from real.control.addresses import interface_of, is_loopback, own, parse_address, require_own, resolve, towards
+from real.engine.mooncake import EngineError, EngineStartError
 from real.faults import Kill, RefuseRegistration
-from real.hosts import ThisHost
-from real.joining import (
+from real.hosts import joining, seat
+from real.hosts.coordinator import Coordinator
+from real.hosts.joining import (
     TO_COORDINATOR,
     TO_RANK,
     Ask,
@@ -47,8 +46,9 @@ from real.joining import (
     first_difference,
     sources_digest,
 )
-from real.launcher import run_real
-from real.orders import ROUTER, RankSpec, Route
+from real.hosts.places import ThisHost
+from real.run.launcher import run_real
+from real.run.orders import ROUTER, RankSpec, Route
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -20,11 +20,11 @@ pytest.importorskip("psutil", reason="needs psutil")
 import msgspec
 import psutil
 
-from protocol.scenario import Request, Scenario
+from protocol.emulation.scenario import Request, Scenario
 from protocol.topology import RankId, Side
-from real.engine import EngineStartError
+from real.engine.mooncake import EngineStartError
 from real.faults import Kill, Pause, RealFault, RefuseRegistration
-from real.launcher import run_real
+from real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -114,10 +114,10 @@ def test_a_bad_plan_is_refused_before_anything_starts(fault: RealFault, reason: 
 
 ROUTER = """
 import sys
-from protocol.scenario import Request, Scenario
+from protocol.emulation.scenario import Request, Scenario
 from protocol.topology import RankId, Side
 from real.faults import Pause
-from real.launcher import run_real
+from real.run.launcher import run_real
 
 spec = Scenario(block_tokens=16, hidden=64, sizing_options={"tokens": 64}, encode_instances=1, timeout_s=60.0)
 requests = [Request(room=room, arrival_s=0.01 * room, total_tokens=100) for room in range(1, 100_000)]
@@ -138,7 +138,7 @@ def test_after_ctrl_c_and_after_the_router_is_killed(how: signal.Signals, ranks:
         assert router.stdout.readline() == b"going\n"
         time.sleep(1.0)
         children = router.children(recursive=True)
-        assert len([one for one in children if "real.rank" in one.cmdline()]) == 2
+        assert len([one for one in children if "real.run.rank" in one.cmdline()]) == 2
         router.send_signal(how)
         begun_s = time.monotonic()
         router.communicate(timeout=30)
@@ -161,7 +161,7 @@ def test_a_rank_that_ends_unasked_is_reported_and_nothing_is_left() -> None:
 
     def end_one(_count: int) -> None:
         if not ended:
-            ended.append(next(one for one in psutil.Process().children() if "real.rank" in one.cmdline()))
+            ended.append(next(one for one in psutil.Process().children() if "real.run.rank" in one.cmdline()))
             ended[0].kill()
 
     outcome = run_real(SMALL, REQUESTS, progress=end_one)

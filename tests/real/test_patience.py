@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from protocol.topology import RankId, Side
-from real.orders import Alive, Heartbeats
-from real.patience import ASK_S, Patience, Watch
-from real.troubles import Troubles
+from real.run.orders import Alive, Heartbeats
+from real.run.patience import ASK_S, Patience, Watch
+from real.run.troubles import Troubles
 
 ONE, TWO = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 PATIENCE = Patience(silence_s=10.0, standstill_s=20.0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from protocol.layout import BufferLayout
-from real.engine import EngineError
-from real.memory import Pool, first_difference, room_content
-from real.placement import Devices, Placement, place
+from real.engine.memory import Pool, first_difference, room_content
+from real.engine.mooncake import EngineError
+from real.engine.placement import Devices, Placement, place
 
 NOTHING = Devices(gpus=0, engine_takes_gpus=False)
 ENGINE_ONLY = Devices(gpus=0, engine_takes_gpus=True)

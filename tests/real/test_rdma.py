@@ -300,11 +300,11 @@ def test_a_forked_rank_is_like_a_fresh_one(tmp_path: Path, monkeypatch: pytest.M
         sys.stderr.write("said\n")
         return 7
 
-    monkeypatch.setitem(sys.modules, "real.rank", SimpleNamespace(main=rank_main))
+    monkeypatch.setitem(sys.modules, "real.run.rank", SimpleNamespace(main=rank_main))
     sink = tmp_path / "output"
     with sink.open("wb") as stream:
         rank = ForkedRank(
-            ["python", "-m", "real.rank"],
+            ["python", "-m", "real.run.rank"],
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,

@@ -15,14 +15,15 @@ import pytest
 pytest.importorskip("zmq", reason="needs pyzmq")
 pytest.importorskip("numpy", reason="needs numpy")
 
+from protocol.emulation.scenario import Request, Scenario
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real import patience as real_patience
-from real import router as real_router
-from real.clocks import SAME
-from real.orders import (
+from real.control.clocks import SAME
+from real.engine.transport import TransportProof
+from real.run import patience as real_patience
+from real.run import router as real_router
+from real.run.orders import (
     GROUP_STATUS,
     Alive,
     Ask,
@@ -37,11 +38,10 @@ from real.orders import (
     Stop,
     Submit,
 )
-from real.outcome import RealOutcome
-from real.patience import Patience
-from real.ranks import Child
-from real.router import Router
-from real.transport import TransportProof
+from real.run.outcome import RealOutcome
+from real.run.patience import Patience
+from real.run.ranks import Child
+from real.run.router import Router
 
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64, timeout_s=None)
@@ -134,7 +134,7 @@ class PlayedRank:
 
 
 class Stage:
-    """What the router takes for the ranks of a run (``real.ranks.Ranks``)."""
+    """What the router takes for the ranks of a run (``real.run.ranks.Ranks``)."""
 
     mortal = False
     verify = True

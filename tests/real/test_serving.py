@@ -10,12 +10,12 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.equality import differences
+from experiments.runs.equality import differences
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId
-from real.launcher import run_real
-from sim.link import load_profile
+from real.run.launcher import run_real
+from sim.network.link import load_profile
 from sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]

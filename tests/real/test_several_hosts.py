@@ -30,11 +30,11 @@ pytest.importorskip("psutil", reason="needs psutil")
 import pandas as pd
 import psutil
 
-from protocol.scenario import Request, Scenario
-from real.coordinator import Coordinator
-from real.guard import new_token
-from real.launcher import run_real
-from real.orders import Heartbeats
+from protocol.emulation.scenario import Request, Scenario
+from real.control.guard import new_token
+from real.hosts.coordinator import Coordinator
+from real.run.launcher import run_real
+from real.run.orders import Heartbeats
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 

@@ -20,7 +20,7 @@ pytest.importorskip("aiohttp", reason="needs aiohttp")
 
 import msgspec
 
-from protocol.codec import SglangInit, SglangResume, SglangStatus, decode_sglang
+from protocol.emulation.scenario import Request, Scenario
 from protocol.encode import EncodeRank
 from protocol.language import CANCEL_RETRY_S, LanguageRank
 from protocol.layout import AUX, AUX_TOTAL_TOKENS
@@ -40,19 +40,19 @@ from protocol.messages import (
     WriterQuiet,
 )
 from protocol.rank import EARLY_LIFETIME_S, EARLY_ROOMS
-from protocol.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real.bootstrap import Registry, listen
-from real.engine import EngineError
+from protocol.wire.codec import SglangInit, SglangResume, SglangStatus, decode_sglang
+from real.control.bootstrap import Registry, listen
+from real.control.heartbeat import Found, Lost, News
+from real.control.sglang import EncodeWire, LanguageWire
+from real.control.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
+from real.control.wire import Vacant
+from real.engine.memory import Pool
+from real.engine.mooncake import EngineError
 from real.faults import CorruptFrame, RealFault, RefuseRegistration, Restart
-from real.heartbeat import Found, Lost, News
-from real.launcher import run_real
-from real.memory import Pool
-from real.orders import ROUTER, Heartbeats, RankSpec, Route
-from real.sglang import EncodeWire, LanguageWire
-from real.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
-from real.wire import Vacant
+from real.run.launcher import run_real
+from real.run.orders import ROUTER, Heartbeats, RankSpec, Route
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -791,7 +791,7 @@ class Odd(http.server.BaseHTTPRequestHandler):
     ],
 )
 def test_a_look_up_that_fails_says_why(status: int, body: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.sglang_peers.START_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("real.control.sglang_peers.START_TIMEOUT_S", 0.2)
     handler = type("Answer", (Odd,), {"status": status, "body": body})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

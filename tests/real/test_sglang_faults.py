@@ -7,12 +7,12 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from protocol.scenario import Request, Scenario
+from protocol.emulation.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.faults import ClientAbort, Kill, Pause, RealFault
-from real.launcher import RealOutcome, run_real
-from real.orders import Heartbeats
+from real.run.launcher import RealOutcome, run_real
+from real.run.orders import Heartbeats
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

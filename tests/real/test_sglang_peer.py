@@ -30,15 +30,15 @@ import numpy as np
 import torch
 import zmq
 
+from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.layout import BufferLayout
 from protocol.messages import EncodeRequest, LanguageRequest
-from protocol.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real.control import Inbox, Outbox
-from real.hosts import ThisHost
-from real.memory import room_content
-from real.orders import (
+from real.control.channel import Inbox, Outbox
+from real.engine.memory import room_content
+from real.hosts.places import ThisHost
+from real.run.orders import (
     ROUTER,
     Concluded,
     Heartbeats,

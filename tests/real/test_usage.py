@@ -22,22 +22,23 @@ pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 pytest.importorskip("zmq", reason="pyzmq is not installed (extra real-cpu)")
 pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-cpu)")
 
-import real.rank
-from experiments.config import Config
-from experiments.loading import load
-from experiments.rundir import StoredRun
-from experiments.runner import run_measured, run_sim
+import real.run.rank
+from experiments.config.loading import load
+from experiments.config.schema import Config
+from experiments.runs.rundir import StoredRun
+from experiments.runs.runner import run_measured, run_sim
 from protocol.chunks import plan_chunk
-from protocol.loop import LoopGrid
+from protocol.emulation.loop import LoopGrid
+from protocol.emulation.passes import Passes
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.messages import Action, CopyOut, Deliver, Quiet, StartEncode, StartWrite, Turn, WriteDone
-from protocol.passes import Passes
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
-from real.engine import EngineError, WriteResult
-from real.memory import Pool
-from real.orders import Heartbeats, Route, Start
-from real.rank import RankProcess
-from real.usage import (
+from real.engine.memory import Pool
+from real.engine.mooncake import EngineError, WriteResult
+from real.engine.writer import Writer
+from real.run.orders import Heartbeats, Route, Start
+from real.run.rank import RankProcess
+from real.run.usage import (
     MOST_DURATIONS,
     QUANTILES,
     Counts,
@@ -50,7 +51,6 @@ from real.usage import (
     part_of,
     read_threads,
 )
-from real.writer import Writer
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -269,7 +269,7 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> Rank:
 
     def make(side: Side, copy_s: float, actions: list[Action]) -> RankProcess:
         clock = Clock()
-        monkeypatch.setattr(real.rank, "time", clock)
+        monkeypatch.setattr(real.run.rank, "time", clock)
         services = ServiceTimes(encode_base_s=PASS_S, prefill_base_s=PASS_S)
         scenario = Scenario(block_tokens=8, hidden=32, services=services)
         made = RankProcess.__new__(RankProcess)
@@ -434,7 +434,7 @@ def test_a_killed_process_leaves_none_and_a_restarted_one_its_own() -> None:
     pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
     pytest.importorskip("psutil", reason="needs psutil")
     from real.faults import Kill, RealFault, Restart
-    from real.launcher import run_real
+    from real.run.launcher import run_real
 
     scenario = Scenario(
         block_tokens=16, hidden=64, sizing_options={"tokens": 64}, encode_blocks=64, language_blocks=64,
@@ -462,7 +462,7 @@ def test_what_comes_before_the_run_has_begun_gets_its_own_time(rank: Rank) -> No
     fed: list[tuple[object, float]] = []
     one.core = SimpleNamespace(handle=lambda event, now: fed.append((event, now)) or [])  # type: ignore[assignment]
     one.zero_s, one._before_start = 0.0, collections.deque()
-    clock: Clock = real.rank.time  # type: ignore[assignment]
+    clock: Clock = real.run.rank.time  # type: ignore[assignment]
     one._feed(Quiet(1, 0))
     clock.sleep(0.5)
     one._feed(Quiet(2, 0))

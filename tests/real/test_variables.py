@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from real import variables
-from real.bootstrap import http_session
+from real.control.bootstrap import http_session
+from real.engine import variables
+from real.engine.variables import ALLOWED, PASSED, clean_here, cleaned, foreign, notice, passed
 from real.lastwords import cause, ended
-from real.variables import ALLOWED, PASSED, clean_here, cleaned, foreign, notice, passed
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OVER = {
@@ -114,7 +114,7 @@ TRACEBACK = """\
 Traceback (most recent call last):
   File "x.py", line 7, in <module>
     raise EngineStartError("a")
-real.engine.EngineStartError: EngineError: encode0.0 cannot reach language0.0 at 127.0.0.1:15389
+real.engine.mooncake.EngineStartError: EngineError: encode0.0 cannot reach language0.0 at 127.0.0.1:15389
 """
 
 

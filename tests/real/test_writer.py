@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 
 from protocol.chunks import plan_chunk
+from protocol.emulation.scenario import Scenario, WriteFault
 from protocol.messages import StartWrite, WriteDone
-from protocol.scenario import Scenario, WriteFault
 from protocol.topology import RankId, Side
-from real.engine import EngineError, WriteResult
-from real.memory import Pool, first_difference, room_content
-from real.orders import Route
-from real.writer import UNREGISTERED_OFFSET, Writer
+from real.engine.memory import Pool, first_difference, room_content
+from real.engine.mooncake import EngineError, WriteResult
+from real.engine.writer import UNREGISTERED_OFFSET, Writer
+from real.run.orders import Route
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
 

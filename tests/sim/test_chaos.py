@@ -11,14 +11,14 @@ import pytest
 from protocol.agreement import agree
 from protocol.allocator import BlockPool
 from protocol.disciplines import DISCIPLINES
+from protocol.emulation.scenario import Request, Scenario
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import Abort, Action, Turn
-from protocol.scenario import Request, Scenario
 from sim import cluster
 from sim.chaos import ChaosCase, ChaosOutcome, describe, draw_case, run_case, run_seed
 from sim.faults import FaultPlan
-from sim.link import LinkProfile
+from sim.network.link import LinkProfile
 
 KINDS = {
     "client abort", "death", "doubled message", "failed write", "false alarm", "hang", "restart", "late message", "late request",

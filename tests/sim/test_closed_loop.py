@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from sim.faults import Death, FaultPlan, PlannedFaults, Restart
-from sim.link import load_profile
+from sim.network.link import load_profile
 from sim.run import SimulationOutcome, simulate
 
 LINK = load_profile("cx7-400g")

@@ -17,10 +17,10 @@ pytestmark = [
 
 RUN = """
 import sys
-from experiments.loading import load
-from experiments.rundir import RunWriter
-from experiments.runner import simulate_one
-from experiments.environment import compiled_copy
+from experiments.config.loading import load
+from experiments.runs.rundir import RunWriter
+from experiments.runs.runner import simulate_one
+from experiments.runs.environment import compiled_copy
 from pathlib import Path
 
 Path("host.toml").write_text('''

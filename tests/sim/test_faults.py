@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.laws import LawChecker
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.messages import Abort, Cancel, ChunkStatus, EncodeRequest, Offer, PeerDown, PeerUp, WriteDone, WriterQuiet
+from protocol.observe.monitor import LawChecker
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.cluster import Cluster
@@ -25,7 +25,7 @@ from sim.faults import (
     Restart,
     Slow,
 )
-from sim.link import LinkProfile
+from sim.network.link import LinkProfile
 from sim.run import SimulationOutcome, simulate
 from sim.workload import generate, load_mix
 

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from sim.chaos import draw_case, run_case
 from sim.clock import Clock
 from sim.faults import FaultPlan, PlannedFaults, Restart
-from sim.host import SPREADS, HostCosts, host_from
-from sim.hosted import HostedCluster, make_cluster
-from sim.laws import observe
-from sim.link import LinkProfile, profile_from
+from sim.host.cluster import HostedCluster, make_cluster
+from sim.host.costs import SPREADS, HostCosts, host_from
+from sim.network.link import LinkProfile, profile_from
+from sim.observe import observe
 from sim.run import simulate
 from sim.streams import stream
 

@@ -7,11 +7,11 @@ import math
 import msgspec
 import pytest
 
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
-from sim.laws import ObservedRun, observe
-from sim.link import LinkProfile
+from sim.network.link import LinkProfile
+from sim.observe import ObservedRun, observe
 from sim.run import simulate
 
 FREE = LinkProfile(

@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
-from protocol.laws import LawChecker
-from protocol.pooluse import PoolUse
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
+from protocol.observe.monitor import LawChecker
+from protocol.observe.pooluse import PoolUse
+from protocol.observe.runlog import RequestRow, RunLog
 from protocol.recording import Event, Record
-from protocol.runlog import RequestRow, RunLog
-from protocol.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from sim.laws import (
+from sim.network.link import load_profile
+from sim.observe import (
     STATIONS,
     Book,
     LawError,
@@ -27,7 +28,6 @@ from sim.laws import (
     broken_laws,
     observe,
 )
-from sim.link import load_profile
 from sim.run import SimulationOutcome, simulate
 
 SCENARIO = Scenario(block_tokens=4, hidden=8, language_blocks=4, sizing_options={"tokens": 8})

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from protocol.chunks import Chunk
 from protocol.layout import BufferLayout
 from protocol.topology import RankId, Side
-from sim.link import Contacts, LinkProfile, TransferWorker, count_pieces, load_profile, profile_from, profile_names
+from sim.network.link import (
+    Contacts,
+    LinkProfile,
+    TransferWorker,
+    count_pieces,
+    load_profile,
+    profile_from,
+    profile_names,
+)
 
 FIELDS = {
     "latency_s": 1e-5,

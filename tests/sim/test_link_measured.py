@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from sim.clock import Clock
-from sim.link import LinkProfile, load_profile
-from sim.network import Network
+from sim.network.adapters import Network
+from sim.network.link import LinkProfile, load_profile
 
 MEASURED = Path(__file__).parents[2].parent / "shared" / "measured"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.link import LinkProfile
-from sim.network import Network
+from sim.network.adapters import Network
+from sim.network.link import LinkProfile
 
 # 1 MB/s, so that bytes are microseconds.
 PLAIN = LinkProfile(

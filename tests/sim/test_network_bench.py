@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from sim.clock import Clock
-from sim.link import load_profile
-from sim.network import Network
+from sim.network.adapters import Network
+from sim.network.link import load_profile
 
 FLOWS = 2000
 BYTES = 2**20

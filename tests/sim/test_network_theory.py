@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import t as student
 
 from sim.clock import Clock
-from sim.link import LinkProfile
-from sim.network import Network
+from sim.network.adapters import Network
+from sim.network.link import LinkProfile
 from sim.streams import stream
 
 MEAN_BYTES = 1e9  # large, so that rounding sizes to whole bytes changes nothing

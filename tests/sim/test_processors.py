@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from sim.clock import Clock
-from sim.processors import SharedProcessors, Thread
+from sim.host.processors import SharedProcessors, Thread
 from sim.streams import stream
 
 few = settings(max_examples=60, deadline=None)

@@ -20,13 +20,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
-from protocol.laws import LawChecker
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.observe.monitor import LawChecker
+from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Record
-from protocol.runlog import RunLog
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
-from sim.laws import broken_laws, observe
-from sim.link import LinkProfile
+from sim.network.link import LinkProfile
+from sim.observe import broken_laws, observe
 from sim.run import simulate
 
 RESUMING = ("window", "exact_announce")
@@ -217,10 +217,10 @@ def test_recording_changes_nothing(requests: list[Request], discipline: str, tim
 
 IN_ANOTHER_PROCESS = """
 import hashlib, msgspec
-from sim.laws import observe
-from sim.link import load_profile
+from sim.observe import observe
+from sim.network.link import load_profile
 from sim.workload import generate, load_mix
-from protocol.scenario import Scenario
+from protocol.emulation.scenario import Scenario
 scenario = Scenario(block_tokens=64, hidden=64, encode_tp=2, language_tp=3, encode_blocks=400, language_blocks=200)
 requests = generate(load_mix("mixed"), rate_rps=150.0, requests=30, seed=7)
 records = observe(scenario, requests, load_profile("cx7-400g")).records

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.messages import Turn
 from protocol.recording import Event, Record
-from protocol.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.sizing import RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.cluster import Cluster
-from sim.laws import observe
-from sim.link import LinkProfile
+from sim.network.link import LinkProfile
+from sim.observe import observe
 from sim.run import simulate
 from sim.streams import stream
 from sim.workload import constant_mix, generate, load_mix, spread

@@ -13,9 +13,9 @@ from protocol.layout import BufferLayout
 from protocol.messages import StartWrite
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.link import Contacts, LinkProfile, TransferWorker, profile_from
-from sim.network import Network
-from sim.worker import QueuedWorker
+from sim.network.adapters import Network
+from sim.network.link import Contacts, LinkProfile, TransferWorker, profile_from
+from sim.network.worker import QueuedWorker
 
 LAYOUT = BufferLayout(4, hidden=8)
 WRITER, OTHER = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 1, 0)

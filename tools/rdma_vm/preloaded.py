@@ -1,8 +1,8 @@
 """Starts ranks by forking this process, which has their modules loaded already.
 
 In emulation a Python process needs a minute to import torch, each rank anew. A forked rank is a process of its own like
-any other and runs the same ``real.rank.main``; only its imports are inherited. Mooncake is left out: it is loaded in
-the rank, since its threads would not survive a fork.
+any other and runs the same ``real.run.rank.main``; only its imports are inherited. Mooncake is left out: it is loaded
+in the rank, since its threads would not survive a fork.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POLL_S = 0.02
 
 
 class ForkedRank:
-    """What the launcher uses of ``subprocess.Popen``, for ``python -m real.rank`` only."""
+    """What the launcher uses of ``subprocess.Popen``, for ``python -m real.run.rank`` only."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ForkedRank:
         pass_fds: Collection[int],
         start_new_session: bool,
     ) -> None:
-        if list(args[1:]) != ["-m", "real.rank"] or stdin != subprocess.PIPE or not start_new_session:
+        if list(args[1:]) != ["-m", "real.run.rank"] or stdin != subprocess.PIPE or not start_new_session:
             raise RuntimeError(f"the launcher starts {list(args)} in a way that a fork does not imitate")
         self.args = args
         self.returncode: int | None = None
@@ -78,15 +78,15 @@ class ForkedRank:
 
 def fork_ranks() -> None:
     """From now on the launcher of this process forks its ranks."""
-    import real.launcher
-    import real.rank
+    import real.run.launcher
+    import real.run.rank
 
-    launcher: Any = real.launcher
+    launcher: Any = real.run.launcher
     launcher.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedRank})
 
 
 def _be_a_rank(orders: int, output: int, errors: int, env: Mapping[str, str], kept: Collection[int]) -> None:
-    """Become what a fresh ``python -m real.rank`` would be. Does not return."""
+    """Become what a fresh ``python -m real.run.rank`` would be. Does not return."""
     status = 1
     try:
         os.setsid()
@@ -102,7 +102,7 @@ def _be_a_rank(orders: int, output: int, errors: int, env: Mapping[str, str], ke
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         os.environ.clear()
         os.environ.update(env)
-        from real.rank import main
+        from real.run.rank import main
 
         status = main()
     except BaseException:  # what the interpreter would print, and nothing of the parent's stack runs

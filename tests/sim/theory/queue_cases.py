@@ -27,12 +27,12 @@ from queue_drivers import SECOND_MOMENTS, Times, draw, draws_of, poisson, reques
 from queue_estimates import Estimate, controlled, estimate
 from queue_recursions import one_server, some_servers
 
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from sim.faults import FaultPlan, PlannedFaults, Slow
-from sim.laws import observe
-from sim.link import load_profile
+from sim.network.link import load_profile
+from sim.observe import observe
 
 ENCODED = (Side.ENCODE, Event.ENCODED)
 WRITTEN = (Side.ENCODE, Event.CHUNK_DONE)

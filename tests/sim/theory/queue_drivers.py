@@ -14,13 +14,13 @@ import msgspec
 import numpy
 from numpy.typing import NDArray
 
+from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.messages import Abort, LanguageRequest
 from protocol.recording import Event
-from protocol.scenario import Request, Scenario, ServiceTimes
 from protocol.topology import RankId, Side
 from sim.cluster import Cluster
 from sim.faults import Faults
-from sim.link import LinkProfile
+from sim.network.link import LinkProfile
 from sim.run import SimulationOutcome, simulate
 from sim.streams import stream
 

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from queue_estimates import estimate
 
-from protocol.loop import LoopGrid
-from protocol.processors import Processors
-from sim.link import TransferWorker
+from protocol.emulation.loop import LoopGrid
+from protocol.emulation.processors import Processors
+from sim.network.link import TransferWorker
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "verification.md"

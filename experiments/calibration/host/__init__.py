@@ -1,0 +1,1 @@
+"""What the software of a run costs, from the accounts and the events of measured runs."""

@@ -1,0 +1,1 @@
+"""What measurements say: tables of rows, and the events of run directories."""

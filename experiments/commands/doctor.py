@@ -1,0 +1,247 @@
+"""What is installed here, what really works, and the exact command that mends what does not."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.commands.remedies import SYSTEM_LIBRARIES, Report, mend_commands
+from experiments.runs.environment import (
+    MOONCAKE_WHEELS,
+    PACKAGES,
+    REAL_PACKAGES,
+    describe_host,
+    package_version,
+    rdma_devices,
+)
+from experiments.text import table
+
+IMPORT_NAMES = {"pyzmq": "zmq"}
+PROBE_TIMEOUT_S = 60.0
+
+SIMULATOR_PROBE = """
+from experiments.config.loading import load
+from experiments.runs.runner import simulate_one
+one, broken = simulate_one(load("seed-resume"), 0)
+assert one.statuses == {"Success": 1} and not one.violations, (one.statuses, broken)
+"""
+
+IMPORT_PROBE = """
+import importlib.util, sys
+found = importlib.util.find_spec("mooncake")
+print(next(iter(found.submodule_search_locations or [found.origin])) if found else "", flush=True)
+try:
+    import mooncake.engine
+except ModuleNotFoundError as error:
+    sys.exit(f"No module named {error.name!r}")
+"""
+
+ABSENT = "No module named 'mooncake'"
+
+LOADER_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "LD_BIND_NOW", "LD_AUDIT")
+"""These decide which files a program loads. None is the engine's own, but one left over may break it."""
+
+TRANSPORT_PROBE = """
+import json, sys
+import msgspec
+from protocol.emulation.scenario import Request, Scenario
+from real.run.launcher import run_real
+scenario = Scenario(block_tokens=16, hidden=64, sizing_options={"tokens": 64}, timeout_s=20.0)
+outcome = run_real(scenario, [Request(1, 0.0, 100)], transport=sys.argv[1], device=sys.argv[2])
+assert not outcome.wrong, outcome.wrong[0]
+assert outcome.verified_bytes == 100 * scenario.layout.bytes_per_token, f"{outcome.verified_bytes} bytes verified"
+print(json.dumps(msgspec.to_builtins(outcome.proof)))
+"""
+
+
+def examine(say: Callable[[str], None] = lambda _: None) -> Report:
+    """Look at everything. Nothing that may hang or crash runs in this process."""
+    say("the simulator")
+    simulator = _probe([sys.executable, "-c", SIMULATOR_PROBE])
+    say("the import of Mooncake")
+    installed = _installed()
+    absent = installed["absent"]
+    devices = rdma_devices()
+    found: Report = {
+        "python": platform.python_version(),
+        "host": describe_host(),
+        "packages": {name: package_version(name) for name in (*PACKAGES, *REAL_PACKAGES)},
+        **installed,
+        "rdma_devices": devices,
+        "simulator": {"works": simulator["works"], "reason": simulator["reason"]},
+        "transports": {},
+    }
+    for transport in ("tcp", "rdma"):
+        if not installed["mooncake_imports"]["works"]:
+            result: Report = {"works": False, "reason": "Mooncake cannot be imported", "proof": None}
+        elif absent:
+            result = {"works": False, "reason": f"{' and '.join(absent)} not installed", "proof": None}
+        elif transport == "rdma" and not devices:
+            result = {"works": False, "reason": "no RDMA device on this host", "proof": None}
+        else:
+            say(f"a real transfer over {transport}")
+            device = devices[0] if transport == "rdma" else ""
+            result = _probe([sys.executable, "-c", TRANSPORT_PROBE, transport, device])
+            result["proof"] = _last_json(result.pop("output")) if result["works"] else None
+        found["transports"][transport] = {key: result[key] for key in ("works", "reason", "proof")}
+    if installed["mooncake_imports"]["works"] and not absent and not found["transports"]["tcp"]["works"]:
+        found["broken"] = _broken_packages()
+    found["real"] = {"works": any(one["works"] for one in found["transports"].values())}
+    found["mend"] = mend_commands(found)
+    return found
+
+
+def examine_real() -> str:
+    """Why the real backend cannot start here, in one sentence with the command that mends it; empty when it can.
+
+    Quicker than ``examine``: it looks and imports, but transfers nothing.
+    """
+    found = _installed()
+    if found["absent"]:
+        reason = f"{' and '.join(found['absent'])} {'is' if len(found['absent']) == 1 else 'are'} not installed"
+    elif not found["mooncake_imports"]["works"]:
+        reason = f"Mooncake cannot be imported ({found['mooncake_imports']['reason']})"
+    else:
+        return ""
+    lines = mend_commands(found)
+    commands = [line for line in lines if not line.startswith("#")]
+    mend = "".join(f"; {line.lstrip('# ')}" for line in lines if line.startswith("#"))
+    mend += f"; to mend it, run: {' && '.join(commands)}" if commands else ""
+    return f"the real backend cannot start because {reason}{mend}"
+
+
+def _installed() -> Report:
+    """What the commands that mend depend on."""
+    from real.engine import variables
+
+    wheels = {name: version for name in MOONCAKE_WHEELS if (version := package_version(name))}
+    return {
+        "mooncake_wheels": wheels,
+        "mooncake_imports": _import_mooncake(wheels),
+        "system_libraries": {package: _loads(library) for library, package in SYSTEM_LIBRARIES.items()},
+        "absent": [name for name in REAL_PACKAGES if importlib.util.find_spec(IMPORT_NAMES.get(name, name)) is None],
+        "removed_variables": sorted({*variables.foreign(os.environ), *variables.taken_out()}),
+        "passed_variables": variables.passed(os.environ),
+    }
+
+
+def _import_mooncake(wheels: Mapping[str, str]) -> Report:
+    """Whether it imports; if not, why, and the variable or the other module that is to blame, where one is."""
+    command = [sys.executable, "-c", IMPORT_PROBE]
+    result = _probe(command)
+    found: Report = {"works": result["works"], "reason": result["reason"]}
+    if result["works"]:
+        return found
+    if result["reason"] == ABSENT:
+        return found
+    place = result["output"].strip()
+    if place and wheels and "No module named" in result["reason"] and "site-packages" not in place:
+        return {**found, "reason": f"{result['reason']}; the module mooncake is {place}", "stranger": place}
+    suspects = [name for name in LOADER_VARIABLES if os.environ.get(name)]
+    if suspects and _probe(command, without=suspects)["works"]:
+        alone = (name for name in suspects if _probe(command, without=[name])["works"])
+        blamed = next(alone, " ".join(suspects))
+        return {**found, "reason": f"{result['reason']}; it imports without {blamed}", "variable": blamed}
+    return found
+
+
+def _broken_packages() -> dict[str, str]:
+    """Packages of the real backend that are there and do not import, with the reason."""
+    broken = {}
+    for name in REAL_PACKAGES:
+        result = _probe([sys.executable, "-c", f"import {IMPORT_NAMES.get(name, name)}"])
+        if not result["works"]:
+            broken[name] = result["reason"]
+    return broken
+
+
+def report_text(found: Report) -> str:
+    """The report for a terminal."""
+    rows = [("what", "state")]
+    rows.append(("python", found["python"]))
+    for name, version in found["packages"].items():
+        absent = "not installed, runs from source" if name == "bufferlab" else "MISSING"
+        rows.append((name, version or absent))
+    for name, version in found["mooncake_wheels"].items() or [("mooncake", "MISSING")]:
+        rows.append((name, str(version)))
+    for package, loads in found["system_libraries"].items():
+        rows.append((package, "loads" if loads else "MISSING"))
+    rows.append(("RDMA devices", ", ".join(found["rdma_devices"]) or "none"))
+    host = found["host"]
+    lines = [table(rows), "", f"host: {host['cpu']}, {host['cpus']} CPUs, {host['memory_bytes'] / 2**30:.0f} GiB", ""]
+    lines.append(_state("simulator", found["simulator"]))
+    lines.append(_state("Mooncake imports", found["mooncake_imports"]))
+    for name, result in found["transports"].items():
+        lines.append(_state(f"real transfer over {name}", result))
+    for name, reason in found.get("broken", {}).items():
+        lines.append(f"{name} does NOT import ({reason})")
+    if found["removed_variables"]:
+        lines.append(f"left out of the engine's environment: {', '.join(found['removed_variables'])}")
+    if found["passed_variables"]:
+        reach = " ".join(f"{name}={value}" for name, value in found["passed_variables"].items())
+        lines.append(f"reach the engine: {reach}")
+    lines.append("")
+    if found["real"]["works"]:
+        lines.append("`bufferlab sim` and `bufferlab real` work here." if found["simulator"]["works"] else "")
+    else:
+        lines.append("`bufferlab real` does not work here" + ("; to mend it:" if found["mend"] else "."))
+    lines.extend(f"    {command}" for command in found["mend"])
+    return "\n".join(lines).rstrip()
+
+
+def _state(name: str, result: Report) -> str:
+    return f"{name}: works" if result["works"] else f"{name}: does NOT work ({result['reason']})"
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _probe(command: list[str], without: Sequence[str] = ()) -> Report:
+    """Run a command that proves something, in the environment that ranks have; it gets a minute."""
+    from real import lastwords
+    from real.engine import variables
+
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {name: value for name, value in variables.cleaned(os.environ).items() if name not in without}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_TIMEOUT_S,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"works": False, "reason": f"no result within {PROBE_TIMEOUT_S:g} s", "output": ""}
+    if done.returncode == 0:
+        return {"works": True, "reason": "", "output": done.stdout}
+    reason = lastwords.cause(done.stderr, done.returncode) or lastwords.ended(done.returncode)
+    if done.returncode < 0 and (how := lastwords.ended(done.returncode)) != reason:
+        reason += f"; {how}"
+    return {"works": False, "reason": reason, "output": done.stdout}
+
+
+def _last_json(output: str) -> Any:
+    for line in reversed(output.splitlines()):
+        try:
+            return json.loads(line)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,1 @@
+"""Pictures, timelines and text of results."""

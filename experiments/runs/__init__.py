@@ -1,0 +1,1 @@
+"""One configuration, simulated or measured, into a run directory."""

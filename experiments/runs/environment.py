@@ -1,0 +1,117 @@
+"""What a run ran on: versions and facts about the host. Nothing in it changes when the same host runs it again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+
+PACKAGES = ("bufferlab", "numpy", "simpy", "msgspec", "pydantic", "pandas", "pyarrow", "scipy", "matplotlib")
+REAL_PACKAGES = ("torch", "pyzmq", "aiohttp", "psutil")
+MOONCAKE_WHEELS = ("mooncake-transfer-engine-non-cuda", "mooncake-transfer-engine", "mooncake-transfer-engine-cuda13")
+COMPILED_PACKAGES = ("protocol", "sim")
+COMPILED_MARK = "compiled.txt"
+"""Stands beside compiled copies of these packages and holds the digest of what they were made of."""
+INFINIBAND = Path("/sys/class/infiniband")
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, None when it is absent."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def describe_host() -> dict[str, Any]:
+    """Facts about this machine."""
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cpus": usable_cpus(),
+        "memory_bytes": memory_bytes(),
+        "rdma_devices": rdma_devices(),
+    }
+
+
+def describe(proof: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """The content of environment.json. ``proof``: how a measured run knows which transport it used.
+
+    A measured run also says which variables of the environment reached the engine (``passed_variables``), and the names
+    of those that were taken out (``removed_variables``; their values may hold passwords).
+    """
+    packages = (*PACKAGES, *REAL_PACKAGES, *MOONCAKE_WHEELS) if proof is not None else PACKAGES
+    if proof is not None:
+        from real.engine.variables import passed, taken_out
+
+        more = {"removed_variables": taken_out(), "passed_variables": passed(os.environ), **more}
+    versions = {name: version for name in packages if (version := package_version(name)) is not None}
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "compiled": compiled_copy() is not None,
+        "host": describe_host(),
+        "transport_proof": proof,
+        **more,
+    }
+
+
+def sources_digest(root: Path) -> str:
+    """SHA-256 over the Python sources of the packages that are compiled, in the folder that holds them."""
+    digest = hashlib.sha256()
+    for package in COMPILED_PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def compiled_copy() -> Path | None:
+    """The folder that the protocol comes from, if it is a compiled copy."""
+    import protocol
+
+    folder = Path(protocol.__file__ or "").parent.parent
+    return folder if (folder / COMPILED_MARK).is_file() else None
+
+
+def check_compiled() -> None:
+    """Raise UserError if the protocol comes from a compiled copy of other sources than those beside this package."""
+    copy, here = compiled_copy(), Path(__file__).parent.parent
+    if copy is None or copy == here or not (here / "protocol").is_dir():
+        return
+    if (copy / COMPILED_MARK).read_text(encoding="utf-8").strip() != sources_digest(here):
+        raise UserError(f"PYTHONPATH leads to {copy}, a compiled copy of other sources than these; run: make compiled")
+
+
+def usable_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Main memory of the machine, 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def rdma_devices() -> list[str]:
+    """Names of the RDMA devices the kernel knows."""
+    return sorted(path.name for path in INFINIBAND.iterdir()) if INFINIBAND.is_dir() else []
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

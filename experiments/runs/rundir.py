@@ -1,0 +1,360 @@
+"""A run directory: written beside its final place, complete when it appears there, and read back.
+
+``config.toml`` is fully resolved: running it again gives the same run. ``environment.json`` tells where it ran.
+``events.parquet`` and ``requests.parquet`` are the run itself and hold no wall-clock time, so a simulated run repeats
+them byte for byte. ``summary.json`` has the figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import tomli_w
+
+from experiments.config.schema import Config
+from experiments.errors import RunFailedError, UserError
+from experiments.files import (
+    DISK,
+    Claim,
+    cannot_be_written,
+    claim_free,
+    disk_errors,
+    free_name,
+    put_in_place,
+    require_empty_folder,
+    start_folder,
+    write_json,
+    write_text,
+)
+from protocol.observe.runlog import RequestRow
+from protocol.recording import Event, Record
+from protocol.status import Status
+from protocol.topology import RankId, Side
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SUMMARY_SCHEMA = "bufferlab-summary/1"
+ROW_GROUP_ROWS = 1 << 16
+
+REQUEST_COLUMNS: dict[str, str] = {
+    "replication": "int32",
+    "room": "int64",
+    "arrival_s": "float64",
+    "text_tokens": "int64",
+    "images": "int32",
+    "total_tokens": "int64",
+    "first_allocation_tokens": "int64",
+    "chunks": "int32",
+    "encoded_s": "float64",
+    "first_chunk_s": "float64",
+    "delivered_s": "float64",
+    "released_s": "float64",
+    "status": "string",
+    "failure": "string",
+    "prefilled_s": "float64",
+}
+EVENT_COLUMNS: dict[str, str] = {
+    "replication": "int32",
+    "time_s": "float64",
+    "side": "string",
+    "instance": "int32",
+    "rank": "int32",
+    "room": "int64",
+    "event": "string",
+    "status": "string",
+    "tokens": "int64",
+    "bytes": "int64",
+    "detail": "string",
+}
+
+_STATUS_NAMES: dict[Status | None, str | None] = {**{status: status.name for status in Status}, None: None}
+
+
+class TableWriter:
+    """Streams rows of one table into a Parquet file, a row group at a time."""
+
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[tuple[Any, ...]] = []
+        self.add = self._rows.append
+        """Takes one row; ``flush_if_full`` must follow now and then."""
+
+    def flush_if_full(self) -> None:
+        """Write a row group if enough rows have gathered. Groups have equal sizes whenever this is called."""
+        while len(self._rows) >= ROW_GROUP_ROWS:
+            self._write(ROW_GROUP_ROWS)
+
+    def close(self) -> None:
+        """Write the rest and finish the file."""
+        self.flush_if_full()
+        if self._rows:
+            self._write(len(self._rows))
+        self._writer.close()
+
+    def _write(self, count: int) -> None:
+        import pyarrow as pa
+
+        columns = list(zip(*self._rows[:count], strict=True))
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=count)
+        del self._rows[:count]
+
+
+class RunWriter:
+    """Gathers one run in a hidden folder beside ``target`` and moves it there when it is complete.
+
+    A context: leaving it without ``publish`` removes everything that was written.
+    """
+
+    def __init__(self, target: Path | str | Claim, config: Config) -> None:
+        self._claim = target if isinstance(target, Claim) else Claim(target)
+        self.target = self._claim.target
+        self._replication = 0
+        try:
+            with disk_errors(self.target):
+                self.folder = start_folder(self.target)
+        except BaseException:
+            self._claim.release()
+            raise
+        self._tables: list[TableWriter] = []
+        try:
+            with disk_errors(self.target):
+                write_text(self.folder / "config.toml", tomli_w.dumps(config.tree()))
+                (self.folder / "plots").mkdir()
+                self._events = self._table("events.parquet", EVENT_COLUMNS)
+                self._requests = self._table("requests.parquet", REQUEST_COLUMNS)
+        except BaseException:
+            self._remove()
+            raise
+        self._add_event = self._events.add
+        self._until_flush = ROW_GROUP_ROWS
+
+    def _table(self, name: str, columns: dict[str, str]) -> TableWriter:
+        table = TableWriter(self.folder / name, columns)
+        self._tables.append(table)
+        return table
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise RunFailedError(cannot_be_written(self.target, error)) from error
+
+    def _remove(self) -> None:
+        for table in self._tables:
+            with contextlib.suppress(Exception):
+                table.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._claim.release()
+
+    def begin(self, replication: int) -> None:
+        """All that comes now belongs to this replication."""
+        self._replication = replication
+
+    def event(
+        self,
+        time_s: float,
+        rank_id: RankId,
+        room: int,
+        event: Event,
+        status: Status | None,
+        tokens: int,
+        bytes_: int,
+        detail: str,
+    ) -> None:
+        """A Recorder that adds a row to events.parquet."""
+        side, instance, rank = rank_id
+        self._add_event(
+            (self._replication, time_s, side.value, instance, rank, room, event.value, _STATUS_NAMES[status],
+             tokens, bytes_, detail)
+        )  # fmt: skip
+        self._until_flush -= 1
+        if not self._until_flush:
+            self._events.flush_if_full()
+            self._until_flush = ROW_GROUP_ROWS
+
+    def request(self, row: RequestRow) -> None:
+        """Add a row to requests.parquet."""
+        self._requests.add((self._replication, *(getattr(row, name) for name in row.__struct_fields__)))
+        self._requests.flush_if_full()
+
+    def finish(self, summary: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Write the last files. The directory is complete then, and stays where it is until ``publish``."""
+        self._events.close()
+        self._requests.close()
+        write_json(self.folder / "environment.json", environment)
+        write_json(self.folder / "summary.json", summary)
+
+    def publish(self) -> None:
+        """Move the finished directory to its place, in one step; a run that stands there gives way."""
+        put_in_place(self.folder, self.target)
+
+
+def is_finished_run(path: Path) -> bool:
+    """Whether a complete run of ours stands at ``path``."""
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("schema") == SUMMARY_SCHEMA and (path / "config.toml").is_file()
+
+
+def claim_target(config: Config, kind: str, out: Path | None, *, force: bool) -> Claim:
+    """The place of a run, claimed. Raises UserError if it is taken (see ``choose_target``) or cannot be written."""
+    while True:
+        target = choose_target(config, kind, out, force=force)
+        # A measured run without a place of its own takes the next number; two of one simulated run are one too many.
+        claim = claim_free(target) if out is None and kind == "real" else Claim(target)
+        try:
+            if choose_target(config, kind, out, force=force) == target or claim.target != target:
+                return claim
+        except BaseException:
+            claim.release()
+            raise
+        claim.release()  # somebody has finished a run there meanwhile
+
+
+def choose_target(config: Config, kind: str, out: Path | None, *, force: bool) -> Path:
+    """Where a run goes. Raises UserError if that place is taken.
+
+    Without ``out`` it is ``runs/NAME-KIND-HASH``. A simulated run replaces one of the same configuration, which is the
+    same run; a measured run is never lost that way and takes the next free number.
+    """
+    if out is None:
+        target = Path("runs") / f"{config.run.name}-{kind}-{config.digest()}"
+        if kind == "sim" and (not target.exists() or _is_of(target, config)):
+            return target
+        return free_name(target)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that the user wants to keep
+    if is_finished_run(out) and not out.is_mount():
+        if force:
+            return out
+        raise UserError(
+            f"--out is {str(out)!r}, which holds a finished run; give a new folder, or --force to replace it"
+        )
+    require_empty_folder(out)
+    return out
+
+
+def _is_of(path: Path, config: Config) -> bool:
+    """Whether the finished run at ``path`` is of this configuration: a name is only a part of its fingerprint."""
+    if not is_finished_run(path):
+        return False
+    try:
+        return StoredRun(path).config.fingerprint() == config.fingerprint()
+    except UserError:
+        return False
+
+
+# --- reading ---
+
+
+class StoredRun:
+    """A finished run directory."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not is_finished_run(self.path):
+            raise UserError(f"RUN is {str(path)!r}, it must be a finished run directory (with a summary.json)")
+        self.summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+
+    @property
+    def kind(self) -> str:
+        """sim or real."""
+        return str(self.summary["kind"])
+
+    @property
+    def config(self) -> Config:
+        """What was run."""
+        from experiments.config.loading import load
+
+        return load(str(self.path / "config.toml"))
+
+    @property
+    def usage(self) -> list[dict[str, Any]]:
+        """By replication and process ("router", "encode0.0", …), where its processor time went and what it did (the
+        fields of ``real.run.usage.Usage``); empty of a simulated run and of one before that was measured."""
+        usage: list[dict[str, Any]] = self._environment.get("usage", [])
+        return usage
+
+    @property
+    def processors(self) -> int | None:
+        """How many it could use; None where that is not known."""
+        count = self._environment.get("host", {}).get("cpus")
+        return None if count is None else int(count)
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        path = self.path / "environment.json"
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+
+    def requests(self) -> pd.DataFrame:
+        """requests.parquet."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path / "requests.parquet")
+
+    def events(self) -> pd.DataFrame:
+        """events.parquet."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path / "events.parquet")
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """(replication, record) of every event, in the order recorded, a row group at a time."""
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(self.path / "events.parquet")
+        for group in range(file.num_row_groups):
+            table: pa.Table = file.read_row_group(group)
+            columns: Sequence[list[Any]] = [column.to_pylist() for column in table.columns]
+            for row in zip(*columns, strict=True):
+                yield row[0], _record(row)
+
+
+def count_records(*paths: Path) -> int | None:
+    """How many events these runs have together; None if one of them cannot be read, which its reader will say."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return sum(pq.read_metadata(path / "events.parquet").num_rows for path in paths)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+_EVENTS = {event.value: event for event in Event}
+_SIDES = {side.value: side for side in Side}
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    _, time_s, side, instance, rank, room, event, status, tokens, bytes_, detail = row
+    return Record(
+        time_s,
+        RankId(_SIDES[side], instance, rank),
+        room,
+        _EVENTS[event],
+        None if status is None else Status[status],
+        tokens,
+        bytes_,
+        detail,
+    )

@@ -1,0 +1,1 @@
+"""Many runs, kept and resumed."""

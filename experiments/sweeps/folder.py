@@ -1,0 +1,185 @@
+"""The directory of a sweep: what is finished is kept, so that an interrupted sweep goes on where it stopped.
+
+``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``cells/`` holds a small file
+for every finished replication of a cell, named by the cell's digest; it holds the cell's whole fingerprint, so that it
+is taken for no other. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end. Every file is written under
+another name and then renamed, so none is ever half there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import experiments
+import protocol
+import sim
+from experiments.config.schema import NAME_DIGITS
+from experiments.errors import UserError
+from experiments.files import LOCK, Claim, disk_errors, json_text, write_atomically, write_json, write_text
+from experiments.runs.environment import package_version
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SWEEP_SCHEMA = "bufferlab-sweep/1"
+PLAN_FILE, TABLE_FILE, QUANTILES_FILE = "sweep.json", "sweep.parquet", "quantiles.parquet"
+CELLS_FOLDER, PLOTS_FOLDER = "cells", "plots"
+OLD_DIGITS = 8
+"""Length of the identity of sweeps whose cells had names as short, of which two could be alike."""
+OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, CELLS_FOLDER, PLOTS_FOLDER}
+
+Result = dict[str, Any]
+"""What one replication of a cell came to; see ``sweep.run_cell``."""
+
+_DECIDING_WINGS = ("config", "runs", "stats", "workloads")
+"""Folders of experiments/ that a simulated figure depends on; the others show, compare or hand out work. Of what is in
+config/examples every sweep keeps the settings themselves."""
+
+
+def code_digest() -> str:
+    """SHA-256 of all code and data a simulated figure depends on, and of NumPy's version, which draws the numbers."""
+    digest = hashlib.sha256((package_version("numpy") or "").encode())
+    own = Path(str(experiments.__file__)).parent
+    folders = [Path(str(package.__file__)).parent for package in (protocol, sim)]
+    for folder in (*folders, *(own / wing for wing in _DECIDING_WINGS)):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc" and "examples" not in path.relative_to(folder).parts:
+                digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()}\0".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class SweepFolder:
+    """The files of one sweep at ``folder``; a context, which it belongs to alone from ``open`` on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._cells = folder / CELLS_FOLDER
+        self._claim: Claim | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._claim is not None:
+            self._claim.release()
+
+    def open(self, plan: dict[str, Any], *, force: bool = False, replace_old_code: bool = False) -> bool:
+        """Prepare the directory for the sweep of this plan; whether it goes on with one that was begun before.
+
+        ``plan`` has the sweep's ``identity``, its ``inputs`` (digests of the files it reads) and the ``code`` digest.
+        ``force`` removes another sweep that stands there, ``replace_old_code`` one of the same plan by other code.
+        Raises UserError, and changes nothing, if anything else stands there.
+        """
+        self._check(plan, force=force, replace_old_code=replace_old_code)
+        self._claim = Claim(self.folder, inside=True)
+        goes_on = self._check(plan, force=force, replace_old_code=replace_old_code)  # now that nobody else is at it
+        with disk_errors(self.folder):
+            if not goes_on:
+                for name in OWN_NAMES:
+                    path = self.folder / name
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)
+            # First of all, so that whatever else is there is known to be ours.
+            self.write_plan({**plan, "finished": False})
+            self._cells.mkdir(exist_ok=True)
+            for half in (*self.folder.glob("*.partial"), *self._cells.glob("*.partial")):
+                half.unlink()
+        return goes_on
+
+    def _check(self, plan: dict[str, Any], *, force: bool, replace_old_code: bool) -> bool:
+        where = f"--out is {str(self.folder)!r}, which"
+        if not self.folder.exists():
+            parent = next(folder for folder in self.folder.absolute().parents if folder.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                raise UserError(f"{where} cannot be made, it must be in a folder that can be written")
+            return False
+        if not self.folder.is_dir():
+            raise UserError(f"{where} is a file, it must be a folder")
+        names = {path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".partial"}
+        if not names:
+            return False
+        found = read_plan(self.folder)
+        if found is None:
+            raise UserError(f"{where} holds other files, it must be a new or empty folder or one of this sweep")
+        begun = found.get("plan", {})
+        mended = "; give a new folder, or --force to start again"
+        if not force and len(str(begun.get("identity"))) == OLD_DIGITS:
+            raise UserError(f"{where} holds a sweep of an older version, whose cells have shorter names{mended}")
+        if begun.get("identity") != plan["plan"]["identity"]:
+            if force:
+                return False
+            inputs: dict[str, str] = found.get("inputs", {})
+            changed = [path for path, digest in plan["inputs"].items() if inputs.get(path, digest) != digest]
+            if changed:
+                raise UserError(f"{where} holds a sweep begun before the input file {changed[0]} changed{mended}")
+            raise UserError(f"{where} holds another sweep{mended}")
+        if found.get("code") != plan["code"]:
+            if force or replace_old_code:
+                return False
+            raise UserError(f"{where} holds this sweep, but begun with another version of the code{mended}")
+        return not force
+
+    def write_plan(self, content: dict[str, Any]) -> None:
+        """Write sweep.json."""
+        with disk_errors(self.folder):
+            write_json(self.folder / PLAN_FILE, content)
+
+    def load(self, fingerprint: str, replication: int) -> Result | None:
+        """What is kept of a finished replication of the cell; None if it is not there, cannot be read, or is of
+        another cell whose fingerprint begins alike."""
+        try:
+            content = json.loads(self._file(fingerprint, replication).read_bytes())
+        except (OSError, ValueError):
+            return None
+        good = isinstance(content, dict) and content.pop("schema", None) == SWEEP_SCHEMA
+        return content if good and content.pop("fingerprint", None) == fingerprint else None
+
+    def save(self, fingerprint: str, replication: int, result: Result) -> None:
+        """Keep a finished replication."""
+        kept = {"schema": SWEEP_SCHEMA, "fingerprint": fingerprint, **result}
+        with disk_errors(self.folder):
+            write_text(self._file(fingerprint, replication), json_text(kept, indent=None))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet file; the same table gives the same bytes."""
+        import pyarrow.parquet as pq
+
+        with disk_errors(self.folder), write_atomically(self.folder / name) as partial:
+            pq.write_table(table, partial, compression="zstd")
+
+    def _file(self, fingerprint: str, replication: int) -> Path:
+        return self._cells / f"{fingerprint[:NAME_DIGITS]}-{replication}.json"
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """The content of sweep.json, None where there is no sweep."""
+    try:
+        content = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.get("schema") == SWEEP_SCHEMA else None
+
+
+def column(values: Sequence[Any]) -> pa.Array:
+    """A Parquet column of configuration values: of one type if they have one, else of their JSON text."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    for allowed, kind in (
+        ({bool}, pa.bool_()),
+        ({int}, pa.int64()),
+        ({int, float}, pa.float64()),
+        ({str}, pa.string()),
+    ):
+        if kinds <= allowed:
+            return pa.array(values, kind)
+    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())

@@ -1,0 +1,337 @@
+"""The cells of a sweep: grids and lists of settings, crossed, and each checked as a whole configuration.
+
+A grid gives values to fields, and every combination is a cell, the last field running fastest. A list gives whole
+cells. With both, every listed cell is crossed with the grid, which is how fields that belong together (a workload and
+its rate) meet fields that are free (the default allocation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from experiments.config.loading import anchor_files, apply_override, load
+from experiments.config.problems import shown
+from experiments.config.schema import NAME_DIGITS, Config, parse
+from experiments.errors import UserError
+from protocol.naming import did_you_mean, flat
+
+MAX_CELLS = 100_000
+OWN_OPTIONS = {"run.replications": "--replications", "run.name": "--out"}
+"""Settings that cannot tell cells apart, and the option that is meant for them."""
+
+Settings = dict[str, Any]
+"""Values of configuration fields by their path, such as ``{"protocol.sizing.tokens": 512}``."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a sweep; its replications are the tasks."""
+
+    number: int
+    """From 1, in the order of the grid or list."""
+    settings: Settings
+    """What tells it from the other cells."""
+    config: Config
+    fingerprint: str
+    """Of the configuration and the content of its input files; the same for any number of replications."""
+
+    @property
+    def digest(self) -> str:
+        """The part of the fingerprint that names the cell."""
+        return self.fingerprint[:NAME_DIGITS]
+
+    def value(self, field: str) -> Any:
+        """What the field resolves to, None where this configuration does not have it."""
+        found: Any = self._tree
+        for part in field.split("."):
+            if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+                found = found[int(part)]
+            elif isinstance(found, dict) and part in found:
+                found = found[part]
+            else:
+                return None
+        return found
+
+    def title(self) -> str:
+        """Its number and settings, as a sentence names it."""
+        return cell_title(self.number, self.settings)
+
+    @cached_property
+    def workload(self) -> str:
+        """The same text for all cells that are asked for the same requests in every replication."""
+        return json.dumps([self._tree["workload"], self.config.run.seed], sort_keys=True)
+
+    @cached_property
+    def _tree(self) -> dict[str, Any]:
+        return self.config.tree()
+
+
+def cell_title(number: int, settings: Mapping[str, Any]) -> str:
+    """How a sentence names a cell."""
+    return f"cell {number} ({settings_text(settings)})" if settings else f"cell {number}"
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """``protocol.sizing.tokens=512, protocol.discipline=window``."""
+    return ", ".join(f"{field}={plain(value)}" for field, value in settings.items())
+
+
+def parse_grid(options: Iterable[str]) -> dict[str, list[Any]]:
+    """The grid of ``FIELD=VALUE,VALUE,…`` options. Values are TOML, or bare text where they are no TOML.
+
+    Raises UserError for an option that does not look like that, a field given twice and a value given twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    for option in options:
+        field, sign, text = option.partition("=")
+        field = field.strip()
+        values = [part.strip() for part in _split(text)]
+        if not sign or not all(field.split(".")) or not all(values):
+            raise UserError(f"--grid is {option!r}, it must look like protocol.sizing.tokens=512,1024,2048")
+        if field in grid:
+            raise UserError(f"--grid names {field} twice, it must name all of its values at once")
+        grid[field] = [_typed(value) for value in values]
+    _check_grid(grid, "--grid")
+    return grid
+
+
+def parse_setting(option: str, name: str) -> tuple[str, Any]:
+    """Field and value of one ``FIELD=VALUE`` given to the option ``name``. Raises UserError."""
+    field, sign, text = option.partition("=")
+    if not sign or not all(field.strip().split(".")) or not text.strip():
+        raise UserError(f"{name} is {option!r}, it must look like protocol.sizing.tokens=1024")
+    return field.strip(), _typed(text.strip())
+
+
+def read_cells(path: Path) -> tuple[list[Settings], dict[str, list[Any]]]:
+    """The listed cells and the grid of a file; file names in it are relative to it.
+
+    A TOML file has a table ``[sweep.grid]`` of lists, or tables ``[[sweep.cells]]`` of settings, or both. A JSON file
+    is a list of objects. Fields are written as in a configuration, nested or with their path in quotes.
+    Raises UserError: one sentence with the file and what is wrong in it.
+    """
+    where = f"--cells is {str(path)!r}, "
+    try:
+        text = path.read_text(encoding="utf-8")
+        content: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"{where}which cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{where}which is not UTF-8 text") from None
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{where}which is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    if isinstance(content, list):
+        content = {"sweep": {"cells": content}}
+    table = content.get("sweep") if isinstance(content, dict) else None
+    if not isinstance(table, dict) or set(content) != {"sweep"} or not table or set(table) - {"grid", "cells"}:
+        raise UserError(f"{where}it must hold [sweep.grid] or [[sweep.cells]] and nothing else (or a JSON list)")
+    listed, grid = table.get("cells", []), table.get("grid", {})
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise UserError(f"{where}in which cells must be a list of tables")
+    if not isinstance(grid, dict):
+        raise UserError(f"{where}in which grid must be a table of lists")
+    folder = path.parent
+    cells = [{field: _anchored(field, value, folder) for field, value in flat(one)} for one in listed]
+    if not all(cells):
+        raise UserError(f"{where}in which cell {cells.index({}) + 1} is empty, it must have at least one setting")
+    flat_grid: dict[str, list[Any]] = {}
+    for field, values in flat(grid):
+        if not isinstance(values, list):
+            raise UserError(f"{where}in which grid.{field} is {shown(values)}, it must be a list of values")
+        flat_grid[field] = [_anchored(field, value, folder) for value in values]
+    _check_grid(flat_grid, f"{where}whose grid")
+    return cells, flat_grid
+
+
+def joined(first: Mapping[str, list[Any]], second: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Two grids as one. Raises UserError for a field that both name."""
+    for field in second:
+        if field in first:
+            raise UserError(f"{field} is in the grid of --cells and of --grid, it must be in only one of them")
+    return {**first, **second}
+
+
+def cross(listed: Sequence[Mapping[str, Any]], grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
+    """Every listed cell with every combination of the grid; a grid alone where nothing is listed.
+
+    Raises UserError for a field that both name, since one would silently win.
+    """
+    for cell in listed:
+        both = [field for field in cell if field in grid]
+        if both:
+            raise UserError(f"{both[0]} is in the grid and in a listed cell, it must be in only one of them")
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [{**cell, **combination} for cell in listed or [{}] for combination in combinations]
+
+
+def make_cells(source: str, common: Sequence[str], cells: Sequence[Settings]) -> list[Cell]:
+    """Checked cells: the configuration ``source`` with the ``common`` overrides and each cell's settings.
+
+    Raises UserError naming the cell: for a configuration that is not allowed, a workload that cannot be simulated, and
+    two cells that are the same.
+    """
+    from experiments.workloads.requests import check_requests
+
+    if not cells:
+        raise UserError("the sweep has no cells, it must have at least one value of --grid or one cell of --cells")
+    if len(cells) > MAX_CELLS:
+        raise UserError(f"the sweep has {len(cells)} cells, it must have at most {MAX_CELLS}")
+    made: list[Cell] = []
+    seen: dict[str, Cell] = {}
+    for number, settings in enumerate(cells, 1):
+        try:
+            config = load(source, [*common, *(as_override(field, value) for field, value in settings.items())])
+            check_requests(config, "sim")
+        except UserError as error:
+            if not made and _is_common(str(error), source, common):
+                raise
+            raise UserError(f"{cell_title(number, settings)}: {error}") from None
+        cell = Cell(number, dict(settings), config, _fingerprint(config))
+        twin = seen.setdefault(cell.digest, cell)
+        if twin.fingerprint != cell.fingerprint:
+            raise UserError(
+                f"{cell.title()} and {twin.title()} are different configurations that chance gives the same name, "
+                f"{cell.digest}; put them into two sweeps"
+            )
+        if twin is not cell:
+            raise UserError(f"{cell.title()} is the same configuration as {twin.title()}, every cell must be another")
+        made.append(cell)
+    return made
+
+
+def swept_fields(cells: Iterable[Cell]) -> list[str]:
+    """The fields the cells set, in the order in which they first appear."""
+    return list(dict.fromkeys(field for cell in cells for field in cell.settings))
+
+
+def find_baselines(cells: Sequence[Cell], chosen: Sequence[tuple[str, Any]]) -> dict[int, int]:
+    """The cell each cell is compared with, by number; cells without one, and baselines themselves, are left out.
+
+    ``chosen`` are the baseline's values: a cell's baseline has them and is like it in all other swept fields. Without
+    any, it is the first cell that is asked for the same requests. Raises UserError for a value that no cell has.
+    """
+    fields = swept_fields(cells)
+    for field, value in chosen:
+        if field not in fields:
+            raise UserError(
+                f"--baseline names {field}, which is not swept{did_you_mean(field, fields)}; swept: {', '.join(fields)}"
+            )
+        known = list(dict.fromkeys(plain(cell.value(field)) for cell in cells))
+        if not any(_same(cell, field, value) for cell in cells):
+            raise UserError(f"--baseline is {field}={plain(value)}, no cell has that; there are {', '.join(known)}")
+    baselines: dict[str, Cell] = {}
+    fixed = [field for field in fields if field not in dict(chosen)]
+
+    def key(cell: Cell) -> str:
+        return json.dumps([cell.value(field) for field in fixed]) if chosen else cell.workload
+
+    for cell in cells:
+        if all(_same(cell, field, value) for field, value in chosen):
+            baselines.setdefault(key(cell), cell)
+    found = {cell.number: baselines.get(key(cell), cell).number for cell in cells}
+    return {number: baseline for number, baseline in found.items() if number != baseline}
+
+
+def _same(cell: Cell, field: str, value: Any) -> bool:
+    """Whether the cell has the value, as it was written or as it resolves (5ms is 0.005)."""
+    return value in (cell.settings.get(field), cell.value(field))
+
+
+def _is_common(problem: str, source: str, common: Sequence[str]) -> bool:
+    """Whether the configuration has this problem without any cell, so that no cell is to blame."""
+    try:
+        load(source, common)
+    except UserError as error:
+        return str(error) == problem
+    return False
+
+
+def _fingerprint(config: Config) -> str:
+    tree = config.tree()
+    tree["run"]["replications"] = 1
+    return parse(tree).fingerprint()
+
+
+def identity(cells: Iterable[Cell]) -> str:
+    """SHA-256 of what the sweep is of: its cells in order, and the content of their input files."""
+    text = json.dumps([[cell.fingerprint, cell.settings] for cell in cells], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_grid(grid: Mapping[str, Sequence[Any]], where: str) -> None:
+    for field, values in grid.items():
+        if not values:
+            raise UserError(f"{where} has no values for {field}, it must have at least one")
+        for number, value in enumerate(values):
+            if any(value == other and type(value) is type(other) for other in values[:number]):
+                raise UserError(f"{where} has {field}={plain(value)} twice, every value must be another")
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas outside of quotes and brackets."""
+    parts, depth, quote = [""], 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "[{":
+            depth += 1
+        elif char in "]}":
+            depth -= 1
+        elif char == "," and depth == 0:
+            parts.append("")
+            continue
+        parts[-1] += char
+    return parts
+
+
+def _typed(text: str) -> Any:
+    """The value as ``--set`` reads it."""
+    tree: dict[str, Any] = {}
+    apply_override(tree, f"value={text}")
+    return tree["value"]
+
+
+def as_override(field: str, value: Any) -> str:
+    """The ``--set`` option that puts the value into a configuration. Raises UserError for what no option can say."""
+    if field in OWN_OPTIONS:
+        raise UserError(f"{field} is swept, which is not allowed: {OWN_OPTIONS[field]} gives it to all cells")
+    try:
+        return f"{field}={_toml(value)}"
+    except TypeError:
+        raise UserError(
+            f"{field} is {shown(value)}, it must be a number, text, true, false or a list of them"
+        ) from None
+
+
+def _toml(value: Any) -> str:
+    """The TOML of a value in one line. Raises TypeError for a table and what TOML does not have."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        raise TypeError("a table is no value")
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+
+
+def _anchored(field: str, value: Any, folder: Path) -> Any:
+    """A file name made absolute, anything else as it is."""
+    section, _, key = field.partition(".")
+    tree: dict[str, Any] = {section: {key: value}}
+    anchor_files(tree, folder)
+    return tree[section][key]
+
+
+def plain(value: Any) -> str:
+    """A value as text, without the quotes of a string."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,1 @@
+"""Requests, from presets and files."""

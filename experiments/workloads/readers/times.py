@@ -1,0 +1,305 @@
+"""Times of any form as seconds: numbers in any unit, from the run's start or since 1970, dates, durations.
+
+What a number means is decided by what says so (``workload.options.time_unit``, the end of the column's name, the
+format's own documentation) and by what cannot be otherwise (a count since 1970 is of this century in one unit only).
+Where nothing decides it, the file is refused in a sentence that names the option.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.errors import UserError
+from experiments.units import format_span
+from experiments.workloads.readers.limits import YEAR_S, check_arrivals
+
+if TYPE_CHECKING:
+    from experiments.workloads.readers.tables import Column
+
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+OPTION = "workload.options.time_unit"
+CHOICES = 'say workload.options.time_unit = "s", "ms", "us" or "ns"'
+EARLIEST_S, LATEST_S = 946_684_800, 4_102_444_800
+"""Counts since 1970 that are moments of this century: 2000 to 2100."""
+FEW_REQUESTS = 20
+"""So few may be far apart in any service."""
+SLOWEST_RPS, FASTEST_RPS = 0.002, 1000.0
+"""Between them are the rates of services; a count that is a moment of this century only by chance has others."""
+HALF_DAY_S = 43_200
+FRACTION = re.compile(r"(:\d{2}),(\d)")
+ZONE = re.compile(r"(Z|UTC|[T ][\d:.,]+\s*[+-](?P<ahead>\d{2}:?(\d{2})?))$", re.IGNORECASE)
+CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?")
+
+
+@dataclass(frozen=True)
+class Documented:
+    """What is published about the times of a format."""
+
+    unit: str
+    by: str
+    """Who says so, as in ``because Mooncake's are``."""
+    whole: bool = False
+    """Whether they are whole numbers, so that fractions mean that this is something else: seconds."""
+    slowest_rps: float = 0.0
+    fastest_rps: float = np.inf
+    """Rates beyond which it is more likely that the file has another unit."""
+
+
+@dataclass
+class Times:
+    """Seconds, and what a user must know about how they were found."""
+
+    seconds: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+
+def read_times(
+    column: Column,
+    *,
+    chosen: str = "auto",
+    named: str | None = None,
+    documented: Documented | None = None,
+    from_start: bool = False,
+) -> Times:
+    """The times of a column, in the unit that the user chose, that its name says or that its format is documented to
+    have. ``from_start``: numbers count from the run's start, others from any moment.
+
+    Raises UserError for a cell that is no time, for numbers whose unit nothing says, and for times that no service has.
+    """
+    moments = _typed(column)
+    if moments is None:
+        numbers, bad = column.numbers()
+        if not bad.any():
+            wrong = ~np.isfinite(numbers) | (numbers < 0)
+            if wrong.any():
+                raise column.refuse(int(wrong.argmax()), "a number of at least 0")
+            found = _of_numbers(numbers, _unit(column, numbers, chosen, named, documented), from_start=from_start)
+            check_arrivals(found.seconds, _subject(column), f"; {CHOICES} if it is another unit")
+            return found
+        if bad.all() or not _is_number(column, 0, bad):
+            moments = _of_texts(column)
+        else:
+            raise column.refuse(int(bad.argmax()), "a number, as in the rows before")
+    if chosen != "auto":
+        raise UserError(
+            f"{OPTION} is {chosen!r}, which is only for times that are numbers; {column.shown_name} of "
+            f"{column.path.name} holds {'dates' if moments.dated else 'durations'}"
+        )
+    found = moments.times(column, from_start=from_start)
+    check_arrivals(found.seconds, _subject(column))
+    return found
+
+
+def _subject(column: Column) -> str:
+    return f"workload.file {column.path.name}: the times in {column.shown_name}"
+
+
+def _is_number(column: Column, row: int, bad: np.ndarray) -> bool:
+    return not bad[row] or column.told(row) == "empty"
+
+
+# --- dates and durations -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Whole counts of ``per_second`` parts since some moment; ``first`` names the earliest where they are dates."""
+
+    counts: np.ndarray
+    per_second: int
+    first: str = ""
+
+    @property
+    def dated(self) -> bool:
+        return bool(self.first)
+
+    def times(self, column: Column, *, from_start: bool) -> Times:
+        low = int(self.counts.min()) if len(self.counts) else 0
+        if self.dated:
+            note = f"times are dates from {self.first} on, moved so that the first is at 0"
+            return Times((self.counts - low) / self.per_second, [note])
+        if low < 0:
+            raise column.refuse(int(self.counts.argmin()), "a time that is not negative")
+        if from_start or low == 0:
+            return Times(self.counts / self.per_second)
+        return Times((self.counts - low) / self.per_second, [_moved(low / self.per_second)])
+
+
+def _moved(by_s: float) -> str:
+    return f"times moved by {format_span(by_s)} so that the first is at 0"
+
+
+def _typed(column: Column) -> _Moments | None:
+    """The times of a column whose type says what they are, None for any other."""
+    if column.type is None:
+        return None
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    values, kind = column.values, column.type
+    if kinds.is_dictionary(kind):
+        values = values.cast(kind.value_type)
+        kind = values.type
+    if kinds.is_date(kind):
+        values, kind = values.cast(pa.timestamp("ms")), pa.timestamp("ms")
+    if not (kinds.is_timestamp(kind) or kinds.is_duration(kind) or kinds.is_time(kind)):
+        return None
+    missing = values.is_null().to_numpy()
+    if missing.any():
+        raise column.refuse(int(missing.argmax()), "a time")
+    whole = pa.int32() if kinds.is_time32(kind) else pa.int64()
+    counts = values.cast(whole).cast(pa.int64()).to_numpy()
+    if kinds.is_time(kind):
+        _refuse_midnight(column, counts / PER_SECOND[kind.unit])
+    first = str(np.datetime64(int(counts.min()), kind.unit)) if kinds.is_timestamp(kind) and len(counts) else ""
+    return _Moments(counts, PER_SECOND[kind.unit], first.replace("T", " "))
+
+
+def _refuse_midnight(column: Column, seconds: np.ndarray) -> None:
+    """Times of day that pass midnight begin again at 0, which is no order of arrival."""
+    back = np.flatnonzero(np.diff(seconds) < -HALF_DAY_S)
+    if len(back):
+        raise column.refuse(int(back[0]) + 1, "a time with its date, since these pass midnight")
+
+
+def _of_texts(column: Column) -> _Moments:
+    """Dates and times as ISO 8601 writes them, or durations such as 00:01:30, 1.5s and 0 days 00:00:02."""
+    import pandas as pd
+
+    texts = column.texts()
+    wanted = "a date and time as ISO 8601 writes it, such as 2024-10-15T12:00:00.25Z"
+    if not texts[0]:
+        raise column.refuse(0, "a time")
+    if CLOCK.fullmatch(texts[0]) or not _is_date(texts[0]):
+        filled = [f"{text}:00" if text.count(":") == 1 and CLOCK.fullmatch(text) else text for text in texts]
+        # A bare number is no duration for us, though pandas takes it for nanoseconds.
+        durations = pd.to_timedelta(pd.Series(filled, dtype=object), errors="coerce").astype("timedelta64[ns]")
+        bare = np.fromiter((text.replace(".", "", 1).isdigit() for text in texts), dtype=bool, count=len(texts))
+        missing = durations.isna().to_numpy() | bare
+        if missing[0]:
+            raise column.refuse(0, wanted + _unit_hint(texts[0]))
+        if missing.any():
+            raise column.refuse(int(missing.argmax()), "a duration, as in the rows before")
+        counts = durations.to_numpy().astype(np.int64)
+        if CLOCK.fullmatch(texts[0]):
+            _refuse_midnight(column, counts / 1e9)
+        return _Moments(counts, 10**9)
+    # Logs write a comma before fractions, and the zone's name; a date and a time are a moment of UTC without it.
+    written = [FRACTION.sub(r"\1.\2", text.removesuffix("UTC").rstrip()) for text in texts]
+    moments = pd.to_datetime(pd.Series(written, dtype=object), utc=True, format="ISO8601", errors="coerce")
+    bare = np.fromiter((text.isdigit() for text in texts), dtype=bool, count=len(texts))
+    missing = moments.isna().to_numpy() | bare
+    if missing.any():
+        raise column.refuse(int(missing.argmax()), wanted)
+    zones = [ZONE.search(text) for text in texts]
+    # A time without a zone is one of UTC, unless its neighbours have another zone.
+    if any(zone is not None and zone["ahead"] and zone["ahead"].strip("0:") for zone in zones) and not all(zones):
+        like = "with its zone" if zones[0] else "without a zone"
+        row = next(row for row, zone in enumerate(zones) if (zone is None) is not (zones[0] is None))
+        raise column.refuse(row, f"a time {like}, as in the rows before")
+    try:
+        counts = moments.dt.tz_localize(None).astype("datetime64[ns]").to_numpy().astype(np.int64)
+    except ValueError:  # pandas' own error for what nanoseconds cannot hold
+        raise UserError(f"{_subject(column)} must lie between the years 1678 and 2262") from None
+    return _Moments(counts, 10**9, str(moments.min().tz_localize(None)))
+
+
+def _is_date(text: str) -> bool:
+    return re.match(r"\d{4}-\d{2}(-\d{2})?|\d{8}T", text) is not None
+
+
+def _unit_hint(text: str) -> str:
+    return "; if it is a day and a month, write the year first" if re.match(r"\d{1,2}[/.]\d{1,2}[/.]\d", text) else ""
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
+def _of_numbers(numbers: np.ndarray, decided: tuple[str, list[str]], *, from_start: bool) -> Times:
+    unit, notes = decided
+    low = numbers.min()
+    if low == 0 or (from_start and float(low) / PER_SECOND[unit] <= YEAR_S):
+        return Times(numbers / PER_SECOND[unit], notes)
+    return Times((numbers - low) / PER_SECOND[unit], [*notes, _moved(float(low) / PER_SECOND[unit])])
+
+
+def _unit(
+    column: Column, numbers: np.ndarray, chosen: str, named: str | None, documented: Documented | None
+) -> tuple[str, list[str]]:
+    """The unit of some numbers, and the note that says why."""
+    if chosen != "auto":
+        return chosen, [f"times read as {UNIT_NAMES[chosen]}, as {OPTION} says"]
+    low, high = float(numbers.min()), float(numbers.max())
+    since_1970 = [one for one, per in PER_SECOND.items() if low / per >= EARLIEST_S and high / per <= LATEST_S]
+    if named is not None:
+        if low / PER_SECOND[named] > YEAR_S and named not in since_1970:
+            meant = f"; they are of this century as {UNIT_NAMES[since_1970[0]]} since 1970" if since_1970 else ""
+            raise UserError(f"{_in_first(column)}, which is no time in {UNIT_NAMES[named]}{meant}; {CHOICES}")
+        if named not in since_1970 and since_1970 and SLOWEST_RPS <= _rate(numbers, since_1970[0]) <= FASTEST_RPS:
+            raise UserError(
+                f"{_in_first(column)}, which is of this century as {UNIT_NAMES[since_1970[0]]} since 1970, but its "
+                f"name says {UNIT_NAMES[named]}; {CHOICES} ({_rates(numbers)})"
+            )
+        return named, []
+    if documented is not None:
+        return _documented(column, numbers, documented, since_1970)
+    if since_1970 and (len(numbers) < FEW_REQUESTS or not 0 < _rate(numbers, since_1970[0]) < SLOWEST_RPS):
+        return since_1970[0], [f"times read as {UNIT_NAMES[since_1970[0]]} since 1970, which puts them in this century"]
+    if low == high:
+        return "s", []  # all at once, in whatever unit
+    raise UserError(
+        f"{_in_first(column)}, and nothing says in which unit; {CHOICES} ({_rates(numbers)}), "
+        f"or end the column's name in _s, _ms, _us or _ns"
+    )
+
+
+def _in_first(column: Column) -> str:
+    return f"{column.where(0)}: {column.shown_name} is {column.told(0)}"
+
+
+def _rates(numbers: np.ndarray) -> str:
+    """What the rate would be in the units in which it is not absurd."""
+    found = {unit: _rate(numbers, unit) for unit in PER_SECOND}
+    likely = {unit: rate for unit, rate in found.items() if 1e-4 <= rate <= 1e4} or found
+    return ", ".join(f"as {unit}: {rate:.3g} requests a second" for unit, rate in likely.items())
+
+
+def _rate(numbers: np.ndarray, unit: str) -> float:
+    span = float(numbers.max() - numbers.min())
+    return (len(numbers) - 1) / span * PER_SECOND[unit] if span > 0 else 0.0
+
+
+def _documented(
+    column: Column, numbers: np.ndarray, documented: Documented, since_1970: list[str]
+) -> tuple[str, list[str]]:
+    """The unit that a format is said to have, unless the numbers speak against it."""
+    unit = documented.unit
+
+    def likely(one: str) -> bool:
+        rate = _rate(numbers, one)
+        slow = rate < documented.slowest_rps and len(numbers) >= FEW_REQUESTS
+        return rate == 0 or (rate <= documented.fastest_rps and not slow)
+
+    fractions = documented.whole and numbers.dtype == float and bool((numbers % 1 != 0).any())
+    if fractions:
+        if likely("s") and not likely(unit):
+            return "s", [
+                f"times read as seconds, because they have fractions and {documented.by} whole {UNIT_NAMES[unit]}"
+            ]
+        against = "which has a fraction"
+    elif since_1970 and unit not in since_1970:
+        against = f"which is of this century as {UNIT_NAMES[since_1970[0]]} since 1970"
+    elif not likely(unit):
+        against = f"which would be {_rate(numbers, unit):.3g} requests a second"
+    else:
+        return unit, []
+    row = int((numbers % 1 != 0).argmax()) if fractions else 0
+    raise UserError(
+        f"{column.where(row)}: {column.shown_name} is {column.told(row)}, {against}, but {documented.by} "
+        f"{'whole ' if documented.whole else ''}{UNIT_NAMES[unit]}; {CHOICES} ({_rates(numbers)})"
+    )

@@ -1,0 +1,89 @@
+"""How busy the servers of a stage were, from when each of them began and ended what it did.
+
+A server that has work works (the encoder's passes, a thread's writes, the passes of the prefill), so it was busy from
+the time a request reached it, or from the end of what it did before, to the time that request was done. Only ends are
+counted, so a process that dies in the middle of something leaves no server busy for ever.
+
+The busy time is kept for batches of time, as the use of a pool is (``pooluse``), of which there are a bounded number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from protocol.observe.pooluse import FIRST_BATCH_S, MOST_BATCHES
+
+
+class StageUse(msgspec.Struct):
+    """``servers``: of all instances together. ``batches[j]``: their busy seconds from start_s + j · batch_s on.
+
+    Everything counts from ``start_s`` on.
+    """
+
+    servers: int
+    busy_s: float = 0.0
+    start_s: float = math.inf
+    batch_s: float = FIRST_BATCH_S
+    batches: list[float] = []
+    _free_s: dict[Any, float] = {}
+
+    def serve(self, server: Any, came_s: float, done_s: float) -> None:
+        """``server`` was done at ``done_s`` with something that had come at ``came_s``, or had to wait then."""
+        begin_s = max(came_s, self._free_s.get(server, came_s), self.start_s)
+        self._free_s[server] = done_s
+        if done_s > begin_s:
+            self._add(begin_s, done_s)
+
+    def serve_by_any(self, group: Any, count: int, came_s: float, done_s: float) -> None:
+        """The same for the ``count`` servers of a group with one queue, when it is not known which of them it was."""
+        # The one that was free last before it came; else the one that was free first, for which it waited.
+        free_s = [self._free_s.get((group, number), 0.0) for number in range(count)]
+        before = [(time_s, number) for number, time_s in enumerate(free_s) if time_s <= came_s]
+        number = max(before)[1] if before else free_s.index(min(free_s))
+        self.serve((group, number), came_s, done_s)
+
+    def finish(self, time_s: float) -> None:
+        """Counting ends at ``time_s``; only whole batches are left."""
+        lasted_s = time_s - self.start_s
+        if not lasted_s > 0:
+            self.batches.clear()
+            return
+        self._coarsen(lasted_s)
+        count = math.floor(lasted_s / self.batch_s)
+        del self.batches[count:]
+        self.batches.extend([0.0] * (count - len(self.batches)))
+
+    def share_until(self, time_s: float) -> float | None:
+        """The share of the time from ``start_s`` to about ``time_s`` that the servers were busy; None for too short a
+        time."""
+        whole = min(math.floor((time_s - self.start_s) / self.batch_s), len(self.batches)) if self.batches else 0
+        return sum(self.batches[:whole]) / (whole * self.batch_s * self.servers) if whole > 0 else None
+
+    def _add(self, begin_s: float, end_s: float) -> None:
+        self.busy_s += end_s - begin_s
+        begin_s -= self.start_s
+        end_s -= self.start_s
+        self._coarsen(end_s)
+        batch_s, batches = self.batch_s, self.batches
+        first, last = int(begin_s / batch_s), int(end_s / batch_s)
+        if last >= len(batches):
+            batches.extend([0.0] * (last + 1 - len(batches)))
+        if first == last:
+            batches[first] += end_s - begin_s
+            return
+        batches[first] += (first + 1) * batch_s - begin_s
+        for number in range(first + 1, last):
+            batches[number] += batch_s
+        batches[last] += end_s - last * batch_s
+
+    def _coarsen(self, lasted_s: float) -> None:
+        """Merge batches in pairs until those of so long a time are few enough."""
+        while lasted_s >= MOST_BATCHES * self.batch_s:
+            batches = self.batches
+            if len(batches) % 2:
+                batches.append(0.0)
+            self.batches = [batches[place] + batches[place + 1] for place in range(0, len(batches), 2)]
+            self.batch_s *= 2

@@ -1,0 +1,1 @@
+"""Messages as frames: the extended wire and the SGLang fork's."""

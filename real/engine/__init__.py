@@ -1,0 +1,1 @@
+"""The transfer engine and the memory that it writes."""

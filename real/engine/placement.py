@@ -1,0 +1,57 @@
+"""Where a rank's block memory lies: on a GPU when there is one that the engine can use, else in host memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import torch
+
+from real.engine.mooncake import EngineError, import_mooncake
+
+MemoryChoice = Literal["auto", "host", "gpu"]
+
+
+class Devices(msgspec.Struct, frozen=True):
+    """What there is. ``gpus``: how many torch sees; ``engine_takes_gpus``: whether the installed wheel is for CUDA."""
+
+    gpus: int
+    engine_takes_gpus: bool
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where a pool lies. ``device``: as torch calls it. ``pinned``: whether host memory is page-locked for a GPU."""
+
+    device: str = "cpu"
+    pinned: bool = False
+
+    def __str__(self) -> str:
+        if self.device != "cpu":
+            return self.device
+        return "host, pinned" if self.pinned else "host"
+
+
+def find_devices() -> Devices:
+    """What there is. Raises EngineMissing when Mooncake cannot be imported."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return Devices(gpus, bool(import_mooncake().SUPPORT_CUDA))
+
+
+def place(choice: MemoryChoice, number: int, devices: Devices) -> Placement:
+    """Where the ``number``-th rank's memory goes; ranks take the GPUs in turn.
+
+    "auto" takes a GPU where torch and the engine can both use one. Host memory is pinned where torch sees a GPU, so
+    that copies between them need no detour. Raises EngineError for "gpu" where there is none to be used.
+    """
+    usable = devices.gpus > 0 and devices.engine_takes_gpus
+    if choice == "gpu" and not usable:
+        lacking = (
+            "torch sees no GPU"
+            if devices.gpus == 0
+            else "the installed Mooncake wheel cannot use GPU memory; run: "
+            "pip uninstall mooncake-transfer-engine-non-cuda && pip install 'bufferlab[real-cuda12]'"
+        )
+        raise EngineError(f"real.memory is 'gpu', but {lacking}")
+    if choice != "host" and usable:
+        return Placement(f"cuda:{number % devices.gpus}")
+    return Placement(pinned=devices.gpus > 0)

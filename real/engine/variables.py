@@ -1,0 +1,111 @@
+"""Which environment variables reach the engine, gloo and torch: those on a list here, and what our own code sets.
+
+A machine on which something else was deployed is full of variables that libraries read at their start: a log folder
+that is gone makes Mooncake abort when it is imported, another address family lets no rank reach another, a longer
+time-out breaks the rule by which blocks are used again. Whatever belongs to one of these libraries and is not on the
+list is taken out, and named.
+
+Nothing here imports more than the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import NamedTuple
+
+
+class Passed(NamedTuple):
+    """Variables that are let through, and why."""
+
+    names: tuple[str, ...]
+    why: str
+
+
+PASSED = (
+    Passed(("MC_LOG_LEVEL",), "how much the engine tells; INFO also shows what it told while it started"),
+    Passed(("MC_TCP_SLICE_SIZE",), "bytes of a write over tcp that the engine moves at a time; ours is 4194304"),
+    Passed(("MC_WORKERS_PER_CTX",), "threads of the engine for each RDMA adapter"),
+    Passed(
+        ("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "MC_IB_PORT", "MC_IB_TC", "MC_IB_SL", "MC_PKEY_INDEX", "MC_MTU"),
+        "how this network's RDMA must be addressed, which only its operator knows",
+    ),
+    Passed(("GLOO_SOCKET_IFNAME",), "the interface between the ranks of an instance, where several lead to a host"),
+    Passed(("TORCH_HOME", "TORCH_SPEC", "TORCH_INDEX"), "no run reads them: torch's cache, and those of `make setup`"),
+)
+"""docs/real.md has this table; a test holds the page to it."""
+
+FAMILIES = (
+    r"(MC|MOONCAKE|GLOG|FLAGS|YLT)_.*",  # the engine and what it is linked with
+    r"(GLOO|NCCL|TORCH|PYTORCH|C10D)_.*",
+    r"MASTER_(ADDR|PORT)|WORLD_SIZE|RANK|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE)",  # of a launcher such as torchrun
+    r"(OMP|GOMP|KMP|MKL|OPENBLAS|GOTO|BLIS|VECLIB|NUMEXPR)_.*",
+    r"(IBV|RDMAV|MLX4|MLX5|UCX|FI|EFA)_.*",  # drivers and libraries below RDMA
+    r"MALLOC_.*|GLIBC_TUNABLES",
+    r"(HTTP|HTTPS|FTP|ALL|NO|SOCKS)_PROXY",  # in any case: ranks find each other over HTTP
+)
+_FAMILY = re.compile("|".join(FAMILIES))
+_ANY_CASE = re.compile(FAMILIES[-1], re.IGNORECASE)
+_LOUD = re.compile("|".join(FAMILIES[:2]))
+ALLOWED = frozenset(name for passed in PASSED for name in passed.names)
+
+_taken_out: set[str] = set()
+
+
+def foreign(environment: Mapping[str, str]) -> list[str]:
+    """Names of the variables that must not reach the engine, gloo or torch."""
+    return sorted(name for name in environment if name not in ALLOWED and (_FAMILY.fullmatch(name) or _proxy(name)))
+
+
+def passed(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables on the list that are set."""
+    return {name: environment[name] for name in sorted(ALLOWED & environment.keys())}
+
+
+def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same without those that must not be there, for a process to be started."""
+    out = set(foreign(environment))
+    return {name: value for name, value in environment.items() if name not in out}
+
+
+def clean_here(environment: MutableMapping[str, str] = os.environ) -> list[str]:
+    """Take them out of this process's environment, before a library reads it; the names of those that were there.
+
+    What the engine is started with later (``real.engine.mooncake.settings``) is ours and stays.
+    """
+    names = [name for name in foreign(environment) if name not in _ours]
+    for name in names:
+        del environment[name]
+    _taken_out.update(names)
+    return names
+
+
+def taken_out() -> list[str]:
+    """Names of all that ``clean_here`` has taken out of this process's environment so far."""
+    return sorted(_taken_out)
+
+
+def set_by_us(name: str, value: str | None) -> None:
+    """Set a variable of the engine's, or take it out for None; ``clean_here`` leaves it alone from now on."""
+    if value is None:
+        os.environ.pop(name, None)
+        _ours.discard(name)
+    else:
+        os.environ[name] = value
+        _ours.add(name)
+
+
+_ours: set[str] = set()
+
+
+def notice(names: list[str]) -> str:
+    """A line about those of ``names`` that somebody may have meant for the engine; empty if there are none."""
+    meant = [name for name in names if _LOUD.fullmatch(name)]
+    if not meant:
+        return ""
+    return f"left out of the engine's environment: {', '.join(meant)} (docs/real.md lists the variables that reach it)"
+
+
+def _proxy(name: str) -> bool:
+    return _ANY_CASE.fullmatch(name) is not None

@@ -1,0 +1,1 @@
+"""One measured run: the router, and the rank processes it hands requests to."""

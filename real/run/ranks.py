@@ -1,0 +1,265 @@
+"""The rank processes of a measured run: started, started again and ended, and the router's way to talk to them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+import msgspec
+import zmq
+
+from protocol.recording import Record
+from protocol.topology import RankId, Side
+from protocol.wire.limits import SGLANG
+from real.control.channel import Inbox, Outbox
+from real.control.clocks import SAME, Clock
+from real.control.guard import Refusal, guard_of
+from real.engine.mooncake import EngineError, EngineMissing, EngineStartError
+from real.engine.transport import TransportProof
+from real.hosts.places import LOST_STATUS, Hosts, Process
+from real.run.orders import (
+    GROUP_STATUS,
+    MISSING_STATUS,
+    ROUTER,
+    Alive,
+    Broken,
+    Concluded,
+    Holdings,
+    Order,
+    RankSpec,
+    Ready,
+    Records,
+    Report,
+    Route,
+    Start,
+    WriteBegins,
+    order_frames,
+    parse_order,
+)
+
+START_TIMEOUT_S = 90.0
+EXIT_TIMEOUT_S = 20.0
+POLL_S = 0.05
+
+SPARE_CONNECTIONS = 64
+"""How many more are let into the router's port than the run has ranks, started again or not."""
+
+FOR_ROUTERS = (Ready, Alive, Concluded, WriteBegins, Holdings, Records, Report, Broken)
+"""Orders that ranks give; the others are what a router says."""
+
+
+@dataclass
+class Child:
+    """One rank's process. ``ready``: it takes requests. ``doomed``: it has been killed, its end is no surprise.
+    ``ended_s``: when its end was noticed; ``gone``: it has been taken note of."""
+
+    rank_id: RankId
+    generation: int
+    process: Process
+    ready: bool = False
+    doomed: bool = False
+    ended_s: float | None = None
+    gone: bool = False
+
+    @property
+    def instance(self) -> tuple[Side, int]:
+        return self.rank_id.side, self.rank_id.instance
+
+    def kill(self) -> None:
+        """End it at once; a stopped process, too."""
+        self.doomed = True
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+
+
+class Ranks:
+    """The rank processes of one run, ended when the context is left.
+
+    ``template``: what their specs have in common. ``hosts``: where they live.
+    """
+
+    def __init__(self, template: RankSpec, hosts: Hosts) -> None:
+        self.scenario = template.scenario
+        self.verify = template.verify
+        self.mortal = template.mortal
+        self.ids = [*self.scenario.encode_ids(), *self.scenario.language_ids()]
+        self.children: dict[RankId, Child] = {}
+        self.proofs: dict[RankId, TransportProof] = {}
+        self.memory: dict[RankId, str] = {}
+        self.processes: list[Route] = []
+        self.hosts = hosts
+        self.clocks: dict[RankId, Clock] = {}
+        self._template = template
+        self._guard = guard_of(template.token)
+        self.frames_dropped = 0
+        self._earlier: list[Child] = []
+        self._outboxes: dict[RankId, Outbox] = {}
+        self._meetings: dict[tuple[Side, int], str] = {}
+
+    def __enter__(self) -> Ranks:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._inbox = Inbox(
+            self._context,
+            self.hosts.router_host,
+            self._guard,
+            name="control port of the router",
+            most_connections=2 * len(self.ids) + SPARE_CONNECTIONS,
+        )
+        try:
+            self._launch()
+            self._await_all()
+            self.clocks = {rank_id: self.hosts.measure_clock(rank_id) for rank_id in self.ids}
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        children = [*self._earlier, *self.children.values()]
+        for child in children:
+            if child.process.poll() is None:
+                child.process.send_signal(signal.SIGTERM)
+                child.process.send_signal(signal.SIGCONT)  # one that was stopped would not hear the other
+        for child in children:
+            try:
+                child.process.wait(EXIT_TIMEOUT_S / 4)
+            except subprocess.TimeoutExpired:
+                child.process.send_signal(signal.SIGKILL)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # its host is beyond reach, and ends it if it can
+                    child.process.wait(EXIT_TIMEOUT_S)
+        for outbox in self._outboxes.values():
+            outbox.close(discard=True)
+        self._inbox.close()
+        self._context.destroy(linger=0)
+
+    # --- processes ---
+
+    def _launch(self) -> None:
+        leaders = [RankId(Side.ENCODE, instance, 0) for instance in range(self.scenario.encode_instances)]
+        self._bootstraps = tuple(self.hosts.bind_registry(leader) for leader in leaders)
+        if self.scenario.wire == SGLANG and self.scenario.language_tp > 1:
+            # The fork's registry lists no language ranks, so that they find each other in one of their own.
+            for instance in range(self.scenario.language_instances):
+                leader = RankId(Side.LANGUAGE, instance, 0)
+                self._meetings[leader.side, instance] = self.hosts.bind_registry(leader)
+        for rank_id in self.ids:
+            self._spawn(rank_id, 0)
+
+    def start_again(self, side: Side, instance: int) -> None:
+        """Start new processes under the names of an instance whose processes have all ended."""
+        absent = {child.instance for child in self.children.values() if not child.ready or child.gone}
+        if side is Side.ENCODE:
+            _, port = self._bootstraps[instance].rsplit(":", 1)
+            self.hosts.bind_registry(RankId(side, instance, 0), int(port))
+        for rank_id in self.members(side, instance):
+            before = self.children[rank_id]
+            before.process.wait(EXIT_TIMEOUT_S)
+            self._earlier.append(before)
+            if rank_id in self._outboxes:
+                self._outboxes.pop(rank_id).close(discard=True)
+            self._spawn(rank_id, before.generation + 1, tuple(absent - {(side, instance)}))
+
+    def _spawn(self, rank_id: RankId, generation: int, absent: tuple[tuple[Side, int], ...] = ()) -> None:
+        spec = msgspec.structs.replace(
+            self._template,
+            rank_id=rank_id,
+            bootstraps=self._bootstraps,
+            meeting=self._meetings.get((rank_id.side, rank_id.instance), ""),
+            router=Route(rank_id=ROUTER, host=self.hosts.router_host, control_port=self._inbox.port),
+            generation=generation,
+            absent=absent,
+            host=self.hosts.address_of(rank_id),
+        )
+        self.children[rank_id] = Child(rank_id, generation, self.hosts.start(spec))
+
+    def _await_all(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not all(child.ready for child in self.children.values()):
+            for order in self.receive(POLL_S):
+                if isinstance(order, Ready):
+                    self.note_ready(order)
+                elif isinstance(order, Broken):
+                    raise EngineStartError(order.reason)
+            for child in self.children.values():
+                status = child.process.poll()
+                if status == LOST_STATUS:
+                    raise EngineError(child.process.last_words())
+                if status is not None and status != GROUP_STATUS:
+                    raise (EngineMissing if status == MISSING_STATUS else EngineStartError)(child.process.last_words())
+            if time.monotonic() > deadline:
+                raise EngineStartError(f"the ranks were not ready after {START_TIMEOUT_S:g} s")
+
+    def note_ready(self, ready: Ready) -> bool:
+        """Whether a process takes orders from now on; not so one that has ended or been replaced meanwhile."""
+        child = self.children[ready.rank_id]
+        if child.generation != ready.route.generation or child.gone:
+            return False
+        child.ready = True
+        self.proofs.setdefault(ready.rank_id, ready.proof)
+        self.memory[ready.rank_id] = ready.memory
+        self.processes.append(ready.route)
+        route = ready.route
+        port = route.orders_port or route.control_port
+        self._outboxes[ready.rank_id] = Outbox(self._context, route.host, port, self._guard)
+        return True
+
+    def members(self, side: Side, instance: int) -> list[RankId]:
+        """The ranks of an instance."""
+        return [rank_id for rank_id in self.ids if (rank_id.side, rank_id.instance) == (side, instance)]
+
+    def alive(self, rank_id: RankId) -> bool:
+        """Whether the rank takes orders."""
+        child = self.children[rank_id]
+        return child.ready and not child.gone
+
+    # --- clocks ---
+
+    def begin(self, rank_id: RankId, zero_s: float) -> None:
+        """Tell a rank that the run began, or begins, when this process's clock shows ``zero_s``."""
+        self.send(rank_id, Start(self.clocks[rank_id].host_s(zero_s)))
+
+    def measure_again(self) -> None:
+        """Measure the clocks of the ranks once more: what they drifted since is taken out of what they report."""
+        self.clocks = {rank_id: self.hosts.measure_clock(rank_id, before) for rank_id, before in self.clocks.items()}
+
+    def clocked(self, records: Iterable[Record], zero_s: float) -> Iterator[Record]:
+        """Records of one rank, in seconds of this process's clock since ``zero_s``."""
+        for record in records:
+            clock = self.clocks[record.rank_id]
+            if clock == SAME:
+                yield record
+                continue
+            told_s = Clock(clock.before).host_s(zero_s)  # what it was told before the drift was known
+            yield record._replace(time_s=clock.router_s(told_s + record.time_s) - zero_s)
+
+    # --- orders ---
+
+    def send(self, rank_id: RankId, order: Order) -> None:
+        """Send an order to a rank that has been ready."""
+        self._outboxes[rank_id].send(order_frames(order))
+
+    def receive(self, timeout_s: float) -> Iterator[Order]:
+        """What the ranks say; waits for the first of it, at most ``timeout_s``."""
+        self._inbox.wait(timeout_s)
+        for frames in self._inbox.messages():
+            try:
+                order = parse_order(frames)
+                if not isinstance(order, FOR_ROUTERS) or order.rank_id not in self.children:
+                    raise ValueError(f"{type(order).__name__} is nothing that a rank of this run says")
+            except ValueError as error:
+                self.frames_dropped += 1
+                sys.stderr.write(f"the router dropped a frame: {error}\n")
+                continue
+            yield order
+
+    def refused(self) -> list[Refusal]:
+        """Who came to the router's port, or the coordinator's, and did not hold the run's token."""
+        return [*self._inbox.refused(), *self.hosts.refused()]

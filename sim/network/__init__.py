@@ -1,0 +1,1 @@
+"""What the network costs: links, adapters that are shared, and the workers that write."""
