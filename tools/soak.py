@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.progress import bar
 from protocol.emulation.scenario import Request, Scenario
-from real.engine.mooncake import EngineError
+from real.errors import EngineError
 from real.run.launcher import run_real
 from real.run.outcome import RealOutcome
 

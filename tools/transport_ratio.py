@@ -42,8 +42,9 @@ from protocol.recording import Event, Record
 from protocol.topology import Side
 from real.bench.link import LinkBench, spread
 from real.bench.side import Cell
-from real.engine.mooncake import EngineError, settings
+from real.engine.mooncake import settings
 from real.engine.variables import cleaned
+from real.errors import EngineError
 from real.run.launcher import run_real
 
 RUN, ENGINE, BENCH, TUNED = "run", "engine", "bench", "bench, same settings"

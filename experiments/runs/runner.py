@@ -204,7 +204,7 @@ def run_measured(
     if missing:
         raise UserError(missing)
     with real_errors(notice):
-        from real.engine.mooncake import EngineError
+        from real.errors import EngineError
         from real.run.launcher import run_real
         from real.run.orders import Heartbeats
 
@@ -302,7 +302,7 @@ def real_errors(notice: Notice | None = None) -> Iterator[None]:
     if notice is not None and (line := variables.notice(removed)):
         notice(line)
     try:
-        from real.engine.mooncake import EngineError, EngineMissing, EngineStartError
+        from real.errors import EngineError, EngineMissing, EngineStartError
     except ImportError as error:
         raise UserError(_missing(error)) from None
     try:

@@ -39,9 +39,9 @@ from real.bench.side import (
     Timed,
     Write,
 )
-from real.engine.mooncake import EngineError, EngineMissing, EngineStartError
 from real.engine.transport import TransportProof, sent_counters, with_traffic
 from real.engine.variables import cleaned
+from real.errors import EngineError, EngineMissing, EngineStartError
 from real.lastwords import cause
 
 START_TIMEOUT_S = 60.0

@@ -26,8 +26,9 @@ from typing import BinaryIO, NoReturn
 import msgspec
 import numpy as np
 
-from real.engine.mooncake import Engine, EngineError, EngineMissing
+from real.engine.mooncake import Engine
 from real.engine.transport import TransportProof
+from real.errors import EngineError, EngineMissing
 
 PATTERN_WORDS = 8_388_593
 """Period of the pattern in words of 8 bytes, a prime: no block size repeats it, so a misplaced block is noticed."""

@@ -40,7 +40,7 @@ from real.control.guard import (
     Refusals,
     parse_signed,
 )
-from real.engine.mooncake import EngineError
+from real.errors import EngineError
 from real.run.orders import Route
 from real.threads import FAILURES
 

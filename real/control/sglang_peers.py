@@ -26,7 +26,7 @@ from real.control.bootstrap import (
 from real.control.guard import guard_of
 from real.control.heartbeat import Heartbeat
 from real.control.wire import START_TIMEOUT_S
-from real.engine.mooncake import EngineError
+from real.errors import EngineError
 from real.run.orders import RankSpec, Route
 
 

@@ -23,7 +23,7 @@ from real.control.bootstrap import register_and_find
 from real.control.channel import Processes, Standing
 from real.control.guard import guard_of
 from real.control.heartbeat import Found, Heartbeat, News
-from real.engine.mooncake import EngineError
+from real.errors import EngineError
 from real.faults import CorruptFrame
 from real.run.orders import RankSpec, Route
 

@@ -31,6 +31,7 @@ from real.engine.transport import (
     prove,
 )
 from real.engine.variables import clean_here, set_by_us
+from real.errors import EngineError, EngineMissing
 
 if TYPE_CHECKING:
     from real.engine.memory import Pool
@@ -56,18 +57,6 @@ FIRST_CONTACT_S = 2.0
 # 0; a good handle is an address.
 _NO_HANDLE = (0, -1, 2**64 - 1)
 _OVERLAP = -7
-
-
-class EngineError(RuntimeError):
-    """The engine refused something; the message is one sentence that says what and why."""
-
-
-class EngineMissing(EngineError):  # noqa: N818 - says what is the matter better than ...Error
-    """Mooncake cannot be imported; the message ends with the command that mends it."""
-
-
-class EngineStartError(EngineError):
-    """The ranks did not start as asked, for instance over another transport; nothing was run."""
 
 
 class WriteResult(msgspec.Struct, frozen=True):

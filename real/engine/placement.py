@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 import torch
 
-from real.engine.mooncake import EngineError, import_mooncake
+from real.engine.mooncake import import_mooncake
+from real.errors import EngineError
 
 MemoryChoice = Literal["auto", "host", "gpu"]
 

@@ -12,7 +12,8 @@ from protocol.layout import BufferLayout
 from protocol.messages import StartWrite, WriteDone
 from protocol.topology import RankId
 from real.engine.memory import Pool, addresses
-from real.engine.mooncake import Engine, EngineError
+from real.engine.mooncake import Engine
+from real.errors import EngineError
 from real.run.orders import Route
 from real.run.usage import WriteCounts
 

@@ -24,7 +24,7 @@ from real.control.addresses import is_loopback
 from real.control.bootstrap import listen
 from real.control.clocks import Clock, RoundTrip, best_offset
 from real.control.guard import Guard, Refusal, Refusals
-from real.engine.mooncake import EngineStartError
+from real.errors import EngineStartError
 from real.hosts.joining import (
     BEAT_S,
     TO_COORDINATOR,

@@ -19,8 +19,8 @@ import msgspec
 
 from protocol.topology import RankId, Side
 from real.control.guard import Guard
-from real.engine.mooncake import EngineError, EngineStartError
 from real.engine.transport import sent_counters
+from real.errors import EngineError, EngineStartError
 from real.hosts.joining import (
     TO_RANK,
     Ask,

@@ -63,10 +63,11 @@ from real.control.heartbeat import Found, Lost, News
 from real.control.sglang import EncodeWire, LanguageWire
 from real.control.wire import START_TIMEOUT_S, ExtendedWire, Heard, Vacant, Wire
 from real.engine.memory import Pool, RoomContent, room_content, touch_pages
-from real.engine.mooncake import Engine, EngineError, EngineMissing
+from real.engine.mooncake import Engine
 from real.engine.placement import find_devices, place
 from real.engine.verifier import Verifier
 from real.engine.writer import Writer
+from real.errors import EngineError, EngineMissing
 from real.faults import FailWrites, RefuseRegistration, slowest_of, slowness_of
 from real.run.orders import (
     GROUP_STATUS,

@@ -20,8 +20,8 @@ from protocol.wire.limits import SGLANG
 from real.control.channel import Inbox, Outbox
 from real.control.clocks import SAME, Clock
 from real.control.guard import Refusal, guard_of
-from real.engine.mooncake import EngineError, EngineMissing, EngineStartError
 from real.engine.transport import TransportProof
+from real.errors import EngineError, EngineMissing, EngineStartError
 from real.hosts.places import LOST_STATUS, Hosts, Process
 from real.run.orders import (
     GROUP_STATUS,

@@ -19,8 +19,8 @@ from protocol.observe.deadlock import Deadlock
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real.engine.mooncake import EngineError
 from real.engine.transport import TransportProof, with_traffic
+from real.errors import EngineError
 from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
 from real.run.accounts import Accounts
 from real.run.orders import (

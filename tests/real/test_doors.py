@@ -33,7 +33,7 @@ from real.control import doors
 from real.control.bootstrap import Registry, RegistryClient, http_session, listen
 from real.control.channel import Inbox, Outbox
 from real.control.guard import Guard, HttpServer, LineSigner, Refusal, Refusals, new_token, parse_signed
-from real.engine.mooncake import EngineStartError
+from real.errors import EngineStartError
 from real.hosts import seat
 from real.hosts.coordinator import Coordinator
 from real.hosts.joining import (

@@ -19,15 +19,7 @@ pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 from protocol.chunks import plan_chunk
 from protocol.layout import EMBEDDINGS, BufferLayout
 from real.engine.memory import Pool, addresses, room_content
-from real.engine.mooncake import (
-    PIECES_IN_FLIGHT,
-    SYSTEM_LIBRARIES_COMMAND,
-    WHEEL_COMMAND,
-    Engine,
-    EngineError,
-    EngineMissing,
-    import_mooncake,
-)
+from real.engine.mooncake import PIECES_IN_FLIGHT, SYSTEM_LIBRARIES_COMMAND, WHEEL_COMMAND, Engine, import_mooncake
 from real.engine.transport import (
     ProofError,
     TransportProof,
@@ -37,6 +29,7 @@ from real.engine.transport import (
     sent_counters,
     with_traffic,
 )
+from real.errors import EngineError, EngineMissing
 
 try:
     import_mooncake()

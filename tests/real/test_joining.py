@@ -25,7 +25,7 @@ import msgspec
 from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
 from real.control.addresses import interface_of, is_loopback, own, parse_address, require_own, resolve, towards
-from real.engine.mooncake import EngineError, EngineStartError
+from real.errors import EngineError, EngineStartError
 from real.faults import Kill, RefuseRegistration
 from real.hosts import joining, seat
 from real.hosts.coordinator import Coordinator

@@ -22,7 +22,7 @@ import psutil
 
 from protocol.emulation.scenario import Request, Scenario
 from protocol.topology import RankId, Side
-from real.engine.mooncake import EngineStartError
+from real.errors import EngineStartError
 from real.faults import Kill, Pause, RealFault, RefuseRegistration
 from real.run.launcher import run_real
 

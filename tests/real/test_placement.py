@@ -7,8 +7,8 @@ import torch
 
 from protocol.layout import BufferLayout
 from real.engine.memory import Pool, first_difference, room_content
-from real.engine.mooncake import EngineError
 from real.engine.placement import Devices, Placement, place
+from real.errors import EngineError
 
 NOTHING = Devices(gpus=0, engine_takes_gpus=False)
 ENGINE_ONLY = Devices(gpus=0, engine_takes_gpus=True)

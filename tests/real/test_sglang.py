@@ -49,7 +49,7 @@ from real.control.sglang import EncodeWire, LanguageWire
 from real.control.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
 from real.control.wire import Vacant
 from real.engine.memory import Pool
-from real.engine.mooncake import EngineError
+from real.errors import EngineError
 from real.faults import CorruptFrame, RealFault, RefuseRegistration, Restart
 from real.run.launcher import run_real
 from real.run.orders import ROUTER, Heartbeats, RankSpec, Route

@@ -34,8 +34,9 @@ from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.messages import Action, CopyOut, Deliver, Quiet, StartEncode, StartWrite, Turn, WriteDone
 from protocol.topology import RankId, Side
 from real.engine.memory import Pool
-from real.engine.mooncake import EngineError, WriteResult
+from real.engine.mooncake import WriteResult
 from real.engine.writer import Writer
+from real.errors import EngineError
 from real.run.orders import Heartbeats, Route, Start
 from real.run.rank import RankProcess
 from real.run.usage import (

@@ -114,7 +114,7 @@ TRACEBACK = """\
 Traceback (most recent call last):
   File "x.py", line 7, in <module>
     raise EngineStartError("a")
-real.engine.mooncake.EngineStartError: EngineError: encode0.0 cannot reach language0.0 at 127.0.0.1:15389
+real.errors.EngineStartError: EngineError: encode0.0 cannot reach language0.0 at 127.0.0.1:15389
 """
 
 
