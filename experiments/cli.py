@@ -739,7 +739,7 @@ def examples(
     as_json: JsonOption = False,
 ) -> None:
     """Lists the shipped example configurations, shows one, or writes one to a file."""
-    from experiments.config.loading import example_names, example_text, example_title
+    from experiments.config.shipped import example_names, example_text, example_title
     from experiments.errors import UserError
 
     if show is not None and write is not None:
@@ -807,7 +807,7 @@ def _calibrate_here(out: Path | None, keep: Path | None, base: str, seed: int, *
 
 
 def _load(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:
-    from experiments.config.loading import load
+    from experiments.workloads.loading import load
 
     overrides = list(settings or ())
     return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"])

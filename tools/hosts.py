@@ -127,7 +127,7 @@ def _do(*command: str) -> str:
 
 def run(made: Sequence[Host], arguments: Sequence[str]) -> int:
     """Run ``bufferlab real`` with these arguments over the hosts; the coordinator's exit status."""
-    from experiments.config.loading import load
+    from experiments.workloads.loading import load
 
     settings = [value for flag, value in itertools.pairwise(arguments) if flag == "--set"]
     config = load(arguments[0], settings)

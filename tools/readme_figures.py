@@ -17,13 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config.loading import load
 from experiments.errors import RunFailedError, UserError
 from experiments.figures.pages import check_figure
 from experiments.figures.plots import plot_u_shape, save
 from experiments.progress import bar
 from experiments.sweeps.sweep import make_plan, run_sweep
 from experiments.sweeps.text import plan_text, sweep_text
+from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,10 +22,10 @@ from typing import Any
 
 from experiments.calibration.command import BASE, calibrate, check_target
 from experiments.calibration.host.busy import Busy, BusyWatch
-from experiments.config.loading import load
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_measured
+from experiments.workloads.loading import load
 
 EXAMPLE = "validation-cell"
 LINK = "link"

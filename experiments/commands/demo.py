@@ -22,7 +22,6 @@ from experiments.commands.forecast import (
     verdict,
 )
 from experiments.commands.forecast_figure import plot_forecast
-from experiments.config.loading import load
 from experiments.errors import RunFailedError
 from experiments.files import Claim, require_empty_folder, write_json
 from experiments.progress import bar
@@ -30,6 +29,7 @@ from experiments.runs.equality import compare_runs
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_measured, run_sim
 from experiments.validation.frozen import FrozenProfile, freeze
+from experiments.workloads.loading import load
 from protocol.recording import Event
 from protocol.topology import Side
 from sim.streams import stream

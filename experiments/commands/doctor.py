@@ -28,7 +28,7 @@ IMPORT_NAMES = {"pyzmq": "zmq"}
 PROBE_TIMEOUT_S = 60.0
 
 SIMULATOR_PROBE = """
-from experiments.config.loading import load
+from experiments.workloads.loading import load
 from experiments.runs.runner import simulate_one
 one, broken = simulate_one(load("seed-resume"), 0)
 assert one.statuses == {"Success": 1} and not one.violations, (one.statuses, broken)

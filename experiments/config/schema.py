@@ -28,12 +28,12 @@ from pydantic import (
 )
 
 from experiments.config.incidents import NEEDS, check_incidents, check_real_incidents, parse_instance, parse_rank
+from experiments.config.inputs import client_files, config_beside
 from experiments.config.models import MODELS, ModelShape
 from experiments.config.problems import first_of, reason_of, sentence, shown
 from experiments.config.services import ServiceSide, load_service_profile
 from experiments.errors import UserError
 from experiments.units import parse_duration, parse_size
-from experiments.workloads.recorded import config_beside
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.layout import BufferLayout
@@ -154,9 +154,9 @@ def _link_profile(value: Any) -> Any:
 
 def _preset(value: Any) -> Any:
     if isinstance(value, str):
-        from experiments.workloads.requests import preset_names
+        from sim.workload import mix_names
 
-        known = preset_names()
+        known = mix_names()
         if value not in known:
             raise ValueError(f"must be one of {', '.join(known)}{did_you_mean(value, known)}")
     return value
@@ -377,8 +377,6 @@ class Workload(Section):
         if self.file is None:
             return []
         if Path(self.file).is_dir():
-            from experiments.workloads.servegen import client_files
-
             # A folder without clients is named as it is, so that it is refused.
             return [str(path) for path in client_files(Path(self.file))] or [self.file]
         config = config_beside(Path(self.file))

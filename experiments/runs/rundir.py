@@ -284,7 +284,7 @@ class StoredRun:
     @property
     def config(self) -> Config:
         """What was run."""
-        from experiments.config.loading import load
+        from experiments.workloads.loading import load
 
         return load(str(self.path / "config.toml"))
 

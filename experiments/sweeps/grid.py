@@ -19,10 +19,11 @@ from typing import Any
 
 import tomli_w
 
-from experiments.config.loading import anchor_files, apply_override, load
+from experiments.config.overrides import anchor_files, apply_override
 from experiments.config.problems import shown
 from experiments.config.schema import NAME_DIGITS, Config, parse
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 from protocol.naming import did_you_mean, flat
 
 MAX_CELLS = 100_000

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.calibration.here import EXAMPLE, Planned
-from experiments.config.loading import load
 from experiments.errors import UserError
 from experiments.stats.intervals import Estimate
 from experiments.validation.bars import BARS, judge
@@ -21,6 +20,7 @@ from experiments.validation.campaign import CELLS
 from experiments.validation.cells import WHICH_REPEAT, CellScore
 from experiments.validation.decision import OBJECTIVES, Candidate, Decision, choices_of
 from experiments.validation.scores import called, over_repeats
+from experiments.workloads.loading import load
 from protocol.naming import flat
 
 BARRED = ("p50", "p99", "throughput")

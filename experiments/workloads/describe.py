@@ -22,19 +22,20 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config.loading import anchor_files, apply_overrides, load
+from experiments.config.overrides import anchor_files
 from experiments.config.schema import Config, parse
 from experiments.errors import UserError
 from experiments.progress import Step
 from experiments.stats.intervals import Estimate, across_replications, shares_across
 from experiments.text import table
 from experiments.units import format_duration
+from experiments.workloads.loading import apply_overrides, load
 from experiments.workloads.readers import find_reader
 from experiments.workloads.readers.writing import write_trace
-from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns, preset_names
+from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns
 from experiments.workloads.traffic import traffic_of
 from protocol.naming import did_you_mean
-from sim.workload import Columns, Option, Reals, joined, load_mix, mix_options
+from sim.workload import Columns, Option, Reals, joined, load_mix, mix_names, mix_options
 
 DEFAULT_BUFFERS = (1024, 8192)
 PRESET_REQUESTS = 20_000
@@ -57,7 +58,7 @@ def configure(
     overrides += [] if requests is None else [f"workload.requests={requests}"]
     overrides += [] if rate_rps is None else [f"workload.rate_rps={rate_rps}"]
     path = Path(source)
-    if source in preset_names():
+    if source in mix_names():
         workload: dict[str, Any] = {"preset": source, "requests": PRESET_REQUESTS}
         workload["rate_rps"] = load_mix(source).rate_rps or 1.0
     elif path.suffix == ".toml":
@@ -67,7 +68,7 @@ def configure(
         if path.is_file() and find_reader(path).gives == "lengths":
             workload["requests"] = PRESET_REQUESTS
     else:
-        names = preset_names()
+        names = mix_names()
         raise UserError(
             f"NAME is {source!r}{did_you_mean(source, names)}, it must be a workload or configuration file, or one of "
             f"the presets {', '.join(names)}"

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from experiments.config.inputs import config_beside
 from experiments.config.schema import DEFAULT_REQUESTS, Config, Workload
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 from experiments.workloads.readers import Reader, Reading, find_reader, read_lengths, read_requests
 from experiments.workloads.readers.limits import check_arrivals, check_span
 from experiments.workloads.readers.recorded import RecordedRun
@@ -34,16 +37,11 @@ from sim.workload import (
     check_chosen,
     even_times,
     generate_blocks,
+    joined,
     load_mix,
-    mix_names,
     requests_of,
     service_factors,
 )
-
-
-def preset_names() -> list[str]:
-    """Names of the workload models."""
-    return mix_names()
 
 
 def count_requests(config: Config) -> int:
@@ -209,7 +207,33 @@ def reader_of(workload: Workload) -> Reader:
 
 def reading_of(workload: Workload) -> Reading:
     """What its file holds, in order of arrival and at its own times."""
-    return read_requests(Path(str(workload.file)), workload.options)
+    path = Path(str(workload.file))
+    reading = read_requests(path, workload.options)
+    if not isinstance(reader_of(workload), RecordedRun) or (beside := config_beside(path)) is None:
+        return reading
+    return _with_all_fields(reading, path, beside, int(workload.options.get("replication", 0)))
+
+
+def _with_all_fields(reading: Reading, table: Path, config: Path, replication: int) -> Reading:
+    """A replication of a run with the fields that its table has not, drawn again from the configuration beside it.
+
+    Raises UserError, in one sentence, if that does not make these requests.
+    """
+    where = f"workload.file is {str(table)!r}, the config.toml beside it must make the same requests"
+    try:
+        made = _drawn_again(config, config.stat().st_mtime_ns, replication, len(reading.columns))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    for name in ("total_tokens", "text_tokens", "images"):
+        if not np.array_equal(getattr(made, name), getattr(reading.columns, name)):
+            raise UserError(f"{where}, but their {name} are not those of replication {replication}")
+    return replace(reading, columns=replace(made, arrival_s=reading.columns.arrival_s))
+
+
+@lru_cache(maxsize=4)
+def _drawn_again(config: Path, _modified_ns: int, replication: int, count: int) -> Columns:
+    """The first requests of a replication of the run that a stored configuration is of."""
+    return joined(make_columns(load(str(config)), replication)).first(count)
 
 
 def rate_drawn(workload: Workload) -> float | None:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.config.inputs import client_files
 from experiments.errors import UserError
 from sim.streams import stream
 from sim.workload import QUANTILE_LEVELS, Columns, Counts, Reals
@@ -89,11 +90,6 @@ class Service(NamedTuple):
 def is_folder_of_clients(path: Path) -> bool:
     """Whether ``path`` is a folder with at least one client file."""
     return path.is_dir() and any(path.glob("chunk-*-trace.csv"))
-
-
-def client_files(folder: Path) -> list[Path]:
-    """All client files of a folder in a fixed order."""
-    return sorted([*folder.glob("chunk-*-trace.csv"), *folder.glob("chunk-*-dataset.json")])
 
 
 def read_service(folder: Path) -> Service:

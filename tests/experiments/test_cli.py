@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 from experiments import cli
-from experiments.config.loading import example_names
+from experiments.config.shipped import example_names
 from experiments.runs.rundir import StoredRun
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,11 @@ import pytest
 import tomli_w
 from pydantic import BaseModel
 
-from experiments.config.loading import apply_override, example_names, load
+from experiments.config.overrides import apply_override
 from experiments.config.schema import Config, parse
+from experiments.config.shipped import example_names
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import WriteFault
 from protocol.sizing import POLICIES

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from experiments import files
-from experiments.config.loading import load
 from experiments.errors import RunFailedError, UserError
 from experiments.files import (
     BusyError,
@@ -31,6 +30,7 @@ from experiments.files import (
 )
 from experiments.runs.rundir import RunWriter, StoredRun
 from experiments.runs.runner import run_sim
+from experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--set", "workload.requests=60", "--set", "run.replications=1")

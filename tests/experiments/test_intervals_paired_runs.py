@@ -10,11 +10,11 @@ import msgspec
 import pandas as pd
 import pytest
 
-from experiments.config.loading import load
 from experiments.errors import UserError
 from experiments.runs.paired import compare_paired, paired_text
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_sim
+from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests
 from protocol.emulation.scenario import Request
 

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.config.loading import load
 from experiments.config.schema import Config, parse
 from experiments.errors import UserError
 from experiments.runs.paired import compare_paired
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_measured, run_sim
+from experiments.workloads.loading import load
 from experiments.workloads.readers import find_reader
 from experiments.workloads.readers.recorded import RecordedRun
 from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns

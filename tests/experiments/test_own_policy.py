@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from experiments.config.loading import load
 from experiments.config.schema import parse
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 
 Command = Callable[..., Any]
 """What the fixture ``bufferlab`` gives: runs one command and returns its status, out and err."""

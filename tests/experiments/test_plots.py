@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config.loading import load
 from experiments.figures.plots import (
     _time_means,
     latency_ecdf,
@@ -23,6 +22,7 @@ from experiments.figures.plots import (
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_sim, simulate_one
 from experiments.sweeps.sweep import Sweep, figures, make_plan, run_sweep
+from experiments.workloads.loading import load
 
 
 @pytest.fixture(scope="module")

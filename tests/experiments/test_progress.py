@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from experiments import progress
-from experiments.config.loading import load
 from experiments.progress import bar, counted, on_a_terminal
 from experiments.runs.runner import run_sim
+from experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--set", "workload.requests=40", "--set", "run.replications=3", "--no-plots")

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from experiments.cli import real as real_command
-from experiments.config.loading import load
 from experiments.errors import UserError
 from experiments.runs import hosts as several_hosts
+from experiments.workloads.loading import load
 from protocol.topology import RankId, Side
 
 ROOT = Path(__file__).resolve().parents[2]

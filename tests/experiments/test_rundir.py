@@ -4,7 +4,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.config.loading import load
 from experiments.errors import UserError
 from experiments.runs import rundir
 from experiments.runs.rundir import (
@@ -16,6 +15,7 @@ from experiments.runs.rundir import (
     TableWriter,
     choose_target,
 )
+from experiments.workloads.loading import load
 from protocol.observe.runlog import RequestRow
 from protocol.recording import Event, Record
 from protocol.status import Status

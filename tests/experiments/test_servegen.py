@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config.loading import load
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns, make_requests
 from experiments.workloads.servegen import Service, count_replayed, fitted_mix, read_service, replay
 from sim.workload import Columns, joined, load_mix, mix_from

@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from experiments.config.loading import load
 from experiments.config.models import MODELS, UNVERIFIED
 from experiments.config.schema import parse
 from experiments.config.services import (
@@ -22,6 +21,7 @@ from experiments.config.services import (
     service_profiles,
 )
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 from protocol.emulation.scenario import Request, ServiceTimes
 from protocol.layout import BufferLayout
 

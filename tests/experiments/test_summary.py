@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config.loading import load
 from experiments.errors import UserError
 from experiments.runs.replay import replications_of
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_sim
 from experiments.runs.summary import FIGURES, Replication, each, summarise
 from experiments.stats.intervals import NOTHING, unbounded
+from experiments.workloads.loading import load
 from protocol.observe.pooluse import PoolUse
 from protocol.observe.runlog import RequestRow
 from protocol.topology import Side

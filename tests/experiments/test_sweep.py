@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config.loading import load
 from experiments.errors import RunFailedError, UserError
 from experiments.runs.runner import run_sim, simulate_one
 from experiments.stats.intervals import across_replications
@@ -27,6 +26,7 @@ from experiments.sweeps import sweep as sweeping
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.grid import as_override, cross, parse_grid, read_cells
 from experiments.sweeps.sweep import figures, make_plan, read_sweep, run_sweep
+from experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("--grid", "protocol.sizing.tokens=512,4096")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from experiments.config.loading import load
 from experiments.figures.timeline import run_timeline, write_timeline
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_sim
+from experiments.workloads.loading import load
 from protocol.recording import Event
 
 SETTINGS = ("workload.requests=40", "run.replications=1", "encode.tp=2", "language.tp=3", "language.instances=2")

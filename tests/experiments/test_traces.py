@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.config.loading import load
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 from experiments.workloads.readers import find_reader, read_lengths, read_trace
 from experiments.workloads.readers.ticks import spread_ticks
 from experiments.workloads.readers.writing import write_trace

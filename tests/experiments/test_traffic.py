@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config.loading import example_names, load
 from experiments.config.schema import Config, parse
+from experiments.config.shipped import example_names
 from experiments.errors import UserError
+from experiments.workloads.loading import load
 from experiments.workloads.requests import check_requests, count_requests, make_columns
 from experiments.workloads.traffic import traffic_of
 from sim.workload import joined, load_mix

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.config.loading import load
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_sim
@@ -18,6 +17,7 @@ from experiments.validation import decide, freeze, report_content, report_text, 
 from experiments.validation.bars import FIGURES
 from experiments.validation.cells import cells_of, settings_of
 from experiments.validation.stages import STAGES
+from experiments.workloads.loading import load
 
 BANDWIDTH_BPS = 2e9
 PROFILE = """

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from experiments.config.loading import load
 from experiments.config.schema import Config
 from experiments.validation.frozen import FrozenProfile, freeze
 from experiments.validation.lacks import all_lacks
+from experiments.workloads.loading import load
 from sim.host.costs import HostCosts
 
 

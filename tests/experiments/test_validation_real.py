@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from experiments.config.loading import load
 from experiments.runs.runner import run_measured
+from experiments.workloads.loading import load
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.config.loading import load
 from experiments.runs.replay import replications_of
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_sim
 from experiments.runs.spans import in_order, writes_of
 from experiments.validation.stages import STAGES, stage_scores, stage_table
+from experiments.workloads.loading import load
 from protocol.emulation.scenario import Scenario
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side

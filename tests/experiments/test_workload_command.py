@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config.loading import example_names, load
 from experiments.config.schema import Config, parse
+from experiments.config.shipped import example_names
 from experiments.errors import UserError
 from experiments.runs.runner import simulate_one
 from experiments.workloads.describe import configure, describe, measure
+from experiments.workloads.loading import load
 from experiments.workloads.readers import read_trace
 from experiments.workloads.requests import check_requests, is_random, make_columns, make_requests
 from sim.workload import Columns, joined, load_mix, mix_names

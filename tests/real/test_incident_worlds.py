@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.config.loading import load
 from experiments.config.schema import Config
 from experiments.runs.equality import compare_runs
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_measured, run_sim
+from experiments.workloads.loading import load
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
 from protocol.topology import RankId, Side

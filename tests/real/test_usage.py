@@ -23,10 +23,10 @@ pytest.importorskip("zmq", reason="pyzmq is not installed (extra real-cpu)")
 pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-cpu)")
 
 import real.run.rank
-from experiments.config.loading import load
 from experiments.config.schema import Config
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_measured, run_sim
+from experiments.workloads.loading import load
 from protocol.chunks import plan_chunk
 from protocol.emulation.loop import LoopGrid
 from protocol.emulation.passes import Passes

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments.config.loading import load
 from experiments.runs.rundir import StoredRun
 from experiments.runs.runner import run_sim
 from experiments.text import summary_text
+from experiments.workloads.loading import load
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,7 @@ pytestmark = [
 
 RUN = """
 import sys
-from experiments.config.loading import load
+from experiments.workloads.loading import load
 from experiments.runs.rundir import RunWriter
 from experiments.runs.runner import simulate_one
 from experiments.runs.environment import compiled_copy

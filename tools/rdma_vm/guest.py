@@ -64,10 +64,10 @@ def port_counters(device: str) -> dict[str, int]:
 
 def run_scenario(name: str, device: str, folder: Path) -> dict[str, Any]:
     """Simulate and measure a shipped example, compare the two, and report the case."""
-    from experiments.config.loading import load
     from experiments.runs.equality import compare_runs
     from experiments.runs.rundir import StoredRun
     from experiments.runs.runner import run_measured, run_sim
+    from experiments.workloads.loading import load
     from protocol.recording import Event
 
     config = load(name, ["real.transport=rdma", f"real.device={json.dumps(device)}"])

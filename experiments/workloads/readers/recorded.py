@@ -1,4 +1,9 @@
-"""The requests.parquet of a run directory, simulated or measured (see ``experiments.workloads.recorded``)."""
+"""The requests of a finished run as a workload: what was asked of it, at the times at which it was.
+
+A run's requests.parquet says when its requests came and how long they were. What else belongs to them (what the
+language side is told, what their passes cost) is not in it; ``requests.reading_of`` draws it again from the config.toml
+beside it. A simulated and a measured run have the same columns, so each can be replayed as the other.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,10 @@ from experiments.workloads.readers.base import Head, Reading, register
 from experiments.workloads.readers.columns import Fields
 from experiments.workloads.readers.tables import read_table
 from experiments.workloads.readers.tabular import Rows, TableReader
-from experiments.workloads.recorded import MARKS, with_all_fields
 from sim.workload import Option
 
+MARKS = frozenset({"replication", "room", "arrival_s", "total_tokens"})
+"""Columns by which such a table is known."""
 REPLICATION = Option(default=0, least=0, most=9999, help="which replication of the run")
 
 
@@ -36,8 +42,8 @@ class RecordedRun(TableReader):
         """The requests of one replication. Raises UserError if there is none of its number."""
         reading = self.read_rows(read_table(path), options)
         number = int(options.get("replication", 0))
-        columns = with_all_fields(reading.columns, path, number)
-        return Reading(columns, len(columns), (f"replication {number} of a run, at the times at which they came",))
+        note = f"replication {number} of a run, at the times at which they came"
+        return Reading(reading.columns, len(reading.columns), (note,))
 
     def rows(self, fields: Fields, options: Mapping[str, Any]) -> Rows:
         """The requests of a table with at least one row."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from experiments.config.inputs import SUFFIXES, suffix_of
 from experiments.errors import UserError
 from experiments.workloads.readers.base import Head
 from experiments.workloads.readers.names import plain_name
@@ -27,10 +28,6 @@ from experiments.workloads.readers.names import plain_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = {
-    ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv", ".parquet": "parquet",
-    ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".ndjson": "jsonl", ".ndjson.gz": "jsonl",
-}  # fmt: skip
 DELIMITERS = ",;\t|"
 HEAD_LINES = 64
 A_LIST, A_TABLE = "a list", "a table"
@@ -39,12 +36,6 @@ CHUNK_ROWS = 1 << 16
 LONGEST_FIELD = 1 << 24
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
-
-
-def suffix_of(path: Path) -> str:
-    """The end of its name that says what is in it, lower case, ``.gz`` together with what is before it."""
-    ends = [suffix.lower() for suffix in path.suffixes[-2:]]
-    return "".join(ends) if ends[-1:] == [".gz"] else "".join(ends[-1:])
 
 
 def container_of(path: Path) -> str:

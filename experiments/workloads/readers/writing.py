@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.config.inputs import suffix_of
 from experiments.errors import RunFailedError, UserError
 from experiments.files import FULL, Claim, cannot_be_written, reason, write_atomically
-from experiments.workloads.readers.tables import suffix_of
 
 if TYPE_CHECKING:
     import pandas as pd
