@@ -436,7 +436,7 @@ def bench_link(
     as_json: JsonOption = False,
 ) -> None:
     """Measures the transport, block × batch × threads, with a plain socket beside it and every byte compared."""
-    from experiments.commands import bench_link as link
+    from experiments.calibration import bench_link as link
     from experiments.progress import bar
 
     sweep = link.make_sweep(
@@ -775,7 +775,7 @@ def examples(
 @app.command(epilog=f"Example: {EXAMPLES['doctor']}")
 def doctor(as_json: JsonOption = False) -> None:
     """What is installed, which transports really work here, and the exact command that mends what is missing."""
-    from experiments.commands.doctor import examine, report_text
+    from experiments.runs.diagnosis import examine, report_text
 
     found = examine(lambda step: print(f"checking {step} ...", file=sys.stderr))
     if as_json:

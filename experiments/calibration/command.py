@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from experiments.calibration.bench_link import CSV_FILE, JSON_FILE
 from experiments.calibration.host.host import Account, Found, accounts_of, host_costs, tells_inputs, why_unfit
 from experiments.calibration.host.software import SIMULATED, asleep, first_contact, link_law, software
 from experiments.calibration.host.spreads import spreads
@@ -33,7 +34,6 @@ from experiments.calibration.laws.cells import Cells, cells_of
 from experiments.calibration.laws.choosing import Chosen, choose
 from experiments.calibration.laws.fitting import Fit, certainty
 from experiments.calibration.profiles import REFUSED, NoProfileError, make_profile, write_profile
-from experiments.commands.bench_link import CSV_FILE, JSON_FILE
 from experiments.errors import UserError
 from experiments.files import Claim
 from experiments.progress import Step

@@ -174,7 +174,7 @@ def calibrate_here(
     ``keep``: a new folder in which the runs stay; they are removed otherwise. Raises UserError for bad input and where
     the real backend is missing, before anything is measured, and RunFailedError when something breaks.
     """
-    from experiments.commands.doctor import examine_real
+    from experiments.runs.diagnosis import examine_real
 
     check_target("none", seed, out, base)
     if keep is not None and keep.exists():
@@ -201,7 +201,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 def _measure_link(folder: Path) -> None:
-    from experiments.commands.bench_link import FEWEST_ROUNDS, make_sweep, run_sweep, write_files
+    from experiments.calibration.bench_link import FEWEST_ROUNDS, make_sweep, run_sweep, write_files
 
     sweep = make_sweep(
         block="64KiB,1MiB", batch="1,8", threads="1", rounds=FEWEST_ROUNDS, transport="tcp", device="", seed=0,

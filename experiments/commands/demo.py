@@ -97,7 +97,7 @@ def _demo(
 
 def why_no_real() -> str:
     """Why the real backend cannot run here, in one sentence with what mends it; empty when it can."""
-    from experiments.commands.doctor import examine_real
+    from experiments.runs.diagnosis import examine_real
 
     return examine_real()
 

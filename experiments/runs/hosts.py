@@ -104,7 +104,7 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
 
     Raises UserError when this rank cannot take part, RunFailedError when the run is broken off.
     """
-    from experiments.commands.doctor import examine_real
+    from experiments.runs.diagnosis import examine_real
     from experiments.runs.runner import real_errors
 
     missing = examine_real()

@@ -193,7 +193,7 @@ def run_measured(
     Raises UserError if the backend is not installed, RunFailedError if there is nothing to write, and RunFaultedError
     when the run met what nobody planned, with what it did all the same in ``target``.
     """
-    from experiments.commands.doctor import examine_real
+    from experiments.runs.diagnosis import examine_real
     from experiments.workloads.requests import check_requests, make_requests
     from experiments.workloads.traffic import traffic_of
 

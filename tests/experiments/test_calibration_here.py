@@ -61,7 +61,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(here, "run_measured", simulate)
     monkeypatch.setattr(here, "_measure_link", bench)
-    monkeypatch.setattr("experiments.commands.doctor.examine_real", lambda: "")
+    monkeypatch.setattr("experiments.runs.diagnosis.examine_real", lambda: "")
     return names
 
 
@@ -108,7 +108,7 @@ def test_from_the_command_line_with_what_stands_in_its_way_refused(
         assert ended.status == 2, arguments
         assert part in ended.err
     assert measured == []
-    monkeypatch.setattr("experiments.commands.doctor.examine_real", lambda: "Mooncake is not installed")
+    monkeypatch.setattr("experiments.runs.diagnosis.examine_real", lambda: "Mooncake is not installed")
     ended = bufferlab("calibrate", "--here", "--out", "other.toml")
     assert ended.status == 2
     assert "--here measures over Mooncake, but Mooncake is not installed" in ended.err

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from experiments.commands import doctor, remedies
-from experiments.commands.doctor import Report, examine, mend_commands, report_text
+from experiments.runs import diagnosis, remedies
+from experiments.runs.diagnosis import Report, examine, mend_commands, report_text
 
 HEALTHY: Report = {
-    "system_libraries": dict.fromkeys(doctor.SYSTEM_LIBRARIES.values(), True),
+    "system_libraries": dict.fromkeys(diagnosis.SYSTEM_LIBRARIES.values(), True),
     "mooncake_wheels": {"mooncake-transfer-engine-non-cuda": "0.3.13"},
     "mooncake_imports": {"works": True, "reason": ""},
     "absent": [],
@@ -58,7 +58,7 @@ def test_a_command_is_for_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
         "/lib/libc.so.6: version `GLIBC_2.34' not found (required by engine.so)": "# GLIBC_2.34 comes with a newer system",
         "/opt/x/libstdc++.so.6: version `GLIBCXX_3.4.30' not found": "# /opt/x/libstdc++.so.6 is older than the wheel",
         "it needs instructions that this processor does not have (SIGILL)": "# the wheel is built for newer processors",
-        "engine.so: undefined symbol: glDraw": f"{doctor.sys.executable} -m pip install --force-reinstall --no-deps moon",
+        "engine.so: undefined symbol: glDraw": f"{diagnosis.sys.executable} -m pip install --force-reinstall --no-deps moon",
     }
     for reason, start in cases.items():
         first = next(line for line in mend(mooncake_imports=broken(reason)) if not line.endswith("update"))
@@ -86,10 +86,10 @@ def test_another_module_of_that_name_is_named(folder: Path, monkeypatch: pytest.
     (other / "mooncake" / "__init__.py").touch()
     if through == "path":
         monkeypatch.setenv("PYTHONPATH", str(other))
-    monkeypatch.setattr(doctor, "package_version", lambda name: "1" if "non-cuda" in name else None)
-    monkeypatch.setattr(doctor, "_loads", lambda _: True)
-    monkeypatch.setattr(doctor, "REAL_PACKAGES", ())
-    told = doctor.examine_real()
+    monkeypatch.setattr(diagnosis, "package_version", lambda name: "1" if "non-cuda" in name else None)
+    monkeypatch.setattr(diagnosis, "_loads", lambda _: True)
+    monkeypatch.setattr(diagnosis, "REAL_PACKAGES", ())
+    told = diagnosis.examine_real()
     assert f"the module mooncake is {other / 'mooncake'})" in told
     assert told.endswith(f"{other / 'mooncake'} stands in the way of Mooncake's own modules: rename or remove it")
     assert "pip" not in told
@@ -103,8 +103,8 @@ def test_a_variable_of_the_loader_is_found_out(monkeypatch: pytest.MonkeyPatch) 
         works = "LD_LIBRARY_PATH" in without
         return {"works": works, "reason": "" if works else "/broken/libnuma.so.1: file too short", "output": ""}
 
-    monkeypatch.setattr(doctor, "_probe", probe)
-    found = doctor._import_mooncake({"mooncake-transfer-engine-non-cuda": "1"})
+    monkeypatch.setattr(diagnosis, "_probe", probe)
+    found = diagnosis._import_mooncake({"mooncake-transfer-engine-non-cuda": "1"})
     assert found["variable"] == "LD_LIBRARY_PATH"
     assert found["reason"] == "/broken/libnuma.so.1: file too short; it imports without LD_LIBRARY_PATH"
 
@@ -123,7 +123,7 @@ def test_what_another_deployment_left_is_named_and_taken_from_the_probes(
         environments.append(options["env"])
         return subprocess.CompletedProcess([], 0, stdout="", stderr="")
 
-    monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(diagnosis.subprocess, "run", run)
     ended = bufferlab("doctor")
     assert ended.status == 0, ended
     assert name in ended.out.split("left out of the engine's environment: ")[1].splitlines()[0].split(", ")
@@ -138,29 +138,29 @@ def test_without_apt_the_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_machine_without_the_real_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_loads", lambda library: library != "libnuma.so.1")
+    monkeypatch.setattr(diagnosis, "_loads", lambda library: library != "libnuma.so.1")
 
     def probe(command: list[str], without: Any = ()) -> Report:
-        works = "mooncake" not in command[-1] and command[-1] == doctor.SIMULATOR_PROBE
+        works = "mooncake" not in command[-1] and command[-1] == diagnosis.SIMULATOR_PROBE
         return {"works": works, "reason": "" if works else "libnuma.so.1 not found", "output": ""}
 
-    monkeypatch.setattr(doctor, "_probe", probe)
+    monkeypatch.setattr(diagnosis, "_probe", probe)
     found = examine()
     assert found["simulator"]["works"]
     assert not found["real"]["works"]
     text = report_text(found)
     assert "`bufferlab real` does not work here; to mend it:" in text
     assert "libnuma1" in text.splitlines()[-1]
-    assert doctor.examine_real().startswith("the real backend cannot start because ")
-    assert "; to mend it, run: " in doctor.examine_real()
+    assert diagnosis.examine_real().startswith("the real backend cannot start because ")
+    assert "; to mend it, run: " in diagnosis.examine_real()
 
 
 def test_a_probe_that_hangs_or_crashes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PROBE_TIMEOUT_S", 0.5)
-    python = doctor.sys.executable
-    assert doctor._probe([python, "-c", "import time; time.sleep(30)"])["reason"] == "no result within 0.5 s"
-    assert doctor._probe([python, "-c", "raise SystemExit('so it is')"])["reason"] == "so it is"
-    assert doctor._probe([python, "-c", "import os; os._exit(7)"])["reason"] == "it ended with status 7"
+    monkeypatch.setattr(diagnosis, "PROBE_TIMEOUT_S", 0.5)
+    python = diagnosis.sys.executable
+    assert diagnosis._probe([python, "-c", "import time; time.sleep(30)"])["reason"] == "no result within 0.5 s"
+    assert diagnosis._probe([python, "-c", "raise SystemExit('so it is')"])["reason"] == "so it is"
+    assert diagnosis._probe([python, "-c", "import os; os._exit(7)"])["reason"] == "it ended with status 7"
 
 
 def test_the_command(bufferlab: Any) -> None:

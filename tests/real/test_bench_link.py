@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.commands.bench_link import choose_folder, claim_folder, make_sweep, write_files
+from experiments.calibration.bench_link import choose_folder, claim_folder, make_sweep, write_files
 from experiments.errors import UserError
 from protocol.recording import Event, Record
 from protocol.status import Status

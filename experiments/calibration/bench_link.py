@@ -143,7 +143,7 @@ def run_sweep(
     ``show`` is given the heading, with the proved transport, before anything is measured. Raises UserError when the
     backend or the transport is not to be had here, RunFailedError when a write fails.
     """
-    from experiments.commands.doctor import examine_real
+    from experiments.runs.diagnosis import examine_real
     from experiments.runs.runner import real_errors
 
     if missing := examine_real():

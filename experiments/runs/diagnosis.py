@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.commands.remedies import SYSTEM_LIBRARIES, Report, mend_commands
 from experiments.runs.environment import (
     MOONCAKE_WHEELS,
     PACKAGES,
@@ -22,6 +21,7 @@ from experiments.runs.environment import (
     package_version,
     rdma_devices,
 )
+from experiments.runs.remedies import SYSTEM_LIBRARIES, Report, mend_commands
 from experiments.text import table
 
 IMPORT_NAMES = {"pyzmq": "zmq"}
