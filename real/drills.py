@@ -16,9 +16,9 @@ import msgspec
 from protocol.emulation.scenario import Request, Scenario
 from protocol.recording import Event
 from protocol.topology import RankId, Side
+from real.control.spec import Heartbeats
 from real.faults import CorruptFrame, Kill, Pause, RealFault, RefuseRegistration, Restart
 from real.run.launcher import RealOutcome, run_real
-from real.run.orders import Heartbeats
 
 LANGUAGE, ENCODE = RankId(Side.LANGUAGE, 0, 0), RankId(Side.ENCODE, 0, 0)
 HEARTBEATS = Heartbeats(interval_s=1.0, failures=2)

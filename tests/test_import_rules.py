@@ -169,6 +169,63 @@ def test_the_rule_lets_an_allowed_import_pass(package: str, source: str, tmp_pat
     assert offences(tmp_path, package) == []
 
 
+# --- the order of the wings within a package -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The contract about the wings of one package in pyproject.toml: from the upper ones to the lower ones."""
+
+    package: str
+    rows: tuple[tuple[str, ...], ...]
+    exhaustive: bool = True
+    """Whether every module and folder of the package stands in it."""
+
+    def offences(self, root: Path) -> list[str]:
+        """One line for every import, lazy ones too, that goes upwards or to a wing of the same row."""
+        heights = {wing: -number for number, row in enumerate(self.rows) for wing in row}
+        found = []
+        for path in sorted((root / self.package).rglob("*.py")):
+            own = path.relative_to(root / self.package).with_suffix("").parts[0]
+            for one in imports_of(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+                package, _, rest = one.name.partition(".")
+                wing = rest.partition(".")[0]
+                if package != self.package or wing == own or not {wing, own} <= heights.keys():
+                    continue
+                if heights[wing] >= heights[own]:
+                    found.append(f"{path.relative_to(root)}:{one.line} imports {one.name}")
+        return found
+
+
+def layers() -> list[Layers]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found = []
+    for contract in config["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers":
+            rows = tuple(tuple(re.findall(r"\w+", row)) for row in contract["layers"])
+            (package,) = contract["containers"]
+            found.append(Layers(package, rows, contract.get("exhaustive", False)))
+    return found
+
+
+@pytest.mark.parametrize("contract", layers(), ids=lambda contract: contract.package)
+def test_the_wings_of_a_package_import_downwards_only(contract: Layers) -> None:
+    wings = {path.stem for path in (ROOT / contract.package).iterdir() if path.suffix == ".py" or path.is_dir()}
+    named = {wing for row in contract.rows for wing in row}
+    assert named <= wings
+    assert not contract.exhaustive or named == wings - {"__init__", "__pycache__", "__main__"}
+    assert contract.offences(ROOT) == []
+
+
+def test_the_order_of_the_wings_sees_an_import_upwards(tmp_path: Path) -> None:
+    contract = Layers("real", (("bench", "drills"), ("run",), ("errors", "faults")))
+    (tmp_path / "real" / "run").mkdir(parents=True)
+    (tmp_path / "real" / "run" / "rank.py").write_text("def f():\n    from real.bench import side", encoding="utf-8")
+    (tmp_path / "real" / "errors.py").write_text("import real.faults", encoding="utf-8")
+    (tmp_path / "real" / "drills.py").write_text("from real.run import rank", encoding="utf-8")
+    assert [line.partition(":")[0] for line in contract.offences(tmp_path)] == ["real/errors.py", "real/run/rank.py"]
+
+
 # Stands in for a machine that has the base install only: every import of an extra fails.
 BLOCKER = """
 import importlib, importlib.abc, pkgutil, sys

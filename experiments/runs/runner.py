@@ -204,9 +204,9 @@ def run_measured(
     if missing:
         raise UserError(missing)
     with real_errors(notice):
+        from real.control.spec import Heartbeats
         from real.errors import EngineError
         from real.run.launcher import run_real
-        from real.run.orders import Heartbeats
 
         # The place first: that it cannot be written is known before ranks come from their hosts.
         with RunWriter(target, config) as writer, gathered(config, meeting, notice or (lambda _: None)) as hosts:

@@ -40,8 +40,8 @@ from real.control.guard import (
     Refusals,
     parse_signed,
 )
+from real.control.route import Route
 from real.errors import EngineError
-from real.run.orders import Route
 from real.threads import FAILURES
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

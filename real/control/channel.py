@@ -19,7 +19,7 @@ import zmq
 from protocol.topology import RankId
 from real.control.doorkeeper import LONGEST_MESSAGE_BYTES, Doorkeeper
 from real.control.guard import Guard, Refusal
-from real.run.orders import Route
+from real.control.route import Route
 
 SEND_TIMEOUT_MS = 5000
 """A send blocks only when the peer's queue is full, that is when it is dead or hung; even then not for ever."""

@@ -20,7 +20,7 @@ from protocol.topology import RankId
 from real.control.addresses import interface_of
 from real.control.bootstrap import listen
 from real.control.guard import Guard
-from real.run.usage import Durations
+from real.counts import Durations
 
 
 class GroupBroken(RuntimeError):  # noqa: N818 - says what is the matter better than ...Error

@@ -22,7 +22,8 @@ import msgspec
 from protocol.topology import RankId, Side
 from real.control.bootstrap import RegistryClient, http_session
 from real.control.guard import Guard
-from real.run.orders import Heartbeats, Route
+from real.control.route import Route
+from real.control.spec import Heartbeats
 from real.threads import FAILURES
 
 LOOK_TIMEOUT_S = 0.5

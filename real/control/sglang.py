@@ -45,11 +45,12 @@ from protocol.wire.codec import (
 )
 from protocol.wire.limits import sglang_problem
 from real.control.heartbeat import Found, Heartbeat, News
+from real.control.route import Route
 from real.control.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
+from real.control.spec import RankSpec
 from real.control.wire import Heard, Line, Vacant, Wire
 from real.engine.memory import Pool
 from real.faults import CorruptFrame, RealFault, RefuseRegistration, Restart
-from real.run.orders import RankSpec, Route
 
 Kept = TypeVar("Kept")
 

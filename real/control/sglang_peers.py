@@ -25,9 +25,10 @@ from real.control.bootstrap import (
 )
 from real.control.guard import guard_of
 from real.control.heartbeat import Heartbeat
+from real.control.route import Route
+from real.control.spec import RankSpec
 from real.control.wire import START_TIMEOUT_S
 from real.errors import EngineError
-from real.run.orders import RankSpec, Route
 
 
 def assemble_encode(spec: RankSpec, own: Route) -> dict[RankId, Route]:

@@ -23,9 +23,10 @@ from real.control.bootstrap import register_and_find
 from real.control.channel import Processes, Standing
 from real.control.guard import guard_of
 from real.control.heartbeat import Found, Heartbeat, News
+from real.control.route import Route
+from real.control.spec import RankSpec
 from real.errors import EngineError
 from real.faults import CorruptFrame
-from real.run.orders import RankSpec, Route
 
 START_TIMEOUT_S = 60.0
 

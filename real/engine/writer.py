@@ -6,19 +6,31 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from protocol.emulation.scenario import Scenario
 from protocol.layout import BufferLayout
 from protocol.messages import StartWrite, WriteDone
 from protocol.topology import RankId
+from real.counts import WriteCounts
 from real.engine.memory import Pool, addresses
 from real.engine.mooncake import Engine
 from real.errors import EngineError
-from real.run.orders import Route
-from real.run.usage import WriteCounts
 
 UNREGISTERED_OFFSET = 1 << 46
 """Added to a target address to make a write fail: no process has memory there, so the engine refuses the write."""
+
+
+class Target(Protocol):
+    """Where a rank's memory lies: its engine's peer name and the addresses of its pools, one per buffer kind."""
+
+    @property
+    def session(self) -> str:
+        """The engine's peer name, host:port."""
+
+    @property
+    def bases(self) -> tuple[int, ...]:
+        """The addresses of the pools."""
 
 
 _Work = tuple[StartWrite, bool]
@@ -39,7 +51,7 @@ class Writer:
         engine: Engine,
         pool: Pool,
         layout: BufferLayout,
-        routes: Mapping[RankId, Route],
+        targets: Mapping[RankId, Target],
         scenario: Scenario,
         on_done: Callable[[WriteDone], None],
         slowness: float = 1.0,
@@ -47,7 +59,7 @@ class Writer:
         self._engine = engine
         self._pool = pool
         self._layout = layout
-        self._routes = routes
+        self._targets = targets
         self._scenario = scenario
         self._on_done = on_done
         self._slowness = slowness
@@ -88,16 +100,16 @@ class Writer:
             self._on_done(done)
 
     def _write(self, write: StartWrite, counts: WriteCounts, *, fails: bool) -> WriteDone:
-        route = self._routes[write.destination]
+        target = self._targets[write.destination]
         pieces = self._layout.pieces(write.chunk, write.source_blocks, write.target_blocks)
-        operations = addresses(pieces, self._pool.bases, route.bases)
+        operations = addresses(pieces, self._pool.bases, target.bases)
         injected = fails or self._scenario.write_fails(write.room, write.epoch, write.destination)
         if injected:
             # One piece is enough; several refused at once make the engine drop the connection, and with it, for a
             # second, the writes of other rooms.
-            source, target, length = operations[0]
-            operations = [(source, target + UNREGISTERED_OFFSET, length)]
-        result = self._engine.write(route.session, operations)
+            source, address, length = operations[0]
+            operations = [(source, address + UNREGISTERED_OFFSET, length)]
+        result = self._engine.write(target.session, operations)
         counts.writes += 1
         counts.write_bytes += result.completed_bytes
         counts.write_s += result.elapsed_s

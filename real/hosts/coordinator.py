@@ -24,6 +24,7 @@ from real.control.addresses import is_loopback
 from real.control.bootstrap import listen
 from real.control.clocks import Clock, RoundTrip, best_offset
 from real.control.guard import Guard, Refusal, Refusals
+from real.control.spec import RankSpec
 from real.errors import EngineStartError
 from real.hosts.joining import (
     BEAT_S,
@@ -51,7 +52,6 @@ from real.hosts.joining import (
     sources_digest,
 )
 from real.hosts.places import LOST_STATUS
-from real.run.orders import RankSpec
 
 ROUND_TRIPS = 16
 """Questions of one measurement of a clock. The quickest counts, so a few must meet a moment when nobody is busy."""

@@ -1,4 +1,4 @@
-"""What a rank on a host of its own and the coordinator say to each other, beside what ``real.run.orders`` has.
+"""What a rank on a host of its own and the coordinator say to each other, beside the orders of a run.
 
 A rank keeps one TCP connection to the coordinator for as long as it takes part. It is the place in the run: whoever
 holds it has the rank's name. The coordinator asks over it for the rank's clock once a second, which is also how either
@@ -24,7 +24,7 @@ import msgspec
 from protocol.naming import flat
 from protocol.topology import RankId, Side
 from real.control.guard import NONCE_BYTES, Guard, LineSigner
-from real.run.orders import RankSpec
+from real.control.spec import RankSpec
 
 BEAT_S = 1.0
 """Time between two questions of the coordinator."""

@@ -25,10 +25,10 @@ from protocol.topology import RankId
 from real.control.bootstrap import listen
 from real.control.clocks import SAME, Clock
 from real.control.guard import Refusal
+from real.control.spec import RankSpec
 from real.engine.transport import sent_counters
 from real.engine.variables import cleaned
 from real.lastwords import cause
-from real.run.orders import RankSpec
 
 LOOPBACK = "127.0.0.1"
 

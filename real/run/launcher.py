@@ -17,11 +17,12 @@ import msgspec
 from protocol.emulation.scenario import Request, Scenario
 from protocol.wire.limits import SGLANG
 from real.control.guard import new_token
+from real.control.route import ROUTER, Route
 from real.control.sglang import check_sglang
+from real.control.spec import Heartbeats, RankSpec
 from real.engine.placement import MemoryChoice
 from real.faults import Kill, ProcessFault, RealFault, Restart, announced_writes, check_plan, rank_faults
 from real.hosts.places import Hosts, ThisHost
-from real.run.orders import ROUTER, Heartbeats, RankSpec, Route
 from real.run.outcome import RealOutcome
 from real.run.patience import Patience
 from real.run.ranks import Ranks

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.emulation.scenario import Scenario
 from protocol.messages import EncodeRequest, LanguageRequest
 from protocol.rank import RoomKey
 from protocol.recording import Event
 from protocol.status import Status
-from protocol.topology import RankId, Side
+from protocol.topology import RankId
 from real.control.guard import Refusal
-from real.engine.placement import MemoryChoice
+from real.control.route import Route
 from real.engine.transport import TransportProof
-from real.faults import RankFault
 from real.run.usage import Usage
 
 ORDER = b"bufferlab-order"
@@ -27,85 +25,6 @@ MISSING_STATUS = 3
 
 GROUP_STATUS = 4
 """Exit status of a rank that cannot go on because another rank of its instance has ended."""
-
-
-class Heartbeats(msgspec.Struct, frozen=True):
-    """How the sides watch each other: a probe every ``interval_s``, and ``failures`` in a row mean that a process is
-    gone. The defaults are those of SGLang's disaggregation."""
-
-    interval_s: float = 5.0
-    failures: int = 2
-
-    def __post_init__(self) -> None:
-        if not self.interval_s > 0 or self.failures < 1:
-            raise ValueError(
-                f"heartbeats every {self.interval_s} s with {self.failures} failures: the interval must be more than 0 "
-                f"and the failures at least 1"
-            )
-
-
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One process's entry in a bootstrap registry: how to reach it and where its memory lies.
-
-    ``orders_port``: where it takes the router's orders, if that is another port: control messages of the fork's wire
-    come from anybody. ``generation``: how many processes had this rank's name before it. ``session``: its engine's peer
-    name, host:port.
-    ``bases``: addresses of its pools, one per buffer kind. ``collective_port``: where rank 0 of a group keeps the
-    group's store. ``failed_is_quiet``: on the wire of the SGLang fork, whether it says Failed only when nothing of the
-    room can land any more.
-    """
-
-    rank_id: RankId
-    host: str
-    control_port: int
-    orders_port: int = 0
-    generation: int = 0
-    session: str = ""
-    bases: tuple[int, ...] = ()
-    collective_port: int = 0
-    failed_is_quiet: bool = False
-
-    @property
-    def process(self) -> str:
-        """Names the process, not the rank: no two processes of a run share it, whatever rank they stand for."""
-        return f"{self.session}/{self.generation}"
-
-
-class RankSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a rank process needs to start.
-
-    ``bootstraps``: host:port of the registry of every encode instance, in order. ``bootstrap_fd``: an inherited
-    listening socket for the registry, only for rank 0 of an instance that has one. ``router``: where reports go.
-    ``meeting``: host:port of the registry in which the ranks of the own instance find each other, where that is no
-    encode instance's.
-    ``generation``: how many processes had this name before. ``absent``: instances of the other side that are down now.
-    ``longest_tokens``: the longest request to expect, so that its test content is computed before the run.
-    ``announced_writes``: rooms whose writes the router wants to hear of, for faults that wait for one.
-    ``memory``: where its blocks are to lie (see ``real.engine.placement``).
-    ``mortal``: processes will be killed in this run, so what a rank records is sent on at once.
-    ``token``: the run's, whose holders alone the ports of the rank serve (see ``real.control.guard``); they are open
-    without.
-    """
-
-    rank_id: RankId
-    scenario: Scenario
-    bootstraps: tuple[str, ...]
-    router: Route
-    meeting: str = ""
-    generation: int = 0
-    absent: tuple[tuple[Side, int], ...] = ()
-    heartbeats: Heartbeats = Heartbeats()
-    host: str = "127.0.0.1"
-    transport: str = "tcp"
-    device: str = ""
-    memory: MemoryChoice = "auto"
-    verify: bool = True
-    longest_tokens: int = 1
-    bootstrap_fd: int | None = None
-    faults: tuple[RankFault, ...] = ()
-    announced_writes: tuple[int, ...] = ()
-    mortal: bool = False
-    token: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -275,7 +194,3 @@ def parse_order(frames: list[bytes]) -> Order:
     # msgspec lets two of Python's own errors through: bad UTF-8 (a ValueError) and absurd nesting.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"no order: {error}") from error
-
-
-ROUTER = RankId(Side.ENCODE, -1, -1)
-"""What the router is called where ranks have names: it is no rank, hence the impossible numbers."""

@@ -13,8 +13,8 @@ from protocol.status import Status
 from protocol.topology import RankId
 from real.control.clocks import Clock
 from real.control.guard import Refusal
+from real.control.route import Route
 from real.engine.transport import TransportProof
-from real.run.orders import Route
 from real.run.usage import Usage
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import msgspec
 
 from protocol.topology import RankId
-from real.run.orders import Alive, Heartbeats
+from real.control.spec import Heartbeats
+from real.run.orders import Alive
 
 ASK_S = 2.0
 """How long nothing must have been heard of a rank before it is asked, and how old a question must be before an answer

@@ -60,8 +60,11 @@ from real.control.channel import Inbox, Outbox
 from real.control.collective import Collective, GroupBroken
 from real.control.guard import guard_of
 from real.control.heartbeat import Found, Lost, News
+from real.control.route import Route
 from real.control.sglang import EncodeWire, LanguageWire
+from real.control.spec import RankSpec
 from real.control.wire import START_TIMEOUT_S, ExtendedWire, Heard, Vacant, Wire
+from real.counts import Counts, WriteCounts
 from real.engine.memory import Pool, RoomContent, room_content, touch_pages
 from real.engine.mooncake import Engine
 from real.engine.placement import find_devices, place
@@ -81,11 +84,9 @@ from real.run.orders import (
     GiveUp,
     Holdings,
     Order,
-    RankSpec,
     Ready,
     Records,
     Report,
-    Route,
     Start,
     Stop,
     Submit,
@@ -94,7 +95,7 @@ from real.run.orders import (
     order_frames,
     parse_order,
 )
-from real.run.usage import Counts, Meter, Usage, WriteCounts
+from real.run.usage import Meter, Usage
 from real.threads import FAILURES, ThreadBrokeError
 
 LATE_WRITE_S = 5.0

@@ -20,23 +20,22 @@ from protocol.wire.limits import SGLANG
 from real.control.channel import Inbox, Outbox
 from real.control.clocks import SAME, Clock
 from real.control.guard import Refusal, guard_of
+from real.control.route import ROUTER, Route
+from real.control.spec import RankSpec
 from real.engine.transport import TransportProof
 from real.errors import EngineError, EngineMissing, EngineStartError
 from real.hosts.places import LOST_STATUS, Hosts, Process
 from real.run.orders import (
     GROUP_STATUS,
     MISSING_STATUS,
-    ROUTER,
     Alive,
     Broken,
     Concluded,
     Holdings,
     Order,
-    RankSpec,
     Ready,
     Records,
     Report,
-    Route,
     Start,
     WriteBegins,
     order_frames,

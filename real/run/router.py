@@ -19,6 +19,7 @@ from protocol.observe.deadlock import Deadlock
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from real.counts import Counts
 from real.engine.transport import TransportProof, with_traffic
 from real.errors import EngineError
 from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
@@ -45,7 +46,7 @@ from real.run.patience import Patience, Watch
 from real.run.ranks import EXIT_TIMEOUT_S, POLL_S, START_TIMEOUT_S, Child, Ranks
 from real.run.standstill import Standstill, look_s, rooms_of
 from real.run.troubles import Troubles
-from real.run.usage import Counts, Meter, Part, Usage
+from real.run.usage import Meter, Part, Usage
 
 LEAD_S = 0.05
 """Time between the order to start and time zero, so that every rank knows the zero before the first request."""

@@ -32,7 +32,8 @@ from real.control.bootstrap import (
 )
 from real.control.channel import MOST_HELD, Outbox, Processes, Standing
 from real.control.heartbeat import Found, Heartbeat, Lost, News
-from real.run.orders import Heartbeats, Route
+from real.control.route import Route
+from real.control.spec import Heartbeats
 
 pytestmark = pytest.mark.timeout(30)
 

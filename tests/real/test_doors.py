@@ -33,6 +33,7 @@ from real.control import doors
 from real.control.bootstrap import Registry, RegistryClient, http_session, listen
 from real.control.channel import Inbox, Outbox
 from real.control.guard import Guard, HttpServer, LineSigner, Refusal, Refusals, new_token, parse_signed
+from real.control.route import Route
 from real.errors import EngineStartError
 from real.hosts import seat
 from real.hosts.coordinator import Coordinator
@@ -48,7 +49,7 @@ from real.hosts.joining import (
     Welcome,
     sources_digest,
 )
-from real.run.orders import ORDER, Describe, Ready, Route, Stop, order_frames, parse_order
+from real.run.orders import ORDER, Describe, Ready, Stop, order_frames, parse_order
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -16,8 +16,8 @@ import psutil
 
 from protocol.emulation.scenario import Request, Scenario
 from protocol.topology import RankId, Side
+from real.control.spec import Heartbeats
 from real.run.launcher import RealOutcome, run_real
-from real.run.orders import Heartbeats
 from real.run.patience import Patience
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]

@@ -17,8 +17,8 @@ from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event, Record, histories
 from protocol.topology import RankId, Side
 from real import faults as measured_faults
+from real.control.spec import Heartbeats
 from real.run.launcher import run_real
-from real.run.orders import Heartbeats
 from sim.faults import Death, FaultPlan, PlannedFaults, Restart
 from sim.network.link import load_profile
 from sim.run import simulate

@@ -14,10 +14,11 @@ import msgspec
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
 from protocol.topology import RankId, Side
+from real.control.spec import Heartbeats
 from real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill, run_drill
 from real.faults import CorruptFrame, Kill, Pause, RefuseRegistration, Restart
 from real.run.launcher import run_real
-from real.run.orders import GROUP_STATUS, Heartbeats, Holdings
+from real.run.orders import GROUP_STATUS, Holdings
 from real.run.standstill import Standstill, look_s
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]

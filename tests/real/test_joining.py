@@ -25,6 +25,8 @@ import msgspec
 from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
 from real.control.addresses import interface_of, is_loopback, own, parse_address, require_own, resolve, towards
+from real.control.route import ROUTER, Route
+from real.control.spec import RankSpec
 from real.errors import EngineError, EngineStartError
 from real.faults import Kill, RefuseRegistration
 from real.hosts import joining, seat
@@ -48,7 +50,6 @@ from real.hosts.joining import (
 )
 from real.hosts.places import ThisHost
 from real.run.launcher import run_real
-from real.run.orders import ROUTER, RankSpec, Route
 
 pytestmark = pytest.mark.timeout(60)
 

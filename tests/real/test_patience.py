@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from protocol.topology import RankId, Side
-from real.run.orders import Alive, Heartbeats
+from real.control.spec import Heartbeats
+from real.run.orders import Alive
 from real.run.patience import ASK_S, Patience, Watch
 from real.run.troubles import Troubles
 

@@ -32,9 +32,9 @@ import psutil
 
 from protocol.emulation.scenario import Request, Scenario
 from real.control.guard import new_token
+from real.control.spec import Heartbeats
 from real.hosts.coordinator import Coordinator
 from real.run.launcher import run_real
-from real.run.orders import Heartbeats
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 

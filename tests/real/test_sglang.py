@@ -45,14 +45,15 @@ from protocol.topology import RankId, Side
 from protocol.wire.codec import SglangInit, SglangResume, SglangStatus, decode_sglang
 from real.control.bootstrap import Registry, listen
 from real.control.heartbeat import Found, Lost, News
+from real.control.route import ROUTER, Route
 from real.control.sglang import EncodeWire, LanguageWire
 from real.control.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
+from real.control.spec import Heartbeats, RankSpec
 from real.control.wire import Vacant
 from real.engine.memory import Pool
 from real.errors import EngineError
 from real.faults import CorruptFrame, RealFault, RefuseRegistration, Restart
 from real.run.launcher import run_real
-from real.run.orders import ROUTER, Heartbeats, RankSpec, Route
 
 pytestmark = pytest.mark.timeout(60)
 

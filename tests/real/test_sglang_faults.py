@@ -10,9 +10,9 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 from protocol.emulation.scenario import Request, Scenario
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from real.control.spec import Heartbeats
 from real.faults import ClientAbort, Kill, Pause, RealFault
 from real.run.launcher import RealOutcome, run_real
-from real.run.orders import Heartbeats
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

@@ -36,23 +36,11 @@ from protocol.messages import EncodeRequest, LanguageRequest
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.control.channel import Inbox, Outbox
+from real.control.route import ROUTER, Route
+from real.control.spec import Heartbeats, RankSpec
 from real.engine.memory import room_content
 from real.hosts.places import ThisHost
-from real.run.orders import (
-    ROUTER,
-    Concluded,
-    Heartbeats,
-    Order,
-    RankSpec,
-    Ready,
-    Report,
-    Route,
-    Start,
-    Stop,
-    Submit,
-    order_frames,
-    parse_order,
-)
+from real.run.orders import Concluded, Order, Ready, Report, Start, Stop, Submit, order_frames, parse_order
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

@@ -33,25 +33,16 @@ from protocol.emulation.passes import Passes
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.messages import Action, CopyOut, Deliver, Quiet, StartEncode, StartWrite, Turn, WriteDone
 from protocol.topology import RankId, Side
+from real.control.route import Route
+from real.control.spec import Heartbeats
+from real.counts import MOST_DURATIONS, QUANTILES, Counts, Durations, WriteCounts
 from real.engine.memory import Pool
 from real.engine.mooncake import WriteResult
 from real.engine.writer import Writer
 from real.errors import EngineError
-from real.run.orders import Heartbeats, Route, Start
+from real.run.orders import Start
 from real.run.rank import RankProcess
-from real.run.usage import (
-    MOST_DURATIONS,
-    QUANTILES,
-    Counts,
-    Durations,
-    Meter,
-    Part,
-    Thread,
-    Usage,
-    WriteCounts,
-    part_of,
-    read_threads,
-)
+from real.run.usage import Meter, Part, Thread, Usage, part_of, read_threads
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

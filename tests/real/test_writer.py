@@ -14,11 +14,11 @@ from protocol.chunks import plan_chunk
 from protocol.emulation.scenario import Scenario, WriteFault
 from protocol.messages import StartWrite, WriteDone
 from protocol.topology import RankId, Side
+from real.control.route import Route
 from real.engine.memory import Pool, first_difference, room_content
 from real.engine.mooncake import WriteResult
 from real.engine.writer import UNREGISTERED_OFFSET, Writer
 from real.errors import EngineError
-from real.run.orders import Route
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
 
