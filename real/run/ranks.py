@@ -56,7 +56,8 @@ FOR_ROUTERS = (Ready, Alive, Concluded, WriteBegins, Holdings, Records, Report, 
 @dataclass
 class Child:
     """One rank's process. ``ready``: it takes requests. ``doomed``: it has been killed, its end is no surprise.
-    ``ended_s``: when its end was noticed; ``gone``: it has been taken note of."""
+    ``ended_s``: when its end was noticed; ``gone``: it has been taken note of. ``left``: it ended because another rank
+    of its instance took no part any more, as it says."""
 
     rank_id: RankId
     generation: int
@@ -65,15 +66,16 @@ class Child:
     doomed: bool = False
     ended_s: float | None = None
     gone: bool = False
+    left: bool = False
 
     @property
     def instance(self) -> tuple[Side, int]:
         return self.rank_id.side, self.rank_id.instance
 
     def kill(self) -> None:
-        """End it at once; a stopped process, too."""
-        self.doomed = True
+        """End it at once; a stopped process, too. How one has ended that did so before is still to be told."""
         if self.process.poll() is None:
+            self.doomed = True
             self.process.send_signal(signal.SIGKILL)
 
 

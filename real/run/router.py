@@ -88,7 +88,6 @@ class Router:
         self._watch = Watch(patience, time.monotonic())
         self._watched_s = 0.0
         self._troubles = Troubles()
-        self._left: list[Child] = []  # because another rank of their instance took no part any more
         self._given_up: dict[tuple[int, int], float] = {}  # requests, and when whoever still has one is not waited for
         self._ended_early = ""
         self._closing = False
@@ -287,15 +286,24 @@ class Router:
     def _suffer(self, child: Child, what: str) -> None:
         """Something happened to a rank that nobody planned."""
         self._note(what)
+        self._blame(child, what)
+
+    def _blame(self, child: Child, what: str, *, follows: bool = False) -> None:
         struck = [key for key, members in self._waiting.items() if child.rank_id in members]
-        self._troubles.add(self._now_s(), what, rank_id=child.rank_id, struck=struck)
+        self._troubles.add(self._now_s(), what, rank_id=child.rank_id, struck=struck, follows=follows)
+
+    def _is_struck(self, instance: Instance) -> bool:
+        """Whether a planned fault has hit the processes of an instance."""
+        hit = [fault for fault in self._plan if isinstance(fault, ProcessFault) and fault not in self._planned]
+        return any(
+            instance == ((one.side, one.instance) if isinstance(one, Restart) else instance_of(one.rank)) for one in hit
+        )
 
     # --- processes that end ---
 
     def _notice_ends(self) -> None:
         now_s = self._now_s()
-        for child in list(self._ranks.children.values()):
-            self._notice_end(child)
+        self._notice_ends_of(self._ranks.children.values())
         for group, until_s in list(self._starting.items()):
             if now_s > until_s:
                 self._note(f"{group[0].value}{group[1]} was not up after {START_TIMEOUT_S:g} s")
@@ -303,14 +311,16 @@ class Router:
                     self._ranks.children[rank_id].kill()
                 del self._starting[group]
 
-    def _notice_end(self, child: Child) -> None:
-        if child.gone or child.process.poll() is None:
-            return
+    def _notice_ends_of(self, children: Iterable[Child]) -> None:
+        """Take note of those of these processes that have ended: of a cause before what follows from it."""
         now_s = self._now_s()
-        if child.ended_s is None:
-            child.ended_s = now_s
-        if now_s - child.ended_s >= LAST_WORDS_S:
-            self._lose(child)
+        ended = [child for child in children if not child.gone and child.process.poll() is not None]
+        for child in ended:
+            if child.ended_s is None:
+                child.ended_s = now_s
+        for child in sorted(ended, key=lambda child: child.process.poll() == GROUP_STATUS):
+            if not child.gone and now_s - (child.ended_s or 0.0) >= LAST_WORDS_S:
+                self._lose(child)
 
     def _lose(self, child: Child) -> None:
         child.gone = True
@@ -327,24 +337,45 @@ class Router:
             self._conclude(key, child.rank_id, None, PROCESS_ENDED)
         # The others notice themselves that they can agree on nothing without it, or else.
         self._instances.end(child.instance)
-        others = [self._ranks.children[member] for member in self._ranks.members(*child.instance)]
-        for other in others:
-            if not other.gone and other.generation == child.generation:
-                other.doomed = True
+        for other in self._others_of(child):
+            if other.process.poll() is None:  # else it has its own reason, which is told when its end is noticed
+                other.doomed |= not child.left  # one that was left alone is not the reason why others end
                 self._at(self._now_s() + MEMBER_GRACE_S, other.kill)
+
+    def _others_of(self, child: Child) -> list[Child]:
+        """The other processes of its instance of which the end has not been noticed."""
+        members = [self._ranks.children[member] for member in self._ranks.members(*child.instance)]
+        return [one for one in members if one is not child and not one.gone and one.generation == child.generation]
 
     def _note_end(self, child: Child) -> None:
         """Write down how a process ended, and whether that was to be expected."""
         what = f"{child.rank_id} {child.process.how_it_ended()}"
         status = child.process.poll()
-        if child.doomed or status in (None, GROUP_STATUS):
+        if child.doomed or status is None:
             self._note(what)
-            if not child.doomed:
-                self._left.append(child)
             return
-        if status > 0:
-            what = f"{what}: {child.process.last_words()}"
+        if status == GROUP_STATUS and len(self._ranks.members(*child.instance)) > 1:
+            self._note(what)
+            self._note_left(child)
+            return
+        said = child.process.last_words() if status > 0 else ""
+        if said and said != what:
+            what = f"{what}: {said}"
         self._suffer(child, f"{what} before it had given its account" if self._closing else what)
+
+    def _note_left(self, child: Child) -> None:
+        """A rank says that it left because another one of its instance took no part any more."""
+        child.left = True
+        if self._is_struck(child.instance):
+            return
+        what = f"{child.rank_id} left because another rank of its instance took no part any more"
+        self._blame(child, what, follows=True)
+        group = [self._ranks.children[member] for member in self._ranks.members(*child.instance)]
+        if all(member.left for member in group):
+            side, instance = child.instance
+            words = "; ".join(member.process.last_words() for member in group)
+            what = f"all ranks of {side.value}{instance} ended with status {GROUP_STATUS}"
+            self._blame(child, f"{what}, as if another one had ended first: {words}")
 
     # --- patience ---
 
@@ -535,10 +566,10 @@ class Router:
                 while self._agenda and self._agenda[0][0] <= self._now_s():
                     heapq.heappop(self._agenda)[2]()
                 self._watch_ranks()
-                for child in (self._ranks.children[rank_id] for rank_id in missing):
-                    if child.rank_id not in self._reports:
-                        self._notice_end(child)
-                    if time.monotonic() > deadline and not child.doomed:
+                late = [self._ranks.children[rank_id] for rank_id in missing if rank_id not in self._reports]
+                self._notice_ends_of(late)
+                for child in late:
+                    if time.monotonic() > deadline and not child.doomed and not child.gone:
                         self._suffer(child, f"{child.rank_id} gave no account of the run")
                         child.kill()
         for child in self._ranks.children.values():
@@ -546,12 +577,6 @@ class Router:
                 self._see_off(child)
         for fault in self._planned:
             self._note(f"did not happen: {fault}")
-        struck = {(one.side, one.instance) for one in self._plan if isinstance(one, Restart)}
-        struck |= {(one.rank.side, one.rank.instance) for one in self._plan if isinstance(one, Kill | Pause)}
-        for child in self._left:
-            if child.instance not in struck and not self._troubles.befell(child.instance):
-                what = f"{child.rank_id} left because another rank of its instance took no part any more"
-                self._troubles.add(child.ended_s or self._now_s(), what, rank_id=child.rank_id)
 
     def _see_off(self, child: Child) -> None:
         """Wait for the end of a process that has given its account, or is to give none."""

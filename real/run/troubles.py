@@ -15,13 +15,14 @@ RequestKey = tuple[int, int]
 @dataclass
 class _Trouble:
     """``group``: whose later requests it costs as well; None if they are served again. ``harmless``: it is none if it
-    cost nothing."""
+    cost nothing. ``follows``: it is none if something else befell the group."""
 
     time_s: float
     what: str
     group: Group | None
     struck: set[RequestKey] = field(default_factory=set)
     harmless: bool = False
+    follows: bool = False
 
 
 class Troubles:
@@ -41,13 +42,15 @@ class Troubles:
         rank_id: RankId | None = None,
         struck: Iterable[RequestKey] = (),
         passed: bool = False,
+        follows: bool = False,
     ) -> None:
         """Something happened to ``rank_id``, or to all, while these requests were under way.
 
-        ``passed``: it is over and costs no later requests, and if it cost none at all it was no trouble.
+        ``passed``: it is over and costs no later requests, and if it cost none at all it was no trouble. ``follows``:
+        it comes of something else that befell the same instance, and is told only if nobody finds out what that was.
         """
         group = None if rank_id is None or passed else (rank_id.side, rank_id.instance)
-        self._found.append(_Trouble(time_s, what, group, set(struck), harmless=passed))
+        self._found.append(_Trouble(time_s, what, group, set(struck), passed, follows))
 
     def befell(self, group: Group) -> bool:
         """Whether one of them took this instance out of the run."""
@@ -62,7 +65,10 @@ class Troubles:
     def sentences(self, lost: Set[RequestKey]) -> tuple[str, ...]:
         """One for each, without a full stop; ``lost`` are the requests that did not succeed."""
         told = []
+        causes = {one.group for one in self._found if not one.follows}
         for one in self._found:
+            if one.follows and one.group in causes:
+                continue
             count = len(one.struck & lost)
             if count or not one.harmless:
                 costs = f"; {count} {'request' if count == 1 else 'requests'} failed by it" if count else ""

@@ -21,6 +21,7 @@ from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.control.clocks import SAME
 from real.engine.transport import TransportProof
+from real.faults import Kill
 from real.run import patience as real_patience
 from real.run import router as real_router
 from real.run.orders import (
@@ -302,11 +303,77 @@ def test_a_rank_that_breaks_says_why_and_only_once() -> None:
     assert "encode0.0 broke: its 'writer 0' thread ended with MemoryError: no more; 1 request failed by it" in fault
 
 
+def end(stage: Stage, time_s: float, rank_id: RankId, status: int) -> None:
+    stage.at(time_s, lambda: setattr(stage.played[rank_id].process, "status", status))
+
+
 def test_a_group_that_lost_a_rank_nobody_saw_end_is_named() -> None:
-    stage = Stage()
-    stage.at(0.05, lambda: setattr(stage.played[LANGUAGE].process, "status", GROUP_STATUS))
-    outcome = play(stage, 0.1)
-    assert ["another rank of its instance took no part" in fault for fault in outcome.faults] == [True]
+    stage = Stage(language_tp=2)
+    end(stage, 0.05, LANGUAGE, GROUP_STATUS)
+    outcome = play(stage, 0.1, 5.0)
+    (fault,) = outcome.faults
+    assert (
+        "language0.0 left because another rank of its instance took no part any more; 1 request failed by it" in fault
+    )
+    assert "no language rank was left, so 1 requests were not handed out any more" in outcome.ended_early
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("later_s", [0.0, 0.2])
+def test_a_member_that_somebody_kills_is_named_and_not_the_others_that_leave(
+    victim: int, later_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are all seen to have ended in one moment, or the host of the killed one says so later."""
+    monkeypatch.setattr(real_router, "MEMBER_GRACE_S", 2.0)
+    stage = Stage(language_tp=3)
+    members = stage.members(Side.LANGUAGE, 0)
+    for member in members:
+        stage.played[member].concludes = False
+        killed = member.rank == victim
+        end(stage, 0.1 + (later_s if killed else 0.0), member, -signal.SIGKILL if killed else GROUP_STATUS)
+    outcome = play(stage, 0.0, 0.05, 5.0)
+    (fault,) = outcome.faults
+    assert f"language0.{victim} ended with status -9; 2 requests failed by it" in fault
+    assert "no language rank was left, so 1 requests were not handed out any more" in outcome.ended_early
+
+
+def test_two_members_that_somebody_kills_are_both_named() -> None:
+    stage = Stage(language_tp=2)
+    for member in stage.members(Side.LANGUAGE, 0):
+        end(stage, 0.05, member, -signal.SIGKILL)
+    told = play(stage, 0.1).faults
+    assert ["language0.0 ended with status -9" in told[0], "language0.1 ended with status -9" in told[1]] == [True] * 2
+
+
+def test_those_that_leave_because_of_a_planned_death_are_no_fault() -> None:
+    stage = Stage(language_tp=2, language_instances=2)
+    end(stage, 0.1, LANGUAGE, GROUP_STATUS)
+    ranks: Any = stage
+    requests = [
+        Request(1, 0.0, 100, language_instance=1),
+        Request(2, 0.3, 100),
+        Request(3, 0.4, 100, language_instance=1),
+    ]
+    stage.partner = dict.fromkeys((1, 3), RankId(Side.LANGUAGE, 1, 0))
+    plan = [Kill(rank=RankId(Side.LANGUAGE, 0, 1), time_s=0.05)]
+    outcome = Router(ranks, plan, None, None, PATIENCE).run(requests)
+    assert (outcome.faults, outcome.ended_early, outcome.failed_rooms) == ((), "", {2})
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_ranks_with_the_status_of_those_left_alone_whom_nobody_left_are_named(tp: int) -> None:
+    """A user's sizing policy can end its process with any status."""
+    stage = Stage(language_tp=tp)
+    for member in stage.members(Side.LANGUAGE, 0):
+        stage.played[member].concludes = False
+        end(stage, 0.1, member, GROUP_STATUS)
+    outcome = play(stage, 0.0, 5.0)
+    (fault,) = outcome.faults
+    alone = f"language0.0 ended with status {GROUP_STATUS}: its last words"
+    both = f"all ranks of language0 ended with status {GROUP_STATUS}, as if another one had ended first: its last words"
+    assert (alone if tp == 1 else both) in fault
+    assert fault.endswith("; 1 request failed by it")
+    assert "no language rank was left, so 1 requests were not handed out any more" in outcome.ended_early
 
 
 @pytest.mark.parametrize("gives_up", [True, False])
