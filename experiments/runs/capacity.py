@@ -77,7 +77,9 @@ def evidence(one: Replication) -> Evidence:
     offered = served = growth = noise = None
     if count > 1 and lasted_s > 0:
         offered = (count - 1) / lasted_s
-        served = float(np.count_nonzero(ends_s <= arrivals_s[-1])) / lasted_s
+        # Those of a warm-up are served in this time as well: their backlog is what the others wait behind.
+        all_ends_s = one.prefill_ends_s()
+        served = np.count_nonzero((all_ends_s > arrivals_s[0]) & (all_ends_s <= arrivals_s[-1])) / lasted_s
     if count >= LEAST_REQUESTS and lasted_s > 0:
         growth = _growth(arrivals_s, ends_s)
         lost = float(np.mean(timed_out))

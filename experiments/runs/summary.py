@@ -203,6 +203,10 @@ class Replication:
         arrivals_s, ends_s, timed_out, tokens = (self._counted(values).astype(np.float64) for values in names)
         return arrivals_s, ends_s, timed_out, tokens
 
+    def prefill_ends_s(self) -> Samples:
+        """When prefills ended, those of the warm-up with them, in no order; NaN for those that did not."""
+        return np.array(self.prefilled_s)
+
     def busy_until(self, time_s: float) -> dict[str, float | None]:
         """The share of the time until ``time_s`` that every stage was busy; of the pools, that rooms waited for them.
 

@@ -157,3 +157,12 @@ def test_bursts_without_a_full_stage_are_no_overload() -> None:
     found = verdict(config(0.8, 200, "encoder", seed=4, workload={"cv": 3.0}))
     assert found["growth"] > 2 * found["noise"]
     assert found["verdict"] == "within", found
+
+
+@pytest.mark.parametrize("warmup", [0, 200, 400])
+def test_what_is_served_while_requests_come_has_those_of_the_warm_up_in_it(warmup: int) -> None:
+    """At twice what the prefill can do, it ends ten requests a second at any time, whoever waits."""
+    found = verdict(config(2.0, 600, "prefill", run={"warmup_requests": warmup, "seed": 1}))
+    assert found["verdict"] == "over"
+    assert found["served_rps"] == pytest.approx(1 / SERVICE_S, rel=0.03)
+    assert found["offered_rps"] == pytest.approx(2 / SERVICE_S, rel=0.15)
