@@ -28,11 +28,13 @@ from experiments.runs.environment import COMPILED_MARK, sources_digest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")
 MODULES = (
-    *(f"protocol/{name}.py" for name in ("agreement", "allocator", "chunks", "deadlock", "disciplines", "encode")),
-    *(f"protocol/{name}.py" for name in ("language", "laws", "loop", "passes", "pooluse", "processors", "rank")),
-    *(f"protocol/{name}.py" for name in ("runlog", "status")),
-    *(f"sim/{name}.py" for name in ("clock", "cluster", "fairshare", "group", "hosted", "network", "processors")),
-    *(f"sim/{name}.py" for name in ("run", "worker")),
+    *(f"protocol/{name}.py" for name in ("agreement", "allocator", "chunks", "disciplines", "encode", "language")),
+    *(f"protocol/{name}.py" for name in ("rank", "status")),
+    *(f"protocol/emulation/{name}.py" for name in ("loop", "passes", "processors")),
+    *(f"protocol/observe/{name}.py" for name in ("deadlock", "monitor", "pooluse", "runlog")),
+    *(f"sim/{name}.py" for name in ("clock", "cluster", "group", "run")),
+    *(f"sim/host/{name}.py" for name in ("cluster", "processors")),
+    *(f"sim/network/{name}.py" for name in ("adapters", "fairshare", "worker")),
 )
 """What a request passes through, but for the messages and profiles: msgspec's classes are compiled already."""
 

@@ -311,3 +311,14 @@ def test_what_json_nests_is_named_and_no_column_is_two_fields(tmp_path: Path) ->
         read(tmp_path, '{"arrival_s": 0, "total_tokens": 5, "images": ["a.png"]}\n', "t.jsonl")
     with pytest.raises(UserError, match=r"columns has len for images and total_tokens, it must be one of them"):
         read(tmp_path, "arrival_s,len\n0,5\n", columns={"total_tokens": "len", "images": "len"})
+
+
+def test_every_format_of_the_folder_is_known() -> None:
+    """A new format is one new module: nobody lists them."""
+    import experiments.workloads.readers as package
+
+    known = {reader.__module__.rpartition(".")[2] for reader in package.readers()}
+    folder = Path(package.__path__[0])
+    registering = {path.stem for path in folder.glob("*.py") if "@register" in path.read_text(encoding="utf-8")}
+    assert known == registering
+    assert {"azure", "burstgpt", "mooncake"} <= known

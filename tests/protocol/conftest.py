@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness import World, WorldSpec
 
-from protocol.harness import World, WorldSpec
 from protocol.messages import Action, CopyOut, Offer, Send
 from protocol.sizing import SizingPolicy
 from protocol.status import Status

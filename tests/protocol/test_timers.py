@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from harness import World, WorldSpec
 
-from protocol.harness import World, WorldSpec
 from protocol.messages import Abort, Announce, ChunkStatus, EncodeRequest, LanguageRequest, Offer
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -1,19 +1,21 @@
 """Readers of workload files: one class a format, found by what a file's columns are.
 
 ``find_reader`` says which format a file has, ``read_trace`` reads the requests of one. A new format is a module here
-with a class that is ``register``-ed; it must be imported below.
+with a class that is ``register``-ed, and nothing else: all modules of this folder are imported below.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
-from experiments.workloads.readers import azure, bailian, burstgpt, clients, lengths, mooncake, recorded
+from experiments.workloads.readers import lengths
 from experiments.workloads.readers.base import Head, Reader, Reading, mapped, readers
 from experiments.workloads.readers.plain import PlainTable
 from experiments.workloads.readers.tables import read_head
@@ -26,19 +28,15 @@ __all__ = [
     "Head",
     "Reader",
     "Reading",
-    "azure",
-    "bailian",
-    "burstgpt",
-    "clients",
     "find_reader",
-    "lengths",
-    "mooncake",
     "read_lengths",
     "read_requests",
     "read_trace",
     "readers",
-    "recorded",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def find_reader(path: Path, options: Mapping[str, Any] | None = None) -> Reader:
