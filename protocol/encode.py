@@ -52,11 +52,11 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.observe.deadlock import Demand
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.status import FINAL, Status, chunk_status
 from protocol.topology import RankId, destinations
+from protocol.waits import Demand
 
 # How far a room has come on a rank; the group moves at the pace of its slowest. Behind ENCODED, one for every chunk.
 OFFERED, ENCODED, DONE = 1, 2, 2**32
@@ -176,7 +176,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             raise ProtocolError(f"{present} cannot take the place of {absent} in room {key[0]}")
         room.destinations = tuple(present if one == absent else one for one in room.destinations)
 
-    # --- who holds what (see deadlock.py) ---
+    # --- who holds what (see waits.py) ---
 
     def held_blocks(self) -> dict[RoomKey, int]:
         """Source blocks of every room that holds some and is not over."""

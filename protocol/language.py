@@ -47,12 +47,12 @@ from protocol.messages import (
     Send,
     Turn,
 )
-from protocol.observe.deadlock import Demand
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side, writer_rank
+from protocol.waits import Demand
 
 ANNOUNCED = 1
 FIRST_CHUNK = 2
@@ -195,7 +195,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         """Rooms that wait for blocks, new ones and resumes."""
         return sum(not room.over for room in self._new) + sum(not room.over for room in self._resuming)
 
-    # --- who holds what (see deadlock.py) ---
+    # --- who holds what (see waits.py) ---
 
     def held_blocks(self) -> dict[RoomKey, int]:
         """Blocks of every room that holds some and is not over."""

@@ -82,7 +82,7 @@ def compiled_copy() -> Path | None:
 
 def check_compiled() -> None:
     """Raise UserError if the protocol comes from a compiled copy of other sources than those beside this package."""
-    copy, here = compiled_copy(), Path(__file__).parent.parent
+    copy, here = compiled_copy(), Path(__file__).parents[2]
     if copy is None or copy == here or not (here / "protocol").is_dir():
         return
     if (copy / COMPILED_MARK).read_text(encoding="utf-8").strip() != sources_digest(here):

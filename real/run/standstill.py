@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protocol.observe.deadlock import Deadlock, Demand, find_deadlock
+from protocol.observe.deadlock import Deadlock, find_deadlock
 from protocol.rank import RoomKey
 from protocol.topology import RankId
+from protocol.waits import Demand
 from real.run.orders import Holdings
 
 LOOK_S = 0.4

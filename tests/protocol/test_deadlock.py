@@ -16,10 +16,11 @@ from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
 from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer
-from protocol.observe.deadlock import Deadlock, Demand, StuckRoom, find_deadlock
+from protocol.observe.deadlock import Deadlock, StuckRoom, find_deadlock
 from protocol.sizing import Fixed, RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from protocol.waits import Demand
 
 LAYOUT = BufferLayout(block_tokens=1, hidden=1)
 

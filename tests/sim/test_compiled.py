@@ -1,6 +1,7 @@
 """The compiled copy of the cores does the same, byte for byte. Opt-in: compiling takes half a minute and a C compiler."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("gcc") is None and shutil.which("cc") is None, reason="there is no C compiler"),
-]
+needs_compiler = pytest.mark.skipif(
+    shutil.which("gcc") is None and shutil.which("cc") is None, reason="there is no C compiler"
+)
 
 RUN = """
 import sys
@@ -56,6 +56,17 @@ print("compiled" if compiled_copy() is not None else "plain")
 """
 
 
+def test_what_is_compiled_is_there() -> None:
+    listed = re.findall(
+        r'f"([a-z/]+)\{name\}\.py" for name in \(([^)]*)\)', (ROOT / "tools" / "compile_core.py").read_text()
+    )
+    named = [folder + name for folder, names in listed for name in re.findall(r"\w+", names)]
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / f"{name}.py").is_file()] == []
+
+
+@pytest.mark.slow
+@needs_compiler
 def test_the_compiled_copy_writes_the_same_bytes(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "tools/compile_core.py", "--out", str(tmp_path / "compiled")],
@@ -77,6 +88,7 @@ def test_the_compiled_copy_writes_the_same_bytes(tmp_path: Path) -> None:
             assert plain == compiled, (example, name)
 
 
+@pytest.mark.slow
 def test_a_copy_of_other_sources_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "compiled"
     shutil.copytree(ROOT / "protocol", copy / "protocol")
