@@ -28,6 +28,7 @@ from real.control.guard import Refusal
 from real.control.spec import RankSpec
 from real.engine.transport import sent_counters
 from real.engine.variables import cleaned
+from real.errors import EngineError, in_words
 from real.lastwords import cause
 
 LOOPBACK = "127.0.0.1"
@@ -193,8 +194,14 @@ class ThisHost:
         return self.router_host
 
     def bind_registry(self, leader: RankId, port: int = 0) -> str:
-        """Open the listening socket of an encode instance's registry; its host:port."""
-        listener = listen(self.router_host, port)
+        """Open the listening socket of an encode instance's registry; its host:port.
+
+        Raises EngineError when it cannot listen there.
+        """
+        try:
+            listener = listen(self.router_host, port)
+        except OSError as error:
+            raise EngineError(f"cannot listen at {self.router_host}:{port}: {in_words(error)}") from error
         self._listeners[leader] = listener
         return f"{self.router_host}:{listener.getsockname()[1]}"
 

@@ -42,9 +42,9 @@ class Accounts:
         self.take(told.rank_id, told.generation, told.records)
 
     def take(self, rank_id: RankId, generation: int, records: list[Told]) -> None:
-        """Take what the process of a rank recorded."""
-        self._of(rank_id, generation).add(records)
+        """Take what the process of a rank recorded. Raises OSError, after it is taken, when the disk is full."""
         self._delivered[rank_id, generation] += sum(event is Event.DELIVERED for _, _, event, *_ in records)
+        self._of(rank_id, generation).add(records)
 
     def delivered(self, rank_id: RankId, generation: int) -> int:
         """How many embeddings a process delivered, as far as it told."""

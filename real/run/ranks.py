@@ -244,8 +244,11 @@ class Ranks:
     # --- orders ---
 
     def send(self, rank_id: RankId, order: Order) -> None:
-        """Send an order to a rank that has been ready."""
-        self._outboxes[rank_id].send(order_frames(order))
+        """Send an order to a rank that has been ready. Raises EngineError when it has long taken none."""
+        try:
+            self._outboxes[rank_id].send(order_frames(order))
+        except zmq.Again:
+            raise EngineError(f"{rank_id} takes no orders any more") from None
 
     def receive(self, timeout_s: float) -> Iterator[Order]:
         """What the ranks say; waits for the first of it, at most ``timeout_s``."""

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
+import zmq
+
 from protocol.emulation.processors import Processors
 from protocol.emulation.scenario import Request
 from protocol.lifecycle import MEMBER_GRACE_S, PROCESS_ENDED, Instance, Instances, instance_of
@@ -21,7 +23,7 @@ from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.counts import Counts
 from real.engine.transport import TransportProof, with_traffic
-from real.errors import EngineError
+from real.errors import EngineError, in_words
 from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
 from real.run.accounts import Accounts
 from real.run.orders import (
@@ -56,6 +58,9 @@ LAST_WORDS_S = 0.05
 
 MOST_DEADLOCKS = 16
 """Kept of one run, as in a simulated one."""
+
+BREAKS = (EngineError, OSError, zmq.ZMQError, subprocess.TimeoutExpired)
+"""What can go wrong in the router's own work without being a mistake of its own: a full disk, a port that is taken."""
 
 WATCH_S = 0.25
 """Time between two looks at whether everybody who is waited for gives signs of life."""
@@ -124,14 +129,22 @@ class Router:
         self._coming.extend(requests)
         try:
             self._see_to_all()
-        except EngineError as error:
+        except BREAKS as error:
             # What was delivered until now is not given away for what went wrong after it.
-            self._troubles.add(self._now_s(), str(error), struck=self._waiting)
+            self._troubles.add(self._now_s(), in_words(error), struck=self._waiting)
             self._end_early("the run was broken off")
-            self._drop(set(self._waiting), str(error))
+            self._drop(set(self._waiting), in_words(error))
         end_s = self._now_s()
         self._usage = self._meter.stop(self._counts)
-        self._collect()
+        self._closing = True
+        try:
+            self._collect()
+        except BREAKS as error:
+            self._troubles.add(self._now_s(), f"the ranks could not give their accounts: {in_words(error)}")
+            for rank_id, child in self._ranks.children.items():
+                if rank_id not in self._reports:
+                    child.kill()
+        self._close()
         self._ranks.measure_again()
         return self._outcome(end_s, counters)
 
@@ -248,8 +261,8 @@ class Router:
             case Concluded(rank_id, room, incarnation, status, reason, generation, records):
                 self._progressed()
                 self._concluded_s[rank_id.side, rank_id.instance] = now
-                self._accounts.take(rank_id, generation, records)
                 self._conclude((room, incarnation), rank_id, status, reason)
+                self._accounts.take(rank_id, generation, records)
             case WriteBegins(_, room):
                 struck = [one for one in self._planned if isinstance(one, ProcessFault) and one.on_write_of == room]
                 for fault in struck:
@@ -506,12 +519,29 @@ class Router:
             child.process.send_signal(signal.SIGCONT)
 
     def _start_again(self, side: Side, instance: int) -> None:
-        for rank_id in self._ranks.members(side, instance):
-            child = self._ranks.children[rank_id]
-            child.process.wait(EXIT_TIMEOUT_S)
-            if not child.gone:
-                self._lose(child)
-        self._ranks.start_again(side, instance)
+        members = self._ranks.members(side, instance)
+        try:
+            for rank_id in members:
+                child = self._ranks.children[rank_id]
+                child.process.wait(EXIT_TIMEOUT_S)
+                if not child.gone:
+                    self._lose(child)
+            self._ranks.start_again(side, instance)
+        except subprocess.TimeoutExpired:
+            self._stay_down(members, f"a process of it had not ended after {EXIT_TIMEOUT_S:g} s")
+        except BREAKS as error:
+            self._stay_down(members, in_words(error))
+
+    def _stay_down(self, members: Sequence[RankId], why: str) -> None:
+        """An instance that was to come back does not, which nobody planned; all else goes on."""
+        side, instance = group = instance_of(members[0])
+        what = f"{side.value}{instance} could not be started again: {why}"
+        self._note(what)
+        struck = [key for key, waited_for in self._waiting.items() if waited_for.intersection(members)]
+        self._troubles.add(self._now_s(), what, rank_id=members[0], struck=struck)
+        self._starting.pop(group, None)
+        for rank_id in members:
+            self._ranks.children[rank_id].kill()
 
     def _note(self, what: str) -> None:
         self._incidents.append(Incident(self._now_s(), what))
@@ -550,7 +580,6 @@ class Router:
 
     def _collect(self) -> None:
         """Stop the language side first: the encode side must still answer its last cancellations."""
-        self._closing = True
         for side in (Side.LANGUAGE, Side.ENCODE):
             members = [rank_id for rank_id in self._ranks.ids if rank_id.side is side and self._ranks.alive(rank_id)]
             for rank_id in members:
@@ -572,6 +601,9 @@ class Router:
                     if time.monotonic() > deadline and not child.doomed and not child.gone:
                         self._suffer(child, f"{child.rank_id} gave no account of the run")
                         child.kill()
+
+    def _close(self) -> None:
+        """Wait for the ends of all processes."""
         for child in self._ranks.children.values():
             if not child.gone:
                 self._see_off(child)

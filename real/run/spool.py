@@ -1,10 +1,12 @@
-"""What a process recorded, on disk until the run ends: a long run does not fill the memory of who collects it."""
+"""What a process recorded, on disk until the run ends: a long run does not fill the memory of who collects it.
+
+What the disk has no room for stays in memory: the run is broken off, and what was recorded until then is not lost."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import RawIOBase
 
 import msgspec
 
@@ -26,37 +28,44 @@ class Spool:
 
     def __init__(self, rank_id: RankId) -> None:
         self._rank_id = rank_id
-        self._file: BinaryIO = tempfile.TemporaryFile(prefix="bufferlab-records-")  # noqa: SIM115 - lives as long as this
+        self._file: RawIOBase | None = None
         self._end = 0
         self._rest: list[Told] = []
+        self._is_full = False
 
     def add(self, told: list[Told]) -> None:
-        """Keep more records."""
+        """Keep more records. Raises OSError, once, when they cannot be written; they are kept all the same."""
         self._rest += told
-        if len(self._rest) >= _AT_ONCE:
+        if len(self._rest) >= _AT_ONCE and not self._is_full:
             self._write()
 
     def _write(self) -> None:
-        if not self._rest:
-            return
         part = _encoder.encode(self._rest)
-        self._rest = []
-        self._file.seek(self._end)
+        left = memoryview(len(part).to_bytes(_LENGTH_BYTES, "big") + part)
         try:
-            self._file.write(len(part).to_bytes(_LENGTH_BYTES, "big") + part)
-            self._file.flush()
-        except OSError as error:  # the file has no name, so it is told where it lies
+            if self._file is None:  # without a buffer, in which what could not be written would be tried again
+                self._file = tempfile.TemporaryFile(buffering=0, prefix="bufferlab-records-")  # noqa: SIM115 - it stays
+            self._file.seek(self._end)
+            while left:
+                left = left[self._file.write(left) or 0 :]
+        except OSError as error:
+            self._is_full = True
+            # The file has no name, so it is told where it lies.
             raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
-        self._end = self._file.tell()
+        self._end += _LENGTH_BYTES + len(part)
+        self._rest = []
 
     def __iter__(self) -> Iterator[Record]:
         """All records so far; several may read at a time."""
-        self._write()
         place = 0
-        while place < self._end:
+        while self._file is not None and place < self._end:
             self._file.seek(place)
             length = int.from_bytes(self._file.read(_LENGTH_BYTES), "big")
             part = self._file.read(length)
             place += _LENGTH_BYTES + length
-            for time_s, room, event, status, tokens, size, detail in _decoder.decode(part):
-                yield Record(time_s, self._rank_id, room, event, status, tokens, size, detail)
+            yield from self._records(_decoder.decode(part))
+        yield from self._records(list(self._rest))
+
+    def _records(self, told: list[Told]) -> Iterator[Record]:
+        for time_s, room, event, status, tokens, size, detail in told:
+            yield Record(time_s, self._rank_id, room, event, status, tokens, size, detail)

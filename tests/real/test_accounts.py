@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import tempfile
 import tracemalloc
 from itertools import chain
+from pathlib import Path
+
+import pytest
 
 from protocol.emulation.scenario import Request, Scenario
 from protocol.observe.monitor import LawChecker
@@ -129,3 +135,59 @@ def test_all_records_are_read_in_order_and_anew_and_never_held_at_once() -> None
         tracemalloc.stop()
         assert count == 80_000
         assert peak_bytes < 4_000_000, "a list of them takes four times as much"
+
+
+class FullDisk:
+    """A file on a disk with room for ``room`` bytes."""
+
+    def __init__(self, room: int) -> None:
+        self._file = io.BytesIO()
+        self._room = room
+
+    def seek(self, place: int) -> int:
+        return self._file.seek(place)
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+    def write(self, content: memoryview) -> int:
+        """As the operating system does it: less than was wanted, and only then an error."""
+        if not self._room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._file.write(content[: self._room])
+        self._room -= written
+        return written
+
+
+@pytest.mark.parametrize("room", [0, 100, 100_000])
+def test_what_the_disk_has_no_room_for_is_said_once_and_not_lost(
+    room: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk(room))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    accounts = Accounts()
+    rank = RankId(Side.ENCODE, 0, 0)
+    refused = []
+    for part in range(10):
+        steps = [(part + step / 1000, 1, Event.DELIVERED, None, 0, 0, "") for step in range(1000)]
+        try:
+            accounts.add(Records(rank, 0, steps))
+        except OSError as error:
+            refused.append(error.filename)
+    assert refused == [str(tmp_path)]
+    assert accounts.delivered(rank, 0) == 10_000
+    for _ in range(2):
+        assert [round(1000 * one.time_s) for one in accounts.merged()] == list(range(10_000))
+
+
+def test_that_no_file_can_be_made_is_like_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    accounts = Accounts()
+    rank = RankId(Side.ENCODE, 0, 0)
+    steps = [(step / 1000, 1, Event.DELIVERED, None, 0, 0, "") for step in range(1000)]
+    with pytest.raises(OSError, match="Too many open files"):
+        accounts.add(Records(rank, 0, steps))
+    assert len(list(accounts.merged())) == 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import signal
 import subprocess
@@ -15,13 +16,16 @@ import pytest
 pytest.importorskip("zmq", reason="needs pyzmq")
 pytest.importorskip("numpy", reason="needs numpy")
 
+import zmq
+
 from protocol.emulation.scenario import Request, Scenario
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.control.clocks import SAME
 from real.engine.transport import TransportProof
-from real.faults import Kill
+from real.errors import EngineError
+from real.faults import Kill, Restart
 from real.run import patience as real_patience
 from real.run import router as real_router
 from real.run.orders import (
@@ -150,7 +154,7 @@ class Stage:
         self.hosts = SimpleNamespace(sent_counters=dict, address_of=lambda rank_id: "here")
         self.proofs = {self.ids[0]: TransportProof(requested="tcp", actual="tcp", evidence=[])}
         self.processes: list[Any] = []
-        self.processes: list[Any] = []
+        self.on_start: Callable[[Side, int], None] = lambda side, instance: None
         self.frames_dropped = 0
         self.refused: Callable[[], list[Any]] = list
         self.clocks = dict.fromkeys(self.ids, SAME)
@@ -188,6 +192,9 @@ class Stage:
             time.sleep(min(max(timeout_s, 0.0), 0.01))
         said, self._said = self._said, []
         yield from said
+
+    def start_again(self, side: Side, instance: int) -> None:
+        self.on_start(side, instance)
 
     def measure_again(self) -> None:
         pass
@@ -463,6 +470,92 @@ def test_an_order_that_makes_no_sense_ends_the_run_and_not_its_results() -> None
     assert outcome.succeeded_rooms == {1, 2}
     assert "a rank sent Stop in the middle of the run" in outcome.faults[0]
     assert "the run was broken off, so 1 requests were not handed out any more" in outcome.ended_early
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/tmp")
+IN_WORDS = "No space left on device (/tmp)"
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FULL, IN_WORDS),
+        (EngineError("encode1.0 takes no orders any more"), "encode1.0 takes no orders any more"),
+        (zmq.ZMQError(zmq.EAGAIN), "Resource temporarily unavailable"),
+    ],
+)
+def test_what_goes_wrong_in_the_routers_own_work_ends_the_run_and_not_its_results(error: Exception, told: str) -> None:
+    stage = Stage()
+    stage.at(0.15, lambda: fail(error))
+    outcome = play(stage, 0.0, 0.1, 5.0)
+    assert outcome.succeeded_rooms == {1, 2}
+    assert [fault.partition(" s ")[2] for fault in outcome.faults] == [told]
+    assert "the run was broken off, so 1 requests were not handed out any more" in outcome.ended_early
+    assert len(outcome.usage) + len(outcome.violations) == 0
+
+
+def test_what_goes_wrong_while_the_accounts_are_collected_costs_those_alone() -> None:
+    stage = Stage()
+    take = stage.played[ENCODE].take
+
+    def strike(order: Order) -> None:
+        if isinstance(order, Stop):
+            fail(FULL)
+        take(order)
+
+    stage.played[ENCODE].take = strike  # type: ignore[method-assign]
+    outcome = play(stage, 0.0, 0.1)
+    assert outcome.succeeded_rooms == {1, 2}
+    assert outcome.verified_rooms == 2
+    assert [fault.partition(" s ")[2] for fault in outcome.faults] == [
+        f"the ranks could not give their accounts: {IN_WORDS}"
+    ]
+    assert outcome.cut_short == {ENCODE}
+    assert stage.played[ENCODE].process.got == [signal.SIGKILL]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(FULL, IN_WORDS), (EngineError("cannot listen at here:1: it is in use"), "cannot listen at here:1: it is in use")],
+)
+@pytest.mark.parametrize("begun", [0, 1])
+def test_an_instance_that_cannot_be_started_again_stays_down_and_costs_nothing_else(
+    error: Exception, told: str, begun: int
+) -> None:
+    """The first of its ranks may have been started already."""
+    stage = Stage(encode_instances=2, encode_tp=2)
+    members = stage.members(Side.ENCODE, 1)
+
+    def start(side: Side, instance: int) -> None:
+        for rank_id in members[:begun]:
+            stage.played[rank_id] = PlayedRank(rank_id, stage)
+            stage.children[rank_id] = Child(rank_id, 1, stage.played[rank_id].process)
+        fail(error)
+
+    stage.on_start = start
+    requests = [Request(room, 0.1 * room, 100, encode_instance=room % 2) for room in range(1, 7)]
+    ranks: Any = stage
+    plan = [Restart(side=Side.ENCODE, instance=1, down_s=0.05, time_s=0.15)]
+    outcome = Router(ranks, plan, None, None, PATIENCE).run(requests)
+    assert (outcome.succeeded_rooms, outcome.ended_early) == ({1, 2, 4, 6}, "")
+    (fault,) = outcome.faults
+    assert f"encode1 could not be started again: {told}; 2 requests failed by it" in fault
+    assert [stage.played[rank_id].process.got for rank_id in members] == [[signal.SIGKILL]] * 2
+
+
+def test_a_process_that_does_not_end_keeps_its_instance_from_coming_back() -> None:
+    stage = Stage(encode_instances=2)
+    rank_id = RankId(Side.ENCODE, 1, 0)
+    stage.played[rank_id].process.stays = True
+    ranks: Any = stage
+    plan = [Restart(side=Side.ENCODE, instance=1, down_s=0.0, time_s=0.0)]
+    outcome = Router(ranks, plan, None, None, PATIENCE).run([Request(1, 0.3, 100)])
+    assert outcome.succeeded_rooms == {1}
+    assert "encode1 could not be started again: a process of it had not ended after 0.3 s" in outcome.faults[0]
 
 
 def test_a_closed_loop_ends_as_well() -> None:
