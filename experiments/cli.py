@@ -136,7 +136,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """The seed's scenarios in both worlds, and a small mixed workload: predicted, then measured over Mooncake."""
-    from experiments.commands.demo import run_demo
+    from experiments.commands.demonstration.both_worlds import run_demo
     from experiments.files import free_name
 
     target = free_name(Path("runs/demo")) if out is None else out
@@ -609,7 +609,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Explores the protocol's interleavings and fault schedules; prints the smallest counterexample there is."""
-    from experiments.commands import check as checking
+    from experiments.commands.checking import searches as checking
     from experiments.errors import UserError
     from experiments.options import CHECK_USES, SEARCH, refuse_unused_in_mode
     from experiments.progress import bar

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.commands import check as checking
+from experiments.commands.checking import searches as checking
 from protocol.checker.suites import GridCell
 from protocol.language import LanguageRank, LanguageRoom
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from experiments.calibration.host.busy import Busy
-from experiments.commands import demo
-from experiments.commands.forecast import Outcome, verdict
+from experiments.commands.demonstration import both_worlds as demo
+from experiments.commands.demonstration.forecast import Outcome, verdict
 from experiments.config.schema import Config
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun

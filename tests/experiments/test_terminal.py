@@ -54,7 +54,7 @@ def test_json_on_a_terminal_without_unicode(tmp_path: Path) -> None:
 def test_what_the_demo_prints_on_a_terminal_without_unicode(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from experiments.terminal import show_what_can_be_shown;"
-        "show_what_can_be_shown(); from experiments.commands import demo; demo._seeds(Path('.'), ['sim'])"
+        "show_what_can_be_shown(); from experiments.commands.demonstration import both_worlds as demo; demo._seeds(Path('.'), ['sim'])"
     )
     status, out, err = shell("-c", code, cwd=tmp_path, **ENGLISH_ONLY)
     assert (status, err) == (0, b"")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.commands.forecast import FIGURES, Outcome
+from experiments.commands.demonstration.forecast import FIGURES, Outcome
 from experiments.figures.style import COLOURS, new_figure, save, styled
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.calibration.here import STEPS, fit_here, measure_here
 from experiments.calibration.host.busy import Busy, BusyWatch
 from experiments.calibration.report import busy_text
-from experiments.commands.forecast import (
+from experiments.commands.demonstration.figure import plot_forecast
+from experiments.commands.demonstration.forecast import (
     FIGURES,
     Forecast,
     content,
@@ -21,7 +22,6 @@ from experiments.commands.forecast import (
     run_folder,
     verdict,
 )
-from experiments.commands.forecast_figure import plot_forecast
 from experiments.errors import RunFailedError
 from experiments.files import Claim, require_empty_folder, write_json
 from experiments.progress import bar
