@@ -1,53 +1,6 @@
-"""Options that a command would take and never look at are refused: whoever gives one expects that it does something."""
+"""Options that have no effect with others, in one sentence that every command tells alike."""
 
 from __future__ import annotations
-
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
-
-from experiments.errors import UserError
-
-if TYPE_CHECKING:
-    import typer
-
-SEARCH = "a search, which has none of --list, --grid, --random and --replay"
-CHECK_USES: Mapping[str, Collection[str]] = {
-    SEARCH: {"--bound", "--discipline", "--only", "--budget-s", "--states", "--jobs", "--out", "--verbose"},
-    "--list": {"--bound", "--discipline", "--only"},
-    "--grid": {"--jobs"},
-    "--random": {"--seed", "--jobs"},
-    "--replay": set(),
-}
-"""What each mode of ``check`` looks at."""
-
-
-def given(context: typer.Context) -> list[str]:
-    """The options of the command line, as they are written there and in the order of the command's help."""
-    found = []
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        # By its name: typer brings its own copy of click in some versions.
-        if source is not None and source.name == "COMMANDLINE" and parameter.opts[0].startswith("-"):
-            turned_off = parameter.secondary_opts and context.params[parameter.name or ""] is False
-            found.append(parameter.secondary_opts[0] if turned_off else parameter.opts[0])
-    return found
-
-
-def refuse_unused(context: typer.Context, options: Collection[str], why: str) -> None:
-    """Raise UserError if any of ``options`` is given. ``why``: why it has no effect and what would give it one."""
-    unused = [option for option in given(context) if option in options]
-    if unused:
-        raise UserError(f"{' and '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect {why}")
-
-
-def refuse_unused_in_mode(context: typer.Context, mode: str, uses: Mapping[str, Collection[str]]) -> None:
-    """Raise UserError for an option that only other modes of a command look at. ``uses``: the options of each mode."""
-    known = set().union(*uses.values())
-    for option in given(context):
-        if option in known and option not in uses[mode]:
-            others = " or ".join(other for other in uses if option in uses[other])
-            where = "in" if mode == SEARCH else "with"
-            raise UserError(f"{option} has no effect {where} {mode}; it is for {others}")
 
 
 def unused_device(option: str, device: str, transport: str) -> str:

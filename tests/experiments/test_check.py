@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.commands.checking import searches as checking
+from experiments.commands.checking import deadlocks, searches
 from protocol.checker.suites import GridCell
 from protocol.language import LanguageRank, LanguageRoom
 
@@ -104,7 +104,7 @@ def test_the_list(bufferlab: Any) -> None:
 
 def test_every_configuration_has_a_line_when_asked(bufferlab: Any) -> None:
     ended = bufferlab("check", *SMALL, "--verbose")
-    assert ended.out.count("3 tokens, one of") == len(checking.chosen_bounds("quick", None, "3 tokens, one of"))
+    assert ended.out.count("3 tokens, one of") == len(searches.chosen_bounds("quick", None, "3 tokens, one of"))
 
 
 def test_random_faults(bufferlab: Any) -> None:
@@ -118,7 +118,7 @@ def test_random_faults(bufferlab: Any) -> None:
 
 def test_the_grid_counts_deadlocks(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [GridCell((1, 2), 1, 2, 3), GridCell((2, 2), 1, 2, 4), GridCell((1, 1), 1, 6, 6)]
-    monkeypatch.setattr(checking, "grid", lambda most: iter(cells))
+    monkeypatch.setattr(deadlocks, "grid", lambda most: iter(cells))
     ended = bufferlab("check", "--grid", 2, "--jobs", 1, "--json")
     report = json.loads(ended.out)
     assert ended.status == 0

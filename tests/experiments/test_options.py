@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments import cli
+from experiments.commands import real
 
 AT = ("--bootstrap", "127.0.0.1:7077")
 RANK = ("real", "--role", "encode", "--rank", "0", *AT)
@@ -108,7 +108,7 @@ def test_a_device_is_taken_with_rdma(monkeypatch: pytest.MonkeyPatch, bufferlab:
     def run(kind: str, execute: Any, config: Any, *_: Any, **__: Any) -> None:
         asked.append((kind, config.real.transport, config.real.device))
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(real, "run_into_directory", run)
     bufferlab("real", "seed-small", "--transport", "rdma", "--device", "mlx5_0")
     bufferlab("real", "seed-small", "--set", "real.transport=rdma", "--set", "real.device=mlx5_1")
     bufferlab("real", "seed-small", "--device", "")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from experiments.cli import real as real_command
+from experiments.commands.real import real as real_command
 from experiments.errors import UserError
 from experiments.runs import hosts as several_hosts
 from experiments.workloads.loading import load

@@ -1,44 +1,27 @@
-"""Runs the protocol checker: suites of bounds, the grid of deadlocks, random fault runs, replays of schedules."""
+"""The searches of ``bufferlab check``: every configuration of a suite explored, the smallest counterexamples told."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from joblib import Parallel, delayed
+from joblib import delayed
 
+from experiments.commands.checking.parallel import Progress, in_parallel
 from experiments.errors import UserError
 from experiments.files import disk_errors, write_json
 from experiments.text import table
 from protocol.checker.bounds import Bound
 from protocol.checker.explorer import Exploration, Finding, explore
 from protocol.checker.invariants import STATEMENTS
-from protocol.checker.schedule import ScheduleError, describe, from_file, replay, summary, to_file
-from protocol.checker.suites import SUITES, GridCell, grid
+from protocol.checker.schedule import describe, from_file, to_file
+from protocol.checker.suites import SUITES
 from protocol.disciplines import DISCIPLINES
 from protocol.naming import did_you_mean
-from sim.chaos import ChaosOutcome, run_seed
-from sim.chaos import describe as describe_outcome
-
-GRID_ROWS = {
-    "alloc_then_free": ("alloc_then_free", True),
-    "alloc_then_free, new rooms first": ("alloc_then_free", False),
-    "free_then_alloc": ("free_then_alloc", True),
-    "free_then_alloc, new rooms first": ("free_then_alloc", False),
-    "window": ("window", True),
-    "window, new rooms first": ("window", False),
-    "exact_announce": ("exact_announce", True),
-}
-"""What is counted over the grid: a discipline, and whether resumes go before new rooms."""
-
-Progress = Callable[[str], object]
-"""Called with one line about what is finished."""
 
 
 def chosen_bounds(suite: str, discipline: str | None, only: str | None) -> list[Bound]:
@@ -81,7 +64,7 @@ def check(
     order = sorted(range(len(bounds)), key=lambda place: _weight(bounds[place]), reverse=True)
     tasks = (delayed(_explored)(place, bounds[place], most_states, ends_s) for place in order)
     results: list[tuple[Exploration, float] | None] = [None] * len(bounds)
-    for place, exploration, took_s in _in_parallel(jobs, tasks):
+    for place, exploration, took_s in in_parallel(jobs, tasks):
         results[place] = (exploration, took_s)
         if progress is not None:
             progress(f"{exploration.states} states, {bounds[place].name}")
@@ -102,14 +85,6 @@ def _explored(
         return ends_s is None or time.time() < ends_s
 
     return place, explore(bound, most_states=most_states, progress=in_time), time.perf_counter() - began
-
-
-def _in_parallel(jobs: int, tasks: Iterable[Any]) -> Iterator[Any]:
-    """Results as they come. One job runs here, so that patches and debuggers reach it."""
-    if jobs == 1:
-        yield from (function(*arguments, **options) for function, arguments, options in tasks)
-    else:
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
 
 
 def _report(results: Sequence[tuple[Exploration, float]], wall_s: float) -> dict[str, Any]:
@@ -206,151 +181,3 @@ def list_text(bounds: Sequence[Bound]) -> str:
     """The configurations for a terminal."""
     rows = [("configuration", "hazards"), *((bound.name, " ".join(bound.hazards)) for bound in bounds)]
     return table(rows)
-
-
-# --- one schedule --------------------------------------------------------------------------------------------------
-
-
-def replay_file(path: Path) -> dict[str, Any]:
-    """Carry out a saved schedule on the cores. Raises UserError for a file that is none."""
-    try:
-        finding, bound = from_file(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"--replay is {str(path)!r}, which cannot be read: {error.strerror}") from None
-    except (ValueError, ScheduleError) as error:
-        raise UserError(f"--replay is {str(path)!r}, it must be a schedule that check has saved: {error}") from None
-    try:
-        done = replay(bound, finding.moves)
-    except ScheduleError as error:
-        # The core has changed since: a schedule that it does not go along with any more does no harm.
-        return {"configuration": bound.name, "lines": [], "broken": [], "not_possible": str(error)}
-    broken = [{"invariant": number, "name": STATEMENTS[number][0], "what": what} for number, what in done.broken]
-    return {"configuration": f"{bound.name}: {summary(bound)}", "lines": list(done.lines), "broken": broken}
-
-
-def replay_text(done: dict[str, Any]) -> str:
-    """A replay for a terminal."""
-    lines = [done["configuration"], *done["lines"], ""]
-    if "not_possible" in done:
-        lines.append(f"the core does not go along with this schedule: {done['not_possible']}")
-    for broken in done["broken"]:
-        lines.append(f"invariant {broken['invariant']}, {broken['name']}, is broken: {broken['what']}")
-    if not done["broken"]:
-        lines.append("no invariant is broken")
-    return "\n".join(lines)
-
-
-# --- the grid of deadlocks -----------------------------------------------------------------------------------------
-
-
-def check_grid(most_requests: int, *, jobs: int, progress: Progress | None = None) -> dict[str, Any]:
-    """In how many cells of the grid each discipline can deadlock: within the language pool, across the two sides."""
-    began = time.perf_counter()
-    cells = list(grid(most_requests))
-    tasks = (
-        delayed(_deadlocks)(cell, name)
-        for cell in sorted(cells, key=lambda cell: len(cell.requests), reverse=True)
-        for name in GRID_ROWS
-    )
-    counted = ("deadlock", "within_pool", "across_sides", "one_oversized", "states", "searches")
-    rows = {name: dict.fromkeys(counted, 0) for name in GRID_ROWS}
-    for cell, name, (within, across), states, searches in _in_parallel(jobs, tasks):
-        row = rows[name]
-        row["deadlock"] += within or across
-        row["within_pool"] += within
-        row["across_sides"] += across
-        row["one_oversized"] += (within or across) and cell.oversized == 1
-        row["states"] += states
-        row["searches"] += searches
-        if progress is not None:
-            progress(f"{name}, {cell.requests}")
-    return {
-        "configurations": len(cells),
-        "one_oversized": sum(cell.oversized == 1 for cell in cells),
-        "most_requests": most_requests,
-        "rows": rows,
-        "states": sum(row["states"] for row in rows.values()),
-        "wall_s": time.perf_counter() - began,
-    }
-
-
-def count_grid(most_requests: int) -> int:
-    """Steps of progress of ``check_grid``."""
-    return len(list(grid(most_requests))) * len(GRID_ROWS)
-
-
-def _deadlocks(cell: GridCell, name: str) -> tuple[GridCell, str, tuple[bool, bool], int, int]:
-    discipline, resume_first = GRID_ROWS[name]
-    states = searches = within = across = 0
-    for bound in cell.bounds(discipline, resume_first=resume_first) if cell.contended else ():
-        result = explore(bound, keep_going=True)
-        other = [finding for finding in result.findings if finding.invariant != 21]
-        if other:
-            raise RuntimeError(f"{bound.name}: {other[0].what}")
-        states += result.states
-        searches += 1
-        within += result.dead_ends[0]
-        across += result.dead_ends[1]
-    return cell, name, (within > 0, across > 0), states, searches
-
-
-def grid_text(report: dict[str, Any]) -> str:
-    """The grid for a terminal."""
-    rows = [("discipline", "deadlocks", "of", "within pool", "across sides", "one oversized", "of", "states")]
-    for name, row in report["rows"].items():
-        deadlocks = (row["deadlock"], report["configurations"], row["within_pool"], row["across_sides"])
-        oversized = (row["one_oversized"], report["one_oversized"])
-        rows.append((name, *map(str, (*deadlocks, *oversized, row["states"]))))
-    return f"{table(rows)}\n\ntook {report['wall_s']:.1f} s"
-
-
-def unexpected_deadlocks(report: dict[str, Any]) -> list[str]:
-    """The disciplines that deadlock although they are known not to."""
-    return [
-        name
-        for name, row in report["rows"].items()
-        if row["deadlock"] and not DISCIPLINES[GRID_ROWS[name][0]].may_deadlock
-    ]
-
-
-# --- random fault runs ---------------------------------------------------------------------------------------------
-
-
-def check_random(count: int, seed: int, *, jobs: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Run ``count`` seeds from ``seed`` on through the full simulator with random faults."""
-    began = time.perf_counter()
-    outcomes: list[ChaosOutcome] = []
-    tasks = (delayed(run_seed)(one) for one in range(seed, seed + count))
-    faults: dict[str, int] = {}
-    for outcome in _in_parallel(jobs, tasks):
-        if outcome.violations:
-            outcomes.append(outcome)
-        for kind, happened in outcome.faults.items():
-            faults[kind] = faults.get(kind, 0) + happened
-        if progress is not None:
-            progress("")
-    outcomes.sort(key=lambda outcome: outcome.seed)
-    return {
-        "seeds": count,
-        "first_seed": seed,
-        "faults": dict(sorted(faults.items())),
-        "violations": [msgspec.to_builtins(outcome) for outcome in outcomes],
-        "wall_s": time.perf_counter() - began,
-    }
-
-
-def random_text(report: dict[str, Any]) -> str:
-    """The random runs for a terminal."""
-    faults = ", ".join(f"{count} × {kind}" for kind, count in report["faults"].items()) or "none"
-    lines = [describe_outcome(msgspec.convert(one, ChaosOutcome)) for one in report["violations"]]
-    lines.append(f"faults that happened: {faults}")
-    lines.append(
-        f"{report['seeds']} seeds from {report['first_seed']} on in {report['wall_s']:.1f} s: "
-        f"{len(report['violations'])} with violations"
-    )
-    return "\n".join(lines)
-
-
-def default_jobs() -> int:
-    """As many searches at once as there are cores for this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

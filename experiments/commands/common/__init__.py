@@ -1,0 +1,1 @@
+"""What several commands share: how they register, the options that mean the same everywhere, what they print."""

@@ -1,0 +1,27 @@
+"""Arguments and options that mean the same in every command that takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A TOML file, a run directory, or the name of a shipped example.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The run directory to write. [default: runs/NAME-KIND-HASH]"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides any setting; may be given several times."),
+]
+SeedOption = Annotated[str | None, typer.Option("--seed", metavar="NUMBER", help="Overrides run.seed.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run in --out.")]
+PlotsOption = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures in plots/.")]
+TimelineOption = Annotated[
+    bool, typer.Option("--timeline", help="Write timeline.json of the first replication, which Perfetto opens.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]

@@ -1,0 +1,71 @@
+"""What ``sim`` and ``real`` do alike: load a configuration, run it into its directory, and tell its summary."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from experiments.commands.common.exits import CHECK_FAILED, DONE
+from experiments.commands.common.output import print_json
+from experiments.commands.common.unused import refuse_unused
+
+if TYPE_CHECKING:
+    from experiments.config.schema import Config
+
+
+def load_config(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:
+    """The configuration that CONFIG, ``--set`` and ``--seed`` ask for."""
+    from experiments.workloads.loading import load
+
+    overrides = list(settings or ())
+    return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"])
+
+
+def refuse_force_without_out(context: typer.Context, out: Path | None) -> None:
+    """Raise UserError for ``--force`` where no folder is named: a run without ``--out`` replaces itself."""
+    if out is None:
+        refuse_unused(context, {"--force"}, "without --out, whose finished run it lets replace")
+
+
+def run_into_directory(
+    kind: str,
+    execute: Callable[..., dict[str, Any]],
+    config: Config,
+    out: Path | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run a configuration, print its summary, and leave with the exit status of what it states."""
+    from experiments.errors import RunFaultedError
+    from experiments.progress import bar
+    from experiments.runs.rundir import claim_target
+    from experiments.text import summary_text
+    from experiments.workloads.requests import count_requests
+
+    with ExitStack() as stack:
+        claim = stack.enter_context(claim_target(config, kind, out, force=force))
+        shown = stack.enter_context(bar(kind, count_requests(config) * config.run.replications, "requests"))
+        faulted: RunFaultedError | None = None
+
+        def begin(plan: str) -> None:
+            shown.say(plan, sys.stderr if as_json else sys.stdout)
+
+        try:
+            summary = execute(config, claim, begin=begin, progress=shown.add, notice=shown.say)
+        except RunFaultedError as error:
+            faulted, summary = error, error.summary
+    if as_json:
+        print_json(summary)
+    else:
+        print(summary_text(summary))
+        print(f"run directory: {claim.target}")
+    if faulted is not None:
+        raise faulted
+    # The laws are checks that every run states it keeps.
+    raise typer.Exit(CHECK_FAILED if summary["invariant_violations"] else DONE)

@@ -1,0 +1,40 @@
+"""``bufferlab sim``: one configuration on the simulator."""
+
+from __future__ import annotations
+
+import functools
+
+import typer
+
+from experiments.commands.common.options import (
+    ConfigArgument,
+    ForceOption,
+    JsonOption,
+    OutOption,
+    PlotsOption,
+    SeedOption,
+    SetOption,
+    TimelineOption,
+)
+from experiments.commands.common.registry import command
+from experiments.commands.common.running import load_config, refuse_force_without_out, run_into_directory
+
+
+@command(place=20, example="bufferlab sim quickstart --set protocol.sizing.tokens=2048")
+def sim(
+    context: typer.Context,
+    config: ConfigArgument,
+    out: OutOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    plots: PlotsOption = True,
+    timeline: TimelineOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """One simulated run, with its replications, into a run directory."""
+    from experiments.runs.runner import run_sim
+
+    refuse_force_without_out(context, out)
+    execute = functools.partial(run_sim, plots=plots, timeline=timeline)
+    run_into_directory("sim", execute, load_config(config, settings, seed), out, force=force, as_json=as_json)

@@ -1,0 +1,102 @@
+"""``bufferlab sweep``: many settings, in parallel and resumed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.commands.common.exits import CHECK_FAILED, DONE
+from experiments.commands.common.options import ConfigArgument, JsonOption, PlotsOption, SeedOption, SetOption
+from experiments.commands.common.output import print_json
+from experiments.commands.common.registry import command
+from experiments.commands.common.unused import refuse_unused
+
+
+@command(place=40, example="bufferlab sweep quickstart --grid protocol.sizing.tokens=512,1024,2048,4096")
+def sweep(
+    context: typer.Context,
+    config: ConfigArgument,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY.PATH=VALUE,…", help="Values of a setting; several are crossed."),
+    ] = None,
+    cells: Annotated[
+        Path | None,
+        typer.Option("--cells", metavar="FILE", help="TOML with [sweep.grid] or [[sweep.cells]], or a JSON list."),
+    ] = None,
+    settings: SetOption = None,
+    replications: Annotated[
+        int | None, typer.Option("--replications", metavar="NUMBER", help="Overrides run.replications.")
+    ] = None,
+    seed: SeedOption = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            metavar="KEY.PATH=VALUE",
+            help="Compare every cell with the one like it that has this. [default: the first of the same requests]",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="NUMBER", help="Runs at once. [default: one a core]")
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="local|dask", help="Where the runs take place.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="The cluster's scheduler.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The folder to write. [default: runs/NAME-sweep-HASH]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start again over a sweep in --out.")] = False,
+    plots: PlotsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
+    from experiments.progress import bar
+    from experiments.sweeps.grid import joined, parse_grid, parse_setting, read_cells
+    from experiments.sweeps.sweep import make_plan, run_sweep
+    from experiments.sweeps.text import plan_text, sweep_text
+
+    if executor == "dask" and address is not None:
+        refuse_unused(context, {"--jobs"}, "with --address: the cluster decides how many runs it has at once")
+    listed, file_grid = ([], {}) if cells is None else read_cells(cells)
+    overrides = list(settings or ())
+    # As settings, so that a wrong number is refused as any other is.
+    overrides += [f"run.seed={seed}"] if seed is not None else []
+    overrides += [f"run.replications={replications}"] if replications is not None else []
+    plan = make_plan(
+        config,
+        grid=joined(file_grid, parse_grid(grid or ())),
+        cells=listed,
+        settings=overrides,
+        baseline=[parse_setting(one, "--baseline") for one in baseline or ()],
+    )
+    target = plan.target() if out is None else out
+    with bar("sweep", len(plan.tasks), "runs") as shown:
+
+        def begin(finished: int) -> None:
+            known = f"\n  {finished} of {len(plan.tasks)} runs are finished already" if finished else ""
+            shown.say(plan_text(plan) + known, sys.stderr if as_json else sys.stdout)
+            shown.begin_with(finished)
+
+        try:
+            done = run_sweep(
+                plan, target, jobs=jobs, executor=executor, address=address, force=force, plots=plots, begin=begin,
+                progress=shown.add, notice=shown.say,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            shown.say(f"what is finished is kept in {target}; the same command goes on from there")
+            raise
+    if as_json:
+        print_json(done.report)
+    else:
+        print()
+        print(sweep_text(done.report))
+        print(f"sweep directory: {target}")
+    broken = any(cell["invariant_violations"] for cell in done.report["cells"])
+    raise typer.Exit(CHECK_FAILED if broken else DONE)
