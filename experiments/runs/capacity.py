@@ -9,6 +9,10 @@ behind for a while, too, by about the standard error of the offered work: √((c
 the gaps between n arrivals and of their tokens, both with what successive ones have in common. Only growth beyond twice
 that is called over capacity, so a short run or a burst is not, however long its queue.
 
+A file has pauses and busy hours, so the same is asked of stretches of its traffic (``stretches``): one with enough
+requests in which a stage is full and latencies grow is over capacity, whatever the mean of the run says. While traffic
+pauses and nothing is under way, no stage can be busy, so such time is no part of the time in which requests come.
+
 *near*: a server is busy, or rooms wait for a pool, 90 % of the time in which requests are offered, without such growth.
 A closed loop offers what is served and is never over.
 """
@@ -21,8 +25,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.stats.batching import autocorrelation_time
-from experiments.stats.intervals import Samples
+from experiments.runs.stretches import (
+    ERRORS,
+    LEAST_GROWTH,
+    LEAST_REQUESTS,
+    SATURATED,
+    Course,
+    Levels,
+    Stretch,
+    full_for_long,
+    growth_of,
+    overloaded,
+    pauses,
+)
+from experiments.units import format_span
 from protocol.topology import Side
 
 if TYPE_CHECKING:
@@ -32,14 +48,8 @@ STAGES = ("preprocessing", "language_pool", "encode_pool", "encoder", "writers",
 """In the order in which they hold each other up: a full stage makes those before it wait."""
 POOLS = ("language_pool", "encode_pool")
 
-PARTS = 10
-LEAST_REQUESTS = 40
-LEAST_GROWTH = 0.02
-"""Less is not worth a word, however certain."""
-ERRORS = 2.0
 ERRORS_UNSEEN = 4.0
 """The same where no stage is full, so that what holds the system back would have to be something that is not seen."""
-SATURATED = 0.95
 NEAR = 0.9
 FILLED = 0.4
 """Rooms also wait for a loop that is busy with something else. They wait for a pool if so much of it is held."""
@@ -67,60 +77,99 @@ class Evidence(NamedTuple):
     disturbed: bool
     none_served: bool = False
     """Whether no request was served, so that nothing grew."""
+    over: Mapping[str, Any] | None = None
+    """The stretches of the traffic that were over capacity, if any; see ``_told``."""
+    full: Mapping[str, Any] | None = None
+    """Those in which a stage was full for long."""
 
 
 def evidence(one: Replication) -> Evidence:
     """What there is to judge one replication by."""
-    arrivals_s, ends_s, timed_out, tokens = one.courses()
+    course = Course(*one.courses())
+    arrivals_s, ends_s = course.arrivals_s, course.ends_s
     count = len(arrivals_s)
     lasted_s = float(arrivals_s[-1] - arrivals_s[0]) if count else 0.0
+    disturbed = one.disturbed or one.deadlock
     offered = served = growth = noise = None
     if count > 1 and lasted_s > 0:
         offered = (count - 1) / lasted_s
-        # Those of a warm-up are served in this time as well: their backlog is what the others wait behind.
-        all_ends_s = one.prefill_ends_s()
-        served = np.count_nonzero((all_ends_s > arrivals_s[0]) & (all_ends_s <= arrivals_s[-1])) / lasted_s
+        served = _served_rps(one, float(arrivals_s[0]), float(arrivals_s[-1]))
     if count >= LEAST_REQUESTS and lasted_s > 0:
-        growth = _growth(arrivals_s, ends_s)
-        lost = float(np.mean(timed_out))
-        if lost and not (one.disturbed or one.deadlock):
-            growth = (1 + max(growth or 0.0, 0.0)) / max(1 - lost, 1 / count) - 1
-        noise = math.sqrt((_spread(np.diff(arrivals_s)) + _spread(tokens)) / count)
+        growth, noise = growth_of(course, disturbed=disturbed)
     until_s = float(arrivals_s[-1]) if count else 0.0
+    paused_s = sum(pause_s for _, pause_s in pauses(course))
+    busy = one.busy_until(until_s)
+    filled = {f"{side.value}_pool": one.filled_until(side, until_s) for side in Side}
+    if 0 < paused_s < lasted_s:
+        longer = lasted_s / (lasted_s - paused_s)
+        busy = {name: None if share is None else min(longer * share, 1.0) for name, share in busy.items()}
+        filled = {name: min(longer * share, 1.0) for name, share in filled.items()}
+    levels = _levels(one)
     return Evidence(
         offered_rps=offered,
         served_rps=served,
         growth=growth,
         noise=noise,
-        busy=one.busy_until(until_s),
-        filled={f"{side.value}_pool": one.filled_until(side, until_s) for side in Side},
+        busy=busy,
+        filled=filled,
         closed=one.closed,
-        disturbed=one.disturbed or one.deadlock,
+        disturbed=disturbed,
         none_served=count > 0 and bool(np.isnan(ends_s).all()),
+        over=None
+        if one.closed
+        else _told(one, course, overloaded(course, levels, disturbed=disturbed), paused=paused_s > 0),
+        full=None if one.closed else _told(one, course, full_for_long(course, levels), paused=paused_s > 0),
     )
 
 
-def _growth(arrivals_s: Samples, ends_s: Samples) -> float | None:
-    """Theil and Sen's slope of the times to the end against the arrivals."""
-    points = []
-    for part in np.array_split(np.arange(len(arrivals_s)), PARTS):
-        times_s = (ends_s - arrivals_s)[part]
-        known = ~np.isnan(times_s)
-        if known.any():
-            points.append((float(np.mean(arrivals_s[part][known])), float(np.median(times_s[known]))))
-    slopes = [
-        (later[1] - sooner[1]) / (later[0] - sooner[0])
-        for number, sooner in enumerate(points)
-        for later in points[number + 1 :]
-        if later[0] > sooner[0]
-    ]
-    return float(np.median(slopes)) if slopes else None
+def _served_rps(one: Replication, begin_s: float, end_s: float) -> float | None:
+    """How many requests a second were served, those of a warm-up with them: the others wait behind their backlog."""
+    ends_s = one.prefill_ends_s()
+    if end_s <= begin_s:
+        return None
+    return int(np.count_nonzero((ends_s > begin_s) & (ends_s <= end_s))) / (end_s - begin_s)
 
 
-def _spread(values: Samples) -> float:
-    """Squared coefficient of variation of a mean of these, times their number."""
-    mean = float(np.mean(values)) if len(values) else 0.0
-    return float(np.var(values)) / mean**2 * autocorrelation_time(values) if mean > 0 else 0.0
+def _levels(one: Replication) -> dict[str, Levels]:
+    """How busy every stage was in the course of time, in the order of ``STAGES``; pools before servers.
+
+    A pool is busy while requests wait for it, if enough of it is held.
+    """
+    found: dict[str, Levels] = {}
+    for side in (Side.LANGUAGE, Side.ENCODE):
+        waits, held = one.wait_levels(side), one.held_levels(side)
+        if waits is not None and held is not None:
+            share = [held.between(*_around(waits, place)) for place in range(len(waits.shares))]
+            found[f"{side.value}_pool"] = waits._replace(shares=np.where(np.array(share) >= FILLED, waits.shares, 0.0))
+    servers = [name for name in STAGES if name not in POOLS]
+    return found | {name: levels for name in servers if (levels := one.stage_levels(name)) is not None}
+
+
+def _around(levels: Levels, place: int) -> tuple[float, float, float]:
+    begin_s = levels.start_s + place * levels.batch_s
+    return begin_s, begin_s + levels.batch_s, begin_s + levels.batch_s
+
+
+def _told(one: Replication, course: Course, found: Sequence[Stretch], *, paused: bool) -> dict[str, Any] | None:
+    """What is said of stretches: how many, which share of the requests, when the largest was and what it was.
+
+    ``paused``: whether traffic paused in the run, so that its rates over the whole of it mean little.
+    """
+    if not found:
+        return None
+    largest = max(found, key=lambda stretch: stretch.last - stretch.first)
+    begin_s, end_s = largest.begin_s, largest.end_s
+    return {
+        "stretches": len(found),
+        "share": sum(stretch.last - stretch.first for stretch in found) / len(course.arrivals_s),
+        "begin_s": begin_s,
+        "end_s": end_s,
+        "paused": paused,
+        "stage": largest.stage,
+        "busy": largest.busy,
+        "offered_rps": (largest.last - largest.first - 1) / (end_s - begin_s) if end_s > begin_s else None,
+        "served_rps": _served_rps(one, begin_s, end_s),
+    }
 
 
 def judge(found: Sequence[Evidence]) -> dict[str, Any]:
@@ -137,16 +186,24 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
     errors = ERRORS if stage is not None else ERRORS_UNSEEN
     grows = growth is not None and noise is not None and growth > max(LEAST_GROWTH, errors * noise)
     none_served = bool(found) and all(one.none_served for one in found)
+    over, full = _of_most([one.over for one in found]), _of_most([one.full for one in found])
+    stretch: Mapping[str, Any] | None = None
     if closed:
         verdict, bottleneck = "closed", stage
     elif offered is None:
         verdict, bottleneck = "unknown", None
-    elif grows and (stage is not None or not disturbed):
+    elif grows and stage is not None and (over is None or not over["paused"]):
         verdict, bottleneck = "over", stage
+    elif over is not None:
+        verdict, bottleneck, stretch = "over", over["stage"], over
+    elif grows and not disturbed:
+        verdict, bottleneck = "over", None
     elif none_served:
         verdict, bottleneck = "unknown", None
     elif stage is not None:
         verdict, bottleneck = "near", stage
+    elif full is not None:
+        verdict, bottleneck, stretch = "near", full["stage"], full
     else:
         verdict, bottleneck = "within", None
     return {
@@ -160,10 +217,19 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
         "filled": filled,
         "disturbed": disturbed,
         "none_served": none_served,
+        "stretch": stretch,
         "sentence": NONE_SERVED
         if none_served and verdict == "unknown"
-        else _sentence(verdict, bottleneck, busy, offered, served),
+        else _sentence(verdict, bottleneck, busy, offered, served)
+        if stretch is None
+        else _sentence_of_stretch(verdict, stretch),
     }
+
+
+def _of_most(told: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+    """The largest stretch of all replications, if most of them have one."""
+    found = [one for one in told if one is not None]
+    return max(found, key=lambda one: float(one["share"])) if 2 * len(found) > len(told) else None
 
 
 def combined(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -174,6 +240,8 @@ def combined(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 one["offered_rps"], one["served_rps"], one["growth"], one["noise"], one["busy"], one["filled"],
                 closed=one["verdict"] == "closed", disturbed=one["disturbed"],
                 none_served=one.get("none_served", False),
+                over=one.get("stretch") if one["verdict"] == "over" else None,
+                full=one.get("stretch"),
             )
             for one in verdicts
         ]
@@ -211,6 +279,20 @@ def _sentence(
     if verdict == "closed":
         return f"closed loop, which offers what is served: {state} while requests come"
     return f"within capacity: {state}" if stage else f"within capacity: the busiest stage, {state}"
+
+
+def _sentence_of_stretch(verdict: str, stretch: Mapping[str, Any]) -> str:
+    begin = format_span(stretch["begin_s"]) if stretch["begin_s"] else "0 s"
+    when = f"from {begin} to {format_span(stretch['end_s'])}"
+    share = f"{100 * stretch['share']:.0f} % of the requests"
+    where = f"{when} ({share})"
+    if stretch["stretches"] > 1:
+        where = f"in {stretch['stretches']} stretches, the largest {when} ({share} in all of them)"
+    state = _state(stretch["stage"], {stretch["stage"]: stretch["busy"]})
+    if verdict == "near":
+        return f"near capacity {where}: {state} there"
+    rates = f"{stretch['offered_rps'] or 0.0:.3g}/s offered, {stretch['served_rps'] or 0.0:.3g}/s served"
+    return f"over capacity {where}: {state}, {rates}; latencies grow for as long as that lasts"
 
 
 def _state(stage: str | None, busy: Mapping[str, float | None]) -> str:

@@ -32,7 +32,8 @@ no interval either.
   None where a configuration has no such stage, or a measured run cannot know.
 * ``capacity``: whether the system keeps up with what it is offered (``capacity``): ``verdict`` is within, near, over,
   closed (a closed loop) or unknown (no rate, or nothing served), ``bottleneck`` the stage that holds it back,
-  ``sentence`` says both. ``busy`` has the shares of the time in which requests were *offered*, of pools the share in
+  ``sentence`` says both. ``stretch``: when it was over its capacity, or a stage full, if that was not all the
+  time (null else). ``busy`` has the shares of the time in which requests were *offered*, of pools the share in
   which requests waited for them.
 * ``deadlock``: whether any replication stood still with requests unfinished; ``deadlock_rate``: the share that did,
   with Wilson's interval.
@@ -67,6 +68,7 @@ from numpy.typing import NDArray
 from experiments.runs.capacity import evidence, judge
 from experiments.runs.failures import counted
 from experiments.runs.rundir import SUMMARY_SCHEMA
+from experiments.runs.stretches import Levels
 from experiments.stats.batching import (
     OneRun,
     Statistic,
@@ -222,6 +224,21 @@ class Replication:
         held = _stretches(use, None)[:, 0]
         held = held[: max(int((time_s - use.start_s) / use.batch_s), 0)] if len(held) else held
         return float(held.mean()) / use.pool_blocks if len(held) else 0.0
+
+    def stage_levels(self, stage: str) -> Levels | None:
+        """How busy a stage was in the course of time; None where that is not known."""
+        return _levels(self.stages.get(stage))
+
+    def wait_levels(self, side: Side) -> Levels | None:
+        """The share of the time in which rooms waited for a pool."""
+        return _levels(self.waits.get(side))
+
+    def held_levels(self, side: Side) -> Levels | None:
+        """The share of a pool's blocks that was held."""
+        use = self.pools.get(side)
+        if use is None or not math.isfinite(use.start_s):
+            return None
+        return Levels(use.start_s, use.batch_s, _stretches(use, None)[:, 0] / use.pool_blocks)
 
     def latencies_s(self) -> Samples:
         """Arrival to delivered of the delivered requests, in order of arrival."""
@@ -383,6 +400,12 @@ def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _levels(use: StageUse | None) -> Levels | None:
+    if use is None or not math.isfinite(use.start_s):
+        return None
+    return Levels(use.start_s, use.batch_s, np.array(use.batches) / (use.batch_s * use.servers))
 
 
 # --- the figures ---

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from experiments.config.schema import Config, parse
 from experiments.runs.capacity import STAGES
@@ -166,3 +168,64 @@ def test_what_is_served_while_requests_come_has_those_of_the_warm_up_in_it(warmu
     assert found["verdict"] == "over"
     assert found["served_rps"] == pytest.approx(1 / SERVICE_S, rel=0.03)
     assert found["offered_rps"] == pytest.approx(2 / SERVICE_S, rel=0.15)
+
+
+def of_file(tmp_path: Path, times_s: NDArray[np.float64], **changes: Any) -> dict[str, Any]:
+    """The verdict on requests at these times, of which a full prefill ends ten a second."""
+    path = tmp_path / "arrivals.csv"
+    path.write_text("arrival_s,text_tokens,image_tokens\n" + "".join(f"{time_s},0,{TOKENS}\n" for time_s in times_s))
+    made = config(1.0, 1, "prefill", **changes).tree()
+    for name in ("lengths", "requests", "rate_rps", "image_share"):
+        made["workload"].pop(name, None)
+    made["workload"] |= {"file": str(path)}
+    return verdict(parse(made))
+
+
+def spaced(requests: int, rate_rps: float, begin_s: float = 0.0, seed: int = 1) -> NDArray[np.float64]:
+    return begin_s + np.cumsum(np.random.default_rng(seed).exponential(1 / rate_rps, requests))
+
+
+def test_idle_time_after_an_overload_does_not_make_it_one_less(tmp_path: Path) -> None:
+    found = of_file(tmp_path, np.append(spaced(600, 30), 2000.0))
+    assert (found["verdict"], found["bottleneck"]) == ("over", "prefill"), found
+    assert found["stretch"]["share"] == pytest.approx(1, abs=0.01)
+    assert found["stretch"]["end_s"] == pytest.approx(20, abs=2)
+    assert found["stretch"]["served_rps"] == pytest.approx(10, rel=0.1)
+    assert found["sentence"].startswith("over capacity from ")
+    assert " s (100 % of the requests): prefill is busy " in found["sentence"]
+
+
+def test_bursts_whose_requests_time_out_are_over_capacity(tmp_path: Path) -> None:
+    times_s = np.concatenate([spaced(400, 150), spaced(400, 150, 1000.0, seed=2)])
+    found = of_file(tmp_path, times_s, protocol={"timeout_s": "2s"})
+    assert (found["verdict"], found["bottleneck"]) == ("over", "prefill"), found
+    assert found["stretch"]["share"] > 0.9
+
+
+def test_a_busy_hour_between_quiet_ones_is_named(tmp_path: Path) -> None:
+    quiet, busy = spaced(600, 3), spaced(600, 20, 200.0, seed=2)
+    late = spaced(300, 3, float(busy[-1]) + 60, seed=3)
+    found = of_file(tmp_path, np.concatenate([quiet[quiet < 200], busy, late]))
+    assert found["verdict"] == "over", found
+    assert 195 < found["stretch"]["begin_s"] < 215
+    assert 220 < found["stretch"]["end_s"] < 240
+    assert 0.25 < found["stretch"]["share"] < 0.5
+
+
+def test_everything_at_once_twice_is_not_within(tmp_path: Path) -> None:
+    found = of_file(tmp_path, np.concatenate([np.zeros(400), np.full(400, 1000.0)]))
+    assert (found["verdict"], found["bottleneck"]) == ("near", "prefill"), found
+    assert found["sentence"] == "near capacity: prefill is busy 100 % while requests come"
+
+
+def test_one_late_row_leaves_the_others_what_they_are(tmp_path: Path) -> None:
+    """The hour before it is no time in which requests come."""
+    times_s = spaced(600, 5)
+    alone, late = of_file(tmp_path, times_s), of_file(tmp_path, np.append(times_s, 4000.0))
+    assert alone["verdict"] == late["verdict"] == "within"
+    assert late["busy"]["prefill"] == pytest.approx(alone["busy"]["prefill"], abs=0.03)
+
+
+@pytest.mark.parametrize("load", [0.8, 0.9])
+def test_stretches_of_a_steady_load_are_not_over_by_chance(load: float) -> None:
+    assert [verdict(config(load, 1000, "prefill", seed))["verdict"] for seed in range(1, 7)].count("over") == 0
