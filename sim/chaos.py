@@ -22,7 +22,8 @@ from protocol.rank import RoomKey
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.cluster import Cluster
+from sim.cluster.group import Core
+from sim.cluster.hosted import make_cluster
 from sim.faults import (
     MOST_ALARM_S,
     MOST_DELAY_S,
@@ -33,6 +34,7 @@ from sim.faults import (
     Death,
     FalseAlarm,
     FaultPlan,
+    FaultyCluster,
     Hang,
     Incident,
     PlannedFaults,
@@ -40,8 +42,6 @@ from sim.faults import (
     Slow,
     WriteEnd,
 )
-from sim.group import Core
-from sim.host.cluster import make_cluster
 from sim.host.costs import ALWAYS, ENOUGH, HostCosts
 from sim.network.link import SHARED_BY, LinkProfile
 from sim.streams import stream
@@ -325,7 +325,7 @@ class _Watch(PlannedFaults):
         self.memory: dict[tuple[RankId, int], tuple[RoomKey, int]] = {}
         self.outlived: set[tuple[RoomKey, int, RankId, RankId]] = set()  # writes whose writer ended before them
 
-    def begin(self, cluster: Cluster) -> None:
+    def begin(self, cluster: FaultyCluster) -> None:
         """Watch the cores and schedule the incidents."""
         self.cores: dict[RankId, Core] = {core.rank_id: core for core in cluster.cores}
         self._block_tokens = cluster.scenario.block_tokens

@@ -18,21 +18,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 import numpy
 
-from protocol.lifecycle import PROCESS_ENDED, instance_of
-from protocol.messages import Abort, EncodeRequest, LanguageRequest, Message, PeerDown, PeerUp, StartWrite
+from protocol.emulation.scenario import Scenario
+from protocol.encode import EncodeRank
+from protocol.language import LanguageRank
+from protocol.lifecycle import PROCESS_ENDED, Instances, instance_of
+from protocol.messages import Abort, Action, EncodeRequest, LanguageRequest, Message, PeerDown, PeerUp, StartWrite
 from protocol.rank import RoomKey
 from protocol.topology import RankId, Side
+from sim.clock import Clock
 from sim.streams import stream
-
-if TYPE_CHECKING:
-    from sim.cluster import Cluster
 
 MOST_DELAY_S = 5.0
 """A control message is late by at most this. ZeroMQ reconnects within a second or so; beyond, it counts as lost."""
@@ -53,6 +54,47 @@ MOST_REQUEST_DELAY_S = 10.0
 
 # --- what the cluster asks -----------------------------------------------------------------------------------------
 
+Watcher = Callable[[RankId, object, list[Action]], None]
+"""Is told of what a core was given, and of what it asked for."""
+
+
+class FaultyCluster(Protocol):
+    """What faults know of a cluster and do to it."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """What it runs."""
+
+    @property
+    def clock(self) -> Clock:
+        """Its time."""
+
+    @property
+    def instances(self) -> Instances:
+        """Which of its instances take requests."""
+
+    @property
+    def cores(self) -> Sequence[EncodeRank | LanguageRank]:
+        """The cores of its ranks, encode ranks first."""
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell ``watcher(rank, input, actions)`` of everything that the cores are given and ask for from now on."""
+
+    def is_lost(self, write: StartWrite) -> bool:
+        """Whether the memory that a write goes to is not there any more, because its process has ended."""
+
+    def give(self, target: RankId, event: object) -> None:
+        """Hand a message, or any other input but a turn, to a rank now."""
+
+    def refuse(self, rank_id: RankId, key: RoomKey, reason: str) -> None:
+        """A request never gets to a rank."""
+
+    def end_processes(self, side: Side, instance: int) -> None:
+        """End all processes of an instance now."""
+
+    def start_processes(self, side: Side, instance: int) -> None:
+        """Start an instance anew after ``end_processes``."""
+
 
 class WriteEnd(msgspec.Struct, frozen=True):
     """How a write ends. ``late_s``: it is reported failed, yet its bytes land that much later; None: it is quiet."""
@@ -69,7 +111,7 @@ AT_ONCE = (0.0,)
 class Faults:
     """Nothing goes wrong. The cluster asks at the places where something could; subclasses answer otherwise."""
 
-    def begin(self, cluster: Cluster) -> None:
+    def begin(self, cluster: FaultyCluster) -> None:
         """The cluster is built and its clock has not started. Whatever happens at a given time is scheduled here."""
 
     def slowness(self, rank_id: RankId) -> float:
@@ -279,7 +321,7 @@ class PlannedFaults(Faults):
 
     # --- at their times ---
 
-    def begin(self, cluster: Cluster) -> None:
+    def begin(self, cluster: FaultyCluster) -> None:
         """Schedule the incidents."""
         self._cluster = cluster
         self._clock = cluster.clock

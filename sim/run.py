@@ -13,8 +13,8 @@ from protocol.recording import Event, Recorder
 from protocol.status import Status
 from protocol.topology import RankId
 from sim.clock import Clock
+from sim.cluster.hosted import make_cluster
 from sim.faults import Faults
-from sim.host.cluster import make_cluster
 from sim.network.link import LinkProfile
 
 

@@ -27,14 +27,15 @@ from experiments.runs.environment import COMPILED_MARK, sources_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")
+CORE = ("agreement", "allocator", "chunks", "disciplines", "encode", "language", "rank", "status")
 MODULES = (
-    *(f"protocol/{name}.py" for name in ("agreement", "allocator", "chunks", "disciplines", "encode", "language")),
-    *(f"protocol/{name}.py" for name in ("rank", "status")),
+    *(f"protocol/{name}.py" for name in CORE),
     *(f"protocol/emulation/{name}.py" for name in ("loop", "passes", "processors")),
     *(f"protocol/observe/{name}.py" for name in ("deadlock", "monitor", "pooluse", "runlog")),
-    *(f"sim/{name}.py" for name in ("clock", "cluster", "group", "run")),
-    *(f"sim/host/{name}.py" for name in ("cluster", "processors")),
+    *(f"sim/{name}.py" for name in ("clock", "run")),
+    *(f"sim/cluster/{name}.py" for name in ("cluster", "group", "hosted")),
     *(f"sim/network/{name}.py" for name in ("adapters", "fairshare", "worker")),
+    "sim/host/processors.py",
 )
 """What a request passes through, but for the messages and profiles: msgspec's classes are compiled already."""
 

@@ -14,7 +14,7 @@ The environment:
 * requests reach each rank in the order of their submission, whenever they like;
 * a group agrees on a turn at one moment and its ranks carry it out one by one. A rank that has agreed takes nothing
   else before it has carried out the turn, as in ``real.run.rank``; with ``atomic_turns`` all do so at once, as in
-  ``sim.cluster``. A turn that would change nothing is not a move;
+  ``sim.cluster.cluster``. A turn that would change nothing is not a move;
 * time passes only when nothing else can happen; then any timer may be the next to go off. A timer that goes off
   before that is a fault;
 * a fault is a move like any other while the bound allows one more. When a rank is gone the others of its group hold no

@@ -15,8 +15,8 @@ from protocol.emulation.scenario import Request, Scenario
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import Abort, Action, Turn
-from sim import cluster
 from sim.chaos import ChaosCase, ChaosOutcome, describe, draw_case, run_case, run_seed
+from sim.cluster import cluster
 from sim.faults import FaultPlan
 from sim.network.link import LinkProfile
 

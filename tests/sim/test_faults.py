@@ -13,7 +13,7 @@ from protocol.observe.monitor import LawChecker
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.cluster import Cluster
+from sim.cluster.cluster import Cluster
 from sim.faults import (
     ClientAbort,
     Death,

@@ -14,8 +14,8 @@ from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from sim.chaos import draw_case, run_case
 from sim.clock import Clock
+from sim.cluster.hosted import HostedCluster, make_cluster
 from sim.faults import FaultPlan, PlannedFaults, Restart
-from sim.host.cluster import HostedCluster, make_cluster
 from sim.host.costs import SPREADS, HostCosts, host_from
 from sim.network.link import LinkProfile, profile_from
 from sim.observe import observe

@@ -18,7 +18,7 @@ from protocol.sizing import RequestView, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.cluster import Cluster
+from sim.cluster.cluster import Cluster
 from sim.network.link import LinkProfile
 from sim.observe import observe
 from sim.run import simulate

@@ -18,7 +18,7 @@ from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.messages import Abort, LanguageRequest
 from protocol.recording import Event
 from protocol.topology import RankId, Side
-from sim.cluster import Cluster
+from sim.cluster.cluster import Cluster
 from sim.faults import Faults
 from sim.network.link import LinkProfile
 from sim.run import SimulationOutcome, simulate

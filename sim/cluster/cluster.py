@@ -54,13 +54,11 @@ from protocol.sizing import must_answer_alike
 from protocol.status import FINAL, Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.faults import Faults, WriteEnd
-from sim.group import Core, Group, Rank, Worker
+from sim.cluster.group import Core, Group, Rank, Worker
+from sim.faults import Faults, Watcher, WriteEnd
 from sim.network.adapters import Network
 from sim.network.link import Contacts, LinkProfile, TransferWorker
 from sim.network.worker import QueuedWorker
-
-Watcher = Callable[[RankId, object, list[Action]], None]
 
 MOST_DEADLOCKS = 16
 """Kept of one run. Timers end one deadlock and the rooms behind it make the next."""

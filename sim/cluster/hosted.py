@@ -39,9 +39,9 @@ from protocol.recording import Recorder
 from protocol.sizing import must_answer_alike
 from protocol.topology import RankId, Side
 from sim.clock import Clock
-from sim.cluster import Cluster
+from sim.cluster.cluster import Cluster
+from sim.cluster.group import Group, Rank, Worker
 from sim.faults import Faults
-from sim.group import Group, Rank, Worker
 from sim.host.processors import SharedProcessors, Thread
 from sim.network.link import LinkProfile
 from sim.network.worker import HostedWorker
