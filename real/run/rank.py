@@ -647,12 +647,14 @@ class RankProcess:
         return end_s
 
     def _carry_out(self, actions: list[Action]) -> None:
-        self._send_on()  # before anybody hears of what was recorded
+        self._send_on()
         for action in actions:
             match action:
                 case Send(to, message):
+                    self._send_on()  # before anybody hears of what was recorded
                     self.wire.send(to, message)
                 case StartWrite() if self.writer is not None:
+                    self._send_on()
                     self._writes[self._worker_of(action.destination)].append(action)
                     self._start_writes(action.destination)
                 case CopyOut():
@@ -671,6 +673,7 @@ class RankProcess:
                     self._tell(Concluded(self.rank_id, room, incarnation, status, reason, generation, records))
                 case _:
                     raise RuntimeError(f"{self.rank_id} cannot carry out {action}")
+        self._send_on()
 
     def _copy_out(self, copy: CopyOut) -> None:
         began_s, cpu_s = time.monotonic(), time.thread_time()

@@ -1,0 +1,85 @@
+"""What a rank's process does with the actions of its core, without an engine or other processes."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("zmq", reason="needs pyzmq")
+
+from protocol.chunks import Chunk
+from protocol.messages import Action, CopyOut, Note, Send, StartWrite
+from protocol.recording import Event
+from protocol.topology import RankId, Side
+from real.run.orders import Records, parse_order
+from real.run.rank import RankProcess
+
+ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
+
+
+class Heard:
+    """Everything that leaves a rank, in order: numbers of rooms that the router hears of, and what others hear."""
+
+    def __init__(self) -> None:
+        self.order: list[Any] = []
+
+    def to_router(self, frames: list[bytes]) -> None:
+        order = parse_order(frames)
+        assert isinstance(order, Records)
+        self.order.append([room for _, room, *_ in order.records])
+
+    def to_peer(self, to: RankId, message: Any) -> None:
+        self.order.append(message)
+
+    def of_itself(self, what: str) -> Callable[..., None]:
+        return lambda *_arguments, **_options: self.order.append(what)
+
+
+def rank_that_tells(heard: Heard, *, mortal: bool) -> RankProcess:
+    """A rank of which everybody but its own part is played."""
+    rank = RankProcess.__new__(RankProcess)
+    parts: dict[str, Any] = {
+        "rank_id": ENCODE,
+        "spec": SimpleNamespace(mortal=mortal, generation=0, announced_writes=(), faults=()),
+        "zero_s": 1.0,
+        "records": [],
+        "_recorded": 0,
+        "_moves": {},
+        "router": SimpleNamespace(send=heard.to_router),
+        "wire": SimpleNamespace(send=heard.to_peer),
+        "writer": SimpleNamespace(start=heard.of_itself("write")),
+        "_writes": [collections.deque()],
+        "_writing": [0],
+        "_begun": collections.Counter(),
+        "_copy_out": heard.of_itself("copy"),
+    }
+    vars(rank).update(parts)
+    return rank
+
+
+def note(room: int) -> Note:
+    return Note(room, Event.CHUNK_STARTED, None, 0, 0, "")
+
+
+COPY = CopyOut(1, 0, start_token=0, tokens=16, blocks=(0,))
+WRITE = StartWrite(4, 0, 0, LANGUAGE, Chunk(0, 16, is_last=True), (0,), (0,))
+
+
+@pytest.mark.parametrize("mortal", [True, False])
+def test_where_a_death_is_planned_records_are_sent_on_before_anybody_hears_of_what_was_done(*, mortal: bool) -> None:
+    """Also what is recorded while a copy is taken, of a room that waits behind it."""
+    heard = Heard()
+    rank = rank_that_tells(heard, mortal=mortal)
+    actions: list[Action] = [
+        note(1), Send(LANGUAGE, "first"), COPY, note(2), note(3), Send(LANGUAGE, "second"), Send(LANGUAGE, "third"),
+        note(4), WRITE, note(5),
+    ]  # fmt: skip
+    rank._carry_out(actions)
+    at_once = [[1], "first", "copy", [2, 3], "second", "third", [4], "write", [5]]
+    assert heard.order == (at_once if mortal else [one for one in at_once if isinstance(one, str)])
+    assert [room for _, room, *_ in rank.records] == ([] if mortal else [1, 2, 3, 4, 5])
