@@ -104,7 +104,7 @@ def make_policy(name: str, options: Mapping[str, Any]) -> SizingPolicy:
         return Supervised(kind(**options), name)
     except ValueError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SizingError(f"sizing policy {name}: its constructor raised {described(error)}") from error
 
 
@@ -118,7 +118,7 @@ def _imported(name: str) -> ModuleType:
         raise SizingError(f"must name a module or a file, which {name!r} is not; {hint}")
     try:
         module: ModuleType = pkgutil.resolve_name(f"{name}:")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent and f"{name}.".startswith(f"{absent}."):
             raise SizingError(f"must name a module that can be imported, there is no {absent!r}; {hint}") from None
@@ -145,7 +145,7 @@ def _from_file(path: Path) -> ModuleType:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except BaseException as error:
         del sys.modules[name]
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | SystemExit):
             raise
         where = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
         reason = f"{type(error).__name__} ({error.msg})" if isinstance(error, SyntaxError) else described(error)

@@ -39,7 +39,7 @@ class Supervised(SizingPolicy):
     They are kept as well while ``compared`` is set, which a driver does that takes them after every turn.
 
     Raises SizingError, which names the policy, for an answer that is no whole number or less than 1 and for whatever
-    the policy raises itself.
+    the policy raises itself, SystemExit too: that it ends the process is for nobody to take for the end of the run.
     """
 
     def __init__(self, policy: SizingPolicy, title: str) -> None:
@@ -53,7 +53,7 @@ class Supervised(SizingPolicy):
         room = view.request.room
         try:
             given: Any = self.policy.first_tokens(view)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SizingError(f"the sizing policy {self.title} raised {described(error)} for room {room}") from error
         tokens = _whole(given)
         if tokens is None or tokens < 1:
@@ -69,7 +69,7 @@ class Supervised(SizingPolicy):
         """Let the policy learn."""
         try:
             self.policy.completed(view)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SizingError(
                 f"the sizing policy {self.title} raised {described(error)} when room {view.request.room} was completed"
             ) from error
@@ -90,7 +90,7 @@ def _whole(answer: Any) -> int | None:
         return None
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """What was raised, and where in the code that raised it."""
     message = f" ({error})" if str(error) else ""
     frames = traceback.extract_tb(error.__traceback__)

@@ -51,7 +51,7 @@ from protocol.messages import (
     WriterQuiet,
 )
 from protocol.recording import Event
-from protocol.sizing import Supervised
+from protocol.sizing import SizingError, Supervised
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from protocol.wire.limits import EXTENDED, SGLANG
@@ -758,6 +758,12 @@ class RankProcess:
             self._tell(Records(self.rank_id, self.spec.generation, self.records))
             self.records = []
 
+    def tell_broken(self, error: BaseException) -> None:
+        """Tell the router, which has all that was recorded before, why this process cannot go on."""
+        known = isinstance(error, EngineError | OSError | SizingError | ThreadBrokeError)
+        self._send_on(least=1)
+        self._tell(Broken(self.rank_id, str(error) if known else f"{type(error).__name__}: {error}"))
+
     def _tell(self, order: Order) -> None:
         self.router.send(order_frames(order))
 
@@ -788,10 +794,15 @@ def _end_with_parent() -> None:
     os._exit(130)
 
 
+def read_spec() -> RankSpec:
+    """What this process is to be, from standard input."""
+    with open(0, "rb", buffering=0, closefd=False) as orders:
+        return msgspec.json.decode(orders.readline(), type=RankSpec)
+
+
 def main() -> int:
     """Run the rank described on standard input; 1 with one sentence on standard error when it cannot."""
-    with open(0, "rb", buffering=0, closefd=False) as orders:
-        spec = msgspec.json.decode(orders.readline(), type=RankSpec)
+    spec = read_spec()
     FAILURES.catch_all()
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     torch.set_num_threads(1)  # ranks share the machine's cores; a second thread per rank only gets in the way
@@ -807,12 +818,13 @@ def main() -> int:
         sys.stderr.flush()
         # At once: gloo's threads wait for the other rank, and nothing of a broken group is worth a report.
         os._exit(GROUP_STATUS)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if process is None:
             sys.stderr.write(f"{spec.rank_id}: {error}\n")
             return 1
-        known = isinstance(error, EngineError | OSError | ThreadBrokeError)
-        process._tell(Broken(spec.rank_id, str(error) if known else f"{type(error).__name__}: {error}"))
+        process.tell_broken(error)
+        if isinstance(error, SystemExit):
+            return 1
         raise
     return 0
 

@@ -125,6 +125,7 @@ def test_the_scenario_carries_what_another_process_needs(policies: Path) -> None
         ("class P(SizingPolicy): pass", "mine.py:P", "a class that can be used, but P lacks first_tokens"),
         ("def f(:", "mine.py:P", r"that Python can run, but mine.py raised SyntaxError \(.*\) in line 3"),
         ("x = 1\ny = 1 / 0", "mine.py:P", r"mine.py raised ZeroDivisionError \(division by zero\) at mine.py:4"),
+        ("import sys\nsys.exit()", "mine.py:P", r"mine.py raised SystemExit at mine.py:4"),
         ("import absent_module", "mine.py:P", "mine.py raised ModuleNotFoundError .*'absent_module'.* at mine.py:3"),
         (HALF + "    sees_true_length = True\n", "mine.py:HalfOfTheFreePool", "does not see the true length"),
         ("", "protocol.sizing:Oracle", "does not see the true length, as Oracle wants to"),
@@ -147,6 +148,9 @@ def test_bad_options_of_a_users_policy_are_refused(policies: Path) -> None:
     policies.write_text(HEADER + HALF.replace("self.least = least", "self.least = {}[least]"))
     with pytest.raises(SizingError, match=r"its constructor raised KeyError \(512\) at my_policies.py:6"):
         make_policy(f"{policies}:HalfOfTheFreePool", {})
+    policies.write_text(HEADER + HALF.replace("self.least = least", "raise SystemExit(3)"))
+    with pytest.raises(SizingError, match=r"its constructor raised SystemExit \(3\) at my_policies.py:6"):
+        make_policy(f"{policies}:HalfOfTheFreePool", {})
 
 
 # --- watched ---
@@ -159,12 +163,12 @@ class Says(SizingPolicy):
         self.answer = answer
 
     def first_tokens(self, view: RequestView) -> int:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer  # type: ignore[no-any-return]
 
     def completed(self, view: CompletedView) -> None:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
 
 
@@ -183,13 +187,14 @@ def test_a_whole_number_of_any_type_becomes_an_int(answer: Any) -> None:
     assert given == answer
 
 
-def test_what_a_policy_raises_is_told_with_its_place() -> None:
-    policy = Supervised(Says(KeyError("client")), "mine.py:Says")
-    with pytest.raises(
-        SizingError, match=r"mine\.py:Says raised KeyError \('client'\) at test_sizing_places\.py:\d+ for room 1"
-    ):
+@pytest.mark.parametrize(
+    ("raised", "told"), [(KeyError("client"), r"KeyError \('client'\)"), (SystemExit(0), r"SystemExit \(0\)")]
+)
+def test_what_a_policy_raises_is_told_with_its_place(raised: BaseException, told: str) -> None:
+    policy = Supervised(Says(raised), "mine.py:Says")
+    with pytest.raises(SizingError, match=rf"mine\.py:Says raised {told} at test_sizing_places\.py:\d+ for room 1"):
         policy.first_tokens(view())
-    with pytest.raises(SizingError, match=r"raised KeyError .* when room 1 was completed"):
+    with pytest.raises(SizingError, match=rf"raised {told} .* when room 1 was completed"):
         policy.completed(CompletedView(LanguageRequest(1, 0), 5, 1))
 
 

@@ -15,9 +15,13 @@ pytest.importorskip("zmq", reason="needs pyzmq")
 from protocol.chunks import Chunk
 from protocol.messages import Action, CopyOut, Note, Send, StartWrite
 from protocol.recording import Event
+from protocol.sizing import SizingError
 from protocol.topology import RankId, Side
-from real.run.orders import Records, parse_order
+from real.errors import EngineMissing
+from real.run import rank as real_rank
+from real.run.orders import MISSING_STATUS, Broken, Records, parse_order
 from real.run.rank import RankProcess
+from real.threads import FAILURES
 
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 
@@ -30,8 +34,7 @@ class Heard:
 
     def to_router(self, frames: list[bytes]) -> None:
         order = parse_order(frames)
-        assert isinstance(order, Records)
-        self.order.append([room for _, room, *_ in order.records])
+        self.order.append([room for _, room, *_ in order.records] if isinstance(order, Records) else order)
 
     def to_peer(self, to: RankId, message: Any) -> None:
         self.order.append(message)
@@ -83,3 +86,37 @@ def test_where_a_death_is_planned_records_are_sent_on_before_anybody_hears_of_wh
     at_once = [[1], "first", "copy", [2, 3], "second", "third", [4], "write", [5]]
     assert heard.order == (at_once if mortal else [one for one in at_once if isinstance(one, str)])
     assert [room for _, room, *_ in rank.records] == ([] if mortal else [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SizingError("the sizing policy mine raised KeyError"), "the sizing policy mine raised KeyError"),
+        (MemoryError("no more"), "MemoryError: no more"),
+        (SystemExit(0), "SystemExit: 0"),
+    ],
+)
+def test_a_rank_that_breaks_tells_what_it_recorded_and_then_why(error: BaseException, reason: str) -> None:
+    heard = Heard()
+    rank = rank_that_tells(heard, mortal=False)
+    rank._carry_out([note(1), note(2)])
+    rank.tell_broken(error)
+    assert heard.order == [[1, 2], Broken(ENCODE, reason)]
+
+
+@pytest.mark.parametrize(("error", "status"), [(SystemExit(0), 1), (EngineMissing("pip install it"), MISSING_STATUS)])
+def test_a_rank_that_is_to_exit_in_the_middle_of_a_run_has_broken(
+    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[BaseException] = []
+
+    def run() -> None:
+        raise error
+
+    played = SimpleNamespace(run=run, tell_broken=told.append)
+    monkeypatch.setattr(real_rank, "RankProcess", lambda spec: played)
+    monkeypatch.setattr(real_rank, "read_spec", lambda: SimpleNamespace(rank_id=ENCODE))
+    monkeypatch.setattr(real_rank, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(FAILURES, "catch_all", lambda: None)
+    assert real_rank.main() == status
+    assert told == ([error] if isinstance(error, SystemExit) else [])
