@@ -164,8 +164,8 @@ def run(config: Any, recording: str, target: Path, host: dict[str, Any] | None) 
     """Simulate, on a host if one is given; return the number of events on the clock."""
     from msgspec import structs
 
+    from experiments.runs.recorder import RunRecorder
     from experiments.runs.rundir import RunWriter
-    from experiments.runs.runner import Account
     from experiments.workloads.requests import make_requests
     from sim.host.costs import host_from
     from sim.network.link import load_profile
@@ -183,7 +183,7 @@ def run(config: Any, recording: str, target: Path, host: dict[str, Any] | None) 
             if recording == "events":
                 outcome = simulate(scenario, requests, link, recorder=writer.event)
             else:
-                account = Account(config, writer)
+                account = RunRecorder(config, writer)
                 outcome = simulate(scenario, requests, link, recorder=account, announce=account.expect)
     if outcome.unfinished or outcome.failed:
         raise RuntimeError(f"{outcome.failed} requests failed and {outcome.unfinished} are unfinished")

@@ -21,6 +21,8 @@ import msgspec
 from experiments.errors import UserError
 from experiments.files import Claim, claim_free, free_name, new_folder, require_empty_folder, write_json
 from experiments.options import unused_device
+from experiments.runs.backend import real_errors
+from experiments.runs.diagnosis import examine_real
 from experiments.runs.environment import MOONCAKE_WHEELS, describe, memory_bytes, package_version
 from experiments.text import table
 from experiments.units import format_duration, format_size, parse_size
@@ -143,9 +145,6 @@ def run_sweep(
     ``show`` is given the heading, with the proved transport, before anything is measured. Raises UserError when the
     backend or the transport is not to be had here, RunFailedError when a write fails.
     """
-    from experiments.runs.diagnosis import examine_real
-    from experiments.runs.runner import real_errors
-
     if missing := examine_real():
         raise UserError(missing)
     with real_errors(lambda line: print(line, file=sys.stderr)):

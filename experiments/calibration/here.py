@@ -23,8 +23,9 @@ from typing import Any
 from experiments.calibration.command import BASE, calibrate, check_target
 from experiments.calibration.host.busy import Busy, BusyWatch
 from experiments.errors import UserError
+from experiments.runs.diagnosis import examine_real
+from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_measured
 from experiments.workloads.loading import load
 
 EXAMPLE = "validation-cell"
@@ -106,7 +107,7 @@ def measure_one(folder: Path, planned: Planned, number: int, rates_rps: Mapping[
         f'run.name="{planned.name}"', *planned.overrides, *loaded, f"workload.requests={planned.requests}"
     ]  # fmt: skip
     with on_processors(planned.processors):
-        run_measured(load(EXAMPLE, overrides), target, plots=False)
+        run_measured(load(EXAMPLE, overrides), target)
 
 
 @contextmanager
@@ -174,8 +175,6 @@ def calibrate_here(
     ``keep``: a new folder in which the runs stay; they are removed otherwise. Raises UserError for bad input and where
     the real backend is missing, before anything is measured, and RunFailedError when something breaks.
     """
-    from experiments.runs.diagnosis import examine_real
-
     check_target("none", seed, out, base)
     if keep is not None and keep.exists():
         raise UserError(f"--keep is {str(keep)!r}, it must be a folder that does not exist yet")

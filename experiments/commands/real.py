@@ -86,8 +86,9 @@ def real(
 ) -> None:
     """The same configuration over Mooncake, one process per rank: all on this host, or each where it is started."""
     from experiments.errors import UserError
+    from experiments.figures.directory import drawing
     from experiments.runs.hosts import WAIT_S, Meeting, Part, take_part
-    from experiments.runs.runner import run_measured
+    from experiments.runs.measure import run_measured
 
     is_rank = any(one is not None for one in (role, rank, host))
     if bootstrap is None and (is_rank or wait_s is not None or token is not None or expose):
@@ -133,5 +134,5 @@ def real(
             f"--expose has no effect with protocol.wire = {asked.protocol.wire!r}, whose ports know the run's token; "
             "it is for 'sglang'"
         )
-    execute = functools.partial(run_measured, meeting=meeting, plots=plots, timeline=timeline)
+    execute = functools.partial(run_measured, meeting=meeting, draw=drawing(plots=plots, timeline=timeline))
     run_into_directory("real", execute, asked, out, force=force, as_json=as_json)

@@ -33,8 +33,9 @@ def sim(
     as_json: JsonOption = False,
 ) -> None:
     """One simulated run, with its replications, into a run directory."""
-    from experiments.runs.runner import run_sim
+    from experiments.figures.directory import drawing
+    from experiments.runs.simulate import run_sim
 
     refuse_force_without_out(context, out)
-    execute = functools.partial(run_sim, plots=plots, timeline=timeline)
+    execute = functools.partial(run_sim, draw=drawing(plots=plots, timeline=timeline))
     run_into_directory("sim", execute, load_config(config, settings, seed), out, force=force, as_json=as_json)

@@ -29,7 +29,7 @@ PROBE_TIMEOUT_S = 60.0
 
 SIMULATOR_PROBE = """
 from experiments.workloads.loading import load
-from experiments.runs.runner import simulate_one
+from experiments.runs.simulate import simulate_one
 one, broken = simulate_one(load("seed-resume"), 0)
 assert one.statuses == {"Success": 1} and not one.violations, (one.statuses, broken)
 """

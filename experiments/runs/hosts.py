@@ -17,6 +17,8 @@ import msgspec
 
 from experiments.config.schema import Config
 from experiments.errors import UserError
+from experiments.runs.backend import REAL_MEMORY_SHARE, real_errors
+from experiments.runs.diagnosis import examine_real
 from experiments.runs.environment import describe
 from experiments.runs.tokens import held, offered
 from protocol.topology import Side
@@ -104,9 +106,6 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
 
     Raises UserError when this rank cannot take part, RunFailedError when the run is broken off.
     """
-    from experiments.runs.diagnosis import examine_real
-    from experiments.runs.runner import real_errors
-
     missing = examine_real()
     if missing:
         raise UserError(missing)
@@ -144,8 +143,6 @@ def comparable(config: Config) -> dict[str, Any]:
 
 def check_memory(config: Config, hosts: Coordinator) -> None:
     """Raise UserError for a host with less memory than the pools of its ranks may take."""
-    from experiments.runs.runner import REAL_MEMORY_SHARE
-
     pools: defaultdict[str, int] = defaultdict(int)
     for side, section in ((Side.ENCODE, config.encode), (Side.LANGUAGE, config.language)):
         for rank_id in hosts.sides[side]:

@@ -35,7 +35,8 @@ from experiments.errors import RunFailedError, UserError
 from experiments.runs.capacity import combined
 from experiments.runs.environment import describe, usable_cpus
 from experiments.runs.failures import counted
-from experiments.runs.runner import Notice, Progress, simulate_one
+from experiments.runs.recorder import Notice, Progress
+from experiments.runs.simulate import simulate_one
 from experiments.runs.summary import FIGURES, Replication, summarise
 from experiments.stats.intervals import Estimate, Samples, across_replications, shares_across, wilson, within
 from experiments.stats.paired import Difference, paired_each

@@ -17,7 +17,7 @@ from experiments.calibration.host import busy
 from experiments.calibration.host.busy import TOO_BUSY, Busy, BusyWatch, Spent, between
 from experiments.calibration.report import busy_text
 from experiments.config.schema import Config
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from sim.network.link import load_profile
 
 Command = Callable[..., Any]
@@ -45,10 +45,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     truth.write_text(TRUTH, encoding="utf-8")
     names: list[str] = []
 
-    def simulate(config: Config, target: Path, *, plots: bool) -> object:
+    def simulate(config: Config, target: Path) -> object:
         names.append(config.run.name)
         link = config.link.model_copy(update={"profile": str(truth)})
-        return run_sim(config.model_copy(update={"link": link}), target, plots=plots)
+        return run_sim(config.model_copy(update={"link": link}), target)
 
     def bench(folder: Path) -> None:
         names.append("link")
@@ -61,7 +61,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(here, "run_measured", simulate)
     monkeypatch.setattr(here, "_measure_link", bench)
-    monkeypatch.setattr("experiments.runs.diagnosis.examine_real", lambda: "")
+    monkeypatch.setattr("experiments.calibration.here.examine_real", lambda: "")
     return names
 
 
@@ -108,7 +108,7 @@ def test_from_the_command_line_with_what_stands_in_its_way_refused(
         assert ended.status == 2, arguments
         assert part in ended.err
     assert measured == []
-    monkeypatch.setattr("experiments.runs.diagnosis.examine_real", lambda: "Mooncake is not installed")
+    monkeypatch.setattr("experiments.calibration.here.examine_real", lambda: "Mooncake is not installed")
     ended = bufferlab("calibrate", "--here", "--out", "other.toml")
     assert ended.status == 2
     assert "--here measures over Mooncake, but Mooncake is not installed" in ended.err

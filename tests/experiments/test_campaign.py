@@ -12,7 +12,7 @@ import pytest
 from experiments.calibration import here
 from experiments.config.schema import Config
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.validation import campaign
 
 TOOL = Path(__file__).parents[2] / "tools" / "campaign.py"
@@ -33,9 +33,9 @@ def tool() -> ModuleType:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
-    def simulate(config: Config, target: Path, *, plots: bool) -> object:
+    def simulate(config: Config, target: Path) -> object:
         names.append(config.run.name)
-        return run_sim(config, target, plots=plots)
+        return run_sim(config, target)
 
     monkeypatch.setattr(here, "run_measured", simulate)
     return names

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from experiments.config.schema import Config, parse
 from experiments.runs.capacity import STAGES
-from experiments.runs.runner import simulate_one
+from experiments.runs.simulate import simulate_one
 from experiments.runs.summary import summarise
 
 TOKENS = 1000

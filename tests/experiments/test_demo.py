@@ -14,7 +14,7 @@ from experiments.commands.demonstration.forecast import Outcome, verdict
 from experiments.config.schema import Config
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 
 HOST = """
 latency_s = 0.4e-3

@@ -29,7 +29,7 @@ from experiments.files import (
     write_text,
 )
 from experiments.runs.rundir import RunWriter, StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_a_sweep_on_a_full_disk_keeps_its_finished_cells(tmp_path: Path) -> None
 
 
 def test_a_run_that_stands_there_survives_a_full_disk(tmp_path: Path) -> None:
-    before = run_sim(load("seed-small"), tmp_path / "run", plots=False)
+    before = run_sim(load("seed-small"), tmp_path / "run")
     status, _, err = ended(start("sim", "quickstart", *SMALL, "--out", "run", "--force", cwd=tmp_path, room_bytes=9000))
     assert status == 1, err
     assert StoredRun(tmp_path / "run").summary == before

@@ -8,8 +8,9 @@ import pytest
 
 from experiments.config.schema import Config, parse
 from experiments.errors import UserError
+from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_measured, run_sim
+from experiments.runs.simulate import run_sim
 from protocol.recording import Event
 
 PREFILL_S = 0.05
@@ -31,7 +32,7 @@ def config(requests: int = 8, **changes: Any) -> Config:
 
 
 def run(tmp_path: Path, made: Config, name: str = "run") -> StoredRun:
-    run_sim(made, tmp_path / name, plots=False)
+    run_sim(made, tmp_path / name)
     return StoredRun(tmp_path / name)
 
 
@@ -108,7 +109,7 @@ def test_a_measured_run_has_the_same_figures(tmp_path: Path) -> None:
         language={"base_s": PREFILL_S, "batch_tokens": 300, "pool_blocks": 64},
         slo={"ttft_s": "10s"},
     )
-    summary = run_measured(made, tmp_path / "real", plots=False)
+    summary = run_measured(made, tmp_path / "real")
     rows = StoredRun(tmp_path / "real").requests()
     assert (rows["prefilled_s"] >= rows["delivered_s"] + PREFILL_S - 1e-3).all()
     assert rows["prefilled_s"].max() - rows["prefilled_s"].min() >= 11 * PREFILL_S - 1e-3

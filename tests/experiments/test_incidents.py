@@ -8,7 +8,7 @@ import pytest
 from experiments.config.incidents import fault_plan, real_plan
 from experiments.config.schema import Config
 from experiments.errors import UserError
-from experiments.runs.runner import simulate_one
+from experiments.runs.simulate import simulate_one
 from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests
 from protocol.recording import Event, Record

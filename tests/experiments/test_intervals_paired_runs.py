@@ -13,7 +13,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.runs.paired import compare_paired, paired_text
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests
 from protocol.emulation.scenario import Request
@@ -34,7 +34,7 @@ VARIANTS: dict[str, list[str]] = {
 
 def simulated(folder: Path, *settings: str) -> Path:
     base = ["workload.requests=150", "run.replications=3", "run.seed=5"]
-    run_sim(load("quickstart", [*base, *settings]), folder, plots=False)
+    run_sim(load("quickstart", [*base, *settings]), folder)
     return folder
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from experiments.config.schema import Config, parse
 from experiments.errors import UserError
+from experiments.runs.measure import run_measured
 from experiments.runs.paired import compare_paired
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_measured, run_sim
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from experiments.workloads.readers import find_reader
 from experiments.workloads.readers.recorded import RecordedRun
@@ -25,7 +26,7 @@ CLOSED = ("workload.loop=closed", "workload.concurrency=4")
 
 def simulated(folder: Path, name: str, *settings: str, example: str = "quickstart") -> StoredRun:
     config = load(example, ["workload.requests=60", "run.replications=1", *settings])
-    run_sim(config, folder / name, plots=False)
+    run_sim(config, folder / name)
     return StoredRun(folder / name)
 
 
@@ -115,7 +116,7 @@ def test_a_run_played_back_is_the_same_run(tmp_path: Path) -> None:
     for replication in (0, 1):
         config = replay(run, f"workload.options.replication={replication}")
         assert isinstance(find_reader(Path(str(config.workload.file))), RecordedRun)
-        run_sim(config, tmp_path / f"again-{replication}", plots=False)
+        run_sim(config, tmp_path / f"again-{replication}")
         pd.testing.assert_frame_equal(events(StoredRun(tmp_path / f"again-{replication}")), events(run, replication))
     made, read = columns_of(run.config, 1), columns_of(replay(run, "workload.options.replication=1"))
     for name in ("image_tokens_hint", "image_squares", "encode_factor", "prefill_factor", "client"):
@@ -126,7 +127,7 @@ def test_a_closed_loop_played_back_in_an_open_one_has_the_same_times(tmp_path: P
     run = simulated(tmp_path, "run", *CLOSED)
     config = replay(run)
     assert config.workload.loop == "open"
-    run_sim(config, tmp_path / "again", plots=False)
+    run_sim(config, tmp_path / "again")
     again = StoredRun(tmp_path / "again").requests().sort_values("room", ignore_index=True)
     first = run.requests().sort_values("room", ignore_index=True)
     pd.testing.assert_series_equal(again["arrival_s"], first["arrival_s"])
@@ -172,16 +173,16 @@ def test_runs_are_played_back_from_either_world_in_the_other(tmp_path: Path) -> 
     pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
     settings = ("workload.requests=8", "encode.base_s=0.01", "language.pool_blocks=64", "encode.pool_blocks=64")
     config = load("seed-resume", [*settings, *CLOSED])
-    run_measured(config, tmp_path / "real", plots=False)
+    run_measured(config, tmp_path / "real")
     measured = StoredRun(tmp_path / "real")
     arrivals = measured.requests().sort_values("room")["arrival_s"].to_numpy()
     assert arrivals[-1] > arrivals[0] >= 0
     # Measured, then simulated at the times at which the requests really came.
-    run_sim(replay(measured), tmp_path / "sim", plots=False)
+    run_sim(replay(measured), tmp_path / "sim")
     simulated_again = StoredRun(tmp_path / "sim").requests().sort_values("room")
     assert np.array_equal(simulated_again["arrival_s"], arrivals)
     # And what was simulated, measured.
-    summary = run_measured(replay(StoredRun(tmp_path / "sim")), tmp_path / "real-again", plots=False)
+    summary = run_measured(replay(StoredRun(tmp_path / "sim")), tmp_path / "real-again")
     again = StoredRun(tmp_path / "real-again").requests().sort_values("room")
     assert np.array_equal(again["arrival_s"], arrivals)
     assert summary["requests"]["succeeded"] == 8

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.figures.directory import drawing
 from experiments.figures.plots import (
     _time_means,
     latency_ecdf,
@@ -20,7 +21,7 @@ from experiments.figures.plots import (
     sizing_curve,
 )
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim, simulate_one
+from experiments.runs.simulate import run_sim, simulate_one
 from experiments.sweeps.sweep import Sweep, figures, make_plan, run_sweep
 from experiments.workloads.loading import load
 
@@ -31,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[StoredRun]:
     made = []
     for tokens in (512, 2048):
         settings = ["workload.requests=40", "run.replications=2", f"protocol.sizing.tokens={tokens}"]
-        run_sim(load("quickstart", settings), folder / str(tokens))
+        run_sim(load("quickstart", settings), folder / str(tokens), draw=drawing())
         made.append(StoredRun(folder / str(tokens)))
     return made
 

@@ -14,7 +14,7 @@ import pytest
 
 from experiments import progress
 from experiments.progress import bar, counted, on_a_terminal
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +107,7 @@ def test_items_are_counted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_simulated_run_tells_every_request_once(tmp_path: Path) -> None:
     told: list[int] = []
     config = load("quickstart", ["workload.requests=40", "run.replications=3"])
-    run_sim(config, tmp_path / "run", plots=False, progress=told.append)
+    run_sim(config, tmp_path / "run", progress=told.append)
     assert sum(told) == 120
 
 
@@ -136,7 +136,7 @@ def test_what_lasts_has_a_bar_at_a_terminal_alone(
 ) -> None:
     if arguments[0] in ("compare", "paired"):
         for name in ("one", "two"):
-            run_sim(load("quickstart", ["workload.requests=40", "run.replications=2"]), folder / name, plots=False)
+            run_sim(load("quickstart", ["workload.requests=40", "run.replications=2"]), folder / name)
     made: list[int | None] = []
     original = progress.Bar.__init__
 

@@ -10,7 +10,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.runs.replay import replications_of
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.runs.summary import FIGURES, Replication, each, summarise
 from experiments.stats.intervals import NOTHING, unbounded
 from experiments.workloads.loading import load
@@ -135,7 +135,7 @@ def test_no_bound_leaves_what_is_possible() -> None:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
     folder = tmp_path_factory.mktemp("long") / "run"
     settings = ["workload.requests=5000", "workload.rate_rps=3", "run.replications=1", "protocol.sizing.tokens=2048"]
-    run_sim(load("demo", settings), folder, plots=False)
+    run_sim(load("demo", settings), folder)
     return StoredRun(folder)
 
 
@@ -206,7 +206,7 @@ def test_a_warmup_is_left_out_of_every_figure_but_the_counts(stored: StoredRun, 
 @pytest.mark.parametrize(("replications", "warmup"), [(1, 0), (1, 30), (3, 10)])
 def test_a_stored_run_gives_its_summary_again(tmp_path: Path, replications: int, warmup: int) -> None:
     settings = ["workload.requests=60", f"run.replications={replications}", f"run.warmup_requests={warmup}"]
-    summary = run_sim(load("quickstart", settings), tmp_path / "run", plots=False)
+    summary = run_sim(load("quickstart", settings), tmp_path / "run")
     run = StoredRun(tmp_path / "run")
     replayed = replications_of(run)
     again = summarise(replayed, kind="sim", transport=summary["transport"], wall_s=summary["wall_s"])

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.errors import RunFailedError, UserError
-from experiments.runs.runner import run_sim, simulate_one
+from experiments.runs.simulate import run_sim, simulate_one
 from experiments.stats.intervals import across_replications
 from experiments.stats.quantiles import LEVELS
 from experiments.stats.selection import possibly_lowest
@@ -200,7 +200,7 @@ def test_a_row_is_what_the_run_came_to(done: Path) -> None:
 
 def test_a_cell_has_the_figures_of_a_run(done: Path, tmp_path: Path) -> None:
     settings = [*SHORT, "protocol.sizing.tokens=4096", "run.replications=3"]
-    summary = run_sim(load("quickstart", settings), tmp_path / "run", plots=False)
+    summary = run_sim(load("quickstart", settings), tmp_path / "run")
     cell = read_sweep(done).report["cells"][2]
     assert cell["settings"] == {"protocol.sizing.tokens": 4096, "protocol.discipline": "window"}
     for name in sweeping.NOT_FIGURES | {"replications"}:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from experiments.figures.directory import drawing
 from experiments.figures.timeline import run_timeline, write_timeline
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from protocol.recording import Event
 
@@ -21,7 +22,7 @@ SETTINGS = ("workload.requests=40", "run.replications=1", "encode.tp=2", "langua
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
     folder = tmp_path_factory.mktemp("timeline") / "run"
-    run_sim(load("quickstart", SETTINGS), folder, plots=False, timeline=True)
+    run_sim(load("quickstart", SETTINGS), folder, draw=drawing(plots=False, timeline=True))
     return StoredRun(folder)
 
 
@@ -143,7 +144,9 @@ def test_a_long_run_shows_its_first_requests(run: StoredRun, tmp_path: Path) -> 
 
 def test_faults_have_a_timeline_too(tmp_path: Path) -> None:
     run_sim(
-        load("faults", ["workload.requests=120", "run.replications=1"]), tmp_path / "run", plots=False, timeline=True
+        load("faults", ["workload.requests=120", "run.replications=1"]),
+        tmp_path / "run",
+        draw=drawing(plots=False, timeline=True),
     )
     events = events_in(tmp_path / "run/timeline.json")
     assert_rules(events)

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.validation import decide, freeze, report_content, report_text, score_cell, write_report
 from experiments.validation.bars import FIGURES
 from experiments.validation.cells import cells_of, settings_of
@@ -53,7 +53,7 @@ def profile(folder: Path, name: str, bandwidth: float = BANDWIDTH_BPS) -> Path:
 
 
 def simulated(folder: Path, name: str, link: Path | str, *settings: str, example: str = "seed-resume") -> Path:
-    run_sim(load(example, [f"link.profile={link}", *settings]), folder / name, plots=False)
+    run_sim(load(example, [f"link.profile={link}", *settings]), folder / name)
     return folder / name
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from experiments.runs.runner import run_measured
+from experiments.figures.directory import drawing
+from experiments.runs.measure import run_measured
 from experiments.workloads.loading import load
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
@@ -19,7 +20,7 @@ def test_measured_repeats_have_a_noise_floor_and_both_sides_the_same_requests(bu
     pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
     settings = ["workload.requests=6", "workload.rate_rps=20", "workload.lengths=[600, 2000]"]
     for name in ("first", "second"):
-        run_measured(load("seed-resume", settings), Path(name), plots=False, timeline=True)
+        run_measured(load("seed-resume", settings), Path(name), draw=drawing(plots=False, timeline=True))
     ended = bufferlab(
         "validate", "first", "second", "--profile", "tcp-loopback", "--out", "out", "--timeline", "--json"
     )

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.runs.replay import replications_of
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 from experiments.runs.spans import in_order, writes_of
 from experiments.validation.stages import STAGES, stage_scores, stage_table
 from experiments.workloads.loading import load
@@ -92,7 +92,7 @@ def test_writes_of_one_thread_follow_each_other() -> None:
 def test_the_stages_add_up_to_the_latency(tmp_path: Path, discipline: str) -> None:
     settings = ["workload.requests=60", "run.replications=1", f"protocol.discipline={discipline}", "encode.tp=3"]
     config = load("quickstart", [*settings, "language.tp=2", "protocol.timeout_s=never", "protocol.sizing.tokens=2048"])
-    run_sim(config, tmp_path / "run", plots=False)
+    run_sim(config, tmp_path / "run")
     run = StoredRun(tmp_path / "run")
     (figures,) = replications_of(run)
     rooms = figures.rooms()[figures.delivered()]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.config.schema import Config, parse
-from experiments.runs.runner import run_sim
+from experiments.runs.simulate import run_sim
 
 BASE: dict[str, Any] = {
     "run": {"seed": 1},
@@ -28,7 +28,7 @@ def one_a_second(tmp_path: Path, first_s: int) -> Config:
 def test_a_slice_of_a_trace_has_the_figures_of_the_same_requests_at_zero(tmp_path: Path) -> None:
     found = []
     for first_s in (0, 3600):
-        summary = run_sim(one_a_second(tmp_path, first_s), tmp_path / f"run-{first_s}", plots=False)
+        summary = run_sim(one_a_second(tmp_path, first_s), tmp_path / f"run-{first_s}")
         assert summary["throughput_rps"]["value"] == pytest.approx(1.017, abs=5e-4)
         assert summary["language_pool"]["mean_occupancy"]["value"] == pytest.approx(0.000218, abs=5e-7)
         found.append(summary)
@@ -59,7 +59,7 @@ def test_what_nobody_served_counts(tmp_path: Path) -> None:
             "incidents": [{"kind": "death", "rank": "encode0.0", "time_s": "2s"}],
         }
     )
-    summary = run_sim(config, tmp_path / "run", plots=False)
+    summary = run_sim(config, tmp_path / "run")
     assert summary["requests"]["succeeded"] == 18
     assert summary["requests"]["not_served"] == 462
     assert summary["failure_rate"]["value"] == pytest.approx(462 / 480)
@@ -71,7 +71,7 @@ def test_what_nobody_served_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [{"loop": "closed", "concurrency": 3}, {}])
 def test_a_run_of_one_request_has_its_own_length(tmp_path: Path, settings: dict[str, Any]) -> None:
     config = parse({**BASE, "workload": {"lengths": [1000], "requests": 1, **settings}})
-    summary = run_sim(config, tmp_path / "run", plots=False)
+    summary = run_sim(config, tmp_path / "run")
     (told,) = summary["replications"]
     lasted_s = told["window_end_s"] - told["window_start_s"]
     assert lasted_s >= summary["latency_s"]["mean"]["value"] > 0
@@ -80,5 +80,5 @@ def test_a_run_of_one_request_has_its_own_length(tmp_path: Path, settings: dict[
 
 def test_a_closed_loop_counts_all_of_its_time(tmp_path: Path) -> None:
     config = parse({**BASE, "workload": {"lengths": [1000], "requests": 50, "loop": "closed", "concurrency": 1}})
-    summary = run_sim(config, tmp_path / "run", plots=False)
+    summary = run_sim(config, tmp_path / "run")
     assert summary["throughput_rps"]["value"] == pytest.approx(1 / summary["latency_s"]["mean"]["value"], rel=0.2)

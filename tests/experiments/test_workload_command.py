@@ -10,7 +10,7 @@ import pytest
 from experiments.config.schema import Config, parse
 from experiments.config.shipped import example_names
 from experiments.errors import UserError
-from experiments.runs.runner import simulate_one
+from experiments.runs.simulate import simulate_one
 from experiments.workloads.describe import configure, describe, measure
 from experiments.workloads.loading import load
 from experiments.workloads.readers import read_trace

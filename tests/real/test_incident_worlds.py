@@ -12,8 +12,9 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 from experiments.config.schema import Config
 from experiments.runs.equality import compare_runs
+from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_measured, run_sim
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
@@ -78,8 +79,8 @@ def ended(run: Path) -> dict[str, set[int]]:
 
 def both(folder: Path, config: Config) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     notes: list[str] = []
-    simulated = run_sim(config, folder / "sim", plots=False)
-    measured = run_measured(config, folder / "real", plots=False, notice=notes.append)
+    simulated = run_sim(config, folder / "sim")
+    measured = run_measured(config, folder / "real", notice=notes.append)
     return simulated, measured, notes
 
 

@@ -24,8 +24,9 @@ pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-cpu)
 
 import real.run.rank
 from experiments.config.schema import Config
+from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_measured, run_sim
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from protocol.chunks import plan_chunk
 from protocol.emulation.loop import LoopGrid
@@ -369,7 +370,7 @@ def test_the_account_of_a_run_agrees_with_its_events(tmp_path: Path) -> None:
     pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
     config = small()
     tokens = sum(one.total_tokens for one in config.workload.request or ())
-    run_measured(config, tmp_path / "run", plots=False)
+    run_measured(config, tmp_path / "run")
     run = StoredRun(tmp_path / "run")
     if read_threads() is None:
         assert run.usage == [{}, {}]
@@ -417,7 +418,7 @@ def test_the_account_of_a_run_agrees_with_its_events(tmp_path: Path) -> None:
 
 
 def test_a_simulated_run_has_none(tmp_path: Path) -> None:
-    run_sim(load("seed-small"), tmp_path / "run", plots=False)
+    run_sim(load("seed-small"), tmp_path / "run")
     assert StoredRun(tmp_path / "run").usage == []
 
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from experiments.figures.text import summary_text
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_sim
-from experiments.text import summary_text
+from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def outcome_of(case: Case, target: Path) -> dict[str, Any]:
     """Simulate a case into the new folder ``target`` and tell what it gave."""
     own = INPUTS / case.base
     config = load(str(own) if own.is_file() else case.base, case.settings)
-    summary = run_sim(config, target, plots=False)
+    summary = run_sim(config, target)
     run = StoredRun(target)
     requests, events = run.requests(), run.events()
     return {

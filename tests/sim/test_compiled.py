@@ -17,7 +17,7 @@ RUN = """
 import sys
 from experiments.workloads.loading import load
 from experiments.runs.rundir import RunWriter
-from experiments.runs.runner import simulate_one
+from experiments.runs.simulate import simulate_one
 from experiments.runs.environment import compiled_copy
 from pathlib import Path
 

@@ -65,15 +65,16 @@ def port_counters(device: str) -> dict[str, int]:
 def run_scenario(name: str, device: str, folder: Path) -> dict[str, Any]:
     """Simulate and measure a shipped example, compare the two, and report the case."""
     from experiments.runs.equality import compare_runs
+    from experiments.runs.measure import run_measured
     from experiments.runs.rundir import StoredRun
-    from experiments.runs.runner import run_measured, run_sim
+    from experiments.runs.simulate import run_sim
     from experiments.workloads.loading import load
     from protocol.recording import Event
 
     config = load(name, ["real.transport=rdma", f"real.device={json.dumps(device)}"])
-    run_sim(config, folder / f"{name}-sim", plots=False)
+    run_sim(config, folder / f"{name}-sim")
     watch = Watch(device)
-    run_measured(config, folder / f"{name}-real", plots=False)
+    run_measured(config, folder / f"{name}-real")
     seen = watch.seen()
     measured = folder / f"{name}-real"
     compared = compare_runs(folder / f"{name}-sim", measured)

@@ -43,9 +43,9 @@ def run_into_directory(
 ) -> None:
     """Run a configuration, print its summary, and leave with the exit status of what it states."""
     from experiments.errors import RunFaultedError
+    from experiments.figures.text import summary_text
     from experiments.progress import bar
     from experiments.runs.rundir import claim_target
-    from experiments.text import summary_text
     from experiments.workloads.requests import count_requests
 
     with ExitStack() as stack:

@@ -26,8 +26,9 @@ from experiments.errors import RunFailedError
 from experiments.files import Claim, require_empty_folder, write_json
 from experiments.progress import bar
 from experiments.runs.equality import compare_runs
+from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
-from experiments.runs.runner import run_measured, run_sim
+from experiments.runs.simulate import run_sim
 from experiments.validation.frozen import FrozenProfile, freeze
 from experiments.workloads.loading import load
 from protocol.recording import Event
@@ -283,6 +284,6 @@ def config_requests(config: Config) -> Sequence[Any]:
 def _run(world: str, config: Config, target: Path, progress: Any) -> dict[str, Any]:
     run = run_sim if world == "sim" else run_measured
     try:
-        return run(config, target, progress=progress, plots=False)
+        return run(config, target, progress=progress)
     except RunFailedError as error:
         raise RunFailedError(f"{target.name}: {error}") from error

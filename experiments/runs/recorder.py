@@ -1,0 +1,95 @@
+"""Everything that listens to a replication while it runs, simulated or measured, and what its user is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.config.schema import Config
+from experiments.runs.rundir import RunWriter
+from experiments.runs.summary import Limits, Replication
+from protocol.emulation.scenario import Request
+from protocol.observe.monitor import LawChecker
+from protocol.observe.runlog import RunLog
+from protocol.recording import Event
+from protocol.status import Status
+from protocol.topology import RankId
+
+Progress = Callable[[int], None]
+Notice = Callable[[str], None]
+Draw = Callable[[Path], Iterable[str]]
+"""Adds to the directory of a run whose tables are written what is drawn of it; its lines are for the user."""
+
+TOLD_LAWS = 3
+"""Broken laws shown per replication; summary.json counts them all."""
+
+
+class RunRecorder:
+    """Everything that listens to the records of one replication, as one Recorder."""
+
+    def __init__(self, config: Config, writer: RunWriter | None) -> None:
+        scenario = config.scenario()
+        self.replication = Replication(
+            warmup_requests=config.run.warmup_requests,
+            slo=Limits(config.slo.ttft_s, config.slo.latency_s),
+            closed=config.workload.loop == "closed",
+            disturbed=config.disturbed,
+        )
+        self.laws = LawChecker(scenario)
+        self._writer = writer
+        self._add_event = writer.event if writer is not None else None
+        self.log = RunLog(scenario, self._request, warmup_requests=config.run.warmup_requests)
+
+    def expect(self, request: Request) -> None:
+        """Announce a request to the listeners, before its first record."""
+        self.log.expect(request)
+        self.laws.expect(request)
+
+    def __call__(
+        self,
+        time_s: float,
+        rank_id: RankId,
+        room: int,
+        event: Event,
+        status: Status | None,
+        tokens: int,
+        bytes_: int,
+        detail: str,
+    ) -> None:
+        """Take one record; see ``protocol.recording.Record`` for the fields."""
+        if self._add_event is not None:
+            self._add_event(time_s, rank_id, room, event, status, tokens, bytes_, detail)
+        self.laws(time_s, rank_id, room, event, status, tokens, bytes_, detail)
+        self.log(time_s, rank_id, room, event, status, tokens, bytes_, detail)
+
+    def finish(self, end_s: float, *, deadlock: bool, deadlocks: Sequence[str] = ()) -> Replication:
+        """End of the replication; ``deadlocks`` says when and of which rooms, where that is known."""
+        self.log.finish(end_s)
+        self.laws.finish()
+        one = self.replication
+        one.take(self.log, end_s)
+        one.deadlock = deadlock
+        one.deadlocks = tuple(deadlocks)
+        one.violations = self.laws.broken
+        return one
+
+    def _request(self, row: Any) -> None:
+        self.replication.add(row)
+        if self._writer is not None:
+            self._writer.request(row)
+
+
+def publish(writer: RunWriter, draw: Draw | None, notice: Notice | None) -> None:
+    """Add what is drawn of a run whose tables are written, and move it to its place."""
+    for line in draw(writer.folder) if draw is not None else ():
+        if notice is not None:
+            notice(line)
+    writer.publish()
+
+
+def tell(notice: Notice | None, broken: Sequence[str]) -> None:
+    """Tell the user of the first laws that were broken."""
+    if notice is not None:
+        for line in broken[:TOLD_LAWS]:
+            notice(f"broken law: {line}")

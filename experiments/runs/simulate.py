@@ -1,0 +1,95 @@
+"""Simulates a configuration into a run directory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.config.incidents import fault_plan
+from experiments.config.schema import Config
+from experiments.errors import RunFailedError
+from experiments.files import Claim
+from experiments.runs.environment import describe
+from experiments.runs.recorder import Draw, Notice, Progress, RunRecorder, publish, tell
+from experiments.runs.rundir import RunWriter
+from experiments.runs.summary import Replication, each, summarise
+from experiments.workloads.requests import check_requests, make_requests
+from experiments.workloads.traffic import traffic_of
+from protocol.sizing import SizingError
+
+
+def simulate_one(
+    config: Config, replication: int, writer: RunWriter | None = None, progress: Progress | None = None
+) -> tuple[Replication, list[str]]:
+    """One simulated replication; also the laws it broke. Without a writer nothing is written.
+
+    Raises RunFailedError when a sizing policy from outside breaks its contract.
+    """
+    from sim.faults import PlannedFaults
+    from sim.observe import broken_ends
+    from sim.run import simulate
+    from sim.streams import stream
+
+    recorder = RunRecorder(config, writer)
+    plan = fault_plan(config, replication)
+    faults = None if plan is None else PlannedFaults(plan)
+    if writer is not None:
+        writer.begin(replication)
+    try:
+        outcome = simulate(
+            config.scenario(),
+            make_requests(config, replication),
+            config.link.load(),
+            recorder=recorder,
+            progress=progress,
+            faults=faults,
+            concurrency=config.workload.concurrency,
+            announce=recorder.expect,
+            warmup_requests=config.run.warmup_requests,
+            draws=lambda name: stream(config.run.seed, replication, "host", name),
+        )
+    except SizingError as error:  # a user's own policy
+        raise RunFailedError(str(error)) from error
+    one = recorder.finish(outcome.end_s, deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
+    start_s, end_s = one.window_s
+    if outcome.adapters_s is not None and end_s > start_s:
+        one.adapters = min(outcome.adapters_s / (end_s - start_s), 1.0)
+    forgives = plan is not None and config.scenario().timeout_s is None
+    ends = broken_ends(recorder.laws.open_rooms, outcome, forgives=forgives)
+    one.violations += len(ends)
+    return one, [*ends, *recorder.laws.examples]
+
+
+def run_sim(
+    config: Config,
+    target: Path | str | Claim,
+    *,
+    draw: Draw | None = None,
+    begin: Notice | None = None,
+    progress: Progress | None = None,
+    notice: Notice | None = None,
+) -> dict[str, Any]:
+    """Simulate all replications into ``target`` and return the summary.
+
+    ``draw`` adds figures to it; ``experiments.figures.directory.drawing`` makes one.
+    ``begin`` is told what the requests are, once nothing about them can be refused.
+    """
+    check_requests(config, "sim")
+    traffic = traffic_of(config)
+    if begin is not None:
+        begin(traffic.text)
+    started_s = time.perf_counter()
+    with RunWriter(target, config) as writer:
+        replications = []
+        for number in range(config.run.replications):
+            one, broken = simulate_one(config, number, writer, progress)
+            replications.append(one)
+            tell(notice, broken)
+        wall_s = time.perf_counter() - started_s
+        summary = summarise(replications, kind="sim", transport=config.link.profile, wall_s=wall_s)
+        summary["replications"] = each(replications)
+        summary["workload"] = traffic.content()
+        writer.finish(summary, describe(inputs=config.input_digests(), workload=traffic.content()))
+        publish(writer, draw, notice)
+    return summary
