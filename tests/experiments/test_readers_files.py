@@ -322,3 +322,52 @@ def test_every_format_of_the_folder_is_known() -> None:
     registering = {path.stem for path in folder.glob("*.py") if "@register" in path.read_text(encoding="utf-8")}
     assert known == registering
     assert {"azure", "burstgpt", "mooncake"} <= known
+
+
+COUNTED = ["arrival_s{0}text_tokens{0}image_tokens\n0{0}5{0}5\n", "2{0}{1}{0}5\n"]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+@pytest.mark.parametrize("cell", ["1,000", "12,345", "1,234,567"])
+def test_a_comma_between_thousands_is_never_a_decimal_comma(tmp_path: Path, delimiter: str, cell: str) -> None:
+    text = "".join(COUNTED).format(delimiter, f'"{cell}"' if delimiter == "," else cell)
+    with pytest.raises(UserError, match=f"line 3: text_tokens is {cell}, it must be"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "arrival_s;total_tokens\n0;1.000\n1;2.000\n",
+        "arrival_s\ttotal_tokens\n0\t1.000\n1\t2.000\n",
+        "arrival_s;total_tokens\n0;500\n1;1.000\n",
+    ],
+)
+def test_a_point_that_may_stand_between_thousands_is_asked_about(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"total_tokens is 1\.000, it must be a whole number .*, with nothing"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "late"), [("\t", "1,842"), (";", "1,842"), (";", "1.842"), ("|", "1,842"), ("\t", "1.842")]
+)
+def test_times_with_thousands_are_asked_about(tmp_path: Path, delimiter: str, late: str) -> None:
+    rows = [("arrival_ms", "total_tokens"), ("0", "5"), ("512", "5"), (late, "5")]
+    with pytest.raises(UserError, match=f"line 4: arrival_ms is {late}, it must be"):
+        read(tmp_path, "".join(delimiter.join(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (("0,0", "0,154", "2,842"), [0, 0.154, 2.842]),
+        (("0.000", "1.154", "2.842"), [0, 1.154, 2.842]),
+        (("1.154", "2.842", "3.100"), [0, 1.688, 1.946]),
+        (("0,5", "1,154", "2,842"), [0, 0.654, 2.342]),
+    ],
+)
+def test_decimals_that_can_be_nothing_else_are_read(
+    tmp_path: Path, times: tuple[str, ...], expected: list[float]
+) -> None:
+    text = "timestamp_s;total_tokens\n" + "".join(f"{time};5\n" for time in times)
+    assert read(tmp_path, text).columns.arrival_s.tolist() == pytest.approx(expected)

@@ -126,12 +126,14 @@ class Fields:
         self, column: Column, least: int, most: int = MAX_TOKENS, *, keep: np.ndarray | None = None
     ) -> np.ndarray:
         """Its cells as whole numbers from ``least`` to ``most``; only the rows of ``keep`` are looked at."""
+        wanted = f"a whole number from {least} to {most}"
+        column.check_whole(wanted)
         numbers, _ = column.numbers()
         with np.errstate(invalid="ignore"):
             good = (numbers >= least) & (numbers <= most) & (numbers % 1 == 0)
         bad = ~good if keep is None else ~good & keep
         if bad.any():
-            raise column.refuse(int(bad.argmax()), f"a whole number from {least} to {most}")
+            raise column.refuse(int(bad.argmax()), wanted)
         return np.where(good, numbers, 0).astype(np.int64)
 
     def positive(self, column: Column) -> np.ndarray:

@@ -24,6 +24,7 @@ from experiments.config.inputs import SUFFIXES, suffix_of
 from experiments.errors import UserError
 from experiments.workloads.readers.base import Head
 from experiments.workloads.readers.names import plain_name
+from experiments.workloads.readers.numerals import NUMBER, grouped, number, with_commas
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +35,7 @@ A_LIST, A_TABLE = "a list", "a table"
 """Stand for what JSON has in a cell that is no number and no text; no column needs it."""
 CHUNK_ROWS = 1 << 16
 LONGEST_FIELD = 1 << 24
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
-DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+EITHER = "written with a point before decimals and nothing between thousands; as it is, it may be either"
 
 
 def container_of(path: Path) -> str:
@@ -68,7 +68,8 @@ class Column:
     values: Any
     lines: Sequence[int] | None = None
     """The line of the file that each row stands in; None where rows have no lines."""
-    decimal_comma: bool = False
+    delimiter: str = ""
+    """What separates the columns of a CSV file."""
 
     @property
     def shown_name(self) -> str:
@@ -111,6 +112,7 @@ class Column:
     def numbers(self) -> tuple[np.ndarray, np.ndarray]:
         """Its cells as whole numbers if all are, else as floats, and which are no numbers (NaN there)."""
         if isinstance(self.values, list):
+            self._check_commas()
             return _of_objects([self._number(value) for value in self.values])
         import pyarrow as pa
         import pyarrow.types as kinds
@@ -127,8 +129,9 @@ class Column:
         if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
             floats = values.cast(pa.float64(), safe=False).to_pandas().to_numpy(dtype=float)
             return floats, np.isnan(floats)
-        if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
+        if not self._is_text(kind):
             return np.full(len(values), np.nan), np.ones(len(values), dtype=bool)
+        self._check_points()
         for target in (pa.int64(), pa.float64()):
             try:
                 cast = values.cast(target)
@@ -137,7 +140,40 @@ class Column:
             if cast.null_count == 0:
                 made = cast.to_numpy()
                 return made, np.isnan(made) if made.dtype == float else np.zeros(len(made), dtype=bool)
+        self._check_commas()
         return _of_objects([self._number(value) for value in values.to_pylist()])
+
+    def check_whole(self, wanted: str) -> None:
+        """Raise UserError if a sign in these whole numbers separates thousands, or may."""
+        if self.type is not None and not self._is_text(self.type):
+            return
+        texts = self.texts()
+        points = grouped(texts, ".") if self.delimiter not in ("", ",") else None
+        row = with_commas(texts) if points is None and self.delimiter != ";" else points
+        row = grouped(texts, ",") if row is None and self.delimiter == ";" else row
+        if row is not None:
+            raise self.refuse(row, f"{wanted}, with nothing between thousands")
+
+    @staticmethod
+    def _is_text(kind: Any) -> bool:
+        import pyarrow.types as kinds
+
+        return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
+
+    def _check_points(self) -> None:
+        """Raise UserError where points in numbers may separate thousands, as in files with other signs than commas."""
+        if self.delimiter and self.delimiter != ",":
+            row = grouped(self.texts(), ".", some_without=True)
+            if row is not None:
+                raise self.refuse(row, EITHER)
+
+    def _check_commas(self) -> None:
+        """Raise UserError where commas in numbers are no decimal commas, or may be both."""
+        texts = self.texts()
+        row = grouped(texts, ",") if self.delimiter == ";" else with_commas(texts)
+        if row is not None:
+            wanted = EITHER if self.delimiter == ";" else "a number without commas, with a point before decimals"
+            raise self.refuse(row, wanted)
 
     def texts(self) -> list[str]:
         """Its cells as texts, nothing where there is nothing; whole numbers without a point."""
@@ -151,15 +187,8 @@ class Column:
             return value
         if not isinstance(value, str):
             return np.nan
-        text = value.strip()
-        if self.decimal_comma and DECIMAL_COMMA.fullmatch(text):
-            text = text.replace(",", ".")
-        if not NUMBER.fullmatch(text):
-            return np.nan
-        try:
-            return int(text)
-        except ValueError:
-            return float(text)
+        found = number(value.strip(), decimal_comma=self.delimiter == ";")
+        return np.nan if found is None else found
 
 
 def _of_objects(values: list[int | float]) -> tuple[np.ndarray, np.ndarray]:
@@ -336,8 +365,9 @@ def _read_csv(path: Path) -> Table:
         if rows:
             put_away()
     made = [pa.chunked_array([part[place] for part in chunks], pa.string()) for place in range(len(source.header))]
-    comma = source.delimiter != ","
-    found = [Column(path, name, cells, lines, comma) for name, cells in zip(source.header, made, strict=True)]
+    found = [
+        Column(path, name, cells, lines, source.delimiter) for name, cells in zip(source.header, made, strict=True)
+    ]
     return Table(path, tuple(found), len(lines))
 
 

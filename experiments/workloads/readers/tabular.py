@@ -97,6 +97,7 @@ def spread(rows: Rows, options: Mapping[str, Any]) -> None:
 
 def tokens_or_nothing(fields: Fields, column: Column) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of a public trace, and which rows have any: a few rows of such traces have none."""
+    column.check_whole("a whole number of tokens")
     numbers, bad = column.numbers()
     keep = ~(bad | (numbers == 0))
     texts = [column.told(int(row)) for row in np.flatnonzero(bad)[:1]]
