@@ -371,3 +371,69 @@ def test_decimals_that_can_be_nothing_else_are_read(
 ) -> None:
     text = "timestamp_s;total_tokens\n" + "".join(f"{time};5\n" for time in times)
     assert read(tmp_path, text).columns.arrival_s.tolist() == pytest.approx(expected)
+
+
+DATES = ("2024-05-10 00:00:00.000", "2024-05-10 00:00:01.500")
+
+
+@pytest.mark.parametrize(
+    ("head", "cells", "known"),
+    [
+        ("TIMESTAMP,ContextTokens,GeneratedTokens", [f"{date},100,7" for date in DATES], "an Azure trace"),
+        ("Timestamp,Request tokens,Response tokens", ["0,100,7", "2,100,7"], "a BurstGPT trace"),
+        ("timestamp,input_length,output_length,chat_id,type", ["0,100,7,1,text", "2,100,7,2,text"], "a Qwen-Bailian"),
+        ("timestamp,input_length,output_length", ["0,100,7", "2000,100,7"], "a Mooncake trace"),
+    ],
+)
+@pytest.mark.parametrize("images", ["num_image_tokens", "Image tokens", "vision_tokens"])
+def test_images_beside_a_published_header_are_not_thrown_away(
+    tmp_path: Path, head: str, cells: list[str], known: str, images: str
+) -> None:
+    plain, own = tmp_path / "plain.csv", tmp_path / "own.csv"
+    plain.write_text("\n".join([head, *cells]))
+    own.write_text("\n".join([f"{head},{images}", *(f"{cell},60" for cell in cells)]))
+    assert find_reader(plain).title.startswith(known)
+    options = {} if "Azure" in known else {"time_unit": "s"}
+    assert [row[1:3] for row in rows(read_requests(own, options))] == [(100, 40), (100, 40)]
+
+
+@pytest.mark.parametrize("name", ["images", "num_images", "image_count"])
+def test_bailians_requests_have_the_images_that_a_column_of_them_says(tmp_path: Path, name: str) -> None:
+    text = f"chat_id,timestamp,input_length,type,{name}\n1,0,100,image,3\n2,1,50,text,0\n"
+    assert [row[3] for row in rows(read(tmp_path, text, time_unit="s"))] == [3, 0]
+
+
+def test_two_columns_of_images_are_asked_about_unless_they_are_the_same(tmp_path: Path) -> None:
+    text = "arrival_s,total_tokens,images,num_images\n0,5,1,{}\n1,5,0,0\n"
+    with pytest.raises(UserError, match=r"images and num_images may both be images, and differ; say which with"):
+        read(tmp_path, text.format(2))
+    reading = read(tmp_path, text.format(1), "same.csv")
+    assert "columns not used: num_images (the same as images)" in reading.notes
+    mapped = read(tmp_path, text.format(2), "mapped.csv", columns={"images": "num_images"})
+    assert [row[3] for row in rows(mapped)] == [2, 0]
+
+
+def test_azures_rows_without_a_number_of_images_have_none(tmp_path: Path) -> None:
+    text = "TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n" + f"{DATES[0]},,100,7\n{DATES[1]},2.0,50,7\n"
+    reading = read(tmp_path, text)
+    assert rows(reading) == [(0.0, 100, 100, 0, ""), (1.5, 50, 0, 2, "")]
+    assert "1 row with nothing in NumImages taken as without images" in reading.notes
+    with pytest.raises(UserError, match="line 2: NumImages is many, it must be a whole number"):
+        read(tmp_path, text.replace(",,100", ",many,100"), "bad.csv")
+
+
+def test_a_total_with_the_answer_in_it_is_told_from_one_of_the_parts(tmp_path: Path) -> None:
+    text = "arrival_s,text_tokens,image_tokens,output_tokens,total_tokens\n0,10,20,5,{}\n1,1,2,3,{}\n"
+    reading = read(tmp_path, text.format(35, 6))
+    assert [row[1:3] for row in rows(reading)] == [(30, 10), (3, 1)]
+    assert any("total_tokens (it is text_tokens, image_tokens and output_tokens together)" in n for n in reading.notes)
+    assert [row[1] for row in rows(read(tmp_path, text.format(30, 3), "parts.csv"))] == [30, 3]
+    with pytest.raises(UserError, match="line 3: text_tokens and image_tokens make 3, but total_tokens is 12"):
+        read(tmp_path, text.format(30, 12), "bad.csv")
+
+
+def test_a_total_beside_an_answer_alone_is_said(tmp_path: Path) -> None:
+    reading = read(tmp_path, "arrival_s,total_tokens,completion_tokens\n0,10,5\n1,7,3\n")
+    assert any(
+        note.startswith("total_tokens taken as the whole prompt, without completion_tokens;") for note in reading.notes
+    )

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.workloads.readers.base import Head, register
 from experiments.workloads.readers.columns import Fields
+from experiments.workloads.readers.names import IMAGE_COLUMNS, names_of
 from experiments.workloads.readers.plain import MOST_IMAGES
 from experiments.workloads.readers.tabular import Rows, TableReader, left_out, tokens_or_nothing
 from experiments.workloads.readers.times import CHOICES, EARLIEST_S, read_times
@@ -26,8 +27,8 @@ class AzureTrace(TableReader):
 
     @classmethod
     def matches(cls, head: Head) -> bool:
-        """By its first two columns."""
-        return head.has("timestamp", "context_tokens") and not head.columns & {"text_tokens", "image_tokens"}
+        """By its first two columns, without those of parts that no published one has."""
+        return head.has("timestamp", "context_tokens") and not head.columns & (IMAGE_COLUMNS - names_of("images"))
 
     def rows(self, fields: Fields, options: Mapping[str, Any]) -> Rows:
         """The requests of a table with at least one row."""
@@ -43,9 +44,13 @@ class AzureTrace(TableReader):
         totals, keep = tokens_or_nothing(fields, tokens)
         counts = np.zeros(len(totals), dtype=np.int64)
         if images is not None:
-            known, _ = images.numbers()
-            keep &= ~np.isnan(known)
-            counts = fields.whole(images, 0, MOST_IMAGES, keep=keep)
+            told = np.fromiter((bool(text) and text.lower() != "nan" for text in images.texts()), bool, len(totals))
+            counts = fields.whole(images, 0, MOST_IMAGES, keep=keep & told)
+            untold = int((keep & ~told).sum())
+            if untold:
+                times.notes.append(
+                    f"{untold} {'row' if untold == 1 else 'rows'} with nothing in {images.name} taken as without images"
+                )
         rows = Rows(
             arrival_s=times.seconds,
             total_tokens=totals,

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.workloads.readers.base import Head, register
 from experiments.workloads.readers.columns import Fields
+from experiments.workloads.readers.names import IMAGE_COLUMNS
 from experiments.workloads.readers.tabular import Rows, TableReader
 from experiments.workloads.readers.times import Documented, read_times
 
@@ -30,7 +31,8 @@ class BailianTrace(TableReader):
     @classmethod
     def matches(cls, head: Head) -> bool:
         """By what only these traces have beside Mooncake's columns."""
-        return head.has("timestamp", "input_length") and bool(head.columns & OWN)
+        own = head.has("timestamp", "input_length") and bool(head.columns & OWN)
+        return own and not head.columns & IMAGE_COLUMNS
 
     def rows(self, fields: Fields, options: Mapping[str, Any]) -> Rows:
         """The requests of a table with at least one row."""

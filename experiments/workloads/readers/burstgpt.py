@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from experiments.workloads.readers.base import TABLE_OPTIONS, TICKS, Head, register
 from experiments.workloads.readers.columns import Fields
+from experiments.workloads.readers.names import IMAGE_COLUMNS
 from experiments.workloads.readers.tabular import Rows, TableReader, left_out, spread, tokens_or_nothing
 from experiments.workloads.readers.times import Documented, read_times
 from sim.workload import Option
@@ -28,7 +29,7 @@ class BurstGpt(TableReader):
     @classmethod
     def matches(cls, head: Head) -> bool:
         """By its own way to call the tokens of a request and of its answer."""
-        return head.has("timestamp", "request_tokens", "response_tokens")
+        return head.has("timestamp", "request_tokens", "response_tokens") and not head.columns & IMAGE_COLUMNS
 
     def rows(self, fields: Fields, options: Mapping[str, Any]) -> Rows:
         """The requests of a table with at least one row."""

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.workloads.readers.names import ALIASES, OTHERS, TIME_STEMS, plain_name, time_stem_of, time_unit_of
+from experiments.workloads.readers.names import (
+    ALIASES,
+    OTHERS,
+    TIME_STEMS,
+    names_of,
+    plain_name,
+    time_stem_of,
+    time_unit_of,
+)
 from experiments.workloads.readers.times import read_times
 from protocol.naming import did_you_mean, nearest
 
@@ -22,6 +30,7 @@ TIME = "arrival_s"
 ANY_ORIGIN = "timestamp_s"
 """The same for times that count from any moment."""
 FIELDS = (TIME, ANY_ORIGIN, *ALIASES)
+KNOWN = names_of(*ALIASES)
 MAX_TOKENS = 10**8
 HELP = "bufferlab workload --template FILE.csv writes a file that is read"
 
@@ -53,12 +62,22 @@ class Fields:
     def find(self, field: str) -> Column | None:
         """The column of a field under its own name or one of its aliases; None if there is none.
 
-        Raises UserError if several aliases could be meant.
+        Raises UserError if several could be meant.
         """
         own = self.named(field, field)
-        if own is not None:
+        others = [name for name in ALIASES[field] if self._has(name)]
+        if own is None:
+            return self._only(field, others)
+        if field in self._mapped:
             return own
-        return self._only(field, [name for name in ALIASES[field] if self._has(name)])
+        for other in [column for column in self.free() if plain_name(column.name) in others]:
+            if other.texts() != own.texts():
+                raise UserError(
+                    f"workload.file {self.table.path.name}: {own.shown_name} and {other.shown_name} may both be "
+                    f'{field}, and differ; say which with {OPTION}.{field} = "{other.name}"'
+                )
+            self.passed_over(other, f"the same as {own.name}")
+        return own
 
     def time(self) -> Column | None:
         """The column of the time: ``arrival_s``, ``timestamp_s``, or another name of times."""
@@ -205,8 +224,8 @@ class Fields:
     def _meant(self, column: Column) -> str:
         """The field that a name is nearest to, nothing for names that mean something else or are far from any."""
         name = plain_name(column.name)
-        if name in OTHERS or name in self._passed:
-            return ""
+        if name in OTHERS or name in self._passed or name in KNOWN:
+            return ""  # a known name of a field that the format does not have is no misspelling of another
         used = set(self._used.values())
         used |= {TIME, ANY_ORIGIN} if used & {TIME, ANY_ORIGIN} else {ANY_ORIGIN}
         free = [field for field in FIELDS if field not in used]

@@ -13,16 +13,12 @@ from typing import Any, ClassVar
 from experiments.workloads.readers.bailian import OWN
 from experiments.workloads.readers.base import TABLE_OPTIONS, TICKS, Head, register
 from experiments.workloads.readers.columns import Fields
-from experiments.workloads.readers.names import ALIASES
+from experiments.workloads.readers.names import IMAGE_COLUMNS
 from experiments.workloads.readers.tabular import Rows, TableReader, spread
 from experiments.workloads.readers.times import Documented, read_times
 from sim.workload import Option
 
 DOCUMENTED = Documented("ms", "Mooncake's times are", whole=True, slowest_rps=0.01, fastest_rps=200)
-IMAGE_COLUMNS = frozenset(
-    name for field in ("text_tokens", "image_tokens", "images") for name in (field, *ALIASES[field])
-)
-"""Columns that no such trace has: a table with one of them is somebody's own."""
 
 
 @register

@@ -37,6 +37,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The fields of a request but its time, and by which other names each is known."""
 
+
+def names_of(*fields: str) -> frozenset[str]:
+    """All names that columns of these fields go by."""
+    return frozenset(name for field in fields for name in (field, *ALIASES[field]))
+
+
+IMAGE_COLUMNS = names_of("text_tokens", "image_tokens", "images")
+"""Columns that published traces of texts do not have: a table with one of them is somebody's own."""
 OUTPUTS = (
     "output_tokens", "completion_tokens", "generated_tokens", "response_tokens", "num_output_tokens",
     "num_decode_tokens", "output_length",

@@ -50,6 +50,8 @@ class PlainTable(TableReader):
         time, total, text, image = self._needed(fields)
         if total is not None:
             total, text = _whole_or_part(fields, total, text, image, notes)
+        if total is not None:
+            total = _without_answer(fields, total, text, image, notes)
         fields.check()
         assert time is not None
         times = fields.read_time(time, options.get("time_unit", "auto"))
@@ -146,6 +148,35 @@ def _whole_or_part(
         return total, text
     notes.append(f"{total.name} taken as the text alone, since {image.name} is more in {longer} rows")
     return None, fields.use(total, "text_tokens")
+
+
+def _without_answer(
+    fields: Fields, total: Column, text: Column | None, image: Column | None, notes: list[str]
+) -> Column | None:
+    """The column of the whole length; None if the parts make it up and it has the answer in it as well."""
+    answers = [one for one in fields.free() if plain_name(one.name) in OUTPUTS]
+    if text is not None and image is not None:
+        wholes = fields.whole(total, 1)
+        parts = fields.whole(text, 0) + fields.whole(image, 0)
+        more = parts < wholes
+        if not more.any():
+            return total  # if the parts are more, that is said where the lengths are read
+        for answer in answers:
+            if np.array_equal(wholes, parts + answer.numbers()[0]):
+                fields.passed_over(total, f"it is {text.name}, {image.name} and {answer.name} together")
+                return None
+        row = int(more.argmax())
+        raise UserError(
+            f"{total.where(row)}: {text.name} and {image.name} make {parts[row]}, but {total.shown_name} is "
+            f"{wholes[row]}; a request is its text and its images, so they must be the same"
+        )
+    if answers and plain_name(total.name) == "total_tokens" and not fields.is_mapped("total_tokens"):
+        names = " and ".join(one.shown_name for one in answers)
+        notes.append(
+            f"{total.name} taken as the whole prompt, without {names}; if the answer is in it, give the prompt's "
+            f"column with {OPTION}.total_tokens"
+        )
+    return total
 
 
 def _lengths(
