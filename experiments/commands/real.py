@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from experiments.commands.common.registry import command
 from experiments.commands.common.running import load_config, refuse_force_without_out, run_into_directory
 from experiments.commands.common.unused import refuse_unused
 from experiments.options import unused_device
+
+if TYPE_CHECKING:
+    from experiments.config.schema import Config
 
 
 @command(place=30, example="bufferlab real seed-resume", note="On several hosts: docs/several-hosts.md.")
@@ -115,17 +118,34 @@ def real(
         )
         if config is None and (overrides or seed is not None):
             raise UserError("--set, --seed and --transport are not allowed with --role unless CONFIG is given, too")
-        own = None if config is None else load_config(config, overrides, seed)
-        if own is not None and (wrong := unused_device("--device", device or "", own.real.transport)):
-            raise UserError(wrong)
+        own = None if config is None else _own_configuration(config, overrides, seed, device or "")
         part = Part(role=role, number=rank, host=host, device=device or "")
         take_part(own, meeting, part, lambda line: print(line, file=sys.stderr))
         return
     if config is None:
         raise UserError("CONFIG is missing, only a rank with --role needs none")
     refuse_force_without_out(context, out)
-    overrides += [f"real.device={json.dumps(device)}"] if device is not None else []
-    asked = load_config(config, overrides, seed)
+    asked = _asked_for(config, overrides, seed, device, expose=expose)
+    execute = functools.partial(run_measured, meeting=meeting, draw=drawing(plots=plots, timeline=timeline))
+    run_into_directory("real", execute, asked, out, force=force, as_json=as_json)
+
+
+def _own_configuration(source: str, overrides: list[str], seed: str | None, device: str) -> Config:
+    """The configuration that a rank is started with: it must be the run's, and its device must have an effect."""
+    from experiments.errors import UserError
+
+    own = load_config(source, overrides, seed)
+    if wrong := unused_device("--device", device, own.real.transport):
+        raise UserError(wrong)
+    return own
+
+
+def _asked_for(source: str, overrides: list[str], seed: str | None, device: str | None, *, expose: bool) -> Config:
+    """The configuration of the whole run, for which the options must have an effect."""
+    from experiments.errors import UserError
+
+    overrides = overrides + ([f"real.device={json.dumps(device)}"] if device is not None else [])
+    asked = load_config(source, overrides, seed)
     option = "real.device" if device is None else "--device"
     if wrong := unused_device(option, asked.real.device, asked.real.transport):
         raise UserError(f"{wrong}; give --transport rdma, or leave the device out")
@@ -134,5 +154,4 @@ def real(
             f"--expose has no effect with protocol.wire = {asked.protocol.wire!r}, whose ports know the run's token; "
             "it is for 'sglang'"
         )
-    execute = functools.partial(run_measured, meeting=meeting, draw=drawing(plots=plots, timeline=timeline))
-    run_into_directory("real", execute, asked, out, force=force, as_json=as_json)
+    return asked

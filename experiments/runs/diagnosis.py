@@ -22,7 +22,6 @@ from experiments.runs.environment import (
     rdma_devices,
 )
 from experiments.runs.remedies import SYSTEM_LIBRARIES, Report, mend_commands
-from experiments.text import table
 
 IMPORT_NAMES = {"pyzmq": "zmq"}
 PROBE_TIMEOUT_S = 60.0
@@ -161,44 +160,6 @@ def _broken_packages() -> dict[str, str]:
         if not result["works"]:
             broken[name] = result["reason"]
     return broken
-
-
-def report_text(found: Report) -> str:
-    """The report for a terminal."""
-    rows = [("what", "state")]
-    rows.append(("python", found["python"]))
-    for name, version in found["packages"].items():
-        absent = "not installed, runs from source" if name == "bufferlab" else "MISSING"
-        rows.append((name, version or absent))
-    for name, version in found["mooncake_wheels"].items() or [("mooncake", "MISSING")]:
-        rows.append((name, str(version)))
-    for package, loads in found["system_libraries"].items():
-        rows.append((package, "loads" if loads else "MISSING"))
-    rows.append(("RDMA devices", ", ".join(found["rdma_devices"]) or "none"))
-    host = found["host"]
-    lines = [table(rows), "", f"host: {host['cpu']}, {host['cpus']} CPUs, {host['memory_bytes'] / 2**30:.0f} GiB", ""]
-    lines.append(_state("simulator", found["simulator"]))
-    lines.append(_state("Mooncake imports", found["mooncake_imports"]))
-    for name, result in found["transports"].items():
-        lines.append(_state(f"real transfer over {name}", result))
-    for name, reason in found.get("broken", {}).items():
-        lines.append(f"{name} does NOT import ({reason})")
-    if found["removed_variables"]:
-        lines.append(f"left out of the engine's environment: {', '.join(found['removed_variables'])}")
-    if found["passed_variables"]:
-        reach = " ".join(f"{name}={value}" for name, value in found["passed_variables"].items())
-        lines.append(f"reach the engine: {reach}")
-    lines.append("")
-    if found["real"]["works"]:
-        lines.append("`bufferlab sim` and `bufferlab real` work here." if found["simulator"]["works"] else "")
-    else:
-        lines.append("`bufferlab real` does not work here" + ("; to mend it:" if found["mend"] else "."))
-    lines.extend(f"    {command}" for command in found["mend"])
-    return "\n".join(lines).rstrip()
-
-
-def _state(name: str, result: Report) -> str:
-    return f"{name}: works" if result["works"] else f"{name}: does NOT work ({result['reason']})"
 
 
 def _loads(library: str) -> bool:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from experiments.commands.doctor import report_text
 from experiments.runs import diagnosis, remedies
-from experiments.runs.diagnosis import Report, examine, mend_commands, report_text
+from experiments.runs.diagnosis import Report, examine, mend_commands
 
 HEALTHY: Report = {
     "system_libraries": dict.fromkeys(diagnosis.SYSTEM_LIBRARIES.values(), True),

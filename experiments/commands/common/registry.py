@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ class Command:
     example: str
     note: str
     function: Callable[..., None]
+
+    @property
+    def summary(self) -> str:
+        """What it does, as its own help begins."""
+        return inspect.getdoc(self.function) or ""
 
     @cached_property
     def parser(self) -> Any:
