@@ -254,6 +254,38 @@ def test_the_core_of_the_protocol_knows_no_wing(where: str, source: str, upward:
     assert bool(contract.offences(tmp_path)) == upward
 
 
+@pytest.mark.parametrize(
+    ("where", "source", "upward"),
+    [
+        ("config/schema", "from experiments.workloads.requests import make_requests", True),
+        ("config/schema", "def f():\n    from experiments.workloads import readers", True),
+        ("runs/simulate", "def f():\n    from experiments.figures.plots import plot_run", True),
+        ("runs/measure", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import experiments.cli", True),
+        ("calibration/here", "from experiments.commands import doctor", True),
+        ("calibration/here", "from experiments.validation.frozen import freeze", True),
+        ("sweeps/sweep", "import experiments.validation.cells", True),
+        ("stats/intervals", "import importlib\nimportlib.import_module('experiments.config.schema')", True),
+        ("text", "from experiments.stats.intervals import Estimate", True),
+        ("errors", "from experiments.units import format_size", True),
+        ("commands/sim", "from experiments.cli import app", True),
+        ("validation/campaign", "from experiments.calibration.here import HERE", False),
+        ("figures/plots", "from experiments.runs.rundir import StoredRun\nimport experiments.stats.intervals", False),
+        (
+            "runs/measure",
+            "from experiments.runs.hosts import gathered\nfrom experiments.errors import UserError",
+            False,
+        ),
+        ("cli", "def f():\n    from experiments.commands import sim", False),
+    ],
+)
+def test_the_order_of_what_users_run_goes_downwards(where: str, source: str, upward: bool, tmp_path: Path) -> None:
+    (contract,) = (one for one in layers() if one.package == "experiments")
+    path = tmp_path / "experiments" / f"{where}.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(source, encoding="utf-8")
+    assert bool(contract.offences(tmp_path)) == upward
+
+
 # Stands in for a machine that has the base install only: every import of an extra fails.
 BLOCKER = """
 import importlib, importlib.abc, pkgutil, sys
