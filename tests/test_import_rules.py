@@ -134,7 +134,7 @@ def test_the_package_keeps_its_import_rule(package: str) -> None:
         ("protocol", "async def f():\n    from sim.links import Link"),
         ("protocol", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
         ("protocol", "module = __import__('asyncio')"),
-        ("sim", "import real.engine.mooncake"),
+        ("sim", "import real.engine.base"),
         ("sim", "def f():\n    import experiments"),
         ("sim", "import importlib\nimportlib.import_module('mooncake.engine')"),
         ("sim", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),

@@ -42,7 +42,7 @@ from protocol.recording import Event, Record
 from protocol.topology import Side
 from real.bench.link import LinkBench, spread
 from real.bench.side import Cell
-from real.engine.mooncake import settings
+from real.engine.mooncake_start import settings
 from real.engine.variables import cleaned
 from real.errors import EngineError
 from real.run.launcher import run_real

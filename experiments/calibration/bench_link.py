@@ -29,7 +29,7 @@ from experiments.units import format_duration, format_size, parse_size
 
 if TYPE_CHECKING:
     from real.bench.link import LinkReport, Row
-    from real.engine.transport import TransportProof
+    from real.engine.proof import TransportProof
 
 SCHEMA = "bufferlab-link/1"
 CSV_FILE, JSON_FILE = "link.csv", "link.json"
@@ -171,11 +171,11 @@ def run_sweep(
 
 def _heading(sweep: LinkSweep, proof: TransportProof) -> dict[str, Any]:
     """Everything that is known before the first measurement."""
-    from real.engine.mooncake import settings
+    from real.engine.registry import engine_class
     from real.engine.variables import passed
 
     environment = {name: value for name, value in passed(os.environ).items() if name.startswith("MC_")}
-    for setting in settings(sweep.transport):
+    for setting in engine_class(sweep.transport).settings(sweep.transport):
         if setting.value is not None and (setting.forced or setting.name not in environment):
             environment[setting.name] = setting.value
     return {

@@ -39,7 +39,7 @@ from real.bench.side import (
     Timed,
     Write,
 )
-from real.engine.transport import TransportProof, sent_counters, with_traffic
+from real.engine.proof import TransportProof, sent_counters, with_traffic
 from real.engine.variables import cleaned
 from real.errors import EngineError, EngineMissing, EngineStartError
 from real.lastwords import cause

@@ -26,8 +26,9 @@ from typing import BinaryIO, NoReturn
 import msgspec
 import numpy as np
 
-from real.engine.mooncake import Engine
-from real.engine.transport import TransportProof
+from real.engine.base import TransferEngine
+from real.engine.proof import TransportProof
+from real.engine.registry import start_engine
 from real.errors import EngineError, EngineMissing
 
 PATTERN_WORDS = 8_388_593
@@ -214,7 +215,7 @@ class Clock:
 class Source:
     """The writing side."""
 
-    def __init__(self, engine: Engine, memory: np.ndarray) -> None:
+    def __init__(self, engine: TransferEngine, memory: np.ndarray) -> None:
         self._engine = engine
         self._memory = memory
         self._base = int(memory.ctypes.data)
@@ -322,7 +323,7 @@ def serve_socket(listener: socket.socket, memory: np.ndarray) -> None:
 
 
 def _serve(spec: SideSpec, next_task: Callable[[], bytes], answer: Callable[[Answer], None]) -> NoReturn:
-    engine = Engine(host=spec.host, transport=spec.transport, device=spec.device)
+    engine = start_engine(spec.transport, host=spec.host, device=spec.device)
     pattern = Pattern(spec.seed)
     memory = allocate(spec.memory_bytes + (spec.numbers + 1) * SHIFT_BYTES if spec.is_source else spec.memory_bytes)
     engine.register_region(int(memory.ctypes.data), len(memory), "the memory")

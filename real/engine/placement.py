@@ -7,14 +7,15 @@ from typing import Literal
 import msgspec
 import torch
 
-from real.engine.mooncake import import_mooncake
+from real.engine.registry import engine_class
 from real.errors import EngineError
 
 MemoryChoice = Literal["auto", "host", "gpu"]
 
 
 class Devices(msgspec.Struct, frozen=True):
-    """What there is. ``gpus``: how many torch sees; ``engine_takes_gpus``: whether the installed wheel is for CUDA."""
+    """What there is. ``gpus``: how many torch sees; ``engine_takes_gpus``: whether the engine can write their
+    memory."""
 
     gpus: int
     engine_takes_gpus: bool
@@ -32,10 +33,10 @@ class Placement(msgspec.Struct, frozen=True):
         return "host, pinned" if self.pinned else "host"
 
 
-def find_devices() -> Devices:
-    """What there is. Raises EngineMissing when Mooncake cannot be imported."""
+def find_devices(transport: str) -> Devices:
+    """What there is for the engine of a transport. Raises EngineMissing when that cannot be imported."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Devices(gpus, bool(import_mooncake().SUPPORT_CUDA))
+    return Devices(gpus, engine_class(transport).takes_gpu_memory())
 
 
 def place(choice: MemoryChoice, number: int, devices: Devices) -> Placement:

@@ -50,33 +50,40 @@ _ANY_CASE = re.compile(FAMILIES[-1], re.IGNORECASE)
 _LOUD = re.compile("|".join(FAMILIES[:2]))
 ALLOWED = frozenset(name for passed in PASSED for name in passed.names)
 
+OURS = "BUFFERLAB_SET"
+"""Names the variables that our own code has set, with their values, for the processes that inherit them."""
+
 _taken_out: set[str] = set()
+_ours: set[str] = set()
 
 
 def foreign(environment: Mapping[str, str]) -> list[str]:
-    """Names of the variables that must not reach the engine, gloo or torch."""
-    return sorted(name for name in environment if name not in ALLOWED and (_FAMILY.fullmatch(name) or _proxy(name)))
+    """Names of the variables that somebody else set and that must not reach the engine, gloo or torch."""
+    ours = _marked(environment)
+    return sorted(name for name in environment if name not in ALLOWED and _belongs(name) and name not in ours)
 
 
 def passed(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables on the list that are set."""
-    return {name: environment[name] for name in sorted(ALLOWED & environment.keys())}
+    """The variables on the list that somebody else has set."""
+    return {name: environment[name] for name in sorted(ALLOWED & environment.keys() - _marked(environment))}
 
 
 def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
-    """The same without those that must not be there, for a process to be started."""
-    out = set(foreign(environment))
+    """The same without those that must not be there and without our own, for a process to be started."""
+    out = {*foreign(environment), *_marked(environment), OURS}
     return {name: value for name, value in environment.items() if name not in out}
 
 
 def clean_here(environment: MutableMapping[str, str] = os.environ) -> list[str]:
     """Take them out of this process's environment, before a library reads it; the names of those that were there.
 
-    What the engine is started with later (``real.engine.mooncake.settings``) is ours and stays.
+    What the engine is started with later (``real.engine.mooncake_start.settings``) is ours and stays. What a process
+    before this one set for its own engine goes as well, but is nobody's mistake and is not named.
     """
     names = [name for name in foreign(environment) if name not in _ours]
-    for name in names:
+    for name in {*names, *_marked(environment)} - _ours:
         del environment[name]
+    _mark(environment)
     _taken_out.update(names)
     return names
 
@@ -94,9 +101,22 @@ def set_by_us(name: str, value: str | None) -> None:
     else:
         os.environ[name] = value
         _ours.add(name)
+    _mark(os.environ)
 
 
-_ours: set[str] = set()
+def _mark(environment: MutableMapping[str, str]) -> None:
+    """Say in the environment itself which of its variables are ours: whoever inherits it cannot know otherwise."""
+    ours = [f"{name}={environment[name]}" for name in sorted(_ours) if name in environment]
+    if ours:
+        environment[OURS] = " ".join(ours)
+    else:
+        environment.pop(OURS, None)
+
+
+def _marked(environment: Mapping[str, str]) -> set[str]:
+    """The variables that our own code has set and nobody has changed since."""
+    settings = (one.partition("=") for one in environment.get(OURS, "").split())
+    return {name for name, _, value in settings if environment.get(name) == value}
 
 
 def notice(names: list[str]) -> str:
@@ -107,5 +127,5 @@ def notice(names: list[str]) -> str:
     return f"left out of the engine's environment: {', '.join(meant)} (docs/real.md lists the variables that reach it)"
 
 
-def _proxy(name: str) -> bool:
-    return _ANY_CASE.fullmatch(name) is not None
+def _belongs(name: str) -> bool:
+    return _FAMILY.fullmatch(name) is not None or _ANY_CASE.fullmatch(name) is not None

@@ -6,7 +6,7 @@ import queue
 import threading
 
 from protocol.layout import AUX_WORDS, BufferLayout
-from real.engine.memory import RoomContent, first_difference, room_content
+from real.engine.content import RoomContent, first_difference, room_content
 from real.threads import FAILURES
 
 MAX_BACKLOG = 64

@@ -13,8 +13,8 @@ from protocol.layout import BufferLayout
 from protocol.messages import StartWrite, WriteDone
 from protocol.topology import RankId
 from real.counts import WriteCounts
+from real.engine.base import TransferEngine
 from real.engine.memory import Pool, addresses
-from real.engine.mooncake import Engine
 from real.errors import EngineError
 
 UNREGISTERED_OFFSET = 1 << 46
@@ -48,7 +48,7 @@ class Writer:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TransferEngine,
         pool: Pool,
         layout: BufferLayout,
         targets: Mapping[RankId, Target],

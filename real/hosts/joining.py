@@ -98,7 +98,7 @@ class Count(msgspec.Struct, frozen=True, tag="count"):
 
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
-    """The byte counters of the host (``real.engine.transport.sent_counters``)."""
+    """The byte counters of the host (``real.engine.proof.sent_counters``)."""
 
     counters: dict[str, int]
 

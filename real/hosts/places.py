@@ -26,7 +26,7 @@ from real.control.bootstrap import listen
 from real.control.clocks import SAME, Clock
 from real.control.guard import Refusal
 from real.control.spec import RankSpec
-from real.engine.transport import sent_counters
+from real.engine.proof import sent_counters
 from real.engine.variables import cleaned
 from real.errors import EngineError, in_words
 from real.lastwords import cause
@@ -88,7 +88,7 @@ class Hosts(Protocol):
         """The rank's clock against this process's, measured now; together with the measurement ``before``."""
 
     def sent_counters(self) -> Mapping[str, Mapping[str, int]]:
-        """By host, the bytes that it has sent so far (``real.engine.transport``)."""
+        """By host, the bytes that it has sent so far (``real.engine.proof``)."""
 
     def facts(self) -> Mapping[str, Any]:
         """By host, what is known about it beyond its address."""

@@ -19,7 +19,7 @@ import msgspec
 
 from protocol.topology import RankId, Side
 from real.control.guard import Guard
-from real.engine.transport import sent_counters
+from real.engine.proof import sent_counters
 from real.errors import EngineError, EngineStartError
 from real.hosts.joining import (
     TO_RANK,

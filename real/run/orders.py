@@ -15,7 +15,7 @@ from protocol.status import Status
 from protocol.topology import RankId
 from real.control.guard import Refusal
 from real.control.route import Route
-from real.engine.transport import TransportProof
+from real.engine.proof import TransportProof
 from real.run.usage import Usage
 
 ORDER = b"bufferlab-order"

@@ -14,7 +14,7 @@ from protocol.topology import RankId
 from real.control.clocks import Clock
 from real.control.guard import Refusal
 from real.control.route import Route
-from real.engine.transport import TransportProof
+from real.engine.proof import TransportProof
 from real.run.usage import Usage
 
 

@@ -65,9 +65,10 @@ from real.control.sglang import EncodeWire, LanguageWire
 from real.control.spec import RankSpec
 from real.control.wire import START_TIMEOUT_S, ExtendedWire, Heard, Vacant, Wire
 from real.counts import Counts, WriteCounts
-from real.engine.memory import Pool, RoomContent, room_content, touch_pages
-from real.engine.mooncake import Engine
+from real.engine.content import RoomContent, room_content
+from real.engine.memory import Pool, touch_pages
 from real.engine.placement import find_devices, place
+from real.engine.registry import start_engine
 from real.engine.verifier import Verifier
 from real.engine.writer import Writer
 from real.errors import EngineError, EngineMissing
@@ -97,10 +98,6 @@ from real.run.orders import (
 )
 from real.run.usage import Meter, Usage
 from real.threads import FAILURES, ThreadBrokeError
-
-LATE_WRITE_S = 5.0
-"""How long after a failed write its bytes may still land. The engine is set to give up a connection that makes no
-progress for 2 s, and one whose peer does not answer for 2 s more (``real.engine.mooncake``)."""
 
 STOP_GRACE_S = 10.0
 """How long a rank that was told to stop waits for its last rooms to fall quiet."""
@@ -195,10 +192,10 @@ class RankProcess:
         )
         FAILURES.wake = self.inbox.wake
         self.router = Outbox(self._context, spec.router.host, spec.router.control_port, self._guard)
-        self.engine = Engine(host=spec.host, transport=spec.transport, device=spec.device)
+        self.engine = start_engine(spec.transport, host=spec.host, device=spec.device, guard=self._guard)
         blocks = self.scenario.encode_blocks if self.is_encode else self.scenario.language_blocks
         number = ranks.index(self.rank_id)
-        self.placement = place(spec.memory, number, find_devices())
+        self.placement = place(spec.memory, number, find_devices(spec.transport))
         self.pool = Pool(self.layout, blocks, self.placement.device, pinned=self.placement.pinned)
         self.engine.register(self.pool)
         if any((one.rank, one.generation, one.what) == (self.rank_id, spec.generation, "memory") for one in refusals):
@@ -578,7 +575,7 @@ class RankProcess:
         self._news = True
         self.counts.inputs += 1
         if isinstance(event, WriteDone) and not event.quiet:
-            self._in(LATE_WRITE_S, WriterQuiet(event.room, event.incarnation, event.destination))
+            self._in(self.engine.late_write_s, WriterQuiet(event.room, event.incarnation, event.destination))
             self.heartbeat.look_at(event.destination)
         self._carry_out(self.core.handle(event, came_s - self.zero_s))
 

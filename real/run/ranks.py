@@ -22,7 +22,7 @@ from real.control.clocks import SAME, Clock
 from real.control.guard import Refusal, guard_of
 from real.control.route import ROUTER, Route
 from real.control.spec import RankSpec
-from real.engine.transport import TransportProof
+from real.engine.proof import TransportProof
 from real.errors import EngineError, EngineMissing, EngineStartError
 from real.hosts.places import LOST_STATUS, Hosts, Process
 from real.run.orders import (

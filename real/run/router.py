@@ -22,7 +22,7 @@ from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.counts import Counts
-from real.engine.transport import TransportProof, with_traffic
+from real.engine.proof import TransportProof, with_traffic
 from real.errors import EngineError, in_words
 from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
 from real.run.accounts import Accounts

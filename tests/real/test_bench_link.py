@@ -27,7 +27,7 @@ from protocol.topology import RankId, Side
 from real.bench import link as bench_link
 from real.bench.link import LinkBench, count_steps, measure_link, spawn
 from real.bench.side import PATTERN_WORDS, SHIFT_BYTES, Cell, Pattern, SideSpec, Timed
-from real.engine.mooncake import import_mooncake
+from real.engine.mooncake_start import import_mooncake
 from real.errors import EngineError, EngineMissing, EngineStartError
 
 ROOT = Path(__file__).resolve().parents[2]

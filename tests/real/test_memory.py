@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra real-
 # ruff: noqa: E402 - torch is wanted first
 from protocol.chunks import plan_chunk
 from protocol.layout import AUX, EMBEDDINGS, FILL_IDS, MROPE, BufferLayout
-from real.engine.memory import Pool, RoomContent, addresses, empty_content, first_difference, room_content
+from real.engine.content import RoomContent, empty_content, first_difference, room_content
+from real.engine.memory import Pool, addresses
 
 pytestmark = pytest.mark.real
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from protocol.layout import BufferLayout
-from real.engine.memory import Pool, first_difference, room_content
+from real.engine.content import first_difference, room_content
+from real.engine.memory import Pool
 from real.engine.placement import Devices, Placement, place
 from real.errors import EngineError
 

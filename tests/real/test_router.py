@@ -23,7 +23,7 @@ from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.control.clocks import SAME
-from real.engine.transport import TransportProof
+from real.engine.proof import TransportProof
 from real.errors import EngineError
 from real.faults import Kill, Restart
 from real.run import patience as real_patience

@@ -38,7 +38,7 @@ from protocol.topology import RankId, Side
 from real.control.channel import Inbox, Outbox
 from real.control.route import ROUTER, Route
 from real.control.spec import Heartbeats, RankSpec
-from real.engine.memory import room_content
+from real.engine.content import room_content
 from real.hosts.places import ThisHost
 from real.run.orders import Concluded, Order, Ready, Report, Start, Stop, Submit, order_frames, parse_order
 

@@ -37,8 +37,8 @@ from protocol.topology import RankId, Side
 from real.control.route import Route
 from real.control.spec import Heartbeats
 from real.counts import MOST_DURATIONS, QUANTILES, Counts, Durations, WriteCounts
+from real.engine.base import WriteResult
 from real.engine.memory import Pool
-from real.engine.mooncake import WriteResult
 from real.engine.writer import Writer
 from real.errors import EngineError
 from real.run.orders import Start

@@ -76,6 +76,28 @@ def test_what_we_set_ourselves_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MC_FORCE_TCP" not in os.environ
 
 
+def test_what_we_set_is_nobody_elses_in_the_processes_that_inherit_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose parent runs an engine of its own finds that engine's variables, and names none of them."""
+    monkeypatch.setattr(variables, "_ours", set())
+    for name, value in (("MC_FORCE_TCP", "1"), ("MC_TCP_SLICE_SIZE", str(4 << 20))):
+        monkeypatch.setenv(name, value)
+        variables.set_by_us(name, value)
+    inherited = {**os.environ, "MC_USE_IPV6": "1"}
+    monkeypatch.setattr(variables, "_taken_out", set())
+    monkeypatch.setattr(variables, "_ours", set())  # as in the child
+    for name in ("MC_FORCE_TCP", "MC_TCP_SLICE_SIZE", variables.OURS):
+        monkeypatch.delenv(name)
+    assert "MC_FORCE_TCP" not in foreign(inherited)
+    assert "MC_USE_IPV6" in foreign(inherited)
+    assert "MC_TCP_SLICE_SIZE" not in passed(inherited)
+    ours = {"MC_FORCE_TCP", "MC_TCP_SLICE_SIZE", variables.OURS}
+    assert not ours & cleaned(inherited).keys()
+    assert passed({**inherited, "MC_TCP_SLICE_SIZE": "65536"}) == {"MC_TCP_SLICE_SIZE": "65536"}, "a user's since"
+    assert "MC_USE_IPV6" in clean_here(inherited)
+    assert "MC_FORCE_TCP" not in variables.taken_out()
+    assert not ours & inherited.keys()
+
+
 def test_a_user_who_meant_the_engine_is_told() -> None:
     assert notice(["HTTP_PROXY", "OMP_NUM_THREADS"]) == ""
     told = notice(["HTTP_PROXY", "MC_TCP_PROTO", "NCCL_DEBUG"])

@@ -15,8 +15,9 @@ from protocol.emulation.scenario import Scenario, WriteFault
 from protocol.messages import StartWrite, WriteDone
 from protocol.topology import RankId, Side
 from real.control.route import Route
-from real.engine.memory import Pool, first_difference, room_content
-from real.engine.mooncake import WriteResult
+from real.engine.base import WriteResult
+from real.engine.content import first_difference, room_content
+from real.engine.memory import Pool
 from real.engine.writer import UNREGISTERED_OFFSET, Writer
 from real.errors import EngineError
 

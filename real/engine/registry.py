@@ -1,0 +1,56 @@
+"""Which engines there are: every module of this package whose name ends with ``_engine`` brings one.
+
+The modules import nothing heavy, so they are all looked at, once, whoever asks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+
+import real.engine
+from real.engine.base import KeyMaker, TransferEngine
+from real.errors import EngineError
+
+_SUFFIX = "_engine"
+
+
+@cache
+def engines() -> dict[str, type[TransferEngine]]:
+    """The class that runs each transport, by the transport's name."""
+    found: dict[str, type[TransferEngine]] = {}
+    for one in pkgutil.iter_modules(real.engine.__path__):
+        if not one.name.endswith(_SUFFIX):
+            continue
+        module = importlib.import_module(f"{real.engine.__name__}.{one.name}")
+        for member in vars(module).values():
+            if not isinstance(member, type) or not issubclass(member, TransferEngine):
+                continue
+            if member.__module__ != module.__name__:
+                continue  # imported there, or the base
+            for transport in member.transports:
+                if transport in found:
+                    raise TypeError(f"{member.__name__} and {found[transport].__name__} both run {transport!r}")
+                found[transport] = member
+    return found
+
+
+def transports() -> tuple[str, ...]:
+    """The names of all transports."""
+    return tuple(engines())
+
+
+def engine_class(transport: str) -> type[TransferEngine]:
+    """The class that runs a transport. Raises EngineError for a name that none has."""
+    try:
+        return engines()[transport]
+    except KeyError:
+        raise EngineError(f"transport is {transport!r}, it must be one of {', '.join(transports())}") from None
+
+
+def start_engine(
+    transport: str, *, host: str = "127.0.0.1", device: str = "", guard: KeyMaker | None = None
+) -> TransferEngine:
+    """A started engine of this process. Raises EngineMissing or EngineError where there is none to be had."""
+    return engine_class(transport)(host, transport, device, guard)
