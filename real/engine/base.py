@@ -112,6 +112,9 @@ class TransferEngine(ABC):
     serves_strangers: ClassVar[bool] = True
     """Whether whoever reaches its port can write to registered memory, also without the run's token."""
 
+    no_gpu_memory: ClassVar[str] = ""
+    """Why a GPU's memory cannot be used where ``takes_gpu_memory`` says so, with what mends it."""
+
     session: str
     """The name by which peers reach this engine; the same text in every process, host:port or more."""
 
@@ -158,7 +161,7 @@ class TransferEngine(ABC):
         pool's other regions.
         """
         if pool.device != "cpu" and not self.takes_gpu_memory():
-            raise EngineError(f"the engine for {self.transport} cannot use memory on {pool.device}")
+            raise EngineError(f"the pool lies on {pool.device}, but {self.no_gpu_memory}")
         done: list[int] = []
         for kind, base, size in zip(pool.layout.kinds, pool.bases, pool.sizes_bytes, strict=True):
             try:

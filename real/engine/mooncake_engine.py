@@ -14,15 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from real.engine.base import KeyMaker, Piece, Setting, TransferEngine, WriteResult, failed
 from real.engine.mooncake_start import identify, import_mooncake, settings, start
 from real.engine.proof import prove
-from real.errors import EngineError
-
-if TYPE_CHECKING:
-    from real.engine.memory import Pool
 
 # The engine takes 2048 pieces in flight per peer. One more and it does not reject them cleanly:
 # a piece may stay unfinished for ever, and every later write to that peer fails. Half leaves room.
@@ -61,6 +57,10 @@ class MooncakeEngine(TransferEngine):
     device_transports: ClassVar[frozenset[str]] = frozenset({"rdma"})
     # A connection without progress for 2 s is given up, and one whose peer does not answer for 2 s more (`settings`).
     late_write_s: ClassVar[float] = 5.0
+    no_gpu_memory: ClassVar[str] = (
+        "the installed Mooncake wheel cannot use GPU memory; run: "
+        "pip uninstall mooncake-transfer-engine-non-cuda && pip install 'bufferlab[real-cuda12]'"
+    )
 
     def __init__(
         self, host: str = "127.0.0.1", transport: str = "", device: str = "", guard: KeyMaker | None = None
@@ -89,16 +89,6 @@ class MooncakeEngine(TransferEngine):
     def settings(cls, transport: str) -> tuple[Setting, ...]:
         """The environment an engine of this transport is started with, and why."""
         return settings(transport)
-
-    def register(self, pool: Pool) -> None:
-        """Make the pool's memory known to the engine, one region per kind, and mark the pool."""
-        if pool.device != "cpu" and not self.takes_gpu_memory():
-            raise EngineError(
-                f"the installed Mooncake wheel cannot use memory on {pool.device}; run: "
-                "pip uninstall mooncake-transfer-engine-non-cuda && "
-                "pip install 'bufferlab[real-cuda12]'"
-            )
-        super().register(pool)
 
     def _register(self, base: int, size_bytes: int) -> str:
         code = self._engine.register_memory(base, size_bytes)

@@ -15,10 +15,11 @@ MemoryChoice = Literal["auto", "host", "gpu"]
 
 class Devices(msgspec.Struct, frozen=True):
     """What there is. ``gpus``: how many torch sees; ``engine_takes_gpus``: whether the engine can write their
-    memory."""
+    memory; ``why_not``: if it cannot, why."""
 
     gpus: int
     engine_takes_gpus: bool
+    why_not: str = ""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -36,7 +37,8 @@ class Placement(msgspec.Struct, frozen=True):
 def find_devices(transport: str) -> Devices:
     """What there is for the engine of a transport. Raises EngineMissing when that cannot be imported."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Devices(gpus, engine_class(transport).takes_gpu_memory())
+    engine = engine_class(transport)
+    return Devices(gpus, engine.takes_gpu_memory(), engine.no_gpu_memory)
 
 
 def place(choice: MemoryChoice, number: int, devices: Devices) -> Placement:
@@ -47,12 +49,7 @@ def place(choice: MemoryChoice, number: int, devices: Devices) -> Placement:
     """
     usable = devices.gpus > 0 and devices.engine_takes_gpus
     if choice == "gpu" and not usable:
-        lacking = (
-            "torch sees no GPU"
-            if devices.gpus == 0
-            else "the installed Mooncake wheel cannot use GPU memory; run: "
-            "pip uninstall mooncake-transfer-engine-non-cuda && pip install 'bufferlab[real-cuda12]'"
-        )
+        lacking = "torch sees no GPU" if devices.gpus == 0 else devices.why_not
         raise EngineError(f"real.memory is 'gpu', but {lacking}")
     if choice != "host" and usable:
         return Placement(f"cuda:{number % devices.gpus}")

@@ -1,17 +1,13 @@
-"""The engine over loopback with a peer process of its own: data, failures in bounded time, transport."""
+"""What Mooncake's engine does beyond the contract of every engine (test_engine_contract.py): its limits and its transport."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
@@ -118,14 +114,6 @@ def peer() -> Iterator[Peer]:
     peer.end()
 
 
-@pytest.fixture
-def mortal_peer() -> Iterator[Peer]:
-    """A peer that the test may stop or kill."""
-    peer = Peer()
-    yield peer
-    peer.end()
-
-
 def test_every_kind_arrives_in_chunks_with_a_partial_last_block(engine: MooncakeEngine, pool: Pool, peer: Peer) -> None:
     total, room = 6 * 16 + 5, 4711
     source_blocks = [9, 3, 4, 5, 0, 30, 21]
@@ -146,24 +134,6 @@ def test_every_kind_arrives_in_chunks_with_a_partial_last_block(engine: Mooncake
         assert peer.difference(room, 3, *question) is not None
         sent = chunk.end_token
     assert sent == total
-
-
-def test_nothing_to_write_is_a_success(engine: MooncakeEngine) -> None:
-    result = engine.write("127.0.0.1:1", [])
-    assert result.ok
-    assert result.completed_bytes == 0
-
-
-def test_posting_is_a_part_of_the_write(engine: MooncakeEngine, pool: Pool, peer: Peer) -> None:
-    size = LAYOUT.kinds[EMBEDDINGS].bytes_per_block
-    pieces = [(pool.bases[0] + n * size, peer.bases[0] + n * size, size) for n in range(PEER_BLOCKS)]
-    started = time.perf_counter()
-    result = engine.write(peer.session, pieces * 30)  # more than are in flight at once: posting waits for the first
-    took_s = time.perf_counter() - started
-    assert result.ok, result.failure
-    assert 0 < result.posted_s < result.elapsed_s <= took_s
-    assert result.posted_s > engine.write(peer.session, pieces[:1]).posted_s
-    assert engine.write("127.0.0.1:1", pieces[:1]).posted_s == 0, "nothing was handed over"
 
 
 def test_a_target_out_of_range_fails_at_once(engine: MooncakeEngine, pool: Pool, peer: Peer) -> None:
@@ -188,93 +158,12 @@ def test_more_pieces_than_the_engine_can_queue_are_cut(engine: MooncakeEngine, p
     assert engine.write(peer.session, pieces[:1]).ok
 
 
-def test_threads_share_the_queue_of_a_peer(engine: MooncakeEngine, pool: Pool, peer: Peer) -> None:
-    results = []
-    piece = (pool.bases[0], peer.bases[0], 64)
-    threads = [
-        threading.Thread(target=lambda: results.append(engine.write(peer.session, [piece] * 900))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert [result.ok for result in results] == [True] * 4
-
-
-def test_a_killed_peer_fails_in_bounded_time(engine: MooncakeEngine, pool: Pool, mortal_peer: Peer) -> None:
-    peer = mortal_peer
-    size = LAYOUT.kinds[EMBEDDINGS].bytes_per_block
-    pieces = [(pool.bases[0] + n * size, peer.bases[0] + n * size, size) for n in range(PEER_BLOCKS)]
-    assert engine.write(peer.session, pieces).ok
-    killer = threading.Timer(0.02, peer.process.kill)
-    killer.start()
-    started, result = time.monotonic(), engine.write(peer.session, pieces)
-    while result.ok and time.monotonic() - started < 10:
-        result = engine.write(peer.session, pieces)
-    killer.join()
-    assert not result.ok
-    assert not result.quiet
-    for _ in range(2):
-        result = engine.write(peer.session, pieces[:2])
-        assert not result.ok
-        assert result.elapsed_s < 4.0
-
-
-def test_a_hung_peer_fails_in_bounded_time_and_may_still_be_written(
-    engine: MooncakeEngine, pool: Pool, mortal_peer: Peer
-) -> None:
-    peer = mortal_peer
-    piece = (pool.bases[0], peer.bases[0], 8192)
-    assert engine.write(peer.session, [piece]).ok
-    peer.process.send_signal(signal.SIGSTOP)
-    os.waitpid(peer.process.pid, os.WUNTRACED)  # the signal takes effect when it is delivered
-    result = engine.write(peer.session, [piece])
-    assert not result.ok
-    assert result.elapsed_s < 5.0
-    assert not result.quiet
-    assert result.completed_bytes == 0
-    short = engine.write(peer.session, [piece], timeout_s=0.2)
-    assert not short.ok
-    assert short.elapsed_s < 1.0
-    assert "time limit" in short.failure
-    assert not short.quiet
-
-
-def test_the_first_contact_with_a_hung_peer_is_bounded(mortal_peer: Peer) -> None:
-    """Mooncake alone blocks for a minute here, and with it the writes to all other peers."""
-    engine, pool = MooncakeEngine(), Pool(LAYOUT, 1)
-    engine.register(pool)
-    mortal_peer.process.send_signal(signal.SIGSTOP)
-    result = engine.write(mortal_peer.session, [(pool.bases[0], mortal_peer.bases[0], 64)], timeout_s=0.5)
-    assert not result.ok
-    assert result.quiet, "nothing was sent"
-    assert result.elapsed_s < 2.0
-    mortal_peer.process.send_signal(signal.SIGCONT)
-    assert engine.connect(mortal_peer.session)
-
-
 def test_a_peer_that_is_not_there_is_named(engine: MooncakeEngine, pool: Pool) -> None:
     result = engine.write("127.0.0.1:1", [(pool.bases[0], 4096, 64)])
     assert not result.ok
     assert result.quiet
     assert result.failure == "write to 127.0.0.1:1: the peer cannot be reached"
     assert not engine.connect("127.0.0.1:1")
-
-
-def test_unregistered_sources_are_refused_before_anything_is_sent(
-    engine: MooncakeEngine, pool: Pool, peer: Peer
-) -> None:
-    foreign = Pool(LAYOUT, 1)
-    for source, length in (
-        (foreign.bases[0], 64),
-        (pool.bases[0] + pool.sizes_bytes[0] - 10, 20),
-        (pool.bases[0], -1),
-    ):
-        with pytest.raises(EngineError, match="not registered"):
-            engine.write(peer.session, [(pool.bases[0], peer.bases[0], 8), (source, peer.bases[0], length)])
-    for target in (-1, 1 << 64):
-        with pytest.raises(EngineError, match="is no address"):
-            engine.write(peer.session, [(pool.bases[0], target, 8)])
 
 
 def test_registration_refusals_name_kind_and_size(engine: MooncakeEngine, pool: Pool) -> None:
@@ -293,18 +182,6 @@ def test_registration_refusals_name_kind_and_size(engine: MooncakeEngine, pool: 
     assert again.registered
     engine.unregister(again)
     assert not again.registered
-
-
-def test_a_region_can_be_written_from_while_it_is_registered(engine: MooncakeEngine, peer: Peer) -> None:
-    memory = np.zeros(4096, dtype=np.uint8)
-    base = int(memory.ctypes.data)
-    engine.register_region(base, len(memory), "a region")
-    assert engine.write(peer.session, [(base, peer.bases[0], 4096)]).ok
-    with pytest.raises(EngineError, match="refused to register another, 4096 bytes: it overlaps"):
-        engine.register_region(base, 4096, "another")
-    engine.unregister_region(base)
-    with pytest.raises(EngineError, match="not registered"):
-        engine.write(peer.session, [(base, peer.bases[0], 4096)])
 
 
 def test_the_transport_is_proved(engine: MooncakeEngine, peer: Peer) -> None:
@@ -369,11 +246,6 @@ def test_a_start_is_silent_unless_a_log_level_is_wanted() -> None:
     loud = run(twice, MC_LOG_LEVEL="INFO")
     assert loud.stdout.split() == ["tcp", "INFO"]
     assert loud.stderr.count("TcpTransport: listen on port") == 2
-
-
-def test_an_unknown_transport_is_refused() -> None:
-    with pytest.raises(EngineError, match="'carrier pigeon', it must be one of tcp, rdma"):
-        MooncakeEngine(transport="carrier pigeon")
 
 
 def test_the_module_imports_without_mooncake_and_says_what_mends_it() -> None:

@@ -9,11 +9,12 @@ from protocol.layout import BufferLayout
 from real.engine.content import first_difference, room_content
 from real.engine.memory import Pool
 from real.engine.placement import Devices, Placement, place
+from real.engine.registry import engine_class
 from real.errors import EngineError
 
 NOTHING = Devices(gpus=0, engine_takes_gpus=False)
 ENGINE_ONLY = Devices(gpus=0, engine_takes_gpus=True)
-TORCH_ONLY = Devices(gpus=2, engine_takes_gpus=False)
+TORCH_ONLY = Devices(gpus=2, engine_takes_gpus=False, why_not=engine_class("tcp").no_gpu_memory)
 BOTH = Devices(gpus=2, engine_takes_gpus=True)
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
