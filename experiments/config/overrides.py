@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.inputs import RUN_REQUESTS
-from experiments.config.schema import WORKLOAD_SOURCES
+from experiments.config.sections.workload import WORKLOAD_SOURCES
 from experiments.errors import UserError
 from protocol.sizing.registry import absolute
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from experiments.config.incidents import real_plan
 from experiments.config.schema import Config
 from experiments.errors import RunFaultedError, UserError
 from experiments.files import Claim
 from experiments.runs.backend import REAL_MEMORY_SHARE, real_errors
 from experiments.runs.diagnosis import examine_real
 from experiments.runs.environment import describe, memory_bytes
+from experiments.runs.faults import real_plan
 from experiments.runs.hosts import Meeting, describe_ranks, gathered
 from experiments.runs.recorder import Draw, Notice, Progress, RunRecorder, publish, tell
 from experiments.runs.rundir import RunWriter

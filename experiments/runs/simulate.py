@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.config.incidents import fault_plan
+from experiments.config.build import fault_plan
 from experiments.config.schema import Config
 from experiments.errors import RunFailedError
 from experiments.files import Claim

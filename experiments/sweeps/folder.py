@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import experiments
 import protocol
 import sim
-from experiments.config.schema import NAME_DIGITS
+from experiments.config.build import NAME_DIGITS
 from experiments.errors import UserError
 from experiments.files import LOCK, Claim, disk_errors, json_text, write_atomically, write_json, write_text
 from experiments.runs.environment import package_version

@@ -19,9 +19,10 @@ from typing import Any
 
 import tomli_w
 
+from experiments.config.build import NAME_DIGITS
 from experiments.config.overrides import anchor_files, apply_override
 from experiments.config.problems import shown
-from experiments.config.schema import NAME_DIGITS, Config, parse
+from experiments.config.schema import Config, parse
 from experiments.errors import UserError
 from experiments.workloads.loading import load
 from protocol.naming import did_you_mean, flat

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config.schema import NAME_DIGITS, Config
+from experiments.config.build import NAME_DIGITS
+from experiments.config.schema import Config
 from experiments.errors import RunFailedError, UserError
 from experiments.runs.capacity import combined
 from experiments.runs.environment import describe, usable_cpus

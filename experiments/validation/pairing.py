@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from experiments.config.incidents import fault_plan
+from experiments.config.build import fault_plan
 from experiments.config.schema import Config
 from experiments.errors import RunFailedError, UserError
 from experiments.runs.replay import replications_of

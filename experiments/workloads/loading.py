@@ -14,7 +14,8 @@ from typing import Any
 from experiments.config.inputs import RUN_CONFIG, RUN_REQUESTS, is_workload
 from experiments.config.overrides import anchor_files, apply_override
 from experiments.config.problems import shown
-from experiments.config.schema import WORKLOAD_SOURCES, Config, parse
+from experiments.config.schema import Config, parse
+from experiments.config.sections.workload import WORKLOAD_SOURCES
 from experiments.config.shipped import example_names, example_text
 from experiments.errors import UserError
 from experiments.workloads.readers import find_reader

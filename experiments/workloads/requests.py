@@ -16,7 +16,8 @@ from typing import cast
 import numpy as np
 
 from experiments.config.inputs import config_beside
-from experiments.config.schema import DEFAULT_REQUESTS, Config, Workload
+from experiments.config.schema import Config
+from experiments.config.sections.workload import DEFAULT_REQUESTS, Workload
 from experiments.errors import UserError
 from experiments.workloads.loading import load
 from experiments.workloads.readers import Reader, Reading, find_reader, read_lengths, read_requests

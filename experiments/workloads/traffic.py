@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.config.schema import Config, Workload
+from experiments.config.schema import Config
+from experiments.config.sections.workload import Workload
 from experiments.units import format_span
 from experiments.workloads.requests import (
     count_of_day,

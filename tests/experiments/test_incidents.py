@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from experiments.config.incidents import fault_plan, real_plan
+from experiments.config.build import fault_plan
 from experiments.config.schema import Config
 from experiments.errors import UserError
+from experiments.runs.faults import real_plan
 from experiments.runs.simulate import simulate_one
 from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests

@@ -123,7 +123,7 @@ def test_where_a_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     # Nor is a simulated run of another configuration whose name is the same by chance.
     assert len(config.digest()) == 16
     other = load("seed-resume").model_copy(update={"run": config.run})
-    monkeypatch.setattr("experiments.config.schema.NAME_DIGITS", 0)
+    monkeypatch.setattr("experiments.config.build.NAME_DIGITS", 0)
     target.rename(choose_target(config, "sim", None, force=False))
     assert choose_target(config, "sim", None, force=False).name == "seed-small-sim-"
     assert choose_target(other, "sim", None, force=False).name == "seed-small-sim--2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from experiments.config.schema import MOST_RPS
+from experiments.config.sections.workload import MOST_RPS
 from experiments.errors import UserError
 from experiments.units import format_span
 

@@ -1,0 +1,1 @@
+"""The sections of a configuration: what each may hold, and what is wrong with it by itself."""
