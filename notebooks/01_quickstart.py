@@ -21,7 +21,7 @@
 # Everything below is simulated, with the same protocol code that runs over Mooncake. It takes a few seconds.
 
 # %%
-from experiments.figures.plots import plot_ecdf, plot_tradeoff, plot_u_shape
+from experiments.figures.sweeps import plot_ecdf, plot_tradeoff, plot_u_shape
 from experiments.sweeps.sweep import make_plan, run_sweep
 
 # %% [markdown]

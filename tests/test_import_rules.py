@@ -259,7 +259,7 @@ def test_the_core_of_the_protocol_knows_no_wing(where: str, source: str, upward:
     [
         ("config/schema", "from experiments.workloads.requests import make_requests", True),
         ("config/schema", "def f():\n    from experiments.workloads import readers", True),
-        ("runs/simulate", "def f():\n    from experiments.figures.plots import plot_run", True),
+        ("runs/simulate", "def f():\n    from experiments.figures.runs import plot_run", True),
         ("runs/measure", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import experiments.cli", True),
         ("calibration/here", "from experiments.commands import doctor", True),
         ("calibration/here", "from experiments.validation.frozen import freeze", True),
@@ -269,7 +269,7 @@ def test_the_core_of_the_protocol_knows_no_wing(where: str, source: str, upward:
         ("errors", "from experiments.units import format_size", True),
         ("commands/sim", "from experiments.cli import app", True),
         ("validation/campaign", "from experiments.calibration.here import HERE", False),
-        ("figures/plots", "from experiments.runs.rundir import StoredRun\nimport experiments.stats.intervals", False),
+        ("figures/runs", "from experiments.runs.rundir import StoredRun\nimport experiments.stats.intervals", False),
         (
             "runs/measure",
             "from experiments.runs.hosts import gathered\nfrom experiments.errors import UserError",

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from experiments.errors import RunFailedError, UserError
 from experiments.figures.pages import check_figure
-from experiments.figures.plots import plot_u_shape, save
+from experiments.figures.style import save
+from experiments.figures.sweeps import plot_u_shape
 from experiments.progress import bar
 from experiments.sweeps.sweep import make_plan, run_sweep
 from experiments.sweeps.text import plan_text, sweep_text

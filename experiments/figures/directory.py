@@ -16,7 +16,7 @@ def drawing(*, plots: bool = True, timeline: bool = False) -> Callable[[Path], I
     def draw(folder: Path) -> Iterator[str]:
         # matplotlib takes a second to import, which is only spent where something is drawn.
         if plots:
-            from experiments.figures.plots import plot_run
+            from experiments.figures.runs import plot_run
 
             plot_run(folder)
         if timeline:

@@ -50,6 +50,9 @@ NEAR_POINTS = 60.0
 
 Samples = NDArray[np.float64]
 Arguments = ParamSpec("Arguments")
+KIND_NAMES = {"sim": "simulated", "real": "measured"}
+KIND_LINES = {"sim": "-", "real": "--"}
+"""How simulated and measured runs are called and drawn."""
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:

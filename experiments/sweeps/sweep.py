@@ -335,7 +335,7 @@ def _finish(
         store.write_table(TABLE_FILE, table)
         store.write_table(QUANTILES_FILE, quantiles)
         if plots:
-            from experiments.figures.plots import plot_sweep
+            from experiments.figures.sweeps import plot_sweep
 
             plot_sweep(made.table, made.quantiles, store.folder)
         store.write_plan(report)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.figures.plots import KIND_NAMES
+from experiments.figures.style import KIND_NAMES
 from experiments.figures.timeline import Scene, timeline, write_timeline
 from experiments.files import Claim, new_folder, write_json
 from experiments.runs.rundir import StoredRun

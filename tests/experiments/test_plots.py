@@ -8,18 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.figures.directory import drawing
-from experiments.figures.plots import (
-    _time_means,
-    latency_ecdf,
-    plot_defaults,
-    plot_ecdf,
-    plot_pool_occupancy,
-    plot_sweep,
-    plot_tradeoff,
-    plot_u_shape,
-    save,
-    sizing_curve,
-)
+from experiments.figures.runs import _time_means, latency_ecdf, plot_defaults, plot_pool_occupancy, sizing_curve
+from experiments.figures.style import save
+from experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim, simulate_one
 from experiments.sweeps.sweep import Sweep, figures, make_plan, run_sweep

@@ -548,7 +548,7 @@ def test_the_code_digest_sees_what_matters(tmp_path: Path, monkeypatch: pytest.M
 
     copy = tmp_path / "experiments"
     shown, deciding = (
-        ("figures/plots.py", "commands/demo.py", "config/examples/a.toml"),
+        ("figures/runs.py", "commands/demo.py", "config/examples/a.toml"),
         ("runs/summary.py", "config/a.toml"),
     )
     for name in (*shown, *deciding):

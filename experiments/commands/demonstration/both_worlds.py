@@ -147,7 +147,7 @@ def status_path(run: StoredRun) -> str:
 
 
 def _simulated(out: Path, requests: int | None, defaults: Sequence[int], profile: str, figure: Path) -> dict[str, Any]:
-    from experiments.figures.plots import plot_defaults
+    from experiments.figures.runs import plot_defaults
 
     base = [f"link.profile={profile}", *([] if requests is None else [f"workload.requests={requests}"])]
     count = _announce(load("demo", base))
