@@ -35,11 +35,13 @@ class Traffic:
     rate_rps: float | None = None
     loop: str = ""
     notes: tuple[str, ...] = ()
+    cut: bool = False
+    """Whether workload.requests takes the first of them only."""
 
     @property
     def sentence(self) -> str:
         """``workload: 3000 of 3000 requests of mine.csv, 410 s, 7.3/s``."""
-        first = "the first " if self.available is not None and self.requests < self.available else ""
+        first = "the first " if self.cut else ""
         known = f" of {self.available}" if self.available is not None else ""
         requests = "request" if (self.available or self.requests) == 1 else "requests"
         parts = [f"workload: {first}{self.requests}{known} {requests} {self.source}"]
@@ -89,7 +91,7 @@ def traffic_of(config: Config) -> Traffic:
     if config.run.warmup_requests:
         notes.append(f"the first {config.run.warmup_requests} are warm-up and not in the figures")
     loop = f"in their order, {workload.concurrency} at a time" if workload.loop == "closed" else ""
-    return Traffic(made.source, made.requests, made.available, made.span_s, made.rate_rps, loop, tuple(notes))
+    return Traffic(made.source, made.requests, made.available, made.span_s, made.rate_rps, loop, tuple(notes), made.cut)
 
 
 def _of_file(workload: Workload) -> Traffic:
@@ -108,7 +110,8 @@ def _of_file(workload: Workload) -> Traffic:
         notes.append(f"the first request comes {format_span(first_s)} after the run's start")
     rate_rps = (len(taken) - 1) / span_s if span_s > 0 else None
     name = Path(str(workload.file)).name
-    return Traffic(f"of {name}", len(taken), reading.rows, span_s, rate_rps, notes=tuple(notes))
+    cut = len(taken) < len(reading.columns)
+    return Traffic(f"of {name}", len(taken), reading.rows, span_s, rate_rps, notes=tuple(notes), cut=cut)
 
 
 def _of_clients(config: Config) -> Traffic:
@@ -123,7 +126,8 @@ def _of_clients(config: Config) -> Traffic:
         notes.append(f"the rates of all clients scaled to {whole / day_s:.3g}/s together")
     name = Path(str(workload.file)).name
     span_s = day_s if requests == whole else None
-    return Traffic(f"of the clients in {name}", requests, whole, span_s, whole / day_s, notes=tuple(notes))
+    source, cut = f"of the clients in {name}", requests < whole
+    return Traffic(source, requests, whole, span_s, whole / day_s, notes=tuple(notes), cut=cut)
 
 
 def _of_times(source: str, times_s: list[float]) -> Traffic:

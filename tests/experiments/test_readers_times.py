@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
-from experiments.workloads.readers import read_requests
+from experiments.workloads.readers import Reading, read_requests
 
 EPOCH_US = 1_700_000_000_000_000
 PER_US = {"s": 1_000_000, "ms": 1000, "us": 1}
@@ -257,3 +257,93 @@ def test_times_that_could_be_one_thing_only_are_read(tmp_path: Path, text: str) 
     path = tmp_path / "t.csv"
     path.write_text(text)
     assert read_requests(path).columns.arrival_s.tolist() == list(range(30))
+
+
+def read(folder: Path, text: str, **options: Any) -> Reading:
+    (folder / "t.csv").write_text(text)
+    return read_requests(folder / "t.csv", options)
+
+
+def clock(*seconds: float) -> str:
+    return "time,total_tokens\n" + "".join(
+        f"{int(one) // 3600 % 24:02d}:{int(one) // 60 % 60:02d}:{int(one) % 60:02d},5\n" for one in seconds
+    )
+
+
+NIGHT_S = 86_390.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"),
+    [
+        ([NIGHT_S + one for one in range(26)], "pass midnight"),
+        ([NIGHT_S + one for one in range(26, 0, -1)], "pass midnight"),
+        ([NIGHT_S + 7 * one % 26 for one in range(26)], "pass midnight"),
+        ([32_400 + 1440 * (one % 20) for one in range(40)], "go back by 7.6 h"),
+        ([32_400 + 60 * (one % 20) for one in range(40)], "go back by 1140 s"),
+        ([32_400 - 60 * (one % 20) for one in range(40)], "go back by 1140 s"),
+    ],
+)
+def test_clock_times_of_more_than_one_day_need_their_date(tmp_path: Path, seconds: list[float], why: str) -> None:
+    with pytest.raises(UserError, match=f"it must be a time with its date, since these {why}"):
+        read(tmp_path, clock(*seconds))
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        [32_400.0 + 10 * one for one in range(40)],
+        [32_400.0 + 10 * one for one in range(40, 0, -1)],
+        [3_600.0, 7_200.0, 64_800.0, 68_400.0],
+        [32_400.0 + 10 * one + 45 * (one % 3 == 0) for one in range(40)],
+    ],
+)
+def test_clock_times_of_one_day_in_any_order_are_read(tmp_path: Path, seconds: list[float]) -> None:
+    expected = [one - min(seconds) for one in sorted(seconds)]
+    assert read(tmp_path, clock(*seconds)).columns.arrival_s.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["2024-05-10", "2024-05-10", "2024-05-11"],
+        ["2024-05-10T09:00:00", "2024-05-10"],
+        [f"2024-05-{10 + day} 00:00:00" for day in (0, 0, 1, 2)],
+    ],
+)
+def test_days_without_a_time_are_no_times(tmp_path: Path, cells: list[str]) -> None:
+    with pytest.raises(UserError, match=r"it must be a date with its time of day, such as 2024-10-15T12:00:00\.25Z"):
+        read(tmp_path, "time,total_tokens\n" + "".join(f"{cell},5\n" for cell in cells))
+
+
+def test_typed_days_are_no_times(tmp_path: Path) -> None:
+    days = pa.array([19_800, 19_800, 19_801], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"time": days, "total_tokens": [5, 5, 5]}), tmp_path / "days.parquet")
+    with pytest.raises(UserError, match=r"row 1: time is 2024-03-18, it must be a date with its time of day"):
+        read_requests(tmp_path / "days.parquet")
+
+
+@pytest.mark.parametrize(("begin_s", "apart"), [(1.7e9, "128 s"), (1e6, "62.5 ms")])
+def test_times_that_lost_their_digits_in_32_bits_are_refused(tmp_path: Path, begin_s: float, apart: str) -> None:
+    times = pa.array([begin_s + one for one in (0, 200, 400)], pa.float32())
+    pq.write_table(pa.table({"timestamp_s": times, "total_tokens": [5, 5, 5]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=f"it must be a number of 64 bits: those of 32 are {apart} apart at this size"):
+        read_requests(tmp_path / "t.parquet")
+
+
+def test_coarse_times_of_a_table_are_said_and_spread_on_request(tmp_path: Path) -> None:
+    text = "arrival_s,total_tokens\n" + "".join(f"{60 * (one // 3)},5\n" for one in range(12))
+    kept = read(tmp_path, text)
+    assert kept.columns.arrival_s.tolist() == [60.0 * (one // 3) for one in range(12)]
+    assert any(note.startswith("12 requests share time stamps, 60 s apart, and come at once;") for note in kept.notes)
+    spread = read(tmp_path, text, ticks="spread")
+    assert spread.columns.arrival_s.tolist() == [20.0 * one for one in range(12)]
+    chosen = read(tmp_path, text, ticks="kept")
+    assert not any("share" in note for note in chosen.notes)
+
+
+def test_times_of_two_parts_say_which_parts_they_are_taken_for(tmp_path: Path) -> None:
+    reading = read(tmp_path, "arrival,total_tokens\n0:00,5\n1:01,5\n")
+    assert reading.columns.arrival_s.tolist() == [0.0, 3660.0]
+    assert any(note.startswith("times such as 0:00 in arrival read as hours and minutes;") for note in reading.notes)
+    assert not any("minutes" in note for note in read(tmp_path, clock(0, 60)).notes)

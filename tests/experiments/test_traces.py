@@ -171,9 +171,9 @@ def test_a_distribution_needs_a_rate_and_a_trace_needs_no_arrivals(tmp_path: Pat
             check_requests(load("seed-small", [f"workload.file={trace}", f"workload.{setting}"]), "sim")
     with pytest.raises(
         UserError,
-        match=r"^workload.options.ticks is not an option of this file \(a table\), which has time_unit, columns, content",
+        match=r"^workload.options.draw is not an option of this file \(a table\), which has time_unit, columns, content",
     ):
-        check_requests(load("seed-small", [f"workload.file={trace}", "workload.options.ticks=kept"]), "sim")
+        check_requests(load("seed-small", [f"workload.file={trace}", "workload.options.draw=independent"]), "sim")
 
 
 # --- writing ---

@@ -273,3 +273,14 @@ def test_what_only_a_preset_has_is_in_nobodys_way(mine: Path) -> None:
     whole = load("quickstart", [f"workload={{file='{mine}'}}"])
     assert arrivals(whole) == WHOLE
     assert traffic_of(whole).notes[-1].startswith("not applied to the file: run.replications = 5")
+
+
+def test_the_first_are_said_only_where_there_are_more(folder: Path) -> None:
+    """Rows without tokens are no requests, and nothing of the file's end is missing."""
+    text = "".join(f"{n},{0 if n % 4 == 3 else 10},5\n" for n in range(40))
+    (folder / "failed.csv").write_text("Timestamp,Request tokens,Response tokens\n" + text)
+    whole = traffic_of(load("quickstart", ["workload.file=failed.csv"]))
+    assert whole.sentence.startswith("workload: 30 of 40 requests of failed.csv, ")
+    assert "10 rows without tokens left out" in whole.notes
+    cut = traffic_of(load("quickstart", ["workload.file=failed.csv", "workload.requests=10"]))
+    assert cut.sentence.startswith("workload: the first 10 of 40 requests of failed.csv, ")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.workloads.readers.base import TABLE_OPTIONS, Head
+from experiments.workloads.readers.base import TABLE_OPTIONS, TICKS, Head
 from experiments.workloads.readers.columns import OPTION, Fields
 from experiments.workloads.readers.names import OUTPUTS, plain_name
-from experiments.workloads.readers.tabular import Rows, TableReader
+from experiments.workloads.readers.tabular import Rows, TableReader, spread
 from sim.workload import Option
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ MOST_IMAGES = 10**6
 CONTENT = Option(
     default="images", choices=("images", "text"), help="what the tokens are where no column says which part is text"
 )
+KEPT = Option(default="kept", choices=TICKS.choices, help=TICKS.help)
 
 
 class PlainTable(TableReader):
     """A table that is of no published format; asked when no other reader knows the file."""
 
     title: ClassVar[str] = "a table"
-    options: ClassVar[Mapping[str, Option]] = {**TABLE_OPTIONS, "content": CONTENT}
+    options: ClassVar[Mapping[str, Option]] = {**TABLE_OPTIONS, "content": CONTENT, "ticks": KEPT}
 
     @classmethod
     def matches(cls, head: Head) -> bool:
@@ -72,7 +73,7 @@ class PlainTable(TableReader):
             if column is not None:
                 more[name] = fields.positive(column)
         client = fields.find("client")
-        return Rows(
+        rows = Rows(
             arrival_s=times.seconds,
             total_tokens=totals,
             text_tokens=texts,
@@ -80,6 +81,8 @@ class PlainTable(TableReader):
             client=None if client is None else client.texts(),
             notes=[*times.notes, *notes],
         )
+        spread(rows, options, "kept")
+        return rows
 
     def _needed(self, fields: Fields) -> tuple[Column | None, Column | None, Column | None, Column | None]:
         time = fields.time()

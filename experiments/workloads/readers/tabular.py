@@ -75,23 +75,31 @@ class TableReader(Reader):
         """Raise UserError for a table without rows that lacks columns, too."""
 
 
-def spread(rows: Rows, options: Mapping[str, Any]) -> None:
-    """Spread requests that share a coarse time stamp, unless the user wants them kept."""
-    if options.get("ticks", "spread") == "kept":
+def spread(rows: Rows, options: Mapping[str, Any], default: str = "spread") -> None:
+    """Spread requests that share a coarse time stamp, unless the user or, failing that, ``default`` keeps them."""
+    chosen = options.get("ticks", default)
+    if "ticks" in options and chosen == "kept":
         return
     times = rows.arrival_s if rows.keep is None else rows.arrival_s[rows.keep]
     made = spread_ticks(times)
     if made is times:
+        return
+    stamps, sizes = np.unique(times, return_counts=True)
+    apart = f"{format_duration(float(np.median(np.diff(stamps))))} apart"
+    if chosen == "kept":
+        rows.notes.append(
+            f"{int(sizes[sizes > 1].sum())} requests share time stamps, {apart}, and come at once; "
+            f'workload.options.ticks = "spread" spreads them evenly until the next'
+        )
         return
     if rows.keep is None:
         rows.arrival_s = made
     else:
         rows.arrival_s = rows.arrival_s.copy()
         rows.arrival_s[rows.keep] = made
-    gaps = np.diff(np.unique(times))
     rows.notes.append(
-        f"requests that share a time stamp ({format_duration(float(np.median(gaps)))} apart) spread evenly until the "
-        f'next; workload.options.ticks = "kept" leaves them'
+        f"requests that share a time stamp ({apart}) spread evenly until the next; "
+        f'workload.options.ticks = "kept" leaves them'
     )
 
 

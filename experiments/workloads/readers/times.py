@@ -31,8 +31,16 @@ FEW_REQUESTS = 20
 SLOWEST_RPS, FASTEST_RPS = 0.002, 1000.0
 """Between them are the rates of services; a count that is a moment of this century only by chance has others."""
 HALF_DAY_S = 43_200
+IN_ORDER = 0.8
+"""A file is in order of time if so many of its steps are; logs are written when requests end, so not all are."""
+FEW_DAYS = 4
+"""So few requests may all come at midnight."""
+LATE_S, FAR_BACK_S = 60.0, 3600.0
+MOST_ROUNDED_S = 0.01
+DATED_TIME = "a date with its time of day, such as 2024-10-15T12:00:00.25Z"
 FRACTION = re.compile(r"(:\d{2}),(\d)")
 ZONE = re.compile(r"(Z|UTC|[T ][\d:.,]+\s*[+-](?P<ahead>\d{2}:?(\d{2})?))$", re.IGNORECASE)
+DAY = re.compile(r"\d{4}-\d{2}(-\d{2})?")
 CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?")
 
 
@@ -78,7 +86,9 @@ def read_times(
             wrong = ~np.isfinite(numbers) | (numbers < 0)
             if wrong.any():
                 raise column.refuse(int(wrong.argmax()), "a number of at least 0")
-            found = _of_numbers(numbers, _unit(column, numbers, chosen, named, documented), from_start=from_start)
+            unit, notes = _unit(column, numbers, chosen, named, documented)
+            _refuse_rounded(column, numbers, unit)
+            found = _of_numbers(numbers, (unit, notes), from_start=from_start)
             check_arrivals(found.seconds, _subject(column), f"; {CHOICES} if it is another unit")
             return found
         if bad.all() or not _is_number(column, 0, bad):
@@ -113,6 +123,7 @@ class _Moments:
     counts: np.ndarray
     per_second: int
     first: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def dated(self) -> bool:
@@ -126,8 +137,8 @@ class _Moments:
         if low < 0:
             raise column.refuse(int(self.counts.argmin()), "a time that is not negative")
         if from_start or low == 0:
-            return Times(self.counts / self.per_second)
-        return Times((self.counts - low) / self.per_second, [_moved(low / self.per_second)])
+            return Times(self.counts / self.per_second, [*self.notes])
+        return Times((self.counts - low) / self.per_second, [*self.notes, _moved(low / self.per_second)])
 
 
 def _moved(by_s: float) -> str:
@@ -145,8 +156,8 @@ def _typed(column: Column) -> _Moments | None:
     if kinds.is_dictionary(kind):
         values = values.cast(kind.value_type)
         kind = values.type
-    if kinds.is_date(kind):
-        values, kind = values.cast(pa.timestamp("ms")), pa.timestamp("ms")
+    if kinds.is_date(kind) and len(values):
+        raise column.refuse(0, DATED_TIME)
     if not (kinds.is_timestamp(kind) or kinds.is_duration(kind) or kinds.is_time(kind)):
         return None
     missing = values.is_null().to_numpy()
@@ -156,15 +167,53 @@ def _typed(column: Column) -> _Moments | None:
     counts = values.cast(whole).cast(pa.int64()).to_numpy()
     if kinds.is_time(kind):
         _refuse_midnight(column, counts / PER_SECOND[kind.unit])
+    if kinds.is_timestamp(kind):
+        _refuse_days(column, counts, PER_SECOND[kind.unit])
     first = str(np.datetime64(int(counts.min()), kind.unit)) if kinds.is_timestamp(kind) and len(counts) else ""
     return _Moments(counts, PER_SECOND[kind.unit], first.replace("T", " "))
 
 
 def _refuse_midnight(column: Column, seconds: np.ndarray) -> None:
-    """Times of day that pass midnight begin again at 0, which is no order of arrival."""
-    back = np.flatnonzero(np.diff(seconds) < -HALF_DAY_S)
-    if len(back):
-        raise column.refuse(int(back[0]) + 1, "a time with its date, since these pass midnight")
+    """Times of day that pass midnight begin again at 0, and those of two days look like one, which is no order."""
+    steps = np.diff(seconds)
+    if not len(steps) or seconds.max() == seconds.min():
+        return
+    # Newest first is an order as well.
+    ascending = bool(np.mean(steps >= 0) >= IN_ORDER)
+    if ascending or np.mean(steps <= 0) >= IN_ORDER:
+        against = -steps if ascending else steps
+        span_s = float(seconds.max() - seconds.min())
+        far = np.flatnonzero(against > max(min(span_s / 2, FAR_BACK_S), LATE_S))
+        if len(far):
+            row = int(far[0])
+            why = "pass midnight" if against[row] > HALF_DAY_S else f"go back by {format_span(float(against[row]))}"
+            raise column.refuse(row + 1, f"a time with its date, since these {why}")
+    if not ascending and np.diff(np.sort(seconds)).max() > HALF_DAY_S:
+        back = np.flatnonzero(steps < -HALF_DAY_S)
+        raise column.refuse(int(back[0]) + 1 if len(back) else 0, "a time with its date, since these pass midnight")
+
+
+def _refuse_days(column: Column, counts: np.ndarray, per_second: int) -> None:
+    """Days without a time of day: requests of a whole day would come at once."""
+    if len(counts) >= FEW_DAYS and len(np.unique(counts)) > 1 and not (counts % (86_400 * per_second)).any():
+        raise column.refuse(0, DATED_TIME)
+
+
+def _refuse_rounded(column: Column, numbers: np.ndarray, unit: str) -> None:
+    """Raise UserError for numbers of 32 bits that are so large that neighbouring ones are far apart."""
+    import pyarrow.types as kinds
+
+    kind = column.type
+    if kind is None or not (kinds.is_float32(kind) or kinds.is_float16(kind)):
+        return
+    like = np.float32 if kinds.is_float32(kind) else np.float16
+    apart_s = float(np.spacing(like(np.abs(numbers).max()))) / PER_SECOND[unit]
+    if apart_s > MOST_ROUNDED_S:
+        raise column.refuse(
+            int(numbers.argmax()),
+            f"a number of 64 bits: those of {32 if like is np.float32 else 16} are {format_span(apart_s)} apart at "
+            f"this size, so the times are lost",
+        )
 
 
 def _of_texts(column: Column) -> _Moments:
@@ -186,9 +235,18 @@ def _of_texts(column: Column) -> _Moments:
         if missing.any():
             raise column.refuse(int(missing.argmax()), "a duration, as in the rows before")
         counts = durations.to_numpy().astype(np.int64)
+        notes = []
         if CLOCK.fullmatch(texts[0]):
             _refuse_midnight(column, counts / 1e9)
-        return _Moments(counts, 10**9)
+        if any(text.count(":") == 1 for text in texts):
+            notes.append(
+                f"times such as {texts[0]} in {column.name} read as hours and minutes; write seconds as well "
+                f"(0:01:30) if they are minutes and seconds"
+            )
+        return _Moments(counts, 10**9, notes=tuple(notes))
+    days = [row for row, text in enumerate(texts) if DAY.fullmatch(text)]
+    if days:
+        raise column.refuse(days[0], DATED_TIME)
     # Logs write a comma before fractions, and the zone's name; a date and a time are a moment of UTC without it.
     written = [FRACTION.sub(r"\1.\2", text.removesuffix("UTC").rstrip()) for text in texts]
     moments = pd.to_datetime(pd.Series(written, dtype=object), utc=True, format="ISO8601", errors="coerce")
@@ -206,6 +264,7 @@ def _of_texts(column: Column) -> _Moments:
         counts = moments.dt.tz_localize(None).astype("datetime64[ns]").to_numpy().astype(np.int64)
     except ValueError:  # pandas' own error for what nanoseconds cannot hold
         raise UserError(f"{_subject(column)} must lie between the years 1678 and 2262") from None
+    _refuse_days(column, counts, 10**9)
     return _Moments(counts, 10**9, str(moments.min().tz_localize(None)))
 
 
