@@ -22,8 +22,8 @@ from protocol.rank import RoomKey
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.clock import Clock
+from sim.cluster.cluster import Cluster
 from sim.cluster.group import Core
-from sim.cluster.hosted import make_cluster
 from sim.faults import (
     MOST_ALARM_S,
     MOST_DELAY_S,
@@ -457,7 +457,7 @@ def run_case(case: ChaosCase) -> ChaosOutcome:
     clock = Clock()
     patience_s = PATIENCE_S + PATIENCE_TIMEOUTS * (case.scenario.timeout_s or 0.0)
     try:
-        cluster = make_cluster(case.scenario, case.link, clock, laws, faults=watch)
+        cluster = Cluster(case.scenario, case.link, clock, laws, faults=watch)
         cluster.feed(laws.announced(case.requests))
         while clock.busy or clock.reminders:
             if clock.peek() > watch.progress_s + patience_s:

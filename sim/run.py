@@ -13,7 +13,7 @@ from protocol.recording import Event, Recorder
 from protocol.status import Status
 from protocol.topology import RankId
 from sim.clock import Clock
-from sim.cluster.hosted import make_cluster
+from sim.cluster.cluster import Cluster
 from sim.faults import Faults
 from sim.network.link import LinkProfile
 
@@ -82,14 +82,14 @@ def simulate(
     Raises ValueError for requests that are out of order or name an instance that is not there.
     """
     clock = Clock()
-    cluster = make_cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults, draws)
+    cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults, draws)
     before = _both(announce, run_log.expect if run_log is not None else None)
     if warmup_requests and cluster.adapters_s() is not None:
         before = _both(before, _Warmup(warmup_requests, cluster.forget_adapters))
     if concurrency is None:
         cluster.feed(iter(requests), before)
     else:
-        cluster.feed_closed(iter(requests), concurrency, before)
+        cluster.requests.feed_closed(iter(requests), concurrency, before)
     while True:
         clock.run_while_busy()
         end_s = max(clock.now, cluster.copied_s)
@@ -102,15 +102,15 @@ def simulate(
         run_log.finish(end_s)
     return SimulationOutcome(
         end_s=end_s,
-        deadlocks=tuple(f"seen at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.deadlocks),
+        deadlocks=tuple(f"seen at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.timers.deadlocks),
         events=clock.events,
-        turns=cluster.turns,
-        submitted=cluster.submitted,
-        succeeded=cluster.succeeded,
-        failed=cluster.failed,
+        turns=cluster.turns.held,
+        submitted=cluster.requests.submitted,
+        succeeded=cluster.requests.succeeded,
+        failed=cluster.requests.failed,
         unfinished=cluster.unfinished,
-        bytes_written=cluster.bytes_written,
-        bytes_landed=cluster.bytes_landed,
+        bytes_written=cluster.messages.bytes_written,
+        bytes_landed=cluster.messages.bytes_landed,
         leftovers=tuple(cluster.leftovers()),
         ended=cluster.ended(),
         adapters_s=cluster.adapters_s(),

@@ -5,7 +5,7 @@ smallest interesting case: 2,000 tokens over a default of 1,024, so two chunks, 
 resume each. All protocol cores run in full. Times are CPU times of one core; the reference is the cost of one event of
 a SimPy process that does nothing but wait for timeouts, measured before and after in the same process.
 
-* ranks: of the two sides; "h": on a host whose threads share its processors (sim/cluster/hosted.py)
+* ranks: of the two sides; "h": on a host whose threads share its processors (sim/cluster/shared.py)
 * events: calls on the virtual clock per request
 * µs/event: CPU time per event
 * × SimPy: CPU time per event over that of a bare timeout

@@ -28,12 +28,20 @@ from experiments.runs.environment import COMPILED_MARK, sources_digest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")
 CORE = ("agreement", "allocator", "chunks", "disciplines", "encode", "language", "rank", "status")
+CLUSTER = (
+    "cluster", "dedicated", "group", "host", "meetings", "messages", "processes", "requests", "shared", "state",
+    "threads", "timers", "turns",
+)  # fmt: skip
 MODULES = (
     *(f"protocol/{name}.py" for name in CORE),
     *(f"protocol/emulation/{name}.py" for name in ("loop", "passes", "processors")),
     *(f"protocol/observe/{name}.py" for name in ("deadlock", "monitor", "pooluse", "runlog")),
     *(f"sim/{name}.py" for name in ("clock", "run")),
-    *(f"sim/cluster/{name}.py" for name in ("cluster", "group", "hosted")),
+    *(
+        f"sim/cluster/{path.name}"
+        for path in sorted((ROOT / "sim" / "cluster").glob("*.py"))
+        if path.stem != "__init__"
+    ),
     *(f"sim/network/{name}.py" for name in ("adapters", "fairshare", "worker")),
     "sim/host/processors.py",
 )

@@ -16,7 +16,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sim.cluster.hosted
+import sim.cluster.threads
 from experiments.calibration.command import read_accounts
 from experiments.calibration.host.host import Account, Found, accounts_of, host_costs
 from experiments.calibration.report import report_text
@@ -353,7 +353,7 @@ class Tally(SharedProcessors):
 def tally(monkeypatch: pytest.MonkeyPatch) -> type[Tally]:
     for field in ("work_s", "times", "taken"):
         monkeypatch.setattr(Tally, field, defaultdict(int))
-    monkeypatch.setattr(sim.cluster.hosted, "SharedProcessors", Tally)
+    monkeypatch.setattr(sim.cluster.threads, "SharedProcessors", Tally)
     return Tally
 
 

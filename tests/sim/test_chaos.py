@@ -16,7 +16,7 @@ from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import Abort, Action, Turn
 from sim.chaos import ChaosCase, ChaosOutcome, describe, draw_case, run_case, run_seed
-from sim.cluster import cluster
+from sim.cluster import turns
 from sim.faults import FaultPlan
 from sim.network.link import LinkProfile
 
@@ -142,7 +142,7 @@ def act_on_own_progress(patch: pytest.MonkeyPatch) -> None:
         candidates = tuple(members[0].candidates())
         return Turn(*ballot, tuple(zip(candidates, members[0].votes(candidates), strict=True)))
 
-    patch.setattr(cluster, "hold_turn", hold_turn)
+    patch.setattr(turns, "hold_turn", hold_turn)
 
 
 def never_repeat_a_cancel(patch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_rates_end_when_the_plan_says_so() -> None:
 def test_a_doubled_message_arrives_twice_and_is_counted_as_stale() -> None:
     run = one(FaultPlan(doubled_messages=1.0, most_delay_s=0.5, messages=("Offer", "ChunkStatus")), tokens=24)
     assert (len(run.given(Offer)), len(run.given(ChunkStatus))) == (4, 4), "two chunks, everything twice"
-    assert run.cluster.succeeded == 1
+    assert run.cluster.requests.succeeded == 1
 
 
 def test_late_messages_are_overtaken() -> None:
@@ -148,7 +148,7 @@ def test_late_messages_are_overtaken() -> None:
     assert sorted(rooms) == list(range(8))
     assert rooms != sorted(rooms)
     assert 0.001 < max(run.given(Offer)) <= 2.001
-    assert run.cluster.succeeded == 8
+    assert run.cluster.requests.succeeded == 8
 
 
 # --- writes --------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_a_failed_write_is_quiet_at_once() -> None:
     run = one(FaultPlan(failed_writes=1.0))
     (done,) = [event for _, _, event in run.inputs if isinstance(event, WriteDone)]
     assert (done.ok, done.quiet) == (False, True)
-    assert run.cluster.bytes_landed == 0
+    assert run.cluster.messages.bytes_landed == 0
     assert any("injected: failed" in reason for reason in run.reasons())
 
 
@@ -184,7 +184,7 @@ def test_a_late_write_holds_both_ends_until_its_bytes_have_landed() -> None:
     (quiet_s,) = run.given(WriterQuiet)
     assert (done.ok, done.quiet) == (False, False)
     assert done_s < quiet_s < done_s + 10.0
-    assert run.cluster.bytes_landed == run.cluster.bytes_written
+    assert run.cluster.messages.bytes_landed == run.cluster.messages.bytes_written
     assert run.times_s(Event.RELEASED, Side.ENCODE) == [quiet_s]
     assert run.times_s(Event.RELEASED, Side.LANGUAGE)[0] > quiet_s
 
@@ -199,13 +199,13 @@ def test_a_late_request_holds_up_those_behind_it() -> None:
         rooms = [event.room for _, to, event in run.inputs if to == rank_id and isinstance(event, EncodeRequest)]
         assert rooms == list(range(6))
     assert run.given(EncodeRequest, E0) != run.given(EncodeRequest, E1)
-    assert run.cluster.succeeded == 6
+    assert run.cluster.requests.succeeded == 6
 
 
 def test_a_client_abort_reaches_the_ranks_it_names() -> None:
     run = one(FaultPlan(incidents=(ClientAbort(0.02, 0, (E0, L1)),)), PAIRS)
     assert [(time_s, to) for time_s, to, event in run.inputs if isinstance(event, Abort)] == [(0.02, E0), (0.02, L1)]
-    assert run.cluster.failed == 1
+    assert run.cluster.requests.failed == 1
 
 
 # --- ranks ---------------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_dead_rank_handles_nothing_and_its_group_ends_with_it() -> None:
     assert {(to, peer) for to, peer, _ in downs} == {(E0, L0), (E0, L1), (E1, L0), (E1, L1)}
     assert all(0.7 <= time_s <= 0.9 for _, _, time_s in downs)
     assert run.given(PeerUp) == []
-    assert (run.cluster.succeeded, run.cluster.failed, run.cluster.unfinished) == (2, 2, 0)
+    assert (run.cluster.requests.succeeded, run.cluster.requests.failed, run.cluster.unfinished) == (2, 2, 0)
     # The side that lives ends all of its rooms and has all of its memory.
     assert [core.pool.free for core in run.cluster.cores if core.rank_id.side is Side.ENCODE] == [8, 8]
     assert [run.faults.ready_s(rank_id) for rank_id in (L0, L1)] == [math.inf] * 2
@@ -235,7 +235,7 @@ def test_a_write_to_a_rank_that_died_fails() -> None:
     assert [(event.ok, event.quiet, event.reason) for _, _, event in run.inputs if isinstance(event, WriteDone)] == [
         (False, True, "the destination's process ended")
     ]
-    assert run.cluster.bytes_landed == 0
+    assert run.cluster.messages.bytes_landed == 0
 
 
 def test_a_write_of_a_rank_that_died_lands_in_its_time_or_never() -> None:
@@ -287,7 +287,7 @@ def test_a_language_restart_fails_its_rooms_at_once_and_the_encode_side_hears_of
     assert seen.times_s(Event.FAILED, Side.ENCODE) == [pytest.approx(0.061)]
     # Whoever comes later finds a process that serves it.
     assert len(seen.times_s(Event.DELIVERED, Side.LANGUAGE, room=1)) == 1
-    assert (seen.cluster.succeeded, seen.cluster.failed, seen.cluster.leftovers()) == (1, 1, [])
+    assert (seen.cluster.requests.succeeded, seen.cluster.requests.failed, seen.cluster.leftovers()) == (1, 1, [])
 
 
 def test_heartbeats_may_find_a_long_outage_first() -> None:
@@ -304,7 +304,7 @@ def test_a_write_to_memory_of_a_process_that_has_ended_fails_and_lands_nowhere()
     assert ended > 0.12
     done = next(event for _, _, event in seen.inputs if isinstance(event, WriteDone))
     assert (done.ok, done.quiet, done.reason) == (False, True, "the destination's process ended")
-    assert seen.cluster.bytes_landed == 0
+    assert seen.cluster.messages.bytes_landed == 0
     assert seen.cluster.leftovers() == []
 
 
@@ -331,7 +331,7 @@ def test_requests_that_meet_a_process_that_is_down_are_refused() -> None:
     assert seen.reasons() >= {"refused: language0 is down"}
     assert not [event for _, _, event in seen.inputs if getattr(event, "room", 0) in (1, 2)]
     assert len(seen.times_s(Event.DELIVERED, Side.LANGUAGE, room=3)) == 2
-    assert (seen.cluster.succeeded, seen.cluster.failed) == (1, 3)
+    assert (seen.cluster.requests.succeeded, seen.cluster.requests.failed) == (1, 3)
 
 
 def test_a_request_whose_images_were_being_prepared_is_lost_with_the_process() -> None:
@@ -339,7 +339,7 @@ def test_a_request_whose_images_were_being_prepared_is_lost_with_the_process() -
     scenario = msgspec.structs.replace(SMALL, services=services)
     seen = Seen(scenario, [Request(0, 0.0, 8)], restart(Side.ENCODE, 0.1, 0.05))
     assert seen.times_s(Event.FAILED, Side.ENCODE) == [0.1]
-    assert (seen.cluster.failed, seen.cluster.unfinished, seen.cluster.leftovers()) == (1, 0, [])
+    assert (seen.cluster.requests.failed, seen.cluster.unfinished, seen.cluster.leftovers()) == (1, 0, [])
 
 
 def test_a_second_restart_while_down_and_one_of_the_dead_do_nothing() -> None:
@@ -370,13 +370,13 @@ def test_a_hang_makes_inputs_and_turns_wait_in_their_order() -> None:
     assert hung.given(EncodeRequest, E0) == [0.0]
     assert min(time_s for time_s, to, event in hung.inputs if to == E0 and time_s > 0) in (0.001, 2.005)
     assert not [time_s for time_s, to, _ in hung.inputs if to == E0 and 0.005 < time_s < 2.005]
-    assert hung.cluster.succeeded == 1
+    assert hung.cluster.requests.succeeded == 1
 
 
 def test_a_hung_member_stops_the_turns_of_its_group() -> None:
     run = one(FaultPlan(incidents=(Hang(0.0, L1, 1.0),)), PAIRS)
     assert run.times_s(Event.OFFERED, Side.LANGUAGE)[0] == pytest.approx(1.0)
-    assert run.cluster.succeeded == 1
+    assert run.cluster.requests.succeeded == 1
 
 
 def test_a_slow_rank_takes_longer_over_everything() -> None:
@@ -387,8 +387,8 @@ def test_a_slow_rank_takes_longer_over_everything() -> None:
 
     for first, last in ((Event.ENCODE_STARTED, Event.ENCODED), (Event.WRITE_STARTED, Event.WRITE_DONE)):
         assert took_s(slow, first, last) == pytest.approx(10 * took_s(plain, first, last))
-    assert slow.cluster.turns <= plain.cluster.turns
-    assert slow.cluster.succeeded == 1
+    assert slow.cluster.turns.held <= plain.cluster.turns.held
+    assert slow.cluster.requests.succeeded == 1
 
 
 def test_a_false_alarm_is_called_off() -> None:

@@ -14,7 +14,8 @@ from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from sim.chaos import draw_case, run_case
 from sim.clock import Clock
-from sim.cluster.hosted import HostedCluster, make_cluster
+from sim.cluster.cluster import Cluster
+from sim.cluster.shared import SharedHost
 from sim.faults import FaultPlan, PlannedFaults, Restart
 from sim.host.costs import SPREADS, HostCosts, host_from
 from sim.network.link import LinkProfile, profile_from
@@ -164,15 +165,15 @@ def test_fewer_processors_make_it_slower_and_more_than_enough_change_nothing() -
 
 def test_processors_are_never_more_than_busy() -> None:
     clock = Clock()
-    cluster = make_cluster(SCENARIO, LINK, clock)
-    assert isinstance(cluster, HostedCluster)
+    cluster = Cluster(SCENARIO, LINK, clock)
+    assert isinstance(cluster.host, SharedHost)
     cluster.feed(iter(evenly(50, 0.004)))
     clock.run_while_busy()
-    assert cluster.succeeded == 50
+    assert cluster.requests.succeeded == 50
     assert cluster.empty
-    assert 0 < cluster.processors.busy_s <= 2 * clock.now
+    assert 0 < cluster.host.processors.busy_s <= 2 * clock.now
     # Writes alone keep 1.2 processors busy for as long as the link says, less what the rank's thread has of it.
-    assert cluster.processors.busy_s > 1.2 * 50 * (1500 * 4108 / LINK.bandwidth_Bps)
+    assert cluster.host.processors.busy_s > 1.2 * 50 * (1500 * 4108 / LINK.bandwidth_Bps)
 
 
 @pytest.mark.parametrize("discipline", DISCIPLINES)

@@ -1,0 +1,114 @@
+"""A processor for every thread: nothing that a thread does waits for another, and nothing is charged.
+
+A rank takes messages whatever its loop does. Only a turn's passes and copies last, and what follows a copy is due when
+the copy is over.
+"""
+
+from __future__ import annotations
+
+from protocol.emulation.scenario import Request
+from protocol.messages import CopyOut, Turn
+from protocol.topology import RankId, Side
+from sim.cluster.group import Group, Rank, Worker
+from sim.cluster.host import Host, Reached
+from sim.cluster.messages import IN_LANGUAGE_TURNS, Messages
+from sim.cluster.state import State
+from sim.cluster.turns import Turns
+from sim.network.link import TransferWorker
+from sim.network.worker import QueuedWorker
+
+
+class DedicatedProcessors(Host):
+    """As many processors as threads. ``begin`` must be called before anything happens."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._clock = state.clock
+        self._link = state.link
+        self._layout = state.scenario.layout
+        self.control_s = state.link.control_latency_s
+
+    def begin(self, messages: Messages, turns: Turns) -> None:
+        """What the threads do their work with."""
+        self._messages = messages
+        self._turns = turns
+
+    # --- processes ---
+
+    def make_worker(self, rank_id: RankId, number: int, slowness: float) -> Worker:
+        """Where nobody can share the adapters, when a write ends is known as soon as it is queued."""
+        state = self._state
+        if state.network is None:
+            return TransferWorker(self._link.slowed(slowness), self._layout, rank_id, state.contacts)
+        return QueuedWorker(self._clock, state.network, self._layout, rank_id, state.contacts, slowness)
+
+    def add_process(self, rank: Rank) -> None:
+        """Its threads have what they need."""
+
+    def end_processes(self, group: Group) -> None:
+        """Whatever is decided in a turn is carried out at once, so nothing is left."""
+
+    # --- what reaches a process ---
+
+    def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
+        """The link's latency later."""
+        time_s = self._clock._now + self._link.submit_latency_s
+        if time_s > self._clock._now:
+            self._clock.call_at(time_s, reached, request, encode, language)
+        else:
+            reached(request, encode, language)
+
+    def receive(self, rank: Rank, message: object) -> None:
+        """At once."""
+        self._messages.input(rank, message)
+
+    def take(self, rank: Rank, event: object) -> None:
+        """At once."""
+        self._messages.input(rank, event)
+
+    def report_conclusion(self) -> None:
+        """Costs nothing."""
+
+    # --- turns ---
+
+    def plan_turn(self, group: Group, not_before_s: float) -> None:
+        """The loop comes round the link's ``wakeup_s`` after the moment of its grid."""
+        group.turn_due = True
+        self._clock.call_last_at(group.grid.next_s(not_before_s) + self._link.wakeup_s, group.order, self._turn, group)
+
+    def _turn(self, group: Group) -> None:
+        if group.down:
+            return
+        now = self._clock._now
+        group.turn_due = False
+        if self._state.faults is not None and self._turns.held_up(group, now):
+            return
+        turn = self._turns.hold(group)
+        lasts_s = self._encode_turn(group, turn) if group.side is Side.ENCODE else self._language_turn(group, turn)
+        self._turns.end(group, now, lasts_s)
+
+    def _encode_turn(self, group: Group, turn: Turn) -> float:
+        """Let every rank act on the turn; return how long its encoder pass lasts, seconds."""
+        lasts_s, started, _ = self._turns.encoder_pass(group, turn)
+        if started:
+            self._clock.call_after(lasts_s + self._link.wakeup_s, self._turns.encoded, started)
+        return lasts_s
+
+    def _language_turn(self, group: Group, turn: Turn) -> float:
+        """Let every rank act on the turn; return how long its copies and the prefill pass last, seconds."""
+        copies_s = 0.0
+        for rank in group.ranks:
+            copies_s = max(copies_s, self._copies(rank, turn))
+        return copies_s + self._turns.prefill_pass(group, copies_s, self._turns.prefilled)
+
+    def _copies(self, rank: Rank, turn: Turn) -> float:
+        """Let one rank act on the turn; return how long its copies last, seconds."""
+        now = self._clock._now
+        late_s = 0.0
+        actions = iter(rank.handle(turn, now))
+        while (action := self._messages.carry_out(rank, actions, IN_LANGUAGE_TURNS, late_s)) is not None:
+            assert isinstance(action, CopyOut)  # nothing else that is allowed takes time
+            late_s += self._link.copy_s(action.tokens * self._layout.bytes_per_token) * rank.group.slowness
+        if late_s:
+            self._state.copied_s = max(self._state.copied_s, now + late_s)
+        return late_s

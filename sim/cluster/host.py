@@ -1,0 +1,60 @@
+"""What the threads of a cluster's processes run on, as a strategy: what it takes them to do what they have to do.
+
+A cluster asks its host wherever a thread is to work. ``dedicated.DedicatedProcessors`` gives every thread a processor
+of its own and charges nothing; on ``shared.SharedHost`` threads wait for themselves and for each other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from protocol.emulation.scenario import Request
+from protocol.topology import RankId
+from sim.cluster.group import Group, Rank, Worker
+
+Reached = Callable[[Request, Group, Group], None]
+
+
+class Host(ABC):
+    """``control_s``: how long a control message is on its way, before the thread that receives it."""
+
+    control_s: float
+
+    # --- processes ---
+
+    @abstractmethod
+    def make_worker(self, rank_id: RankId, number: int, slowness: float) -> Worker:
+        """The transfer worker of an encode rank with this number, for a process that is about to start."""
+
+    @abstractmethod
+    def add_process(self, rank: Rank) -> None:
+        """A process has started."""
+
+    @abstractmethod
+    def end_processes(self, group: Group) -> None:
+        """The processes of a group are about to end; what their ranks have decided is carried out first."""
+
+    # --- what reaches a process ---
+
+    @abstractmethod
+    def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
+        """A request arrives at the router now: call ``reached`` when it gets to the processes of both groups."""
+
+    @abstractmethod
+    def receive(self, rank: Rank, message: object) -> None:
+        """A message has reached a process: give it to the core when its thread takes it."""
+
+    @abstractmethod
+    def take(self, rank: Rank, event: object) -> None:
+        """Something of a process's own is over, a write or a pass: tell the core when its thread takes note."""
+
+    @abstractmethod
+    def report_conclusion(self) -> None:
+        """A rank tells the router that a request is over there."""
+
+    # --- turns ---
+
+    @abstractmethod
+    def plan_turn(self, group: Group, not_before_s: float) -> None:
+        """Hold the group's next turn, at the first moment of its grid that is not before ``not_before_s``."""

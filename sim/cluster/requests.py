@@ -1,0 +1,179 @@
+"""Requests on their way: from the router to the ranks of two instances, until they are concluded on all of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from protocol.emulation.scenario import Request
+from protocol.lifecycle import life_of_the_lost
+from protocol.messages import Conclude, EncodeRequest, LanguageRequest, Note, StartWrite
+from protocol.rank import RoomKey
+from protocol.status import Status
+from protocol.topology import RankId, Side
+from sim.cluster.group import Group, Rank
+from sim.cluster.host import Host
+from sim.cluster.state import State
+
+
+class Fate:
+    """What is known of a submitted request. ``memory``: whose blocks its last offers name, where processes may end."""
+
+    __slots__ = ("delivered", "left", "memory")
+
+    def __init__(self, ranks: int) -> None:
+        self.left = ranks
+        self.delivered = True
+        self.memory: dict[RankId, Rank] = {}
+
+
+class Requests:
+    """All requests of a run; ``fates`` of those that were submitted and are not concluded on all of their ranks."""
+
+    def __init__(self, state: State, host: Host, on_concluded: Callable[[int], None] | None) -> None:
+        self.submitted = 0
+        self.succeeded = 0
+        self.failed = 0
+        self.fates: dict[RoomKey, Fate] = {}
+        self._state = state
+        self._host = host
+        self._clock = state.clock
+        self._scenario = state.scenario
+        self._faults = state.faults
+        self._on_concluded = on_concluded
+        self._concluded_late_s = 0.0
+
+    # --- where they come from ---
+
+    def feed(self, requests: Iterator[Request], before: Callable[[Request], None] | None = None) -> None:
+        """Submit ``requests`` at their times, pulling the next one when the last arrives.
+
+        ``before`` is told of a request just before its submission. Requests that are out of order, or for an instance
+        that is not there, raise ValueError.
+        """
+        request = next(requests, None)
+        if request is None:
+            return
+        if not request.arrival_s >= self._clock.now:
+            raise ValueError(
+                f"room {request.room}: arrival_s is {request.arrival_s}, it must not lie before its predecessor's"
+            )
+        self._clock.call_at(request.arrival_s, self._arrive, request, requests, before)
+
+    def _arrive(self, request: Request, requests: Iterator[Request], before: Callable[[Request], None] | None) -> None:
+        if before is not None:
+            before(request)
+        self.submit(request)
+        self.feed(requests, before)
+
+    def feed_closed(
+        self, requests: Iterator[Request], concurrency: int, before: Callable[[Request], None] | None = None
+    ) -> None:
+        """Submit ``concurrency`` requests now and one more whenever one is concluded, whatever times they have.
+
+        ``before`` is told of a request just before its submission, with the time of that as its arrival.
+        """
+        told = self._on_concluded
+
+        def concluded(count: int) -> None:
+            if told is not None:
+                told(count)
+            # Not at once: the turn that concluded it is not over, and its client waits for the copies, too.
+            self._clock.call_after(self._concluded_late_s, self._submit_next, requests, before)
+
+        self._on_concluded = concluded
+        self._clock.call_after(0.0, self._submit_first, requests, concurrency, before)
+
+    def _submit_first(self, requests: Iterator[Request], count: int, before: Callable[[Request], None] | None) -> None:
+        while count and self._submit_next(requests, before):
+            count -= 1
+
+    def _submit_next(self, requests: Iterator[Request], before: Callable[[Request], None] | None) -> bool:
+        """Submit the next request now, if there is one."""
+        request = next(requests, None)
+        if request is None:
+            return False
+        request = request.arriving(self._clock._now)
+        if before is not None:
+            before(request)
+        self.submit(request)
+        return True
+
+    # --- to the ranks ---
+
+    def submit(self, request: Request) -> None:
+        """Give a request to all ranks of its two instances, now. Raises ValueError for an unknown instance."""
+        groups = self._state.groups
+        encode = groups.get((Side.ENCODE, request.encode_instance))
+        language = groups.get((Side.LANGUAGE, request.language_instance))
+        if encode is None or language is None:
+            raise ValueError(
+                f"room {request.room} wants encode instance {request.encode_instance} and language instance "
+                f"{request.language_instance}; there are {self._scenario.encode_instances} and "
+                f"{self._scenario.language_instances}"
+            )
+        self.submitted += 1
+        key = (request.room, request.incarnation)
+        self.fates[key] = Fate(len(encode.ranks) + len(language.ranks))
+        refusal = self._state.instances.refusal((Side.ENCODE, encode.instance), (Side.LANGUAGE, language.instance))
+        if refusal:
+            for rank in (*encode.ranks, *language.ranks):
+                self.refuse(rank.core.rank_id, key, refusal)
+            return
+        encode.coming[key] = language.coming[key] = None
+        self._host.hand_out(request, encode, language, self._reached)
+
+    def _reached(self, request: Request, encode: Group, language: Group) -> None:
+        """A request reaches the processes of its instances."""
+        scenario = self._scenario
+        encode_request = scenario.encode_request(request)
+        if scenario.services.preprocess_per_token_s:
+            lasts_s = scenario.services.preprocess_s(request) * encode.slowness
+            ready_s = encode.processors.give(self._clock._now, lasts_s)
+            self._clock.call_at(ready_s, self._submit_to, encode, encode_request)
+        else:
+            self._submit_to(encode, encode_request)
+        self._submit_to(language, scenario.language_request(request))
+
+    def _submit_to(self, group: Group, request: EncodeRequest | LanguageRequest) -> None:
+        if group.down:
+            return  # it was lost with these processes
+        del group.coming[request.room, request.incarnation]
+        for rank in group.ranks:
+            self._host.receive(rank, request)
+
+    # --- to their ends ---
+
+    def conclude(self, rank_id: RankId, conclusion: Conclude, late_s: float = 0.0) -> None:
+        """A request is over on a rank, or will be when the copies of this turn are, in ``late_s``."""
+        self._host.report_conclusion()
+        key = (conclusion.room, conclusion.incarnation)
+        fate = self.fates[key]
+        fate.left -= 1
+        # A request is served when all language ranks have it, whatever the encode side came to think of it.
+        if rank_id.side is Side.LANGUAGE and conclusion.status is not Status.Success:
+            fate.delivered = False
+        if fate.left:
+            return
+        del self.fates[key]
+        if fate.delivered:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+        if self._on_concluded is not None:
+            self._concluded_late_s = late_s
+            self._on_concluded(1)
+
+    def refuse(self, rank_id: RankId, key: RoomKey, reason: str) -> None:
+        """A request never gets to a rank: its process ended before, or nobody is to have it."""
+        if self._state.recorder is not None:
+            for event, status, detail in life_of_the_lost(reason):
+                self._state.note(rank_id, Note(key[0], event, status, 0, 0, detail))
+        self.conclude(rank_id, Conclude(*key, Status.Failed, reason))
+        if self._faults is not None:
+            self._faults.lost(rank_id, key)
+
+    def is_lost(self, write: StartWrite) -> bool:
+        """Whether the memory that a write goes to is not there any more, because its process has ended."""
+        fate = self.fates.get((write.room, write.incarnation))
+        target = fate.memory.get(write.destination) if fate is not None else None
+        return target is not None and target.gone

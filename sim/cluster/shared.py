@@ -1,0 +1,120 @@
+"""A host whose threads share few processors.
+
+A rank has one thread for its messages and its loop, as a measured one has: what it takes, its turns, its copies and the
+content of its passes follow each other. All threads of all ranks, and the router's, share the processors of one host;
+what they do there is in the link profile (``host``).
+
+Latencies are those of the profile. Of each, what the host's costs name is work, and only the rest passes by itself: a
+request that meets nobody takes as long as with dedicated processors, but for what it has to wait for itself.
+"""
+
+from __future__ import annotations
+
+from protocol.emulation.scenario import Request
+from protocol.topology import RankId
+from sim.cluster.group import Group, Rank, Worker
+from sim.cluster.host import Host, Reached
+from sim.cluster.meetings import Meetings
+from sim.cluster.messages import Messages
+from sim.cluster.state import State
+from sim.cluster.threads import Draws, Threads
+from sim.cluster.turns import Turns
+from sim.network.worker import HostedWorker
+
+
+class SharedHost(Host):
+    """The host that a link profile describes. ``draws``: the streams of what takes another time every time.
+
+    ``begin`` must be called before anything happens. Raises ValueError for a link without a host.
+    """
+
+    def __init__(self, state: State, draws: Draws | None) -> None:
+        link = state.link
+        if link.host is None:
+            raise ValueError(f"link profile {link.name} has no host")
+        self._state = state
+        self._clock = state.clock
+        self._link = link
+        self._host = host = link.host
+        self.threads = Threads(state.clock, host, link.wakeup_s, draws)
+        self.processors = self.threads.processors
+        # Of a latency that ends with an input, what lies in the taking thread before the input counts as taken.
+        self._before_s = host.before_s(link.control_latency_s)
+        self._after_s = host.input_s - self._before_s
+        self.control_s = max(0.0, link.control_latency_s - host.message_s - self._before_s)
+        self._handed_out_s = 0.0
+
+    def begin(self, messages: Messages, turns: Turns) -> None:
+        """What the threads do their work with."""
+        self._messages = messages
+        self._meetings = Meetings(self._state, self._host, self.threads, messages, turns, self._before_s)
+
+    # --- processes ---
+
+    def make_worker(self, rank_id: RankId, number: int, slowness: float) -> Worker:
+        """Its writes keep processors busy, and adapters where these are shared."""
+        state = self._state
+        return HostedWorker(
+            self._clock, self.processors, state.network, self._link, state.scenario.layout, rank_id, state.contacts,
+            slowness, taken_s=self._before_s, draw=self.threads.writes(rank_id, number).draw,
+        )  # fmt: skip
+
+    def add_process(self, rank: Rank) -> None:
+        """It has one thread."""
+        self.threads.add(rank)
+
+    def end_processes(self, group: Group) -> None:
+        """The copies under way count as done."""
+        self._meetings.end_processes(group)
+
+    # --- what reaches a process ---
+
+    def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
+        """The router's thread gives an order to every rank, so long before that the request reaches it."""
+        orders_s = self._host.order_s * (len(encode.ranks) + len(language.ranks))
+        lasts_s = self.threads.submissions.draw() * self._link.submit_latency_s
+        passes_s = max(0.0, lasts_s - orders_s - self._host.message_s - self._before_s)
+        # One router hands out all requests, so none overtakes another.
+        self._handed_out_s = max(self._handed_out_s, self._clock._now + passes_s)
+        if self._handed_out_s > self._clock._now:
+            self._clock.call_at(self._handed_out_s, self._order, orders_s, request, encode, language, reached)
+        else:
+            self._order(orders_s, request, encode, language, reached)
+
+    def _order(self, orders_s: float, request: Request, encode: Group, language: Group, reached: Reached) -> None:
+        self.threads.router.run(orders_s, reached, request, encode, language)
+
+    def receive(self, rank: Rank, message: object) -> None:
+        """The threads that carry messages bring it to the rank's."""
+        # All of what a message takes longer, or less long, lies in the thread: they come in the order they were sent.
+        more_s = (self.threads.messages[rank].draw() - 1.0) * self._link.control_latency_s
+        self.processors.run(self._host.message_s, 1.0, self._take, rank, message, more_s)
+
+    def take(self, rank: Rank, event: object) -> None:
+        """When the rank's thread is free, and has worked on it."""
+        self._take(rank, event, 0.0)
+
+    def _take(self, rank: Rank, event: object, more_s: float) -> None:
+        before_s = max(0.0, self._before_s + more_s)
+        self.threads.of[rank].enter(self.processors.run, before_s, 1.0, self._taken, rank, event)
+
+    def _taken(self, rank: Rank, event: object) -> None:
+        if not rank.gone:
+            self._messages.input(rank, event)
+        else:
+            self._messages.miss(rank, event)
+        self.processors.run(self._after_s, 1.0, self.threads.of[rank].leave)
+
+    def report_conclusion(self) -> None:
+        """A message, and an order that the router takes."""
+        self.processors.run(self._host.message_s, 1.0, self.threads.router.run, self._host.order_s, _nothing)
+
+    # --- turns ---
+
+    def plan_turn(self, group: Group, not_before_s: float) -> None:
+        """The threads of the group meet."""
+        self._meetings.plan(group, not_before_s)
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""

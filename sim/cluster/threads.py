@@ -1,0 +1,112 @@
+"""The threads of all ranks on a host that they share, and how long what varies takes them this time.
+
+Durations vary by factors that are drawn from streams of their own, named by what they are for and by the process, so
+that the next process under a rank's name does not live through what the last one did.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from protocol.topology import RankId
+from sim.clock import Clock
+from sim.cluster.group import Group, Rank
+from sim.host.costs import HostCosts
+from sim.host.processors import SharedProcessors, Thread
+from sim.streams import stream
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+Draws = Callable[[str], "Generator"]
+"""The stream of what takes another time every time, by its name."""
+
+
+class Spread:
+    """Factors that are drawn, one each time. The stream is made only where there is a choice."""
+
+    __slots__ = ("_draws", "_factors")
+
+    def __init__(self, factors: tuple[float, ...], draws: Draws, name: str) -> None:
+        self._factors = factors
+        self._draws = draws(name) if len(factors) > 1 else None
+
+    def draw(self) -> float:
+        """The next one."""
+        if self._draws is None:
+            return self._factors[0]
+        return self._factors[int(self._draws.random() * len(self._factors))]
+
+
+class Threads:
+    """One for every rank, one for the router; ``of`` finds a rank's. ``draws``: always the same if None."""
+
+    def __init__(self, clock: Clock, host: HostCosts, wakeup_s: float, draws: Draws | None) -> None:
+        self.processors = SharedProcessors(clock, host.processors)
+        self.router = Thread(self.processors)
+        self.of: dict[Rank, Thread] = {}
+        self._host = host
+        self._wakeup_s = wakeup_s
+        self._draws: Draws = draws or _unseeded
+        self.submissions = Spread(host.submit_spread, self._draws, "submissions")
+        self.messages: dict[Rank, Spread] = {}
+        self.copies: dict[Rank, Spread] = {}
+        self._wakeups: dict[Group, Spread] = {}
+        self._lengths: dict[Group, Generator] = {}
+        self._processes: Counter[RankId] = Counter()  # that have been started under each name
+
+    # --- processes ---
+
+    def writes(self, rank_id: RankId, number: int) -> Spread:
+        """The factors of one transfer worker's writes, in the process that is about to start."""
+        name = f"writes of {rank_id}" if not number else f"writes of {rank_id} by worker {number}"
+        return Spread(self._host.write_spread, self._draws, _of_process(name, self._processes[rank_id]))
+
+    def add(self, rank: Rank) -> None:
+        """A process has started."""
+        rank_id = rank.core.rank_id
+        self.of[rank] = Thread(self.processors)
+        generation = self._processes[rank_id]
+        self._processes[rank_id] += 1
+        messages, copies = (_of_process(f"{what} {rank_id}", generation) for what in ("messages to", "copies of"))
+        self.messages[rank] = Spread(self._host.control_spread, self._draws, messages)
+        self.copies[rank] = Spread(self._host.copy_spread, self._draws, copies)
+
+    def _name(self, what: str, group: Group) -> str:
+        name = f"{what} of {group.side.value}{group.instance}"
+        return _of_process(name, self._processes[group.cores[0].rank_id] - 1)
+
+    # --- what a group's threads do together ---
+
+    def asleep(self, group: Group) -> set[Rank]:
+        """The ranks whose threads sleep soundly."""
+        return {rank for rank in group.ranks if self.of[rank].idle_s >= self._host.asleep_after_s}
+
+    def late_s(self, group: Group, work_s: float) -> float:
+        """How much later than it was due, and is due now, a loop comes round or notices that a pass is over.
+
+        Not at all if its threads have something to do. The latency ends with an event that the thread notes when it has
+        worked for ``work_s``, which comes on top.
+        """
+        idle_s = max(self.of[rank].idle_s for rank in group.ranks)
+        if idle_s < self._host.asleep_after_s:
+            return max(0.0, self._host.nap_wakeup_s - work_s) if idle_s else 0.0
+        if group not in self._wakeups:
+            self._wakeups[group] = Spread(self._host.wakeup_spread, self._draws, self._name("wake-ups", group))
+        return max(0.0, self._wakeups[group].draw() * self._wakeup_s - work_s)
+
+    def collective_s(self, group: Group) -> float:
+        """How long the group's next all-reduce takes."""
+        if group not in self._lengths:
+            self._lengths[group] = self._draws(self._name("all-reduces", group))
+        return self._host.collective_s(float(self._lengths[group].random()))
+
+
+def _of_process(name: str, generation: int) -> str:
+    return name if not generation else f"{name}, process {generation}"
+
+
+def _unseeded(name: str) -> Generator:
+    return stream(0, 0, "host", name)

@@ -1,0 +1,66 @@
+"""Timers of the cores as reminders on the clock, and the look for deadlocks before one of them ends a room."""
+
+from __future__ import annotations
+
+from math import inf
+
+from protocol.observe.deadlock import Deadlock, find_deadlock
+from sim.cluster.group import Core, Group
+from sim.cluster.host import Host
+from sim.cluster.requests import Requests
+from sim.cluster.state import State
+
+MOST_DEADLOCKS = 16
+"""Kept of one run. Timers end one deadlock and the rooms behind it make the next."""
+
+
+class Timers:
+    """See to it that the cores' timers lead to turns. ``deadlocks``: those that were seen, and when."""
+
+    def __init__(self, state: State, host: Host, requests: Requests) -> None:
+        self.deadlocks: list[tuple[float, Deadlock]] = []
+        self._state = state
+        self._host = host
+        self._requests = requests
+        self._clock = state.clock
+        self._looked_s = -inf
+
+    def set_reminder(self, group: Group, core: Core) -> None:
+        """See to it that the core's next timer leads to a turn."""
+        due_s = core.timer_s
+        # Deadlines mostly move later. A reminder that comes too early is set again then.
+        if due_s is not None and (group.reminder_s is None or due_s < group.reminder_s):
+            group.reminder_s = max(due_s, self._clock._now)
+            self._clock.remind_at(group.reminder_s, self._remind, group, group.reminder_s)
+
+    def _remind(self, group: Group, due_s: float) -> None:
+        if group.reminder_s != due_s or group.down:
+            return  # an earlier one has taken its place
+        group.reminder_s = None
+        if group.turn_due:
+            return  # the turn looks at the timers itself
+        now = self._clock._now
+        if any((due := core.next_deadline()) is not None and due <= now for core in group.cores):
+            self._look_before_the_timers()
+            self._host.plan_turn(group, now)
+            return
+        for core in group.cores:
+            self.set_reminder(group, core)
+
+    def _look_before_the_timers(self) -> None:
+        """A timer is about to end a room, and with it the deadlock it may be in, which nobody would see then."""
+        # Under overload every room times out, and to look at all rooms each time would be quadratic.
+        timeout_s = self._state.scenario.timeout_s or 0.0
+        if len(self._requests.fates) < 1000 or self._clock._now >= self._looked_s + timeout_s / 16:
+            self.look_for_deadlock()
+
+    def look_for_deadlock(self) -> Deadlock | None:
+        """The deadlock that rooms are in now, kept in ``deadlocks`` unless it is the one that was found last."""
+        self._looked_s = now = self._clock._now
+        found = find_deadlock(self._state.living)
+        if found is not None and len(self.deadlocks) < MOST_DEADLOCKS:
+            rooms = {room.room for room in found.cycle}
+            if not self.deadlocks or rooms != {room.room for room in self.deadlocks[-1][1].cycle}:
+                # Whether the end of a copy has an event of its own depends on whether it is recorded.
+                self.deadlocks.append((max(now, self._state.copied_s), found))
+        return found
