@@ -27,6 +27,11 @@ class Counts(msgspec.Struct):
     copy_bytes: int = 0
     copy_cpu_s: float = 0.0
 
+    def clear(self) -> None:
+        """Begin again at 0."""
+        for name, default in zip(self.__struct_fields__, self.__struct_defaults__, strict=True):
+            setattr(self, name, default)
+
 
 class WriteCounts(msgspec.Struct):
     """What one thread of a writer counts; the names are those of ``Usage``. Only that thread changes it."""

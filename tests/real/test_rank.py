@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +12,19 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("zmq", reason="needs pyzmq")
 
 from protocol.chunks import Chunk
+from protocol.emulation.scenario import Scenario
 from protocol.messages import Action, CopyOut, Note, Send, StartWrite
 from protocol.recording import Event
 from protocol.sizing import SizingError
 from protocol.topology import RankId, Side
 from real.errors import EngineMissing
 from real.run import rank as real_rank
+from real.run.clock import RunClock
+from real.run.driver import Driver
+from real.run.journal import Journal
 from real.run.orders import MISSING_STATUS, Broken, Records, parse_order
 from real.run.rank import RankProcess
+from real.run.writes import Writes
 from real.threads import FAILURES
 
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
@@ -43,26 +47,32 @@ class Heard:
         return lambda *_arguments, **_options: self.order.append(what)
 
 
-def rank_that_tells(heard: Heard, *, mortal: bool) -> RankProcess:
-    """A rank of which everybody but its own part is played."""
-    rank = RankProcess.__new__(RankProcess)
+def rank_that_tells(heard: Heard, *, mortal: bool) -> tuple[RankProcess, Driver]:
+    """A rank and its driver, of which everybody but what is told is played."""
+    spec: Any = SimpleNamespace(
+        rank_id=ENCODE,
+        mortal=mortal,
+        generation=0,
+        announced_writes=(),
+        faults=(),
+        scenario=Scenario(block_tokens=16, hidden=64),
+    )
+    router: Any = SimpleNamespace(send=heard.to_router)
+    writer: Any = SimpleNamespace(start=heard.of_itself("write"))
+    driver, rank = Driver.__new__(Driver), RankProcess.__new__(RankProcess)
+    journal = Journal(spec, router)
+    clock = RunClock(1.0)
     parts: dict[str, Any] = {
         "rank_id": ENCODE,
-        "spec": SimpleNamespace(mortal=mortal, generation=0, announced_writes=(), faults=()),
-        "zero_s": 1.0,
-        "records": [],
-        "_recorded": 0,
-        "_moves": {},
-        "router": SimpleNamespace(send=heard.to_router),
+        "clock": clock,
+        "journal": journal,
         "wire": SimpleNamespace(send=heard.to_peer),
-        "writer": SimpleNamespace(start=heard.of_itself("write")),
-        "_writes": [collections.deque()],
-        "_writing": [0],
-        "_begun": collections.Counter(),
-        "_copy_out": heard.of_itself("copy"),
+        "writes": Writes(spec, clock, lambda: writer, lambda _room: None),
+        "forward": SimpleNamespace(copy_out=heard.of_itself("copy")),
     }
-    vars(rank).update(parts)
-    return rank
+    vars(driver).update(parts)
+    vars(rank).update(rank_id=ENCODE, journal=journal, driver=driver)
+    return rank, driver
 
 
 def note(room: int) -> Note:
@@ -77,15 +87,17 @@ WRITE = StartWrite(4, 0, 0, LANGUAGE, Chunk(0, 16, is_last=True), (0,), (0,))
 def test_where_a_death_is_planned_records_are_sent_on_before_anybody_hears_of_what_was_done(*, mortal: bool) -> None:
     """Also what is recorded while a copy is taken, of a room that waits behind it."""
     heard = Heard()
-    rank = rank_that_tells(heard, mortal=mortal)
+    rank, driver = rank_that_tells(heard, mortal=mortal)
     actions: list[Action] = [
         note(1), Send(LANGUAGE, "first"), COPY, note(2), note(3), Send(LANGUAGE, "second"), Send(LANGUAGE, "third"),
         note(4), WRITE, note(5),
     ]  # fmt: skip
-    rank._carry_out(actions)
+    driver._carry_out(actions)
     at_once = [[1], "first", "copy", [2, 3], "second", "third", [4], "write", [5]]
     assert heard.order == (at_once if mortal else [one for one in at_once if isinstance(one, str)])
-    assert [room for _, room, *_ in rank.records] == ([] if mortal else [1, 2, 3, 4, 5])
+    heard.order.clear()
+    rank.journal.send_on(least=1)
+    assert heard.order == ([] if mortal else [[1, 2, 3, 4, 5]])
 
 
 @pytest.mark.parametrize(
@@ -98,8 +110,8 @@ def test_where_a_death_is_planned_records_are_sent_on_before_anybody_hears_of_wh
 )
 def test_a_rank_that_breaks_tells_what_it_recorded_and_then_why(error: BaseException, reason: str) -> None:
     heard = Heard()
-    rank = rank_that_tells(heard, mortal=False)
-    rank._carry_out([note(1), note(2)])
+    rank, driver = rank_that_tells(heard, mortal=False)
+    driver._carry_out([note(1), note(2)])
     rank.tell_broken(error)
     assert heard.order == [[1, 2], Broken(ENCODE, reason)]
 

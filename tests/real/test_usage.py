@@ -22,7 +22,9 @@ pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 pytest.importorskip("zmq", reason="pyzmq is not installed (extra real-cpu)")
 pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-cpu)")
 
-import real.run.rank
+import real.run.clock
+import real.run.driver
+import real.run.forward
 from experiments.config.schema import Config
 from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
@@ -41,8 +43,10 @@ from real.engine.base import WriteResult
 from real.engine.memory import Pool
 from real.engine.writer import Writer
 from real.errors import EngineError
-from real.run.orders import Start
-from real.run.rank import RankProcess
+from real.run.agenda import Agenda
+from real.run.clock import RunClock
+from real.run.driver import Driver
+from real.run.forward import Forward
 from real.run.usage import Meter, Part, Thread, Usage, part_of, read_threads
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -253,29 +257,27 @@ class SlowPool:
 
 
 TURN_S, PASS_S = 0.001, 0.010
-Rank = Callable[[Side, float, list[Action]], RankProcess]
+Make = Callable[[Side, float, list[Action]], Driver]
 
 
 @pytest.fixture
-def rank(monkeypatch: pytest.MonkeyPatch) -> Rank:
-    """A rank of which only what a turn needs is there; one second after zero its core answers with the actions."""
+def make_driver(monkeypatch: pytest.MonkeyPatch) -> Make:
+    """A driver that has only what a turn needs; one second after zero its core answers with the actions."""
 
-    def make(side: Side, copy_s: float, actions: list[Action]) -> RankProcess:
+    def make(side: Side, copy_s: float, actions: list[Action]) -> Driver:
         clock = Clock()
-        monkeypatch.setattr(real.run.rank, "time", clock)
+        for module in (real.run.clock, real.run.driver, real.run.forward):
+            monkeypatch.setattr(module, "time", clock)
         services = ServiceTimes(encode_base_s=PASS_S, prefill_base_s=PASS_S)
         scenario = Scenario(block_tokens=8, hidden=32, services=services)
-        made = RankProcess.__new__(RankProcess)
-        made.spec = SimpleNamespace(mortal=False)  # type: ignore[assignment]
-        made.scenario, made.layout = scenario, scenario.layout
-        made.rank_id = RankId(side, 0, 0)
-        made.zero_s = clock.now_s - 1.0
-        made.records, made.counts, made.verifier = [], Counts(), None
-        made.pool = SlowPool(clock, copy_s)  # type: ignore[assignment]
+        made = Driver.__new__(Driver)
+        made.rank_id, made.scenario = RankId(side, 0, 0), scenario
+        made.clock, made.counts, made.agenda = RunClock(clock.now_s - 1.0), Counts(), Agenda()
+        made.journal = SimpleNamespace(send_on=lambda: None)  # type: ignore[assignment]
         made.core = SimpleNamespace(handle=lambda turn, now: actions)  # type: ignore[assignment]
-        made.grid, made.passes = LoopGrid(TURN_S), Passes(scenario)
-        made._later, made._later_count, made._chunks, made._slowness = [], 0, {}, 1.0
-        made._prefilling, made._records_prefill = 0, False
+        made.grid = LoopGrid(TURN_S)
+        pool: Any = SlowPool(clock, copy_s)
+        made.forward = Forward(made.rank_id, scenario, pool, Passes(scenario), made.agenda, made.counts)
         made.grid.next_s(1.0)
         return made
 
@@ -284,30 +286,30 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> Rank:
 
 @pytest.mark.parametrize(("fill_s", "ends_s"), [(0.0, 1.010), (0.002, 1.010), (0.004, 1.010), (0.020, 1.040)])
 def test_a_turn_lasts_as_long_as_its_pass_or_the_filling_whichever_is_longer(
-    rank: Rank, fill_s: float, ends_s: float
+    make_driver: Make, fill_s: float, ends_s: float
 ) -> None:
     encodes: list[Action] = [StartEncode(1, 0, 8, (0,)), StartEncode(2, 0, 5, (1,))]
-    one = rank(Side.ENCODE, fill_s, encodes)
-    one._turn(Turn(0, 0, 0, ()))
+    one = make_driver(Side.ENCODE, fill_s, encodes)
+    one.turn(Turn(0, 0, 0, ()))
     assert one.grid.next_s(1.0) == pytest.approx(ends_s, abs=1e-9)
     # The pass is over when it is; one that filled for longer notices it late.
-    assert [due_s - one.zero_s for due_s, _, _ in one._later] == pytest.approx([1.010, 1.010], abs=1e-9)
-    assert (one.counts.fills, one.counts.fill_bytes) == (2, 13 * one.layout.bytes_per_token)
+    assert [due_s - one.clock.zero_s for due_s in one.agenda.times_s] == pytest.approx([1.010, 1.010], abs=1e-9)
+    assert (one.counts.fills, one.counts.fill_bytes) == (2, 13 * one.scenario.layout.bytes_per_token)
     assert one.counts.fill_cpu_s == pytest.approx(2 * fill_s, abs=1e-9)
 
 
-def test_on_the_language_side_the_pass_begins_behind_the_copies(rank: Rank) -> None:
-    one = rank(Side.LANGUAGE, 0.003, [CopyOut(1, 0, 0, 8, (0,)), CopyOut(1, 0, 8, 4, (1,)), Deliver(1, 0, 12)])
-    one._turn(Turn(0, 0, 0, ()))
+def test_on_the_language_side_the_pass_begins_behind_the_copies(make_driver: Make) -> None:
+    one = make_driver(Side.LANGUAGE, 0.003, [CopyOut(1, 0, 0, 8, (0,)), CopyOut(1, 0, 8, 4, (1,)), Deliver(1, 0, 12)])
+    one.turn(Turn(0, 0, 0, ()))
     assert one.grid.next_s(1.0) == pytest.approx(1.016, abs=1e-9)
-    assert (one.counts.copies, one.counts.copy_bytes) == (2, 12 * one.layout.bytes_per_token)
+    assert (one.counts.copies, one.counts.copy_bytes) == (2, 12 * one.scenario.layout.bytes_per_token)
     assert one.counts.copy_cpu_s == pytest.approx(0.006, abs=1e-9)
 
 
 @pytest.mark.parametrize(("side", "copies"), [(Side.ENCODE, 0), (Side.LANGUAGE, 2)])
-def test_a_turn_without_a_pass_ends_with_what_it_did(rank: Rank, side: Side, copies: int) -> None:
-    one = rank(side, 0.003, [CopyOut(1, 0, 0, 8, (0,))] * copies)
-    one._turn(Turn(0, 0, 0, ()))
+def test_a_turn_without_a_pass_ends_with_what_it_did(make_driver: Make, side: Side, copies: int) -> None:
+    one = make_driver(side, 0.003, [CopyOut(1, 0, 0, 8, (0,))] * copies)
+    one.turn(Turn(0, 0, 0, ()))
     expected_s = 1.0 + (0.003 * copies or TURN_S)
     assert one.grid.next_s(1.0) == pytest.approx(expected_s, abs=1e-9)
 
@@ -449,18 +451,18 @@ def test_a_killed_process_leaves_none_and_a_restarted_one_its_own() -> None:
     assert 0 < outcome.usage[restarted].submissions < outcome.usage[whole].submissions
 
 
-def test_what_comes_before_the_run_has_begun_gets_its_own_time(rank: Rank) -> None:
+def test_what_comes_before_the_run_has_begun_gets_its_own_time(make_driver: Make) -> None:
     """The core's clock never goes back: what is kept for a minute would be kept for as long as the host is up."""
-    one = rank(Side.LANGUAGE, 0.0, [])
+    one = make_driver(Side.LANGUAGE, 0.0, [])
     fed: list[tuple[object, float]] = []
     one.core = SimpleNamespace(handle=lambda event, now: fed.append((event, now)) or [])  # type: ignore[assignment]
-    one.zero_s, one._before_start = 0.0, collections.deque()
-    clock: Clock = real.run.rank.time  # type: ignore[assignment]
-    one._feed(Quiet(1, 0))
+    one.clock.zero_s, one._before_start = 0.0, collections.deque()
+    clock: Clock = real.run.driver.time  # type: ignore[assignment]
+    one.feed(Quiet(1, 0))
     clock.sleep(0.5)
-    one._feed(Quiet(2, 0))
+    one.feed(Quiet(2, 0))
     assert fed == []
-    one._obey(Start(clock.now_s + 0.25))
+    one.start(clock.now_s + 0.25)
     clock.sleep(1.0)
-    one._feed(Quiet(3, 0))
+    one.feed(Quiet(3, 0))
     assert fed == [(Quiet(1, 0), -0.75), (Quiet(2, 0), -0.25), (Quiet(3, 0), 0.75)]
