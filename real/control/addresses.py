@@ -78,3 +78,16 @@ def interface_of(address: str) -> str | None:
             if one.family is socket.AF_INET and same:
                 return name
     return None
+
+
+def listen(host: str, port: int = 0) -> socket.socket:
+    """A listening socket, made by whoever must know the port first."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -21,10 +21,9 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
-import aiohttp
 import msgspec
 from aiohttp import web
 
@@ -34,99 +33,25 @@ from real.control.guard import (
     ANSWER_HEADER,
     NONCE_HEADER,
     Guard,
-    HttpClient,
     HttpServer,
     Refusal,
     Refusals,
     parse_signed,
 )
+from real.control.registry_calls import Entry, ForkRoute, Health, Sizes, named
 from real.control.route import Route
-from real.errors import EngineError
 from real.threads import FAILURES
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Answer = TypeVar("Answer")
-
-POLL_S = 0.02
-REQUEST_TIMEOUT_S = 5.0
 
 LARGEST_REQUEST_BYTES = 1 << 20
 
-MOST_QUOTED = 200
-"""Characters of an answer that a message quotes."""
-
+START_TIMEOUT_S = 5.0
+"""How long the thread may take to begin, and to end."""
 
 _silent = logging.getLogger("bufferlab.registry")
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
-
-
-class RegistrationRefused(EngineError):  # noqa: N818 - the registry's decision, not a mistake of ours
-    """A registry does not take a process, for good; the message is its answer."""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """A registered process, and how long it has not probed any more; 0 for one that has not begun to."""
-
-    route: Route
-    silent_s: float
-
-
-class Health(msgspec.Struct, frozen=True):
-    """The answer to a probe.
-
-    ``process``: the process that answers. ``version`` changes with every registration. ``registered``: whether the
-    process that asks is the one that the registry has under its name.
-    """
-
-    process: str
-    version: int
-    registered: bool
-
-
-class ForkRoute(msgspec.Struct, frozen=True):
-    """What an encode rank of the SGLang fork registers. It has one data-parallel group here: where there are more, the
-    fork's server mixes their ranks up, and each of ours is an instance with a registry of its own."""
-
-    role: str
-    tp_size: int
-    dp_size: int
-    rank_ip: str
-    rank_port: int
-    engine_rank: int
-
-    def __post_init__(self) -> None:
-        if self.role != "Encode" or self.dp_size != 1:
-            raise ValueError(f"role is {self.role!r} with dp_size {self.dp_size}, it must be 'Encode' with 1")
-        if not 0 <= self.engine_rank < self.tp_size:
-            raise ValueError(f"engine_rank is {self.engine_rank}, it must be less than tp_size, {self.tp_size}")
-
-
-class Sizes(msgspec.Struct, frozen=True):
-    """How many encode ranks an instance has, as the fork's look-up tells it: none before one of them has registered."""
-
-    embedding_tp_size: int
-    embedding_dp_size: int
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where an encode rank takes control messages, as the fork's look-up tells it. Its port may be a number or text."""
-
-    rank_ip: str
-    rank_port: int | str
-
-
-def listen(host: str, port: int = 0) -> socket.socket:
-    """A listening socket for a registry, made by whoever must know the port first."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 class Registry:
@@ -165,13 +90,13 @@ class Registry:
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
         self._thread.start()
-        self._started.wait(REQUEST_TIMEOUT_S)
+        self._started.wait(START_TIMEOUT_S)
         FAILURES.check()
 
     def close(self) -> None:
         """Stop serving."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(REQUEST_TIMEOUT_S)
+        self._thread.join(START_TIMEOUT_S)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -217,7 +142,7 @@ class Registry:
         if self._server is None or request.path == "/nonce":
             return await handler(request)
         body = await request.read()
-        path = _what(request.path, request.query.items())
+        path = named(request.path, request.query.items())
         signed = parse_signed(request.headers.get("Authorization", ""))
         if signed is None or not self._server.knows(signed, request.method, path, body):
             if self._fork and signed is None and _is_forks(request, body):
@@ -311,187 +236,3 @@ def _is_forks(request: web.Request, body: bytes) -> bool:
     if request.method == "GET":
         return request.path in ("/route", "/health")
     return request.method == "PUT" and request.path == "/route" and b'"role"' in body
-
-
-class RegistryClient:
-    """The other end: what a process asks of one registry at ``address`` (host:port).
-
-    ``guard``: of the run's token, if the registry has one. Every call raises aiohttp.ClientError or TimeoutError when
-    the registry does not answer as it should.
-    """
-
-    def __init__(self, session: aiohttp.ClientSession, address: str, guard: Guard | None = None) -> None:
-        self.address = address
-        self._session = session
-        self._signer = None if guard is None else HttpClient(guard)
-
-    async def _call(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> tuple[int, bytes]:
-        """Ask, and return the answer's status and body."""
-        url, query = f"http://{self.address}{path}", dict(query or {})
-        if self._signer is None:
-            async with self._session.request(method, url, params=query, data=body or None) as answer:
-                return answer.status, await answer.read()
-        for _ in range(2):
-            if not self._signer.nonce:
-                async with self._session.get(f"http://{self.address}/nonce") as answer:
-                    self._signer.nonce = answer.headers.get(NONCE_HEADER, "")
-            signed = self._signer.sign(method, _what(path, query.items()), body)
-            headers = {"Authorization": signed.header()}
-            async with self._session.request(method, url, params=query, data=body or None, headers=headers) as answer:
-                status, said = answer.status, await answer.read()
-                if self._signer.answers(signed, status, said, answer.headers.get(ANSWER_HEADER, "")):
-                    return status, said
-                if status != 401:
-                    raise aiohttp.ClientPayloadError(f"it answers with status {status} and without the run's token")
-                # Another process of ours may have taken the port over.
-                self._signer.nonce = answer.headers.get(NONCE_HEADER, "")
-        raise aiohttp.ClientPayloadError(f"it does not take the run's token: {_shortened(said)}")
-
-    async def register(self, own: Route) -> None:
-        """Enter ``own``. Raises RegistrationRefused when the registry does not want it."""
-        status, said = await self._call("PUT", "/route", body=msgspec.json.encode(own))
-        if status in (400, 403, 409):
-            reason = said.decode(errors="replace")
-            raise RegistrationRefused(f"the registry at {self.address} refuses {own.rank_id}: {reason}")
-        _require_ok(status, said)
-
-    async def entries(self) -> list[Entry]:
-        """All registered processes."""
-        return _decode(await self._call("GET", "/routes"), list[Entry])
-
-    async def health(self, own: Route) -> Health:
-        """Probe the registry's process and say that ``own`` lives."""
-        return _decode(await self._call("GET", "/health", {"rank": str(own.rank_id), "process": own.process}), Health)
-
-    # --- the calls of the SGLang fork, which its own server answers as well ---
-
-    async def register_rank(self, rank: ForkRoute) -> None:
-        """Enter an encode rank."""
-        _require_ok(*await self._call("PUT", "/route", body=msgspec.json.encode(rank)))
-
-    async def sizes(self) -> Sizes:
-        """The instance's parallel sizes."""
-        return await self._look_up(-1, -1, Sizes)
-
-    async def address_of(self, encode_rank: int) -> tuple[str, int]:
-        """Host and control port of an encode rank of the only data-parallel group."""
-        found = await self._look_up(encode_rank, 0, Address)
-        try:
-            return found.rank_ip, int(found.rank_port)
-        except ValueError:
-            raise aiohttp.ClientPayloadError(f"it answers the port {found.rank_port!r}") from None
-
-    async def alive(self) -> Health | None:
-        """Return if the instance answers: what it says of itself if it is one of ours, None if it is the fork's."""
-        status, said = await self._call("GET", "/health")
-        _require_ok(status, said)
-        try:
-            return msgspec.json.decode(said, type=Health)
-        except (msgspec.MsgspecError, ValueError):
-            return None
-
-    async def _look_up(self, rank: int, group: int, answer_type: type[Answer]) -> Answer:
-        query = {"engine_rank": str(rank), "target_dp_group": str(group)}
-        return _decode(await self._call("GET", "/route", query), answer_type)
-
-
-def _require_ok(status: int, said: bytes) -> None:
-    """Raise ClientPayloadError with what the answer says if it is no success."""
-    if status >= 400:
-        raise aiohttp.ClientPayloadError(f"it answers with status {status}, {_shortened(said)!r}")
-
-
-def _decode(answer: tuple[int, bytes], answer_type: type[Answer]) -> Answer:
-    _require_ok(*answer)
-    said = answer[1]
-    try:
-        return msgspec.json.decode(said, type=answer_type)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise aiohttp.ClientPayloadError(f"it answers {_shortened(said)!r}: {error}") from error
-
-
-def _what(path: str, query: Iterable[tuple[str, str]]) -> str:
-    """What is asked for, however its address was written."""
-    return msgspec.json.encode([path, sorted(query)]).decode()
-
-
-def _shortened(said: bytes) -> str:
-    text = said.decode(errors="replace")
-    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}…"
-
-
-def why(error: aiohttp.ClientError | TimeoutError) -> str:
-    """What a failed call means, in a few words."""
-    return str(error) or "it does not answer in time"
-
-
-def http_session(timeout_s: float) -> aiohttp.ClientSession:
-    """A session whose requests take at most ``timeout_s``; within a running event loop."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s))
-
-
-def register_and_find(
-    registries: Mapping[str, Collection[RankId]],
-    own: Route,
-    group: Sequence[RankId],
-    timeout_s: float,
-    guard: Guard | None = None,
-) -> dict[RankId, Route]:
-    """Enter ``own`` in all ``registries`` and wait for those whom each must list, and for the own ``group``.
-
-    ``registries``: by address, the ranks of the other side to wait for there. ``group``: ranks of the own instance,
-    of the same generation as ``own``; any registry may list them. ``guard``: of the run's token, if they have one.
-    Raises RegistrationRefused, and TimeoutError naming who is missing after ``timeout_s``.
-    """
-    return asyncio.run(_register_and_find(registries, own, set(group), timeout_s, guard))
-
-
-async def _register_and_find(
-    registries: Mapping[str, Collection[RankId]],
-    own: Route,
-    group: set[RankId],
-    timeout_s: float,
-    guard: Guard | None,
-) -> dict[RankId, Route]:
-    deadline = time.monotonic() + timeout_s
-    found: dict[RankId, Route] = {}
-    unregistered = set(registries)
-    missing = {address: set(wanted) for address, wanted in registries.items()}
-    missing_members = set(group)
-    failures: dict[str, str] = {}  # by registry, why the last call failed
-    async with http_session(REQUEST_TIMEOUT_S) as session:
-        clients = {address: RegistryClient(session, address, guard) for address in registries}
-        while time.monotonic() < deadline:
-            for address, client in clients.items():
-                # The registry's process may still be starting, on a busy machine slowly; the deadline decides.
-                try:
-                    if address in unregistered:
-                        await client.register(own)
-                        unregistered.remove(address)
-                    if not missing[address] and not missing_members:
-                        continue
-                    entries = await client.entries()
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    failures[address] = why(error)
-                    continue
-                failures.pop(address, None)
-                for entry in entries:
-                    route = entry.route
-                    if route.rank_id in missing[address]:
-                        missing[address].discard(route.rank_id)
-                        found[route.rank_id] = route
-                    elif route.rank_id in missing_members and route.generation == own.generation:
-                        missing_members.discard(route.rank_id)
-                        found[route.rank_id] = route
-            if not unregistered and not missing_members and not any(missing.values()):
-                return found
-            await asyncio.sleep(POLL_S)
-    absent = sorted(missing_members.union(*missing.values()))
-    if not absent:
-        silent = min(unregistered)
-        raise TimeoutError(f"after {timeout_s:g} s the registry at {silent} has not answered ({failures.get(silent)})")
-    named = ", ".join(str(rank_id) for rank_id in absent)
-    reasons = "".join(f"; {address}: {reason}" for address, reason in failures.items())
-    raise TimeoutError(f"after {timeout_s:g} s the registries at {', '.join(registries)} still lack {named}{reasons}")

@@ -17,8 +17,7 @@ from protocol.messages import Turn
 from protocol.sizing import SizingError, Supervised
 from protocol.sizing.supervised import Answer, checksum, disagreement
 from protocol.topology import RankId
-from real.control.addresses import interface_of
-from real.control.bootstrap import listen
+from real.control.addresses import interface_of, listen
 from real.control.guard import Guard
 from real.counts import Durations
 

@@ -20,8 +20,8 @@ import aiohttp
 import msgspec
 
 from protocol.topology import RankId, Side
-from real.control.bootstrap import RegistryClient, http_session
 from real.control.guard import Guard
+from real.control.registry_client import RegistryClient, http_session
 from real.control.route import Route
 from real.control.spec import Heartbeats
 from real.threads import FAILURES

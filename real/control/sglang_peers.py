@@ -14,17 +14,10 @@ from collections.abc import Collection, Mapping
 import aiohttp
 
 from protocol.topology import RankId, Side
-from real.control.bootstrap import (
-    POLL_S,
-    REQUEST_TIMEOUT_S,
-    ForkRoute,
-    RegistryClient,
-    http_session,
-    register_and_find,
-    why,
-)
 from real.control.guard import guard_of
 from real.control.heartbeat import Heartbeat
+from real.control.registry_calls import ForkRoute
+from real.control.registry_client import POLL_S, REQUEST_TIMEOUT_S, RegistryClient, http_session, register_and_find, why
 from real.control.route import Route
 from real.control.spec import RankSpec
 from real.control.wire import START_TIMEOUT_S

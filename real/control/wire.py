@@ -19,10 +19,10 @@ from protocol.errors import CodecError
 from protocol.messages import Abort, Message
 from protocol.topology import RankId, Side
 from protocol.wire.codec import decode, encode
-from real.control.bootstrap import register_and_find
 from real.control.channel import Processes, Standing
 from real.control.guard import guard_of
 from real.control.heartbeat import Found, Heartbeat, News
+from real.control.registry_client import register_and_find
 from real.control.route import Route
 from real.control.spec import RankSpec
 from real.errors import EngineError

@@ -20,8 +20,7 @@ import msgspec
 from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
 from protocol.wire.limits import SGLANG
-from real.control.addresses import is_loopback
-from real.control.bootstrap import listen
+from real.control.addresses import is_loopback, listen
 from real.control.clocks import Clock, RoundTrip, best_offset
 from real.control.guard import Guard, Refusal, Refusals
 from real.control.spec import RankSpec

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import msgspec
 
 from protocol.topology import RankId
-from real.control.bootstrap import listen
+from real.control.addresses import listen
 from real.control.clocks import SAME, Clock
 from real.control.guard import Refusal
 from real.control.spec import RankSpec

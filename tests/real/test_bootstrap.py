@@ -22,16 +22,11 @@ import msgspec
 import zmq
 
 from protocol.topology import RankId, Side
-from real.control.bootstrap import (
-    RegistrationRefused,
-    Registry,
-    RegistryClient,
-    http_session,
-    listen,
-    register_and_find,
-)
+from real.control.addresses import listen
+from real.control.bootstrap import Registry
 from real.control.channel import MOST_HELD, Outbox, Processes, Standing
 from real.control.heartbeat import Found, Heartbeat, Lost, News
+from real.control.registry_client import RegistrationRefused, RegistryClient, http_session, register_and_find
 from real.control.route import Route
 from real.control.spec import Heartbeats
 

@@ -30,9 +30,11 @@ from experiments.runs import tokens
 from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
 from real.control import doors
-from real.control.bootstrap import Registry, RegistryClient, http_session, listen
+from real.control.addresses import listen
+from real.control.bootstrap import Registry
 from real.control.channel import Inbox, Outbox
 from real.control.guard import Guard, HttpServer, LineSigner, Refusal, Refusals, new_token, parse_signed
+from real.control.registry_client import RegistryClient, http_session
 from real.control.route import Route
 from real.errors import EngineStartError
 from real.hosts import seat

@@ -24,9 +24,9 @@ from protocol.messages import Offer
 from protocol.recording import Record, histories
 from protocol.topology import RankId, Side
 from protocol.wire.codec import encode
-from real.control.bootstrap import RegistryClient, http_session
 from real.control.channel import Outbox
 from real.control.guard import Guard, new_token
+from real.control.registry_client import RegistryClient, http_session
 from real.hosts import seat
 from real.hosts.coordinator import Coordinator
 from real.run.launcher import RealOutcome, run_real

@@ -43,7 +43,8 @@ from protocol.rank import EARLY_LIFETIME_S, EARLY_ROOMS
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from protocol.wire.codec import SglangInit, SglangResume, SglangStatus, decode_sglang
-from real.control.bootstrap import Registry, listen
+from real.control.addresses import listen
+from real.control.bootstrap import Registry
 from real.control.heartbeat import Found, Lost, News
 from real.control.route import ROUTER, Route
 from real.control.sglang import EncodeWire, LanguageWire

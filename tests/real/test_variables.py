@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from real.control.bootstrap import http_session
+from real.control.registry_client import http_session
 from real.engine import variables
 from real.engine.variables import ALLOWED, PASSED, clean_here, cleaned, foreign, notice, passed
 from real.lastwords import cause, ended
