@@ -17,7 +17,8 @@ Rules this file keeps:
 * source blocks are released only when no write and no forward pass can touch them any more;
 * a Cancel is answered with Quiet exactly when no write to that destination is in flight and none can start;
 * a timer runs for what a rank waits for itself. One that has done its part and waits for the others of its group has
-  none: theirs run, and each phase that begins with the group's agreement gets a timer of its own.
+  none: theirs run, and each phase that begins with the group's agreement gets a timer of its own. Which phases there
+  are, where each leads and which has a timer is said in ``encode_phases`` and nowhere else.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 from protocol.agreement import FAILED, NOBODY
 from protocol.chunks import Chunk, plan_chunk
 from protocol.disciplines import Discipline
+from protocol.encode_phases import ENCODE_PHASES, EncodePhase, EncodeStep
 from protocol.errors import ProtocolError
 from protocol.layout import BufferLayout
 from protocol.messages import (
@@ -63,14 +65,16 @@ OFFERED, ENCODED, DONE = 1, 2, 2**32
 
 
 class EncodeRoom(Room):
-    """A room on the encode side. ``offers``, ``chunk``, ``writing`` and ``landed`` belong to chunk ``epoch``."""
+    """A room on the encode side. ``offers``, ``chunk``, ``writing`` and ``landed`` belong to chunk ``epoch``.
+
+    ``encoding``: the encoder has the source blocks, also when the room has failed meanwhile.
+    """
 
     __slots__ = (
         "cancelled",
         "chunk",
         "destinations",
         "encode_s",
-        "encoded",
         "encoding",
         "epoch",
         "landed",
@@ -83,13 +87,12 @@ class EncodeRoom(Room):
     )
 
     def __init__(self, request: EncodeRequest, number: int, required: tuple[RankId, ...]) -> None:
-        super().__init__((request.room, request.incarnation), number)
+        super().__init__((request.room, request.incarnation), number, EncodePhase.AWAITING_FIRST_OFFERS)
         self.total_tokens = request.total_tokens
         self.encode_s = request.encode_s
         self.destinations = required
         self.source: tuple[int, ...] = ()
         self.encoding = False
-        self.encoded = False
         self.epoch = 0
         self.sent_tokens = 0
         self.offers: dict[RankId, Offer] = {}
@@ -129,7 +132,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         batch_requests: int | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder)
+        super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder, ENCODE_PHASES, {})
         if batch_requests is not None and batch_requests < 1:
             raise ValueError(f"batch_requests is {batch_requests}, it must be at least 1 or None")
         self.batch_requests = batch_requests
@@ -196,8 +199,7 @@ class EncodeRank(RankCore[EncodeRoom]):
     def _on_request(self, request: EncodeRequest, now: float, actions: list[Action]) -> None:
         required = destinations(self.rank_id.rank, self.encode_tp, request.language_instance, self.language_tp)
         room = EncodeRoom(request, self._submitted, required)
-        self._admit(room)
-        self._arm(room, self.timeout_s, now)
+        self._admit(room, now)
         self._record(now, room, Event.SUBMITTED, room.status, 0)
         blocks = self.layout.blocks_for(room.total_tokens)
         if room.total_tokens < 1:
@@ -212,7 +214,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         elif not self._down.isdisjoint(required):
             self._fail(room, "a destination rank is down", now, actions)
         elif self.discipline.announces_length or not required:
-            self._arm(room, None, now)
+            self._step(room, EncodeStep.NEEDS_NO_OFFERS, now)
             self._move(room, OFFERED)
         for message in self._early.take(room.key, now):
             self._handlers[type(message)](message, now, actions)
@@ -250,12 +252,11 @@ class EncodeRank(RankCore[EncodeRoom]):
         if status is Status.Bootstrapping:
             self._set_status(room, Status.WaitingForInput)
         self._record(now, room, Event.OFFERS_COMPLETE, room.status, room.sent_tokens)
-        if room.encoded:
-            self._arm(room, self.timeout_s, now)
-        elif room.agreed < OFFERED:
-            self._arm(room, None, now)
-        self._move(room, OFFERED)
-        self._start_chunk(room, now, actions)
+        if room.phase is EncodePhase.AWAITING_FIRST_OFFERS:
+            self._step(room, EncodeStep.OFFERS_COMPLETE, now)
+            self._move(room, OFFERED)
+        elif room.phase is EncodePhase.AWAITING_OFFERS or room.phase is EncodePhase.CHUNK_WRITTEN:
+            self._start_chunk(room, now, actions)
 
     def _on_cancel(self, cancel: Cancel, now: float, actions: list[Action]) -> None:
         key = (cancel.room, cancel.incarnation)
@@ -275,18 +276,18 @@ class EncodeRank(RankCore[EncodeRoom]):
             self.ignored_messages += 1
             return
         room.encoding = False
-        room.encoded = True
         self._record(now, room, Event.ENCODED, None, room.total_tokens)
         if room.failure or room.over:
             self._reap_if_quiet(room, now)
             return
         if room.destinations:
-            self._arm(room, self.timeout_s, now)
+            self._step(room, EncodeStep.ENCODED, now)
             self._move(room, ENCODED)
-            self._start_chunk(room, now, actions)
+            if len(room.offers) == len(room.destinations):
+                self._start_chunk(room, now, actions)
         else:
             # A surplus rank has done its part; how long the others transfer is not its business.
-            self._arm(room, None, now)
+            self._step(room, EncodeStep.ENCODED_AS_SURPLUS, now)
             self._move(room, DONE)
 
     def _on_write_done(self, done: WriteDone, now: float, actions: list[Action]) -> None:
@@ -359,16 +360,17 @@ class EncodeRank(RankCore[EncodeRoom]):
             if not self._agree(room, progress):
                 continue
             if before < OFFERED:
+                self._step(room, EncodeStep.ALL_RANKS_READY, now)
                 self._awaiting_source.append(room)
             if progress >= DONE:
                 # Every rank releases these now, so they count at once.
                 free += len(room.source)
                 self._conclude_success(room, now, actions)
-            elif progress == room.progress and room.deadline is None:
-                self._arm(room, self.timeout_s, now)
+            elif progress == room.progress and room.phase is EncodePhase.CHUNK_WRITTEN:
+                self._step(room, EncodeStep.ALL_RANKS_WRITTEN, now)
         self._grant_source(free, now, actions)
         for room in self._expired(now):
-            self._fail(room, f"timed out while {self._phase(room)}", now, actions)
+            self._fail(room, f"timed out while {self._doing(room)}", now, actions)
         self._early.expire(now)
         self._note_cut(turn)
 
@@ -396,9 +398,9 @@ class EncodeRank(RankCore[EncodeRoom]):
             if granted is None:
                 raise ProtocolError(f"{self.rank_id} has fewer free blocks than its group agreed on")
             free -= blocks
+            self._step(room, EncodeStep.SOURCE_GRANTED, now)
             room.source = granted
             room.encoding = True
-            self._arm(room, self.timeout_s, now)
             self._record(now, room, Event.ENCODE_STARTED, None, room.total_tokens)
             if self.discipline.announces_length and not room.failure:
                 for peer in room.destinations:
@@ -406,9 +408,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             actions.append(StartEncode(*room.key, room.total_tokens, granted, room.encode_s))
 
     def _start_chunk(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
-        """Start writing chunk ``epoch`` once the data and all offers are there."""
-        if not room.encoded or room.failure or room.writing or len(room.offers) < len(room.destinations):
-            return
+        """Start writing chunk ``epoch``: the data and all offers are there."""
         chunk = plan_chunk(
             total_tokens=room.total_tokens,
             sent_tokens=room.sent_tokens,
@@ -423,6 +423,7 @@ class EncodeRank(RankCore[EncodeRoom]):
                 actions,
             )
             return
+        self._step(room, EncodeStep.WRITES_STARTED, now)
         room.chunk = chunk
         room.landed = set()
         recorded = self._recorder is not None
@@ -450,23 +451,23 @@ class EncodeRank(RankCore[EncodeRoom]):
         room.chunk = None
         if room.status is Status.Success:
             # Other ranks of the group may still be writing; they have timers of their own.
-            self._arm(room, None, now)
+            self._step(room, EncodeStep.LAST_CHUNK_WRITTEN, now)
             self._move(room, DONE)
         elif self.encode_tp > 1:
             # The language side answers when it has the chunk from all ranks of the group.
-            self._arm(room, None, now)
+            self._step(room, EncodeStep.CHUNK_WRITTEN_HERE, now)
             self._move(room, ENCODED + room.epoch)
         else:
-            self._arm(room, self.timeout_s, now)
+            self._step(room, EncodeStep.CHUNK_WRITTEN_BY_THE_GROUP, now)
 
     def _fail(self, room: EncodeRoom, reason: str, now: float, actions: list[Action]) -> None:
         """Fail the room on this rank and tell every destination; the group follows at its next turn."""
         if room.failure or room.status in FINAL or room.over:
             return
+        self._step(room, EncodeStep.FAILED_HERE, now)
         room.failure = reason
         self._set_status(room, Status.Failed)
         self._failed[room.number] = None
-        self._arm(room, None, now)
         self._record(now, room, Event.FAILED, room.status, room.sent_tokens, 0, reason)
         message = ChunkStatus(*room.key, room.epoch, Status.Failed, room.total_tokens, room.sent_tokens, reason)
         for peer in room.destinations:
@@ -474,7 +475,7 @@ class EncodeRank(RankCore[EncodeRoom]):
 
     def _conclude_failed(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
         self._fail(room, OTHER_RANK, now, actions)
-        room.over = True
+        self._step(room, EncodeStep.FAILED_IN_THE_GROUP, now)
         self._leave_group(room)
         reason = room.failure or OTHER_RANK
         actions.append(Conclude(*room.key, Status.Failed, reason))
@@ -483,12 +484,13 @@ class EncodeRank(RankCore[EncodeRoom]):
     def _conclude_success(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
         if not room.destinations:  # a surplus rank: nothing was written, the group's word counts
             room.status = Status.Success
-        room.over = True
+        self._step(room, EncodeStep.ALL_RANKS_DONE, now)
         actions.append(Conclude(*room.key, Status.Success))
         self._reap(room, now)
 
     def _reap_if_quiet(self, room: EncodeRoom, now: float) -> None:
         if room.over and not room.source_in_use:
+            self._step(room, EncodeStep.SOURCE_UNUSED, now)
             self._reap(room, now)
             self._freed = True
 
@@ -503,12 +505,3 @@ class EncodeRank(RankCore[EncodeRoom]):
             if room.quiet_to(peer):
                 room.cancelled.remove(peer)
                 actions.append(Send(peer, Quiet(*room.key)))
-
-    def _phase(self, room: EncodeRoom) -> str:
-        if room.writing:
-            return f"writing chunk {room.epoch}"
-        if room.encoding:
-            return "encoding"
-        if not room.source and (self.discipline.announces_length or len(room.offers) == len(room.destinations)):
-            return "waiting for source blocks"
-        return "waiting for memory on the language side"

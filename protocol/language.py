@@ -14,7 +14,8 @@ Rules this file keeps:
 * a room that ends while a writer may still write fences its blocks, sends Cancel, and frees them on Quiet;
 * the length comes from the message, never from memory that may belong to somebody else already;
 * a demand that can never be met fails at once and says why;
-* a timer runs for what a rank waits for itself: one that has done its part has none until its group has agreed.
+* a timer runs for what a rank waits for itself: one that has done its part has none until its group has agreed. Which
+  phases there are, where each leads and which has a timer is said in ``language_phases`` and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 from protocol.agreement import FAILED, NOBODY
 from protocol.disciplines import Discipline
 from protocol.errors import ProtocolError
+from protocol.language_phases import LANGUAGE_PHASES, LanguagePhase, LanguageStep
 from protocol.layout import BufferLayout
 from protocol.messages import (
     Abort,
@@ -47,6 +49,7 @@ from protocol.messages import (
     Send,
     Turn,
 )
+from protocol.phases import Timer
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
@@ -67,18 +70,26 @@ QUARANTINE_S = 60.0
 the transport's own timeout, 30 s for Mooncake's default; twice that is safe."""
 
 
+OUTSTANDING = frozenset(
+    {
+        LanguagePhase.RECEIVING,
+        LanguagePhase.HOLDS_CHUNK,
+        LanguagePhase.FENCED,
+        LanguagePhase.QUARANTINED,
+        LanguagePhase.ANSWERED,
+    }
+)
+
+
 class LanguageRoom(Room):
     """A room on the language side.
 
-    ``outstanding``: an offer for ``epoch`` is with the encode side, whose writes may land in ``blocks``.
     ``writer_gone``: the writer was declared down, so what it had on the way may land until the quarantine ends.
-    ``answered``: since then it has said that nothing of it will land, so only the quarantine is left.
     ``upto_tokens``: what the last status said this rank holds; ``got_tokens``: what the group acted on.
     ``asked_blocks``: what it asked for at the last turn in which it was its turn to be served; 0 before.
     """
 
     __slots__ = (
-        "answered",
         "asked_blocks",
         "blocks",
         "capacity_tokens",
@@ -86,8 +97,6 @@ class LanguageRoom(Room):
         "copied_tokens",
         "epoch",
         "got_tokens",
-        "outstanding",
-        "queued",
         "request",
         "total_tokens",
         "upto_tokens",
@@ -95,28 +104,32 @@ class LanguageRoom(Room):
         "writer_gone",
     )
 
-    def __init__(self, request: LanguageRequest, number: int, writer: RankId) -> None:
-        super().__init__((request.room, request.incarnation), number)
+    def __init__(
+        self, request: LanguageRequest, number: int, writer: RankId, phase: LanguagePhase = LanguagePhase.JOINING
+    ) -> None:
+        super().__init__((request.room, request.incarnation), number, phase)
         self.request = request
         self.writer = writer
         self.writer_gone = False
-        self.answered = False
-        self.queued = False
         self.asked_blocks = 0
         self.blocks: tuple[int, ...] = ()
         self.capacity_tokens = 0
         self.epoch = 0
         self.chunks = 0
-        self.outstanding = False
         self.total_tokens: int | None = None
         self.upto_tokens = 0
         self.got_tokens = 0
         self.copied_tokens = 0
 
     @property
+    def outstanding(self) -> bool:
+        """Whether an offer for ``epoch`` is with the encode side, whose writes may land in ``blocks``."""
+        return self.phase in OUTSTANDING
+
+    @property
     def fenced(self) -> bool:
         """Whether the room is over while its writer may still write into its blocks."""
-        return self.over and self.outstanding
+        return self.over and self.phase in OUTSTANDING
 
 
 class LanguageRank(RankCore[LanguageRoom]):
@@ -145,7 +158,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         release_after_prefill: bool = False,
         recorder: Recorder | None = None,
     ) -> None:
-        super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder)
+        delays = {Timer.CANCEL_RETRY: CANCEL_RETRY_S, Timer.QUARANTINE: QUARANTINE_S}
+        super().__init__(rank_id, layout, pool_blocks, timeout_s, recorder, LANGUAGE_PHASES, delays)
         if resume_tokens is not None and resume_tokens < 1:
             raise ValueError(f"resume_tokens is {resume_tokens}, it must be at least 1 or None")
         if not 0 <= reserve_blocks < pool_blocks:
@@ -219,9 +233,9 @@ class LanguageRank(RankCore[LanguageRoom]):
 
     def _on_request(self, request: LanguageRequest, now: float, actions: list[Action]) -> None:
         writer = RankId(Side.ENCODE, request.encode_instance, writer_rank(self.rank_id.rank, self.encode_tp))
-        room = LanguageRoom(request, self._submitted, writer)
-        self._admit(room)
-        self._arm(room, self.timeout_s, now)
+        first = LanguagePhase.AWAITING_LENGTH if self.discipline.announces_length else LanguagePhase.JOINING
+        room = LanguageRoom(request, self._submitted, writer, first)
+        self._admit(room, now)
         self._record(now, room, Event.SUBMITTED, room.status, 0)
         if writer in self._down:
             room.writer_gone = True
@@ -235,11 +249,11 @@ class LanguageRank(RankCore[LanguageRoom]):
         if room is None:
             self._early.keep(key, announce, now)
             return
-        if room.over or room.total_tokens is not None or not self.discipline.announces_length:
+        if room.phase is not LanguagePhase.AWAITING_LENGTH:
             self.ignored_messages += 1
             return
+        self._step(room, LanguageStep.LENGTH_HEARD, now)
         room.total_tokens = announce.total_tokens
-        self._arm(room, None, now)
         self._move(room, ANNOUNCED)
 
     def _on_status(self, status: ChunkStatus, now: float, actions: list[Action]) -> None:
@@ -254,7 +268,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         if status.status is Status.Failed:
             self._fail(room, status.reason or "the encode side failed")
             return
-        if not room.outstanding or status.epoch != room.epoch or room.progress >= FIRST_CHUNK + 2 * room.epoch:
+        if room.phase is not LanguagePhase.RECEIVING or status.epoch != room.epoch:
             self.ignored_messages += 1
             return
         is_last = status.status is Status.Success
@@ -268,26 +282,27 @@ class LanguageRank(RankCore[LanguageRoom]):
                 f"{status.total_tokens} tokens, {room.got_tokens} were here and {room.capacity_tokens} fit",
             )
             return
+        self._step(room, LanguageStep.CHUNK_HEARD, now)
         room.total_tokens = status.total_tokens
         room.upto_tokens = status.upto_tokens
-        self._arm(room, None, now)
         self._move(room, FIRST_CHUNK + 2 * room.epoch + is_last)
 
     def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
         room = self.rooms.get((quiet.room, quiet.incarnation))
-        if room is None or not room.fenced or room.answered:
+        if room is None or room.phase not in (LanguagePhase.FENCED, LanguagePhase.QUARANTINED):
             self.ignored_messages += 1
-        elif room.writer_gone:
-            # It speaks for itself, not for a process of the same name that may have ended before it.
-            room.answered = True
-        else:
+            return
+        in_quarantine = room.phase is LanguagePhase.QUARANTINED
+        self._step(room, LanguageStep.WRITER_QUIET, now)
+        if not in_quarantine:
             self._unfence(room, now)
 
     def _on_prefilled(self, prefilled: Prefilled, now: float, actions: list[Action]) -> None:
         room = self.rooms.get((prefilled.room, prefilled.incarnation))
-        if room is None or not room.over or room.fenced:
+        if room is None or room.phase is not LanguagePhase.PREFILLING:
             self.ignored_messages += 1
             return
+        self._step(room, LanguageStep.PREFILLED, now)
         self._end(room, now)
         self._freed = True
 
@@ -300,7 +315,7 @@ class LanguageRank(RankCore[LanguageRoom]):
                 continue
             room.writer_gone = True
             if room.fenced:
-                self._arm(room, QUARANTINE_S, now)
+                self._step(room, LanguageStep.WRITER_DOWN, now)
             elif not room.over:
                 self._fail(room, f"{down.peer} is down")
 
@@ -336,8 +351,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         for number in range(self._admitted, turn.submitted):
             room = self._by_number.get(number)
             if room is not None and not self.discipline.announces_length:
-                self._arm(room, self.timeout_s, now)
-                self._queue(room)
+                self._queue(room, LanguageStep.ALL_RANKS_HAVE_IT, now)
         self._admitted = max(self._admitted, turn.submitted)
         for number, progress in turn.progress:
             if number >= turn.submitted:
@@ -361,10 +375,9 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._note_cut(turn)
         self._behind_copy = None
 
-    def _queue(self, room: LanguageRoom) -> None:
-        if not room.queued and not room.over:
-            room.queued = True
-            self._new.append(room)
+    def _queue(self, room: LanguageRoom, step: LanguageStep, now: float) -> None:
+        self._step(room, step, now)
+        self._new.append(room)
 
     def _length_announced(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
         total = self._known_total(room)
@@ -372,13 +385,11 @@ class LanguageRank(RankCore[LanguageRoom]):
         blocks = self.layout.blocks_for(total)
         refusal = self.discipline.refusal(first=0, remaining=blocks, pool=self.pool.blocks - self.reserve_blocks)
         if refusal:
-            self._conclude_failed(room, f"can never fit: {refusal}", now, actions)
+            self._conclude_failed(room, f"can never fit: {refusal}", now, actions, LanguageStep.REFUSED)
             return
-        self._arm(room, self.timeout_s, now)
-        self._queue(room)
+        self._queue(room, LanguageStep.ALL_RANKS_KNOW_LENGTH, now)
 
     def _chunk_landed(self, room: LanguageRoom, *, is_last: bool, now: float, actions: list[Action]) -> None:
-        room.outstanding = False
         room.chunks += 1
         gained = room.upto_tokens - room.got_tokens
         room.got_tokens = room.upto_tokens
@@ -397,9 +408,9 @@ class LanguageRank(RankCore[LanguageRoom]):
         else:
             refusal = self.discipline.refusal(first=len(room.blocks), remaining=remaining, pool=self.pool.blocks)
         if refusal:
-            self._conclude_failed(room, f"can never fit: {refusal}", now, actions)
+            self._conclude_failed(room, f"can never fit: {refusal}", now, actions, LanguageStep.REFUSED)
             return
-        self._arm(room, self.timeout_s, now)
+        self._step(room, LanguageStep.MORE_TO_COME, now)
         if self.discipline.releases_before_waiting:
             self._copy_out(room, actions)
             self._release(room, room.blocks)
@@ -413,12 +424,12 @@ class LanguageRank(RankCore[LanguageRoom]):
         actions.append(Deliver(*room.key, total, room.request.prefill_factor))
         self._record(now, room, Event.DELIVERED, room.status, total)
         self.sizing.completed(CompletedView(room.request, total, room.chunks))
-        room.over = True
         actions.append(Conclude(*room.key, Status.Success))
         if self.release_after_prefill:
-            self._arm(room, None, now)
+            self._step(room, LanguageStep.DELIVERED_AND_KEPT, now)
             self._leave_group(room)
         else:
+            self._step(room, LanguageStep.DELIVERED, now)
             self._end(room, now)
 
     def _grant(self, now: float, actions: list[Action]) -> None:
@@ -497,39 +508,49 @@ class LanguageRank(RankCore[LanguageRoom]):
         now: float,
         actions: list[Action],
     ) -> None:
+        self._step(room, LanguageStep.BLOCKS_GRANTED, now)
         room.blocks = blocks
         room.capacity_tokens = len(blocks) * self.layout.block_tokens
-        room.outstanding = True
-        self._arm(room, self.timeout_s, now)
         self._record(now, room, event, room.status, room.got_tokens)
         offer = Offer(*room.key, room.epoch, self.rank_id, blocks, room.capacity_tokens, room.got_tokens)
         actions.append(Send(room.writer, offer))
 
     def _timed_out(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
         if not room.over:
-            self._fail(room, f"timed out while {self._phase(room)}")
-        elif room.writer_gone and (room.answered or room.writer in self._down):
+            self._fail(room, f"timed out while {self._doing(room)}")
+        elif room.phase is LanguagePhase.ANSWERED or (
+            room.phase is LanguagePhase.QUARANTINED and room.writer in self._down
+        ):
+            self._step(room, LanguageStep.QUARANTINE_OVER, now)
             self._unfence(room, now)
         else:
             # Whatever a quarantine was for has landed; from now on the writer's word is enough.
+            self._step(room, LanguageStep.UNANSWERED, now)
             room.writer_gone = False
             actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, "repeated")))
-            self._arm(room, CANCEL_RETRY_S, now)
 
-    def _conclude_failed(self, room: LanguageRoom, reason: str, now: float, actions: list[Action]) -> None:
+    def _conclude_failed(
+        self,
+        room: LanguageRoom,
+        reason: str,
+        now: float,
+        actions: list[Action],
+        step: LanguageStep = LanguageStep.FAILED,
+    ) -> None:
+        if room.writer_gone and step is LanguageStep.FAILED and room.outstanding:
+            step = LanguageStep.FAILED_WITHOUT_WRITER
+        self._step(room, step, now)
         self._set_status(room, Status.Failed)
-        room.over = True
         room.failure = reason
         self._leave_group(room)
         self._record(now, room, Event.FAILED, room.status, room.got_tokens, 0, reason)
         actions.append(Conclude(*room.key, Status.Failed, reason))
         actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, reason)))
-        if room.outstanding:
+        if room.phase is LanguagePhase.ENDED:
+            self._end(room, now)
+        else:
             # The writer may be writing into these blocks at this moment.
             self.pool.fence(room.blocks, room.key)
-            self._arm(room, QUARANTINE_S if room.writer_gone else CANCEL_RETRY_S, now)
-            return
-        self._end(room, now)
 
     # --- memory ---
 
@@ -587,12 +608,3 @@ class LanguageRank(RankCore[LanguageRoom]):
         if room.total_tokens is None:
             raise ProtocolError(f"the length of room {room.key[0]} is not known yet")
         return room.total_tokens
-
-    def _phase(self, room: LanguageRoom) -> str:
-        if room.outstanding:
-            return f"waiting for chunk {room.epoch}"
-        if room.chunks:
-            return "waiting for blocks to resume"
-        if room.queued:
-            return "waiting for blocks"
-        return f"waiting for {'the announced length' if self.discipline.announces_length else 'the other ranks'}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from protocol.agreement import FAILED, NOBODY, Ballot, is_cut_short
 from protocol.allocator import BlockPool
-from protocol.errors import ProtocolError
+from protocol.errors import IllegalStepError, ProtocolError
 from protocol.layout import BufferLayout
 from protocol.messages import Message, Offer, Turn
+from protocol.phases import Phase, Step, Table, Timer, in_words, landings
 from protocol.recording import Event, Recorder
 from protocol.status import Status, advance
 from protocol.topology import RankId
@@ -23,15 +24,17 @@ RoomKey = tuple[int, int]
 class Room:
     """The part of a room's state that both sides have.
 
+    ``phase`` is where it is in its side's table (see ``phases``); ``over`` is what the table says of that.
     ``progress`` is how far this rank has come, ``agreed`` how far the whole group has (both only rise).
     ``failure`` is this rank's own reason to fail, known to the group only after its next turn.
     """
 
-    __slots__ = ("agreed", "deadline", "failure", "key", "number", "over", "progress", "status")
+    __slots__ = ("agreed", "deadline", "failure", "key", "number", "over", "phase", "progress", "status")
 
-    def __init__(self, key: RoomKey, number: int) -> None:
+    def __init__(self, key: RoomKey, number: int, phase: Phase) -> None:
         self.key = key
         self.number = number
+        self.phase = phase
         self.status = Status.Bootstrapping
         self.progress = 0
         self.agreed = 0
@@ -112,6 +115,8 @@ class RankCore(Generic[RoomType]):
         pool_blocks: int,
         timeout_s: float | None,
         recorder: Recorder | None,
+        phases: Table,
+        delays: Mapping[Timer, float | None],
     ) -> None:
         if timeout_s is not None and timeout_s <= 0:
             raise ValueError(f"timeout_s is {timeout_s}, it must be positive or None")
@@ -122,6 +127,9 @@ class RankCore(Generic[RoomType]):
         self.rooms: dict[RoomKey, RoomType] = {}
         self.ignored_messages = 0
         self._recorder = recorder
+        self._phases = phases
+        self._delays: dict[Timer, float | None] = {**delays, Timer.PHASE: timeout_s, Timer.NONE: None}
+        self._steps = landings(phases, self._delays)
         self._by_number: dict[int, RoomType] = {}
         self._submitted = 0
         # Insertion-ordered sets: rooms that moved on, and rooms that failed, since the group last agreed on them.
@@ -189,15 +197,31 @@ class RankCore(Generic[RoomType]):
 
     # --- for the cores ---
 
-    def _admit(self, room: RoomType) -> None:
+    def _admit(self, room: RoomType, now: float) -> None:
         if room.key in self.rooms:
             raise ProtocolError(f"room {room.key[0]} incarnation {room.key[1]} is already there on {self.rank_id}")
         self.rooms[room.key] = room
         self._by_number[room.number] = room
         self._submitted += 1
+        self._arm(room, self._delays[self._phases[room.phase].timer], now)
+
+    def _step(self, room: RoomType, step: Step, now: float) -> None:
+        """Go where the table leads, with the timer that it has there.
+
+        Raises IllegalStepError, and changes nothing, for a step that has no place in the room's phase.
+        """
+        landing = self._steps[room.phase].get(step)
+        if landing is None:
+            allowed = ", ".join(map(in_words, self._phases[room.phase].steps)) or "none, it has ended"
+            raise IllegalStepError(
+                f"room {room.key[0]} incarnation {room.key[1]} is {in_words(room.phase)} on {self.rank_id}; "
+                f"{in_words(step)!r} has no place there, allowed: {allowed}"
+            )
+        room.phase, room.over, arms, delay_s = landing
+        if arms:
+            self._arm(room, delay_s, now)
 
     def _forget(self, room: RoomType) -> None:
-        room.deadline = None
         del self.rooms[room.key]
         self._leave_group(room)
 
@@ -224,7 +248,7 @@ class RankCore(Generic[RoomType]):
         room.status = advance(room.status, status)
 
     def _arm(self, room: RoomType, delay_s: float | None, now: float) -> None:
-        """Set the room's deadline, or none.
+        """Set the room's deadline, or none; only a step does that.
 
         A room that has an entry needs another one only for a deadline before it, and no entry lies later than the
         ordinary time-out from now on, unless it was made for another delay.
@@ -235,6 +259,10 @@ class RankCore(Generic[RoomType]):
         room.deadline = now + delay_s
         if room.number not in self._timed or delay_s != self.timeout_s:
             self._push_timer(room, room.deadline)
+
+    def _doing(self, room: Room) -> str:
+        """What the room is doing here, as in "timed out while …"."""
+        return self._phases[room.phase].what.format(epoch=getattr(room, "epoch", 0))
 
     def _push_timer(self, room: RoomType, deadline: float) -> None:
         self._timer_count += 1

@@ -20,6 +20,7 @@ from protocol.checker.snapshot import Core, frozen_room
 from protocol.encode import ENCODED, EncodeRank, EncodeRoom
 from protocol.errors import IllegalTransitionError, OwnershipError
 from protocol.language import LanguageRank, LanguageRoom
+from protocol.language_phases import LanguagePhase
 from protocol.messages import (
     Abort,
     Action,
@@ -648,7 +649,7 @@ def _no_demand_is_hopeless(local: Local) -> Iterator[str]:
             waits, wanted = True, _blocks(_total(bound, room.key) - room.got_tokens)
             available = pool - len(room.blocks) if bound.discipline == "alloc_then_free" else pool
         else:
-            waits = room.queued and bound.discipline == "exact_announce"
+            waits = room.phase is LanguagePhase.AWAITING_BLOCKS and bound.discipline == "exact_announce"
             wanted, available = _blocks(_total(bound, room.key)), pool - bound.reserve_blocks
         if waits and wanted > available:
             yield f"room {room.key} waits for {wanted} blocks on {core.rank_id} and can never get more than {available}"
@@ -672,10 +673,11 @@ def _work_is_done(local: Local) -> Iterator[str]:
         return
     peers = required(local.bound, core.rank_id)
     for room in core.rooms.values():
-        if not room.encoded or room.failure or room.over or room.status in FINAL or not peers:
+        if room.failure or room.over or room.status in FINAL or not peers:
             continue
         ready = all(peer in room.offers and room.offers[peer].epoch == room.epoch for peer in peers)
-        if ready and not any(key == room.key for (key, _), _ in local.ghost.flying):
+        encoded = dict(local.ghost.source).get(room.key, ((), False))[1]
+        if ready and encoded and not any(key == room.key for (key, _), _ in local.ghost.flying):
             yield f"room {room.key} has data and all offers for chunk {room.epoch} on {core.rank_id} and writes nothing"
 
 

@@ -580,7 +580,7 @@ class Model:
                 continue
             core = self.locals[place][number].core
             rooms = [
-                f"room {room.key[0]} holds {len(held_blocks(room))} and is {core._phase(room)}"  # type: ignore[arg-type]
+                f"room {room.key[0]} holds {len(held_blocks(room))} and is {core._doing(room)}"
                 for room in core.rooms.values()
             ]
             if rooms:

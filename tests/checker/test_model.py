@@ -29,6 +29,7 @@ from protocol.checker.steps import NOW, Item, Landed, TimerGoesOff, perform
 from protocol.chunks import Chunk
 from protocol.disciplines import DISCIPLINES
 from protocol.encode import EncodeRank
+from protocol.encode_phases import EncodePhase
 from protocol.language import LanguageRank
 from protocol.messages import (
     Abort,
@@ -46,6 +47,7 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
+from protocol.phases import Phase
 from protocol.rank import EarlyMessages, Room
 from protocol.sizing import Fixed
 from protocol.status import Status
@@ -54,6 +56,9 @@ from protocol.topology import RankId, Side
 # --- what two cores must have in common -----------------------------------------------------------------------------
 
 UNSEEN = {
+    "_delays",
+    "_phases",
+    "_steps",
     *("_handlers", "_recorder", "discipline", "layout", "rank_id"),  # fixed
     *(
         "_free",
@@ -598,6 +603,9 @@ def other(value: Any) -> Any:
             return not value
         case Status():
             return Status((value + 1) % len(Status))
+        case Phase():
+            every = list(type(value))
+            return every[(every.index(value) + 1) % len(every)]
         case int() | float():
             return value + 1
         case str():
@@ -616,7 +624,7 @@ def other(value: Any) -> Any:
         case list():
             return [*value, 99]
         case deque():
-            return deque([*value, Room((9, 9), 9)])
+            return deque([*value, Room((9, 9), 9, EncodePhase.ENDED)])
     raise TypeError(f"no other value for {value!r}")
 
 

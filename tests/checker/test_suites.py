@@ -17,6 +17,7 @@ from protocol.checker.invariants import Local
 from protocol.checker.model import DEAD, Model, State
 from protocol.checker.suites import SUITES, deep, grid, quick, standard
 from protocol.disciplines import DISCIPLINES
+from protocol.language_phases import LanguagePhase
 from protocol.messages import ChunkStatus, Offer
 from protocol.status import Status
 from protocol.topology import Side
@@ -101,7 +102,7 @@ def abort_with_a_write_in_flight(model: Model, state: State) -> bool:
 
 def abort_while_waiting_for_blocks(model: Model, state: State) -> bool:
     return happened(state, Fault.ABORT) and any(
-        room.failure and room.queued and not room.blocks for room in rooms(model, state, Side.LANGUAGE)
+        room.failure and room.phase is LanguagePhase.AWAITING_BLOCKS for room in rooms(model, state, Side.LANGUAGE)
     )
 
 

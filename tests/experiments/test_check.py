@@ -11,6 +11,7 @@ import pytest
 from experiments.commands.checking import deadlocks, searches
 from protocol.checker.suites import GridCell
 from protocol.language import LanguageRank, LanguageRoom
+from protocol.language_phases import LanguagePhase
 
 SMALL = ("--bound", "quick", "--only", "3 tokens, one of", "--jobs", "1")
 
@@ -70,7 +71,7 @@ def test_a_broken_core_is_found(bufferlab: Any, monkeypatch: pytest.MonkeyPatch)
     original = LanguageRank._conclude_failed
 
     def no_fence(self: LanguageRank, room: LanguageRoom, reason: str, now: float, actions: list[Any]) -> None:
-        room.outstanding = False
+        room.phase = LanguagePhase.AWAITING_RESUME
         original(self, room, reason, now, actions)
 
     monkeypatch.setattr(LanguageRank, "_conclude_failed", no_fence)

@@ -12,8 +12,10 @@ import protocol.encode
 from protocol.checker.bounds import BLOCK_TOKENS, Bound, Fault
 from protocol.chunks import Chunk, plan_chunk
 from protocol.disciplines import AllocThenFree
-from protocol.encode import DONE, EncodeRank, EncodeRoom
+from protocol.encode import DONE, OFFERED, EncodeRank, EncodeRoom
+from protocol.encode_phases import EncodePhase, EncodeStep
 from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
+from protocol.language_phases import LanguagePhase, LanguageStep
 from protocol.messages import ChunkStatus, Conclude, Deliver, Offer, Send, StartEncode, StartWrite
 from protocol.status import Status
 
@@ -257,6 +259,7 @@ def warm_up_without_allocation(patch: pytest.MonkeyPatch) -> None:
         for room in [room for room in self._awaiting_source if room.total_tokens == 1]:  # the warm-up
             self._awaiting_source.remove(room)
             room.source = (next(iter(self.pool._owner)),)  # a random block; here none is free and all are somebody's
+            self._step(room, EncodeStep.SOURCE_GRANTED, now)
             room.encoding = True
             actions.append(StartEncode(*room.key, room.total_tokens, room.source))
 
@@ -282,7 +285,7 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
     original = LanguageRank._conclude_failed
 
     def conclude_failed(self: LanguageRank, room: LanguageRoom, reason: str, now: float, actions: list[Any]) -> None:
-        room.outstanding = False  # as if no writer could be there; that it is not told either is N4
+        room.phase = LanguagePhase.AWAITING_RESUME  # as if no writer could be there; that it is not told either is N4
         original(self, room, reason, now, actions)
 
     patch.setattr(LanguageRank, "_conclude_failed", conclude_failed)
@@ -359,13 +362,13 @@ def empty_embedding(patch: pytest.MonkeyPatch) -> None:
         if room is None:
             self._early.keep((offer.room, offer.incarnation), offer, now)
             return
-        room.status = Status.Success
+        room.status, room.phase, room.agreed = Status.Success, EncodePhase.DONE, OFFERED
         self._move(room, DONE)
         actions.append(Send(offer.receiver, ChunkStatus(*room.key, 0, Status.Success, 0, 0)))
 
     def take_any(self: LanguageRank, status: ChunkStatus, now: float, actions: list[Any]) -> None:
         room = self.rooms[status.room, status.incarnation]
-        room.total_tokens = status.total_tokens
+        room.total_tokens, room.phase = status.total_tokens, LanguagePhase.HOLDS_CHUNK
         self._move(room, FIRST_CHUNK + 1)
 
     def deliver_as_read(self: LanguageRank, room: LanguageRoom, now: float, actions: list[Any]) -> None:
@@ -448,7 +451,8 @@ def held_until_prefilled(patch: pytest.MonkeyPatch) -> None:
         self._copy_out(room, actions)
         actions.append(Deliver(*room.key, self._known_total(room)))
         actions.append(Conclude(*room.key, Status.Success))
-        room.over = True  # and released some turns later, when the model has run over it
+        # Released some turns later, when the model has run over it.
+        self._step(room, LanguageStep.DELIVERED_AND_KEPT, now)
         self._leave_group(room)
 
     patch.setattr(LanguageRank, "_deliver", deliver)

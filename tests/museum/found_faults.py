@@ -9,8 +9,9 @@ from exhibit import exhibit
 
 from protocol.checker.bounds import Bound, Fault
 from protocol.encode import EncodeRank
-from protocol.language import LanguageRank
-from protocol.messages import EncodeRequest, LanguageRequest, PeerDown
+from protocol.language import LanguageRank, LanguageRoom
+from protocol.language_phases import LanguagePhase
+from protocol.messages import EncodeRequest, LanguageRequest
 from protocol.rank import EarlyMessages
 from protocol.topology import RankId
 
@@ -87,14 +88,14 @@ def asking_the_dead(patch: pytest.MonkeyPatch) -> None:
     breaks={2},
 )
 def quarantine_from_the_living(patch: pytest.MonkeyPatch) -> None:
-    original = LanguageRank._on_peer_down
+    original = LanguageRank._conclude_failed
 
-    def on_peer_down(self: LanguageRank, down: PeerDown, now: float, actions: list[Any]) -> None:
-        original(self, down, now, actions)
-        for room in self.rooms.values():
-            room.answered = room.writer == down.peer  # as if it had given its word
+    def conclude_failed(self: LanguageRank, room: LanguageRoom, *given: Any) -> None:
+        original(self, room, *given)
+        if room.phase is LanguagePhase.QUARANTINED:
+            room.phase = LanguagePhase.ANSWERED  # as if it had given its word
 
-    patch.setattr(LanguageRank, "_on_peer_down", on_peer_down)
+    patch.setattr(LanguageRank, "_conclude_failed", conclude_failed)
 
 
 @exhibit(

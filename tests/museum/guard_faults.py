@@ -13,6 +13,7 @@ from exhibit import exhibit
 from protocol.checker.bounds import Bound, Fault
 from protocol.chunks import Chunk
 from protocol.encode import EncodeRank, EncodeRoom
+from protocol.encode_phases import EncodePhase
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import CopyOut, Encoded, Quiet
 
@@ -62,9 +63,9 @@ def written_after_cancel(patch: pytest.MonkeyPatch) -> None:
         original(self, done, now, actions)
         room = self.rooms.get((done.room, done.incarnation))
         if room is not None and room.failure:
-            reason, room.failure = room.failure, ""
+            room.phase = EncodePhase.AWAITING_OFFERS
             self._start_chunk(room, now, actions)
-            room.failure = reason
+            room.phase = EncodePhase.FAILED
 
     patch.setattr(EncodeRank, "_on_encoded", on_encoded)
 

@@ -18,6 +18,7 @@ from protocol.checker.bounds import Bound, Fault
 from protocol.chunks import Chunk, plan_chunk
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
+from protocol.language_phases import LanguagePhase
 from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer, StartWrite
 from protocol.status import LEGAL, Status, is_resume
 
@@ -242,6 +243,8 @@ def transferring_acted_on_every_turn(patch: pytest.MonkeyPatch) -> None:
         # The original polls every room at every turn. Ours looks at what moved, and takes a turn when one is due.
         self._moved[room.number] = None
         self._freed = True
+        if not news:
+            room.phase = LanguagePhase.HOLDS_CHUNK  # our table has no step that resumes a room which has resumed
         return True
 
     patch.setattr(LanguageRank, "_agree", agree)
@@ -387,9 +390,9 @@ def room_number_comes_again(patch: pytest.MonkeyPatch) -> None:
         room = self.rooms[request.room, request.incarnation]
         room.status = memory_of(self).get(request.room, room.status)
 
-    def queue(self: LanguageRank, room: LanguageRoom) -> None:
+    def queue(self: LanguageRank, room: LanguageRoom, *given: Any) -> None:
         if room.status is not Status.Success:  # the queue of new rooms has no branch for it
-            original_queue(self, room)
+            original_queue(self, room, *given)
 
     patch.setattr(LanguageRank, "_deliver", deliver)
     patch.setattr(LanguageRank, "_on_request", on_request)

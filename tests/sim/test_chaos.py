@@ -14,6 +14,7 @@ from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank, LanguageRoom
+from protocol.language_phases import LanguagePhase
 from protocol.messages import Abort, Action, Turn
 from sim.chaos import ChaosCase, ChaosOutcome, describe, draw_case, run_case, run_seed
 from sim.cluster import turns
@@ -99,7 +100,7 @@ def release_instead_of_fencing(patch: pytest.MonkeyPatch) -> None:
     concluded = LanguageRank._conclude_failed
 
     def broken(self: LanguageRank, room: LanguageRoom, reason: str, now: float, actions: list[Action]) -> None:
-        room.outstanding = False
+        room.phase = LanguagePhase.AWAITING_RESUME
         concluded(self, room, reason, now, actions)
 
     patch.setattr(LanguageRank, "_conclude_failed", broken)
