@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "bufferlab-link/1"
 CSV_FILE, JSON_FILE = "link.csv", "link.json"
-TRANSPORTS = ("tcp", "rdma")
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 1000
 MOST_BLOCK_BYTES, MOST_BATCH, MOST_THREADS, MOST_CELLS = 1 << 30, 65_536, 64, 500
 MEMORY_SHARE = 0.5
@@ -80,13 +79,15 @@ def make_sweep(
     min_gbps: float | None,
 ) -> LinkSweep:
     """Check the options of the command line. Raises UserError with one sentence."""
+    from real.engine.registry import transports
+
     blocks = _listed("--block", block, parse_size, "sizes such as 4KiB,1MiB", MOST_BLOCK_BYTES, format_size)
     batches = _listed("--batch", batch, int, "whole numbers such as 1,16,128", MOST_BATCH, str)
     counts = _listed("--threads", threads, int, "whole numbers such as 1,2", MOST_THREADS, str)
     if not FEWEST_ROUNDS <= rounds <= MOST_ROUNDS:
         raise UserError(f"--rounds is {rounds}, it must be from {FEWEST_ROUNDS} to {MOST_ROUNDS}")
-    if transport not in TRANSPORTS:
-        raise UserError(f"--transport is {transport!r}, it must be one of {', '.join(TRANSPORTS)}")
+    if transport not in (known := transports()):
+        raise UserError(f"--transport is {transport!r}, it must be one of {', '.join(known)}")
     if wrong := unused_device("--device", device, transport):
         raise UserError(f"{wrong}; give --transport rdma, or leave --device out")
     if seed < 0:
@@ -145,7 +146,7 @@ def run_sweep(
     ``show`` is given the heading, with the proved transport, before anything is measured. Raises UserError when the
     backend or the transport is not to be had here, RunFailedError when a write fails.
     """
-    if missing := examine_real():
+    if missing := examine_real(sweep.transport):
         raise UserError(missing)
     with real_errors(lambda line: print(line, file=sys.stderr)):
         from real.bench.link import measure_link
@@ -196,8 +197,12 @@ def _heading(sweep: LinkSweep, proof: TransportProof) -> dict[str, Any]:
 
 
 def _result(sweep: LinkSweep, head: dict[str, Any], report: LinkReport) -> dict[str, Any]:
-    wheel = next((name for name in MOONCAKE_WHEELS if package_version(name)), "Mooncake")
-    origin = f"bufferlab bench-link, {wheel} {package_version(wheel) or ''}".rstrip()
+    from real.engine.registry import engine_class
+
+    engine = "the socket engine of bufferlab"
+    if engine_class(sweep.transport).needs_mooncake:
+        engine = next((name for name in MOONCAKE_WHEELS if package_version(name)), "Mooncake")
+    origin = f"bufferlab bench-link, {engine} {package_version(engine) or ''}".rstrip()
     rows = [_row(sweep, head["environment"]["host"]["cpu"], origin, row) for row in report.rows]
     fastest = max(row["bw_GBps"] for row in rows)
     failures = list(report.mismatches)
@@ -260,8 +265,9 @@ def heading_text(head: dict[str, Any]) -> str:
     proof, host = environment["transport_proof"], environment["host"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     engine = " ".join(f"{name}={value}" for name, value in sorted(configuration["engine_settings"].items()))
+    writer = "the socket engine" if configuration["transport"] == "socket" else "Mooncake"
     rows = [
-        ("link", "Mooncake writes between two processes of this host"),
+        ("link", f"{writer} writes between two processes of this host"),
         ("transport", f"{proof['actual']} runs ({proof['requested']} was asked for)"),
         *(("", sentence) for sentence in proof["evidence"]),
         ("device", configuration["device"] or "any"),

@@ -45,16 +45,25 @@ from sim.streams import stream
 
 SCHEMA = "bufferlab-calibration/1"
 BASE = "tcp-loopback"
+SOCKET = "socket"
+"""The transport that resembles no other: a law of it says nothing about Mooncake, and the other way round."""
 
 
 @dataclass
 class Inputs:
-    """What the measurements hold: rows and what is wrong with others, runs, first contacts of bench-link (seconds)."""
+    """What the measurements hold: rows and what is wrong with others, runs, first contacts of bench-link (seconds),
+    and which transports are known to have been measured."""
 
     rows: list[Row] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     seen: Observed = field(default_factory=Observed)
     first_contacts_s: list[float] = field(default_factory=list)
+    transports: set[str] = field(default_factory=set)
+
+    @property
+    def transport(self) -> str | None:
+        """The transport of all measurements; None where that is not known of any, or it is more than one."""
+        return next(iter(self.transports)) if len(self.transports) == 1 else None
 
 
 def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Inputs:
@@ -62,11 +71,16 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
 
     ``progress`` is told of each when it is about to be read.
     """
-    found = Inputs()
+    from real.engine.registry import transports
+
+    found, known_transports = Inputs(), set(transports())
     for path in paths:
         progress(path.name)
         if is_finished_run(path):
-            observe(StoredRun(path), found.seen)
+            run = StoredRun(path)
+            observe(run, found.seen)
+            if run.kind == "real":
+                found.transports.add(run.config.real.transport)
             continue
         if path.is_dir():
             # What bench-link leaves; its JSON knows more than its CSV.
@@ -78,11 +92,18 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
             path = known[0]
         rows, left_out = read_rows(path)
         found.rows.extend(rows)
+        found.transports |= {row.link for row in rows} & known_transports
         found.left_out.extend(left_out)
         if path.suffix == ".json":
             contact_us = json.loads(path.read_text(encoding="utf-8")).get("first_contact_us")
             if isinstance(contact_us, int | float):
                 found.first_contacts_s.append(contact_us * MICRO)
+    if SOCKET in found.transports and len(found.transports) > 1:
+        others = " and ".join(sorted(found.transports - {SOCKET}))
+        raise UserError(
+            f"MEASUREMENTS were made over {others} and over {SOCKET}, the engine of our own: they must all be of one "
+            f"transport, since a profile is the law of one"
+        )
     if not found.rows and not found.seen.runs:
         first = found.left_out[0]
         raise UserError(f"no row can be used: {first.file} row {first.row}, {first.reason}")
@@ -187,6 +208,7 @@ def _calibrated(
         "schema": SCHEMA,
         "holdout": holdout,
         "seed": seed,
+        "transport": inputs.transport,
         "tables": reports,
         "not_fitted": not_fitted,
         "left_out": [
@@ -442,6 +464,7 @@ def _write(
         "holdout": result["holdout"],
         "seed": result["seed"],
         **{name: value for name, value in joint.items() if name not in ("parameters", "covariance", "residuals")},
+        "transport": result["transport"],
         "runs": runs,
         "assumed": assumed,
         "parameters": joint["parameters"],

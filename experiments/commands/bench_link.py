@@ -21,7 +21,7 @@ def bench_link(
     threads: Annotated[str, typer.Option("--threads", metavar="N,…", help="Threads that write.")] = "1",
     rounds: Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="Measurements of each, at least 9.")] = 9,
     transport: Annotated[
-        str, typer.Option("--transport", metavar="tcp|rdma", help="What must carry the data.")
+        str, typer.Option("--transport", metavar="tcp|rdma|socket", help="What must carry the data.")
     ] = "tcp",
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="The RDMA device. [default: any]")] = "",
     out: Annotated[

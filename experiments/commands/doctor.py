@@ -57,7 +57,11 @@ def report_text(found: Report) -> str:
         reach = " ".join(f"{name}={value}" for name, value in found["passed_variables"].items())
         lines.append(f"reach the engine: {reach}")
     lines.append("")
-    if found["real"]["works"]:
+    if only := found["real"].get("only"):
+        lines.append(f"`bufferlab real` works here over {only} alone, which needs no Mooncake: add --transport {only}")
+        if found["mend"]:
+            lines.append("To have Mooncake's transports as well:")
+    elif found["real"]["works"]:
         lines.append("`bufferlab sim` and `bufferlab real` work here." if found["simulator"]["works"] else "")
     else:
         lines.append("`bufferlab real` does not work here" + ("; to mend it:" if found["mend"] else "."))

@@ -35,7 +35,7 @@ def real(
         str | None, typer.Argument(metavar="CONFIG", help="As for sim; not needed with --role.", show_default=False)
     ] = None,
     transport: Annotated[
-        str | None, typer.Option("--transport", metavar="tcp|rdma", help="Overrides real.transport.")
+        str | None, typer.Option("--transport", metavar="tcp|rdma|socket", help="Overrides real.transport.")
     ] = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Overrides real.device; with --role for this rank.")

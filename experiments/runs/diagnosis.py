@@ -21,7 +21,7 @@ from experiments.runs.environment import (
     package_version,
     rdma_devices,
 )
-from experiments.runs.remedies import SYSTEM_LIBRARIES, Report, mend_commands
+from experiments.runs.remedies import SYSTEM_LIBRARIES, WITHOUT_MOONCAKE, Report, mend_commands
 
 IMPORT_NAMES = {"pyzmq": "zmq"}
 PROBE_TIMEOUT_S = 60.0
@@ -63,6 +63,8 @@ print(json.dumps(msgspec.to_builtins(outcome.proof)))
 
 def examine(say: Callable[[str], None] = lambda _: None) -> Report:
     """Look at everything. Nothing that may hang or crash runs in this process."""
+    from real.engine.registry import engines
+
     say("the simulator")
     simulator = _probe([sys.executable, "-c", SIMULATOR_PROBE])
     say("the import of Mooncake")
@@ -78,32 +80,39 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Report:
         "simulator": {"works": simulator["works"], "reason": simulator["reason"]},
         "transports": {},
     }
-    for transport in ("tcp", "rdma"):
-        if not installed["mooncake_imports"]["works"]:
+    for transport, engine in engines().items():
+        has_devices = transport in engine.device_transports
+        if engine.needs_mooncake and not installed["mooncake_imports"]["works"]:
             result: Report = {"works": False, "reason": "Mooncake cannot be imported", "proof": None}
         elif absent:
             result = {"works": False, "reason": f"{' and '.join(absent)} not installed", "proof": None}
-        elif transport == "rdma" and not devices:
+        elif has_devices and not devices:
             result = {"works": False, "reason": "no RDMA device on this host", "proof": None}
         else:
             say(f"a real transfer over {transport}")
-            device = devices[0] if transport == "rdma" else ""
+            device = devices[0] if has_devices else ""
             result = _probe([sys.executable, "-c", TRANSPORT_PROBE, transport, device])
             result["proof"] = _last_json(result.pop("output")) if result["works"] else None
         found["transports"][transport] = {key: result[key] for key in ("works", "reason", "proof")}
     if installed["mooncake_imports"]["works"] and not absent and not found["transports"]["tcp"]["works"]:
         found["broken"] = _broken_packages()
-    found["real"] = {"works": any(one["works"] for one in found["transports"].values())}
+    works = [name for name, one in found["transports"].items() if one["works"]]
+    without = [name for name in works if not engines()[name].needs_mooncake]
+    found["real"] = {"works": bool(works), "only": without[0] if works and works == without else ""}
     found["mend"] = mend_commands(found)
     return found
 
 
-def examine_real() -> str:
+def examine_real(transport: str | None = "tcp") -> str:
     """Why the real backend cannot start here, in one sentence with the command that mends it; empty when it can.
 
-    Quicker than ``examine``: it looks and imports, but transfers nothing.
+    Quicker than ``examine``: it looks and imports, but transfers nothing. ``transport``: what is to carry the data;
+    None where only others know that, and then Mooncake may be absent.
     """
-    found = _installed()
+    from real.engine.registry import engine_class
+
+    needs_mooncake = transport is not None and engine_class(transport).needs_mooncake
+    found = _installed(look_for_mooncake=needs_mooncake)
     if found["absent"]:
         reason = f"{' and '.join(found['absent'])} {'is' if len(found['absent']) == 1 else 'are'} not installed"
     elif not found["mooncake_imports"]["works"]:
@@ -114,18 +123,23 @@ def examine_real() -> str:
     commands = [line for line in lines if not line.startswith("#")]
     mend = "".join(f"; {line.lstrip('# ')}" for line in lines if line.startswith("#"))
     mend += f"; to mend it, run: {' && '.join(commands)}" if commands else ""
+    if needs_mooncake and not found["absent"]:
+        mend += f"; {WITHOUT_MOONCAKE}"
     return f"the real backend cannot start because {reason}{mend}"
 
 
-def _installed() -> Report:
-    """What the commands that mend depend on."""
+def _installed(*, look_for_mooncake: bool = True) -> Report:
+    """What the commands that mend depend on. Without ``look_for_mooncake`` it counts as there: nobody needs it."""
     from real.engine import variables
 
     wheels = {name: version for name in MOONCAKE_WHEELS if (version := package_version(name))}
     return {
         "mooncake_wheels": wheels,
-        "mooncake_imports": _import_mooncake(wheels),
-        "system_libraries": {package: _loads(library) for library, package in SYSTEM_LIBRARIES.items()},
+        "mooncake_imports": _import_mooncake(wheels) if look_for_mooncake else {"works": True, "reason": ""},
+        "mooncake_needed": look_for_mooncake,
+        "system_libraries": {
+            package: not look_for_mooncake or _loads(library) for library, package in SYSTEM_LIBRARIES.items()
+        },
         "absent": [name for name in REAL_PACKAGES if importlib.util.find_spec(IMPORT_NAMES.get(name, name)) is None],
         "removed_variables": sorted({*variables.foreign(os.environ), *variables.taken_out()}),
         "passed_variables": variables.passed(os.environ),

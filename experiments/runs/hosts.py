@@ -106,7 +106,7 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
 
     Raises UserError when this rank cannot take part, RunFailedError when the run is broken off.
     """
-    missing = examine_real()
+    missing = examine_real(config.real.transport if config is not None else None)
     if missing:
         raise UserError(missing)
     with real_errors(say):

@@ -42,7 +42,7 @@ def run_measured(
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> dict[str, Any]:
-    """Run all replications over Mooncake into ``target`` and return the summary.
+    """Run all replications over ``real.transport`` into ``target`` and return the summary.
 
     ``draw`` adds figures to it; ``experiments.figures.directory.drawing`` makes one.
     ``begin`` is told what the requests are, once nothing can be refused any more.
@@ -53,7 +53,7 @@ def run_measured(
     config.check_real(None if meeting is not None else int(memory_bytes() * REAL_MEMORY_SHARE) or 2**63)
     check_requests(config, "real")
     traffic = traffic_of(config)
-    missing = examine_real()
+    missing = examine_real(config.real.transport)
     if missing:
         raise UserError(missing)
     with real_errors(notice):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -49,6 +50,10 @@ OTHER_NAMES = {
 MOONCAKE_REQUIREMENT = "mooncake-transfer-engine-non-cuda>=0.3.13"
 REAL_REQUIREMENTS = {"torch": "torch>=2.6", "pyzmq": "pyzmq>=27.0", "aiohttp": "aiohttp>=3.12", "psutil": "psutil>=7.0"}
 
+WITHOUT_MOONCAKE = "without Mooncake, --transport socket (real.transport) measures over this package's own sockets"
+WHEELS_ARE_FOR = ("Linux", ("x86_64", "amd64"))
+"""The system and the machines that Mooncake's wheels are built for."""
+
 _NO_LIBRARY = re.compile(r"(lib[\w+.-]+\.so[\d.]*): cannot open shared object file")
 _OLD_LIBC = re.compile(r"version [`'](GLIBC_[\d.]+)' not found")
 _OLD_LIBSTDCXX = re.compile(r"(\S+): version [`']((?:GLIBCXX|CXXABI)_[\d.]+)' not found")
@@ -75,6 +80,12 @@ def _lines(found: Report) -> Iterator[str]:
         yield f"# {stranger} stands in the way of Mooncake's own modules: rename or remove it"
         return
     wheels = found["mooncake_wheels"]
+    here = (platform.system(), platform.machine())
+    if reason and not wheels and (here[0] != WHEELS_ARE_FOR[0] or here[1].lower() not in WHEELS_ARE_FOR[1]):
+        if missing := [REAL_REQUIREMENTS[name] for name in found["absent"]]:
+            yield f"{pip} install {' '.join(shlex.quote(one) for one in missing)}"
+        yield f"# Mooncake's wheels are for Linux on x86-64, this is {' on '.join(here)}: {WITHOUT_MOONCAKE}"
+        return
     absent = [name for name in _missing_libraries(found, reason) if not _CUDA_LIBRARY.match(name)]
     if absent:
         yield from _install(absent)
@@ -90,10 +101,10 @@ def _lines(found: Report) -> Iterator[str]:
         return
     requirements = [REAL_REQUIREMENTS[name] for name in found["absent"]]
     wrong_kind = bool(_CUDA_LIBRARY.match(library := _named_library(reason))) and len(wheels) == 1
-    if len(wheels) > 1 or wrong_kind:
+    if found.get("mooncake_needed", True) and (len(wheels) > 1 or wrong_kind):
         # Wheels install the same files, so whichever came last has broken the others; one for GPUs needs their driver.
         yield f"{pip} uninstall -y {' '.join(wheels)}"
-    if len(wheels) != 1 or wrong_kind:
+    if found.get("mooncake_needed", True) and (len(wheels) != 1 or wrong_kind):
         requirements.append(MOONCAKE_REQUIREMENT)
     elif _TORN.search(reason) and not absent:
         yield f"{pip} install --force-reinstall --no-deps {next(iter(wheels))}"

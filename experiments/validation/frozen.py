@@ -10,16 +10,18 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from protocol.naming import did_you_mean
-from sim.network.link import LinkProfile, profile_from, profile_names
+from sim.network.link import CALIBRATION, LinkProfile, profile_from, profile_names
 
 
 @dataclass(frozen=True)
 class FrozenProfile:
-    """``name`` as it was given, ``digest``: SHA-256 of the file's bytes in hexadecimal digits."""
+    """``name`` as it was given, ``digest``: SHA-256 of the file's bytes in hexadecimal digits. ``transport``: of the
+    measurements that it was calibrated on, "" where the file does not say."""
 
     name: str
     digest: str
     link: LinkProfile
+    transport: str = ""
 
 
 def freeze(name: str | Path) -> FrozenProfile:
@@ -40,7 +42,10 @@ def freeze(name: str | Path) -> FrozenProfile:
         except OSError as error:
             raise UserError(f"--profile is {given!r}, which cannot be read: {error.strerror}") from None
     try:
-        link = profile_from(tomllib.loads(content.decode()), name=given if given in shipped else Path(given).stem)
+        fields = tomllib.loads(content.decode())
+        link = profile_from(fields, name=given if given in shipped else Path(given).stem)
     except ValueError as error:  # not UTF-8, no TOML, or no good profile
         raise UserError(f"--profile is {given!r}, it must be a good link profile: {error}") from None
-    return FrozenProfile(given, hashlib.sha256(content).hexdigest(), link)
+    calibration = fields.get(CALIBRATION)
+    transport = calibration.get("transport", "") if isinstance(calibration, dict) else ""
+    return FrozenProfile(given, hashlib.sha256(content).hexdigest(), link, str(transport))

@@ -18,6 +18,7 @@ def lacks(run: StoredRun, profile: FrozenProfile) -> Iterator[str]:
     if run.kind != "real":
         return
     config, link = run.config, profile.link
+    yield from _other_transport(config.real.transport, profile.transport)
     host = link.host
     processes = _processes(config)
     if host is None:
@@ -36,6 +37,17 @@ def lacks(run: StoredRun, profile: FrozenProfile) -> Iterator[str]:
             f"this profile does not say how late a thread wakes up (wakeup_s is 0): loops turned every "
             f"{1e3 * slow_s:g} ms, and their threads slept in between; {REMEDY}"
         )
+
+
+def _other_transport(measured: str, described: str) -> Iterator[str]:
+    """The socket engine and Mooncake's transports say nothing about each other; a shipped profile is of the latter."""
+    if "socket" not in (measured, described) or measured == described:
+        return
+    of = f"over {described}" if described else "of Mooncake's transports or of data sheets"
+    yield (
+        f"this profile was made from measurements {of}, and the runs went over {measured}: it does not describe them; "
+        f"bufferlab calibrate makes one from runs over {measured}"
+    )
 
 
 def all_lacks(runs: Sequence[StoredRun], profile: FrozenProfile) -> list[str]:

@@ -39,6 +39,7 @@ from real.bench.side import (
     Timed,
     Write,
 )
+from real.control.guard import new_token
 from real.engine.proof import TransportProof, sent_counters, with_traffic
 from real.engine.variables import cleaned
 from real.errors import EngineError, EngineMissing, EngineStartError
@@ -157,6 +158,7 @@ class LinkBench:
         host: str = "127.0.0.1",
         spawn: Spawn = spawn,
     ) -> None:
+        token = new_token()
         self._specs = {
             is_source: SideSpec(
                 is_source=is_source,
@@ -166,6 +168,7 @@ class LinkBench:
                 seed=seed,
                 memory_bytes=memory_bytes,
                 numbers=numbers,
+                token=token,
             )
             for is_source in (True, False)
         }

@@ -26,6 +26,7 @@ from typing import BinaryIO, NoReturn
 import msgspec
 import numpy as np
 
+from real.control.guard import guard_of
 from real.engine.base import TransferEngine
 from real.engine.proof import TransportProof
 from real.engine.registry import start_engine
@@ -64,7 +65,8 @@ class Cell(msgspec.Struct, frozen=True, order=True):
 
 
 class SideSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a side needs to start. ``memory_bytes``: the largest cell; ``numbers``: measurements to come."""
+    """What a side needs to start. ``memory_bytes``: the largest cell; ``numbers``: measurements to come;
+    ``token``: what both sides hold, and no stranger."""
 
     is_source: bool
     host: str
@@ -73,6 +75,7 @@ class SideSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     memory_bytes: int
     numbers: int
+    token: str = ""
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
@@ -323,7 +326,7 @@ def serve_socket(listener: socket.socket, memory: np.ndarray) -> None:
 
 
 def _serve(spec: SideSpec, next_task: Callable[[], bytes], answer: Callable[[Answer], None]) -> NoReturn:
-    engine = start_engine(spec.transport, host=spec.host, device=spec.device)
+    engine = start_engine(spec.transport, host=spec.host, device=spec.device, guard=guard_of(spec.token))
     pattern = Pattern(spec.seed)
     memory = allocate(spec.memory_bytes + (spec.numbers + 1) * SHIFT_BYTES if spec.is_source else spec.memory_bytes)
     engine.register_region(int(memory.ctypes.data), len(memory), "the memory")

@@ -112,6 +112,9 @@ class TransferEngine(ABC):
     serves_strangers: ClassVar[bool] = True
     """Whether whoever reaches its port can write to registered memory, also without the run's token."""
 
+    needs_mooncake: ClassVar[bool] = False
+    """Whether Mooncake must import here."""
+
     no_gpu_memory: ClassVar[str] = ""
     """Why a GPU's memory cannot be used where ``takes_gpu_memory`` says so, with what mends it."""
 

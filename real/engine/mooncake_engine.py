@@ -57,6 +57,7 @@ class MooncakeEngine(TransferEngine):
     device_transports: ClassVar[frozenset[str]] = frozenset({"rdma"})
     # A connection without progress for 2 s is given up, and one whose peer does not answer for 2 s more (`settings`).
     late_write_s: ClassVar[float] = 5.0
+    needs_mooncake: ClassVar[bool] = True
     no_gpu_memory: ClassVar[str] = (
         "the installed Mooncake wheel cannot use GPU memory; run: "
         "pip uninstall mooncake-transfer-engine-non-cuda && pip install 'bufferlab[real-cuda12]'"

@@ -103,6 +103,16 @@ def with_traffic(
     return TransportProof(requested=proof.requested, actual=proof.actual, evidence=evidence)
 
 
+def with_own_traffic(proof: TransportProof, counted: Sequence[Traffic], ranks: int) -> TransportProof:
+    """The proof with what the engines of a run counted themselves; of ``ranks`` in all, some may have given none."""
+    whole = sum(counted, Traffic())
+    sentence = (
+        f"by their own counters the {proof.actual} engines of {len(counted)} of {ranks} ranks sent {whole.sent_bytes} "
+        f"bytes that were acknowledged, and placed {whole.placed_bytes}"
+    )
+    return TransportProof(proof.requested, proof.actual, [*proof.evidence, sentence])
+
+
 def _add(counters: dict[str, int], name: str, path: Path, unit: int = 1) -> None:
     try:
         counters[name] = unit * int(path.read_text())

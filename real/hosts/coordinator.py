@@ -24,6 +24,7 @@ from real.control.addresses import is_loopback, listen
 from real.control.clocks import Clock, RoundTrip, best_offset
 from real.control.guard import Guard, Refusal, Refusals
 from real.control.spec import RankSpec
+from real.engine.registry import engines
 from real.errors import EngineStartError
 from real.hosts.joining import (
     BEAT_S,
@@ -383,8 +384,8 @@ class Coordinator:
         if join.sources != self._sources:
             return "it runs other sources than the coordinator; install the same version on all hosts"
         transport = (self._config or {}).get("real", {}).get("transport")
-        if join.device and transport == "tcp":
-            return f"--device is {join.device!r}, which has no effect in a run over tcp: only rdma has devices"
+        if join.device and transport in engines() and transport not in engines()[transport].device_transports:
+            return f"--device is {join.device!r}, which has no effect in a run over {transport}: only rdma has devices"
         if join.config is not None and self._config is not None:
             difference = first_difference(self._config, join.config)
             if difference is not None:

@@ -93,7 +93,10 @@ class Equipment:
 
     def refused(self) -> list[Refusal]:
         """Who came to the ports and did not hold the run's token."""
-        return [*self.inbox.refused(), *(self._registry.strangers() if self._registry is not None else [])]
+        port = f"engine port of {self._spec.rank_id}"
+        at_engine = [Refusal(port, address, count) for address, count in sorted(self.engine.strangers().items())]
+        at_registry = self._registry.strangers() if self._registry is not None else []
+        return [*self.inbox.refused(), *at_registry, *at_engine]
 
     def close(self) -> None:
         """Close the ports, when what was said has left; the ways to others must have been closed before."""

@@ -15,7 +15,7 @@ from protocol.status import Status
 from protocol.topology import RankId
 from real.control.guard import Refusal
 from real.control.route import Route
-from real.engine.proof import TransportProof
+from real.engine.proof import Traffic, TransportProof
 from real.run.usage import Usage
 
 ORDER = b"bufferlab-order"
@@ -109,7 +109,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     apart from it ``rooms_quarantined`` with ``blocks_fenced``, whose writer's process is gone and which wait for the
     end of the quarantine. ``frames_dropped``: control frames that were damaged. ``messages_stale``: those from or for a
     process that has ended. ``refused``: who came to its ports and did not hold the run's token. ``usage``: where its
-    processor time went; None where the kernel does not say. What it recorded comes before, as Records.
+    processor time went; None where the kernel does not say. ``traffic``: what its engine has
+    counted; None for one that counts nothing. What it recorded comes before, as Records.
     """
 
     rank_id: RankId
@@ -125,6 +126,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     ignored_messages: int
     usage: Usage | None = None
     refused: list[Refusal] = []
+    traffic: Traffic | None = None
 
 
 Told = tuple[float, int, Event, Status | None, int, int, str]

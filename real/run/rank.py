@@ -240,6 +240,7 @@ class RankProcess:
             ignored_messages=core.ignored_messages,
             usage=self._usage,
             refused=self.equipment.refused(),
+            traffic=self.equipment.engine.traffic(),
         )
 
 

@@ -22,7 +22,7 @@ from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.counts import Counts
-from real.engine.proof import TransportProof, with_traffic
+from real.engine.proof import TransportProof, with_own_traffic, with_traffic
 from real.errors import EngineError, in_words
 from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart, slowest_of
 from real.run.accounts import Accounts
@@ -628,7 +628,7 @@ class Router:
         return RealOutcome(
             requests=self._submitted,
             records=records,
-            proof=self._proof(records, counters),
+            proof=self._proof(records, counters, reports),
             verified_rooms=sum(report.verified_rooms for report in reports),
             verified_bytes=sum(report.verified_bytes for report in reports),
             mismatches=[difference for report in reports for difference in report.differences],
@@ -666,7 +666,9 @@ class Router:
         if self._ranks.verify and delivered != compared:
             yield f"{rank_id} delivered {delivered} embeddings and compared {compared}"
 
-    def _proof(self, records: Iterable[Record], counters: Mapping[str, Mapping[str, int]]) -> TransportProof:
+    def _proof(
+        self, records: Iterable[Record], counters: Mapping[str, Mapping[str, int]], reports: Sequence[Report]
+    ) -> TransportProof:
         """The first rank's proof, with what each host sent while its ranks wrote."""
         hosts = self._ranks.hosts
         proof = self._ranks.proofs[min(self._ranks.proofs)]
@@ -678,4 +680,5 @@ class Router:
             if written[host] or len(counters) == 1:
                 where = f"on {host}, " if len(counters) > 1 else ""
                 proof = with_traffic(proof, counters[host], after, written[host], where)
-        return proof
+        counted = [report.traffic for report in reports if report.traffic is not None]
+        return with_own_traffic(proof, counted, len(self._ranks.ids)) if counted else proof

@@ -149,7 +149,8 @@ def part_of(thread_id: int, name: str, main: int, python: Mapping[int, str], unn
     if thread_id == main:
         return Part.MAIN
     if thread_id in python:
-        return Part.WRITER if python[thread_id].startswith("writer ") else Part.OTHER
+        whose = {"writer": Part.WRITER, "engine": Part.ENGINE}
+        return whose.get(python[thread_id].partition(" ")[0], Part.OTHER)
     return next((part for start, part in _NATIVE_NAMES.items() if name.startswith(start)), unnamed)
 
 

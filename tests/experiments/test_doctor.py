@@ -92,7 +92,9 @@ def test_another_module_of_that_name_is_named(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(diagnosis, "REAL_PACKAGES", ())
     told = diagnosis.examine_real()
     assert f"the module mooncake is {other / 'mooncake'})" in told
-    assert told.endswith(f"{other / 'mooncake'} stands in the way of Mooncake's own modules: rename or remove it")
+    assert told.endswith(
+        f"{other / 'mooncake'} stands in the way of Mooncake's own modules: rename or remove it; {remedies.WITHOUT_MOONCAKE}"
+    )
     assert "pip" not in told
 
 
@@ -169,8 +171,49 @@ def test_the_command(bufferlab: Any) -> None:
     assert ended.status == 0, ended
     found = json.loads(ended.out)
     assert found["simulator"]["works"] is True
-    assert found["transports"].keys() == {"tcp", "rdma"}
+    assert found["transports"].keys() == {"tcp", "rdma", "socket"}
     assert all(result["works"] or result["reason"] for result in found["transports"].values())
     if found["mooncake_imports"]["works"] and not found["absent"]:
         assert found["transports"]["tcp"]["works"] is True, found["transports"]
         assert found["transports"]["tcp"]["proof"]["actual"] == "tcp"
+    if not found["absent"]:
+        assert found["transports"]["socket"]["works"] is True, found["transports"]
+        assert found["transports"]["socket"]["proof"]["actual"] == "socket"
+
+
+@pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64")])
+def test_where_mooncake_cannot_be_installed_the_socket_engine_is_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str
+) -> None:
+    monkeypatch.setattr(remedies.platform, "system", lambda: system)
+    monkeypatch.setattr(remedies.platform, "machine", lambda: machine)
+    none = {"mooncake_wheels": {}, "mooncake_imports": broken(diagnosis.ABSENT)}
+    libraries = dict.fromkeys(HEALTHY["system_libraries"], False)
+    (line,) = mend(**none, system_libraries=libraries)
+    assert line.startswith(
+        f"# Mooncake's wheels are for Linux on x86-64, this is {system} on {machine}: without Mooncake"
+    )
+    assert "--transport socket" in line
+    first, last = mend(**none, system_libraries=libraries, absent=["torch"])
+    assert first.endswith("-m pip install 'torch>=2.6'")
+    assert last == line
+
+
+def test_without_mooncake_only_socket_works_and_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(command: list[str], without: Any = ()) -> Report:
+        if command[-2:] == ["socket", ""]:
+            return {"works": True, "reason": "", "output": json.dumps({"actual": "socket"})}
+        works = command[-1] == diagnosis.SIMULATOR_PROBE
+        return {"works": works, "reason": "" if works else diagnosis.ABSENT, "output": ""}
+
+    monkeypatch.setattr(diagnosis, "_probe", probe)
+    monkeypatch.setattr(diagnosis, "package_version", lambda name: None if "mooncake" in name else "1")
+    monkeypatch.setattr(diagnosis, "REAL_PACKAGES", ())
+    found = examine()
+    assert found["real"] == {"works": True, "only": "socket"}
+    assert not found["transports"]["tcp"]["works"]
+    text = report_text(found)
+    assert "`bufferlab real` works here over socket alone, which needs no Mooncake: add --transport socket" in text
+    assert "-m pip install 'mooncake-transfer-engine-non-cuda>=0.3.13'" in text.splitlines()[-1]
+    assert diagnosis.examine_real("tcp").endswith(remedies.WITHOUT_MOONCAKE)
+    assert diagnosis.examine_real("socket") == ""

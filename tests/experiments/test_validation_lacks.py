@@ -46,6 +46,25 @@ def test_processes_that_shared_processors_need_a_host() -> None:
 
 
 @pytest.mark.parametrize(
+    ("measured", "described", "part"),
+    [
+        ("socket", "socket", ""),
+        ("tcp", "tcp", ""),
+        ("tcp", "", ""),
+        ("socket", "", "of Mooncake's transports or of data sheets, and the runs went over socket"),
+        ("socket", "tcp", "over tcp, and the runs went over socket"),
+        ("tcp", "socket", "over socket, and the runs went over tcp"),
+    ],
+)
+def test_the_socket_engine_and_mooncake_say_nothing_about_each_other(measured: str, described: str, part: str) -> None:
+    config = load("validation-cell", [f"real.transport={measured}"])
+    chosen = FrozenProfile("mine", "0", freeze("tcp-loopback").link, described)
+    sentences = said(Run(config, processors=8), chosen)
+    assert len(sentences) == bool(part)
+    assert all(part in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
     ("settings", "fields", "part"),
     [
         (["language.tp=2"], {"host": HostCosts()}, "no all-reduces"),

@@ -272,7 +272,7 @@ FINE: dict[str, Any] = {
         ({"batch": "0"}, "--batch is '0', each must be from 1 to 65536"),
         ({"threads": "65"}, "--threads is '65', each must be from 1 to 64"),
         ({"rounds": 8}, "--rounds is 8, it must be from 9 to 1000"),
-        ({"transport": "udp"}, "--transport is 'udp', it must be one of tcp, rdma"),
+        ({"transport": "udp"}, "--transport is 'udp', it must be one of tcp, rdma, socket"),
         ({"seed": -1}, "--seed is -1, it must be at least 0"),
         ({"min_gbps": 0.0}, "--min-GBps is 0.0, it must be a finite number more than 0"),
         ({"min_gbps": float("nan")}, "--min-GBps is nan, it must be"),

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AliasChoices,
+    BeforeValidator,
     Field,
 )
 
 from experiments.config.sections.base import Duration, Section
+from protocol.naming import did_you_mean
+
+
+def _transport(value: Any) -> Any:
+    """The name of a registered engine's transport."""
+    from real.engine.registry import transports
+
+    known = transports()
+    if value not in known:
+        raise ValueError(f"must be one of {', '.join(known)}{did_you_mean(value, known)}")
+    return value
 
 
 class Run(Section):
@@ -37,8 +49,8 @@ class Slo(Section):
 class Real(Section):
     """What only the real backend needs."""
 
-    transport: Literal["tcp", "rdma"] = "tcp"
-    """What Mooncake is asked to use; a run in which it used something else stops."""
+    transport: Annotated[str, BeforeValidator(_transport)] = "tcp"
+    """What carries the data: Mooncake's tcp or rdma, or our own socket engine; a run in which another one ran stops."""
     device: str = ""
     """The network device, for rdma."""
     memory: Literal["auto", "host", "gpu"] = "auto"
