@@ -22,7 +22,8 @@
 
 # %%
 from experiments.figures.sweeps import plot_ecdf, plot_tradeoff, plot_u_shape
-from experiments.sweeps.sweep import make_plan, run_sweep
+from experiments.sweeps.plan import make_plan
+from experiments.sweeps.sweep import run_sweep
 
 # %% [markdown]
 # A plan is a shipped example (`bufferlab examples` lists them) or a file of your own, and values for the fields that

@@ -24,7 +24,8 @@ from experiments.figures.pages import MarkedPage, check_figure
 from experiments.figures.style import COLOURS, new_figure, plain_log_axis, save
 from experiments.progress import bar
 from experiments.stats.intervals import Estimate, across_replications
-from experiments.sweeps.sweep import make_plan, run_sweep
+from experiments.sweeps.plan import make_plan
+from experiments.sweeps.sweep import run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd

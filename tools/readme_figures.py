@@ -22,7 +22,8 @@ from experiments.figures.pages import check_figure
 from experiments.figures.style import save
 from experiments.figures.sweeps import plot_u_shape
 from experiments.progress import bar
-from experiments.sweeps.sweep import make_plan, run_sweep
+from experiments.sweeps.plan import make_plan
+from experiments.sweeps.sweep import run_sweep
 from experiments.sweeps.text import plan_text, sweep_text
 from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests

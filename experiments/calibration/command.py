@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,31 +11,27 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from experiments.calibration.bench_link import CSV_FILE, JSON_FILE
-from experiments.calibration.host.host import Account, Found, accounts_of, host_costs, tells_inputs, why_unfit
-from experiments.calibration.host.software import SIMULATED, asleep, first_contact, link_law, software
+from experiments.calibration.host.host import Account, Found, host_costs
+from experiments.calibration.host.software import asleep, first_contact, link_law, software
 from experiments.calibration.host.spreads import spreads
 from experiments.calibration.input.groups import Group, split
-from experiments.calibration.input.rows import MICRO, LeftOut, Row, read_rows
-from experiments.calibration.input.runs import Observed, observe
+from experiments.calibration.input.reading import Inputs, read_accounts, read_inputs
+from experiments.calibration.input.runs import Observed
 from experiments.calibration.input.tables import (
-    DIMENSIONS,
     HOLDOUTS,
     describe,
     fit_table,
-    held_out,
-    predict,
     predict_table,
     repeat_spread,
 )
-from experiments.calibration.laws.cells import Cells, cells_of
-from experiments.calibration.laws.choosing import Chosen, choose
+from experiments.calibration.joint import joint_law, joint_report, next_step
+from experiments.calibration.laws.cells import Cells
+from experiments.calibration.laws.choosing import Chosen
 from experiments.calibration.laws.fitting import Fit, certainty
-from experiments.calibration.profiles import REFUSED, NoProfileError, make_profile, write_profile
+from experiments.calibration.profiles import NoProfileError, make_profile, write_profile
 from experiments.errors import UserError
 from experiments.files import Claim
 from experiments.progress import Step
-from experiments.runs.rundir import StoredRun, is_finished_run
 from experiments.stats.intervals import Estimate, unbounded
 from protocol.naming import did_you_mean
 from sim.network.link import HOST, LinkProfile, load_profile
@@ -45,93 +39,6 @@ from sim.streams import stream
 
 SCHEMA = "bufferlab-calibration/1"
 BASE = "tcp-loopback"
-SOCKET = "socket"
-"""The transport that resembles no other: a law of it says nothing about Mooncake, and the other way round."""
-
-
-@dataclass
-class Inputs:
-    """What the measurements hold: rows and what is wrong with others, runs, first contacts of bench-link (seconds),
-    and which transports are known to have been measured."""
-
-    rows: list[Row] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    seen: Observed = field(default_factory=Observed)
-    first_contacts_s: list[float] = field(default_factory=list)
-    transports: set[str] = field(default_factory=set)
-
-    @property
-    def transport(self) -> str | None:
-        """The transport of all measurements; None where that is not known of any, or it is more than one."""
-        return next(iter(self.transports)) if len(self.transports) == 1 else None
-
-
-def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Inputs:
-    """Read all measurements. Raises UserError for one that cannot be used, or if no row of any can.
-
-    ``progress`` is told of each when it is about to be read.
-    """
-    from real.engine.registry import transports
-
-    found, known_transports = Inputs(), set(transports())
-    for path in paths:
-        progress(path.name)
-        if is_finished_run(path):
-            run = StoredRun(path)
-            observe(run, found.seen)
-            if run.kind == "real":
-                found.transports.add(run.config.real.transport)
-            continue
-        if path.is_dir():
-            # What bench-link leaves; its JSON knows more than its CSV.
-            known = [path / name for name in (JSON_FILE, CSV_FILE) if (path / name).is_file()]
-            if not known:
-                raise UserError(
-                    f"MEASUREMENTS has {str(path)!r}, it must be a CSV file, bench-link output or a run directory"
-                )
-            path = known[0]
-        rows, left_out = read_rows(path)
-        found.rows.extend(rows)
-        found.transports |= {row.link for row in rows} & known_transports
-        found.left_out.extend(left_out)
-        if path.suffix == ".json":
-            contact_us = json.loads(path.read_text(encoding="utf-8")).get("first_contact_us")
-            if isinstance(contact_us, int | float):
-                found.first_contacts_s.append(contact_us * MICRO)
-    if SOCKET in found.transports and len(found.transports) > 1:
-        others = " and ".join(sorted(found.transports - {SOCKET}))
-        raise UserError(
-            f"MEASUREMENTS were made over {others} and over {SOCKET}, the engine of our own: they must all be of one "
-            f"transport, since a profile is the law of one"
-        )
-    if not found.rows and not found.seen.runs:
-        first = found.left_out[0]
-        raise UserError(f"no row can be used: {first.file} row {first.row}, {first.reason}")
-    return found
-
-
-def read_accounts(asked: Sequence[Path], measurements: Sequence[Path]) -> list[Account]:
-    """What the processes of measured runs kept account of: those of ``asked``, or else of the runs in ``measurements``.
-
-    Raises UserError for a run in ``asked`` that keeps none, and where all of them together tell no costs.
-    """
-    if not asked:
-        return [account for path in measurements if is_finished_run(path) for account in accounts_of(StoredRun(path))]
-    found = []
-    for path in asked:
-        if not is_finished_run(path):
-            raise UserError(f"--accounts has {str(path)!r}, it must be a finished run directory (with a summary.json)")
-        run = StoredRun(path)
-        reason = why_unfit(run)
-        if reason is not None:
-            raise UserError(f"--accounts has {str(path)!r}, {reason}")
-        found += accounts_of(run)
-    if not any(map(tells_inputs, found)):
-        raise UserError(
-            "--accounts has only runs whose groups have several ranks, it must have one with encode.tp = 1 and "
-            "language.tp = 1 as well: only that tells what an input costs"
-        )
-    return found
 
 
 def calibrate(
@@ -229,12 +136,12 @@ def _calibrated(
     if out is None and not asked:
         return result
     try:
-        joint = _joint(fitted, holdout, from_runs, runs_decide=runs_decide)
-        result["joint"] = _joint_report(joint, seed)
+        joint = joint_law(fitted, holdout, from_runs, runs_decide=runs_decide)
+        result["joint"] = joint_report(joint, seed)
         result["predictions"] = [predict_table(joint.chosen, joint.cells, group) for group in asked]
         made = None if out is None else make_profile(out.stem, joint.chosen.fit, around, taken_from)
     except NoProfileError as error:
-        none = NoProfileError(f"{error}; {_next_step(fitted, reports)}")
+        none = NoProfileError(f"{error}; {next_step(fitted, reports)}")
         none.report = {**result, "no_profile": str(none)}
         raise none from None
     if out is not None and made is not None:
@@ -296,93 +203,6 @@ def _select(
 
 def _table(group: Group) -> str:
     return group.rows[0].table
-
-
-# --- one law for several tables, or for the writes of runs ---
-
-
-@dataclass(frozen=True)
-class Joint:
-    """A law that a profile can say, the cells it was fitted to, and where these are from; ``hidden`` rows were not."""
-
-    chosen: Chosen
-    cells: Cells
-    tables: tuple[str, ...] = ()
-    rows: tuple[Row, ...] = ()
-    hidden: tuple[Row, ...] = ()
-
-
-def _joint(
-    groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Cells] | None, *, runs_decide: bool = False
-) -> Joint:
-    """Tables decide what a write costs; where there are none, or ``runs_decide`` and have a law, writes of runs do."""
-    if runs_decide and from_runs is not None and float(np.abs(from_runs[0].fit.errors).mean()) <= REFUSED:
-        return Joint(*from_runs)
-    parts: dict[bool, list[Row]] = {False: [], True: []}
-    for group in groups:
-        for row, hidden in zip(group.rows, held_out(len(group.rows), holdout), strict=True):
-            parts[hidden].append(row)
-    seen = parts[False]
-    if len(seen) >= 2:
-        cells = cells_of(seen)
-        chosen = choose(cells, SIMULATED, may_fill=False)
-        if chosen is not None:
-            return Joint(chosen, cells, tuple(group.name for group in groups), tuple(seen), tuple(parts[True]))
-    if from_runs is not None:
-        return Joint(*from_runs)
-    raise NoProfileError(
-        "nothing says what a write costs: there are too few rows, or writes of different sizes, for a law"
-    )
-
-
-def _next_step(groups: Sequence[Group], reports: Sequence[dict[str, Any]]) -> str:
-    """What makes a profile after all."""
-    measure = "bufferlab bench-link --out runs/bench-link"
-    if not groups:
-        return f"measure the link with {measure}, and give the folder runs/bench-link beside what is given now"
-    alone = [
-        one["name"] for one in reports if one["simulated"] and one["mean_error"] <= REFUSED and len(groups) > 1
-    ]  # fmt: skip
-    one_table = f"fit only tables of one link with --table (alone it goes for {', '.join(alone)}), or " if alone else ""
-    return f"{one_table}measure the link with {measure}, and give the folder runs/bench-link in place of these tables"
-
-
-def _joint_report(joint: Joint, seed: int) -> dict[str, Any]:
-    errors = np.abs(joint.chosen.fit.errors)
-    sure = certainty(joint.chosen.fit, joint.cells, stream(seed, 0, "calibration", "joint"))
-    columns = (joint.cells.size_bytes, joint.cells.pieces, joint.cells.threads)
-    asked = [abs(line["error"]) for line in predict(joint.chosen, joint.hidden, None)] if joint.hidden else []
-    held = {"rows": len(asked), "mean_error": float(np.mean(asked)), "max_error": max(asked)} if asked else None
-    return {
-        "form": joint.chosen.name,
-        "formula": joint.chosen.fit.form.formula,
-        "tables": list(joint.tables),
-        "fitted_rows": len(joint.cells),
-        "mean_error": float(errors.mean()),
-        "max_error": float(errors.max()),
-        "cross_validated_error": joint.chosen.cross_error,
-        "held_out": held,
-        "alike_in_all_rows": [name for name, one in zip(DIMENSIONS, columns, strict=True) if len(set(one)) == 1],
-        **describe(joint.chosen, sure),
-        "residuals": _residuals(joint),
-    }
-
-
-def _residuals(joint: Joint) -> list[dict[str, Any]]:
-    said = joint.chosen.fit.seconds(joint.cells)
-    lines = []
-    for place, (measured, predicted) in enumerate(zip(joint.cells.seconds.tolist(), said.tolist(), strict=True)):
-        origin = {"file": joint.rows[place].file, "row": joint.rows[place].number} if joint.rows else {}
-        shape = {
-            "msg_bytes": float(joint.cells.size_bytes[place]),
-            "batch": int(joint.cells.pieces[place]),
-            "threads": int(joint.cells.threads[place]),
-        }
-        lines.append({**origin, **shape, "measured_s": measured, "predicted_s": predicted})
-    return lines
-
-
-# --- what runs show ---
 
 
 def _around(inputs: Inputs, from_runs: tuple[Chosen, Cells] | None, seed: int) -> dict[str, Any]:

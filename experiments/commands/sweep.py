@@ -59,7 +59,8 @@ def sweep(
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
     from experiments.progress import bar
     from experiments.sweeps.grid import joined, parse_grid, parse_setting, read_cells
-    from experiments.sweeps.sweep import make_plan, run_sweep
+    from experiments.sweeps.plan import make_plan
+    from experiments.sweeps.sweep import run_sweep
     from experiments.sweeps.text import plan_text, sweep_text
 
     if executor == "dask" and address is not None:

@@ -42,7 +42,7 @@ from experiments.units import format_span
 from protocol.topology import Side
 
 if TYPE_CHECKING:
-    from experiments.runs.summary import Replication
+    from experiments.runs.replication import Replication
 
 STAGES = ("preprocessing", "language_pool", "encode_pool", "encoder", "writers", "adapters", "prefill")
 """In the order in which they hold each other up: a full stage makes those before it wait."""

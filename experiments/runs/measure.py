@@ -19,8 +19,9 @@ from experiments.runs.environment import describe, memory_bytes
 from experiments.runs.faults import real_plan
 from experiments.runs.hosts import Meeting, describe_ranks, gathered
 from experiments.runs.recorder import Draw, Notice, Progress, RunRecorder, publish, tell
+from experiments.runs.replication import Replication
 from experiments.runs.rundir import RunWriter
-from experiments.runs.summary import Replication, each, summarise
+from experiments.runs.summary import each, summarise
 from experiments.workloads.requests import check_requests, make_requests
 from experiments.workloads.traffic import traffic_of
 from protocol.observe.monitor import LawChecker

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.runs.summary import FIGURES, Figure, Grid, Replication
+from experiments.runs.estimates import FIGURES, Figure
+from experiments.runs.replication import Grid, Replication
 from experiments.stats.paired import Difference, paired, paired_in_run, without_interval
 from experiments.text import table
 from experiments.units import format_duration

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.schema import Config
+from experiments.runs.replication import Limits, Replication
 from experiments.runs.rundir import RunWriter
-from experiments.runs.summary import Limits, Replication
 from protocol.emulation.scenario import Request
 from protocol.observe.monitor import LawChecker
 from protocol.observe.runlog import RunLog

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from experiments.errors import UserError
 from experiments.progress import counted
+from experiments.runs.replication import Limits, Replication
 from experiments.runs.rundir import StoredRun
-from experiments.runs.summary import Limits, Replication
 from protocol.emulation.scenario import Request
 from protocol.observe.runlog import RunLog
 

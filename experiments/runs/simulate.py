@@ -12,8 +12,9 @@ from experiments.errors import RunFailedError
 from experiments.files import Claim
 from experiments.runs.environment import describe
 from experiments.runs.recorder import Draw, Notice, Progress, RunRecorder, publish, tell
+from experiments.runs.replication import Replication
 from experiments.runs.rundir import RunWriter
-from experiments.runs.summary import Replication, each, summarise
+from experiments.runs.summary import each, summarise
 from experiments.workloads.requests import check_requests, make_requests
 from experiments.workloads.traffic import traffic_of
 from protocol.sizing import SizingError

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.stats.intervals import Estimate
 from experiments.sweeps.grid import cell_title, plain
-from experiments.sweeps.sweep import Plan
+from experiments.sweeps.plan import Plan
 from experiments.text import table
 from experiments.units import format_duration
 

@@ -23,9 +23,9 @@ from experiments.config.build import fault_plan
 from experiments.config.schema import Config
 from experiments.errors import RunFailedError, UserError
 from experiments.runs.replay import replications_of
+from experiments.runs.replication import Replication
 from experiments.runs.rundir import StoredRun
 from experiments.runs.spans import in_order
-from experiments.runs.summary import Replication
 from experiments.stats.intervals import Samples
 from experiments.validation.frozen import FrozenProfile
 from experiments.validation.stages import stage_table

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.runs.summary import Replication
+from experiments.runs.replication import Replication
 from experiments.stats.batching import Statistic
 from experiments.stats.intervals import Estimate, Samples, across_replications, mean, quantile, unbounded
 from experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1

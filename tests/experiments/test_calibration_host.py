@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim.cluster.threads
-from experiments.calibration.command import read_accounts
 from experiments.calibration.host.host import Account, Found, accounts_of, host_costs
+from experiments.calibration.input.reading import read_accounts
 from experiments.calibration.report import report_text
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun

@@ -13,7 +13,9 @@ from experiments.figures.style import save
 from experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim, simulate_one
-from experiments.sweeps.sweep import Sweep, figures, make_plan, run_sweep
+from experiments.sweeps.cell import figures
+from experiments.sweeps.plan import make_plan
+from experiments.sweeps.sweep import Sweep, run_sweep
 from experiments.workloads.loading import load
 
 

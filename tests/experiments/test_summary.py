@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
+from experiments.runs.estimates import FIGURES
 from experiments.runs.replay import replications_of
+from experiments.runs.replication import Replication
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
-from experiments.runs.summary import FIGURES, Replication, each, summarise
+from experiments.runs.summary import each, summarise
 from experiments.stats.intervals import NOTHING, unbounded
 from experiments.workloads.loading import load
 from protocol.observe.pooluse import PoolUse

@@ -22,10 +22,13 @@ from experiments.runs.simulate import run_sim, simulate_one
 from experiments.stats.intervals import across_replications
 from experiments.stats.quantiles import LEVELS
 from experiments.stats.selection import possibly_lowest
-from experiments.sweeps import sweep as sweeping
+from experiments.sweeps import cell as running
+from experiments.sweeps import plan as planning
+from experiments.sweeps.cell import figures
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.grid import as_override, cross, parse_grid, read_cells
-from experiments.sweeps.sweep import figures, make_plan, read_sweep, run_sweep
+from experiments.sweeps.plan import make_plan
+from experiments.sweeps.sweep import read_sweep, run_sweep
 from experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +41,7 @@ SHORT = ["workload.requests=40"]
 @pytest.fixture(autouse=True)
 def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code does not change while a test runs, even if somebody edits it."""
-    monkeypatch.setattr(sweeping, "code_digest", lambda: "code")
+    monkeypatch.setattr(planning, "code_digest", lambda: "code")
 
 
 # --- grids and lists ---
@@ -176,7 +179,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "done"
     grid = {**SIZES, "protocol.discipline": ["window", "exact_announce"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeping, "code_digest", lambda: "code")
+        patch.setattr(planning, "code_digest", lambda: "code")
         run_sweep(make_plan("quickstart", grid=grid, settings=SHORT, replications=3), folder, jobs=1)
     return folder
 
@@ -203,7 +206,7 @@ def test_a_cell_has_the_figures_of_a_run(done: Path, tmp_path: Path) -> None:
     summary = run_sim(load("quickstart", settings), tmp_path / "run")
     cell = read_sweep(done).report["cells"][2]
     assert cell["settings"] == {"protocol.sizing.tokens": 4096, "protocol.discipline": "window"}
-    for name in sweeping.NOT_FIGURES | {"replications"}:
+    for name in running.NOT_FIGURES | {"replications"}:
         summary.pop(name, None)
     expected = pd.json_normalize(summary).iloc[0].to_dict()
     assert expected == pytest.approx(pd.json_normalize({name: cell[name] for name in summary}).iloc[0].to_dict())
@@ -304,8 +307,8 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
         return original(config, replication)
 
-    original = sweeping.run_cell
-    monkeypatch.setattr(sweeping, "run_cell", lambda config, replication: counted(config, replication, 2))
+    original = running.run_cell
+    monkeypatch.setattr(running, "run_cell", lambda config, replication: counted(config, replication, 2))
     with pytest.raises(KeyboardInterrupt):
         run_sweep(plan, tmp_path / "part", jobs=1)
     with pytest.raises(UserError, match="must be the directory of a finished sweep"):
@@ -316,7 +319,7 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cut = (tmp_path / "whole" / "cells" / f"{plan.cells[0].digest}-2.json").read_bytes()[:100]
     (tmp_path / "part" / "cells" / f"{plan.cells[0].digest}-2.json").write_bytes(cut)
     calls.clear()
-    monkeypatch.setattr(sweeping, "run_cell", lambda config, replication: counted(config, replication, None))
+    monkeypatch.setattr(running, "run_cell", lambda config, replication: counted(config, replication, None))
     begun: list[int] = []
     again = run_sweep(plan, tmp_path / "part", jobs=1, begin=begun.append)
     assert (begun, calls) == ([2], [2, 0, 1, 2])
@@ -352,21 +355,21 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypat
     assert kept >= 1
     begun = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert begun["finished"] is False
-    monkeypatch.setattr(sweeping, "code_digest", lambda: begun["code"])
+    monkeypatch.setattr(planning, "code_digest", lambda: begun["code"])
     ended = bufferlab(*command, "--jobs", "1", "--out", tmp_path / "out")
     assert ended.status == 0, ended.err
     assert f"{kept} of 8 runs are finished already" in ended.out
 
 
 def test_a_run_that_breaks_names_its_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = sweeping.run_cell
+    original = running.run_cell
 
     def breaks(config: Any, replication: int) -> Any:
         if config.protocol.sizing.tokens == 4096 and replication == 1:
             raise ZeroDivisionError("oh")
         return original(config, replication)
 
-    monkeypatch.setattr(sweeping, "run_cell", breaks)
+    monkeypatch.setattr(running, "run_cell", breaks)
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=2)
     with pytest.raises(RunFailedError, match=r"cell 2 \(.*=4096\), replication 1: ZeroDivisionError: oh"):
         run_sweep(plan, tmp_path / "out", jobs=1)
@@ -456,7 +459,7 @@ def test_changed_input_and_changed_code_are_refused(
     assert f"which holds a sweep begun before the input file {rows} changed" in ended.err
     rows.write_text("arrival_s,total_tokens\n0,500\n0.1,3000\n")
     assert bufferlab(*command, "--out", "out").status == 0
-    monkeypatch.setattr(sweeping, "code_digest", lambda: "newer")
+    monkeypatch.setattr(planning, "code_digest", lambda: "newer")
     ended = bufferlab(*command, "--out", "out")
     assert ended.status == 2
     assert "begun with another version of the code" in ended.err

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed (extra real-socket)"
 pytest.importorskip("zmq", reason="pyzmq is not installed (extra real-socket)")
 pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-socket)")
 
-from experiments.calibration.command import read_inputs
+from experiments.calibration.input.reading import read_inputs
 from experiments.errors import UserError
 from experiments.runs.equality import differences
 from experiments.runs.measure import run_measured

@@ -1,0 +1,106 @@
+"""One law for several tables, or for the writes of runs: the one that a profile can say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.calibration.host.software import SIMULATED
+from experiments.calibration.input.groups import Group
+from experiments.calibration.input.rows import Row
+from experiments.calibration.input.tables import (
+    DIMENSIONS,
+    describe,
+    held_out,
+    predict,
+)
+from experiments.calibration.laws.cells import Cells, cells_of
+from experiments.calibration.laws.choosing import Chosen, choose
+from experiments.calibration.laws.fitting import certainty
+from experiments.calibration.profiles import REFUSED, NoProfileError
+from sim.streams import stream
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A law that a profile can say, the cells it was fitted to, and where these are from; ``hidden`` rows were not."""
+
+    chosen: Chosen
+    cells: Cells
+    tables: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    hidden: tuple[Row, ...] = ()
+
+
+def joint_law(
+    groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Cells] | None, *, runs_decide: bool = False
+) -> Joint:
+    """Tables decide what a write costs; where there are none, or ``runs_decide`` and have a law, writes of runs do."""
+    if runs_decide and from_runs is not None and float(np.abs(from_runs[0].fit.errors).mean()) <= REFUSED:
+        return Joint(*from_runs)
+    parts: dict[bool, list[Row]] = {False: [], True: []}
+    for group in groups:
+        for row, hidden in zip(group.rows, held_out(len(group.rows), holdout), strict=True):
+            parts[hidden].append(row)
+    seen = parts[False]
+    if len(seen) >= 2:
+        cells = cells_of(seen)
+        chosen = choose(cells, SIMULATED, may_fill=False)
+        if chosen is not None:
+            return Joint(chosen, cells, tuple(group.name for group in groups), tuple(seen), tuple(parts[True]))
+    if from_runs is not None:
+        return Joint(*from_runs)
+    raise NoProfileError(
+        "nothing says what a write costs: there are too few rows, or writes of different sizes, for a law"
+    )
+
+
+def next_step(groups: Sequence[Group], reports: Sequence[dict[str, Any]]) -> str:
+    """What makes a profile after all."""
+    measure = "bufferlab bench-link --out runs/bench-link"
+    if not groups:
+        return f"measure the link with {measure}, and give the folder runs/bench-link beside what is given now"
+    alone = [
+        one["name"] for one in reports if one["simulated"] and one["mean_error"] <= REFUSED and len(groups) > 1
+    ]  # fmt: skip
+    one_table = f"fit only tables of one link with --table (alone it goes for {', '.join(alone)}), or " if alone else ""
+    return f"{one_table}measure the link with {measure}, and give the folder runs/bench-link in place of these tables"
+
+
+def joint_report(joint: Joint, seed: int) -> dict[str, Any]:
+    """What the report says of the law of the profile."""
+    errors = np.abs(joint.chosen.fit.errors)
+    sure = certainty(joint.chosen.fit, joint.cells, stream(seed, 0, "calibration", "joint"))
+    columns = (joint.cells.size_bytes, joint.cells.pieces, joint.cells.threads)
+    asked = [abs(line["error"]) for line in predict(joint.chosen, joint.hidden, None)] if joint.hidden else []
+    held = {"rows": len(asked), "mean_error": float(np.mean(asked)), "max_error": max(asked)} if asked else None
+    return {
+        "form": joint.chosen.name,
+        "formula": joint.chosen.fit.form.formula,
+        "tables": list(joint.tables),
+        "fitted_rows": len(joint.cells),
+        "mean_error": float(errors.mean()),
+        "max_error": float(errors.max()),
+        "cross_validated_error": joint.chosen.cross_error,
+        "held_out": held,
+        "alike_in_all_rows": [name for name, one in zip(DIMENSIONS, columns, strict=True) if len(set(one)) == 1],
+        **describe(joint.chosen, sure),
+        "residuals": _residuals(joint),
+    }
+
+
+def _residuals(joint: Joint) -> list[dict[str, Any]]:
+    said = joint.chosen.fit.seconds(joint.cells)
+    lines = []
+    for place, (measured, predicted) in enumerate(zip(joint.cells.seconds.tolist(), said.tolist(), strict=True)):
+        origin = {"file": joint.rows[place].file, "row": joint.rows[place].number} if joint.rows else {}
+        shape = {
+            "msg_bytes": float(joint.cells.size_bytes[place]),
+            "batch": int(joint.cells.pieces[place]),
+            "threads": int(joint.cells.threads[place]),
+        }
+        lines.append({**origin, **shape, "measured_s": measured, "predicted_s": predicted})
+    return lines

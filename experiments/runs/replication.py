@@ -1,0 +1,277 @@
+"""What is kept of one replication, simulated or measured, and what follows from it directly."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.runs.stretches import Levels
+from experiments.stats.batching import (
+    OneRun,
+    of_events,
+)
+from experiments.stats.intervals import (
+    Samples,
+)
+from experiments.stats.warmup import mser5
+from protocol.observe.pooluse import PoolUse, Totals
+from protocol.observe.runlog import RequestRow, RunLog
+from protocol.observe.stageuse import StageUse
+from protocol.topology import Side
+
+MEASURED_STAGES = ("preprocessing", "encoder", "writers", "prefill")
+"""Stages whose work is in the records of both worlds."""
+NEVER_S = math.nan
+"""Stands for the time of something that did not happen."""
+EMPTY: Samples = np.zeros(0)
+
+
+class Grid(NamedTuple):
+    """Successive stretches of ``step_s`` seconds, counted from the first counted arrival, in which time is batched."""
+
+    step_s: float
+    steps: int
+
+
+class Limits(NamedTuple):
+    """What a service promises: the longest times to the first token and to the delivery. None: nothing is promised."""
+
+    ttft_s: float | None = None
+    latency_s: float | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass
+class Replication:
+    """What is kept of one replication: some numbers of every request, and the integrals of the pools.
+
+    The first ``warmup_requests`` requests by arrival are in the counts and nowhere else. ``common`` restricts the
+    figures of delivered requests to some of them: one flag for every counted request, in order of arrival.
+    """
+
+    warmup_requests: int = 0
+    slo: Limits = NO_LIMITS
+    closed: bool = False
+    disturbed: bool = False
+    statuses: Counter[str] = field(default_factory=Counter)
+    room: array[int] = field(default_factory=lambda: array("q"))
+    arrival_s: array[float] = field(default_factory=lambda: array("d"))
+    encoded_s: array[float] = field(default_factory=lambda: array("d"))
+    delivered_s: array[float] = field(default_factory=lambda: array("d"))
+    prefilled_s: array[float] = field(default_factory=lambda: array("d"))
+    chunks: array[int] = field(default_factory=lambda: array("q"))
+    tokens: array[int] = field(default_factory=lambda: array("q"))
+    timed_out: array[int] = field(default_factory=lambda: array("b"))
+    pools: dict[Side, PoolUse] = field(default_factory=dict)
+    stages: dict[str, StageUse] = field(default_factory=dict)
+    waits: dict[Side, StageUse] = field(default_factory=dict)
+    adapters: float | None = None
+    reasons: Counter[str] = field(default_factory=Counter)
+    end_s: float = 0.0
+    window_end_s: float | None = None
+    deadlock: bool = False
+    deadlocks: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    ended_early: str = ""
+    violations: int = 0
+    records: int = 0
+    common: NDArray[np.bool_] | None = None
+    _order: NDArray[np.intp] | None = None
+
+    def add(self, row: RequestRow) -> None:
+        """Take one finished or unfinished request."""
+        self.statuses[row.status] += 1
+        delivered = row.delivered_s is not None and row.encoded_s is not None
+        self.room.append(row.room)
+        self.arrival_s.append(row.arrival_s)
+        self.encoded_s.append(row.encoded_s if row.encoded_s is not None else NEVER_S)
+        self.delivered_s.append(row.delivered_s if row.delivered_s is not None and delivered else NEVER_S)
+        self.prefilled_s.append(row.prefilled_s if row.prefilled_s is not None and delivered else NEVER_S)
+        self.chunks.append(row.chunks)
+        self.tokens.append(row.total_tokens)
+        self.timed_out.append("timed out" in row.failure)
+        if row.failure:
+            self.reasons[row.failure] += 1
+
+    @property
+    def offered(self) -> int:
+        """All requests, those of the warm-up included."""
+        return len(self.room)
+
+    def take(self, log: RunLog, end_s: float) -> None:
+        """Take what ``log``, which is finished, has of the whole run. ``end_s``: when that ended."""
+        self.end_s, self.window_end_s = end_s, log.window_end_s
+        self.pools, self.records = log.pools, log.records
+        self.stages = {name: use for name in MEASURED_STAGES if (use := getattr(log, name)) is not None}
+        self.waits = log.waits
+
+    @property
+    def window_s(self) -> tuple[float, float]:
+        """From when to when deliveries and pools count: the time in which requests were offered or unfinished.
+
+        It begins with the first arrival after the warm-up, and ends when all ranks are done with the last request; with
+        the run, if they never were.
+        """
+        counted = self._counted(self.arrival_s)
+        end_s = self.end_s if self.window_end_s is None else self.window_end_s
+        return (min(float(counted[0]), end_s) if len(counted) else end_s), end_s
+
+    def courses(self) -> tuple[Samples, Samples, Samples, Samples]:
+        """Of the counted requests, in order of arrival: arrivals, ends of their prefills (NaN: never), whether they
+        timed out, tokens."""
+        names = (self.arrival_s, self.prefilled_s, self.timed_out, self.tokens)
+        arrivals_s, ends_s, timed_out, tokens = (self._counted(values).astype(np.float64) for values in names)
+        return arrivals_s, ends_s, timed_out, tokens
+
+    def prefill_ends_s(self) -> Samples:
+        """When prefills ended, those of the warm-up with them, in no order; NaN for those that did not."""
+        return np.array(self.prefilled_s)
+
+    def busy_until(self, time_s: float) -> dict[str, float | None]:
+        """The share of the time until ``time_s`` that every stage was busy; of the pools, that rooms waited for them.
+
+        Of the adapters it is known for the whole window only.
+        """
+        busy = {name: use.share_until(time_s) for name, use in self.stages.items()}
+        busy |= {f"{side.value}_pool": use.share_until(time_s) for side, use in self.waits.items()}
+        return {**busy, "adapters": self.adapters}
+
+    def filled_until(self, side: Side, time_s: float) -> float:
+        """The share of a pool's blocks that was held until about ``time_s``, on average."""
+        use = self.pools[side]
+        held = lengths_of(use, None)[:, 0]
+        held = held[: max(int((time_s - use.start_s) / use.batch_s), 0)] if len(held) else held
+        return float(held.mean()) / use.pool_blocks if len(held) else 0.0
+
+    def stage_levels(self, stage: str) -> Levels | None:
+        """How busy a stage was in the course of time; None where that is not known."""
+        return _levels(self.stages.get(stage))
+
+    def wait_levels(self, side: Side) -> Levels | None:
+        """The share of the time in which rooms waited for a pool."""
+        return _levels(self.waits.get(side))
+
+    def held_levels(self, side: Side) -> Levels | None:
+        """The share of a pool's blocks that was held."""
+        use = self.pools.get(side)
+        if use is None or not math.isfinite(use.start_s):
+            return None
+        return Levels(use.start_s, use.batch_s, lengths_of(use, None)[:, 0] / use.pool_blocks)
+
+    def latencies_s(self) -> Samples:
+        """Arrival to delivered of the delivered requests, in order of arrival."""
+        return self._of_delivered(self._counted(self.delivered_s) - self._counted(self.arrival_s))
+
+    def ttfts_s(self) -> Samples:
+        """Arrival to the end of the prefill of the requests that got there, in order of arrival."""
+        times_s = self._of_delivered(self._counted(self.prefilled_s) - self._counted(self.arrival_s))
+        return times_s[~np.isnan(times_s)]
+
+    def met(self, ttft: bool, latency: bool) -> Samples | None:
+        """1 for every request that kept the chosen limits and 0 for the others, served or not, in order of arrival.
+
+        None if none of the chosen ones is set.
+        """
+        limits = [
+            (limit_s, ends_s)
+            for chosen, limit_s, ends_s in (
+                (ttft, self.slo.ttft_s, self.prefilled_s),
+                (latency, self.slo.latency_s, self.delivered_s),
+            )
+            if chosen and limit_s is not None
+        ]
+        if not limits:
+            return None
+        arrivals_s = self._counted(self.arrival_s)
+        # What never happened is NaN, which is within no limit.
+        kept = [self._counted(ends_s) - arrivals_s <= limit_s for limit_s, ends_s in limits]
+        return np.logical_and.reduce(kept).astype(np.float64)
+
+    def transfers_s(self) -> Samples:
+        """Embedding ready to delivered of the delivered requests, in order of arrival."""
+        return self._of_delivered(self._counted(self.delivered_s) - self._counted(self.encoded_s))
+
+    def chunk_counts(self) -> Samples:
+        """Chunks of the delivered requests, in order of arrival."""
+        return self._of_delivered(self._counted(self.chunks).astype(np.float64))
+
+    def not_served(self) -> Samples:
+        """1 for every request that was not delivered and 0 for the others, in order of arrival."""
+        return (~self.delivered()).astype(np.float64)
+
+    def delivered(self) -> NDArray[np.bool_]:
+        """Which of the counted requests were delivered, in order of arrival."""
+        return ~np.isnan(self._counted(self.delivered_s))
+
+    def rooms(self) -> NDArray[np.int64]:
+        """Numbers of the counted requests, in order of arrival."""
+        return self._counted(self.room)
+
+    def only(self, common: NDArray[np.bool_]) -> Replication:
+        """The same with its figures of delivered requests taken from some of them only."""
+        return replace(self, common=common)
+
+    def grid(self) -> Grid | None:
+        """How the pools' integrals are cut into stretches of time; None without pools."""
+        cuts = [Grid(use.batch_s, max(len(use.marks) - 1, 0)) for use in self.pools.values()]
+        return min(cuts, key=lambda cut: cut.steps, default=None)
+
+    def deliveries(self, grid: Grid | None = None) -> OneRun | None:
+        """Deliveries a second in the window; the requests of a warm-up count if they are delivered in it."""
+        start_s, end_s = self.window_s
+        times_s = np.frombuffer(self.delivered_s) - start_s
+        times_s = times_s[times_s > 0]  # NaN is not
+        whole_s = end_s - start_s
+        cut = grid or self.grid()
+        if whole_s <= 0:
+            return None
+        if cut is None or not cut.steps:
+            return OneRun(len(times_s) / whole_s, times_s, None)
+        return of_events(times_s, whole_s, cut.step_s, None if grid is None else grid.steps)
+
+    def mser5_requests(self) -> int | None:
+        """How many first requests MSER-5 would leave out, from the latencies of all that were delivered."""
+        order = self._in_order()
+        latencies = (np.frombuffer(self.delivered_s) - np.frombuffer(self.arrival_s))[order] if len(order) else EMPTY
+        delivered = np.flatnonzero(~np.isnan(latencies))
+        cut = mser5(latencies[delivered])
+        # Of all requests, so that the number can be put into run.warmup_requests.
+        return None if cut is None else int(delivered[cut])
+
+    def _in_order(self) -> NDArray[np.intp]:
+        if self._order is None or len(self._order) != self.offered:
+            self._order = np.lexsort((np.array(self.room), np.array(self.arrival_s)))
+        return self._order
+
+    def _counted(self, values: array[Any]) -> NDArray[Any]:
+        # A copy, so that the array may grow again.
+        return np.array(values, dtype=values.typecode)[self._in_order()[self.warmup_requests :]]
+
+    def _of_delivered(self, values: Samples) -> Samples:
+        return values[self.delivered() if self.common is None else self.common]
+
+
+def _levels(use: StageUse | None) -> Levels | None:
+    if use is None or not math.isfinite(use.start_s):
+        return None
+    return Levels(use.start_s, use.batch_s, np.array(use.batches) / (use.batch_s * use.servers))
+
+
+def lengths_of(use: PoolUse, grid: Grid | None) -> Samples:
+    """The mean levels of a pool in successive stretches of time, one row each, in the order of ``Totals``."""
+    batches: list[Totals] = use.batches()
+    levels = np.array(batches).reshape(len(batches), 4) / use.batch_s
+    if grid is None or not len(levels):
+        return levels
+    # Lengths are powers of two, so a longer stretch is a whole number of shorter ones.
+    group = round(grid.step_s / use.batch_s)
+    count = min(len(levels) // group, grid.steps)
+    return levels[: count * group].reshape(count, group, 4).mean(axis=1)

@@ -1,0 +1,92 @@
+"""One replication of one cell of a sweep: its figures under their paths in summary.json."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.config.schema import Config
+from experiments.errors import RunFailedError
+from experiments.runs.replication import Replication
+from experiments.runs.simulate import simulate_one
+from experiments.runs.summary import summarise
+from experiments.stats.intervals import Estimate, Samples
+from experiments.stats.quantiles import at_levels
+from experiments.sweeps.folder import (
+    Result,
+)
+from protocol.naming import flat
+
+if TYPE_CHECKING:
+    pass
+
+NOT_FIGURES = frozenset(
+    {"schema", "kind", "transport", "faults", "ended_early", "wall_s", "requests_per_wall_s", "workload"}
+)
+NOT_COLUMNS = frozenset({"failures", "slo.limits", "capacity"})
+"""Parts of a summary that are no figures; some have other fields in every run."""
+TIMES = ("latency_s", "transfer_s")
+
+
+def run_cell(config: Config, replication: int) -> Result:
+    """Simulate one replication: its summary, its quantiles at ``LEVELS``, the laws it broke, the seconds it took."""
+    started_s = time.perf_counter()
+    one, broken = simulate_one(config, replication)
+    return {
+        "summary": _summary(one),
+        "latency_s": _quantiles(one.latencies_s()),
+        "transfer_s": _quantiles(one.transfers_s()),
+        "broken": broken,
+        "wall_s": time.perf_counter() - started_s,
+    }
+
+
+def figures(replication: Replication) -> dict[str, float | None]:
+    """Every figure of one replication under its path in summary.json, such as ``latency_s.p99``."""
+    return flat_figures(_summary(replication))
+
+
+def flat_figures(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """Figures by their path; of an estimate its value."""
+    values = {path: value["value"] if isinstance(value, dict) else value for path, value in flat(summary, is_estimate)}
+    return {
+        path: value
+        for path, value in values.items()
+        if (value is None or isinstance(value, bool | int | float)) and _is_column(path)
+    }
+
+
+def _is_column(path: str) -> bool:
+    return not any(path.startswith(f"{part}.") for part in NOT_COLUMNS)
+
+
+def is_estimate(table: Mapping[str, Any]) -> bool:
+    """Whether a table of a summary is a value with its interval."""
+    return table.keys() == Estimate.__annotations__.keys()
+
+
+def run_task(config: Config, replication: int, title: str) -> Result:
+    """The same as a task of an executor, whose errors say which run it was."""
+    try:
+        return run_cell(config, replication)
+    except Exception as error:
+        # Whoever reads it needs to know which run it was; the type tells more than the text alone.
+        raise RunFailedError(f"{title}, replication {replication}: {type(error).__name__}: {error}") from error
+
+
+def _summary(replication: Replication) -> dict[str, Any]:
+    whole = summarise([replication], kind="sim", transport="", wall_s=0.0)
+    return {name: value for name, value in whole.items() if name not in NOT_FIGURES}
+
+
+def _quantiles(samples: Samples) -> list[float] | None:
+    return at_levels(samples).tolist() if len(samples) else None
+
+
+def packed(result: Result) -> Result:
+    """The same with its quantiles as arrays, so that tens of thousands of results fit into memory."""
+    packed = {name: None if result[name] is None else np.array(result[name]) for name in TIMES}
+    return {**result, **packed}

@@ -1,0 +1,120 @@
+"""The figures of every cell of a sweep from those of its replications, and what tells the cells apart."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.runs.capacity import combined
+from experiments.runs.estimates import FIGURES
+from experiments.runs.failures import counted
+from experiments.stats.intervals import Estimate, across_replications, shares_across, wilson, within
+from experiments.stats.paired import Difference, paired_each
+from experiments.stats.selection import possibly_lowest
+from experiments.sweeps.cell import TIMES, flat_figures, is_estimate
+from experiments.sweeps.folder import (
+    Result,
+)
+from experiments.sweeps.grid import (
+    Cell,
+)
+from experiments.sweeps.plan import Plan
+
+if TYPE_CHECKING:
+    pass
+
+RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
+"""Figures for which a sweep names the cells that may be the lowest."""
+OF_SERVED = (*TIMES, "ttft_s")
+_FIGURES = {figure.name: figure for figure in FIGURES}
+
+
+def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
+    """What sweep.json says of the results: every cell with its differences, and which cells may be the best."""
+    parts = {
+        cell.number: results[first : first + plan.replications]
+        for cell, first in zip(plan.cells, range(0, len(results), plan.replications), strict=True)
+    }
+    summaries = {number: [one["summary"] for one in part] for number, part in parts.items()}
+    cells = []
+    for cell in plan.cells:
+        entry: dict[str, Any] = {"cell": cell.number, "digest": cell.digest, "settings": cell.settings}
+        entry |= _combined(summaries[cell.number])
+        entry["wall_s"] = sum(one["wall_s"] for one in parts[cell.number])
+        baseline = plan.baselines.get(cell.number)
+        entry["baseline"] = baseline
+        if baseline is not None:
+            entry["differences"] = dict(_differences(summaries[cell.number], summaries[baseline]))
+        cells.append(entry)
+    return {"wall_s": sum(entry["wall_s"] for entry in cells), "cells": cells, "lowest": list(_lowest(plan, summaries))}
+
+
+def _combined(summaries: Sequence[Any], path: str = "") -> Any:
+    """The figures of a cell from those of its replications, as ``summary.summarise`` would put them together."""
+    first = summaries[0]
+    if path == "failures":
+        return counted(sum(map(Counter, summaries), Counter()))
+    if path == "capacity":
+        return combined(summaries)
+    if isinstance(first, dict):
+        if is_estimate(first):
+            # A single replication keeps the interval that its batches gave it.
+            return first if len(summaries) == 1 else _across(path, [one["value"] for one in summaries])
+        return {name: _combined([one[name] for one in summaries], f"{path}.{name}".lstrip(".")) for name in first}
+    if isinstance(first, bool):
+        return any(summaries)
+    if isinstance(first, int):
+        return sum(summaries)
+    if isinstance(first, float):
+        return across_replications(summaries)["value"]
+    return first
+
+
+def _across(path: str, values: Sequence[float | None]) -> Estimate:
+    if path == "deadlock_rate":
+        return wilson(sum(value == 1 for value in values), len(values))
+    figure = _FIGURES.get(path)
+    across = shares_across if figure is not None and figure.share else across_replications
+    return within(across(values), 0.0, figure.highest if figure is not None else math.inf)
+
+
+def _differences(summaries: Sequence[Any], baseline: Sequence[Any]) -> Iterator[tuple[str, Difference]]:
+    """Path and paired difference, cell less baseline, of every figure that has an interval.
+
+    Times are compared only in replications in which both delivered every request: a setting that fails the long ones
+    would look fast otherwise.
+    """
+    pairs = [(flat_figures(one), flat_figures(other)) for one, other in zip(baseline, summaries, strict=True)]
+    whole = [pair for pair in pairs if all(_all_delivered(one) for one in pair)]
+    values = []
+    for figure in FIGURES:
+        used = whole if figure.path[0] in OF_SERVED else pairs
+        values.append(([one[figure.name] for one, _ in used], [other[figure.name] for _, other in used]))
+    yield from zip((figure.name for figure in FIGURES), paired_each(values), strict=True)
+
+
+def _all_delivered(figures: Mapping[str, float | None]) -> bool:
+    return figures["requests.succeeded"] == figures["requests.offered"]
+
+
+def _lowest(plan: Plan, summaries: Mapping[int, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """For the cells of every workload, which has the lowest latency and which others may have it in truth.
+
+    Cells that did not deliver every request are left out: the slowest requests are missing from their latencies.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in plan.cells:
+        whole = all(_all_delivered(flat_figures(one)) for one in summaries[cell.number])
+        groups.setdefault(cell.workload, []).extend([cell] if whole else [])
+    for group in groups.values():
+        for path in RANKED_FIGURES if len(group) > 1 else ():
+            samples = [[float(flat_figures(one)[path] or 0.0) for one in summaries[cell.number]] for cell in group]
+            means = [sum(one) for one in samples]
+            yield {
+                "figure": path,
+                "of": [cell.number for cell in group],
+                "cell": group[means.index(min(means))].number,
+                "possibly": [group[index].number for index in possibly_lowest(samples)],
+            }
