@@ -6,6 +6,7 @@ on a machine without torch and Mooncake. Two subprocesses then show that it is s
 
 import ast
 import dataclasses
+import graphlib
 import re
 import subprocess
 import sys
@@ -284,6 +285,44 @@ def test_the_order_of_what_users_run_goes_downwards(where: str, source: str, upw
     path.parent.mkdir(parents=True)
     path.write_text(source, encoding="utf-8")
     assert bool(contract.offences(tmp_path)) == upward
+
+
+def circle(root: Path, package: str) -> list[str]:
+    """Modules of a package that import each other in a circle, lazily too; the first that is found, or none."""
+    modules = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (root / package).rglob("*.py")
+    }
+    graph = {}
+    for name, path in modules.items():
+        asked = [one.name for one in imports_of(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))]
+        graph[name] = {one if one in modules else one.rpartition(".")[0] for one in asked} & modules.keys() - {name}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_of_experiments_import_each_other_in_a_circle() -> None:
+    assert circle(ROOT, "experiments") == []
+
+
+@pytest.mark.parametrize(
+    ("back", "found"),
+    [
+        ("def f():\n    from experiments.runs.summary import each", True),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import experiments.runs.summary", True),
+        ("from experiments.runs.replication import Replication", False),
+    ],
+)
+def test_a_circle_of_modules_is_seen(back: str, found: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "experiments" / "runs"
+    folder.mkdir(parents=True)
+    (folder / "summary.py").write_text("from experiments.runs.capacity import judge", encoding="utf-8")
+    (folder / "replication.py").write_text("", encoding="utf-8")
+    (folder / "capacity.py").write_text(back, encoding="utf-8")
+    assert bool(circle(tmp_path, "experiments")) == found
 
 
 # Stands in for a machine that has the base install only: every import of an extra fails.

@@ -35,7 +35,7 @@ OLD_DIGITS = 8
 OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, CELLS_FOLDER, PLOTS_FOLDER}
 
 Result = dict[str, Any]
-"""What one replication of a cell came to; see ``sweep.run_cell``."""
+"""What one replication of a cell came to; see ``cell.run_cell``."""
 
 _DECIDING_WINGS = ("config", "runs", "stats", "workloads")
 """Folders of experiments/ that a simulated figure depends on; the others show, compare or hand out work. Of what is in
