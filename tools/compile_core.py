@@ -36,13 +36,13 @@ MODULES = (
     *(f"protocol/{name}.py" for name in CORE),
     *(f"protocol/emulation/{name}.py" for name in ("loop", "passes", "processors")),
     *(f"protocol/observe/{name}.py" for name in ("deadlock", "monitor", "pooluse", "runlog")),
-    *(f"sim/{name}.py" for name in ("clock", "run")),
+    *(f"sim/{name}.py" for name in ("clock", "fairshare", "run")),
     *(
         f"sim/cluster/{path.name}"
         for path in sorted((ROOT / "sim" / "cluster").glob("*.py"))
         if path.stem != "__init__"
     ),
-    *(f"sim/network/{name}.py" for name in ("adapters", "fairshare", "worker")),
+    *(f"sim/network/{name}.py" for name in ("adapters", "worker")),
     "sim/host/processors.py",
 )
 """What a request passes through, but for the messages and profiles: msgspec's classes are compiled already."""

@@ -13,18 +13,22 @@ from math import inf
 from typing import Any
 
 from sim.clock import Call, Clock
+from sim.fairshare import Flow, Node, fill
 
 _ENDED_S = 1e-12
 """Work below this is rounding: a run of 1,000 s has times to a part in 1e13 of a second."""
 
 
-class _Work:
-    __slots__ = ("arguments", "done", "left_s", "rate", "width")
+class _Work(Flow):
+    """Of its width at most, in one flow through the processors. ``left_s`` is what is left of it at the last change."""
 
-    def __init__(self, work_s: float, width: float, done: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    __slots__ = ("arguments", "done", "left_s")
+
+    def __init__(
+        self, node: Node, work_s: float, width: float, done: Callable[..., object], arguments: tuple[Any, ...]
+    ) -> None:
+        super().__init__((node,), width)
         self.left_s = work_s
-        self.width = width
-        self.rate = 0.0
         self.done = done
         self.arguments = arguments
 
@@ -36,7 +40,7 @@ class SharedProcessors:
     ``busy_s``: processor seconds spent. Raises ValueError for a count that is not above 0.
     """
 
-    __slots__ = ("_call", "_clock", "_ending", "_since_s", "_under_way", "busy_s", "count")
+    __slots__ = ("_call", "_clock", "_ending", "_node", "_since_s", "_under_way", "busy_s", "count")
 
     def __init__(self, clock: Clock, count: float) -> None:
         if not count > 0:
@@ -44,6 +48,7 @@ class SharedProcessors:
         self.count = count
         self.busy_s = 0.0
         self._clock = clock
+        self._node = Node(count)
         self._under_way: list[_Work] = []
         self._since_s = 0.0
         self._ending = False
@@ -75,7 +80,7 @@ class SharedProcessors:
             done(*arguments)
             return
         self._advance()
-        self._under_way.append(_Work(work_s, width, done, arguments))
+        self._under_way.append(_Work(self._node, work_s, width, done, arguments))
         if not self._ending:
             self._share()
 
@@ -85,18 +90,25 @@ class SharedProcessors:
         elapsed_s = now - self._since_s
         if elapsed_s:
             for one in self._under_way:
-                one.left_s -= one.rate * elapsed_s
-                self.busy_s += one.rate * elapsed_s
+                one.left_s -= one.granted * elapsed_s
+                self.busy_s += one.granted * elapsed_s
         self._since_s = now
 
     def _share(self) -> None:
         """Set all rates, and the call for the first that ends."""
         under_way = self._under_way
-        level = self._level()
+        wanted = 0.0
+        for one in under_way:
+            wanted += one.cap
+        if wanted <= self.count:  # nobody is in another's way
+            for one in under_way:
+                one.granted = one.cap
+        else:
+            self._node.flows = dict.fromkeys(under_way)  # in the order in which they started
+            fill([self._node], under_way)
         next_s = inf
         for one in under_way:
-            one.rate = rate = one.width if one.width < level else level
-            lasts_s = one.left_s / rate
+            lasts_s = one.left_s / one.granted
             if lasts_s < next_s:
                 next_s = lasts_s
         if self._call is not None:
@@ -104,21 +116,6 @@ class SharedProcessors:
             self._call = None
         if under_way:
             self._call = self._clock.call_at(self._clock._now + max(next_s, 0.0), self._end)
-
-    def _level(self) -> float:
-        """The most that one piece of work may have."""
-        wanted = 0.0
-        for one in self._under_way:
-            wanted += one.width
-        if wanted <= self.count:
-            return inf
-        left, number = self.count, len(self._under_way)
-        for width in sorted(one.width for one in self._under_way):
-            if width * number >= left:
-                break
-            left -= width
-            number -= 1
-        return left / number
 
     def _end(self) -> None:
         self._call = None

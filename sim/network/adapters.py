@@ -25,7 +25,7 @@ import msgspec
 
 from protocol.topology import RankId
 from sim.clock import Call, Clock
-from sim.network.fairshare import Flow, Node, component, fill
+from sim.fairshare import Flow, Node, component, fill
 from sim.network.link import LinkProfile
 
 # A node this close to its capacity is full. Rounding leaves sums of rates off by a few parts in 1e16; taking a node for

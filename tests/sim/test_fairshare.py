@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.network.fairshare import Flow, Node, component, fill
+from sim.fairshare import Flow, Node, component, fill
 
 
 def rates(capacities: list[float], flows: list[tuple[tuple[int, ...], float]]) -> list[float]:

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.messages import Action, Conclude, CopyOut, Deliver, StartEncode
 from protocol.recording import Event, Record
+from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.chaos import draw_case, run_case
 from sim.clock import Clock
 from sim.cluster.cluster import Cluster
+from sim.cluster.dedicated import DedicatedProcessors
+from sim.cluster.messages import AT_ONCE, IN_ENCODE_TURNS, IN_LANGUAGE_TURNS
 from sim.cluster.shared import SharedHost
 from sim.faults import FaultPlan, PlannedFaults, Restart
 from sim.host.costs import SPREADS, HostCosts, host_from
@@ -345,3 +349,26 @@ def test_a_quantile_lies_between_its_steps(steps: list[float], probability: floa
     found = costs.collective_s(probability)
     assert steps[0] <= found <= steps[-1]
     assert (costs.collective_s(0.0), costs.collective_s(1.0)) == (steps[0], steps[-1])
+
+
+# --- the host is a strategy of one cluster -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "action"),
+    [
+        (None, AT_ONCE, Conclude(0, 0, Status.Failed)),
+        (COSTS, AT_ONCE, CopyOut(0, 0, 0, 8, (1,))),
+        (None, IN_ENCODE_TURNS, Deliver(0, 0, 8)),
+        (COSTS, IN_ENCODE_TURNS, CopyOut(0, 0, 0, 8, (1,))),
+        (None, IN_LANGUAGE_TURNS, StartEncode(0, 0, 8, (1,))),
+    ],
+)
+def test_what_a_core_may_not_ask_for_now_is_refused_on_every_host(
+    host: HostCosts | None, allowed: frozenset[type], action: Action
+) -> None:
+    cluster = Cluster(SCENARIO, msgspec.structs.replace(LINK, host=host), Clock())
+    assert isinstance(cluster.host, DedicatedProcessors if host is None else SharedHost)
+    (rank, *_) = cluster._state.ranks.values()
+    with pytest.raises(TypeError, match=f"e0.*may not ask for {type(action).__name__} now"):
+        cluster.messages.carry_out(rank, iter([action]), allowed)

@@ -5,7 +5,8 @@ and progressive filling finds it: all rates rise together until a node is full o
 this holds back keep what they have, the others go on rising. D. Bertsekas and R. Gallager, Data Networks, 2nd edition,
 section 6.5.2; caps are nodes with one flow there.
 
-This module has no clock: ``sim.network.adapters`` says when rates are looked at again, and extends both classes.
+This module has no clock: ``sim.network.adapters`` and ``sim.host.processors`` say when rates are looked at again, and
+extend its classes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Flow:
         self.nodes = nodes
         self.cap = cap
         self.rate = 0.0
-        self.granted = 0.0  # what a filling gives it; the network makes it the rate
+        self.granted = 0.0  # what a filling gives it; whoever asks for it makes it the rate
         self.seen = 0
 
 
