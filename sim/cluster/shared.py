@@ -92,7 +92,7 @@ class SharedHost(Host):
 
     def take(self, rank: Rank, event: object) -> None:
         """When the rank's thread is free, and has worked on it."""
-        self._take(rank, event, 0.0)
+        self.threads.of[rank].enter(self.processors.run, self._before_s, 1.0, self._taken, rank, event)
 
     def _take(self, rank: Rank, event: object, more_s: float) -> None:
         before_s = max(0.0, self._before_s + more_s)

@@ -27,7 +27,12 @@ class _Work(Flow):
     def __init__(
         self, node: Node, work_s: float, width: float, done: Callable[..., object], arguments: tuple[Any, ...]
     ) -> None:
-        super().__init__((node,), width)
+        # What its base does, without the call: a run makes one of these for everything that a thread does.
+        self.nodes = (node,)
+        self.cap = width
+        self.rate = 0.0
+        self.granted = 0.0
+        self.seen = 0
         self.left_s = work_s
         self.done = done
         self.arguments = arguments
