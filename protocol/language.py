@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from protocol.agreement import FAILED, NOBODY
 from protocol.disciplines import Discipline
@@ -69,6 +69,32 @@ QUARANTINE_S = 60.0
 """How long blocks stay fenced after their writer's process is known to be gone. Bytes that were on the way land within
 the transport's own timeout, 30 s for Mooncake's default; twice that is safe."""
 
+
+# Phases and steps by names of this module: a global is found three times as fast as a member of an Enum.
+IN_ANSWERED: Final = LanguagePhase.ANSWERED
+IN_AWAITING_LENGTH: Final = LanguagePhase.AWAITING_LENGTH
+IN_ENDED: Final = LanguagePhase.ENDED
+IN_FENCED: Final = LanguagePhase.FENCED
+IN_JOINING: Final = LanguagePhase.JOINING
+IN_PREFILLING: Final = LanguagePhase.PREFILLING
+IN_QUARANTINED: Final = LanguagePhase.QUARANTINED
+IN_RECEIVING: Final = LanguagePhase.RECEIVING
+ON_ALL_RANKS_HAVE_IT: Final = LanguageStep.ALL_RANKS_HAVE_IT
+ON_ALL_RANKS_KNOW_LENGTH: Final = LanguageStep.ALL_RANKS_KNOW_LENGTH
+ON_BLOCKS_GRANTED: Final = LanguageStep.BLOCKS_GRANTED
+ON_CHUNK_HEARD: Final = LanguageStep.CHUNK_HEARD
+ON_DELIVERED: Final = LanguageStep.DELIVERED
+ON_DELIVERED_AND_KEPT: Final = LanguageStep.DELIVERED_AND_KEPT
+ON_FAILED: Final = LanguageStep.FAILED
+ON_FAILED_WITHOUT_WRITER: Final = LanguageStep.FAILED_WITHOUT_WRITER
+ON_LENGTH_HEARD: Final = LanguageStep.LENGTH_HEARD
+ON_MORE_TO_COME: Final = LanguageStep.MORE_TO_COME
+ON_PREFILLED: Final = LanguageStep.PREFILLED
+ON_QUARANTINE_OVER: Final = LanguageStep.QUARANTINE_OVER
+ON_REFUSED: Final = LanguageStep.REFUSED
+ON_UNANSWERED: Final = LanguageStep.UNANSWERED
+ON_WRITER_DOWN: Final = LanguageStep.WRITER_DOWN
+ON_WRITER_QUIET: Final = LanguageStep.WRITER_QUIET
 
 OUTSTANDING = frozenset(
     {
@@ -233,7 +259,7 @@ class LanguageRank(RankCore[LanguageRoom]):
 
     def _on_request(self, request: LanguageRequest, now: float, actions: list[Action]) -> None:
         writer = RankId(Side.ENCODE, request.encode_instance, writer_rank(self.rank_id.rank, self.encode_tp))
-        first = LanguagePhase.AWAITING_LENGTH if self.discipline.announces_length else LanguagePhase.JOINING
+        first = IN_AWAITING_LENGTH if self.discipline.announces_length else IN_JOINING
         room = LanguageRoom(request, self._submitted, writer, first)
         self._admit(room, now)
         self._record(now, room, Event.SUBMITTED, room.status, 0)
@@ -249,10 +275,10 @@ class LanguageRank(RankCore[LanguageRoom]):
         if room is None:
             self._early.keep(key, announce, now)
             return
-        if room.phase is not LanguagePhase.AWAITING_LENGTH:
+        if room.phase is not IN_AWAITING_LENGTH:
             self.ignored_messages += 1
             return
-        self._step(room, LanguageStep.LENGTH_HEARD, now)
+        self._step(room, ON_LENGTH_HEARD, now)
         room.total_tokens = announce.total_tokens
         self._move(room, ANNOUNCED)
 
@@ -268,7 +294,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         if status.status is Status.Failed:
             self._fail(room, status.reason or "the encode side failed")
             return
-        if room.phase is not LanguagePhase.RECEIVING or status.epoch != room.epoch:
+        if room.phase is not IN_RECEIVING or status.epoch != room.epoch:
             self.ignored_messages += 1
             return
         is_last = status.status is Status.Success
@@ -282,27 +308,27 @@ class LanguageRank(RankCore[LanguageRoom]):
                 f"{status.total_tokens} tokens, {room.got_tokens} were here and {room.capacity_tokens} fit",
             )
             return
-        self._step(room, LanguageStep.CHUNK_HEARD, now)
+        self._step(room, ON_CHUNK_HEARD, now)
         room.total_tokens = status.total_tokens
         room.upto_tokens = status.upto_tokens
         self._move(room, FIRST_CHUNK + 2 * room.epoch + is_last)
 
     def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
         room = self.rooms.get((quiet.room, quiet.incarnation))
-        if room is None or room.phase not in (LanguagePhase.FENCED, LanguagePhase.QUARANTINED):
+        if room is None or room.phase not in (IN_FENCED, IN_QUARANTINED):
             self.ignored_messages += 1
             return
-        in_quarantine = room.phase is LanguagePhase.QUARANTINED
-        self._step(room, LanguageStep.WRITER_QUIET, now)
+        in_quarantine = room.phase is IN_QUARANTINED
+        self._step(room, ON_WRITER_QUIET, now)
         if not in_quarantine:
             self._unfence(room, now)
 
     def _on_prefilled(self, prefilled: Prefilled, now: float, actions: list[Action]) -> None:
         room = self.rooms.get((prefilled.room, prefilled.incarnation))
-        if room is None or room.phase is not LanguagePhase.PREFILLING:
+        if room is None or room.phase is not IN_PREFILLING:
             self.ignored_messages += 1
             return
-        self._step(room, LanguageStep.PREFILLED, now)
+        self._step(room, ON_PREFILLED, now)
         self._end(room, now)
         self._freed = True
 
@@ -315,7 +341,7 @@ class LanguageRank(RankCore[LanguageRoom]):
                 continue
             room.writer_gone = True
             if room.fenced:
-                self._step(room, LanguageStep.WRITER_DOWN, now)
+                self._step(room, ON_WRITER_DOWN, now)
             elif not room.over:
                 self._fail(room, f"{down.peer} is down")
 
@@ -351,7 +377,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         for number in range(self._admitted, turn.submitted):
             room = self._by_number.get(number)
             if room is not None and not self.discipline.announces_length:
-                self._queue(room, LanguageStep.ALL_RANKS_HAVE_IT, now)
+                self._queue(room, ON_ALL_RANKS_HAVE_IT, now)
         self._admitted = max(self._admitted, turn.submitted)
         for number, progress in turn.progress:
             if number >= turn.submitted:
@@ -385,9 +411,9 @@ class LanguageRank(RankCore[LanguageRoom]):
         blocks = self.layout.blocks_for(total)
         refusal = self.discipline.refusal(first=0, remaining=blocks, pool=self.pool.blocks - self.reserve_blocks)
         if refusal:
-            self._conclude_failed(room, f"can never fit: {refusal}", now, actions, LanguageStep.REFUSED)
+            self._conclude_failed(room, f"can never fit: {refusal}", now, actions, ON_REFUSED)
             return
-        self._queue(room, LanguageStep.ALL_RANKS_KNOW_LENGTH, now)
+        self._queue(room, ON_ALL_RANKS_KNOW_LENGTH, now)
 
     def _chunk_landed(self, room: LanguageRoom, *, is_last: bool, now: float, actions: list[Action]) -> None:
         room.chunks += 1
@@ -408,9 +434,9 @@ class LanguageRank(RankCore[LanguageRoom]):
         else:
             refusal = self.discipline.refusal(first=len(room.blocks), remaining=remaining, pool=self.pool.blocks)
         if refusal:
-            self._conclude_failed(room, f"can never fit: {refusal}", now, actions, LanguageStep.REFUSED)
+            self._conclude_failed(room, f"can never fit: {refusal}", now, actions, ON_REFUSED)
             return
-        self._step(room, LanguageStep.MORE_TO_COME, now)
+        self._step(room, ON_MORE_TO_COME, now)
         if self.discipline.releases_before_waiting:
             self._copy_out(room, actions)
             self._release(room, room.blocks)
@@ -426,10 +452,10 @@ class LanguageRank(RankCore[LanguageRoom]):
         self.sizing.completed(CompletedView(room.request, total, room.chunks))
         actions.append(Conclude(*room.key, Status.Success))
         if self.release_after_prefill:
-            self._step(room, LanguageStep.DELIVERED_AND_KEPT, now)
+            self._step(room, ON_DELIVERED_AND_KEPT, now)
             self._leave_group(room)
         else:
-            self._step(room, LanguageStep.DELIVERED, now)
+            self._step(room, ON_DELIVERED, now)
             self._end(room, now)
 
     def _grant(self, now: float, actions: list[Action]) -> None:
@@ -508,7 +534,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         now: float,
         actions: list[Action],
     ) -> None:
-        self._step(room, LanguageStep.BLOCKS_GRANTED, now)
+        self._step(room, ON_BLOCKS_GRANTED, now)
         room.blocks = blocks
         room.capacity_tokens = len(blocks) * self.layout.block_tokens
         self._record(now, room, event, room.status, room.got_tokens)
@@ -518,14 +544,12 @@ class LanguageRank(RankCore[LanguageRoom]):
     def _timed_out(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
         if not room.over:
             self._fail(room, f"timed out while {self._doing(room)}")
-        elif room.phase is LanguagePhase.ANSWERED or (
-            room.phase is LanguagePhase.QUARANTINED and room.writer in self._down
-        ):
-            self._step(room, LanguageStep.QUARANTINE_OVER, now)
+        elif room.phase is IN_ANSWERED or (room.phase is IN_QUARANTINED and room.writer in self._down):
+            self._step(room, ON_QUARANTINE_OVER, now)
             self._unfence(room, now)
         else:
             # Whatever a quarantine was for has landed; from now on the writer's word is enough.
-            self._step(room, LanguageStep.UNANSWERED, now)
+            self._step(room, ON_UNANSWERED, now)
             room.writer_gone = False
             actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, "repeated")))
 
@@ -535,10 +559,10 @@ class LanguageRank(RankCore[LanguageRoom]):
         reason: str,
         now: float,
         actions: list[Action],
-        step: LanguageStep = LanguageStep.FAILED,
+        step: LanguageStep = ON_FAILED,
     ) -> None:
-        if room.writer_gone and step is LanguageStep.FAILED and room.outstanding:
-            step = LanguageStep.FAILED_WITHOUT_WRITER
+        if room.writer_gone and step is ON_FAILED and room.outstanding:
+            step = ON_FAILED_WITHOUT_WRITER
         self._step(room, step, now)
         self._set_status(room, Status.Failed)
         room.failure = reason
@@ -546,7 +570,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._record(now, room, Event.FAILED, room.status, room.got_tokens, 0, reason)
         actions.append(Conclude(*room.key, Status.Failed, reason))
         actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, reason)))
-        if room.phase is LanguagePhase.ENDED:
+        if room.phase is IN_ENDED:
             self._end(room, now)
         else:
             # The writer may be writing into these blocks at this moment.

@@ -57,18 +57,22 @@ class Row(NamedTuple):
 Table = Mapping[Phase, Row]
 
 Landing = tuple[Phase, bool, bool, float | None]
-"""Where a step leads: the phase, whether the room is over in it, whether its timer is set, and to how many seconds."""
+"""Where a step leads: the phase, whether the room is over in it, whether its timer runs on, the seconds of that."""
 
 
-def landings(table: Table, delays: Mapping[Timer, float | None]) -> dict[Phase, dict[Step, Landing]]:
-    """The table as a rank looks things up in it. ``delays``: the seconds of each timer, None for one that is off."""
-    return {
-        phase: {
-            step: (to, table[to].over, step not in row.runs_on, delays.get(table[to].timer))
-            for step, to in row.steps.items()
-        }
+def landings(
+    table: Table, delays: Mapping[Timer, float | None]
+) -> tuple[dict[Phase, dict[Step, Landing]], dict[Phase, float | None]]:
+    """The table as a rank looks things up in it: where each step leads, and how long each phase may last.
+
+    ``delays``: the seconds of each timer, None for one that is off.
+    """
+    stays = {phase: delays.get(row.timer) for phase, row in table.items()}
+    steps = {
+        phase: {step: (to, table[to].over, step in row.runs_on, stays[to]) for step, to in row.steps.items()}
         for phase, row in table.items()
     }
+    return steps, stays
 
 
 def in_words(name: Phase | Step) -> str:

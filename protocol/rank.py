@@ -128,8 +128,7 @@ class RankCore(Generic[RoomType]):
         self.ignored_messages = 0
         self._recorder = recorder
         self._phases = phases
-        self._delays: dict[Timer, float | None] = {**delays, Timer.PHASE: timeout_s, Timer.NONE: None}
-        self._steps = landings(phases, self._delays)
+        self._steps, self._stays = landings(phases, {**delays, Timer.PHASE: timeout_s})
         self._by_number: dict[int, RoomType] = {}
         self._submitted = 0
         # Insertion-ordered sets: rooms that moved on, and rooms that failed, since the group last agreed on them.
@@ -203,22 +202,24 @@ class RankCore(Generic[RoomType]):
         self.rooms[room.key] = room
         self._by_number[room.number] = room
         self._submitted += 1
-        self._arm(room, self._delays[self._phases[room.phase].timer], now)
+        self._arm(room, self._stays[room.phase], now)
 
     def _step(self, room: RoomType, step: Step, now: float) -> None:
         """Go where the table leads, with the timer that it has there.
 
         Raises IllegalStepError, and changes nothing, for a step that has no place in the room's phase.
         """
-        landing = self._steps[room.phase].get(step)
-        if landing is None:
+        try:
+            room.phase, room.over, runs_on, delay_s = self._steps[room.phase][step]
+        except KeyError:
             allowed = ", ".join(map(in_words, self._phases[room.phase].steps)) or "none, it has ended"
             raise IllegalStepError(
                 f"room {room.key[0]} incarnation {room.key[1]} is {in_words(room.phase)} on {self.rank_id}; "
                 f"{in_words(step)!r} has no place there, allowed: {allowed}"
-            )
-        room.phase, room.over, arms, delay_s = landing
-        if arms:
+            ) from None
+        if delay_s is None:
+            room.deadline = None
+        elif not runs_on:
             self._arm(room, delay_s, now)
 
     def _forget(self, room: RoomType) -> None:

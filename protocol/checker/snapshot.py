@@ -20,7 +20,7 @@ from protocol.sizing import SizingPolicy
 
 Core = EncodeRank | LanguageRank
 
-_FIXED = frozenset({"_delays", "_handlers", "_phases", "_recorder", "_steps", "discipline", "layout", "rank_id"})
+_FIXED = frozenset({"_handlers", "_phases", "_recorder", "_stays", "_steps", "discipline", "layout", "rank_id"})
 """The same for the whole life of a core."""
 
 _SCRATCH = frozenset({"_behind_copy", "_free", "_timed", "_timer_count", "_timers", "ignored_messages"})

@@ -56,7 +56,7 @@ from protocol.topology import RankId, Side
 # --- what two cores must have in common -----------------------------------------------------------------------------
 
 UNSEEN = {
-    "_delays",
+    "_stays",
     "_phases",
     "_steps",
     *("_handlers", "_recorder", "discipline", "layout", "rank_id"),  # fixed
