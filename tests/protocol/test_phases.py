@@ -176,7 +176,7 @@ def taken() -> Taken:
         for kind in (EncodeRank, LanguageRank):
             patch.setattr(kind, "handle", noted_handle)
         for bound in bounds():
-            assert explore(bound, most_states=60_000).findings == (), bound.name
+            assert explore(bound, most_states=12_000).findings == (), bound.name
     return Taken(steps, timed, heeded)
 
 
