@@ -27,13 +27,14 @@ from experiments.runs.environment import COMPILED_MARK, sources_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")
-CORE = ("agreement", "allocator", "chunks", "disciplines", "encode", "language", "rank", "status")
+CORE = ("agreement", "allocator", "chunks", "encode", "language", "rank", "status")
 CLUSTER = (
     "cluster", "dedicated", "group", "host", "meetings", "messages", "processes", "requests", "shared", "state",
     "threads", "timers", "turns",
 )  # fmt: skip
 MODULES = (
     *(f"protocol/{name}.py" for name in CORE),
+    *(f"protocol/disciplines/{path.name}" for path in sorted((ROOT / "protocol/disciplines").glob("[a-z]*.py"))),
     *(f"protocol/emulation/{name}.py" for name in ("loop", "passes", "processors")),
     *(f"protocol/observe/{name}.py" for name in ("deadlock", "monitor", "pooluse", "runlog")),
     *(f"sim/{name}.py" for name in ("clock", "fairshare", "run")),

@@ -39,7 +39,10 @@ DECIDING = (
         "allocator.py",
         "chunks.py",
         "observe/deadlock.py",
-        "disciplines.py",
+        *(
+            f"disciplines/{name}.py"
+            for name in ("base", "alloc_then_free", "exact_announce", "free_then_alloc", "slot", "window")
+        ),
         "encode.py",
         "encode_phases.py",
         "language.py",

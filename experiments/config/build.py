@@ -12,6 +12,7 @@ from experiments.config.incidents import parse_instance, parse_rank
 from experiments.config.sections.faults import Incident
 from experiments.config.sections.whole import Sections
 from experiments.config.services import load_service_profile
+from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.topology import RankId, Side
 
@@ -36,7 +37,7 @@ def scenario_of(sections: Sections) -> Scenario:
         wire=sections.protocol.wire,
         sizing=sections.protocol.sizing.policy,
         sizing_options=sections.protocol.sizing.options,
-        slot_tokens=sections.protocol.sizing.tokens if sections.protocol.discipline == "slot" else None,
+        slot_tokens=sections.protocol.sizing.tokens if DISCIPLINES[sections.protocol.discipline].has_slots else None,
         encode_instances=sections.encode.instances,
         encode_tp=sections.encode.tp,
         encode_blocks=sections.blocks(sections.encode),

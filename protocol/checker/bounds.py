@@ -7,7 +7,7 @@ from functools import cached_property
 
 import msgspec
 
-from protocol.disciplines import DISCIPLINES, make_discipline
+from protocol.disciplines import DEFAULT, DISCIPLINES, make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
@@ -67,7 +67,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     name: str
     lengths: tuple[int, ...]
-    discipline: str = "window"
+    discipline: str = DEFAULT
     rooms: tuple[int, ...] = ()
     instances: tuple[int, ...] = ()
     encode_tp: int = 1
@@ -113,10 +113,10 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return f"instances are {self.instances}, there are {self.encode_instances}"
         if len(self.default_tokens) not in (1, self.language_tp):
             return "default_tokens has one entry, or one for each language rank"
-        alone = len(self.lengths) == self.encode_tp == 1 and self.discipline != "alloc_then_free"
+        alone = len(self.lengths) == self.encode_tp == 1 and not DISCIPLINES[self.discipline].waits_holding
         if len(set(self.default_tokens)) > 1 and not alone:
             # Sizing policies answer alike on all ranks of a group (SizingPolicy), and the core relies on it.
-            return "unequal default_tokens are for one room, one encode rank and not for alloc_then_free"
+            return f"unequal default_tokens are for one room and one encode rank, and not for {self.discipline}"
         if self.instant and (self.faults or not self.atomic_turns):
             return "a world can be instant only with atomic turns and without faults"
         return ""
@@ -189,20 +189,11 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def can_succeed(self, tokens: int) -> bool:
         """Whether a request of this length, alone and with nothing going wrong, is delivered.
 
-        Said from the disciplines' definitions, not by asking their code.
+        Said from what the discipline claims (``Discipline.serves``), not by asking what it answers.
         """
         blocks = -(-tokens // BLOCK_TOKENS)
         if not 1 <= blocks <= self.encode_blocks:
             return False
-        room_for_new = self.language_blocks - self.reserve_blocks
-        first = min(max(1, -(-min(self.default_tokens) // BLOCK_TOKENS)), room_for_new)
-        match self.discipline:
-            case "slot" | "default_fail":
-                return blocks <= first
-            case "exact_announce":
-                return blocks <= room_for_new
-            case "alloc_then_free":
-                return blocks <= first or blocks <= self.language_blocks
-            case "free_then_alloc":
-                return blocks - first <= self.language_blocks
-        return True
+        new = self.language_blocks - self.reserve_blocks
+        first = min(max(1, -(-min(self.default_tokens) // BLOCK_TOKENS)), new)
+        return DISCIPLINES[self.discipline].serves(blocks, first=first, pool=self.language_blocks, new=new)

@@ -647,9 +647,9 @@ def _no_demand_is_hopeless(local: Local) -> Iterator[str]:
             continue
         elif room.chunks:
             waits, wanted = True, _blocks(_total(bound, room.key) - room.got_tokens)
-            available = pool - len(room.blocks) if bound.discipline == "alloc_then_free" else pool
+            available = pool - len(room.blocks) if core.discipline.waits_holding else pool
         else:
-            waits = room.phase is LanguagePhase.AWAITING_BLOCKS and bound.discipline == "exact_announce"
+            waits = room.phase is LanguagePhase.AWAITING_BLOCKS and core.discipline.announces_length
             wanted, available = _blocks(_total(bound, room.key)), pool - bound.reserve_blocks
         if waits and wanted > available:
             yield f"room {room.key} waits for {wanted} blocks on {core.rank_id} and can never get more than {available}"

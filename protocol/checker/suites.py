@@ -13,10 +13,14 @@ from itertools import combinations_with_replacement, permutations, product
 import msgspec
 
 from protocol.checker.bounds import BLOCK_TOKENS, CONTAINED, Bound, Fault
-from protocol.disciplines import DISCIPLINES
+from protocol.disciplines import DEFAULT, DISCIPLINES
 
-SAFE = ("window", "exact_announce", "default_fail", "slot")
-RESUMING = ("window", "alloc_then_free", "free_then_alloc")
+SAFE = tuple(name for name, one in DISCIPLINES.items() if not one.may_deadlock)
+WAITING = tuple(name for name, one in DISCIPLINES.items() if one.may_deadlock)
+COMPLETE = tuple(name for name in SAFE if DISCIPLINES[name].resumes or DISCIPLINES[name].announces_length)
+"""Those that serve every length and wait for nothing while they hold something: most is asked of them."""
+ONE_TRANSFER = tuple(name for name in SAFE if name not in COMPLETE)
+"""Those that fail what does not fit at once."""
 SHAPES = ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))
 EVERY = tuple(Fault)
 ONE_ROOM = tuple(fault for fault in Fault if fault in CONTAINED)
@@ -28,17 +32,17 @@ def quick() -> list[Bound]:
     """A few seconds: every discipline and every kind of fault, at the smallest size that has two chunks."""
     return [
         *(_fault_free(discipline, 1, 2, (3, 1)) for discipline in SAFE),
-        *(_fault_free(discipline, 1, 1, (3,)) for discipline in ("alloc_then_free", "free_then_alloc")),
-        _fault_free("window", 2, 2, (3,)),
+        *(_fault_free(discipline, 1, 1, (3,)) for discipline in WAITING),
+        _fault_free(DEFAULT, 2, 2, (3,)),
         _fault_free("exact_announce", 2, 3, (3,)),
-        _one_fault("window", 1, 1, (3, 1), ONE_ROOM),
-        _one_fault("window", 1, 1, (3,), EVERY),
+        _one_fault(DEFAULT, 1, 1, (3, 1), ONE_ROOM),
+        _one_fault(DEFAULT, 1, 1, (3,), EVERY),
         _one_fault("exact_announce", 1, 1, (3,), EVERY),
-        _one_fault("window", 1, 2, (3,), (*ONE_ROOM, Fault.LOSE), together=True),
-        _one_fault("window", 2, 2, (1,), (Fault.FAIL, Fault.LATE), together=True),
-        _one_fault("window", 1, 2, (1, 1), (Fault.LATE,), together=True, atomic=True),
-        _one_fault("window", 2, 1, (1,), (Fault.EARLY,), atomic=True),
-        _faults("window", (1,), (Fault.SUSPECT, Fault.LOSE), 2),
+        _one_fault(DEFAULT, 1, 2, (3,), (*ONE_ROOM, Fault.LOSE), together=True),
+        _one_fault(DEFAULT, 2, 2, (1,), (Fault.FAIL, Fault.LATE), together=True),
+        _one_fault(DEFAULT, 1, 2, (1, 1), (Fault.LATE,), together=True, atomic=True),
+        _one_fault(DEFAULT, 2, 1, (1,), (Fault.EARLY,), atomic=True),
+        _faults(DEFAULT, (1,), (Fault.SUSPECT, Fault.LOSE), 2),
         *_special(),
     ]
 
@@ -47,9 +51,9 @@ def standard() -> list[Bound]:
     """What is known to hold: all of it is searched in one to two minutes on two cores."""
     bounds = [_fault_free(discipline, *shape, (3, 1)) for discipline in SAFE for shape in SHAPES]
     bounds += [_fault_free(discipline, 1, 1, (3, 1, 5)) for discipline in SAFE]
-    bounds += [_fault_free("window", 2, 2, (3, 1, 1), together=True)]
-    bounds += [_fault_free(discipline, *shape, (5,)) for discipline in RESUMING[1:] for shape in SHAPES]
-    for discipline in ("window", "exact_announce"):
+    bounds += [_fault_free(DEFAULT, 2, 2, (3, 1, 1), together=True)]
+    bounds += [_fault_free(discipline, *shape, (5,)) for discipline in WAITING for shape in SHAPES]
+    for discipline in COMPLETE:
         bounds += [
             _one_fault(
                 discipline, 1, 1, (3, 1), ALL_BUT_ALARMS, hazards=("N3", "N4", "N6", "B10", "S1", "S10", "S11", "S12")
@@ -65,14 +69,14 @@ def standard() -> list[Bound]:
             _one_fault(discipline, 1, 1, (3, 1, 1), ONE_ROOM, together=True, hazards=("N3",)),
             _faults(discipline, (3,), EVERY, 2),
         ]
-    bounds += [_one_fault("window", 2, 2, (1, 1), (Fault.DIE,), atomic=True, hazards=("N8", "N9"))]
-    bounds += [_one_fault("window", 1, 2, (3, 1), (Fault.FAIL, Fault.DIE), together=True, hazards=("B10", "N8", "N9"))]
+    bounds += [_one_fault(DEFAULT, 2, 2, (1, 1), (Fault.DIE,), atomic=True, hazards=("N8", "N9"))]
+    bounds += [_one_fault(DEFAULT, 1, 2, (3, 1), (Fault.FAIL, Fault.DIE), together=True, hazards=("B10", "N8", "N9"))]
     bounds += [
-        _one_fault(discipline, 1, 1, (3,), EVERY, hazards=("B10", "S14")) for discipline in RESUMING[1:] + SAFE[2:]
+        _one_fault(discipline, 1, 1, (3,), EVERY, hazards=("B10", "S14")) for discipline in WAITING + ONE_TRANSFER
     ]
     bounds += [
         _one_fault(discipline, 1, 1, (3, 3), (Fault.FAIL, Fault.ABORT, Fault.LOSE), hazards=("B1", "B2"))
-        for discipline in RESUMING[1:]
+        for discipline in WAITING
     ]
     return [*bounds, *_special()]
 
@@ -81,7 +85,7 @@ def deep() -> list[Bound]:
     """Larger groups, more rooms and more faults at once: some ten minutes and several GB."""
     bounds = standard()
     pairs = ((Fault.FAIL, Fault.LATE), (Fault.DUPLICATE, Fault.LOSE), (Fault.ABORT,), (Fault.DIE,))
-    for discipline in ("window", "exact_announce"):
+    for discipline in COMPLETE:
         bounds += [_fault_free(discipline, *shape, (3, 1, 1), together=True) for shape in SHAPES[1:]]
         for faults in pairs:
             bounds.append(_one_fault(discipline, 1, 2, (3, 1), faults, together=True))
@@ -106,8 +110,9 @@ def _name(discipline: str, encode_tp: int, language_tp: int, lengths: tuple[int,
 def _pools(discipline: str, lengths: tuple[int, ...]) -> dict[str, object]:
     """The tightest pools in which each request alone succeeds and two can be under way, and the first allocation."""
     longest = -(-max(lengths) // BLOCK_TOKENS)
-    one_transfer = discipline in ("slot", "default_fail")
-    held_at_once = longest if discipline in ("alloc_then_free", "exact_announce", *SAFE[2:]) else max(1, longest - 1)
+    claims = DISCIPLINES[discipline]
+    one_transfer = discipline in ONE_TRANSFER
+    held_at_once = longest if claims.waits_holding or not claims.resumes else max(1, longest - 1)
     return {
         "encode_blocks": longest,
         "language_blocks": max(held_at_once, min(2, len(lengths))),

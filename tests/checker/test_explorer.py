@@ -6,8 +6,10 @@ from collections import deque
 from itertools import product
 from typing import Any
 
+import msgspec
 import pytest
 
+from protocol.checker import suites
 from protocol.checker.bounds import NEED_TIMERS, Bound, Fault
 from protocol.checker.explorer import PROGRESS_EVERY, explore
 from protocol.checker.model import Model, State
@@ -266,3 +268,43 @@ def test_a_fault_that_may_still_happen_is_no_way_out_of_a_deadlock() -> None:
     (finding,) = explore(bound).findings
     assert finding.invariant == 21
     assert not any(move.kind == Fault.ABORT for move in finding.moves)
+
+
+# --- what a discipline claims -----------------------------------------------------------------------------------------
+
+
+def test_a_discipline_that_claims_too_much_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that holds and waits, and says of itself that it never deadlocks."""
+
+    class Boasting(DISCIPLINES["alloc_then_free"]):  # type: ignore[misc]
+        name = "boasting"
+        may_deadlock = False
+
+    assert HOLD_AND_WAIT.may_deadlock
+    monkeypatch.setitem(DISCIPLINES, "boasting", Boasting)
+    boasted = msgspec.structs.replace(HOLD_AND_WAIT, discipline="boasting", timers=True)
+    assert not boasted.may_deadlock
+    assert explore(msgspec.structs.replace(HOLD_AND_WAIT, timers=True)).findings == ()
+    found = explore(boasted).findings
+    assert [finding.invariant for finding in found] == [22], "both run into their timers, which no claim explains"
+
+
+def test_a_discipline_that_claims_to_serve_what_it_refuses_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Boasting(DISCIPLINES["default_fail"]):  # type: ignore[misc]
+        name = "boasting"
+
+        @classmethod
+        def serves(cls, blocks: int, *, first: int, pool: int, new: int) -> bool:
+            return True
+
+    monkeypatch.setitem(DISCIPLINES, "boasting", Boasting)
+    bound = Bound(name="longer than the default", lengths=(3,), discipline="boasting")
+    assert explore(bound).findings
+    assert not explore(msgspec.structs.replace(bound, discipline="default_fail")).findings
+
+
+def test_what_the_suites_search_follows_from_the_claims() -> None:
+    assert list(suites.SAFE) == SAFE
+    assert suites.WAITING == ("alloc_then_free", "free_then_alloc")
+    assert suites.COMPLETE == ("window", "exact_announce")
+    assert suites.ONE_TRANSFER == ("default_fail", "slot")

@@ -11,7 +11,7 @@ from exhibit import exhibit
 import protocol.encode
 from protocol.checker.bounds import BLOCK_TOKENS, Bound, Fault
 from protocol.chunks import Chunk, plan_chunk
-from protocol.disciplines import AllocThenFree
+from protocol.disciplines.alloc_then_free import AllocThenFree
 from protocol.encode import DONE, OFFERED, EncodeRank, EncodeRoom
 from protocol.encode_phases import EncodePhase, EncodeStep
 from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom

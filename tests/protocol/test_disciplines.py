@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import disciplines
 from protocol.disciplines import DISCIPLINES, ResumeGrant, make_discipline
 from protocol.emulation.scenario import Scenario
 from protocol.errors import ProtocolError
@@ -487,3 +489,15 @@ def test_a_room_that_fails_while_it_waits_to_resume_frees_its_blocks_at_once(sta
     world.turn(Side.LANGUAGE)
     assert world.language[0].pool.fenced == 0
     assert allocations(world, 2) == [4, 4], "what it held serves the next in the same turn"
+
+
+def test_a_discipline_is_known_by_being_in_the_folder_and_its_claims_fit_together() -> None:
+    folder = Path(disciplines.__path__[0])
+    assert {path.stem for path in folder.glob("[a-z]*.py")} - {"base"} == set(DISCIPLINES)
+    for name, kind in DISCIPLINES.items():
+        assert kind.__module__ == f"protocol.disciplines.{name}"
+        if kind.waits_holding:
+            assert (kind.may_deadlock, kind.resumes, kind.releases_before_waiting) == (True, True, False), name
+        if kind.announces_length:
+            assert not kind.resumes, name
+        assert kind.has_slots <= (not kind.asks_policy), name

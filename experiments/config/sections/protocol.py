@@ -20,6 +20,7 @@ from pydantic import (
 from experiments.config.problems import reason_of, shown
 from experiments.config.sections.base import NEVER, Section, known
 from experiments.units import parse_duration
+from protocol.disciplines import DEFAULT as DEFAULT_DISCIPLINE
 from protocol.disciplines import DISCIPLINES
 from protocol.naming import did_you_mean
 from protocol.sizing import SizingError, find_policy
@@ -130,7 +131,7 @@ def _check_type(hint: Any, value: Any) -> None:
 class Protocol(Section):
     """The rules of the transfer."""
 
-    discipline: Annotated[str, known(DISCIPLINES)] = "window"
+    discipline: Annotated[str, known(DISCIPLINES)] = DEFAULT_DISCIPLINE
     """How a room acquires and returns language-side blocks. With the sglang wire alloc_then_free unless it is given."""
     wire: Annotated[str, known(WIRES)] = EXTENDED
     """What the sides say to each other: extended, or the SGLang fork's own frames, sglang, which can say less."""

@@ -1,0 +1,73 @@
+"""What a discipline answers and what it claims."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import ClassVar, Self
+
+import msgspec
+
+from protocol.errors import ProtocolError
+
+
+class ResumeGrant(msgspec.Struct, frozen=True):
+    """Blocks of the next chunk: ``keep`` of the room's own, in order, and ``take`` new ones."""
+
+    keep: int
+    take: int
+
+
+class Discipline(ABC):
+    """The base of all disciplines; all counts are language-side blocks.
+
+    What stands first are its claims. The checker, the wires and the figures ask for them instead of knowing names:
+    a discipline that claims ``may_deadlock = False`` and deadlocks is found out.
+    """
+
+    name: ClassVar[str]
+    """What a configuration calls it."""
+    announces_length: ClassVar[bool] = False
+    """Whether the encode side says the length before anything is taken for a request."""
+    resumes: ClassVar[bool] = True
+    """Whether a room whose first chunk was too small goes on with another."""
+    releases_before_waiting: ClassVar[bool] = False
+    """Whether a room copies its chunk out and returns its blocks before it waits for more."""
+    may_deadlock: ClassVar[bool] = False
+    """Whether rooms may wait for each other for ever, so that only timers end them."""
+    asks_policy: ClassVar[bool] = True
+    """Whether a sizing policy says what a new room asks for, where the length is not announced."""
+    one_resume: ClassVar[bool] = False
+    """Whether a room resumes at most once, then for all that is missing: the SGLang wire has no more."""
+    waits_holding: ClassVar[bool] = False
+    """Whether a room waits for the rest with blocks in hand that it will not use for it, so that both must fit."""
+    has_slots: ClassVar[bool] = False
+    """Whether the pool is cut into slots of one size, which a configuration gives instead of a policy."""
+
+    @classmethod
+    def made(cls, slot_blocks: int | None) -> Self:
+        """One for a run; ``slot_blocks`` is for those that have slots."""
+        return cls()
+
+    @classmethod
+    def serves(cls, blocks: int, *, first: int, pool: int, new: int) -> bool:
+        """Whether a request of ``blocks``, alone and with nothing going wrong, is delivered.
+
+        It takes ``first`` blocks at first; of the ``pool``, new rooms may take ``new``. The checker holds it against
+        what the cores do, so it is said from the discipline's definition and asks none of the methods below.
+        """
+        return True
+
+    def first_blocks(self, asked: int, pool: int) -> int:
+        """Blocks a new room takes when the sizing policy asks for ``asked`` in a pool of ``pool``."""
+        return max(1, min(asked, pool))
+
+    def resume(self, held: int, remaining: int, free: int) -> ResumeGrant | None:
+        """What a room that holds ``held`` blocks and lacks ``remaining`` takes now; None to wait.
+
+        Raises ProtocolError for a discipline whose ``resumes`` is False.
+        """
+        raise ProtocolError(f"{self.name} does not resume")
+
+    def refusal(self, *, first: int, remaining: int, pool: int) -> str:
+        """Why a room that took ``first`` blocks can never get ``remaining`` more; empty when it can."""
+        return ""
