@@ -1,7 +1,7 @@
 """Sizing policies: how many tokens the language side preallocates for a request whose length it does not know.
 
 A new policy is one small class in a file of its own; see ``base.SizingPolicy`` for the two methods it has, and
-``registry`` for the list and for policies that live elsewhere.
+``registry``, which finds it there, for policies that live elsewhere.
 """
 
 from protocol.sizing.base import CompletedView, RequestView, SizingPolicy

@@ -1,4 +1,4 @@
-"""Policies by name: those of this package, and a user's own by the place of its class.
+"""Policies by name: those of this package, which are found by being there, and a user's own by the place of its class.
 
 A user's policy is ``module:Class``, a module that Python can import, or ``file.py:Class``. This is the one place where
 protocol/ runs code that it does not know by name.
@@ -17,22 +17,21 @@ from typing import Any
 
 from protocol.naming import did_you_mean
 from protocol.sizing.base import SizingPolicy
-from protocol.sizing.ewma import EwmaMargin
 from protocol.sizing.fixed import Fixed
-from protocol.sizing.newsvendor import Newsvendor
-from protocol.sizing.oracle import Oracle
-from protocol.sizing.per_client import PerClientQuantile
-from protocol.sizing.pressure import PressureAware
-from protocol.sizing.quantile import Quantile
-from protocol.sizing.regression import HintRegression
 from protocol.sizing.supervised import SizingError, Supervised, described
 
-POLICIES: dict[str, type[SizingPolicy]] = {
-    policy.name: policy
-    for policy in (
-        Fixed, Quantile, PerClientQuantile, EwmaMargin, HintRegression, Newsvendor, PressureAware, Oracle,
-    )
-}  # fmt: skip
+
+def _found() -> list[type[SizingPolicy]]:
+    """Those of this folder: the default first, then by name, and last what sees the true length."""
+    names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    modules = [pkgutil.resolve_name(f"protocol.sizing.{name}") for name in names if name != "registry"]
+    values = [value for module in modules for value in vars(module).values()]
+    found = {value for value in values if _is_policy(value) and "name" in vars(value)}
+    return sorted(found, key=lambda policy: (policy.sees_true_length, policy is not Fixed, policy.name))
+
+
+POLICIES: dict[str, type[SizingPolicy]] = {}
+"""By name, filled below: one file of this folder is a policy, and nothing else lists it."""
 
 HOW_TO_NAME_ONE = "or the place of your own such as my_policies.py:MyPolicy"
 
@@ -151,3 +150,6 @@ def _from_file(path: Path) -> ModuleType:
         reason = f"{type(error).__name__} ({error.msg})" if isinstance(error, SyntaxError) else described(error)
         raise SizingError(f"must name a file that Python can run, but {path.name} raised {reason}{where}") from error
     return module
+
+
+POLICIES.update((policy.name, policy) for policy in _found())

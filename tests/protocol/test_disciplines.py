@@ -26,16 +26,20 @@ NewStage = Callable[..., Any]
 
 
 def test_their_names_and_properties() -> None:
-    assert {
+    claims = {
         name: (kind.announces_length, kind.resumes, kind.releases_before_waiting) for name, kind in DISCIPLINES.items()
-    } == {
-        "window": (False, True, False),
-        "exact_announce": (True, False, False),
-        "alloc_then_free": (False, True, False),
-        "free_then_alloc": (False, True, True),
-        "default_fail": (False, False, False),
-        "slot": (False, False, False),
     }
+    assert (
+        claims.items()
+        >= {
+            "window": (False, True, False),
+            "exact_announce": (True, False, False),
+            "alloc_then_free": (False, True, False),
+            "free_then_alloc": (False, True, True),
+            "default_fail": (False, False, False),
+            "slot": (False, False, False),
+        }.items()
+    )
     assert [make_discipline(name).name for name in DISCIPLINES] == list(DISCIPLINES)
     with pytest.raises(ValueError, match="unknown discipline 'windows'; known: window, "):
         make_discipline("windows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import sizing
 from protocol.emulation.scenario import Scenario
 from protocol.messages import LanguageRequest
 from protocol.sizing import POLICIES, CompletedView, Fixed, Oracle, Quantile, RequestView, SizingPolicy
@@ -40,6 +42,10 @@ def test_the_oracle_answers_the_truth_and_needs_it() -> None:
 
 def test_only_the_oracle_sees_the_truth() -> None:
     assert [name for name, policy in POLICIES.items() if policy.sees_true_length] == ["oracle"]
+    helping = {"__init__", "base", "clients", "options", "registry", "supervised", "window"}
+    files = {path.stem for path in Path(sizing.__path__[0]).glob("*.py")} - helping
+    assert {policy.__module__.rpartition(".")[2] for policy in POLICIES.values()} == files, "one file is a policy"
+    assert next(iter(POLICIES)) == "fixed"
 
 
 LENGTHS = st.lists(st.integers(1, 1000), min_size=1, max_size=60)
@@ -99,7 +105,7 @@ def test_the_quantile_answers_the_default_until_it_is_warm() -> None:
         ("newsvendor", {"resume_s": 0.0, "waiting": 0.0}, "resume_s is 0.0, it must be above 0 when"),
         ("pressure_aware", {"start": 1.0}, "start is 1.0"),
         ("pressure_aware", {"least": 0.0}, "least is 0"),
-        ("pressure_aware", {"base": "oracle"}, "base is 'oracle', it must be one of fixed, quantile, "),
+        ("pressure_aware", {"base": "oracle"}, "base is 'oracle', it must be one of fixed, ewma_margin, "),
         ("pressure_aware", {"base": "pressure_aware"}, "base is 'pressure_aware', it must be one of "),
         ("pressure_aware", {"base_options": {"q": 1}}, "base_options is {'q': 1}, but sizing policy fixed"),
         ("magic", {}, "sizing policy 'magic' must be one of fixed, quantile, .*or the place of your own"),
