@@ -108,7 +108,7 @@ def test_the_quantile_answers_the_default_until_it_is_warm() -> None:
         ("pressure_aware", {"base": "oracle"}, "base is 'oracle', it must be one of fixed, ewma_margin, "),
         ("pressure_aware", {"base": "pressure_aware"}, "base is 'pressure_aware', it must be one of "),
         ("pressure_aware", {"base_options": {"q": 1}}, "base_options is {'q': 1}, but sizing policy fixed"),
-        ("magic", {}, "sizing policy 'magic' must be one of fixed, quantile, .*or the place of your own"),
+        ("magic", {}, "sizing policy 'magic' must be one of fixed, ewma_margin, .*or the place of your own"),
         ("quantil", {}, r"did you mean quantile\?"),
     ],
 )
