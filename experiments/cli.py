@@ -17,7 +17,7 @@ import typer.core
 
 from experiments.commands.common.exits import BAD_INPUT, CHECK_FAILED, DONE, INTERRUPTED
 from experiments.commands.common.registry import all_commands, find_command
-from experiments.terminal import show_what_can_be_shown
+from experiments.terminal import open_closed_streams, show_what_can_be_shown
 
 # typer brings its own copy of click in some versions; the base of its errors is the same class in all of them.
 UsageProblem: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -86,6 +86,7 @@ def _start(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    open_closed_streams()
     show_what_can_be_shown()
     command = typer.main.get_command(app)
     try:
@@ -105,9 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageProblem as error:
         return _refuse(error.format_message())  # type: ignore[attr-defined]
     except BrokenPipeError:
-        # Whoever reads our output has enough, as in `bufferlab examples | head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return _enough()
+    except SystemExit as error:
+        # What typer makes of a pipe that was closed within a command.
+        if isinstance(error.__context__, BrokenPipeError):
+            return _enough()
+        raise
     except Exception as error:
         from experiments.errors import RunFailedError, UserError
         from experiments.files import DISK, reason
@@ -126,6 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == INTERRUPTED:  # typer turns Ctrl-C into this by itself
         print("bufferlab: interrupted", file=sys.stderr)
     return status if isinstance(status, int) else DONE
+
+
+def _enough() -> int:
+    """Whoever reads our output has enough, as in ``bufferlab examples | head -1``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
 
 
 def _refuse(message: str) -> int:

@@ -118,6 +118,7 @@ def _calibrated(
         "transport": inputs.transport,
         "tables": reports,
         "not_fitted": not_fitted,
+        "columns_not_used": inputs.not_used,
         "left_out": [
             {"file": one.file, "row": one.row, "table": one.table, "reason": one.reason, "done": "left out"}
             for one in inputs.left_out

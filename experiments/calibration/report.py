@@ -112,6 +112,7 @@ def _not_used(result: Mapping[str, Any]) -> str:
     ]
     if len(result["left_out"]) > TOLD:
         lines.append(f"and {len(result['left_out']) - TOLD} rows more, see --json")
+    lines += [f"columns of {file} not used: {', '.join(names)}" for file, names in result["columns_not_used"].items()]
     lines += [f"not fitted: {one['name']} (rows: {one['rows']}): {one['reason']}" for one in result["not_fitted"]]
     return "\n".join(lines)
 

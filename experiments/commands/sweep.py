@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,19 +85,22 @@ def sweep(
             shown.say(plan_text(plan) + known, sys.stderr if as_json else sys.stdout)
             shown.begin_with(finished)
 
+        def tell(report: dict[str, Any]) -> None:
+            # Before the figures are drawn, so that a disk that is full by then takes no result away.
+            if as_json:
+                print_json(report)
+            else:
+                shown.say(f"\n{sweep_text(report)}", sys.stdout)
+
         try:
             done = run_sweep(
                 plan, target, jobs=jobs, executor=executor, address=address, force=force, plots=plots, begin=begin,
-                progress=shown.add, notice=shown.say,
+                progress=shown.add, notice=shown.say, finished=tell,
             )  # fmt: skip
         except KeyboardInterrupt:
             shown.say(f"what is finished is kept in {target}; the same command goes on from there")
             raise
-    if as_json:
-        print_json(done.report)
-    else:
-        print()
-        print(sweep_text(done.report))
+    if not as_json:
         print(f"sweep directory: {target}")
     broken = any(cell["invariant_violations"] for cell in done.report["cells"])
     raise typer.Exit(CHECK_FAILED if broken else DONE)

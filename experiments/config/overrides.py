@@ -50,6 +50,8 @@ def anchor_files(tree: dict[str, Any], folder: Path) -> None:
         table = tree.get(section)
         if not isinstance(table, dict) or not isinstance(table.get(key), str):
             continue
+        if not table[key].strip():
+            raise UserError(f"{section}.{key} is empty, it must be {'a file or folder' if key == 'file' else 'a name'}")
         name = Path(table[key])
         looks_like_file = key == "file" or len(name.parts) > 1 or name.suffix in {".toml", ".json"}
         if looks_like_file and not name.is_absolute():

@@ -72,13 +72,15 @@ def run_sweep(
     begin: Callable[[int], None] | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
+    finished: Callable[[dict[str, Any]], None] | None = None,
 ) -> Sweep:
     """Run what is not finished yet and return the whole sweep; without ``out`` nothing is kept.
 
     ``jobs``: runs at once, one a core unless given. ``force`` starts again over another sweep in ``out``; one that
     stands in the plan's own default folder and was made by older code is replaced without it. ``begin`` is called when
     nothing can be refused any more, with the number of runs that are finished already, and ``progress`` with that of
-    those that finish then. Raises UserError before anything runs, RunFailedError if a run breaks.
+    those that finish then. ``finished`` is told the report before anything is drawn. Raises UserError before anything
+    runs, RunFailedError if a run breaks.
     """
     check_executor(executor, address)
     if jobs is not None and jobs < 1:
@@ -96,8 +98,8 @@ def run_sweep(
         if begin is not None:
             begin(len(tasks) - len(pending))
         calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
-        with closing(run_tasks(run_task, calls, jobs=workers, executor=executor, address=address)) as finished:
-            for number, result in finished:
+        with closing(run_tasks(run_task, calls, jobs=workers, executor=executor, address=address)) as done:
+            for number, result in done:
                 index = pending[number]
                 cell, replication = tasks[index]
                 if store is not None:
@@ -108,7 +110,8 @@ def run_sweep(
                         notice(f"broken law in {cell.title()}: {line}")
                 if progress is not None:
                     progress(1)
-        return _finish(plan, record, [result for result in results if result is not None], store, plots=plots)
+        all_results = [result for result in results if result is not None]
+        return _finish(plan, record, all_results, store, plots=plots, finished=finished)
 
 
 def read_sweep(folder: Path | str) -> Sweep:
@@ -123,7 +126,13 @@ def read_sweep(folder: Path | str) -> Sweep:
 
 
 def _finish(
-    plan: Plan, record: dict[str, Any], results: list[Result], store: SweepFolder | None, *, plots: bool
+    plan: Plan,
+    record: dict[str, Any],
+    results: list[Result],
+    store: SweepFolder | None,
+    *,
+    plots: bool,
+    finished: Callable[[dict[str, Any]], None] | None,
 ) -> Sweep:
     table, quantiles = _tables(plan, results)
     report = {**record, "finished": True, **figures_of(plan, results)}
@@ -131,6 +140,9 @@ def _finish(
     if store is not None:
         store.write_table(TABLE_FILE, table)
         store.write_table(QUANTILES_FILE, quantiles)
+    if finished is not None:
+        finished(report)
+    if store is not None:
         if plots:
             from experiments.figures.sweeps import plot_sweep
 

@@ -76,6 +76,12 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str
     """
     listed = list(overrides)
     given = {override.partition("=")[0].strip() for override in listed}
+    sources = [name for name in WORKLOAD_SOURCES if f"workload.{name}" in given]
+    if len(sources) > 1:
+        raise UserError(
+            f"--set gives workload.{' and '.join(reversed(sources))}, it must give only one of "
+            f"{', '.join(WORKLOAD_SOURCES)}"
+        )
     set_aside = _make_room(tree, given)
     for override in listed:
         apply_override(tree, override)

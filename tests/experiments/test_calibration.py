@@ -551,3 +551,31 @@ def test_infinite_is_not_in_the_json(folder: Path, bufferlab: Command) -> None:
     assert table["max_error"] < 1e-6
     assert table["parameters"]["bandwidth_Bps"]["value"] is None
     assert math.isfinite(table["parameters"]["latency_s"]["value"])
+
+
+SERVED = "table,msg_bytes,batch,threads,time_us{}\n" + "".join(
+    f"t,{4096 * 4**place},1,1,{20 + 4**place}{{}}\n" for place in range(7)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (SERVED.format("", ",4", *[""] * 6), "line 2 has 6 fields, its header has 5: table, msg_bytes"),
+        (SERVED.format("", "", "", ",9", *[""] * 4), "line 4 has 6 fields, its header has 5"),
+        (SERVED.format(",time_us", *[",1"] * 7), "has the column time_us 2 times, it must have it once"),
+    ],
+)
+def test_fields_that_belong_to_no_column_are_refused(bufferlab: Command, text: str, sentence: str) -> None:
+    Path("rows.csv").write_text(text, encoding="utf-8")
+    made = bufferlab("calibrate", "rows.csv", "--out", "link.toml")
+    assert (made.status, Path("link.toml").exists()) == (2, False)
+    assert sentence in made.err
+
+
+def test_columns_that_nothing_is_read_from_are_named(bufferlab: Command) -> None:
+    Path("rows.csv").write_text(SERVED.format(",nic", *[",mlx5"] * 7), encoding="utf-8")
+    assert "columns of rows.csv not used: nic" in bufferlab("calibrate", "rows.csv").out
+    assert report(bufferlab, "rows.csv")["columns_not_used"] == {"rows.csv": ["nic"]}
+    Path("empty.csv").write_text(SERVED.format(",", *[","] * 7), encoding="utf-8")
+    assert report(bufferlab, "empty.csv")["columns_not_used"] == {}

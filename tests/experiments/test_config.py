@@ -241,3 +241,18 @@ def test_a_real_run_has_limits() -> None:
         parse(changed("encode.instances=16", "encode.tp=2")).check_real(2**40)
     with pytest.raises(UserError, match=r"pools of all ranks take .* at most 0.0 GiB"):
         parse(MINIMAL).check_real(10**6)
+
+
+@pytest.mark.parametrize("value", ["", '""', '" "'])
+def test_an_empty_name_of_a_file_is_refused_by_name(value: str) -> None:
+    with pytest.raises(UserError, match=r"^workload\.file is empty, it must be a file or folder$"):
+        load("quickstart", [f"workload.file={value}"])
+
+
+def test_two_sources_of_requests_in_one_command_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("arrival_s,total_tokens\n0,5\n1,5\n", encoding="utf-8")
+    given = [f"workload.file={file}", "workload.preset=mixed"]
+    for settings in (given, given[::-1]):
+        with pytest.raises(UserError, match=r"^--set gives workload\.file and preset, it must give only one of"):
+            load("quickstart", settings)

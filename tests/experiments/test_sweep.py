@@ -1,5 +1,6 @@
 """Sweeps: what is a cell, what is refused, the same bytes on any number of cores, and going on after an interruption."""
 
+import errno
 import json
 import os
 import re
@@ -566,3 +567,27 @@ def test_the_code_digest_sees_what_matters(tmp_path: Path, monkeypatch: pytest.M
         (copy / name).write_text("# computed otherwise")
         assert code_digest() != before
         before = code_digest()
+
+
+def test_the_table_is_printed_before_anything_is_drawn(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when figures are drawn takes no result away."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "sweep.png")
+
+    monkeypatch.setattr("experiments.figures.sweeps.plot_sweep", full)
+    arguments = (
+        "sweep",
+        "seed-small",
+        "--grid",
+        "protocol.sizing.tokens=512,1024",
+        "--jobs",
+        "1",
+        "--out",
+        "s",
+        "--plots",
+    )
+    made = bufferlab(*arguments)
+    assert made.status == 1
+    assert "protocol.sizing.tokens" in made.out.partition("workload:")[2]
+    assert "sweep.png cannot be read or written" in made.err

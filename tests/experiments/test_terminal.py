@@ -88,3 +88,27 @@ def test_what_is_nearest(text: str, encoding: str, shown: bytes, monkeypatch: py
     sys.stdout.write(text)
     sys.stdout.flush()
     assert written.getvalue() == shown
+
+
+@pytest.mark.parametrize("closed", ["", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -m experiments sim seed-small --no-plots --out run {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        capture_output=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert (tmp_path / "run" / "summary.json").read_text().startswith("{")
+
+
+@pytest.mark.parametrize("arguments", ["sim seed-small --no-plots --json --out run", "examples"])
+def test_whoever_has_read_enough_ends_nothing_badly(tmp_path: Path, arguments: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "experiments", *arguments.split()], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as command:  # fmt: skip
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        told = command.stderr.read()
+        assert (command.wait(timeout=100), "rror" in told) == (0, False), told

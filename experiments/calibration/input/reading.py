@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.calibration.bench_link import CSV_FILE, JSON_FILE
 from experiments.calibration.host.host import Account, accounts_of, tells_inputs, why_unfit
-from experiments.calibration.input.rows import MICRO, LeftOut, Row, read_rows
+from experiments.calibration.input.rows import MICRO, LeftOut, Row, read_rows, unknown_columns
 from experiments.calibration.input.runs import Observed, observe
 from experiments.errors import UserError
 from experiments.progress import Step
@@ -29,6 +29,8 @@ class Inputs:
     seen: Observed = field(default_factory=Observed)
     first_contacts_s: list[float] = field(default_factory=list)
     transports: set[str] = field(default_factory=set)
+    not_used: dict[str, list[str]] = field(default_factory=dict)
+    """Columns of a file that nothing is read from."""
 
     @property
     def transport(self) -> str | None:
@@ -64,6 +66,8 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
         found.rows.extend(rows)
         found.transports |= {row.link for row in rows} & known_transports
         found.left_out.extend(left_out)
+        if unknown := unknown_columns(path, rows):
+            found.not_used[path.name] = unknown
         if path.suffix == ".json":
             contact_us = json.loads(path.read_text(encoding="utf-8")).get("first_contact_us")
             if isinstance(contact_us, int | float):

@@ -13,11 +13,12 @@ import csv
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.calibration.input.line_rates import line_rate_Bps
+from experiments.csvrows import check_names, fit
 from experiments.errors import UserError
 
 COLUMNS = ("table", "msg_bytes", "batch", "threads", "total_bytes", "time_us", "bw_GBps")
@@ -26,8 +27,12 @@ TOTAL = "total_bytes"
 IDENTITY = ("run", "config", "api")
 """What names the rows of a table that has no column ``table``."""
 
+NOTED = ("system", "link", "op", "quantity")
+"""What else is read of a row."""
+
 TIMES = ("time_us", "median_us")
 RATE = "bw_GBps"
+KNOWN = frozenset({*COLUMNS, *IDENTITY, *TIMES, *NOTED})
 TIME, THROUGHPUT = "time", "throughput"
 MICRO, GIGA = 1e-6, 1e9
 
@@ -97,6 +102,13 @@ class _UnusableError(ValueError):
     """Why a row cannot be used."""
 
 
+def unknown_columns(path: Path, rows: Sequence[Row]) -> list[str]:
+    """Names of the columns of a CSV file that nothing is read from; what bench-link writes beside is known."""
+    if path.suffix == ".json" or all(row.table.startswith("bench_link_") for row in rows):
+        return []
+    return [name for name in _csv_lines(path)[0][1] if name and name not in KNOWN]
+
+
 def read_rows(path: Path) -> tuple[list[Row], list[LeftOut]]:
     """The rows of a CSV or of a bench-link JSON file, and those that are left out.
 
@@ -120,8 +132,15 @@ def read_rows(path: Path) -> tuple[list[Row], list[LeftOut]]:
 def _csv_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
-            return [(reader.line_num, {name: str(text).strip() for name, text in line.items()}) for line in reader]
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            check_names(str(path), header)
+            lines = []
+            for fields in reader:
+                if fields:
+                    fitted = fit(fields, header, f"{str(path)!r}, line {reader.line_num}", short=True)
+                    lines.append((reader.line_num, dict(zip(header, map(str.strip, fitted), strict=True))))
+            return lines
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{str(path)!r} cannot be read as CSV: {error}") from None
 

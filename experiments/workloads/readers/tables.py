@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from experiments.config.inputs import SUFFIXES, suffix_of
+from experiments.csvrows import fit
 from experiments.errors import UserError
 from experiments.workloads.readers.base import Head
 from experiments.workloads.readers.names import plain_name
@@ -292,18 +293,10 @@ class _CsvRows:
             )
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        width = len(self.header)
         for row in self._rows():
-            if len(row) != width:
-                if not any(field.strip() for field in row[width:]) and len(row) > width:
-                    row = row[:width]
-                elif any(row):
-                    raise UserError(
-                        f"workload.file {self._path.name}, line {self._reader.line_num + self._before} has {len(row)} "
-                        f"field{'s' if len(row) != 1 else ''}, its header has {width}: {', '.join(self.header)[:80]}"
-                    )
             if any(row):
-                yield self._reader.line_num + self._before, row
+                line = self._reader.line_num + self._before
+                yield line, fit(row, self.header, f"workload.file {self._path.name}, line {line}")
 
     def _rows(self) -> Iterator[list[str]]:
         begun = self._reader.line_num + 1
