@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,10 +16,13 @@ REAL_MEMORY_SHARE = 0.7
 def real_errors(notice: Callable[[str], None] | None = None) -> Iterator[None]:
     """Turn what the real backend raises into errors a user can read; an absent package names what mends it.
 
-    Before it is imported, variables that are not for it are taken out of the environment, which ``notice`` is told.
+    Before it is imported, variables that are not for it are taken out of the environment, which ``notice`` is told;
+    one that is for it and of no use is refused.
     """
     from real.engine import variables
 
+    if wrong := variables.useless(os.environ):
+        raise UserError(wrong)
     removed = variables.clean_here()
     if notice is not None and (line := variables.notice(removed)):
         notice(line)

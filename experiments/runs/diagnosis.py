@@ -82,8 +82,10 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Report:
     }
     for transport, engine in engines().items():
         has_devices = transport in engine.device_transports
-        if engine.needs_mooncake and not installed["mooncake_imports"]["works"]:
-            result: Report = {"works": False, "reason": "Mooncake cannot be imported", "proof": None}
+        if installed["useless_variable"]:
+            result: Report = {"works": False, "reason": installed["useless_variable"], "proof": None}
+        elif engine.needs_mooncake and not installed["mooncake_imports"]["works"]:
+            result = {"works": False, "reason": "Mooncake cannot be imported", "proof": None}
         elif absent:
             result = {"works": False, "reason": f"{' and '.join(absent)} not installed", "proof": None}
         elif has_devices and not devices:
@@ -94,7 +96,8 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Report:
             result = _probe([sys.executable, "-c", TRANSPORT_PROBE, transport, device])
             result["proof"] = _last_json(result.pop("output")) if result["works"] else None
         found["transports"][transport] = {key: result[key] for key in ("works", "reason", "proof")}
-    if installed["mooncake_imports"]["works"] and not absent and not found["transports"]["tcp"]["works"]:
+    usable = installed["mooncake_imports"]["works"] and not absent and not installed["useless_variable"]
+    if usable and not found["transports"]["tcp"]["works"]:
         found["broken"] = _broken_packages()
     works = [name for name, one in found["transports"].items() if one["works"]]
     without = [name for name in works if not engines()[name].needs_mooncake]
@@ -113,6 +116,8 @@ def examine_real(transport: str | None = "tcp") -> str:
 
     needs_mooncake = transport is not None and engine_class(transport).needs_mooncake
     found = _installed(look_for_mooncake=needs_mooncake)
+    if found["useless_variable"]:
+        return str(found["useless_variable"])
     if found["absent"]:
         reason = f"{' and '.join(found['absent'])} {'is' if len(found['absent']) == 1 else 'are'} not installed"
     elif not found["mooncake_imports"]["works"]:
@@ -143,6 +148,7 @@ def _installed(*, look_for_mooncake: bool = True) -> Report:
         "absent": [name for name in REAL_PACKAGES if importlib.util.find_spec(IMPORT_NAMES.get(name, name)) is None],
         "removed_variables": sorted({*variables.foreign(os.environ), *variables.taken_out()}),
         "passed_variables": variables.passed(os.environ),
+        "useless_variable": variables.useless(os.environ),
     }
 
 

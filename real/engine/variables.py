@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping, MutableMapping
 from typing import NamedTuple
 
@@ -50,6 +51,20 @@ _ANY_CASE = re.compile(FAMILIES[-1], re.IGNORECASE)
 _LOUD = re.compile("|".join(FAMILIES[:2]))
 ALLOWED = frozenset(name for passed in PASSED for name in passed.names)
 
+NUMBERS = {
+    "MC_TCP_SLICE_SIZE": (1, 2**31 - 1),
+    "MC_WORKERS_PER_CTX": (1, 1024),
+    "MC_GID_INDEX": (0, 255),
+    "NCCL_IB_GID_INDEX": (-1, 255),
+    "MC_IB_PORT": (1, 254),
+    "MC_IB_TC": (-1, 255),
+    "MC_IB_SL": (-1, 15),
+    "MC_PKEY_INDEX": (0, 65535),
+}
+"""The least and the most that a variable on the list may be; libraries take what is no number for 0, in silence."""
+CHOICES = {"MC_LOG_LEVEL": ("TRACE", "INFO", "WARNING", "ERROR"), "MC_MTU": ("512", "1024", "2048", "4096")}
+INTERFACES = "GLOO_SOCKET_IFNAME"
+
 OURS = "BUFFERLAB_SET"
 """Names the variables that our own code has set, with their values, for the processes that inherit them."""
 
@@ -66,6 +81,27 @@ def foreign(environment: Mapping[str, str]) -> list[str]:
 def passed(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables on the list that somebody else has set."""
     return {name: environment[name] for name in sorted(ALLOWED & environment.keys() - _marked(environment))}
+
+
+def useless(environment: Mapping[str, str]) -> str:
+    """What is wrong with a variable that is let through, in a sentence that begins with it; empty if nothing is.
+
+    A library that cannot use its value dies in the middle of a start, or goes on with another one and says nothing.
+    """
+    for name, value in passed(environment).items():
+        if name in NUMBERS:
+            least, most = NUMBERS[name]
+            if not re.fullmatch(r"[+-]?\d+", value, re.ASCII) or not least <= int(value) <= most:
+                return f"{name} is {value!r} in the environment, it must be a whole number from {least} to {most}"
+        elif name in CHOICES and value not in CHOICES[name]:
+            return f"{name} is {value!r} in the environment, it must be one of {', '.join(CHOICES[name])}"
+        elif name == INTERFACES:
+            known = [interface for _, interface in socket.if_nameindex()]
+            if any(one not in known for one in value.split(",")):
+                return (
+                    f"{name} is {value!r} in the environment, it must be an interface of this host: {', '.join(known)}"
+                )
+    return ""
 
 
 def cleaned(environment: Mapping[str, str]) -> dict[str, str]:

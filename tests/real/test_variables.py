@@ -205,3 +205,36 @@ def test_doctor_is_not_misled(tmp_path: Path, name: str) -> None:
     assert found["transports"]["tcp"]["works"] is True, found
     assert name in found["removed_variables"]
     assert found["mend"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("GLOO_SOCKET_IFNAME", "eth99", "must be an interface of this host: "),
+        ("GLOO_SOCKET_IFNAME", "lo,eth99", "must be an interface of this host: "),
+        ("GLOO_SOCKET_IFNAME", "", "must be an interface of this host: "),
+        ("MC_TCP_SLICE_SIZE", "abc", "must be a whole number from 1 to 2147483647"),
+        ("MC_TCP_SLICE_SIZE", "0", "must be a whole number from 1"),
+        ("MC_TCP_SLICE_SIZE", "64K", "must be a whole number from 1"),
+        ("MC_WORKERS_PER_CTX", "-2", "must be a whole number from 1"),
+        ("MC_LOG_LEVEL", "banana", "must be one of TRACE, INFO, WARNING, ERROR"),
+        ("MC_MTU", "9000", "must be one of 512, 1024, 2048, 4096"),
+        ("MC_GID_INDEX", "first", "must be a whole number from 0"),
+    ],
+)
+def test_a_value_that_a_library_cannot_use_is_refused_before_it_reads_it(name: str, value: str, sentence: str) -> None:
+    assert variables.useless({name: value}).startswith(f"{name} is {value!r} in the environment, it {sentence}")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "real", "seed-small", "--out", "never"], cwd=ROOT,
+        env={**os.environ, name: value}, text=True, capture_output=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert (done.returncode, (ROOT / "never").exists()) == (2, False), done.stderr
+    assert f"bufferlab: {name} is " in done.stderr
+
+
+def test_values_that_mean_something_pass() -> None:
+    good = {
+        "GLOO_SOCKET_IFNAME": "lo", "MC_TCP_SLICE_SIZE": "65536", "MC_WORKERS_PER_CTX": "2", "MC_LOG_LEVEL": "ERROR",
+        "MC_MTU": "4096", "MC_GID_INDEX": "3", "MC_IB_TC": "106", "TORCH_HOME": "/x",
+    }  # fmt: skip
+    assert variables.useless(good) == ""
