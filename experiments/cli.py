@@ -1,8 +1,8 @@
 """The command line of ``bufferlab``: collects the commands, and turns errors into sentences and exit statuses.
 
 What holds for all commands: exit status 0 done, 1 a stated check failed, 2 bad input (one sentence on stderr, nothing
-run, nothing written), 130 interrupted. ``--json`` prints one JSON object on stdout and nothing else there. Each command
-is a module of ``experiments/commands/``, found there by its name.
+run, nothing written), 130 interrupted, 143 by SIGTERM. ``--json`` prints one JSON object on stdout and nothing else
+there. Each command is a module of ``experiments/commands/``, found there by its name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from experiments.commands.common.exits import BAD_INPUT, CHECK_FAILED, DONE, INTERRUPTED
+from experiments.commands.common.exits import BAD_INPUT, CHECK_FAILED, DONE, INTERRUPTED, TERMINATED
 from experiments.commands.common.registry import all_commands, find_command
 from experiments.terminal import open_closed_streams, show_what_can_be_shown
+from experiments.termination import termination_like_interrupt
 
 # typer brings its own copy of click in some versions; the base of its errors is the same class in all of them.
 UsageProblem: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -85,7 +86,13 @@ def _start(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status; SIGTERM ends it in order as Ctrl-C does."""
+    with termination_like_interrupt() as termination:
+        status = _run(arguments)
+        return TERMINATED if termination.came and status == INTERRUPTED else status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     open_closed_streams()
     show_what_can_be_shown()
     command = typer.main.get_command(app)

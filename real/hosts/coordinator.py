@@ -25,7 +25,7 @@ from real.control.clocks import Clock, RoundTrip, best_offset
 from real.control.guard import Guard, Refusal, Refusals
 from real.control.spec import RankSpec
 from real.engine.registry import engines
-from real.errors import EngineStartError
+from real.errors import EngineError, EngineStartError
 from real.hosts.joining import (
     BEAT_S,
     TO_COORDINATOR,
@@ -52,6 +52,7 @@ from real.hosts.joining import (
     sources_digest,
 )
 from real.hosts.places import LOST_STATUS
+from real.threads import ThreadBrokeError, ThreadFailures
 
 ROUND_TRIPS = 16
 """Questions of one measurement of a clock. The quickest counts, so a few must meet a moment when nobody is busy."""
@@ -244,6 +245,7 @@ class Coordinator:
         self._counters: dict[str, dict[str, int]] = {}
         self._lines: set[Line] = set()
         self._threads: list[threading.Thread] = []
+        self._failures = ThreadFailures()
         try:
             self._listener = listen(address, port)
         except OSError as error:
@@ -295,6 +297,7 @@ class Coordinator:
         """
         deadline_s = time.monotonic() + wait_s
         while True:
+            self.check()
             with self._changed:
                 self._changed.wait_for(lambda: self._news or not self._missing(), min(0.2, wait_s))
                 while self._news:
@@ -422,11 +425,26 @@ class Coordinator:
 
     def _in_thread(self, target: Callable[[], None]) -> None:
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        thread = threading.Thread(target=target, name="coordinator", daemon=True)
+        thread = threading.Thread(target=self._guarded, args=(target,), name="coordinator", daemon=True)
         thread.start()
         self._threads.append(thread)
 
+    def _guarded(self, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except Exception as error:
+            self._failures.add("coordinator", error)
+            with self._changed:
+                self._changed.notify_all()
+
     # --- what the router needs (``real.hosts.places.Hosts``) ---
+
+    def check(self) -> None:
+        """Raise EngineError if a thread of the coordinator has ended with an exception."""
+        try:
+            self._failures.check()
+        except ThreadBrokeError as broke:
+            raise EngineError(f"the coordinator cannot go on: {broke}") from broke
 
     def address_of(self, rank_id: RankId) -> str:
         """The address at which the others reach this rank."""

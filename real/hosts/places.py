@@ -93,6 +93,9 @@ class Hosts(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """By host, what is known about it beyond its address."""
 
+    def check(self) -> None:
+        """Raise EngineError if something that the hosts need has broken."""
+
     def refused(self) -> list[Refusal]:
         """Who came to a port of the hosts' own and did not hold the run's token."""
 
@@ -227,6 +230,9 @@ class ThisHost:
     def facts(self) -> dict[str, Any]:
         """Nothing that this process could not find out itself."""
         return {}
+
+    def check(self) -> None:
+        """Nothing runs beside the ranks here."""
 
     def refused(self) -> list[Refusal]:
         """Nobody: there is no port but the ranks'."""

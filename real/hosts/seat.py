@@ -43,6 +43,7 @@ from real.hosts.joining import (
     sources_digest,
 )
 from real.hosts.places import LocalProcess, ThisHost
+from real.threads import ThreadBrokeError, ThreadFailures
 
 RETRY_S = 0.2
 
@@ -57,6 +58,7 @@ class Seat:
         self._device = device
         self._process: LocalProcess | None = None
         self._reporter: threading.Thread | None = None
+        self._failures = ThreadFailures()
 
     def take_part(self) -> None:
         """Do what the coordinator says until the run is over.
@@ -66,6 +68,10 @@ class Seat:
         try:
             failure = self._obey()
         except ConnectionLost as lost:
+            try:
+                self._failures.check()
+            except ThreadBrokeError as broke:
+                raise EngineError(f"{self.rank_id} cannot go on: {broke}") from broke
             raise EngineError(f"{self.rank_id} ends because the coordinator is gone: {lost}") from None
         except KeyboardInterrupt:
             with contextlib.suppress(ConnectionLost):
@@ -110,9 +116,14 @@ class Seat:
                     raise ConnectionLost(f"it sent a {type(other).__name__} out of place")
 
     def _report_end(self, process: LocalProcess) -> None:
-        status = process.wait(None)
-        with contextlib.suppress(ConnectionLost):  # the main thread finds that out
-            self._line.send(Ended(status, process.last_words()))
+        try:
+            status = process.wait(None)
+            with contextlib.suppress(ConnectionLost):  # the main thread finds that out
+                self._line.send(Ended(status, process.last_words()))
+        except Exception as error:
+            # Nobody would hear of the process's end: the main thread leaves, and says why.
+            self._failures.add("reporter", error)
+            self._line.close()
 
 
 def take_part(

@@ -37,6 +37,11 @@ class Accounts:
         self._refused: list[Record] = []
         self._delivered: Counter[tuple[RankId, int]] = Counter()
 
+    def close(self) -> None:
+        """Let go of all records: nobody will read them."""
+        for spool in self._told.values():
+            spool.close()
+
     def add(self, told: Records) -> None:
         """Take what a process recorded."""
         self.take(told.rank_id, told.generation, told.records)

@@ -252,6 +252,7 @@ class Ranks:
 
     def receive(self, timeout_s: float) -> Iterator[Order]:
         """What the ranks say; waits for the first of it, at most ``timeout_s``."""
+        self.hosts.check()
         self._inbox.wait(timeout_s)
         for frames in self._inbox.messages():
             try:

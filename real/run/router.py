@@ -118,6 +118,14 @@ class Router:
 
     def run(self, requests: Sequence[Request]) -> RealOutcome:
         """Hand out the requests at their times, or as earlier ones end, wait for the end, collect."""
+        try:
+            return self._run(requests)
+        except BaseException:
+            # The exception holds this object until somebody drops it, and its files with it.
+            self._accounts.close()
+            raise
+
+    def _run(self, requests: Sequence[Request]) -> RealOutcome:
         counters = self._ranks.hosts.sent_counters()
         self._zero_s = time.monotonic() + LEAD_S
         for rank_id in self._ranks.ids:

@@ -39,6 +39,11 @@ class Spool:
         if len(self._rest) >= _AT_ONCE and not self._is_full:
             self._write()
 
+    def close(self) -> None:
+        """Let go of the file, and of everything in it."""
+        if self._file is not None:
+            self._file.close()
+
     def _write(self) -> None:
         part = _encoder.encode(self._rest)
         left = memoryview(len(part).to_bytes(_LENGTH_BYTES, "big") + part)

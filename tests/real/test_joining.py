@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -465,3 +466,42 @@ def test_another_machines_address() -> None:
         ValueError, match=r"--host names 203\.0\.113\.77, it must be an address of this machine, which has "
     ):
         require_own("203.0.113.77", "--host")
+
+
+def test_a_thread_of_the_coordinator_that_breaks_ends_the_waiting_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def serve(_self: Coordinator, _line: Line) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(Coordinator, "_serve", serve)
+    with Coordinator(SCENARIO, HOST, 0) as hosts, socket.create_connection((HOST, port_of(hosts))):
+        with pytest.raises(EngineError, match=r"the coordinator cannot go on: .* ended with MemoryError: no more"):
+            hosts.gather(30.0)
+        with pytest.raises(EngineError, match="no more"):
+            hosts.check()
+
+
+def test_a_thread_beside_a_rank_that_breaks_ends_the_rank_with_a_sentence() -> None:
+    class Played:
+        def poll(self) -> int:
+            return 0
+
+        def wait(self, _timeout_s: float | None) -> int:
+            return 0
+
+        def last_words(self) -> str:
+            raise OSError("the disk is gone")
+
+    here: Any = SimpleNamespace(start=lambda _spec: Played(), token="")
+    with socket.create_server((HOST, 0)) as listener:
+        theirs = Line(socket.create_connection(listener.getsockname()))
+        ours = Line(listener.accept()[0])
+    route = Route(rank_id=ROUTER, host="", control_port=0)
+    spec = RankSpec(rank_id=ROUTER, scenario=SCENARIO, bootstraps=(), router=route)
+    with closing(ours), closing(theirs):
+        theirs.send(Launch(spec))
+        with pytest.raises(
+            EngineError, match=r"encode0\.0 cannot go on: its 'reporter' thread ended with OSError: the"
+        ):
+            seat.Seat(ours, ENCODE, here).take_part()

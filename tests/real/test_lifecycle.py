@@ -167,3 +167,31 @@ def test_a_rank_that_ends_unasked_is_reported_and_nothing_is_left() -> None:
     outcome = run_real(SMALL, REQUESTS, progress=end_one)
     assert any("ended with status -9" in incident.what for incident in outcome.incidents)
     assert outcome.failed_rooms | outcome.succeeded_rooms == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = ["--set", "workload.requests=100000", "--set", "workload.rate_rps=50"]
+    router = psutil.Popen(
+        [sys.executable, "-m", "experiments", "real", "quickstart", *settings, "--out", str(out), "--json"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline_s = time.monotonic() + 60
+        ranks: list[psutil.Process] = []
+        while len(ranks) < 2 and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+            ranks = [one for one in router.children(recursive=True) if "real.run.rank" in one.cmdline()]
+        assert len(ranks) == 2
+        router.send_signal(signal.SIGTERM)
+        said = router.communicate(timeout=30)[1].decode()
+        assert (router.returncode, said.splitlines()[-1]) == (143, "bufferlab: interrupted")
+        _, alive = psutil.wait_procs(ranks, timeout=15)
+        assert not alive
+    finally:
+        if router.poll() is None:
+            router.kill()
+            router.wait()

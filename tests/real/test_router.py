@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import heapq
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +31,7 @@ from real.errors import EngineError
 from real.faults import Kill, Restart
 from real.run import patience as real_patience
 from real.run import router as real_router
+from real.run import spool as real_spool
 from real.run.orders import (
     GROUP_STATUS,
     Alive,
@@ -594,3 +598,32 @@ def test_deadlocks_are_those_that_the_probe_sees_also_under_traffic(*, stuck: bo
     if stuck:
         assert "room 1 holds 1 of language0 and waits for 1 of language0; room 2 holds 1" in outcome.deadlocks[0]
         assert len(outcome.deadlocks) == 1
+
+
+def open_in(folder: Path) -> list[str]:
+    """The files in a folder that this process has open, with a name or without."""
+    links = []
+    for one in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            links.append(str(one.readlink()))
+    return [link for link in links if link.startswith(f"{folder}/")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_run_that_raises_leaves_no_file_open_also_while_somebody_holds_the_exception(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(real_spool, "_AT_ONCE", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    opened: list[str] = []
+
+    def stop(_count: int) -> None:
+        opened.extend(open_in(tmp_path))
+        raise RuntimeError("the caller's progress bar broke")
+
+    ranks: Any = Stage()
+    with pytest.raises(RuntimeError, match="progress bar") as held:
+        Router(ranks, (), stop, None, PATIENCE).run([Request(room, 0.05 * room, 100) for room in range(1, 4)])
+    assert opened
+    assert held.value.__traceback__ is not None
+    assert open_in(tmp_path) == []

@@ -8,3 +8,5 @@ CHECK_FAILED = 1
 BAD_INPUT = 2
 """One sentence on standard error, nothing was run and nothing was written."""
 INTERRUPTED = 130
+TERMINATED = 143
+"""By SIGTERM, which is taken for Ctrl-C."""
