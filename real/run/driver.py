@@ -40,7 +40,8 @@ from protocol.topology import RankId, Side
 from protocol.wire.limits import EXTENDED
 from real.control.heartbeat import Found, Lost, News
 from real.control.route import Route
-from real.control.sglang import EncodeWire, LanguageWire
+from real.control.sglang_encode import EncodeWire
+from real.control.sglang_language import LanguageWire
 from real.control.spec import RankSpec
 from real.control.wire import ExtendedWire, Heard, Vacant, Wire
 from real.counts import Counts

@@ -47,7 +47,8 @@ from real.control.addresses import listen
 from real.control.bootstrap import Registry
 from real.control.heartbeat import Found, Lost, News
 from real.control.route import ROUTER, Route
-from real.control.sglang import EncodeWire, LanguageWire
+from real.control.sglang_encode import EncodeWire
+from real.control.sglang_language import LanguageWire
 from real.control.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
 from real.control.spec import Heartbeats, RankSpec
 from real.control.wire import Vacant
