@@ -160,7 +160,8 @@ def describe_ranks(hosts: Hosts, clocks: Mapping[Any, Clock], replication: int) 
     """For environment.json: where each rank of a replication was, and its clock against the coordinator's.
 
     ``clock_offset_s``: how much more its clock showed when the run began; ``clock_drift``: seconds that it gained in a
-    second until the run's end. The offset is known to ``clock_uncertainty_s``, and so are the times of its events.
+    second until the run's end, None if it could not be asked again. The offset is known to ``clock_uncertainty_s``, and
+    so are the times of its events.
     """
     return [
         {
@@ -169,7 +170,7 @@ def describe_ranks(hosts: Hosts, clocks: Mapping[Any, Clock], replication: int) 
             "host": hosts.address_of(rank_id),
             "clock_offset_s": clock.before.offset_s,
             "clock_uncertainty_s": clock.uncertainty_s,
-            "clock_drift": clock.drift,
+            "clock_drift": None if clock.after is None else clock.drift,
         }
         for rank_id, clock in sorted(clocks.items())
     ]

@@ -82,11 +82,10 @@ def run_measured(
                 broken = measured.take(number, outcome, recorder)
                 if hosts is not None:
                     measured.ranks += describe_ranks(hosts, outcome.clocks, number)
-                tell(notice, [str(one) for one in outcome.refused])
                 tell(notice, broken)
                 if notice is not None:
-                    for incident in outcome.incidents:
-                        notice(str(incident))
+                    for found in (*outcome.refused, *outcome.incidents):
+                        notice(str(found))
             wall_s = time.perf_counter() - started_s
             transport = str(measured.proofs[0]["actual"])
             summary = summarise(measured.replications, kind="real", transport=transport, wall_s=wall_s)
@@ -134,6 +133,7 @@ class _Measured:
     ranks: list[dict[str, Any]] = field(default_factory=list)
     usage: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, str] = field(default_factory=dict)
     """Of the last replication: where the blocks of each rank lie."""
 
@@ -156,6 +156,9 @@ class _Measured:
         self.proofs.append({**msgspec.to_builtins(outcome.proof), "verified_bytes": outcome.verified_bytes})
         self.usage.append(_usage(outcome.router_usage, outcome.usage))
         self.refused += [{"replication": number, **msgspec.to_builtins(one)} for one in outcome.refused]
+        self.quarantined += [
+            {"replication": number, "rank": str(rank_id), "room": room} for room, rank_id in sorted(outcome.quarantined)
+        ]
         return [*ends, *recorder.laws.examples, *outcome.mismatches]
 
     def proof(self) -> dict[str, Any]:
@@ -165,16 +168,18 @@ class _Measured:
 
     def facts(self) -> dict[str, Any]:
         """What else environment.json says of a measured run."""
-        return {"memory": self.memory, "usage": self.usage, "refused": self.refused}
+        return {"memory": self.memory, "usage": self.usage, "refused": self.refused, "quarantined": self.quarantined}
 
 
 def _never_ended(laws: LawChecker, outcome: RealOutcome) -> list[str]:
     """Rooms that no record says to be over on a rank that gave its account, which does not mention them either."""
-    open_rooms = [(room, rank_id) for room, rank_id in laws.open_rooms if rank_id not in outcome.cut_short]
     # Rooms in quarantine have ended, but for their blocks.
-    if len(open_rooms) <= outcome.rooms_quarantined + outcome.rooms_left:
-        return []
-    return [f"room {room} never ended on {rank_id}" for room, rank_id in open_rooms]
+    known = outcome.quarantined | outcome.left
+    return [
+        f"room {room} never ended on {rank_id}"
+        for room, rank_id in laws.open_rooms
+        if rank_id not in outcome.cut_short and (room, rank_id) not in known
+    ]
 
 
 def _usage(router: Usage | None, ranks: Mapping[RankId, Usage]) -> dict[str, Any]:

@@ -85,7 +85,6 @@ class Coordinator:
         self._closed = threading.Event()
         self._changed = threading.Condition()
         self._news: deque[str] = deque()
-        self._counters: dict[str, dict[str, int]] = {}
         self._lines: set[Line] = set()
         self._threads: list[threading.Thread] = []
         self._failures = ThreadFailures()
@@ -310,12 +309,13 @@ class Coordinator:
         return self._places[rank_id].measure_clock(before)
 
     def sent_counters(self) -> dict[str, dict[str, int]]:
-        """By host, the bytes that it has sent so far; of a host that is gone, what it said last."""
+        """By host, the bytes that it has sent so far; without those that do not answer."""
+        counters = {}
         for place in {place.host: place for place in self._places.values() if not place.lost}.values():
             answer = place.ask(Count())
             if isinstance(answer, Counted):
-                self._counters[place.host] = answer.counters
-        return {place.host: self._counters.get(place.host, {}) for place in self._places.values()}
+                counters[place.host] = answer.counters
+        return counters
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """By host, what its first rank said of it."""

@@ -88,7 +88,7 @@ class Hosts(Protocol):
         """The rank's clock against this process's, measured now; together with the measurement ``before``."""
 
     def sent_counters(self) -> Mapping[str, Mapping[str, int]]:
-        """By host, the bytes that it has sent so far (``real.engine.proof``)."""
+        """By host, the bytes that it has sent so far (``real.engine.proof``); without those that do not say."""
 
     def facts(self) -> Mapping[str, Any]:
         """By host, what is known about it beyond its address."""

@@ -110,7 +110,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     end of the quarantine. ``frames_dropped``: control frames that were damaged. ``messages_stale``: those from or for a
     process that has ended. ``refused``: who came to its ports and did not hold the run's token. ``usage``: where its
     processor time went; None where the kernel does not say. ``traffic``: what its engine has
-    counted; None for one that counts nothing. What it recorded comes before, as Records.
+    counted; None for one that counts nothing. ``left`` and ``quarantined``: the rooms that are counted in
+    ``rooms_left`` and ``rooms_quarantined``. What it recorded comes before, as Records.
     """
 
     rank_id: RankId
@@ -127,6 +128,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     usage: Usage | None = None
     refused: list[Refusal] = []
     traffic: Traffic | None = None
+    left: list[int] = []
+    quarantined: list[int] = []
 
 
 Told = tuple[float, int, Event, Status | None, int, int, str]

@@ -51,7 +51,8 @@ class RealOutcome:
     ``requests``: those that were submitted, in order; in a closed loop with the times at which they were.
     A process that was killed takes its part of the counts with it. ``rooms_left`` and ``blocks_lost``
     are what should not be there; ``rooms_quarantined`` and ``blocks_fenced`` wait for the end of a quarantine that is
-    longer than the run. ``deadlocks``: a sentence for each, with its time and its rooms. ``frames_dropped``: control
+    longer than the run; ``left`` and ``quarantined`` are these rooms, each with its rank. ``deadlocks``: a sentence for
+    each, with its time and its rooms. ``frames_dropped``: control
     frames that were damaged; ``messages_stale``: those from or for a process that had ended. ``processes``: all that
     took part, restarted ones with a higher generation. ``clocks``: of the ranks' hosts against the router's, whose time
     all records are in. ``memory``: where the blocks of each rank lay. ``usage`` and ``router_usage``: where the
@@ -75,6 +76,8 @@ class RealOutcome:
     conclusions: list[Conclusion] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     rooms_quarantined: int = 0
+    left: frozenset[tuple[int, RankId]] = frozenset()
+    quarantined: frozenset[tuple[int, RankId]] = frozenset()
     blocks_fenced: int = 0
     frames_dropped: int = 0
     messages_stale: int = 0

@@ -226,6 +226,7 @@ class RankProcess:
         core, wire = self.driver.core, self.driver.wire
         quarantined = self._quarantined()
         blocks_fenced = sum(len(room.blocks) for room in quarantined)
+        fenced = {room.key for room in quarantined}
         return Report(
             rank_id=self.rank_id,
             verified_rooms=verifier.verified_rooms if verifier else 0,
@@ -238,6 +239,8 @@ class RankProcess:
             frames_dropped=wire.frames_dropped,
             messages_stale=wire.messages_stale,
             ignored_messages=core.ignored_messages,
+            left=sorted(room for room, incarnation in core.rooms if (room, incarnation) not in fenced),
+            quarantined=sorted(room for room, _ in fenced),
             usage=self._usage,
             refused=self.equipment.refused(),
             traffic=self.equipment.engine.traffic(),

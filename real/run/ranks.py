@@ -227,9 +227,13 @@ class Ranks:
         """Tell a rank that the run began, or begins, when this process's clock shows ``zero_s``."""
         self.send(rank_id, Start(self.clocks[rank_id].host_s(zero_s)))
 
-    def measure_again(self) -> None:
-        """Measure the clocks of the ranks once more: what they drifted since is taken out of what they report."""
+    def measure_again(self) -> list[RankId]:
+        """Measure the clocks of the ranks once more: what they drifted since is taken out of what they report.
+
+        The ranks of which the clock could not be measured.
+        """
         self.clocks = {rank_id: self.hosts.measure_clock(rank_id, before) for rank_id, before in self.clocks.items()}
+        return [rank_id for rank_id, clock in self.clocks.items() if clock != SAME and clock.after is None]
 
     def clocked(self, records: Iterable[Record], zero_s: float) -> Iterator[Record]:
         """Records of one rank, in seconds of this process's clock since ``zero_s``."""

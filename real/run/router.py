@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
+import msgspec
 import zmq
 
 from protocol.emulation.processors import Processors
@@ -153,7 +154,8 @@ class Router:
                 if rank_id not in self._reports:
                     child.kill()
         self._close()
-        self._ranks.measure_again()
+        for rank_id in self._ranks.measure_again():
+            self._note(f"the clock of {rank_id} was not measured again, so its drift is unknown")
         return self._outcome(end_s, counters)
 
     def _see_to_all(self) -> None:
@@ -647,6 +649,8 @@ class Router:
             conclusions=self._conclusions,
             incidents=self._incidents,
             rooms_quarantined=sum(report.rooms_quarantined for report in reports),
+            left=frozenset((room, report.rank_id) for report in reports for room in report.left),
+            quarantined=frozenset((room, report.rank_id) for report in reports for room in report.quarantined),
             blocks_fenced=sum(report.blocks_fenced for report in reports),
             frames_dropped=self._ranks.frames_dropped + sum(report.frames_dropped for report in reports),
             messages_stale=sum(report.messages_stale for report in reports),
@@ -680,13 +684,20 @@ class Router:
         """The first rank's proof, with what each host sent while its ranks wrote."""
         hosts = self._ranks.hosts
         proof = self._ranks.proofs[min(self._ranks.proofs)]
-        written = dict.fromkeys(counters, 0)
+        written: collections.Counter[str] = collections.Counter()
         for record in records:
             if record.event is Event.WRITE_DONE:
                 written[hosts.address_of(record.rank_id)] += record.bytes
-        for host, after in hosts.sent_counters().items():
-            if written[host] or len(counters) == 1:
-                where = f"on {host}, " if len(counters) > 1 else ""
-                proof = with_traffic(proof, counters[host], after, written[host], where)
+        after = hosts.sent_counters()
+        names = dict.fromkeys([*counters, *after, *written])
+        for host in names:
+            if not written[host] and len(names) > 1:
+                continue
+            if host in counters and host in after:
+                where = f"on {host}, " if len(names) > 1 else ""
+                proof = with_traffic(proof, counters[host], after[host], written[host], where)
+            else:
+                told = f"{written[host]} bytes were written; it did not say what it sent meanwhile"
+                proof = msgspec.structs.replace(proof, evidence=[*proof.evidence, f"on {host}, {told}"])
         counted = [report.traffic for report in reports if report.traffic is not None]
         return with_own_traffic(proof, counted, len(self._ranks.ids)) if counted else proof

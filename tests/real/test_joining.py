@@ -37,6 +37,8 @@ from real.hosts.joining import (
     TO_RANK,
     Ask,
     ConnectionLost,
+    Count,
+    Counted,
     Ended,
     Gone,
     Join,
@@ -83,6 +85,8 @@ class Guest:
                     match self.line.receive(TO_RANK):
                         case Ask(sent_s):
                             self.line.send(Tell(sent_s, clock()))
+                        case Count():
+                            self.line.send(Counted({"tcp:lo": 7}))
                         case Leave():
                             self.line.close()
             except ConnectionLost:
@@ -259,6 +263,18 @@ def test_a_clock_is_measured_and_measured_again() -> None:
             EngineStartError, match=r"encode0\.0 is lost: the connection was closed \(on 127\.0\.0\.1\)"
         ):
             hosts.measure_clock(ENCODE)
+
+
+def test_a_host_that_does_not_say_what_it_sent_is_left_out() -> None:
+    """What it said once, before the run, is not what it sent until its end."""
+    with Coordinator(SCENARIO, HOST, 0) as hosts, everybody(hosts) as guests:
+        for guest in guests.values():
+            guest.answers(time.monotonic)
+        assert hosts.sent_counters() == {HOST: {"tcp:lo": 7}}
+        for guest in guests.values():
+            guest.line.close()
+        while hosts.sent_counters():  # until the news has come
+            time.sleep(0.01)
 
 
 # --- processes ---

@@ -42,6 +42,7 @@ from real.run.orders import (
     GiveUp,
     Holdings,
     Order,
+    Records,
     Report,
     Start,
     Stop,
@@ -158,6 +159,7 @@ class Stage:
         self.hosts = SimpleNamespace(sent_counters=dict, address_of=lambda rank_id: "here")
         self.proofs = {self.ids[0]: TransportProof(requested="tcp", actual="tcp", evidence=[])}
         self.processes: list[Any] = []
+        self.unmeasured: list[RankId] = []
         self.on_start: Callable[[Side, int], None] = lambda side, instance: None
         self.frames_dropped = 0
         self.refused: Callable[[], list[Any]] = list
@@ -200,8 +202,8 @@ class Stage:
     def start_again(self, side: Side, instance: int) -> None:
         self.on_start(side, instance)
 
-    def measure_again(self) -> None:
-        pass
+    def measure_again(self) -> list[RankId]:
+        return self.unmeasured
 
     def clocked(self, records: Iterable[Record], zero_s: float) -> Iterable[Record]:
         return records
@@ -474,6 +476,34 @@ def test_an_order_that_makes_no_sense_ends_the_run_and_not_its_results() -> None
     assert outcome.succeeded_rooms == {1, 2}
     assert "a rank sent Stop in the middle of the run" in outcome.faults[0]
     assert "the run was broken off, so 1 requests were not handed out any more" in outcome.ended_early
+
+
+def test_rooms_in_quarantine_and_rooms_left_are_told_each_with_its_rank() -> None:
+    stage = Stage()
+    stage.played[LANGUAGE].report = {"rooms_quarantined": 2, "quarantined": [4, 7], "rooms_left": 1, "left": [5]}
+    outcome = play(stage, 0.0)
+    assert (outcome.quarantined, outcome.left) == ({(4, LANGUAGE), (7, LANGUAGE)}, {(5, LANGUAGE)})
+
+
+def test_clocks_and_counters_that_are_missing_at_the_end_are_named() -> None:
+    stage = Stage()
+    stage.unmeasured = [LANGUAGE]
+    told = iter([{"one": {"tcp:lo": 1}, "two": {"tcp:lo": 1}}, {"one": {"tcp:lo": 5}}])
+    stage.hosts = SimpleNamespace(
+        sent_counters=lambda: next(told), address_of=lambda rank_id: "one" if rank_id == ENCODE else "two"
+    )
+    for rank_id, size in ((ENCODE, 3), (LANGUAGE, 9)):
+        record = (0.0, 1, Event.WRITE_DONE, None, 0, size, "")
+        stage.say(Records(rank_id, 0, [record]))
+    outcome = play(stage, 0.0)
+    assert [one.what for one in outcome.incidents] == [
+        "the clock of language0.0 was not measured again, so its drift is unknown"
+    ]
+    assert outcome.proof.evidence == [
+        "on one, while 3 bytes were written, tcp:lo rose by 4 bytes",
+        "on two, 9 bytes were written; it did not say what it sent meanwhile",
+    ]
+    assert outcome.faults == ()
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/tmp")

@@ -1,0 +1,101 @@
+"""What a measured run leaves of what its processes told, with the backend played by the simulator: no process, no port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("zmq", reason="needs pyzmq")
+
+from experiments.config.schema import Config
+from experiments.runs import measure
+from experiments.workloads.loading import load
+from protocol.emulation.scenario import Request, Scenario
+from protocol.recording import Event, Record
+from protocol.status import Status
+from protocol.topology import RankId, Side
+from real.control.guard import Refusal
+from real.engine.proof import TransportProof
+from real.run import launcher
+from real.run.outcome import Conclusion, Incident, RealOutcome
+from sim.network.link import load_profile
+from sim.run import simulate
+
+ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
+PROOF = TransportProof(requested="tcp", actual="tcp", evidence=[])
+
+
+class Played:
+    """``run_real`` with what a test adds to its outcome, and without the records that it takes out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.more: dict[str, Any] = {}
+        self.without: set[tuple[int, RankId, Event]] = set()
+        monkeypatch.setattr(launcher, "run_real", self.run)
+        monkeypatch.setattr(measure, "examine_real", lambda: "")
+
+    def run(self, scenario: Scenario, requests: Sequence[Request], **_: Any) -> RealOutcome:
+        records: list[Record] = []
+        simulate(
+            scenario, requests, load_profile("tcp-loopback"), recorder=lambda *row: records.append(Record(*row))
+        )  # fmt: skip
+        end_s = records[-1].time_s
+        fields: dict[str, Any] = dict.fromkeys(("verified_rooms", "verified_bytes", "rooms_left", "blocks_lost"), 0)
+        fields |= {"proof": PROOF, "mismatches": [], "end_s": end_s, "requests": list(requests)}
+        fields["records"] = [one for one in records if (one.room, one.rank_id, one.event) not in self.without]
+        fields["conclusions"] = [Conclusion(end_s, one.room, 0, LANGUAGE, Status.Success) for one in requests]
+        return RealOutcome(**fields | self.more)
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    return Played(monkeypatch)
+
+
+def small(**settings: object) -> Config:
+    return load(
+        "quickstart",
+        [f"{name}={value}" for name, value in {"workload.requests": 4, "run.replications": 1, **settings}.items()],
+    )
+
+
+def measured(folder: Path, config: Config | None = None) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    summary = measure.run_measured(config or small(), folder, notice=said.append)
+    return summary, said
+
+
+def environment(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "environment.json").read_text())
+    return found
+
+
+def test_who_was_refused_is_told_each_for_itself_and_is_no_broken_law(played: Played, tmp_path: Path) -> None:
+    refused = [Refusal(f"control port of language{number}.0", "127.0.0.1", 79) for number in range(5)]
+    played.more = {"refused": refused, "incidents": [Incident(0.5, "something")]}
+    summary, said = measured(tmp_path / "run")
+    assert said == [*map(str, refused), "at 0.500 s: something"]
+    assert said[0].startswith("the control port of language0.0 refused 127.0.0.1 79 times: ")
+    assert len(environment(tmp_path / "run")["refused"]) == 5
+    assert summary["invariant_violations"] == 0
+
+
+def test_a_room_without_an_end_is_told_unless_its_rank_said_it_is_in_quarantine(played: Played, tmp_path: Path) -> None:
+    """That as many others are in quarantine, on this rank or another, excuses nothing."""
+    played.without = {(1, LANGUAGE, Event.RELEASED), (2, LANGUAGE, Event.RELEASED)}
+    played.more = {
+        "quarantined": frozenset({(1, LANGUAGE), (3, LANGUAGE), (2, ENCODE)}), "rooms_quarantined": 3,
+        "left": frozenset({(4, ENCODE)}), "rooms_left": 1,
+    }  # fmt: skip
+    summary, said = measured(tmp_path / "run")
+    assert said == ["broken law: room 2 never ended on language0.0"]
+    assert summary["invariant_violations"] == 1
+    assert environment(tmp_path / "run")["quarantined"] == [
+        {"replication": 0, "rank": "language0.0", "room": 1},
+        {"replication": 0, "rank": "encode0.0", "room": 2},
+        {"replication": 0, "rank": "language0.0", "room": 3},
+    ]
