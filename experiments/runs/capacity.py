@@ -55,6 +55,9 @@ FILLED = 0.4
 """Rooms also wait for a loop that is busy with something else. They wait for a pool if so much of it is held."""
 
 
+LARGE_SHARE = 0.1
+"""Of the requests. Where more are not served, that stages have time left does not mean that all is well."""
+
 NONE_SERVED = "capacity unknown: none of the requests was served"
 
 
@@ -77,6 +80,9 @@ class Evidence(NamedTuple):
     disturbed: bool
     none_served: bool = False
     """Whether no request was served, so that nothing grew."""
+    requests: int = 0
+    not_served: int = 0
+    """How many of the requests were not served: they failed, or were not over at the end."""
     over: Mapping[str, Any] | None = None
     """The stretches of the traffic that were over capacity, if any; see ``_told``."""
     full: Mapping[str, Any] | None = None
@@ -115,6 +121,8 @@ def evidence(one: Replication) -> Evidence:
         closed=one.closed,
         disturbed=disturbed,
         none_served=count > 0 and bool(np.isnan(ends_s).all()),
+        requests=count,
+        not_served=int(np.count_nonzero(np.isnan(ends_s))),
         over=None
         if one.closed
         else _told(one, course, overloaded(course, levels, disturbed=disturbed), paused=paused_s > 0),
@@ -187,6 +195,7 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
     grows = growth is not None and noise is not None and growth > max(LEAST_GROWTH, errors * noise)
     none_served = bool(found) and all(one.none_served for one in found)
     over, full = _of_most([one.over for one in found]), _of_most([one.full for one in found])
+    requests, not_served = sum(one.requests for one in found), sum(one.not_served for one in found)
     stretch: Mapping[str, Any] | None = None
     if closed:
         verdict, bottleneck = "closed", stage
@@ -206,6 +215,14 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
         verdict, bottleneck, stretch = "near", full["stage"], full
     else:
         verdict, bottleneck = "within", None
+    if none_served and verdict == "unknown":
+        sentence = NONE_SERVED
+    elif verdict in ("within", "near", "closed") and not_served > LARGE_SHARE * requests:
+        sentence = _sentence_of_losses(verdict, bottleneck, busy, requests, not_served)
+    elif stretch is not None:
+        sentence = _sentence_of_stretch(verdict, stretch)
+    else:
+        sentence = _sentence(verdict, bottleneck, busy, offered, served)
     return {
         "verdict": verdict,
         "bottleneck": bottleneck,
@@ -217,12 +234,10 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
         "filled": filled,
         "disturbed": disturbed,
         "none_served": none_served,
+        "requests": requests,
+        "not_served": not_served,
         "stretch": stretch,
-        "sentence": NONE_SERVED
-        if none_served and verdict == "unknown"
-        else _sentence(verdict, bottleneck, busy, offered, served)
-        if stretch is None
-        else _sentence_of_stretch(verdict, stretch),
+        "sentence": sentence,
     }
 
 
@@ -240,6 +255,7 @@ def combined(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 one["offered_rps"], one["served_rps"], one["growth"], one["noise"], one["busy"], one["filled"],
                 closed=one["verdict"] == "closed", disturbed=one["disturbed"],
                 none_served=one.get("none_served", False),
+                requests=one.get("requests", 0), not_served=one.get("not_served", 0),
                 over=one.get("stretch") if one["verdict"] == "over" else None,
                 full=one.get("stretch"),
             )
@@ -281,6 +297,18 @@ def _sentence(
     return f"within capacity: {state}" if stage else f"within capacity: the busiest stage, {state}"
 
 
+def _sentence_of_losses(
+    verdict: str, stage: str | None, busy: Mapping[str, float | None], requests: int, not_served: int
+) -> str:
+    """Where so much was not served that the stages had less to do than was wanted of them."""
+    lost = f"{not_served} of {requests} requests were not served (see the reasons above)"
+    if verdict == "within":
+        return f"no stage is over capacity, but {lost}"
+    if verdict == "closed":
+        return f"closed loop, which offers what is served, but {lost}"
+    return f"near capacity: {_state(stage, busy)} while requests come, and {lost}"
+
+
 def _sentence_of_stretch(verdict: str, stretch: Mapping[str, Any]) -> str:
     begin = format_span(stretch["begin_s"]) if stretch["begin_s"] else "0 s"
     when = f"from {begin} to {format_span(stretch['end_s'])}"
@@ -296,11 +324,12 @@ def _sentence_of_stretch(verdict: str, stretch: Mapping[str, Any]) -> str:
 
 
 def _state(stage: str | None, busy: Mapping[str, float | None]) -> str:
-    share = 100 * (busy.get(stage or "") or 0.0)
+    percent = 100 * (busy.get(stage or "") or 0.0)
+    share = f"{percent:.3g}" if percent < 10 else f"{percent:.0f}"  # small ones as the table has them: none is 0
     name = (stage or "").replace("_", " ")
     if stage in POOLS:
-        return f"requests wait for the {name} {share:.0f} % of the time"
-    return f"{name} {'are' if stage in ('writers', 'adapters') else 'is'} busy {share:.0f} %"
+        return f"requests wait for the {name} {share} % of the time"
+    return f"{name} {'are' if stage in ('writers', 'adapters') else 'is'} busy {share} %"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from experiments.config.schema import Config, parse
-from experiments.runs.capacity import STAGES
+from experiments.runs.capacity import POOLS, STAGES, Evidence, combined, judge
 from experiments.runs.simulate import simulate_one
 from experiments.runs.summary import summarise
 
@@ -152,6 +152,25 @@ def test_utilisation_is_work_over_time() -> None:
 def test_nothing_served_is_not_within_capacity() -> None:
     found = verdict(config(0.5, 100, "encoder", encode={"pool_blocks": 1, "base_s": SERVICE_S, "batch_requests": 1}))
     assert (found["verdict"], found["sentence"]) == ("unknown", "capacity unknown: none of the requests was served")
+
+
+def losing(requests: int, not_served: int, **more: Any) -> dict[str, Any]:
+    busy = dict.fromkeys(STAGES, 0.0) | {"writers": 0.00445} | more.pop("busy", {})
+    given: dict[str, Any] = {"filled": dict.fromkeys(POOLS, 0.0), "closed": False, "disturbed": False} | more
+    one = Evidence(4.0, 3.0, None, None, busy, requests=requests, not_served=not_served, **given)
+    found = judge([one])
+    assert combined([found, found])["not_served"] == 2 * not_served
+    return found
+
+
+def test_where_much_is_not_served_the_verdict_is_not_that_all_is_well() -> None:
+    assert losing(480, 462)["sentence"] == (
+        "no stage is over capacity, but 462 of 480 requests were not served (see the reasons above)"
+    )
+    assert "closed loop, which offers what is served, but 9 of 10" in losing(10, 9, closed=True)["sentence"]
+    near = losing(10, 9, busy={"prefill": 0.93})["sentence"]
+    assert near.startswith("near capacity: prefill is busy 93 % while requests come, and 9 of 10 requests were not")
+    assert losing(480, 5)["sentence"] == "within capacity: the busiest stage, writers are busy 0.445 %"
 
 
 def test_bursts_without_a_full_stage_are_no_overload() -> None:
