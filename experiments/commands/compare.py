@@ -36,5 +36,7 @@ def compare(
             print(line)
         if len(lines) > SHOWN_DIFFERENCES:
             print(f"and {len(lines) - SHOWN_DIFFERENCES} more")
+        for note in result["notes"]:
+            print(note)
         print(f"{result['histories']} histories compared, {len(lines)} different")
     raise typer.Exit(DONE if result["equal"] else CHECK_FAILED)

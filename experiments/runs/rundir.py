@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import tomli_w
 
+from experiments.config.incidents import parse_rank
 from experiments.config.schema import Config
 from experiments.errors import RunFailedError, UserError
 from experiments.files import (
@@ -294,6 +295,16 @@ class StoredRun:
         fields of ``real.run.usage.Usage``); empty of a simulated run and of one before that was measured."""
         usage: list[dict[str, Any]] = self._environment.get("usage", [])
         return usage
+
+    def quarantined(self, replication: int) -> set[tuple[int, RankId]]:
+        """Rooms of which a rank still held blocks in quarantine when a measured run ended."""
+        told = self._environment.get("quarantined", [])
+        return {(one["room"], parse_rank(one["rank"])) for one in told if one["replication"] == replication}
+
+    @property
+    def has_restart(self) -> bool:
+        """Whether instances were restarted in it, as its configuration wants it."""
+        return any(one.kind == "restart" for one in self.config.incidents)
 
     @property
     def processors(self) -> int | None:
