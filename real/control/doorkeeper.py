@@ -52,6 +52,7 @@ class Doorkeeper:
         self._monitor: zmq.Socket[bytes] | None = None
         self._port = 0
         self._open: dict[int, tuple[socket.socket | None, str]] = {}  # by the engine's descriptor
+        self._shut: dict[int, bool] = {}  # those of them that were closed here, and whether anything had come by then
         self._left = False
         self._came: Counter[str] = Counter()
         self._let_in: Counter[str] = Counter()
@@ -75,8 +76,10 @@ class Doorkeeper:
     def refused(self) -> list[Refusal]:
         """Who has come and said something without being let in, so far."""
         came = Counter(self._came)
-        for connection, address in list(self._open.values()):
-            came[address] += connection is not None and _has_spoken(connection)
+        for descriptor, (connection, address) in list(self._open.items()):
+            had_spoken = self._shut.get(descriptor)
+            if connection is not None:
+                came[address] += _has_spoken(connection) if had_spoken is None else had_spoken
         refusals = Refusals(self._name)
         for address, count in came.items():
             if count > self._let_in[address]:
@@ -131,6 +134,7 @@ class Doorkeeper:
             self._disconnected(descriptor)
         self._open[descriptor] = (connection, address)
         if len(self._open) > self._most and connection is not None:
+            self._shut[descriptor] = _has_spoken(connection)
             with contextlib.suppress(OSError):  # it has closed by itself
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -151,10 +155,11 @@ class Doorkeeper:
     def _disconnected(self, descriptor: int) -> None:
         connection, address = self._open.pop(descriptor, (None, ""))
         left, self._left = self._left, False
+        had_spoken = self._shut.pop(descriptor, None)
         if connection is None:
             self._came[address] += not left
             return
-        if _has_spoken(connection):
+        if _has_spoken(connection) if had_spoken is None else had_spoken:
             self._came[address] += 1
         connection.close()
 
@@ -172,4 +177,4 @@ def _has_spoken(connection: socket.socket) -> bool:
     if len(info) < _BYTES_RECEIVED_AT + 8:
         return True
     (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED_AT)
-    return bool(received)
+    return received > 1  # the end of a connection counts as one

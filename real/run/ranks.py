@@ -24,7 +24,7 @@ from real.control.route import ROUTER, Route
 from real.control.spec import RankSpec
 from real.engine.proof import TransportProof
 from real.errors import EngineError, EngineMissing, EngineStartError
-from real.hosts.places import LOST_STATUS, Hosts, Process
+from real.hosts.places import Hosts, Process
 from real.run.orders import (
     GROUP_STATUS,
     MISSING_STATUS,
@@ -191,12 +191,13 @@ class Ranks:
                     raise EngineStartError(order.reason)
             for child in self.children.values():
                 status = child.process.poll()
-                if status == LOST_STATUS:
+                if status is not None and status < 0:  # LOST_STATUS, or a signal: nothing that was asked for wrongly
                     raise EngineError(child.process.last_words())
                 if status is not None and status != GROUP_STATUS:
                     raise (EngineMissing if status == MISSING_STATUS else EngineStartError)(child.process.last_words())
             if time.monotonic() > deadline:
-                raise EngineStartError(f"the ranks were not ready after {START_TIMEOUT_S:g} s")
+                missing = ", ".join(str(rank_id) for rank_id, child in self.children.items() if not child.ready)
+                raise EngineStartError(f"after {START_TIMEOUT_S:g} s these ranks were not ready: {missing}")
 
     def note_ready(self, ready: Ready) -> bool:
         """Whether a process takes orders from now on; not so one that has ended or been replaced meanwhile."""

@@ -130,6 +130,22 @@ def test_one_who_knows_the_servers_key_alone_is_not_let_in(
     assert arrived(inbox, 0.2) == []
 
 
+def test_those_who_said_nothing_are_not_refused_however_many_and_whoever_closed_them(
+    context: zmq.Context[zmq.Socket[bytes]], inbox: Inbox
+) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection((HOST, inbox.port))) for _ in range(30)]
+        silent[-1].settimeout(10.0)
+        with contextlib.suppress(ConnectionError):
+            while silent[-1].recv(64):  # ZeroMQ's greeting may have gone out before it was closed there
+                pass
+        assert inbox.refused() == []
+    with closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as outbox:
+        outbox.send([b"mine"])
+        assert until(lambda: arrived(inbox)) == [[b"mine"]]
+    assert inbox.refused() == []
+
+
 def test_connections_beyond_those_of_a_run_are_closed(context: zmq.Context[zmq.Socket[bytes]], inbox: Inbox) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(20):
