@@ -120,7 +120,7 @@ def untouched(target: End) -> bool:
 # --- strangers ---
 
 
-@pytest.mark.parametrize("token", ["", new_token()])
+@pytest.mark.parametrize("token", ["", new_token()], ids=["none", "another"])
 def test_an_engine_without_the_runs_token_writes_nothing_and_is_counted(target: End, token: str) -> None:
     stranger = End(token, fill=9)
     result = stranger.engine.write(target.engine.session, [(stranger.base, target.base, 64)])
