@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -17,8 +18,11 @@ import typer.core
 
 from experiments.commands.common.exits import BAD_INPUT, CHECK_FAILED, DONE, INTERRUPTED, TERMINATED
 from experiments.commands.common.registry import all_commands, find_command
+from experiments.config.renamed import RenamedSetting
 from experiments.terminal import open_closed_streams, show_what_can_be_shown
 from experiments.termination import termination_like_interrupt
+
+_showwarning = warnings.showwarning
 
 # typer brings its own copy of click in some versions; the base of its errors is the same class in all of them.
 UsageProblem: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -92,9 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED if termination.came and status == INTERRUPTED else status
 
 
+def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+    """A warning for a user is one line without a place in our code; all others are shown as Python does."""
+    if issubclass(category, RenamedSetting):
+        print(f"bufferlab: {message}", file=sys.stderr)
+    else:
+        _showwarning(message, category, filename, lineno, *rest)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     open_closed_streams()
     show_what_can_be_shown()
+    warnings.showwarning = _one_line
     command = typer.main.get_command(app)
     try:
         if any("compiled" in folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)):

@@ -74,7 +74,11 @@ QUICK, SLOW, GROUP, CAPACITY = "calibrate-32", "calibrate-128", "calibrate-1x2",
 CALIBRATING = (
     Planned(QUICK, "calibrate", (*of_blocks(32), *_one_at_a_time(30.0)), load=None, requests=60),
     Planned(
-        SLOW, "calibrate", (*of_blocks(128), *_one_at_a_time(20.0), "language.turn_s=15ms"), load=None, requests=50
+        SLOW,
+        "calibrate",
+        (*of_blocks(128), *_one_at_a_time(20.0), "language.poll_interval_s=15ms"),
+        load=None,
+        requests=50,
     ),
     Planned(GROUP, "calibrate", ("language.tp=2", *_one_at_a_time(15.0)), load=None, requests=30),
     Planned(

@@ -53,8 +53,8 @@ def scenario_of(sections: Sections) -> Scenario:
         release_after_prefill=sections.language.release == "prefill",
         transfer_workers=sections.encode.transfer_workers,
         services=ServiceTimes(
-            encode_turn_s=sections.encode.turn_s,
-            language_turn_s=sections.language.turn_s,
+            encode_poll_interval_s=sections.encode.poll_interval_s,
+            language_poll_interval_s=sections.language.poll_interval_s,
             encode_base_s=_either(sections.encode.base_s, encoder.encode_base_s),
             encode_per_image_s=encoder.encode_per_image_s,
             encode_per_token_s=_either(sections.encode.per_token_s, encoder.encode_per_token_s),

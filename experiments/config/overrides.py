@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.inputs import RUN_REQUESTS
+from experiments.config.renamed import new_path
 from experiments.config.sections.workload import WORKLOAD_SOURCES
 from experiments.errors import UserError
 from protocol.sizing.registry import absolute
@@ -18,6 +19,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not sign or not all(parts):
         raise UserError(f"--set is {override!r}, it must look like protocol.block_tokens=128")
+    parts = new_path(parts)
     table: Any = tree
     for depth, part in enumerate(parts[:-1]):
         table = table.setdefault(part, {}) if isinstance(table, dict) else _item(table, part, override)

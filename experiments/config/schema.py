@@ -15,6 +15,7 @@ from experiments.config.build import digests_of, fingerprint_of, name_digits, sc
 from experiments.config.checks import check_fit
 from experiments.config.limits import check_measurable
 from experiments.config.problems import first_of, sentence
+from experiments.config.renamed import with_new_names
 from experiments.config.sections.link import Model
 from experiments.config.sections.whole import Sections
 from experiments.config.sections.workload import DEFAULT_REQUESTS
@@ -82,6 +83,6 @@ class Config(Sections):
 def parse(tree: Mapping[str, Any]) -> Config:
     """The configuration in ``tree``. Raises UserError: one sentence with the field, its value and what is allowed."""
     try:
-        return Config.model_validate(dict(tree))
+        return Config.model_validate(with_new_names(tree))
     except ValidationError as error:
         raise UserError(sentence(first_of(error.errors(), Config), Config)) from None

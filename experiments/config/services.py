@@ -33,8 +33,8 @@ ENCODE_FIELDS = (
 PREFILL_FIELDS = ("prefill_base_s", "prefill_per_token_s", "prefill_per_token2_s")
 PROFILE_FIELDS = ENCODE_FIELDS + PREFILL_FIELDS
 SETTINGS = {
-    "encode_turn_s": "encode.turn_s",
-    "language_turn_s": "language.turn_s",
+    "encode_poll_interval_s": "encode.poll_interval_s",
+    "language_poll_interval_s": "language.poll_interval_s",
     "preprocess_workers": "encode.preprocess_workers",
 }
 """Fields of ``ServiceTimes`` that a configuration has and a profile has not."""

@@ -31,8 +31,8 @@ def lacks(run: StoredRun, profile: FrozenProfile) -> Iterator[str]:
             f"the time; {REMEDY}"
         )
     services = config.scenario().services
-    if not link.wakeup_s and max(services.encode_turn_s, services.language_turn_s) >= SLOW_LOOP_S:
-        slow_s = max(services.encode_turn_s, services.language_turn_s)
+    if not link.wakeup_s and max(services.encode_poll_interval_s, services.language_poll_interval_s) >= SLOW_LOOP_S:
+        slow_s = max(services.encode_poll_interval_s, services.language_poll_interval_s)
         yield (
             f"this profile does not say how late a thread wakes up (wakeup_s is 0): loops turned every "
             f"{1e3 * slow_s:g} ms, and their threads slept in between; {REMEDY}"

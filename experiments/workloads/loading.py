@@ -14,6 +14,7 @@ from typing import Any
 from experiments.config.inputs import RUN_CONFIG, RUN_REQUESTS, is_workload
 from experiments.config.overrides import anchor_files, apply_override
 from experiments.config.problems import shown
+from experiments.config.renamed import with_new_names
 from experiments.config.schema import Config, parse
 from experiments.config.sections.workload import WORKLOAD_SOURCES
 from experiments.config.shipped import example_names, example_text
@@ -50,7 +51,7 @@ def load(source: str, overrides: Iterable[str] = ()) -> Config:
             f"CONFIG is {source!r}{hint}, it must be a file or one of the shipped examples {', '.join(example_names())}"
         )
     try:
-        tree = tomllib.loads(text)
+        tree = with_new_names(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         meant = f"; a workload file is given as --set workload.file={source}" if is_workload(path) else ""
         raise UserError(f"{source} is not TOML: {error}{meant}") from None

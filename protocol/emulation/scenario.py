@@ -67,17 +67,17 @@ class WriteFault(msgspec.Struct, frozen=True):
 class ServiceTimes(msgspec.Struct, frozen=True):
     """How long the scheduler loops and the forward passes in them take, in seconds.
 
-    A loop looks at its rooms every ``*_turn_s``. A turn that starts a forward pass lasts as long as the pass. One
-    encoder pass over everything the turn started takes base + the sum over its images of per_image + per_token * k +
-    per_token2 * k², k being the image's tokens (attention does not cross images). One prefill pass takes base + the sum
-    over its requests of per_token * t + per_token2 * t², t being the request's tokens.
+    A loop looks at its rooms every ``*_poll_interval_s``. A turn that starts a forward pass lasts as long as the pass.
+    One encoder pass over everything the turn started takes base + the sum over its images of per_image + per_token * k
+    + per_token2 * k², k being the image's tokens (attention does not cross images). One prefill pass takes base + the
+    sum over its requests of per_token * t + per_token2 * t², t being the request's tokens.
 
     Before its pass a request is prepared (decoding, resizing) by one of ``preprocess_workers`` processors of its encode
     instance, first come, first served, which takes ``preprocess_per_token_s`` for every token of its images.
     """
 
-    encode_turn_s: float = 0.001
-    language_turn_s: float = 0.001
+    encode_poll_interval_s: float = 0.001
+    language_poll_interval_s: float = 0.001
     encode_base_s: float = 0.0
     encode_per_image_s: float = 0.0
     encode_per_token_s: float = 0.0
@@ -88,9 +88,9 @@ class ServiceTimes(msgspec.Struct, frozen=True):
     preprocess_per_token_s: float = 0.0
     preprocess_workers: int = 1
 
-    def turn_s(self, side: Side) -> float:
+    def poll_interval_s(self, side: Side) -> float:
         """How often the loops of a side look at their rooms."""
-        return self.encode_turn_s if side is Side.ENCODE else self.language_turn_s
+        return self.encode_poll_interval_s if side is Side.ENCODE else self.language_poll_interval_s
 
     @property
     def prefills(self) -> bool:

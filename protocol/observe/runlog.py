@@ -137,7 +137,7 @@ class RunLog:
         }
         for use in self.pools.values():
             use.count_from(math.inf)
-        self._turn_s = {side: scenario.services.turn_s(side) for side in Side}
+        self._poll_interval_s = {side: scenario.services.poll_interval_s(side) for side in Side}
         self._preparing = scenario.services.preprocess_workers
         self._worker_of = {str(one): one.instance % scenario.transfer_workers for one in scenario.language_ids()}
         prepares = scenario.services.preprocess_per_token_s > 0
@@ -318,7 +318,7 @@ class RunLog:
         since_s = progress.waiting.pop(rank_id, None)
         if since_s is not None:
             # A turn of the loop is what a room waits for in any case.
-            since_s += self._turn_s[rank_id.side]
+            since_s += self._poll_interval_s[rank_id.side]
             if time_s > since_s:
                 self.waits[rank_id.side].serve(rank_id.instance, since_s, time_s)
             self.pools[rank_id.side].wait(time_s, -1)

@@ -117,7 +117,7 @@ class Driver:
                 self.verifier = Verifier(self.scenario.layout, AUX_WORDS if extended else AUX_DEFINED_WORDS)
             touch_pages(self.scenario.layout, spec.longest_tokens, equipment.placement.device)
         slowest = slowest_of(spec.faults, self.rank_id.side, self.rank_id.instance)
-        self.grid = LoopGrid(self.scenario.services.turn_s(self.rank_id.side) * slowest)
+        self.grid = LoopGrid(self.scenario.services.poll_interval_s(self.rank_id.side) * slowest)
         self.forward = Forward(
             self.rank_id,
             self.scenario,

@@ -1,9 +1,9 @@
 """One rank as an operating-system process: the protocol core, its memory, its engine and its scheduler loop.
 
 The main thread owns the core. It takes messages and completions as they come and holds a scheduler turn every
-``*_turn_s``; a turn that starts a forward pass is followed by the next one only when the pass is over, while messages
-go on being taken, as the original backend's control thread does. The writer's thread moves bytes, the verifier's
-compares them, the heartbeat's watches the other side; they only hand things over.
+``*_poll_interval_s``; a turn that starts a forward pass is followed by the next one only when the pass is over, while
+messages go on being taken, as the original backend's control thread does. The writer's thread moves bytes, the
+verifier's compares them, the heartbeat's watches the other side; they only hand things over.
 
 Run as ``python -m real.run.rank`` with a RankSpec as one line of JSON on standard input. The process ends when standard
 input is closed: a rank never outlives the process that launched it.

@@ -141,8 +141,8 @@ def _draw_scenario(draws: numpy.random.Generator, calm: bool) -> Scenario:
         transfer_workers=_pick(draws, (1, 1, 2)),
         services=ServiceTimes(
             # A loop without a period would turn for ever at one moment while a group waits for a member's request.
-            encode_turn_s=_pick(draws, (0.001, 0.01)),
-            language_turn_s=_pick(draws, (0.001, 0.01)),
+            encode_poll_interval_s=_pick(draws, (0.001, 0.01)),
+            language_poll_interval_s=_pick(draws, (0.001, 0.01)),
             encode_base_s=_pick(draws, (0.0, 0.005, 0.1)),
             encode_per_token_s=_pick(draws, (0.0, 1e-4)),
             prefill_base_s=_pick(draws, (0.0, 0.003, 0.05)),

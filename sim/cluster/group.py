@@ -72,7 +72,7 @@ class Group:
         self.ranks = ranks
         self.cores = [rank.core for rank in ranks]
         self.slowness = slowness  # of its slowest rank, which all the others wait for
-        self.grid = LoopGrid(scenario.services.turn_s(side) * slowness)
+        self.grid = LoopGrid(scenario.services.poll_interval_s(side) * slowness)
         self.processors = Processors(scenario.services.preprocess_workers)
         self.passes = Passes(scenario, slowness)
         self.order = order  # of turns that fall on the same moment

@@ -33,8 +33,8 @@ BENDING = PLAIN | {"message_rate_per_s": 2e9 / 1.5e6}
 ALONE = {
     "workload": {"lengths": [300, 700, 1500, 3000, 5000], "requests": 40, "loop": "closed", "concurrency": 1},
     "protocol": {"block_tokens": 128, "sizing": {"tokens": 1024}},
-    "encode": {"pool_blocks": 64, "turn_s": 0.0, "batch_requests": 1},
-    "language": {"pool_blocks": 64, "turn_s": 0.0},
+    "encode": {"pool_blocks": 64, "poll_interval_s": 0.0, "batch_requests": 1},
+    "language": {"pool_blocks": 64, "poll_interval_s": 0.0},
 }
 LENGTHS = [200, 900, 1400, 400, 3100, 2300, 700, 5000, 1100]
 CROWDED = {
@@ -97,7 +97,7 @@ def test_what_a_sound_sleep_and_a_nap_cost_is_found(folder: Path, bufferlab: Com
         "language": {"pool_blocks": 64},
     }
     runs = [
-        simulate(bufferlab, name, link, config, f"language.turn_s={turn}")
+        simulate(bufferlab, name, link, config, f"language.poll_interval_s={turn}")
         for name, turn in (("quick", "1ms"), ("slow", "15ms"))
     ]
     seen = Observed()
@@ -173,10 +173,10 @@ def test_several_runs_and_replications_are_one_measurement(folder: Path, bufferl
 
 
 def test_turns_and_requests_are_measured_only_where_the_loop_does_not_wait(folder: Path, bufferlab: Command) -> None:
-    run = simulate(bufferlab, "waiting", PLAIN, ALONE, "language.turn_s=1ms")
+    run = simulate(bufferlab, "waiting", PLAIN, ALONE, "language.poll_interval_s=1ms")
     _, report = calibrated(bufferlab, run)
     assert "language_turn_cost_s" not in report["runs"]["software"]
-    assert any("turn_s" in reason for reason in report["runs"]["unused"])
+    assert any("poll_interval_s" in reason for reason in report["runs"]["unused"])
 
 
 def test_writes_side_by_side_are_left_out(folder: Path, bufferlab: Command) -> None:

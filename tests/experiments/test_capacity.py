@@ -22,7 +22,10 @@ BOTTLENECKS: dict[str, dict[str, Any]] = {
     "prefill": {"language": {"base_s": SERVICE_S, "batch_tokens": TOKENS}},
     "preprocessing": {"encode": {"preprocess_per_token_s": SERVICE_S / TOKENS, "preprocess_workers": 1}},
     # A request keeps all 8 blocks of the pool from one turn of the language side to the next but one.
-    "language_pool": {"language": {"pool_blocks": 8, "turn_s": SERVICE_S / 2}, "encode": {"base_s": 0.6 * SERVICE_S}},
+    "language_pool": {
+        "language": {"pool_blocks": 8, "poll_interval_s": SERVICE_S / 2},
+        "encode": {"base_s": 0.6 * SERVICE_S},
+    },
 }
 
 

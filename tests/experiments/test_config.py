@@ -64,8 +64,8 @@ def test_the_smallest_configuration_is_complete() -> None:
         ("encode.tp=65", "encode.tp is 65, it must be at most 64"),
         ("encode.instances=257", "encode.instances is 257, it must be at most 256"),
         ("encode.profile=h200", "encode.profile is 'h200', it must be one of instant, "),
-        ("encode.turn_s=-1ms", "encode.turn_s is '-1ms', it must be a duration such as 5ms"),
-        ("encode.turn_s=nan", "encode.turn_s is nan, it must be a duration such as 5ms"),
+        ("encode.poll_interval_s=-1ms", "encode.poll_interval_s is '-1ms', it must be a duration such as 5ms"),
+        ("encode.poll_interval_s=nan", "encode.poll_interval_s is nan, it must be a duration such as 5ms"),
         ("language.pool_blocks=0", "language.pool_blocks is 0, it must be at least 1"),
         ("language.pool_blocks=lots", "language.pool_blocks is 'lots', it must be a number of blocks or the memory"),
         ("language.pool_blocks=1KiB", "language.pool_blocks is '1KiB', it must hold at least one block of "),
@@ -151,10 +151,12 @@ def test_every_policy_and_discipline_makes_ranks(policy: str, discipline: str) -
 
 def test_units_are_read_and_resolved() -> None:
     config = parse(
-        changed("language.pool_blocks=1GiB", "language.turn_s=5ms", "protocol.timeout_s=2min", "model.hidden=64")
+        changed(
+            "language.pool_blocks=1GiB", "language.poll_interval_s=5ms", "protocol.timeout_s=2min", "model.hidden=64"
+        )
     ).resolved()
     assert config.language.pool_blocks == 2**30 // config.layout.bytes_per_block
-    assert (config.language.turn_s, config.protocol.timeout_s) == (0.005, 120.0)
+    assert (config.language.poll_interval_s, config.protocol.timeout_s) == (0.005, 120.0)
     assert parse(changed("protocol.timeout_s=never")).scenario().timeout_s is None
 
 

@@ -115,7 +115,7 @@ def sweep() -> Sweep:
         {"workload.preset": "text-only", "workload.rate_rps": 16.0},
     ]
     grid = {"protocol.sizing.tokens": [256, 1024, 4096]}
-    settings = ["workload.requests=40", "language.turn_s=20ms"]
+    settings = ["workload.requests=40", "language.poll_interval_s=20ms"]
     return run_sweep(make_plan("quickstart", cells=cells, grid=grid, settings=settings, replications=3), jobs=1)
 
 

@@ -178,7 +178,10 @@ def test_the_fields_of_profiles_and_the_settings_are_all_there_are() -> None:
     ("text", "reason"),
     [
         ("encod_base_s = 1", "must not hold 'encod_base_s', only encode_base_s, "),
-        ("encode_turn_s = 1", "must not hold 'encode_turn_s', which is the setting encode.turn_s"),
+        (
+            "encode_poll_interval_s = 1",
+            "must not hold 'encode_poll_interval_s', which is the setting encode.poll_interval_s",
+        ),
         ("preprocess_workers = 1", "which is the setting encode.preprocess_workers"),
         ("encode_base_s = -1", "must hold seconds of at least 0, but encode_base_s is -1"),
         ("encode_base_s = nan", "but encode_base_s is nan"),

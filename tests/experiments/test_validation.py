@@ -30,7 +30,7 @@ copy_bandwidth_Bps = 10e9
 # One request at a time, noticed at once: a write's error is neither queued behind nor rounded to a loop's turn.
 CALM = (
     "workload.lengths=[700, 900, 300, 1800]", "workload.requests=40", "workload.rate_rps=10", "workload.cv=0",
-    "encode.turn_s=0s", "language.turn_s=0s",
+    "encode.poll_interval_s=0s", "language.poll_interval_s=0s",
 )  # fmt: skip
 
 

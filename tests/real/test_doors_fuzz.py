@@ -226,7 +226,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             encode_blocks=512,
             language_blocks=1024,
             timeout_s=60.0,
-            services=ServiceTimes(encode_turn_s=0.002, language_turn_s=0.002, encode_base_s=0.001),
+            services=ServiceTimes(encode_poll_interval_s=0.002, language_poll_interval_s=0.002, encode_base_s=0.001),
         ),
         monkeypatch,
     )

@@ -37,7 +37,7 @@ def scenario(side: Side, tp: int) -> Scenario:
     own = {f"{side.value}_instances": 2, f"{side.value}_tp": tp}
     return Scenario(
         block_tokens=16, hidden=64, sizing_options={"tokens": 32}, encode_blocks=6, language_blocks=4, timeout_s=20.0,
-        services=ServiceTimes(encode_turn_s=0.002, language_turn_s=0.002, encode_per_token_s=0.05), **own,
+        services=ServiceTimes(encode_poll_interval_s=0.002, language_poll_interval_s=0.002, encode_per_token_s=0.05), **own,
     )  # fmt: skip
 
 

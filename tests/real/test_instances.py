@@ -34,7 +34,7 @@ def scenario(**changes: object) -> Scenario:
         "encode_instances": 2,
         "language_instances": 2,
         "timeout_s": 20.0,
-        "services": ServiceTimes(encode_turn_s=0.002, language_turn_s=0.002, encode_base_s=0.001),
+        "services": ServiceTimes(encode_poll_interval_s=0.002, language_poll_interval_s=0.002, encode_base_s=0.001),
     }
     return Scenario(**(fields | changes))  # type: ignore[arg-type]
 

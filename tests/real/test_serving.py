@@ -37,8 +37,8 @@ SERVED = Scenario(
     release_after_prefill=True,
     timeout_s=30.0,
     services=ServiceTimes(
-        encode_turn_s=TURN_S,
-        language_turn_s=TURN_S,
+        encode_poll_interval_s=TURN_S,
+        language_poll_interval_s=TURN_S,
         encode_base_s=0.03,
         encode_per_token_s=1e-4,
         prefill_base_s=0.05,
@@ -121,7 +121,7 @@ def times_s(records: Iterable[Record], room: int, event: Event, rank_id: RankId)
 def test_two_writers_of_a_rank_for_two_language_instances() -> None:
     spec = msgspec.structs.replace(
         SERVED, language_tp=1, language_instances=2, language_blocks=100, encode_blocks=200, transfer_workers=2,
-        services=ServiceTimes(encode_turn_s=0.002, language_turn_s=0.002),
+        services=ServiceTimes(encode_poll_interval_s=0.002, language_poll_interval_s=0.002),
     )  # fmt: skip
     requests = [
         Request(room, 0.01 * room, tokens, language_instance=room % 2) for room, tokens in enumerate(TOKENS * 2, 1)

@@ -65,7 +65,7 @@ def scenario(**changes: object) -> Scenario:
         "timeout_s": 20.0,
         "wire": "sglang",
         "discipline": "alloc_then_free",
-        "services": ServiceTimes(encode_turn_s=0.002, language_turn_s=0.002),
+        "services": ServiceTimes(encode_poll_interval_s=0.002, language_poll_interval_s=0.002),
     }
     return Scenario(**(fields | changes))  # type: ignore[arg-type]
 

@@ -35,7 +35,7 @@ LINK = LinkProfile(
 )  # fmt: skip
 SMALL = Scenario(
     block_tokens=4, hidden=8, encode_blocks=8, language_blocks=8, sizing_options={"tokens": 8}, timeout_s=5.0,
-    services=ServiceTimes(encode_turn_s=0.01, language_turn_s=0.01, encode_base_s=0.05),
+    services=ServiceTimes(encode_poll_interval_s=0.01, language_poll_interval_s=0.01, encode_base_s=0.05),
 )  # fmt: skip
 PAIRS = msgspec.structs.replace(SMALL, encode_tp=2, language_tp=2)
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)

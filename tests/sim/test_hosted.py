@@ -104,7 +104,7 @@ def test_its_own_wake_moves_a_lone_request_by_a_turn_at_most() -> None:
     with_host, without = (
         latencies(SCENARIO, [Request(0, 0.0, 3000)], link)[0] for link in (LINK, change(LINK, host=None))
     )
-    assert abs(with_host - without) < SCENARIO.services.language_turn_s + 0.5e-3
+    assert abs(with_host - without) < SCENARIO.services.language_poll_interval_s + 0.5e-3
 
 
 # --- what a turn and a sleep cost ---
@@ -125,7 +125,7 @@ def on_the_grid(times_s: list[float], period_s: float) -> list[float]:
 
 
 def test_the_work_of_a_turn_comes_before_what_it_decides() -> None:
-    scenario = change(SCENARIO, services=ServiceTimes(language_turn_s=0.01, encode_per_token_s=1e-6))
+    scenario = change(SCENARIO, services=ServiceTimes(language_poll_interval_s=0.01, encode_per_token_s=1e-6))
     link = change(on(math.inf, turn_s=0.4e-3), wakeup_s=0.0)
     for event in (Event.OFFERED, Event.CHUNK_RECEIVED):
         assert on_the_grid(firsts(link, event, scenario), 0.01) == pytest.approx([0.4e-3] * 6, abs=1e-8)
@@ -133,7 +133,7 @@ def test_the_work_of_a_turn_comes_before_what_it_decides() -> None:
 
 @pytest.mark.parametrize(("turn_s", "late_s"), [(0.015, 0.9e-3), (0.002, 0.3e-3)])
 def test_a_loop_wakes_up_later_from_a_sound_sleep_than_from_a_nap(turn_s: float, late_s: float) -> None:
-    services = ServiceTimes(language_turn_s=turn_s, encode_per_token_s=1e-6)
+    services = ServiceTimes(language_poll_interval_s=turn_s, encode_per_token_s=1e-6)
     link = change(on(math.inf, asleep_after_s=2.5e-3, nap_wakeup_s=0.3e-3), wakeup_s=0.9e-3)
     found = on_the_grid(firsts(link, Event.CHUNK_RECEIVED, change(SCENARIO, services=services)), turn_s)
     # The nap ends when the clock says so; a sound sleep does unless a message came shortly before the turn.
@@ -143,7 +143,7 @@ def test_a_loop_wakes_up_later_from_a_sound_sleep_than_from_a_nap(turn_s: float,
 def test_the_first_copy_after_a_sound_sleep_takes_longer() -> None:
     copies: dict[tuple[float, float], list[float]] = {}
     for turn_s in (0.015, 0.001):
-        services = ServiceTimes(language_turn_s=turn_s, encode_per_token_s=1e-6)
+        services = ServiceTimes(language_poll_interval_s=turn_s, encode_per_token_s=1e-6)
         for cold_s in (0.0, 0.7e-3):
             link = on(math.inf, asleep_after_s=3e-3, cold_copy_s=cold_s)
             records = observe(change(SCENARIO, services=services), evenly(6, 0.211, tokens=900), link).records

@@ -21,7 +21,7 @@ FREE = LinkProfile(
 # A token has 2 × 6 bytes of embedding and 16 of ids and positions: 28 bytes. 64 bytes of aux in the first chunk.
 SMALL = Scenario(
     block_tokens=1, hidden=6, encode_blocks=100, language_blocks=100, sizing_options={"tokens": 10}, timeout_s=None,
-    services=ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0),
+    services=ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0),
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def change(scenario: Scenario, **fields: object) -> Scenario:
 
 
 def serving(**times: float) -> ServiceTimes:
-    return ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0, **times)  # type: ignore[arg-type]
+    return ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0, **times)  # type: ignore[arg-type]
 
 
 def link(**fields: object) -> LinkProfile:

@@ -43,8 +43,8 @@ SMALL = Scenario(
     sizing_options={"tokens": 16},
     timeout_s=None,
     services=ServiceTimes(
-        encode_turn_s=32 * TICK_S,
-        language_turn_s=48 * TICK_S,
+        encode_poll_interval_s=32 * TICK_S,
+        language_poll_interval_s=48 * TICK_S,
         encode_base_s=100 * TICK_S,
         encode_per_token_s=TICK_S,
         prefill_base_s=50 * TICK_S,
@@ -67,7 +67,7 @@ FREE = LinkProfile(
     control_latency_s=0.0,
     copy_bandwidth_Bps=math.inf,
 )
-AT_ONCE = ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0)
+AT_ONCE = ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0)
 
 
 def change(one: Any, **fields: Any) -> Any:
@@ -421,9 +421,9 @@ def test_a_faster_link_delays_nobody_where_all_queues_are_first_come_first_serve
     # take part in the order or the phase of what follows and are left out: prefill passes, which occupy the loop that
     # makes offers, and a polling loop together with passes, whose ends begin its grid anew.
     services = (
-        ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0, encode_per_token_s=20 * TICK_S)
+        ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0, encode_per_token_s=20 * TICK_S)
         if passes
-        else ServiceTimes(encode_turn_s=32 * TICK_S, language_turn_s=48 * TICK_S)
+        else ServiceTimes(encode_poll_interval_s=32 * TICK_S, language_poll_interval_s=48 * TICK_S)
     )
     scenario = change(
         SMALL, services=services, encode_batch=1, encode_blocks=pools[0], language_blocks=pools[1], **setting
@@ -447,7 +447,7 @@ def test_larger_pools_delay_nobody_where_all_queues_are_first_come_first_served(
 ) -> None:
     # A prefill takes no time here: one that begins sooner may hold up an offer, as in the first anomaly below. Nor does
     # a piece: a pool with more room may have its free blocks in other runs.
-    services = ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0, encode_per_token_s=20 * TICK_S)
+    services = ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0, encode_per_token_s=20 * TICK_S)
     scenario = change(SMALL, services=services, encode_batch=1, prefill_batch_tokens=1, **setting)
     link = change(LINK, copy_bandwidth_Bps=math.inf, per_piece_s=0.0)
     small, large = (

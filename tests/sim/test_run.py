@@ -224,7 +224,7 @@ def test_the_transfer_worker_is_an_m_d_1_queue() -> None:
         sizing_options={"tokens": 1000},
         encode_blocks=4096,
         language_blocks=4096,
-        services=ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0),
+        services=ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0),
     )
     service_s, rho, replications = (1000 * 144 + 64) / 1e9, 0.7, 10
     waits = []

@@ -294,10 +294,10 @@ def _passes(
 
 def _loops(config: Config, records: list[Record], alone: dict[int, float], seen: Observed) -> None:
     services = config.scenario().services
-    if 0 < services.encode_turn_s < SOUND_SLEEP_S and not services.preprocess_per_token_s:
-        _naps(records, alone, services.encode_turn_s, seen)
-    if services.encode_turn_s or services.language_turn_s:
-        seen.unused["runs whose turn_s is not 0, for turns and requests"] += 1
+    if 0 < services.encode_poll_interval_s < SOUND_SLEEP_S and not services.preprocess_per_token_s:
+        _naps(records, alone, services.encode_poll_interval_s, seen)
+    if services.encode_poll_interval_s or services.language_poll_interval_s:
+        seen.unused["runs whose poll_interval_s is not 0, for turns and requests"] += 1
         return
     if services.preprocess_per_token_s:
         seen.unused["runs that prepare images, for turns and requests"] += 1

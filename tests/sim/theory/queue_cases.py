@@ -540,7 +540,7 @@ def md1_direct() -> Result:
 def vacation(arrivals: Times, services: Times, period_s: float) -> Times:
     """When encoder passes end in a loop that turns every ``period_s``."""
     setting = msgspec.structs.replace(
-        drivers.ENCODER, services=msgspec.structs.replace(drivers.ENCODER.services, encode_turn_s=period_s)
+        drivers.ENCODER, services=msgspec.structs.replace(drivers.ENCODER.services, encode_poll_interval_s=period_s)
     )
     _, (left,) = run(setting, requests_of(arrivals, encode=services), len(arrivals), ENCODED)
     return left
@@ -581,7 +581,7 @@ def vacations() -> Result:
 )
 def polling() -> Result:
     period_s, number = 0.001, 1000
-    setting = scenario({"language_turn_s": period_s})
+    setting = scenario({"language_poll_interval_s": period_s})
     values = []
     for replication in range(20):
         arrivals = poisson(draws_of("polling", replication), 100.0, number)

@@ -51,7 +51,7 @@ AT_ONCE = Scenario(
     language_blocks=WIDE,
     sizing_options={"tokens": 1},
     timeout_s=None,
-    services=ServiceTimes(encode_turn_s=0.0, language_turn_s=0.0),
+    services=ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0),
 )
 """One block holds any request, and nothing takes any time."""
 
