@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import typer.core
@@ -96,12 +96,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED if termination.came and status == INTERRUPTED else status
 
 
-def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """A warning for a user is one line without a place in our code; all others are shown as Python does."""
     if issubclass(category, RenamedSetting):
         print(f"bufferlab: {message}", file=sys.stderr)
     else:
-        _showwarning(message, category, filename, lineno, *rest)
+        _showwarning(message, category, filename, lineno, file, line)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
