@@ -19,6 +19,9 @@ Rules this file keeps:
 * a timer runs for what a rank waits for itself. One that has done its part and waits for the others of its group has
   none: theirs run, and each phase that begins with the group's agreement gets a timer of its own. Which phases there
   are, where each leads and which has a timer is said in ``encode_phases`` and nowhere else.
+
+This module is longer than others because one object decides for all rooms of a rank, out of one state: what it keeps
+and what it decides are read together.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ Rules this file keeps:
 * a demand that can never be met fails at once and says why;
 * a timer runs for what a rank waits for itself: one that has done its part has none until its group has agreed. Which
   phases there are, where each leads and which has a timer is said in ``language_phases`` and nowhere else.
+
+This module is longer than others because one object decides for all rooms of a rank, out of one state: what it keeps
+and what it decides are read together.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ The environment:
   turn any more and end as well, each some time after (``protocol.lifecycle``). A peer that stays declared down for a
   whole quarantine is gone, and what it had under way has arrived by then. Once it is up again the quarantine protects
   from nothing, so it may end at any moment.
+
+This module is longer than others because every move reads and makes the same packed state, whose form is known here
+only.
 """
 
 from __future__ import annotations

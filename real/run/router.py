@@ -1,4 +1,8 @@
-"""Hands out the requests of a measured run, carries out its faults, and keeps account of what becomes of them."""
+"""Hands out the requests of a measured run, carries out its faults, and keeps account of what becomes of them.
+
+This module is longer than others because one loop does all of it, out of one account of the run. What can be told
+without that account is in modules of its own (``accounts``, ``troubles``, ``patience``, ``standstill``, ``outcome``).
+"""
 
 from __future__ import annotations
 
