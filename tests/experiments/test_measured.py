@@ -36,7 +36,7 @@ class Played:
         self.more: dict[str, Any] = {}
         self.without: set[tuple[int, RankId, Event]] = set()
         monkeypatch.setattr(launcher, "run_real", self.run)
-        monkeypatch.setattr(measure, "examine_real", lambda: "")
+        monkeypatch.setattr(measure, "examine_real", lambda _transport="tcp": "")
 
     def run(self, scenario: Scenario, requests: Sequence[Request], **_: Any) -> RealOutcome:
         records: list[Record] = []
