@@ -2,7 +2,7 @@
 
 A discipline answers three questions with numbers of blocks, nothing else: how many blocks a new room asks for, what a
 room may take for its next chunk, and whether a request can ever be served. The language core does the rest. A new one
-is a class in a module of this folder, and nothing else lists it.
+is a class in a module of this folder, which has the discipline's name; it is found there. Those that are here:
 
 | name             | a new room takes       | when the first chunk was too small                | deadlock |
 |------------------|------------------------|---------------------------------------------------|----------|
@@ -24,7 +24,7 @@ __all__ = ["DEFAULT", "DISCIPLINES", "Discipline", "ResumeGrant", "make_discipli
 
 
 def _found() -> list[type[Discipline]]:
-    """All of this folder, in the order in which they are told: what serves every length first, what fails last."""
+    """All of this folder as help and errors list them: what serves any length, what may deadlock, what fails."""
     modules = [pkgutil.resolve_name(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
     values = [value for module in modules for value in vars(module).values()]
     found = {value for value in values if isinstance(value, type) and issubclass(value, Discipline)} - {Discipline}

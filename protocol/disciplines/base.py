@@ -39,21 +39,21 @@ class Discipline(ABC):
     one_resume: ClassVar[bool] = False
     """Whether a room resumes at most once, then for all that is missing: the SGLang wire has no more."""
     waits_holding: ClassVar[bool] = False
-    """Whether a room waits for the rest with blocks in hand that it will not use for it, so that both must fit."""
+    """Whether a room keeps old blocks while it waits for the new ones that replace them: the pool must hold both."""
     has_slots: ClassVar[bool] = False
     """Whether the pool is cut into slots of one size, which a configuration gives instead of a policy."""
 
     @classmethod
     def made(cls, slot_blocks: int | None) -> Self:
-        """One for a run; ``slot_blocks`` is for those that have slots."""
+        """The discipline of one run; only those that have slots use ``slot_blocks``."""
         return cls()
 
     @classmethod
     def serves(cls, blocks: int, *, first: int, pool: int, new: int) -> bool:
         """Whether a request of ``blocks``, alone and with nothing going wrong, is delivered.
 
-        It takes ``first`` blocks at first; of the ``pool``, new rooms may take ``new``. The checker holds it against
-        what the cores do, so it is said from the discipline's definition and asks none of the methods below.
+        ``first``: blocks that it takes at first; ``new``: how many of the ``pool`` new rooms may take, the rest is a
+        reserve. Written independently of the methods below: the checker compares the two.
         """
         return True
 

@@ -124,7 +124,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     its blocks until its prefill is over, instead of until its tokens are copied. ``transfer_workers``: threads that
     write, per encode rank; all writes to one language instance are one thread's (instance modulo workers).
     ``slot_tokens``: the size of a slot where that is the discipline; None for the ``tokens`` of ``sizing_options``, and
-    without these for the whole pool. ``wire``: how the sides speak in a measured run (see ``wires``).
+    without these for the whole pool. ``wire``: how the sides speak in a measured run (see ``protocol.wire``).
     """
 
     block_tokens: int

@@ -73,7 +73,7 @@ def test_the_smallest_configuration_is_complete() -> None:
         ("link.profile=warp", "link.profile is 'warp', it must be one of "),
         ("model.name=gpt-2", "model.name is 'gpt-2', it must be one of "),
         ("model.deepstack_layers=3", "model has deepstack_layers without hidden"),
-        ("real.transport=udp", "real.transport is 'udp', it must be one of tcp, rdma, socket"),
+        ("real.transport=udp", "real.transport is 'udp', it must be one of tcp, rdma, "),
         ("run.seed=-1", "run.seed is -1, it must be at least 0"),
         ("run.replications=0", "run.replications is 0, it must be at least 1"),
         ("run.name=a/b", "run.name is 'a/b', it must be letters, digits, dots, dashes and underscores"),

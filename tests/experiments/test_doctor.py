@@ -171,7 +171,7 @@ def test_the_command(bufferlab: Any) -> None:
     assert ended.status == 0, ended
     found = json.loads(ended.out)
     assert found["simulator"]["works"] is True
-    assert found["transports"].keys() == {"tcp", "rdma", "socket"}
+    assert found["transports"].keys() >= {"tcp", "rdma", "socket"}
     assert all(result["works"] or result["reason"] for result in found["transports"].values())
     if found["mooncake_imports"]["works"] and not found["absent"]:
         assert found["transports"]["tcp"]["works"] is True, found["transports"]

@@ -18,7 +18,7 @@ from real.control.route import Route
 from real.engine.base import WriteResult
 from real.engine.content import first_difference, room_content
 from real.engine.memory import Pool
-from real.engine.writer import UNREGISTERED_OFFSET, Writer
+from real.engine.writer import Writer
 from real.errors import EngineError
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
@@ -34,13 +34,14 @@ class Wire:
         self.gates: dict[str, threading.Event] = {}
         self.writes: list[tuple[str, int]] = []  # (session, pieces)
         self.refusal: Exception | None = None
+        self.registered: list[range] = []  # addresses; what lies elsewhere is refused, as an engine does
 
     def write(self, session: str, pieces: Sequence[tuple[int, int, int]], timeout_s: float = 30.0) -> WriteResult:
         assert self.gates.get(session) is None or self.gates[session].wait(WAIT_S)
         self.writes.append((session, len(pieces)))
         if self.refusal is not None:
             raise self.refusal
-        if any(target >= UNREGISTERED_OFFSET << 1 for _, target, _ in pieces):
+        if not all(any(target in region for region in self.registered) for _, target, _ in pieces):
             return WriteResult(ok=False, elapsed_s=0.0, completed_bytes=0, quiet=False, failure="no such memory")
         for source, target, length in pieces:
             ctypes.memmove(target, source, length)
@@ -55,6 +56,9 @@ class Bench:
         self.source = Pool(scenario.layout, 16)
         self.targets = {rank_id: Pool(scenario.layout, 16) for rank_id in scenario.language_ids()}
         self.wire = Wire()
+        for pool in self.targets.values():
+            sizes = zip(pool.bases, pool.sizes_bytes, strict=True)
+            self.wire.registered += [range(base, base + size_bytes) for base, size_bytes in sizes]
         self.done: queue.Queue[WriteDone] = queue.Queue()
         routes = {
             rank_id: Route(rank_id=rank_id, host="", control_port=0, session=str(rank_id), bases=pool.bases)

@@ -123,7 +123,7 @@ def test_a_faster_link_is_no_slower(profile: LinkProfile, bytes_: int, pieces: i
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"unknown link profile 'cx8'; known: cx7-400g, efa-p5en, roce-4x400g, t"
+        ValueError, match=r"unknown link profile 'cx8'; known: .*\bcx7-400g, .*\broce-4x400g, "
     ) as caught:
         load_profile("cx8")
     assert "\n" not in str(caught.value)
