@@ -235,7 +235,11 @@ LONG = ("--set", "workload.requests=200000", "--set", "run.replications=1", "--n
 
 def test_two_runs_into_one_place_and_one_that_was_killed(tmp_path: Path, bufferlab: Any) -> None:
     lock = tmp_path / ".run.lock"
-    first = waiting("sim", "quickstart", *LONG, "--out", "run", cwd=tmp_path, seen=lock.exists)
+
+    def writes() -> bool:
+        return lock.exists() and any("partial" in name for name in hidden(tmp_path))
+
+    first = waiting("sim", "quickstart", *LONG, "--out", "run", cwd=tmp_path, seen=writes)
     try:
         second = bufferlab("sim", "quickstart", *SMALL, "--out", "run")
         assert (second.status, second.out) == (2, "")
