@@ -6,7 +6,6 @@ one rank. All are the same command (docs/several-hosts.md).
 
 from __future__ import annotations
 
-import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -120,18 +119,17 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
             if is_loopback(host) and not is_loopback(address):
                 raise UserError(f"--host names {host}, it must be an address that other hosts reach")
         say(f"{part.role} {part.number} at {host} joins the run of {address}:{port}")
-        with _terminated_like_interrupted():
-            seat.take_part(
-                (address, port),
-                Side(part.role),
-                part.number,
-                host=host,
-                device=part.device,
-                config=None if config is None else comparable(config),
-                facts=_facts(),
-                wait_s=meeting.wait_s,
-                token=lambda: held(meeting.token, f"{address}:{port}"),
-            )
+        seat.take_part(
+            (address, port),
+            Side(part.role),
+            part.number,
+            host=host,
+            device=part.device,
+            config=None if config is None else comparable(config),
+            facts=_facts(),
+            wait_s=meeting.wait_s,
+            token=lambda: held(meeting.token, f"{address}:{port}"),
+        )
 
 
 def comparable(config: Config) -> dict[str, Any]:
@@ -198,13 +196,3 @@ def _addresses() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Take SIGTERM, with which batch systems end their tasks, for Ctrl-C: leave in order and say so."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -159,7 +159,8 @@ class Router:
                     child.kill()
         self._close()
         for rank_id in self._ranks.measure_again():
-            self._note(f"the clock of {rank_id} was not measured again, so its drift is unknown")
+            if rank_id in self._reports:  # of one that has left it is told already
+                self._note(f"the clock of {rank_id} was not measured again, so its drift is unknown")
         return self._outcome(end_s, counters)
 
     def _see_to_all(self) -> None:

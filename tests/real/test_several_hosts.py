@@ -240,7 +240,7 @@ def test_ranks_end_with_their_coordinator(start: Callable[..., Process], how: si
     ("how", "status", "what"),
     [
         (signal.SIGINT, 130, "was interrupted"),
-        (signal.SIGTERM, 130, "was interrupted"),
+        (signal.SIGTERM, 143, "was interrupted"),
         (signal.SIGKILL, -signal.SIGKILL, "is lost: the connection was closed"),
     ],
 )

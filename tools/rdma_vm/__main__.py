@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import RunFailedError, UserError
 from experiments.files import disk_errors, free_name, require_empty_folder, write_text
+from experiments.termination import termination_like_interrupt
 from tools.rdma_vm.initramfs import ModuleMissingError
 from tools.rdma_vm.machine import ROOT, MachineError, boot
 from tools.rdma_vm.packages import UnavailableError, default_cache, fetch, require_host
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _impossible(str(error))
     started_s = time.monotonic()
     try:
-        with _terminated_like_interrupted():
+        with termination_like_interrupt():
             require_host()
             tools = fetch(chosen.cache)
             fetched_s = time.monotonic() - started_s
@@ -108,20 +107,6 @@ def _parser() -> argparse.ArgumentParser:
         "--limit-s", type=float, metavar="SECONDS", default=1800.0, help="what the job may take [default: %(default)s]"
     )
     return parser
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the virtual machine in the same orderly way as Ctrl-C."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _impossible(sentence: str) -> int:
