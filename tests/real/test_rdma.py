@@ -395,3 +395,28 @@ def test_simulator_and_real_backend_agree_over_rdma() -> None:
     except UnavailableError as error:
         pytest.skip(str(error))
     assert subprocess.run([sys.executable, "-m", "tools.rdma_vm"], cwd=ROOT, check=False).returncode == 0
+
+
+FORKING = """
+from protocol.emulation.scenario import Request, Scenario
+from real.run.launcher import run_real
+from tools.rdma_vm import preloaded
+
+forked = []
+
+class Counted(preloaded.ForkedRank):
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        forked.append(self.pid)
+
+preloaded.ForkedRank = Counted
+preloaded.fork_ranks()
+outcome = run_real(Scenario(block_tokens=16, hidden=64), [Request(room=1, arrival_s=0.0, total_tokens=40)])
+print(len(forked), sorted(outcome.succeeded_rooms))
+"""
+
+
+@pytest.mark.real
+def test_the_ranks_of_a_run_are_forked_where_that_is_asked_for() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKING], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "2 [1]\n"), done.stderr

@@ -21,7 +21,7 @@ POLL_S = 0.02
 
 
 class ForkedRank:
-    """What the launcher uses of ``subprocess.Popen``, for ``python -m real.run.rank`` only."""
+    """What a local process uses of ``subprocess.Popen``, for ``python -m real.run.rank`` only."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ForkedRank:
         start_new_session: bool,
     ) -> None:
         if list(args[1:]) != ["-m", "real.run.rank"] or stdin != subprocess.PIPE or not start_new_session:
-            raise RuntimeError(f"the launcher starts {list(args)} in a way that a fork does not imitate")
+            raise RuntimeError(f"a rank is started by {list(args)} in a way that a fork does not imitate")
         self.args = args
         self.returncode: int | None = None
         orders, writer = os.pipe()
@@ -77,12 +77,13 @@ class ForkedRank:
 
 
 def fork_ranks() -> None:
-    """From now on the launcher of this process forks its ranks."""
+    """From now on the ranks of this process's runs are forked."""
+    import real.hosts.places
     import real.run.launcher
     import real.run.rank
 
-    launcher: Any = real.run.launcher
-    launcher.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedRank})
+    places: Any = real.hosts.places
+    places.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedRank})
 
 
 def _be_a_rank(orders: int, output: int, errors: int, env: Mapping[str, str], kept: Collection[int]) -> None:
