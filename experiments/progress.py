@@ -65,7 +65,12 @@ class Bar:
 @contextmanager
 def bar(title: str, total: int | None, unit: str = "") -> Iterator[Bar]:
     """A bar over ``total`` units of work, gone when the work is over."""
-    from tqdm.auto import tqdm
+    tqdm: Any
+    # tqdm.auto also finds out how a notebook shows the bar, and loads asyncio for it.
+    if "IPython" in sys.modules:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
 
     width: dict[str, Any] = (
         {"dynamic_ncols": True} if _knows_its_size(sys.stderr) else {"ncols": WIDTH, "nrows": HEIGHT}

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import bdtr
+from scipy.special import bdtr, ndtri, stdtrit
+from scipy.stats import binomtest
 
 from experiments.stats.intervals import (
+    NORMAL_QUANTILE,
     NOTHING,
+    T_QUANTILES,
     Estimate,
     across_replications,
     half_width,
@@ -84,6 +87,25 @@ def test_wilson_holds_its_value_and_is_symmetric(trials: int, data: st.DataObjec
     assert holds(found, found["value"])
     assert found["low"] == pytest.approx(1 - (mirrored["high"] or 0.0), abs=1e-12)
     assert 0 <= (found["low"] or 0.0) < (found["high"] or 0.0) <= 1
+
+
+@given(st.integers(1, 1000), st.data())
+def test_wilson_is_that_of_scipy_to_the_last_bit(trials: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, trials))
+    theirs = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    share = successes / trials
+    found = wilson(successes, trials)
+    assert (found["low"], found["high"]) == (min(theirs.low, share), max(theirs.high, share))
+
+
+def test_written_quantiles_are_those_of_scipy_to_the_last_bit() -> None:
+    assert ndtri(0.975) == NORMAL_QUANTILE
+    assert [float(stdtrit(freedom, 0.975)) for freedom in range(1, len(T_QUANTILES) + 1)] == list(T_QUANTILES)
+
+
+@pytest.mark.parametrize("freedom", [1, 2.0, 2.5, 9, 30, 30.5, 31, 1000])
+def test_the_t_quantile_is_the_same_written_or_computed(freedom: float) -> None:
+    assert t_quantile(freedom) == float(stdtrit(freedom, 0.975))
 
 
 @given(st.integers(1, 400), st.floats(0.02, 0.98))
