@@ -14,9 +14,11 @@ import argparse
 import ast
 import contextlib
 import json
+import math
 import os
 import queue
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -32,31 +34,34 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_suffix(".toml")
+DISCIPLINES = sorted(
+    set((ROOT / "protocol" / "disciplines").glob("*.py")) - {ROOT / "protocol/disciplines/__init__.py"}
+)
 # The files that decide; the others only describe, translate or write down.
 DECIDING = (
-    *(
-        "agreement.py",
-        "allocator.py",
-        "chunks.py",
-        "observe/deadlock.py",
-        *(
-            f"disciplines/{name}.py"
-            for name in ("base", "alloc_then_free", "exact_announce", "free_then_alloc", "slot", "window")
-        ),
-        "encode.py",
-        "encode_phases.py",
-        "language.py",
-        "language_phases.py",
-        "phases.py",
-        "rank.py",
-    ),
-    *("status.py", "topology.py"),
+    "agreement.py",
+    "allocator.py",
+    "chunks.py",
+    "observe/deadlock.py",
+    *(f"disciplines/{path.name}" for path in DISCIPLINES),
+    "encode.py",
+    "encode_phases.py",
+    "language.py",
+    "language_phases.py",
+    "phases.py",
+    "rank.py",
+    "status.py",
+    "topology.py",
 )
 COPIED = ("protocol", "sim", "real", "experiments", "tests", "docs", "README.md", "pyproject.toml")
 PASSING_SCORE = 0.95
-# A broken loop may run, or collect memory, for ever. The slowest killer takes a sixth of this.
-LIMIT_S = 120.0
+# A broken loop may run, or collect memory, for ever. What a killer may take is processor time, which other work on the
+# machine hardly changes: so many times what it takes on the original tree, and this at least.
+LIMIT_S = 30.0
+LIMIT_TIMES = 4
 LIMIT_KIB = 4 * 1024 * 1024
+# Whatever waits uses none, and is given so many times as long.
+WAIT_TIMES = 20
 
 # Plugins that no killer needs cost more time than many of the tests; finding the smallest example does too.
 PROFILE = """
@@ -69,8 +74,19 @@ settings.load_profile("mutants")
 """
 PROFILE_MODULE = "mutants_profile"
 PYTEST = (
-    *("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", PROFILE_MODULE, "-p", "pytest_timeout"),
-    *("--timeout=30", "--timeout-method=thread", "-o", "addopts=--import-mode=importlib", "-m", "not slow"),
+    *(
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        PROFILE_MODULE,
+        "-o",
+        "addopts=--import-mode=importlib",
+    ),
+    *("-p", "pytest_timeout", "--timeout=0", "-m", "not slow"),  # time is limited from outside
 )
 
 
@@ -87,10 +103,7 @@ RUNS_CORES = ("run", "instances", "faults", "laws", "chaos")
 KILLERS = (
     Killer("protocol", (*PYTEST, "tests/protocol")),
     Killer("check", ("-m", "experiments", "check", "--bound", "quick")),
-    # Of tests/sim what runs the cores; the rest is about links, workloads and queueing theory.
-    Killer(
-        "sim", (*PYTEST, *(f"tests/sim/test_{name}.py" for name in ("run", "instances", "faults", "laws", "chaos")))
-    ),
+    Killer("sim", (*PYTEST, *(f"tests/sim/test_{name}.py" for name in RUNS_CORES))),
 )
 
 
@@ -225,11 +238,12 @@ def sample(count: int, seed: int) -> list[Mutation]:
 
 
 class Runner:
-    """Runs killers in copies of the tree."""
+    """Runs killers in copies of the tree. ``limit_s``: the least that each may take, in seconds of processor time."""
 
     def __init__(self, killers: Sequence[Killer], limit_s: float = LIMIT_S) -> None:
         self.killers = killers
         self.limit_s = limit_s
+        self._limits_s: dict[str, float] = {}
         self._live: set[subprocess.Popen[str]] = set()
 
     def copy_tree(self, target: Path) -> Path:
@@ -242,8 +256,11 @@ class Runner:
         (target / f"{PROFILE_MODULE}.py").write_text(PROFILE, encoding="utf-8")
         return target
 
-    def run(self, tree: Path, arguments: Iterable[str]) -> tuple[int | None, str]:
-        """Run Python on a tree: its exit status, None if it was stopped for the time it took, and its output."""
+    def run(self, tree: Path, arguments: Iterable[str], limit_s: float | None = None) -> tuple[int | None, str]:
+        """Run Python on a tree: its exit status, None if it was stopped for the time it took, and its output.
+
+        ``limit_s``: how much processor time each of its processes may take; None for any.
+        """
         environment = os.environ | {
             "PYTHONPATH": str(tree),  # before the editable installation
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -251,20 +268,23 @@ class Runner:
         }
         for name in ("PYTEST_ADDOPTS", "PYTHONSAFEPATH"):
             environment.pop(name, None)
-        limited = ("sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(LIMIT_KIB), sys.executable, *arguments)
+        limits = f"ulimit -v {LIMIT_KIB}"
+        if limit_s is not None:
+            limits += f"; ulimit -S -t {math.ceil(limit_s)}"
+        limited = ("sh", "-c", f'{{ {limits}; }} 2>/dev/null; exec "$0" "$@"', sys.executable, *arguments)
         process = subprocess.Popen(
             limited, cwd=tree, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
         self._live.add(process)
         try:
-            output, _ = process.communicate(timeout=self.limit_s)
+            output, _ = process.communicate(timeout=None if limit_s is None else WAIT_TIMES * limit_s)
         except subprocess.TimeoutExpired:
             self._stop(process)
             return None, process.communicate()[0]
         finally:
             self._live.discard(process)
-        return (None if "+ Timeout +" in output else process.returncode), output
+        return (None if process.returncode == -signal.SIGXCPU else process.returncode), output
 
     @staticmethod
     def _stop(process: subprocess.Popen[str]) -> None:
@@ -277,16 +297,21 @@ class Runner:
             self._stop(process)
 
     def check_original(self, tree: Path) -> None:
-        """Raise MutantsError unless the copy is what Python imports and every killer passes on it."""
+        """Find out what every killer takes on the original tree.
+
+        Raises MutantsError unless the copy is what Python imports and all of them pass on it.
+        """
         _, output = self.run(tree, ("-c", "import protocol; print(protocol.__file__)"))
         if Path(output.strip()).resolve() != (tree / "protocol" / "__init__.py").resolve():
             raise MutantsError(f"the killers would import {output.strip()} and not the copy in {tree}")
         for killer in self.killers:
+            before_s = _children_s()
             code, output = self.run(tree, killer.arguments)
             if code != 0:
                 raise MutantsError(
                     f"the original tree does not pass {killer.name}, so nothing can be learned:\n{output}"
                 )
+            self._limits_s[killer.name] = max(self.limit_s, LIMIT_TIMES * (_children_s() - before_s))
 
     def try_mutation(self, tree: Path, mutation: Mutation) -> Result:
         """Break the tree, let the killers look for it until one finds it, and mend the tree."""
@@ -297,7 +322,7 @@ class Runner:
         self._write(path, mutation.apply(original))
         try:
             for killer in self.killers:
-                code, _ = self.run(tree, killer.arguments)
+                code, _ = self.run(tree, killer.arguments, self._limits_s[killer.name])
                 if code != 0:
                     killed_by = killer.name + (" timeout" if code is None else "")
                     break
@@ -342,6 +367,12 @@ class Runner:
                 self.stop()
                 raise
         return [results[mutation.id] for mutation in mutations]
+
+
+def _children_s() -> float:
+    """Processor time of all processes that this one has waited for, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # --- reporting ---
