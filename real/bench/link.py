@@ -40,7 +40,7 @@ from real.bench.side import (
     Write,
 )
 from real.control.guard import new_token
-from real.engine.proof import TransportProof, sent_counters, with_traffic
+from real.engine.proof import ProofError, TransportProof, sent_counters, with_traffic
 from real.engine.variables import cleaned
 from real.errors import EngineError, EngineMissing, EngineStartError
 from real.lastwords import cause
@@ -352,6 +352,8 @@ def measure_link(
         counters = sent_counters()
         write_repeats = {cell: _repeats(write(cell, PROBE_REPEATS)) for cell in cells}
         proof = with_traffic(bench.proof, counters, sent_counters(), bench.written_bytes)
+        if proof.refuted:
+            raise ProofError(proof.refuted)  # before the rounds, so that nothing is lost but the warm-up
         push_repeats = {size: _repeats(push(size, PROBE_REPEATS)) for size in sizes}
         for _ in range(rounds):
             steps: list[Cell | int] = [*cells, *sizes]

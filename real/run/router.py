@@ -640,10 +640,12 @@ class Router:
         records = self._accounts.merged(lambda records: self._ranks.clocked(records, self._zero_s))
         failed = {(one.room, one.incarnation) for one in self._conclusions if one.status is not Status.Success}
         succeeded = {(one.room, one.incarnation) for one in self._conclusions} - failed
+        proof = self._proof(records, counters, reports)
+        befell = self._troubles.sentences({(one.room, one.incarnation) for one in self._submitted} - succeeded)
         return RealOutcome(
             requests=self._submitted,
             records=records,
-            proof=self._proof(records, counters, reports),
+            proof=proof,
             verified_rooms=sum(report.verified_rooms for report in reports),
             verified_bytes=sum(report.verified_bytes for report in reports),
             mismatches=[difference for report in reports for difference in report.differences],
@@ -664,7 +666,7 @@ class Router:
             memory=self._ranks.memory,
             usage={report.rank_id: report.usage for report in reports if report.usage is not None},
             router_usage=self._usage,
-            faults=self._troubles.sentences({(one.room, one.incarnation) for one in self._submitted} - succeeded),
+            faults=(*befell, *filter(None, [proof.refuted])),
             ended_early=self._ended_early,
             violations=tuple(chain.from_iterable(map(self._uneven, reports))),
             cut_short=frozenset() if self._ranks.mortal else frozenset(self._ranks.ids) - self._reports.keys(),

@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("zmq", reason="needs pyzmq")
 
 from experiments.config.schema import Config
+from experiments.errors import RunFaultedError
 from experiments.runs import measure
+from experiments.runs.rundir import StoredRun
 from experiments.workloads.loading import load
 from protocol.emulation.scenario import Request, Scenario
 from protocol.recording import Event, Record
@@ -99,3 +101,29 @@ def test_a_room_without_an_end_is_told_unless_its_rank_said_it_is_in_quarantine(
         {"replication": 0, "rank": "encode0.0", "room": 2},
         {"replication": 0, "rank": "language0.0", "room": 3},
     ]
+
+
+def test_a_run_whose_proof_fails_is_kept_whole_and_ends_as_one_that_met_a_fault(
+    played: Played, tmp_path: Path, bufferlab: Any
+) -> None:
+    sentence = "the data of an rdma engine went over tcp (eth0 rose)"
+    refuted = TransportProof(requested="rdma", actual="tcp", evidence=["eth0 rose"], refuted=sentence)
+    played.more = {"proof": refuted, "faults": (sentence,)}
+    config = small(**{"run.replications": 2})
+    with pytest.raises(RunFaultedError, match="the run directory has all that was done") as told:
+        measured(tmp_path / "run", config)
+    assert str(told.value).count(sentence) == 2  # it is so in each replication, and none is given away
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["transport"], summary["faults"]) == ("tcp", [sentence] * 2)
+    assert (summary["requests"]["succeeded"], summary["invariant_violations"]) == (8, 0)
+    assert len(StoredRun(tmp_path / "run").requests()) == 8
+    assert len(StoredRun(tmp_path / "run").events()) > 8
+    proofs = environment(tmp_path / "run")["transport_proof"]["replications"]
+    assert [one["refuted"] for one in proofs] == [sentence] * 2
+    # The command: all of it is shown, one sentence says why, and its status is 1.
+    settings = ("--set", "workload.requests=4", "--set", "run.replications=1", "--no-plots")
+    ended = bufferlab("real", "quickstart", *settings, "--out", tmp_path / "again")
+    assert ended.status == 1
+    assert ended.err.count(sentence) == 1
+    assert ended.err.startswith("bufferlab: ")
+    assert (tmp_path / "again" / "summary.json").is_file()

@@ -303,10 +303,17 @@ def test_prove_refuses_what_was_not_asked_for() -> None:
 def test_counters_unmask_rdma_that_goes_over_tcp() -> None:
     claim = prove("rdma", "rdma")
     before = {"tcp:eth0": 10, "rdma:mlx5_0/1": 5}
-    with pytest.raises(ProofError, match="went over tcp"):
-        with_traffic(claim, before, {"tcp:eth0": 1_000_010, "rdma:mlx5_0/1": 5}, 1_000_000)
+    bad = with_traffic(claim, before, {"tcp:eth0": 1_000_010, "rdma:mlx5_0/1": 5}, 1_000_000)
+    assert (bad.requested, bad.actual) == ("rdma", "tcp")
+    sentence = "while 1000000 bytes were written, rdma:mlx5_0/1 rose by 0, tcp:eth0 by 1000000"
+    assert bad.refuted == f"the data of an rdma engine went over tcp ({sentence})"
+    assert bad.evidence == [sentence]
+    # On another host all is well, which mends nothing.
+    both = with_traffic(bad, before, {"tcp:eth0": 400, "rdma:mlx5_0/1": 1_000_300}, 1_000_000, "on b, ")
+    assert (both.actual, both.refuted, len(both.evidence)) == ("tcp", bad.refuted, 2)
     good = with_traffic(claim, before, {"tcp:eth0": 400, "rdma:mlx5_0/1": 1_000_300}, 1_000_000)
     assert "rdma:mlx5_0/1 rose by 1000295" in good.evidence[-1]
+    assert (good.actual, good.refuted) == ("rdma", "")
 
 
 def test_capturing_stderr_restores_it_when_the_block_raises(capfd: pytest.CaptureFixture[str]) -> None:

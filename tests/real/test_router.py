@@ -506,6 +506,22 @@ def test_clocks_and_counters_that_are_missing_at_the_end_are_named() -> None:
     assert outcome.faults == ()
 
 
+def test_a_proof_that_fails_after_the_run_is_told_beside_all_that_was_done() -> None:
+    """Rdma was asked for and claimed, its counters stand still and the network carried the bytes."""
+    stage = Stage()
+    stage.proofs = {ENCODE: TransportProof(requested="rdma", actual="rdma", evidence=["the engine's word"])}
+    told = iter([{"one": {"tcp:eth0": 1, "rdma:a/1": 7}}, {"one": {"tcp:eth0": 10, "rdma:a/1": 7}}])
+    stage.hosts = SimpleNamespace(sent_counters=lambda: next(told), address_of=lambda rank_id: "one")
+    stage.say(Records(ENCODE, 0, [(0.0, 1, Event.WRITE_DONE, None, 0, 9, "")]))
+    outcome = play(stage, 0.0, 0.1)
+    assert outcome.succeeded_rooms == {1, 2}
+    assert {record.room for record in outcome.records} == {1, 2}
+    assert (outcome.proof.requested, outcome.proof.actual) == ("rdma", "tcp")
+    assert outcome.faults == (
+        "the data of an rdma engine went over tcp (while 9 bytes were written, rdma:a/1 rose by 0, tcp:eth0 by 9)",
+    )
+
+
 FULL = OSError(errno.ENOSPC, "No space left on device", "/tmp")
 IN_WORDS = "No space left on device (/tmp)"
 
