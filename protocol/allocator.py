@@ -11,7 +11,7 @@ run that is long enough, and takes from the longest ones only when none is.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 
 from protocol.errors import OwnershipError
 
@@ -71,8 +71,8 @@ class BlockPool:
         """The shortest run of at least ``count`` blocks, the first of several."""
         best = None
         least = self.blocks + 1
-        for index, start in enumerate(self._starts):
-            length = self._ends[index] - start
+        for index, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
+            length = end - start
             if length == count:
                 return index
             if count < length < least:
@@ -116,8 +116,14 @@ class BlockPool:
             del self._fenced[block]
         self._return(returned)
 
-    def _return(self, blocks: Sequence[int]) -> None:
+    def _return(self, blocks: tuple[int, ...]) -> None:
         self.free += len(blocks)
+        if not blocks:
+            return
+        first = blocks[0]
+        if blocks == tuple(range(first, first + len(blocks))):
+            self._join(first, first + len(blocks))
+            return
         first = 0
         for number, block in enumerate(blocks, 1):
             if number == len(blocks) or blocks[number] != block + 1:
@@ -146,7 +152,8 @@ class BlockPool:
         listed = tuple(blocks)
         if len(set(listed)) != len(listed):
             raise OwnershipError(f"blocks {listed} name a block twice")
-        for block in listed:
-            if (holder := holders.get(block)) is not owner and holder != owner:
-                raise OwnershipError(f"block {block} is not {what} by {owner}, but by {holders.get(block)}")
+        found = list(map(holders.get, listed))
+        if found.count(owner) != len(listed):
+            block, holder = next(pair for pair in zip(listed, found, strict=True) if pair[1] != owner)
+            raise OwnershipError(f"block {block} is not {what} by {owner}, but by {holder}")
         return listed

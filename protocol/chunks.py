@@ -9,7 +9,7 @@ import msgspec
 from protocol.errors import ProtocolError
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """``tokens`` tokens from ``start_token`` on; ``is_last`` when it ends at the request's last token."""
 
     start_token: int

@@ -67,7 +67,10 @@ from protocol.waits import Demand
 OFFERED, ENCODED, DONE = 1, 2, 2**32
 
 
-# Phases and steps by names of this module: a global is found three times as fast as a member of an Enum.
+# Members of enumerations by names of this module: a global is found many times as fast.
+BOOTSTRAPPING: Final = Status.Bootstrapping
+SUCCESS: Final = Status.Success
+WAITING_FOR_INPUT: Final = Status.WaitingForInput
 IN_AWAITING_FIRST_OFFERS: Final = EncodePhase.AWAITING_FIRST_OFFERS
 IN_AWAITING_OFFERS: Final = EncodePhase.AWAITING_OFFERS
 IN_CHUNK_WRITTEN: Final = EncodePhase.CHUNK_WRITTEN
@@ -182,9 +185,10 @@ class EncodeRank(RankCore[EncodeRoom]):
 
         Raises ProtocolError, and changes nothing, for an input that this role does not know.
         """
-        handler = self._handlers.get(type(event))
-        if handler is None:
-            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}")
+        try:
+            handler = self._handlers[type(event)]
+        except KeyError:
+            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}") from None
         actions: list[Action] = []
         handler(event, now, actions)
         return actions
@@ -273,8 +277,8 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         if len(room.offers) < len(room.destinations):
             return
-        if status is Status.Bootstrapping:
-            self._set_status(room, Status.WaitingForInput)
+        if status is BOOTSTRAPPING:
+            self._set_status(room, WAITING_FOR_INPUT)
         self._record(now, room, Event.OFFERS_COMPLETE, room.status, room.sent_tokens)
         if room.phase is IN_AWAITING_FIRST_OFFERS:
             self._step(room, ON_OFFERS_COMPLETE, now)
@@ -429,7 +433,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             if self.discipline.announces_length and not room.failure:
                 for peer in room.destinations:
                     actions.append(Send(peer, Announce(*room.key, room.total_tokens)))
-            actions.append(StartEncode(*room.key, room.total_tokens, granted, room.encode_s))
+            actions.append(StartEncode(room.key[0], room.key[1], room.total_tokens, granted, room.encode_s))
 
     def _start_chunk(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
         """Start writing chunk ``epoch``: the data and all offers are there."""
@@ -454,11 +458,13 @@ class EncodeRank(RankCore[EncodeRoom]):
         if recorded:
             size = self.layout.chunk_bytes(chunk)
             self._record(now, room, Event.CHUNK_STARTED, room.status, room.sent_tokens, size)
+        number, incarnation = room.key
         for peer in room.destinations:
             room.writing.add(peer)
             if recorded:
                 self._record(now, room, Event.WRITE_STARTED, None, chunk.start_token, 0, str(peer))
-            actions.append(StartWrite(*room.key, room.epoch, peer, chunk, room.source, room.offers[peer].blocks))
+            target = room.offers[peer].blocks
+            actions.append(StartWrite(number, incarnation, room.epoch, peer, chunk, room.source, target))
 
     def _finish_chunk(self, room: EncodeRoom, chunk: Chunk, now: float, actions: list[Action]) -> None:
         """All required destinations hold the chunk: now, and only now, a status is sent."""
@@ -467,13 +473,14 @@ class EncodeRank(RankCore[EncodeRoom]):
         if self._recorder is not None:
             size = self.layout.chunk_bytes(chunk) * len(room.destinations)
             self._record(now, room, Event.CHUNK_DONE, room.status, room.sent_tokens, size)
-        message = ChunkStatus(*room.key, room.epoch, room.status, room.total_tokens, room.sent_tokens)
+        number, incarnation = room.key
+        message = ChunkStatus(number, incarnation, room.epoch, room.status, room.total_tokens, room.sent_tokens)
         for peer in room.destinations:
             actions.append(Send(peer, message))
         room.epoch += 1
         room.offers = {}
         room.chunk = None
-        if room.status is Status.Success:
+        if room.status is SUCCESS:
             # Other ranks of the group may still be writing; they have timers of their own.
             self._step(room, ON_LAST_CHUNK_WRITTEN, now)
             self._move(room, DONE)
@@ -509,7 +516,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         if not room.destinations:  # a surplus rank: nothing was written, the group's word counts
             room.status = Status.Success
         self._step(room, ON_ALL_RANKS_DONE, now)
-        actions.append(Conclude(*room.key, Status.Success))
+        actions.append(Conclude(room.key[0], room.key[1], SUCCESS))
         self._reap(room, now)
 
     def _reap_if_quiet(self, room: EncodeRoom, now: float) -> None:

@@ -73,7 +73,11 @@ QUARANTINE_S = 60.0
 the transport's own timeout, 30 s for Mooncake's default; twice that is safe."""
 
 
-# Phases and steps by names of this module: a global is found three times as fast as a member of an Enum.
+# Members of enumerations by names of this module: a global is found many times as fast.
+FAILED_STATUS: Final = Status.Failed
+SUCCESS: Final = Status.Success
+TRANSFERRING: Final = Status.Transferring
+WAITING_FOR_INPUT: Final = Status.WaitingForInput
 IN_ANSWERED: Final = LanguagePhase.ANSWERED
 IN_AWAITING_LENGTH: Final = LanguagePhase.AWAITING_LENGTH
 IN_ENDED: Final = LanguagePhase.ENDED
@@ -222,9 +226,10 @@ class LanguageRank(RankCore[LanguageRoom]):
 
         Raises ProtocolError, and changes nothing, for an input that this role does not know.
         """
-        handler = self._handlers.get(type(event))
-        if handler is None:
-            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}")
+        try:
+            handler = self._handlers[type(event)]
+        except KeyError:
+            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}") from None
         actions: list[Action] = []
         handler(event, now, actions)
         return actions
@@ -288,20 +293,20 @@ class LanguageRank(RankCore[LanguageRoom]):
     def _on_status(self, status: ChunkStatus, now: float, actions: list[Action]) -> None:
         key = (status.room, status.incarnation)
         room = self.rooms.get(key)
-        if room is None and status.status is Status.Failed:
+        if room is None and status.status is FAILED_STATUS:
             self._early.keep(key, status, now)
             return
         if room is None or room.over or room.failure:
             self.ignored_messages += 1
             return
-        if status.status is Status.Failed:
+        if status.status is FAILED_STATUS:
             self._fail(room, status.reason or "the encode side failed")
             return
         if room.phase is not IN_RECEIVING or status.epoch != room.epoch:
             self.ignored_messages += 1
             return
-        is_last = status.status is Status.Success
-        of_a_chunk = is_last or status.status is Status.Transferring
+        is_last = status.status is SUCCESS
+        of_a_chunk = is_last or status.status is TRANSFERRING
         fits = room.got_tokens < status.upto_tokens <= room.got_tokens + room.capacity_tokens
         same_total = room.total_tokens is None or room.total_tokens == status.total_tokens
         if not of_a_chunk or not fits or not same_total or is_last != (status.upto_tokens == status.total_tokens):
@@ -422,7 +427,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         room.chunks += 1
         gained = room.upto_tokens - room.got_tokens
         room.got_tokens = room.upto_tokens
-        self._set_status(room, Status.Success if is_last else Status.Transferring)
+        self._set_status(room, SUCCESS if is_last else TRANSFERRING)
         if self._recorder is not None:
             self._record(
                 now, room, Event.CHUNK_RECEIVED, room.status, room.got_tokens,
@@ -450,10 +455,10 @@ class LanguageRank(RankCore[LanguageRoom]):
     def _deliver(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
         total = self._known_total(room)
         self._copy_out(room, actions)
-        actions.append(Deliver(*room.key, total, room.request.prefill_factor))
+        actions.append(Deliver(room.key[0], room.key[1], total, room.request.prefill_factor))
         self._record(now, room, Event.DELIVERED, room.status, total)
         self.sizing.completed(CompletedView(room.request, total, room.chunks))
-        actions.append(Conclude(*room.key, Status.Success))
+        actions.append(Conclude(room.key[0], room.key[1], SUCCESS))
         if self.release_after_prefill:
             self._step(room, ON_DELIVERED_AND_KEPT, now)
             self._leave_group(room)
@@ -513,7 +518,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             queue.popleft()
             taken = self._take(room, blocks)
             self._record(now, room, Event.ALLOCATED, room.status, blocks * self.layout.block_tokens)
-            self._set_status(room, Status.WaitingForInput)
+            self._set_status(room, WAITING_FOR_INPUT)
             self._offer(room, taken, Event.OFFERED, now, actions)
 
     def _first_blocks(self, room: LanguageRoom) -> int:
@@ -541,7 +546,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         room.blocks = blocks
         room.capacity_tokens = len(blocks) * self.layout.block_tokens
         self._record(now, room, event, room.status, room.got_tokens)
-        offer = Offer(*room.key, room.epoch, self.rank_id, blocks, room.capacity_tokens, room.got_tokens)
+        number, incarnation = room.key
+        offer = Offer(number, incarnation, room.epoch, self.rank_id, blocks, room.capacity_tokens, room.got_tokens)
         actions.append(Send(room.writer, offer))
 
     def _timed_out(self, room: LanguageRoom, now: float, actions: list[Action]) -> None:
@@ -610,7 +616,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         tokens = room.got_tokens - room.copied_tokens
         if tokens:
             used = room.blocks[: self.layout.blocks_for(tokens)]
-            actions.append(CopyOut(*room.key, room.copied_tokens, tokens, used))
+            actions.append(CopyOut(room.key[0], room.key[1], room.copied_tokens, tokens, used))
             room.copied_tokens = room.got_tokens
             self._behind_copy = actions
 
@@ -625,9 +631,11 @@ class LanguageRank(RankCore[LanguageRoom]):
         detail: str = "",
     ) -> None:
         # A copy takes time, and whatever follows it in this turn happens only when it is over.
+        if self._recorder is None:
+            return
         if self._behind_copy is None:
-            super()._record(now, room, event, status, tokens, bytes_, detail)
-        elif self._recorder is not None:
+            self._recorder(now, self.rank_id, room.key[0], event, status, tokens, bytes_, detail)
+        else:
             self._behind_copy.append(Note(room.key[0], event, status, tokens, bytes_, detail))
 
     @staticmethod

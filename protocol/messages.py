@@ -6,6 +6,8 @@ Three families of small immutable records:
   where it concerns one chunk, the epoch (chunk number), so that whatever is stale is recognised and ignored.
 * *inputs* are what a driver feeds to a rank: messages that arrived, submissions, completions, the group's agreement.
 * *actions* are what a rank asks of its driver. They are carried out in order; one that takes time delays those behind.
+
+None of them can be part of a cycle of references, so the garbage collector does not follow them (``gc=False``).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from protocol.topology import RankId
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-class Announce(msgspec.Struct, frozen=True, tag="announce"):
+class Announce(msgspec.Struct, frozen=True, gc=False, tag="announce"):
     """Encode to language: the request has this length (exact_announce only)."""
 
     room: int
@@ -28,7 +30,7 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
     total_tokens: int
 
 
-class Offer(msgspec.Struct, frozen=True, tag="offer"):
+class Offer(msgspec.Struct, frozen=True, gc=False, tag="offer"):
     """Language to encode: memory for chunk ``epoch``. ``sent_tokens > 0`` marks a resume, and is its only mark."""
 
     room: int
@@ -40,7 +42,7 @@ class Offer(msgspec.Struct, frozen=True, tag="offer"):
     sent_tokens: int
 
 
-class ChunkStatus(msgspec.Struct, frozen=True, tag="status"):
+class ChunkStatus(msgspec.Struct, frozen=True, gc=False, tag="status"):
     """Encode to language, once all destination ranks hold chunk ``epoch``, or when the room failed.
 
     ``total_tokens``: length of the whole request. ``upto_tokens``: tokens every destination holds now.
@@ -55,7 +57,7 @@ class ChunkStatus(msgspec.Struct, frozen=True, tag="status"):
     reason: str = ""
 
 
-class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+class Cancel(msgspec.Struct, frozen=True, gc=False, tag="cancel"):
     """Language to encode: the room is over here. Start no further write, and say when none is in flight."""
 
     room: int
@@ -64,7 +66,7 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     reason: str = ""
 
 
-class Quiet(msgspec.Struct, frozen=True, tag="quiet"):
+class Quiet(msgspec.Struct, frozen=True, gc=False, tag="quiet"):
     """Encode to language: no write of this room to this rank is in flight, and none will start."""
 
     room: int
@@ -76,7 +78,7 @@ Message = Announce | Offer | ChunkStatus | Cancel | Quiet
 # --- inputs --------------------------------------------------------------------------------------------------------
 
 
-class EncodeRequest(msgspec.Struct, frozen=True, tag="encode_request"):
+class EncodeRequest(msgspec.Struct, frozen=True, gc=False, tag="encode_request"):
     """A request as the encode side sees it: its length is known. ``encode_s``: its part of an encoder pass, for
     drivers that emulate one."""
 
@@ -87,7 +89,7 @@ class EncodeRequest(msgspec.Struct, frozen=True, tag="encode_request"):
     encode_s: float = 0.0
 
 
-class LanguageRequest(msgspec.Struct, frozen=True, tag="language_request"):
+class LanguageRequest(msgspec.Struct, frozen=True, gc=False, tag="language_request"):
     """A request as the language side sees it: the text, what the router passes on, not the length.
 
     ``true_tokens`` is filled for the Oracle policy alone, as the bound. ``prefill_factor`` is for drivers that emulate
@@ -105,7 +107,7 @@ class LanguageRequest(msgspec.Struct, frozen=True, tag="language_request"):
     prefill_factor: float = 1.0
 
 
-class Abort(msgspec.Struct, frozen=True, tag="abort"):
+class Abort(msgspec.Struct, frozen=True, gc=False, tag="abort"):
     """The client of a request went away."""
 
     room: int
@@ -113,14 +115,14 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     reason: str = "aborted by the client"
 
 
-class Encoded(msgspec.Struct, frozen=True, tag="encoded"):
+class Encoded(msgspec.Struct, frozen=True, gc=False, tag="encoded"):
     """The encoder's forward pass is over and the embedding lies in the source blocks."""
 
     room: int
     incarnation: int
 
 
-class WriteDone(msgspec.Struct, frozen=True, tag="write_done"):
+class WriteDone(msgspec.Struct, frozen=True, gc=False, tag="write_done"):
     """The engine finished a write. ``quiet`` is False when it failed in a way that may still land bytes later."""
 
     room: int
@@ -132,7 +134,7 @@ class WriteDone(msgspec.Struct, frozen=True, tag="write_done"):
     reason: str = ""
 
 
-class WriterQuiet(msgspec.Struct, frozen=True, tag="writer_quiet"):
+class WriterQuiet(msgspec.Struct, frozen=True, gc=False, tag="writer_quiet"):
     """A failed write reported with ``quiet=False`` can no longer land."""
 
     room: int
@@ -140,26 +142,26 @@ class WriterQuiet(msgspec.Struct, frozen=True, tag="writer_quiet"):
     destination: RankId
 
 
-class Prefilled(msgspec.Struct, frozen=True, tag="prefilled"):
+class Prefilled(msgspec.Struct, frozen=True, gc=False, tag="prefilled"):
     """The prefill of a delivered request is over; nothing reads its blocks any more."""
 
     room: int
     incarnation: int
 
 
-class PeerDown(msgspec.Struct, frozen=True, tag="peer_down"):
+class PeerDown(msgspec.Struct, frozen=True, gc=False, tag="peer_down"):
     """A rank of the other side is gone: its process ended or its heartbeat stopped."""
 
     peer: RankId
 
 
-class PeerUp(msgspec.Struct, frozen=True, tag="peer_up"):
+class PeerUp(msgspec.Struct, frozen=True, gc=False, tag="peer_up"):
     """A rank of the other side registered (again)."""
 
     peer: RankId
 
 
-class Turn(msgspec.Struct, frozen=True, tag="turn"):
+class Turn(msgspec.Struct, frozen=True, gc=False, tag="turn"):
     """One turn of the scheduler loop, with what the ranks of the group agreed on (see ``agreement``)."""
 
     submitted: int
@@ -174,14 +176,14 @@ LanguageInput = LanguageRequest | Announce | ChunkStatus | Quiet | Prefilled | P
 # --- actions -------------------------------------------------------------------------------------------------------
 
 
-class Send(msgspec.Struct, frozen=True, tag="send"):
+class Send(msgspec.Struct, frozen=True, gc=False, tag="send"):
     """Put ``message`` on the control channel to ``to``."""
 
     to: RankId
     message: Message
 
 
-class StartEncode(msgspec.Struct, frozen=True, tag="start_encode"):
+class StartEncode(msgspec.Struct, frozen=True, gc=False, tag="start_encode"):
     """Run the encoder and put the embedding into ``blocks``; answer with Encoded. ``encode_s`` is the request's."""
 
     room: int
@@ -191,7 +193,7 @@ class StartEncode(msgspec.Struct, frozen=True, tag="start_encode"):
     encode_s: float = 0.0
 
 
-class StartWrite(msgspec.Struct, frozen=True, tag="start_write"):
+class StartWrite(msgspec.Struct, frozen=True, gc=False, tag="start_write"):
     """Write ``chunk`` from ``source_blocks`` (all of the request) to ``target_blocks``; answer with WriteDone."""
 
     room: int
@@ -203,7 +205,7 @@ class StartWrite(msgspec.Struct, frozen=True, tag="start_write"):
     target_blocks: tuple[int, ...]
 
 
-class CopyOut(msgspec.Struct, frozen=True, tag="copy_out"):
+class CopyOut(msgspec.Struct, frozen=True, gc=False, tag="copy_out"):
     """Copy ``tokens`` received tokens, the request's tokens from ``start_token`` on, out of ``blocks``."""
 
     room: int
@@ -213,7 +215,7 @@ class CopyOut(msgspec.Struct, frozen=True, tag="copy_out"):
     blocks: tuple[int, ...]
 
 
-class Deliver(msgspec.Struct, frozen=True, tag="deliver"):
+class Deliver(msgspec.Struct, frozen=True, gc=False, tag="deliver"):
     """Hand the complete embedding to the language model; answer with Prefilled if its blocks are kept till then."""
 
     room: int
@@ -222,7 +224,7 @@ class Deliver(msgspec.Struct, frozen=True, tag="deliver"):
     prefill_factor: float = 1.0
 
 
-class Conclude(msgspec.Struct, frozen=True, tag="conclude"):
+class Conclude(msgspec.Struct, frozen=True, gc=False, tag="conclude"):
     """The room is over on this rank; ``status`` is Success or Failed. Comes exactly once per submission."""
 
     room: int
@@ -231,7 +233,7 @@ class Conclude(msgspec.Struct, frozen=True, tag="conclude"):
     reason: str = ""
 
 
-class Note(msgspec.Struct, frozen=True, tag="note"):
+class Note(msgspec.Struct, frozen=True, gc=False, tag="note"):
     """Record this event now: it comes after a CopyOut of the same turn, so only the driver knows its time.
 
     The fields are those of ``recording.Record`` behind the rank.

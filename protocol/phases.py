@@ -56,8 +56,8 @@ class Row(NamedTuple):
 
 Table = Mapping[Phase, Row]
 
-Landing = tuple[Phase, bool, bool, float | None]
-"""Where a step leads: the phase, whether the room is over in it, whether its timer runs on, the seconds of that."""
+Landing = tuple[Phase, bool, float | None, bool]
+"""Where a step leads: the phase, whether the room is over in it, the seconds of its timer, whether that runs on."""
 
 
 def landings(
@@ -69,7 +69,7 @@ def landings(
     """
     stays = {phase: delays.get(row.timer) for phase, row in table.items()}
     steps = {
-        phase: {step: (to, table[to].over, step in row.runs_on, stays[to]) for step, to in row.steps.items()}
+        phase: {step: (to, table[to].over, stays[to], step in row.runs_on) for step, to in row.steps.items()}
         for phase, row in table.items()
     }
     return steps, stays

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
-from protocol.agreement import FAILED, NOBODY, Ballot, is_cut_short
+from protocol.agreement import FAILED, MOST_ROOMS, NOBODY, Ballot, is_cut_short
 from protocol.allocator import BlockPool
 from protocol.errors import IllegalStepError, ProtocolError
 from protocol.layout import BufferLayout
@@ -27,9 +27,10 @@ class Room:
     ``phase`` is where it is in its side's table (see ``phases``); ``over`` is what the table says of that.
     ``progress`` is how far this rank has come, ``agreed`` how far the whole group has (both only rise).
     ``failure`` is this rank's own reason to fail, known to the group only after its next turn.
+    ``timed``: whether its rank keeps an entry for its timer, which may come up before ``deadline``.
     """
 
-    __slots__ = ("agreed", "deadline", "failure", "key", "number", "over", "phase", "progress", "status")
+    __slots__ = ("agreed", "deadline", "failure", "key", "number", "over", "phase", "progress", "status", "timed")
 
     def __init__(self, key: RoomKey, number: int, phase: Phase) -> None:
         self.key = key
@@ -41,6 +42,7 @@ class Room:
         self.failure = ""
         self.over = False
         self.deadline: float | None = None
+        self.timed = False
 
 
 RoomType = TypeVar("RoomType", bound=Room)
@@ -84,6 +86,8 @@ class EarlyMessages:
 
     def take(self, key: RoomKey, now: float) -> list[Message]:
         """The messages for ``key`` that are not too old, in order of arrival; they are not kept any longer."""
+        if key not in self._kept:
+            return []
         return [message for due_s, message in self._kept.pop(key, ()) if due_s > now]
 
     def drop_from(self, peer: RankId) -> None:
@@ -135,9 +139,8 @@ class RankCore(Generic[RoomType]):
         self._moved: dict[int, None] = {}
         self._failed: dict[int, None] = {}
         # (when, room number, tie-breaker, room): timers of one moment go off in the order of submission. A deadline
-        # that moves later keeps its entry, which is corrected when it comes up; ``_timed`` has the rooms with one.
+        # that moves later keeps its entry, which is corrected when it comes up.
         self._timers: list[tuple[float, int, int, RoomType]] = []
-        self._timed: set[int] = set()
         self._timer_count = 0
         self._down: set[RankId] = set()
         self._early = EarlyMessages()
@@ -202,7 +205,9 @@ class RankCore(Generic[RoomType]):
         self.rooms[room.key] = room
         self._by_number[room.number] = room
         self._submitted += 1
-        self._arm(room, self._stays[room.phase], now)
+        delay_s = self._stays[room.phase]
+        if delay_s is not None:
+            self._arm(room, delay_s, now)
 
     def _step(self, room: RoomType, step: Step, now: float) -> None:
         """Go where the table leads, with the timer that it has there.
@@ -210,17 +215,20 @@ class RankCore(Generic[RoomType]):
         Raises IllegalStepError, and changes nothing, for a step that has no place in the room's phase.
         """
         try:
-            room.phase, room.over, runs_on, delay_s = self._steps[room.phase][step]
+            room.phase, room.over, delay_s, runs_on = self._steps[room.phase][step]
         except KeyError:
-            allowed = ", ".join(map(in_words, self._phases[room.phase].steps)) or "none, it has ended"
-            raise IllegalStepError(
-                f"room {room.key[0]} incarnation {room.key[1]} is {in_words(room.phase)} on {self.rank_id}; "
-                f"{in_words(step)!r} has no place there, allowed: {allowed}"
-            ) from None
+            raise IllegalStepError(self._refusal(room, step)) from None
         if delay_s is None:
             room.deadline = None
         elif not runs_on:
             self._arm(room, delay_s, now)
+
+    def _refusal(self, room: RoomType, step: Step) -> str:
+        allowed = ", ".join(map(in_words, self._phases[room.phase].steps)) or "none, it has ended"
+        return (
+            f"room {room.key[0]} incarnation {room.key[1]} is {in_words(room.phase)} on {self.rank_id}; "
+            f"{in_words(step)!r} has no place there, allowed: {allowed}"
+        )
 
     def _forget(self, room: RoomType) -> None:
         del self.rooms[room.key]
@@ -248,18 +256,15 @@ class RankCore(Generic[RoomType]):
     def _set_status(self, room: RoomType, status: Status) -> None:
         room.status = advance(room.status, status)
 
-    def _arm(self, room: RoomType, delay_s: float | None, now: float) -> None:
-        """Set the room's deadline, or none; only a step does that.
+    def _arm(self, room: RoomType, delay_s: float, now: float) -> None:
+        """Set the room's deadline; only a step does that.
 
         A room that has an entry needs another one only for a deadline before it, and no entry lies later than the
         ordinary time-out from now on, unless it was made for another delay.
         """
-        if delay_s is None:
-            room.deadline = None
-            return
-        room.deadline = now + delay_s
-        if room.number not in self._timed or delay_s != self.timeout_s:
-            self._push_timer(room, room.deadline)
+        room.deadline = deadline = now + delay_s
+        if not room.timed or delay_s != self.timeout_s:
+            self._push_timer(room, deadline)
 
     def _doing(self, room: Room) -> str:
         """What the room is doing here, as in "timed out while …"."""
@@ -267,17 +272,17 @@ class RankCore(Generic[RoomType]):
 
     def _push_timer(self, room: RoomType, deadline: float) -> None:
         self._timer_count += 1
-        self._timed.add(room.number)
+        room.timed = True
         heapq.heappush(self._timers, (deadline, room.number, self._timer_count, room))
 
     def _pop_timer(self) -> RoomType:
         room = heapq.heappop(self._timers)[3]
-        self._timed.discard(room.number)
+        room.timed = False
         return room
 
     def _note_cut(self, turn: Turn) -> None:
         """The turn has been carried out: see whether it left rooms for the next one, which only rank 0 can know."""
-        self._cut = self.rank_id.rank == 0 and is_cut_short(self, turn)
+        self._cut = len(turn.progress) == MOST_ROOMS and self.rank_id.rank == 0 and is_cut_short(self, turn)
 
     def _settle_first_timer(self) -> None:
         room = self._pop_timer()
@@ -286,17 +291,19 @@ class RankCore(Generic[RoomType]):
 
     def _sweep_timers(self) -> None:
         """Drop the entries of rooms that have ended, which would stay until their time comes."""
-        armed = [room for room in self.rooms.values() if room.deadline is not None]
+        for _, _, _, room in self._timers:
+            room.timed = False
         self._timers = []
-        self._timed = set()
-        for room in armed:
-            self._push_timer(room, room.deadline)  # type: ignore[arg-type]
+        for room in self.rooms.values():
+            if room.deadline is not None:
+                self._push_timer(room, room.deadline)
 
     def _expired(self, now: float) -> list[RoomType]:
         """Rooms whose deadline has come; their timers are off then."""
         rooms: list[RoomType] = []
-        if not self._timers or self._timers[0][0] > now:
-            if len(self._timers) > MOST_IDLE_TIMERS + 4 * len(self.rooms):
+        timers = self._timers
+        if not timers or timers[0][0] > now:
+            if len(timers) > MOST_IDLE_TIMERS + 4 * len(self.rooms):
                 self._sweep_timers()
             return rooms
         while (due := self.next_deadline()) is not None and due <= now:

@@ -2,7 +2,8 @@
 
 SimPy orders events by (time, priority, order of scheduling). A *call* is ordered like them and is one function: no
 process, no condition, no list of callbacks, which is what costs time in a simulator of many small steps. Ordinary
-SimPy processes and events work on the same clock.
+SimPy processes and events work on the same clock. The queue's entry of a plain call holds the function and its
+arguments in the place of an event, so it is one longer than that of an event.
 
 Ties in time are broken by construction: calls of equal time run in the order they were scheduled, and calls made with
 ``call_last_at`` run after all of those, by their ``order``.
@@ -18,11 +19,17 @@ from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment
-from simpy.events import NORMAL, EventPriority
+from simpy.events import NORMAL
+
+LAST = NORMAL + 1
+"""The priority of the first of the calls that come last."""
+
+OF_AN_EVENT = 4
+"""The length of the queue's entries of events and of calls that are objects; plain calls have longer ones."""
 
 
 class Call:
-    """A function to be called at a time; ``function`` is None once it has been withdrawn.
+    """A function to be called at a time unless it is withdrawn; ``function`` is None once it has been.
 
     It stands in the queue of SimPy's environment without being one of its events: the clock takes it out itself.
     """
@@ -46,6 +53,7 @@ class Clock(Environment):
     def __init__(self) -> None:
         super().__init__(0.0)
         self._entries: list[Any] = self._queue  # the same list, which holds calls as well as SimPy's events
+        self._number = self._eid.__next__  # of the entry in order of scheduling
         self.events = 0
         self._reminders = 0
 
@@ -64,12 +72,18 @@ class Clock(Environment):
         """Whether anything but reminders lies ahead."""
         return len(self._queue) > self._reminders
 
-    def call_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> Call:
-        """Call ``function(*arguments)`` at ``time_s``; the call can be withdrawn. Raises ValueError for a past time."""
+    def call_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> None:
+        """Call ``function(*arguments)`` at ``time_s``. Raises ValueError for a past time."""
+        if not time_s >= self._now:
+            raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
+        heappush(self._entries, (time_s, NORMAL, self._number(), function, arguments))
+
+    def withdrawable_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> Call:
+        """The same for a call that ``withdraw`` can take back."""
         if not time_s >= self._now:
             raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
         call = Call(function, arguments)
-        heappush(self._entries, (time_s, NORMAL, next(self._eid), call))
+        heappush(self._entries, (time_s, NORMAL, self._number(), call))
         return call
 
     def withdraw(self, call: Call) -> None:
@@ -81,7 +95,7 @@ class Clock(Environment):
         """Call ``function(*arguments)`` in ``delay_s`` seconds. Raises ValueError for a negative delay."""
         if not delay_s >= 0.0:
             raise ValueError(f"a delay is at least 0 s, not {delay_s} s")
-        heappush(self._entries, (self._now + delay_s, NORMAL, next(self._eid), Call(function, arguments)))
+        heappush(self._entries, (self._now + delay_s, NORMAL, self._number(), function, arguments))
 
     def call_last_at(self, time_s: float, order: int, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function(*arguments)`` at ``time_s``, after the plain calls of that time and by ``order`` among these.
@@ -90,24 +104,28 @@ class Clock(Environment):
         """
         if not time_s >= self._now:
             raise ValueError(f"a call at {time_s} s lies in the past, it is {self._now} s")
-        priority = EventPriority(NORMAL + 1 + order)
-        heappush(self._entries, (time_s, priority, next(self._eid), Call(function, arguments)))
+        heappush(self._entries, (time_s, LAST + order, self._number(), function, arguments))
 
     def remind_at(self, time_s: float, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function(*arguments)`` at ``time_s`` if the run gets there. Raises ValueError for a past time."""
         if not time_s >= self._now:
             raise ValueError(f"a reminder at {time_s} s lies in the past, it is {self._now} s")
         self._reminders += 1
-        heappush(self._entries, (time_s, NORMAL, next(self._eid), Reminder(function, arguments)))
+        heappush(self._entries, (time_s, NORMAL, self._number(), Reminder(function, arguments)))
 
     def step(self) -> None:
         """Process the next event, whatever it is. Raises simpy.core.EmptySchedule when there is none."""
-        event: Any = self._entries[0][3] if self._entries else None
-        if not isinstance(event, Call):
+        entry = self._entries[0] if self._entries else None
+        if entry is None or (len(entry) == OF_AN_EVENT and not isinstance(entry[3], Call)):
             self.events += 1
             super().step()
             return
         self._now = heappop(self._entries)[0]
+        if len(entry) > OF_AN_EVENT:
+            self.events += 1
+            entry[3](*entry[4])
+            return
+        event: Call = entry[3]
         if type(event) is Reminder or event.function is None:
             self._reminders -= 1
         if event.function is not None:
@@ -120,16 +138,11 @@ class Clock(Environment):
         calls = 0
         try:
             while len(queue) > self._reminders:
-                if type(queue[0][3]) is not Call:
+                if len(queue[0]) == OF_AN_EVENT:
                     self.step()
                     continue
-                call: Any
-                self._now, _, _, call = heappop(queue)
-                function = call.function
-                if function is None:
-                    self._reminders -= 1
-                    continue
+                self._now, _, _, function, arguments = heappop(queue)
                 calls += 1
-                function(*call.arguments)
+                function(*arguments)
         finally:
             self.events += calls

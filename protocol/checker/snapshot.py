@@ -23,11 +23,12 @@ Core = EncodeRank | LanguageRank
 _FIXED = frozenset({"_handlers", "_phases", "_recorder", "_stays", "_steps", "discipline", "layout", "rank_id"})
 """The same for the whole life of a core."""
 
-_SCRATCH = frozenset({"_behind_copy", "_free", "_timed", "_timer_count", "_timers", "ignored_messages"})
+_SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages"})
 """Written before it is read in every turn (the first two), told by the rooms' deadlines (timers), or only counted."""
 
-_TOLD = frozenset({"asked_blocks"})
-"""Of a room: written in every turn before it is used, and otherwise read only by those who look at it from outside."""
+_TOLD = frozenset({"asked_blocks", "timed"})
+"""Of a room: written in every turn before it is used, and otherwise read only by those who look at it from outside; and
+what its deadline tells."""
 
 FAILURE = "failed"
 """In place of all reasons to fail."""

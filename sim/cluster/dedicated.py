@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from protocol.emulation.scenario import Request
 from protocol.messages import CopyOut, Turn
-from protocol.topology import RankId, Side
+from protocol.topology import RankId
 from sim.cluster.group import Group, Rank, Worker
 from sim.cluster.host import Host, Reached
 from sim.cluster.messages import IN_LANGUAGE_TURNS, Messages
@@ -19,7 +19,7 @@ from sim.network.worker import QueuedWorker
 
 
 class DedicatedProcessors(Host):
-    """As many processors as threads. ``begin`` must be called before anything happens."""
+    """As many processors as threads."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -29,9 +29,10 @@ class DedicatedProcessors(Host):
         self.control_s = state.link.control_latency_s
 
     def begin(self, messages: Messages, turns: Turns) -> None:
-        """What the threads do their work with."""
+        """What the threads do their work with. Whatever reaches a process is its core's input at once."""
         self._messages = messages
         self._turns = turns
+        self.receive = self.take = messages.input
 
     # --- processes ---
 
@@ -58,14 +59,6 @@ class DedicatedProcessors(Host):
         else:
             reached(request, encode, language)
 
-    def receive(self, rank: Rank, message: object) -> None:
-        """At once."""
-        self._messages.input(rank, message)
-
-    def take(self, rank: Rank, event: object) -> None:
-        """At once."""
-        self._messages.input(rank, event)
-
     def report_conclusion(self) -> None:
         """Costs nothing."""
 
@@ -84,7 +77,7 @@ class DedicatedProcessors(Host):
         if self._state.faults is not None and self._turns.held_up(group, now):
             return
         turn = self._turns.hold(group)
-        lasts_s = self._encode_turn(group, turn) if group.side is Side.ENCODE else self._language_turn(group, turn)
+        lasts_s = self._encode_turn(group, turn) if group.encodes else self._language_turn(group, turn)
         self._turns.end(group, now, lasts_s)
 
     def _encode_turn(self, group: Group, turn: Turn) -> float:
@@ -96,9 +89,7 @@ class DedicatedProcessors(Host):
 
     def _language_turn(self, group: Group, turn: Turn) -> float:
         """Let every rank act on the turn; return how long its copies and the prefill pass last, seconds."""
-        copies_s = 0.0
-        for rank in group.ranks:
-            copies_s = max(copies_s, self._copies(rank, turn))
+        copies_s = max([self._copies(rank, turn) for rank in group.ranks])
         return copies_s + self._turns.prefill_pass(group, copies_s, self._turns.prefilled)
 
     def _copies(self, rank: Rank, turn: Turn) -> float:

@@ -51,8 +51,10 @@ class Group:
         "compared",
         "cores",
         "down",
+        "encodes",
         "grid",
         "instance",
+        "key",
         "notes",
         "order",
         "passes",
@@ -68,7 +70,9 @@ class Group:
         self, side: Side, instance: int, ranks: Sequence[Rank], scenario: Scenario, slowness: float, order: int
     ) -> None:
         self.side = side
+        self.encodes = side is Side.ENCODE
         self.instance = instance
+        self.key = (side, instance)
         self.ranks = ranks
         self.cores = [rank.core for rank in ranks]
         self.slowness = slowness  # of its slowest rank, which all the others wait for

@@ -14,12 +14,22 @@ from protocol.topology import RankId
 from sim.cluster.group import Group, Rank, Worker
 
 Reached = Callable[[Request, Group, Group], None]
+Take = Callable[[Rank, object], None]
 
 
 class Host(ABC):
-    """``control_s``: how long a control message is on its way, before the thread that receives it."""
+    """``begin(messages, turns)`` must be called before anything happens. It says what the threads do their work with,
+    and binds how a process takes what reaches it.
+
+    ``control_s``: how long a control message is on its way, before the thread that receives it.
+    ``receive(rank, message)``: a message has reached a process: give it to the core when its thread takes it.
+    ``take(rank, event)``: something of a process's own is over, a write or a pass: tell the core when its thread takes
+    note.
+    """
 
     control_s: float
+    receive: Take
+    take: Take
 
     # --- processes ---
 
@@ -40,14 +50,6 @@ class Host(ABC):
     @abstractmethod
     def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
         """A request arrives at the router now: call ``reached`` when it gets to the processes of both groups."""
-
-    @abstractmethod
-    def receive(self, rank: Rank, message: object) -> None:
-        """A message has reached a process: give it to the core when its thread takes it."""
-
-    @abstractmethod
-    def take(self, rank: Rank, event: object) -> None:
-        """Something of a process's own is over, a write or a pass: tell the core when its thread takes note."""
 
     @abstractmethod
     def report_conclusion(self) -> None:

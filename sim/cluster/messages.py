@@ -50,8 +50,9 @@ class Messages:
         self._state = state
         self._host = host
         self._requests = requests
-        self._timers = timers
         self._control_s = host.control_s
+        self._plan_turn = host.plan_turn
+        self._set_reminder = timers.set_reminder
         self._clock = state.clock
         self._ranks = state.ranks
         self._layout = state.scenario.layout
@@ -81,9 +82,9 @@ class Messages:
         core = rank.core
         # What a turn finds: rooms that moved on or failed, blocks that came free, and on the language side new rooms.
         if core.has_news or type(event) is LanguageRequest:
-            self._host.plan_turn(group, now)
+            self._plan_turn(group, now)
         else:
-            self._timers.set_reminder(group, core)
+            self._set_reminder(group, core)
 
     def miss(self, rank: Rank, event: object) -> None:
         """An input has reached a process that ended meanwhile."""

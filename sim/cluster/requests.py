@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from protocol.emulation.scenario import Request
 from protocol.lifecycle import life_of_the_lost
@@ -13,6 +14,11 @@ from protocol.topology import RankId, Side
 from sim.cluster.group import Group, Rank
 from sim.cluster.host import Host
 from sim.cluster.state import State
+
+# Members of enumerations by names of this module: a global is found many times as fast.
+ENCODE: Final = Side.ENCODE
+LANGUAGE: Final = Side.LANGUAGE
+SUCCESS: Final = Status.Success
 
 
 class Fate:
@@ -53,7 +59,7 @@ class Requests:
         request = next(requests, None)
         if request is None:
             return
-        if not request.arrival_s >= self._clock.now:
+        if not request.arrival_s >= self._clock._now:
             raise ValueError(
                 f"room {request.room}: arrival_s is {request.arrival_s}, it must not lie before its predecessor's"
             )
@@ -103,8 +109,8 @@ class Requests:
     def submit(self, request: Request) -> None:
         """Give a request to all ranks of its two instances, now. Raises ValueError for an unknown instance."""
         groups = self._state.groups
-        encode = groups.get((Side.ENCODE, request.encode_instance))
-        language = groups.get((Side.LANGUAGE, request.language_instance))
+        encode = groups.get((ENCODE, request.encode_instance))
+        language = groups.get((LANGUAGE, request.language_instance))
         if encode is None or language is None:
             raise ValueError(
                 f"room {request.room} wants encode instance {request.encode_instance} and language instance "
@@ -114,7 +120,7 @@ class Requests:
         self.submitted += 1
         key = (request.room, request.incarnation)
         self.fates[key] = Fate(len(encode.ranks) + len(language.ranks))
-        refusal = self._state.instances.refusal((Side.ENCODE, encode.instance), (Side.LANGUAGE, language.instance))
+        refusal = self._state.instances.refusal(encode.key, language.key)
         if refusal:
             for rank in (*encode.ranks, *language.ranks):
                 self.refuse(rank.core.rank_id, key, refusal)
@@ -150,7 +156,7 @@ class Requests:
         fate = self.fates[key]
         fate.left -= 1
         # A request is served when all language ranks have it, whatever the encode side came to think of it.
-        if rank_id.side is Side.LANGUAGE and conclusion.status is not Status.Success:
+        if conclusion.status is not SUCCESS and rank_id.side is Side.LANGUAGE:
             fate.delivered = False
         if fate.left:
             return

@@ -25,7 +25,7 @@ from sim.network.worker import HostedWorker
 class SharedHost(Host):
     """The host that a link profile describes. ``draws``: the streams of what takes another time every time.
 
-    ``begin`` must be called before anything happens. Raises ValueError for a link without a host.
+    Raises ValueError for a link without a host.
     """
 
     def __init__(self, state: State, draws: Draws | None) -> None:
@@ -47,6 +47,7 @@ class SharedHost(Host):
     def begin(self, messages: Messages, turns: Turns) -> None:
         """What the threads do their work with."""
         self._messages = messages
+        self.receive, self.take = self._receive, self._take
         self._meetings = Meetings(self._state, self._host, self.threads, messages, turns, self._before_s)
 
     # --- processes ---
@@ -84,19 +85,19 @@ class SharedHost(Host):
     def _order(self, orders_s: float, request: Request, encode: Group, language: Group, reached: Reached) -> None:
         self.threads.router.run(orders_s, reached, request, encode, language)
 
-    def receive(self, rank: Rank, message: object) -> None:
+    def _receive(self, rank: Rank, message: object) -> None:
         """The threads that carry messages bring it to the rank's."""
         # All of what a message takes longer, or less long, lies in the thread: they come in the order they were sent.
         more_s = (self.threads.messages[rank].draw() - 1.0) * self._link.control_latency_s
-        self.processors.run(self._host.message_s, 1.0, self._take, rank, message, more_s)
+        self.processors.run(self._host.message_s, 1.0, self._take_message, rank, message, more_s)
 
-    def take(self, rank: Rank, event: object) -> None:
+    def _take(self, rank: Rank, event: object) -> None:
         """When the rank's thread is free, and has worked on it."""
         self.threads.of[rank].enter(self.processors.run, self._before_s, 1.0, self._taken, rank, event)
 
-    def _take(self, rank: Rank, event: object, more_s: float) -> None:
+    def _take_message(self, rank: Rank, message: object, more_s: float) -> None:
         before_s = max(0.0, self._before_s + more_s)
-        self.threads.of[rank].enter(self.processors.run, before_s, 1.0, self._taken, rank, event)
+        self.threads.of[rank].enter(self.processors.run, before_s, 1.0, self._taken, rank, message)
 
     def _taken(self, rank: Rank, event: object) -> None:
         if not rank.gone:

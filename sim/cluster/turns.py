@@ -26,7 +26,7 @@ class Turns:
         self.held = 0
         self._state = state
         self._host = host
-        self._timers = timers
+        self._set_reminder = timers.set_reminder
         self._messages = messages
         self._clock = state.clock
         self._faults = state.faults
@@ -65,7 +65,7 @@ class Turns:
                 self._host.plan_turn(group, now)
                 return
         for core in group.cores:
-            self._timers.set_reminder(group, core)
+            self._set_reminder(group, core)
 
     # --- passes ---
 

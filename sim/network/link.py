@@ -281,12 +281,13 @@ class TransferWorker:
     for one worker per rank; a restart changes nothing for the writes that are queued already.
     """
 
-    __slots__ = ("_contacts", "_layout", "_link", "_rank", "busy_s", "free_s", "work_s")
+    __slots__ = ("_contacts", "_counts_pieces", "_layout", "_link", "_rank", "busy_s", "free_s", "work_s")
 
     def __init__(
         self, link: LinkProfile, layout: BufferLayout, rank: RankId | None = None, contacts: Contacts | None = None
     ) -> None:
         self._link = link
+        self._counts_pieces = link.counts_pieces
         self._layout = layout
         self._rank = rank
         self._contacts = contacts
@@ -306,13 +307,14 @@ class TransferWorker:
         """Queue a write at time ``now`` and return when it ends, both in seconds."""
         link = self._link
         # Counting is for links that charge for pieces.
-        pieces = count_pieces(self._layout, chunk, source_blocks, target_blocks) if link.counts_pieces else 0
-        duration_s = link.write_s(bytes_, pieces)
+        pieces = count_pieces(self._layout, chunk, source_blocks, target_blocks) if self._counts_pieces else 0
+        work_s = link.adapter_s(bytes_, pieces)
+        duration_s = link.latency_s + link.post_s(pieces) + work_s / link.share(bytes_)
         begin_s = max(self.free_s, now)
         if self._contacts is not None and self._rank is not None and destination is not None:
             duration_s += self._contacts.wait_s(self._rank, destination, begin_s)
         self.busy_s += duration_s
-        self.work_s += link.adapter_s(bytes_, pieces)
+        self.work_s += work_s
         self.free_s = begin_s + duration_s
         return self.free_s
 

@@ -63,7 +63,6 @@ UNSEEN = {
     *(
         "_free",
         "_behind_copy",
-        "_timed",
         "_timers",
         "_timer_count",
         "ignored_messages",

@@ -43,7 +43,7 @@ def test_no_call_in_the_past(time_s: float) -> None:
     clock = Clock()
     clock.call_at(1.0, lambda: None)
     clock.run_while_busy()
-    for schedule in (clock.call_at, clock.remind_at):
+    for schedule in (clock.call_at, clock.withdrawable_at, clock.remind_at):
         with pytest.raises(ValueError, match="past"):
             schedule(time_s, print)
     with pytest.raises(ValueError, match="past"):
@@ -71,10 +71,10 @@ def test_a_withdrawn_call_is_not_made_and_keeps_no_run_alive() -> None:
         clock = Clock()
         made: list[str] = []
         clock.call_at(1.0, made.append, "first")
-        withdrawn = clock.call_at(2.0, made.append, "withdrawn")
+        withdrawn = clock.withdrawable_at(2.0, made.append, "withdrawn")
         clock.call_at(3.0, made.append, "last")
         clock.withdraw(withdrawn)
-        clock.withdraw(clock.call_at(9.0, made.append, "withdrawn too"))
+        clock.withdraw(clock.withdrawable_at(9.0, made.append, "withdrawn too"))
         assert (clock.busy, clock.reminders) == (True, 2)
         run(clock)
         assert made == ["first", "last"]
