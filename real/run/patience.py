@@ -70,9 +70,10 @@ class Watch:
         self._looked_s = now_s
 
     def moved(self, now_s: float) -> None:
-        """Something happened: a request came or was concluded, a process started or ended."""
-        self._moved_s = max(self._moved_s, now_s)
-        self._until_s = None
+        """Something happened then: a request came or was concluded, a process started or ended."""
+        if now_s > self._moved_s:
+            self._moved_s = now_s
+            self._until_s = None
 
     def heard(self, rank_id: RankId, now_s: float) -> float:
         """A rank said something: how long it had been silent, 0 where that is not remarkable."""

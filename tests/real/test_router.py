@@ -30,8 +30,10 @@ from real.engine.proof import TransportProof
 from real.errors import EngineError
 from real.faults import Kill, Restart
 from real.run import patience as real_patience
-from real.run import router as real_router
+from real.run import processes as real_processes
+from real.run import restarts as real_restarts
 from real.run import spool as real_spool
+from real.run import watching as real_watching
 from real.run.orders import (
     GROUP_STATUS,
     Alive,
@@ -212,9 +214,10 @@ class Stage:
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real_patience, "ASK_S", 0.1)
-    monkeypatch.setattr(real_router, "WATCH_S", 0.02)
-    monkeypatch.setattr(real_router, "MEMBER_GRACE_S", 0.1)
-    monkeypatch.setattr(real_router, "EXIT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(real_watching, "WATCH_S", 0.02)
+    monkeypatch.setattr(real_processes, "MEMBER_GRACE_S", 0.1)
+    for module in (real_processes, real_restarts):
+        monkeypatch.setattr(module, "EXIT_TIMEOUT_S", 0.3)
 
 
 def play(stage: Stage, *arrivals_s: float, concurrency: int | None = None) -> RealOutcome:
@@ -337,7 +340,7 @@ def test_a_member_that_somebody_kills_is_named_and_not_the_others_that_leave(
     victim: int, later_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are all seen to have ended in one moment, or the host of the killed one says so later."""
-    monkeypatch.setattr(real_router, "MEMBER_GRACE_S", 2.0)
+    monkeypatch.setattr(real_processes, "MEMBER_GRACE_S", 2.0)
     stage = Stage(language_tp=3)
     members = stage.members(Side.LANGUAGE, 0)
     for member in members:
