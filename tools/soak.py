@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.progress import bar
 from protocol.emulation.scenario import Request, Scenario
 from real.errors import EngineError
+from real.hosts.processes import FORK_SERVER, RANK
 from real.run.launcher import run_real
 from real.run.outcome import RealOutcome
 
@@ -74,8 +75,10 @@ class Watcher:
     def _run(self) -> None:
         own = psutil.Process()
         while not self._stop.wait(EVERY_S):
-            for process in (own, *own.children()):
+            for process in (own, *own.children(recursive=True)):
                 try:
+                    if process != own and not is_rank(process):  # what the ranks are forked from
+                        continue
                     with process.oneshot():
                         sample = Sample(
                             self.done, process.memory_full_info().uss, process.num_fds(), process.num_threads()
@@ -83,6 +86,12 @@ class Watcher:
                 except psutil.NoSuchProcess:
                     continue  # it has ended since it was listed
                 self.samples.setdefault(process.pid, []).append(sample)
+
+
+def is_rank(process: psutil.Process) -> bool:
+    """Whether it is a rank, and not the server that forks them."""
+    command = process.cmdline()
+    return RANK in command and FORK_SERVER not in command
 
 
 def growth(samples: Sequence[Sample], requests: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-import torch
 
 from real.engine.registry import engine_class
 from real.errors import EngineError
@@ -36,6 +35,8 @@ class Placement(msgspec.Struct, frozen=True):
 
 def find_devices(transport: str) -> Devices:
     """What there is for the engine of a transport. Raises EngineMissing when that cannot be imported."""
+    import torch  # by a rank alone: whoever starts ranks names a choice of memory and does not wait for torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     engine = engine_class(transport)
     return Devices(gpus, engine.takes_gpu_memory(), engine.no_gpu_memory)

@@ -11,8 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from real.control.spec import RankSpec
 from real.engine.proof import sent_counters
 from real.engine.variables import cleaned
 from real.errors import EngineError, in_words
+from real.hosts.processes import SERVERS, ForkedProcess, start_rank
 from real.lastwords import cause
 
 LOOPBACK = "127.0.0.1"
@@ -100,26 +99,29 @@ class Hosts(Protocol):
         """Who came to a port of the hosts' own and did not hold the run's token."""
 
 
+def rank_environment() -> dict[str, str]:
+    """The environment that ranks have which this process starts now."""
+    environment = {**cleaned(os.environ), **RANK_ENVIRONMENT}
+    # The ranks must find the same source tree, also when this process was started from elsewhere.
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return environment
+
+
+def warm_up() -> None:
+    """Let the imports begin that ranks need; who calls this has something else to do until it starts some."""
+    SERVERS.warm_up(rank_environment())
+
+
 class LocalProcess:
-    """A child of this process. ``errors``: the file that takes its standard output and error."""
+    """A process of this host. ``errors``: the file that takes its standard output and error."""
 
     def __init__(self, spec: RankSpec, errors: Path) -> None:
         self._rank_id = spec.rank_id
         self._errors = errors
-        environment = {**cleaned(os.environ), **RANK_ENVIRONMENT}
-        # The ranks must find the same source tree, also when this process was started from elsewhere.
-        root = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
         with errors.open("wb") as sink:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "real.run.rank"],
-                stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=sink,
-                env=environment,
-                pass_fds=() if spec.bootstrap_fd is None else (spec.bootstrap_fd,),
-                start_new_session=True,  # Ctrl-C is for the router, which then ends the ranks in order
-            )
+            kept = () if spec.bootstrap_fd is None else (spec.bootstrap_fd,)
+            self._process = start_rank(rank_environment(), sink, kept)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it ended at once; whoever waits for it finds out why
             self._process.stdin.write(msgspec.json.encode(spec) + b"\n")
@@ -148,6 +150,7 @@ class LocalProcess:
     def how_it_ended(self) -> str:
         """A few words."""
         status = self._process.returncode
+        assert status is not None
         try:
             return f"ended with status {status} ({signal.Signals(-status).name})"
         except ValueError:
@@ -162,6 +165,8 @@ class LocalProcess:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # what was not read is of no use any more
             self._process.stdin.close()
+        if isinstance(self._process, ForkedProcess):
+            self._process.close()
 
 
 class ThisHost:

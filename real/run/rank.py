@@ -27,6 +27,7 @@ from real.control.collective import GroupBroken
 from real.control.spec import RankSpec
 from real.engine.verifier import Verifier
 from real.errors import EngineError, EngineMissing
+from real.leaving import leave_after
 from real.run.driver import Driver
 from real.run.equipment import Equipment
 from real.run.orders import (
@@ -291,4 +292,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_after(main)

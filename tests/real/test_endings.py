@@ -32,7 +32,7 @@ BEATS = Heartbeats(interval_s=0.5)
 
 def rank_process(rank_id: RankId) -> psutil.Process:
     """The process of a rank: it writes its errors to a file with the rank's name."""
-    for child in psutil.Process().children():
+    for child in psutil.Process().children(recursive=True):
         for file in child.open_files():
             if f"/{rank_id}-" in file.path:
                 return child

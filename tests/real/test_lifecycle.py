@@ -24,6 +24,7 @@ from protocol.emulation.scenario import Request, Scenario
 from protocol.topology import RankId, Side
 from real.errors import EngineStartError
 from real.faults import Kill, Pause, RealFault, RefuseRegistration
+from real.hosts.places import warm_up
 from real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -47,6 +48,7 @@ def shared_memory() -> set[str]:
 def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)  # it is looked up once
+    warm_up()  # the server that the ranks are forked from stays until the launching process ends
     this = psutil.Process()
     before, descriptors = shared_memory(), this.num_fds()
     children = set(this.children(recursive=True))
@@ -161,7 +163,9 @@ def test_a_rank_that_ends_unasked_is_reported_and_nothing_is_left() -> None:
 
     def end_one(_count: int) -> None:
         if not ended:
-            ended.append(next(one for one in psutil.Process().children() if "real.run.rank" in one.cmdline()))
+            ended.append(
+                next(one for one in psutil.Process().children(recursive=True) if "real.run.rank" in one.cmdline())
+            )
             ended[0].kill()
 
     outcome = run_real(SMALL, REQUESTS, progress=end_one)

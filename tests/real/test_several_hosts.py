@@ -226,7 +226,10 @@ def test_ranks_end_with_their_coordinator(start: Callable[..., Process], how: si
     ranks = [start("real", "--role", role, "--rank", 0, "--bootstrap", bootstrap) for role in ("encode", "language")]
     coordinator.await_line("the run begins")
     deadline_s = time.monotonic() + END_S
-    while not all(rank.popen.children() for rank in ranks) and time.monotonic() < deadline_s:
+    while (
+        not all(any("real.run.rank" in one.cmdline() for one in rank.popen.children(recursive=True)) for rank in ranks)
+        and time.monotonic() < deadline_s
+    ):
         time.sleep(0.1)
     coordinator.popen.send_signal(how)
     assert [one.ended() for one in ranks] == [1, 1]
