@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.figures.holdings import changes_of_holdings
 from experiments.figures.style import (
     COLOURS,
     KIND_LINES,
@@ -20,15 +21,16 @@ from experiments.figures.style import (
     Samples,
     new_figure,
     save,
+    shown_ranks,
     styled,
     thinned,
     time_axis,
 )
 from experiments.runs.rundir import StoredRun
-from protocol.recording import Event
+from experiments.runs.tables import read_numbers
+from protocol.topology import Side
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -55,16 +57,17 @@ def latency_ecdf(runs: Sequence[StoredRun], labels: Sequence[str] | None = None)
     for axes, since, title in zip(panels, ("arrival_s", "encoded_s"), titles, strict=True):
         largest = 0.0
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-            table = run.requests()
-            times = np.sort((table["delivered_s"] - table[since]).dropna().to_numpy(dtype=float))
+            table = read_numbers(run.requests_path, ["delivered_s", since])
+            taken_s = table["delivered_s"] - table[since]
+            times = np.sort(taken_s[~np.isnan(taken_s)])
             if not len(times):
                 continue
             largest = max(largest, float(times[-1]))
-            share = np.arange(1, len(times) + 1) / len(times)
+            ranks = shown_ranks(len(times))
             colour = COLOURS[number % len(COLOURS)]
             axes.step(
-                np.repeat(times[:1], 1).tolist() + times.tolist(),
-                [0.0, *share.tolist()],
+                [times[0], *times[ranks - 1]],
+                [0.0, *(ranks / len(times))],
                 where="post",
                 color=colour,
                 linestyle=KIND_LINES[run.kind],
@@ -138,18 +141,18 @@ def plot_pool_occupancy(run: StoredRun | Path | str, *, replication: int | None 
     """
     stored = run if isinstance(run, StoredRun) else StoredRun(run)
     config = stored.config
-    held = _holdings(stored, replication)
+    changes = changes_of_holdings(stored, replication)
     figure, panels = new_figure(2, 1, (6.8, 4.6), sharex=True)
-    end_s = float(held["time_s"].max()) if len(held) else 0.0
+    end_s = max((float(one.times_s.max()) for one in changes.values()), default=0.0)
     for axes, side, section, colour in (
-        (panels[0], "language", config.language, COLOURS[0]),
-        (panels[1], "encode", config.encode, COLOURS[2]),
+        (panels[0], Side.LANGUAGE, config.language, COLOURS[0]),
+        (panels[1], Side.ENCODE, config.encode, COLOURS[2]),
     ):
         total = config.blocks(section) * section.tp * section.instances
-        part = held[held["side"] == side]
         steps = [
-            (one["time_s"].to_numpy(dtype=float), 100 * one["change"].cumsum().to_numpy(dtype=float) / total)
-            for _, one in part.groupby("replication")
+            (one.times_s, 100 * one.blocks.cumsum(dtype=np.float64) / total)
+            for (_, where), one in changes.items()
+            if where is side
         ]
         if replication is not None:
             times, share = thinned(*steps[0]) if steps else (np.zeros(1), np.zeros(1))
@@ -167,28 +170,12 @@ def plot_pool_occupancy(run: StoredRun | Path | str, *, replication: int | None 
             axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
         axes.set_ylim(0, 105)
         axes.set_ylabel("blocks held (%)")
-        axes.set_title(f"{side.capitalize()} pool: {total} blocks", loc="center" if replication is not None else "left")
+        axes.set_title(
+            f"{side.value.capitalize()} pool: {total} blocks", loc="center" if replication is not None else "left"
+        )
     panels[1].set_xlim(0, end_s or 1.0)
     panels[1].set_xlabel("time (s)")
     return figure
-
-
-def _holdings(run: StoredRun, replication: int | None) -> pd.DataFrame:
-    """Every change of the blocks a room holds on a rank: replication, side, time_s, change (blocks)."""
-    import pyarrow.parquet as pq
-
-    holds = [Event.ALLOCATED.value, Event.ENCODE_STARTED.value, Event.RELEASED.value]
-    chosen: list[Any] = [("event", "in", holds)]
-    if replication is not None:
-        chosen.append(("replication", "==", replication))
-    names = ["replication", "time_s", "side", "instance", "rank", "room", "event", "tokens"]
-    table = pq.read_table(run.path / "events.parquet", columns=names, filters=chosen).to_pandas()
-    released = table["event"] == Event.RELEASED.value
-    # An allocation tells its tokens, a release means none; the change against the room's last value counts.
-    blocks = (-(-table["tokens"] // run.config.protocol.block_tokens)).where(~released, 0)
-    owner = [table[name] for name in ("replication", "side", "instance", "rank", "room")]
-    table["change"] = blocks - blocks.groupby(owner).shift(fill_value=0)
-    return table[["replication", "side", "time_s", "change"]]
 
 
 def _time_means(times: Samples, values: Samples, edges: Samples) -> Samples:

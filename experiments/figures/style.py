@@ -27,6 +27,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DOTS_PER_INCH = 150
 NOTEBOOK_DOTS_PER_INCH = 96
 MAX_POINTS = 2000
+MAX_SHARES = 8000
+"""Twenty to a pixel of the highest figure: steps that are much smaller than what matplotlib leaves out of a line."""
 SECONDS_FROM_S = 10.0
 """Logarithmic axes whose largest value is below this show milliseconds."""
 
@@ -149,6 +151,11 @@ def thinned(times: Samples, values: Samples) -> tuple[Samples, Samples]:
         return times, values
     edges = np.linspace(0, len(times), MAX_POINTS + 1).astype(int)[:-1]
     return times[edges], np.maximum.reduceat(values, edges)
+
+
+def shown_ranks(count: int) -> NDArray[np.int64]:
+    """Ranks of ``count`` sorted samples to draw their distribution through: all, or as many as a picture shows."""
+    return np.linspace(1, count, min(count, MAX_SHARES)).round().astype(np.int64)
 
 
 def place_labels(axes: Axes, curves: Sequence[Sequence[tuple[float, float, str]]], colours: Sequence[str]) -> None:

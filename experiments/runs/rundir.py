@@ -35,8 +35,9 @@ from experiments.files import (
     write_json,
     write_text,
 )
+from experiments.runs.tables import EventTable, RequestTable
 from protocol.observe.runlog import RequestRow
-from protocol.recording import Event, Record
+from protocol.recording import Event, Record, Recorder
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -45,83 +46,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUMMARY_SCHEMA = "bufferlab-summary/1"
-ROW_GROUP_ROWS = 1 << 16
-
-REQUEST_COLUMNS: dict[str, str] = {
-    "replication": "int32",
-    "room": "int64",
-    "arrival_s": "float64",
-    "text_tokens": "int64",
-    "images": "int32",
-    "total_tokens": "int64",
-    "first_allocation_tokens": "int64",
-    "chunks": "int32",
-    "encoded_s": "float64",
-    "first_chunk_s": "float64",
-    "delivered_s": "float64",
-    "released_s": "float64",
-    "status": "string",
-    "failure": "string",
-    "prefilled_s": "float64",
-}
-EVENT_COLUMNS: dict[str, str] = {
-    "replication": "int32",
-    "time_s": "float64",
-    "side": "string",
-    "instance": "int32",
-    "rank": "int32",
-    "room": "int64",
-    "event": "string",
-    "status": "string",
-    "tokens": "int64",
-    "bytes": "int64",
-    "detail": "string",
-}
-
-_STATUS_NAMES: dict[Status | None, str | None] = {**{status: status.name for status in Status}, None: None}
-
-
-class TableWriter:
-    """Streams rows of one table into a Parquet file, a row group at a time."""
-
-    def __init__(self, path: Path, columns: dict[str, str]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[tuple[Any, ...]] = []
-        self.add = self._rows.append
-        """Takes one row; ``flush_if_full`` must follow now and then."""
-
-    def flush_if_full(self) -> None:
-        """Write a row group if enough rows have gathered. Groups have equal sizes whenever this is called."""
-        while len(self._rows) >= ROW_GROUP_ROWS:
-            self._write(ROW_GROUP_ROWS)
-
-    def close(self) -> None:
-        """Write the rest and finish the file."""
-        self.flush_if_full()
-        if self._rows:
-            self._write(len(self._rows))
-        self._writer.close()
-
-    def _write(self, count: int) -> None:
-        import pyarrow as pa
-
-        columns = list(zip(*self._rows[:count], strict=True))
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=count)
-        del self._rows[:count]
+EVENTS, REQUESTS = "events.parquet", "requests.parquet"
 
 
 class RunWriter:
     """Gathers one run in a hidden folder beside ``target`` and moves it there when it is complete.
 
-    A context: leaving it without ``publish`` removes everything that was written.
+    A context: leaving it without ``publish`` removes everything that was written. ``events``: whether they are kept.
     """
 
-    def __init__(self, target: Path | str | Claim, config: Config) -> None:
+    def __init__(self, target: Path | str | Claim, config: Config, *, events: bool = True) -> None:
         self._claim = target if isinstance(target, Claim) else Claim(target)
         self.target = self._claim.target
         self._replication = 0
@@ -131,23 +65,22 @@ class RunWriter:
         except BaseException:
             self._claim.release()
             raise
-        self._tables: list[TableWriter] = []
+        self._tables: list[EventTable | RequestTable] = []
+        self._events: EventTable | None = None
         try:
             with disk_errors(self.target):
                 write_text(self.folder / "config.toml", tomli_w.dumps(config.tree()))
                 (self.folder / "plots").mkdir()
-                self._events = self._table("events.parquet", EVENT_COLUMNS)
-                self._requests = self._table("requests.parquet", REQUEST_COLUMNS)
+                if events:
+                    self._events = EventTable(self.folder / EVENTS)
+                    self._tables.append(self._events)
+                self._requests = RequestTable(self.folder / REQUESTS)
+                self._tables.append(self._requests)
         except BaseException:
             self._remove()
             raise
-        self._add_event = self._events.add
-        self._until_flush = ROW_GROUP_ROWS
-
-    def _table(self, name: str, columns: dict[str, str]) -> TableWriter:
-        table = TableWriter(self.folder / name, columns)
-        self._tables.append(table)
-        return table
+        self.event: Recorder | None = None if self._events is None else self._events.add
+        """Adds a row to events.parquet; None where events are not kept."""
 
     def __enter__(self) -> Self:
         return self
@@ -169,38 +102,17 @@ class RunWriter:
     def begin(self, replication: int) -> None:
         """All that comes now belongs to this replication."""
         self._replication = replication
-
-    def event(
-        self,
-        time_s: float,
-        rank_id: RankId,
-        room: int,
-        event: Event,
-        status: Status | None,
-        tokens: int,
-        bytes_: int,
-        detail: str,
-    ) -> None:
-        """A Recorder that adds a row to events.parquet."""
-        side, instance, rank = rank_id
-        self._add_event(
-            (self._replication, time_s, side.value, instance, rank, room, event.value, _STATUS_NAMES[status],
-             tokens, bytes_, detail)
-        )  # fmt: skip
-        self._until_flush -= 1
-        if not self._until_flush:
-            self._events.flush_if_full()
-            self._until_flush = ROW_GROUP_ROWS
+        if self._events is not None:
+            self._events.begin(replication)
 
     def request(self, row: RequestRow) -> None:
         """Add a row to requests.parquet."""
-        self._requests.add((self._replication, *(getattr(row, name) for name in row.__struct_fields__)))
-        self._requests.flush_if_full()
+        self._requests.add(self._replication, row)
 
     def finish(self, summary: dict[str, Any], environment: dict[str, Any]) -> None:
         """Write the last files. The directory is complete then, and stays where it is until ``publish``."""
-        self._events.close()
-        self._requests.close()
+        for table in self._tables:
+            table.close()
         write_json(self.folder / "environment.json", environment)
         write_json(self.folder / "summary.json", summary)
 
@@ -318,23 +230,40 @@ class StoredRun:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return found
 
+    @property
+    def keeps_events(self) -> bool:
+        """Whether events.parquet is there."""
+        return (self.path / EVENTS).is_file()
+
+    @property
+    def events_path(self) -> Path:
+        """The file of its events. Raises UserError if the run did not keep them."""
+        if not self.keeps_events:
+            raise UserError(f"RUN is {str(self.path)!r}, which kept no events; repeat that run without --no-events")
+        return self.path / EVENTS
+
+    @property
+    def requests_path(self) -> Path:
+        """The file of its requests."""
+        return self.path / REQUESTS
+
     def requests(self) -> pd.DataFrame:
         """requests.parquet."""
         import pandas as pd
 
-        return pd.read_parquet(self.path / "requests.parquet")
+        return pd.read_parquet(self.requests_path)
 
     def events(self) -> pd.DataFrame:
         """events.parquet."""
         import pandas as pd
 
-        return pd.read_parquet(self.path / "events.parquet")
+        return pd.read_parquet(self.events_path)
 
     def records(self) -> Iterator[tuple[int, Record]]:
         """(replication, record) of every event, in the order recorded, a row group at a time."""
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(self.path / "events.parquet")
+        file = pq.ParquetFile(self.events_path)
         for group in range(file.num_row_groups):
             table: pa.Table = file.read_row_group(group)
             columns: Sequence[list[Any]] = [column.to_pylist() for column in table.columns]
@@ -348,7 +277,7 @@ def count_records(*paths: Path) -> int | None:
     import pyarrow.parquet as pq
 
     try:
-        return sum(pq.read_metadata(path / "events.parquet").num_rows for path in paths)
+        return sum(pq.read_metadata(path / EVENTS).num_rows for path in paths)
     except (OSError, pa.ArrowException):
         return None
 

@@ -73,7 +73,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-HEAVY = ("scipy", "matplotlib", "asyncio", "torch", "dask", "distributed", "joblib")
+HEAVY = {"scipy", "pandas", "matplotlib", "asyncio", "torch", "dask", "distributed", "joblib"}
 
 
 @pytest.mark.parametrize(
@@ -85,19 +85,21 @@ HEAVY = ("scipy", "matplotlib", "asyncio", "torch", "dask", "distributed", "jobl
         ("sim", "seed-small", "--no-plots"),
         ("sim", "seed-small", "--no-plots", "--set", "run.replications=5"),
         ("sim", "seed-small", "--set", "run.replications=none"),
+        ("sim", "seed-small", "--plots"),
     ],
     ids=" ".join,
 )
 def test_a_command_loads_nothing_heavy_that_it_does_not_need(arguments: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         "import sys; from experiments.cli import main; main(sys.argv[1:]);"
-        f"print('loaded:', *sorted(set({HEAVY}) & set(sys.modules)))"
+        f"print('loaded:', *sorted({HEAVY} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "loaded:"
+    needed = " matplotlib" if "--plots" in arguments else ""
+    assert done.stdout.splitlines()[-1] == f"loaded:{needed}"
 
 
 # --- bad input ---

@@ -1,15 +1,18 @@
+import shutil
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.figures.directory import drawing
+from experiments.figures.holdings import HOLDS, changes_of_holdings
 from experiments.figures.runs import _time_means, latency_ecdf, plot_defaults, plot_pool_occupancy, sizing_curve
-from experiments.figures.style import save
+from experiments.figures.style import MAX_SHARES, save, shown_ranks
 from experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim, simulate_one
@@ -65,6 +68,36 @@ def test_figures_are_written_and_repeat(runs: list[StoredRun], tmp_path: Path) -
     second = save(sizing_curve(runs), tmp_path / "deep" / "b.png")
     assert first.read_bytes() == second.read_bytes()
     assert first.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+@pytest.mark.parametrize("replication", [None, 1])
+def test_changes_of_holdings_do_not_depend_on_how_the_table_is_cut(
+    rows: int, replication: int | None, runs: list[StoredRun], tmp_path: Path
+) -> None:
+    run = runs[0]
+    table = pq.read_table(run.events_path)
+    cut = StoredRun(shutil.copytree(run.path, tmp_path / "cut"))
+    pq.write_table(table, cut.events_path, row_group_size=rows)
+    held: dict[tuple[int, str], int] = {}
+    expected: dict[tuple[int, str], list[tuple[float, int]]] = {}
+    for number, record in run.records():
+        if record.event.value in HOLDS and replication in {None, number}:
+            key = number, record.rank_id, record.room
+            blocks = -(-record.tokens // run.config.protocol.block_tokens) if record.event.value != "released" else 0
+            change = blocks - held.get(key, 0)
+            held[key] = blocks
+            expected.setdefault((number, record.rank_id.side), []).append((record.time_s, change))
+    found = changes_of_holdings(cut, replication)
+    assert {key: list(zip(*map(np.ndarray.tolist, one), strict=True)) for key, one in found.items()} == expected
+    assert any(value for value in expected.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 7999, 8000, 8001, 100_000])
+def test_a_distribution_is_drawn_through_its_ends_and_closely(count: int) -> None:
+    ranks = shown_ranks(count)
+    assert (ranks[0], ranks[-1], len(ranks)) == (1, count, min(count, MAX_SHARES))
+    assert len(ranks) == 1 or 1 <= np.diff(ranks).min() <= np.diff(ranks).max() <= -(-count // (MAX_SHARES - 1))
 
 
 def test_a_run_s_occupancy_over_time(runs: list[StoredRun]) -> None:

@@ -1,20 +1,24 @@
 import json
+import math
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments.errors import UserError
-from experiments.runs import rundir
+from experiments.files import write_json
+from experiments.runs import tables
 from experiments.runs.rundir import (
-    EVENT_COLUMNS,
-    REQUEST_COLUMNS,
     SUMMARY_SCHEMA,
     RunWriter,
     StoredRun,
-    TableWriter,
     choose_target,
 )
+from experiments.runs.tables import EVENT_COLUMNS, REQUEST_COLUMNS, number_column, row_groups, text_column
 from experiments.workloads.loading import load
 from protocol.observe.runlog import RequestRow
 from protocol.recording import Event, Record
@@ -82,7 +86,7 @@ def test_a_run_without_events_has_its_columns(tmp_path: Path) -> None:
 
 
 def test_row_groups_bound_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "ROW_GROUP_ROWS", 100)
+    monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 100)
     with RunWriter(tmp_path / "run", load("seed-small")) as writer:
         for number in range(1050):
             writer.event(*RECORDS[0]._replace(tokens=number))
@@ -96,11 +100,50 @@ def test_row_groups_bound_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        table = TableWriter(tmp_path / name, {"x": "int64", "y": "string"})
-        for number in range(10):
-            table.add((number, str(number)))
-        table.close()
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+        finished(tmp_path / name)
+    for file in ("events.parquet", "requests.parquet"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@given(
+    st.lists(st.none() | st.floats(allow_nan=False)),
+    st.lists(st.sampled_from(["", "a", "größer", "abc"]) | st.none()),
+    st.lists(st.integers(-(2**63) + 1, 2**63 - 1)),
+)
+def test_columns_are_those_that_arrow_makes_itself(
+    times: list[float | None], texts: list[str | None], counts: list[int]
+) -> None:
+    filled = np.array([math.nan if one is None else one for one in times])
+    assert number_column(filled, "float64").equals(pa.array(times, pa.float64()))
+    assert number_column(np.array(counts, dtype=np.int64), "int64").equals(pa.array(counts, pa.int64()))
+    distinct = list(dict.fromkeys(texts))
+    numbers = np.array([distinct.index(text) for text in texts], dtype=np.int32)
+    assert text_column(distinct, numbers).equals(pa.array(texts, pa.string()))
+
+
+def test_columns_are_read_without_the_rest(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    (columns,) = row_groups(run.requests_path, ["arrival_s", "first_chunk_s", "total_tokens"], ["status"])
+    assert {name: values.tolist()[:1] for name, values in columns.numbers.items() if name != "first_chunk_s"} == {
+        "arrival_s": [0.0],
+        "total_tokens": [16],
+    }
+    assert np.isnan(columns.numbers["first_chunk_s"]).all()
+    assert columns.texts["status"].among({"Success"}).tolist() == [True]
+    assert list(row_groups(run.requests_path, ["room"], replication=2)) == []
+    assert len(list(row_groups(run.requests_path, ["room"], replication=3))) == 1
+
+
+def test_events_of_replications_are_told_apart_within_a_row_group(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", load("seed-small")) as writer:
+        for replication in (0, 1, 0):
+            writer.begin(replication)
+            for record in RECORDS:
+                writer.event(*record)
+        writer.finish({"schema": SUMMARY_SCHEMA, "kind": "sim"}, {})
+        writer.publish()
+    expected = [(replication, record) for replication in (0, 1, 0) for record in RECORDS]
+    assert list(StoredRun(tmp_path / "run").records()) == expected
 
 
 def test_a_finished_run_is_replaced_in_one_step(tmp_path: Path) -> None:
@@ -155,6 +198,6 @@ def test_other_folders_are_no_runs(tmp_path: Path, text: str) -> None:
 
 def test_nan_never_reaches_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        rundir.write_json(tmp_path / "x.json", {"value": float("nan")})
-    rundir.write_json(tmp_path / "x.json", {"value": None})
+        write_json(tmp_path / "x.json", {"value": float("nan")})
+    write_json(tmp_path / "x.json", {"value": None})
     assert json.loads((tmp_path / "x.json").read_text()) == {"value": None}
