@@ -18,7 +18,8 @@ import numpy
 
 from protocol.checker.bounds import Bound, Fault
 from protocol.checker.invariants import Broken
-from protocol.checker.model import Model, Move, State
+from protocol.checker.model import Model
+from protocol.checker.states import Move, State
 
 FAULTS = frozenset(str(fault) for fault in Fault)
 
@@ -120,7 +121,7 @@ class _Search:
             bound=self.model.bound,
             states=len(self.states),
             transitions=self.transitions,
-            local_steps=sum(map(len, self.model._steps)),
+            local_steps=self.model.steps.count,
             depth=len(self._path(len(self.states) - 1)),
             complete=complete,
             done=len(self.done),
@@ -143,7 +144,7 @@ class _Search:
         return None
 
     def _search(self) -> bool:
-        model, known = self.model, self.known
+        model, verdicts, known = self.model, self.model.verdicts, self.known
         at = 0
         while at < len(self.states):
             if self.findings and not self.keep_going:
@@ -159,19 +160,19 @@ class _Search:
                 reached = known.get(after)
                 if reached is None:
                     reached = self._add(after, at, self._move(move))
-                    self._note(model.broken_in(after), reached)
+                    self._note(verdicts.broken_in(after), reached)
                 if broken:
                     self._note(broken, at, move)
                 if move.kind not in FAULTS:
                     moves_on = True
                     self.sources.append(at)
                     self.targets.append(reached)
-            if model.is_done(state):
+            if verdicts.is_done(state):
                 self.done.append(at)
-                self._note(tuple(model.broken_at_end(state)), at)
+                self._note(tuple(verdicts.broken_at_end(state)), at)
             elif not moves_on:  # a fault that may still happen helps nobody
-                self.dead_ends[model.waits_across(state)] += 1
-                self._note((model.standstill(state),), at)
+                self.dead_ends[verdicts.waits_across(state)] += 1
+                self._note((verdicts.standstill(state),), at)
             at += 1
         return True
 
@@ -223,7 +224,7 @@ class _Search:
         lost: list[int] = numpy.flatnonzero(~reaches).tolist()
         if lost and not {21, 22, 23}.intersection(self.findings):
             # No state is a dead end, so they circle for ever. States are numbered in order of their distance.
-            fenced = (at for at in lost if self.model.has_fences(self.states[at]))
+            fenced = (at for at in lost if self.model.verdicts.has_fences(self.states[at]))
             at = next(fenced, lost[0])
-            self._note((self.model.standstill(self.states[at], for_ever=True),), at)
+            self._note((self.model.verdicts.standstill(self.states[at], for_ever=True),), at)
         return len(lost)

@@ -10,7 +10,9 @@ import msgspec
 from protocol.checker.bounds import Bound, Fault
 from protocol.checker.explorer import Finding
 from protocol.checker.invariants import STATEMENTS, Broken, Local, Step
-from protocol.checker.model import Model, Move, Result, State
+from protocol.checker.localsteps import LocalSteps, Result
+from protocol.checker.model import Model
+from protocol.checker.states import Move, State
 from protocol.checker.steps import Item, perform
 from protocol.messages import (
     Action,
@@ -49,32 +51,36 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 def replay(bound: Bound, moves: Sequence[Move]) -> Replay:
     """Carry out ``moves`` from the start on the real cores. Raises ScheduleError at a move that is not possible."""
-    model = _Watched(bound)
+    steps = _Watched(bound)
+    model = Model(bound, steps)
+    verdicts = model.verdicts
     state, broken = model.initial()
     found = list(broken)
     lines = []
     for number, wanted in enumerate(moves, 1):
-        after, wrong = _carried_out(model, state, wanted, number)
+        after, wrong = _carried_out(model, steps, state, wanted, number)
         lines.append(f"{number:3}  {_headline(model, state, wanted)}")
-        for place, local, given in model.taken:
-            step = perform(model.locals[place][local], given)
+        for place, local, given in steps.taken:
+            step = perform(steps.locals[place][local], given)
             lines += [f"       {told}" for told in _consequences(step)]
         state = after
-        found += [*wrong, *model.broken_in(state)]
-    if model.is_done(state):
-        found += model.broken_at_end(state)
+        found += [*wrong, *verdicts.broken_in(state)]
+    if verdicts.is_done(state):
+        found += verdicts.broken_at_end(state)
     elif not any(move.kind not in set(Fault) for move, _, _ in model.moves(state)):
-        found.append(model.standstill(state))
-    return Replay(lines=tuple(lines), broken=tuple(dict.fromkeys(found)), waiting=model.waiting(state))
+        found.append(verdicts.standstill(state))
+    return Replay(lines=tuple(lines), broken=tuple(dict.fromkeys(found)), waiting=verdicts.waiting(state))
 
 
-def _carried_out(model: _Watched, state: State, wanted: Move, number: int) -> tuple[State, tuple[Broken, ...]]:
-    """Where a move leads and what it breaks; ``model.taken`` tells who took what in it."""
-    model.taken.clear()
+def _carried_out(
+    model: Model, steps: _Watched, state: State, wanted: Move, number: int
+) -> tuple[State, tuple[Broken, ...]]:
+    """Where a move leads and what it breaks; ``steps.taken`` tells who took what in it."""
+    steps.taken.clear()
     for move, after, wrong in model.moves(state):
         if move == wanted:
             return after, wrong
-        model.taken.clear()
+        steps.taken.clear()
     try:
         name = _headline(model, state, wanted)
     except (AttributeError, IndexError, KeyError):  # it makes no sense at all, so there are no words for it
@@ -82,23 +88,23 @@ def _carried_out(model: _Watched, state: State, wanted: Move, number: int) -> tu
     raise ScheduleError(f"move {number}, {name}, is not possible there")
 
 
-class _Watched(Model):
-    """A model that tells which rank took what, in which of its local states, in the move yielded last."""
+class _Watched(LocalSteps):
+    """Local steps that tell which rank took what, in which of its local states, in the move yielded last."""
 
     def __init__(self, bound: Bound) -> None:
         super().__init__(bound)
         self.taken: list[tuple[int, int, Any]] = []
         self._probing = False
 
-    def _step(self, place: int, number: int, given: Any, code: Any) -> Result:
+    def step(self, place: int, number: int, given: Any, code: Any) -> Result:
         if not self._probing:
             self.taken.append((place, number, given))
-        return super()._step(place, number, given, code)
+        return super().step(place, number, given, code)
 
-    def _turn_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Turn | None:
+    def turn_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Turn | None:
         outer, self._probing = self._probing, True
         try:
-            return super()._turn_of(members, locals_)
+            return super().turn_of(members, locals_)
         finally:
             self._probing = outer
 
@@ -137,9 +143,9 @@ def _headline(model: Model, state: State, move: Move) -> str:
     who = str(move.rank)
     match move.kind:
         case "submit":
-            number = state[0][model._place[move.rank]]
-            core = model.locals[model._place[move.rank]][number].core
-            request = model._requests[model._place[move.rank]][core._submitted]
+            place = model.steps.places[move.rank]
+            core = model.steps.core(place, state[0][place])
+            request = model.steps.requests[place][core._submitted]
             length = f" of {request.total_tokens} tokens" if isinstance(request, EncodeRequest) else ""
             return f"{who} is given {_room((request.room, request.incarnation))}{length}"
         case "turn":

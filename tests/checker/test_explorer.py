@@ -12,7 +12,8 @@ import pytest
 from protocol.checker import suites
 from protocol.checker.bounds import NEED_TIMERS, Bound, Fault
 from protocol.checker.explorer import PROGRESS_EVERY, explore
-from protocol.checker.model import Model, State
+from protocol.checker.model import Model
+from protocol.checker.states import State
 from protocol.disciplines import DISCIPLINES
 
 HOLD_AND_WAIT = Bound(
@@ -101,10 +102,10 @@ def test_no_other_way_into_the_deadlock_is_shorter() -> None:
     known: set[State] = set()
     level = {model.initial()[0]}
     for _ in range(16):
-        assert all(model.is_done(state) or any(True for _ in model.moves(state)) for state in level)
+        assert all(model.verdicts.is_done(state) or any(True for _ in model.moves(state)) for state in level)
         known |= level
         level = {after for state in level for _, after, _ in model.moves(state)} - known
-    assert any(not model.is_done(state) and not any(True for _ in model.moves(state)) for state in level)
+    assert any(not model.verdicts.is_done(state) and not any(True for _ in model.moves(state)) for state in level)
 
 
 def test_the_search_can_go_on_behind_a_finding() -> None:

@@ -23,8 +23,9 @@ from protocol.checker import snapshot
 from protocol.checker.bounds import BLOCK_TOKENS, NEED_TIMERS, Bound, Fault
 from protocol.checker.explorer import explore
 from protocol.checker.invariants import Local
-from protocol.checker.model import DEAD, Model, Move, State
+from protocol.checker.model import Model
 from protocol.checker.snapshot import clone, freeze
+from protocol.checker.states import DEAD, Move, State
 from protocol.checker.steps import NOW, Item, Landed, TimerGoesOff, perform
 from protocol.chunks import Chunk
 from protocol.disciplines import DISCIPLINES
@@ -153,7 +154,7 @@ class Player:
         self.model = Model(bound)
         self.state, broken = self.model.initial()
         assert broken == ()
-        self.ranks = list(self.model.ranks)
+        self.ranks = list(self.model.steps.ranks)
         self.cores: dict[RankId, Any] = {rank_id: bound.make_core(rank_id) for rank_id in self.ranks}
         self.memory: dict[RankId, list[Any]] = {
             rank_id: [None] * bound.language_blocks for rank_id in bound.language_ids()
@@ -161,7 +162,7 @@ class Player:
         untouched = Model(msgspec.structs.replace(bound, arrivals_any=True))
         untouched.initial()
         self.locals: dict[RankId, Local] = {
-            rank_id: untouched.locals[place][0] for place, rank_id in enumerate(self.ranks)
+            rank_id: untouched.steps.locals[place][0] for place, rank_id in enumerate(self.ranks)
         }
         self.ended: dict[RankId, dict[Any, Status]] = {rank_id: {} for rank_id in self.ranks}
         self.under_way: list[Pair] = []
@@ -350,7 +351,7 @@ class Player:
             assert (number == DEAD) == (rank_id not in self.cores)
             if number == DEAD:
                 continue
-            plain, modelled, ended = self.cores[rank_id], self.model.locals[place][number], self.ended[rank_id]
+            plain, modelled, ended = self.cores[rank_id], self.model.steps.locals[place][number], self.ended[rank_id]
             assert (freeze(modelled.core), modelled.ghost) == (
                 freeze(self.locals[rank_id].core),
                 self.locals[rank_id].ghost,
@@ -360,7 +361,7 @@ class Player:
             deadlines = [room.deadline for room in modelled.core.rooms.values() if room.deadline is not None]
             assert plain.next_deadline() == min(deadlines, default=None)
             names[rank_id] = block_names(plain, modelled.core)
-        items = [self.model.items[number] for number in under_way]
+        items = [self.model.steps.items[number] for number in under_way]
         assert Counter(map(repr, map(item_outline, items))) == Counter(
             repr(item_outline(pair.plain)) for pair in self.under_way
         )
@@ -509,7 +510,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 def cores_of(model: Model, most: int) -> list[Any]:
     """Cores of all ranks in many states, those with many fields in use among them."""
     found = []
-    for locals_ in model.locals:
+    for locals_ in model.steps.locals:
         found += [local.core for local in locals_[:: len(locals_) // most + 1]]
     return found
 
@@ -519,9 +520,9 @@ def inputs_for(model: Model, core: Any) -> list[Any]:
     found: list[Any] = [hold_turn([core]), *model.bound.requests_for(core.rank_id)]
     for key in model.bound.keys:
         found += [Abort(*key), Encoded(*key), Quiet(*key)]
-    for peer in model.ranks:
+    for peer in model.steps.ranks:
         found += [PeerDown(peer), PeerUp(peer)]
-    for item in model.items:
+    for item in model.steps.items:
         if item.taker == core.rank_id and item.what in ("message", "turn"):
             found.append(item.content)
         elif item.taker == core.rank_id and item.what == "write":

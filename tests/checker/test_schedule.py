@@ -13,8 +13,9 @@ import pytest
 from protocol.checker.bounds import NEED_TIMERS, Bound, Fault
 from protocol.checker.explorer import Finding, explore
 from protocol.checker.invariants import STATEMENTS
-from protocol.checker.model import Model, Move
+from protocol.checker.model import Model
 from protocol.checker.schedule import SCHEMA, ScheduleError, describe, from_file, replay, summary, to_file
+from protocol.checker.states import Move
 from protocol.topology import RankId, Side
 
 HOLD_AND_WAIT = Bound(
@@ -94,7 +95,7 @@ def everything_once(bound: Bound) -> tuple[Move, ...]:
     """Moves up to the end: a fault wherever one is possible, else the first that is."""
     model = Model(bound)
     state, moves = model.initial()[0], []
-    while not model.is_done(state):
+    while not model.verdicts.is_done(state):
         found = list(model.moves(state))
         move, state, _ = next((one for one in found if one[0].kind in set(Fault)), found[0])
         moves.append(move)

@@ -14,7 +14,8 @@ import pytest
 from protocol.checker.bounds import Bound, Fault
 from protocol.checker.explorer import explore, find
 from protocol.checker.invariants import Local
-from protocol.checker.model import DEAD, Model, State
+from protocol.checker.model import Model
+from protocol.checker.states import DEAD, State
 from protocol.checker.suites import SUITES, deep, grid, quick, standard
 from protocol.disciplines import DISCIPLINES
 from protocol.language_phases import LanguagePhase
@@ -29,8 +30,8 @@ STANDARD = {bound.name: bound for bound in standard()}
 
 def ranks(model: Model, state: State, side: Side) -> Iterator[Local]:
     for place, number in enumerate(state[0]):
-        if number != DEAD and model.ranks[place].side is side:
-            yield model.locals[place][number]
+        if number != DEAD and model.steps.ranks[place].side is side:
+            yield model.steps.locals[place][number]
 
 
 def rooms(model: Model, state: State, side: Side) -> Iterator[Any]:
@@ -39,7 +40,7 @@ def rooms(model: Model, state: State, side: Side) -> Iterator[Any]:
 
 
 def under_way(model: Model, state: State, what: str) -> list[Any]:
-    return [model.items[number] for number in state[1] if model.items[number].what == what]
+    return [model.steps.items[number] for number in state[1] if model.steps.items[number].what == what]
 
 
 def messages(model: Model, state: State, kind: type) -> list[Any]:
@@ -52,10 +53,10 @@ def happened(state: State, fault: Fault) -> bool:
 
 def gone(model: Model, state: State, item: Any) -> bool:
     """Whether the receiver of a message has ended and forgotten its room."""
-    place = model.ranks.index(item.taker)
+    place = model.steps.ranks.index(item.taker)
     if state[0][place] == DEAD:
         return False
-    local = model.locals[place][state[0][place]]
+    local = model.steps.locals[place][state[0][place]]
     key = (item.content.room, item.content.incarnation)
     return key not in local.core.rooms and key in dict(local.ghost.ends)
 

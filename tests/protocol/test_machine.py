@@ -79,8 +79,8 @@ class Fleet:
         model = Model(bound)
         model.initial()
         self.locals: dict[RankId, Local] = {}
-        for place, rank_id in enumerate(model.ranks):
-            (start,) = model.locals[place]
+        for place, rank_id in enumerate(model.steps.ranks):
+            (start,) = model.steps.locals[place]
             self.locals[rank_id] = start._replace(core=bound.make_core(rank_id))
         self.groups = {Side.ENCODE: bound.encode_ids(), Side.LANGUAGE: bound.language_ids()}
         self.requests = {rank_id: bound.requests_for(rank_id) for rank_id in self.locals}
