@@ -27,7 +27,7 @@ and what it decides are read together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 from typing import Any, Final
 
 from protocol.agreement import FAILED, NOBODY
@@ -213,10 +213,15 @@ class EncodeRank(RankCore[EncodeRoom]):
         """Source blocks of every room that holds some and is not over."""
         return {key: len(room.source) for key, room in self.rooms.items() if room.source and not room.over}
 
-    def queues(self) -> list[list[Demand]]:
+    def queues(self) -> list[Iterator[Demand]]:
         """The rooms that wait for source blocks, in the order they are served."""
-        rooms = [room for room in self._awaiting_source if not room.over]
-        return [[Demand(room.key, self.layout.blocks_for(room.total_tokens)) for room in rooms]]
+        rooms = (room for room in self._awaiting_source if not room.over)
+        return [(Demand(room.key, self.layout.blocks_for(room.total_tokens)) for room in rooms)]
+
+    def waiting_among(self, keys: Set[RoomKey]) -> list[list[RoomKey]]:
+        """Those of these rooms that wait for source blocks."""
+        rooms = map(self.rooms.__getitem__, self.rooms.keys() & keys)
+        return [[room.key for room in rooms if room.agreed >= OFFERED and not room.source and not room.over]]
 
     def usable_blocks(self, key: RoomKey) -> int:
         """Blocks that a waiting room could be given if nobody else held any."""

@@ -24,7 +24,8 @@ and what it decides are read together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from itertools import chain
 from typing import Any, Final
 
 from protocol.agreement import FAILED, NOBODY
@@ -79,7 +80,9 @@ SUCCESS: Final = Status.Success
 TRANSFERRING: Final = Status.Transferring
 WAITING_FOR_INPUT: Final = Status.WaitingForInput
 IN_ANSWERED: Final = LanguagePhase.ANSWERED
+IN_AWAITING_BLOCKS: Final = LanguagePhase.AWAITING_BLOCKS
 IN_AWAITING_LENGTH: Final = LanguagePhase.AWAITING_LENGTH
+IN_AWAITING_RESUME: Final = LanguagePhase.AWAITING_RESUME
 IN_ENDED: Final = LanguagePhase.ENDED
 IN_FENCED: Final = LanguagePhase.FENCED
 IN_JOINING: Final = LanguagePhase.JOINING
@@ -249,14 +252,21 @@ class LanguageRank(RankCore[LanguageRoom]):
         """Blocks of every room that holds some and is not over."""
         return {key: len(room.blocks) for key, room in self.rooms.items() if room.blocks and not room.over}
 
-    def queues(self) -> list[list[Demand]]:
+    def queues(self) -> list[Iterator[Demand]]:
         """The rooms that wait for blocks; new rooms wait behind all resumes only if these go first.
 
         To look changes nothing, so the sizing policy is not asked: a room wants what it asked for at the last turn that
         came to it, and one that no turn has come to yet wants at least one block.
         """
-        resuming = [Demand(room.key, self._next_blocks(room)) for room in self._resuming if not room.over]
-        new = [Demand(room.key, room.asked_blocks or 1) for room in self._new if not room.over]
+        resuming = (Demand(room.key, self._next_blocks(room)) for room in self._resuming if not room.over)
+        new = (Demand(room.key, room.asked_blocks or 1) for room in self._new if not room.over)
+        return [chain(resuming, new)] if self.resume_first else [new, resuming]
+
+    def waiting_among(self, keys: Set[RoomKey]) -> list[list[RoomKey]]:
+        """Those of these rooms that wait for blocks, by queue."""
+        rooms = [self.rooms[key] for key in self.rooms.keys() & keys]
+        resuming = [room.key for room in rooms if room.phase is IN_AWAITING_RESUME]
+        new = [room.key for room in rooms if room.phase is IN_AWAITING_BLOCKS]
         return [resuming + new] if self.resume_first else [new, resuming]
 
     def usable_blocks(self, key: RoomKey) -> int:

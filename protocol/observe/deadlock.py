@@ -10,7 +10,7 @@ Ranks of a group hold the same and wait alike, so rank 0 speaks for its group.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from protocol.rank import RoomKey
@@ -43,37 +43,74 @@ class Deadlock(NamedTuple):
         return f"{'; '.join(map(str, self.cycle))} ({self.stuck} rooms are stuck)"
 
 
+class _Queue:
+    """One queue while the reduction runs. ``head``: the room to be served next. ``holders``: those that hold blocks."""
+
+    def __init__(self, demands: Iterable[Demand], holders: Iterable[RoomKey]) -> None:
+        self._rest = iter(demands)
+        self.head = next(self._rest, None)
+        self.holders = set(holders)
+
+    def advance(self, key: RoomKey) -> bool:
+        """Take the room at the head to end; whether it held anything."""
+        self.head = next(self._rest, None)
+        if key not in self.holders:
+            return False
+        self.holders.remove(key)
+        return True
+
+    def left(self) -> Iterator[Demand]:
+        """The rooms that were not served; nothing is left of the queue then."""
+        if self.head is not None:
+            yield self.head
+        yield from self._rest
+
+
 class _Pool:
-    """One group's pool while the reduction runs. ``heads``: how far each of its queues has been served."""
+    """One group's pool while the reduction runs; ``stuck_held``: what rooms hold that wait and were not served yet."""
 
     def __init__(self, core: Holder) -> None:
         self.core = core
         self.name = f"{core.rank_id.side.value}{core.rank_id.instance}"
         self.held = core.held_blocks()
-        self.queues = [list(queue) for queue in core.queues()]
-        self.heads = [0] * len(self.queues)
+        self.queues: list[_Queue] = []
+        self.stuck_held = 0
+
+    def serve(self, pools: Sequence[_Pool], *, whole: bool) -> bool:
+        """Serve every queue as far as that goes, not beyond its last holder unless ``whole``; whether any was."""
+        served = False
+        for queue in self.queues:
+            while (queue.holders or whole) and (head := queue.head) is not None:
+                if head.blocks > self.core.usable_blocks(head.key) - self.stuck_held:
+                    break
+                served = True
+                if queue.advance(head.key):
+                    for pool in pools:
+                        pool.stuck_held -= pool.held.get(head.key, 0)
+        return served
 
 
 def find_deadlock(cores: Iterable[Holder]) -> Deadlock | None:
-    """The deadlock that the rooms of ``cores`` are in, or None. Nothing is changed."""
+    """The deadlock that the rooms of ``cores`` are in, or None. Nothing is changed.
+
+    Rooms that wait and hold nothing may be many, but it is for those that hold something that others cannot be served.
+    So queues are read as far as the last of these, and to their ends only where there is a deadlock to tell of.
+    """
     pools = [_Pool(core) for core in cores if core.rank_id.rank == 0]
-    waiting = {demand.key: (pool, demand) for pool in pools for queue in pool.queues for demand in queue}
-    stuck_held = [sum(pool.held.get(key, 0) for key in waiting) for pool in pools]
-    progress = True
-    while progress:
-        progress = False
-        for number, pool in enumerate(pools):
-            for index, queue in enumerate(pool.queues):
-                while pool.heads[index] < len(queue):
-                    key, blocks = queue[pool.heads[index]]
-                    if blocks > pool.core.usable_blocks(key) - stuck_held[number]:
-                        break
-                    pool.heads[index] += 1
-                    progress = True
-                    del waiting[key]
-                    for other, one in enumerate(pools):
-                        stuck_held[other] -= one.held.get(key, 0)
-    return Deadlock(_cycle(pools, waiting), len(waiting)) if waiting else None
+    holders = {key for pool in pools for key in pool.held}
+    for pool in pools:
+        pool.queues = [*map(_Queue, pool.core.queues(), pool.core.waiting_among(holders))]
+        for key in (key for queue in pool.queues for key in queue.holders):
+            for one in pools:
+                one.stuck_held += one.held.get(key, 0)
+    while any(pool.serve(pools, whole=False) for pool in pools):
+        pass
+    if not any(queue.holders for pool in pools for queue in pool.queues):
+        return None
+    for pool in pools:
+        pool.serve(pools, whole=True)
+    waiting = {demand.key: (pool, demand) for pool in pools for queue in pool.queues for demand in queue.left()}
+    return Deadlock(_cycle(pools, waiting), len(waiting))
 
 
 def _cycle(pools: Sequence[_Pool], waiting: dict[RoomKey, tuple[_Pool, Demand]]) -> tuple[StuckRoom, ...]:

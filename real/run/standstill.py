@@ -8,7 +8,7 @@ them one consistent picture. Others may come and go meanwhile: they hold nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from protocol.observe.deadlock import Deadlock, find_deadlock
 from protocol.rank import RoomKey
@@ -43,6 +43,9 @@ class _Seen:
 
     def queues(self) -> list[list[Demand]]:
         return self._queues
+
+    def waiting_among(self, keys: Set[RoomKey]) -> list[list[RoomKey]]:
+        return [[demand.key for demand in queue if demand.key in keys] for queue in self._queues]
 
     def usable_blocks(self, key: RoomKey) -> int:
         return self._usable[key]

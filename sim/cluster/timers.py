@@ -49,6 +49,8 @@ class Timers:
 
     def _look_before_the_timers(self) -> None:
         """A timer is about to end a room, and with it the deadlock it may be in, which nobody would see then."""
+        if len(self.deadlocks) >= MOST_DEADLOCKS:
+            return  # nothing would be kept
         # Under overload every room times out, and to look at all rooms each time would be quadratic.
         timeout_s = self._state.scenario.timeout_s or 0.0
         if len(self._requests.fates) < 1000 or self._clock._now >= self._looked_s + timeout_s / 16:

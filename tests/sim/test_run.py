@@ -325,6 +325,33 @@ def test_looks_for_a_deadlock_change_nothing(language_tp: int, monkeypatch: pyte
     assert plain[1][0] > 12, "rooms waited"
 
 
+@pytest.mark.parametrize("resume_first", [True, False])
+@pytest.mark.parametrize("discipline", ["window", "alloc_then_free", "free_then_alloc", "exact_announce"])
+def test_a_core_names_the_same_waiting_rooms_one_by_one_and_in_its_queues(discipline: str, resume_first: bool) -> None:
+    """At every event of runs with timers; a look for deadlocks asks for rooms by name where others would be many."""
+    scenario = change(
+        TIGHT, discipline=discipline, resume_first=resume_first, language_tp=2, timeout_s=0.05, encode_blocks=5
+    )
+    clock = Clock()
+    cluster = Cluster(scenario, LINK, clock, lambda *_: None)
+    cluster.feed(iter(requests_of([3 * 128] * 12)))
+    waited = 0
+    while clock.busy or clock.reminders:
+        for core in cluster.timers._state.living:
+            queues = [[demand.key for demand in queue] for queue in core.queues()]
+            assert [sorted(keys) for keys in core.waiting_among(core.rooms.keys())] == [*map(sorted, queues)]
+            assert not any(one for keys in core.waiting_among(set()) for one in keys)
+            assert all(
+                demand.blocks <= core.usable_blocks(demand.key)
+                for queue in core.queues()
+                for demand in queue
+                if demand.key not in core.held_blocks()
+            )
+            waited += sum(map(len, queues))
+        clock.step()
+    assert waited > 100
+
+
 @pytest.mark.parametrize("language_tp", [1, 2])
 def test_a_group_decides_about_no_more_rooms_in_a_turn_than_a_measured_one(language_tp: int) -> None:
     scenario = change(
