@@ -89,9 +89,8 @@ def real(
 ) -> None:
     """The same configuration over Mooncake, one process per rank: all on this host, or each where it is started."""
     from experiments.errors import UserError
-    from experiments.figures.directory import drawing
+    from experiments.runs.backend import warm_up
     from experiments.runs.hosts import WAIT_S, Meeting, Part, take_part
-    from experiments.runs.measure import run_measured
 
     is_rank = any(one is not None for one in (role, rank, host))
     if bootstrap is None and (is_rank or wait_s is not None or token is not None or expose):
@@ -126,6 +125,11 @@ def real(
         raise UserError("CONFIG is missing, only a rank with --role needs none")
     refuse_force_without_out(context, out)
     asked = _asked_for(config, overrides, seed, device, expose=expose)
+    if meeting is None:
+        warm_up()  # while what follows is imported here
+    from experiments.figures.directory import drawing
+    from experiments.runs.measure import run_measured
+
     execute = functools.partial(run_measured, meeting=meeting, draw=drawing(plots=plots, timeline=timeline))
     run_into_directory("real", execute, asked, out, force=force, as_json=as_json)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from experiments.errors import RunFailedError, UserError
 
@@ -38,6 +38,14 @@ def real_errors(notice: Callable[[str], None] | None = None) -> Iterator[None]:
         raise RunFailedError(str(error)) from None
     except ImportError as error:
         raise UserError(_missing(error)) from None
+
+
+def warm_up() -> None:
+    """Let what ranks on this host import be imported from now on, beside whatever is to be done before they start."""
+    from real.hosts import processes
+
+    with suppress(OSError):  # then it begins with the first rank, or says there why it cannot
+        processes.warm_up()
 
 
 def _missing(error: ImportError) -> str:

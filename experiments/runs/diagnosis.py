@@ -9,9 +9,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from experiments.runs.environment import (
     MOONCAKE_WHEELS,
@@ -48,54 +48,67 @@ ABSENT = "No module named 'mooncake'"
 LOADER_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "LD_BIND_NOW", "LD_AUDIT")
 """These decide which files a program loads. None is the engine's own, but one left over may break it."""
 
-TRANSPORT_PROBE = """
-import json, sys
+TRANSPORTS_PROBE = """
+import json, sys, traceback
 import msgspec
 from protocol.emulation.scenario import Request, Scenario
+from real.lastwords import cause
 from real.run.launcher import run_real
 scenario = Scenario(block_tokens=16, hidden=64, sizing_options={"tokens": 64}, timeout_s=20.0)
-outcome = run_real(scenario, [Request(1, 0.0, 100)], transport=sys.argv[1], device=sys.argv[2])
-assert not outcome.wrong, outcome.wrong[0]
-assert outcome.verified_bytes == 100 * scenario.layout.bytes_per_token, f"{outcome.verified_bytes} bytes verified"
-print(json.dumps(msgspec.to_builtins(outcome.proof)))
+for transport, device in json.loads(sys.argv[1]).items():
+    try:
+        outcome = run_real(scenario, [Request(1, 0.0, 100)], transport=transport, device=device)
+        assert not outcome.wrong, outcome.wrong[0]
+        verified_bytes = outcome.verified_bytes
+        assert verified_bytes == 100 * scenario.layout.bytes_per_token, f"{verified_bytes} bytes verified"
+        told = {"works": True, "reason": "", "proof": msgspec.to_builtins(outcome.proof)}
+    except Exception as error:
+        told = {"works": False, "reason": cause(traceback.format_exc()) or repr(error), "proof": None}
+    print(json.dumps([transport, told]), flush=True)
 """
+"""One process for all of them: what their ranks import is imported once."""
 
 
 def examine(say: Callable[[str], None] = lambda _: None) -> Report:
     """Look at everything. Nothing that may hang or crash runs in this process."""
     from real.engine.registry import engines
 
-    say("the simulator")
-    simulator = _probe([sys.executable, "-c", SIMULATOR_PROBE])
-    say("the import of Mooncake")
-    installed = _installed()
-    absent = installed["absent"]
-    devices = rdma_devices()
-    found: Report = {
-        "python": platform.python_version(),
-        "host": describe_host(),
-        "packages": {name: package_version(name) for name in (*PACKAGES, *REAL_PACKAGES)},
-        **installed,
-        "rdma_devices": devices,
-        "simulator": {"works": simulator["works"], "reason": simulator["reason"]},
-        "transports": {},
-    }
-    for transport, engine in engines().items():
-        has_devices = transport in engine.device_transports
-        if installed["useless_variable"]:
-            result: Report = {"works": False, "reason": installed["useless_variable"], "proof": None}
-        elif engine.needs_mooncake and not installed["mooncake_imports"]["works"]:
-            result = {"works": False, "reason": "Mooncake cannot be imported", "proof": None}
-        elif absent:
-            result = {"works": False, "reason": f"{' and '.join(absent)} not installed", "proof": None}
-        elif has_devices and not devices:
-            result = {"works": False, "reason": "no RDMA device on this host", "proof": None}
-        else:
-            say(f"a real transfer over {transport}")
-            device = devices[0] if has_devices else ""
-            result = _probe([sys.executable, "-c", TRANSPORT_PROBE, transport, device])
-            result["proof"] = _last_json(result.pop("output")) if result["works"] else None
-        found["transports"][transport] = {key: result[key] for key in ("works", "reason", "proof")}
+    with ThreadPoolExecutor(1) as beside:
+        say("the simulator")
+        simulation = beside.submit(_probe, [sys.executable, "-c", SIMULATOR_PROBE])
+        say("the import of Mooncake")
+        installed = _installed()
+        absent = installed["absent"]
+        devices = rdma_devices()
+        found: Report = {
+            "python": platform.python_version(),
+            "host": describe_host(),
+            "packages": {name: package_version(name) for name in (*PACKAGES, *REAL_PACKAGES)},
+            **installed,
+            "rdma_devices": devices,
+        }
+        transports: Report = {}
+        tried: dict[str, str] = {}
+        for transport, engine in engines().items():
+            has_devices = transport in engine.device_transports
+            if installed["useless_variable"]:
+                reason = installed["useless_variable"]
+            elif engine.needs_mooncake and not installed["mooncake_imports"]["works"]:
+                reason = "Mooncake cannot be imported"
+            elif absent:
+                reason = f"{' and '.join(absent)} not installed"
+            elif has_devices and not devices:
+                reason = "no RDMA device on this host"
+            else:
+                tried[transport] = devices[0] if has_devices else ""
+                continue
+            transports[transport] = {"works": False, "reason": reason, "proof": None}
+        if tried:
+            say(f"a real transfer over {' and '.join(tried)}")
+            transports |= _try_transports(tried)
+        found["transports"] = {transport: transports[transport] for transport in engines()}
+        simulator = simulation.result()
+    found["simulator"] = {"works": simulator["works"], "reason": simulator["reason"]}
     usable = installed["mooncake_imports"]["works"] and not absent and not installed["useless_variable"]
     if usable and not found["transports"]["tcp"]["works"]:
         found["broken"] = _broken_packages()
@@ -182,6 +195,22 @@ def _broken_packages() -> dict[str, str]:
     return broken
 
 
+def _try_transports(tried: Mapping[str, str]) -> Report:
+    """What came of a transfer over each; ``tried``: by transport, the device.
+
+    They are tried in one process. Where that hangs or crashes, the transport that it was busy with is to blame, and the
+    others are tried in another one.
+    """
+    found: Report = {}
+    while left := {transport: device for transport, device in tried.items() if transport not in found}:
+        result = _probe([sys.executable, "-c", TRANSPORTS_PROBE, json.dumps(left)])
+        found |= {transport: told for transport, told in _told(result["output"]) if transport in left}
+        if silent := [transport for transport in left if transport not in found]:
+            reason = result["reason"] or "it says nothing"
+            found[silent[0]] = {"works": False, "reason": reason, "proof": None}
+    return found
+
+
 def _loads(library: str) -> bool:
     try:
         ctypes.CDLL(library)
@@ -209,8 +238,9 @@ def _probe(command: list[str], without: Sequence[str] = ()) -> Report:
             env=environment,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return {"works": False, "reason": f"no result within {PROBE_TIMEOUT_S:g} s", "output": ""}
+    except subprocess.TimeoutExpired as late:
+        said = (late.stdout or b"").decode(errors="replace")  # bytes, whatever was asked for
+        return {"works": False, "reason": f"no result within {PROBE_TIMEOUT_S:g} s", "output": said}
     if done.returncode == 0:
         return {"works": True, "reason": "", "output": done.stdout}
     reason = lastwords.cause(done.stderr, done.returncode) or lastwords.ended(done.returncode)
@@ -219,10 +249,12 @@ def _probe(command: list[str], without: Sequence[str] = ()) -> Report:
     return {"works": False, "reason": reason, "output": done.stdout}
 
 
-def _last_json(output: str) -> Any:
-    for line in reversed(output.splitlines()):
+def _told(output: str) -> Iterator[tuple[str, Report]]:
+    """What the probe of transports said, without what a library says beside it."""
+    for line in output.splitlines():
         try:
-            return json.loads(line)
+            match json.loads(line):
+                case [str() as transport, {"works": bool()} as told]:
+                    yield transport, told
         except ValueError:
             continue
-    return None

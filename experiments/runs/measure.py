@@ -13,7 +13,7 @@ import msgspec
 from experiments.config.schema import Config
 from experiments.errors import RunFaultedError, UserError
 from experiments.files import Claim
-from experiments.runs.backend import REAL_MEMORY_SHARE, real_errors
+from experiments.runs.backend import REAL_MEMORY_SHARE, real_errors, warm_up
 from experiments.runs.diagnosis import examine_real
 from experiments.runs.environment import describe, memory_bytes
 from experiments.runs.faults import real_plan
@@ -52,6 +52,8 @@ def run_measured(
     when the run met what nobody planned, with what it did all the same in ``target``.
     """
     config.check_real(None if meeting is not None else int(memory_bytes() * REAL_MEMORY_SHARE) or 2**63)
+    if meeting is None:
+        warm_up()  # while requests are made and the backend is looked at
     check_requests(config, "real")
     traffic = traffic_of(config)
     missing = examine_real(config.real.transport)

@@ -8,7 +8,6 @@ sure; ``real.hosts.coordinator`` has the other kind, whose processes are started
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import tempfile
@@ -25,24 +24,14 @@ from real.control.clocks import SAME, Clock
 from real.control.guard import Refusal
 from real.control.spec import RankSpec
 from real.engine.proof import sent_counters
-from real.engine.variables import cleaned
 from real.errors import EngineError, in_words
-from real.hosts.processes import SERVERS, ForkedProcess, start_rank
+from real.hosts.processes import ForkedProcess, rank_environment, start_rank
 from real.lastwords import cause
 
 LOOPBACK = "127.0.0.1"
 
 LOST_STATUS = -1000
 """Stands for the exit status of a process on a host that is gone, which nobody will ever know."""
-
-RANK_ENVIRONMENT = {
-    # Copies of embeddings come and go; let the C library keep their pages instead of returning them to the system,
-    # or every gather pays for page faults that cost more than the copy.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
-    "MALLOC_ARENA_MAX": "1",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 class Process(Protocol):
@@ -97,20 +86,6 @@ class Hosts(Protocol):
 
     def refused(self) -> list[Refusal]:
         """Who came to a port of the hosts' own and did not hold the run's token."""
-
-
-def rank_environment() -> dict[str, str]:
-    """The environment that ranks have which this process starts now."""
-    environment = {**cleaned(os.environ), **RANK_ENVIRONMENT}
-    # The ranks must find the same source tree, also when this process was started from elsewhere.
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    return environment
-
-
-def warm_up() -> None:
-    """Let the imports begin that ranks need; who calls this has something else to do until it starts some."""
-    SERVERS.warm_up(rank_environment())
 
 
 class LocalProcess:

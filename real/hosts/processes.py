@@ -25,11 +25,21 @@ from typing import IO, Protocol, TypeVar
 
 import msgspec
 
+from real.engine.variables import cleaned
 from real.hosts.fork_server import EXIT_STATUS, HEADER, MOST_BYTES, Forked, ForkOrder, Surroundings, Warm
 
 RANK, FORK_SERVER = "real.run.rank", "real.hosts.fork_server"
 WARM_TIMEOUT_S = 90.0
 ANSWER_TIMEOUT_S = 20.0
+
+RANK_ENVIRONMENT = {
+    # Copies of embeddings come and go; let the C library keep their pages instead of returning them to the system,
+    # or every gather pays for page faults that cost more than the copy.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 LATE = re.compile(r"(MC|BUFFERLAB|GLOO|NCCL|PYTEST)_.*|CUDA_VISIBLE_DEVICES|TMPDIR|COLUMNS|LINES|PWD|OLDPWD|SHLVL|_")
 """Variables that nothing reads before a rank is forked. Any other that changes takes another server: the C library, the
@@ -294,6 +304,20 @@ def conditions(environment: Mapping[str, str]) -> object:
     limits = tuple(resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_"))
     own = frozenset((name, value) for name, value in environment.items() if LATE.fullmatch(name) is None)
     return sys.executable, limits, frozenset(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0), own
+
+
+def rank_environment() -> dict[str, str]:
+    """The environment that ranks have which this process starts now."""
+    environment = {**cleaned(os.environ), **RANK_ENVIRONMENT}
+    # The ranks must find the same source tree, also when this process was started from elsewhere.
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return environment
+
+
+def warm_up() -> None:
+    """Let the imports begin that ranks need; who calls this has something else to do until it starts some."""
+    SERVERS.warm_up(rank_environment())
 
 
 def start_rank(environment: Mapping[str, str], sink: IO[bytes], kept: Sequence[int] = ()) -> Running:

@@ -43,6 +43,7 @@ from real.hosts.joining import (
     sources_digest,
 )
 from real.hosts.places import LocalProcess, ThisHost
+from real.hosts.processes import warm_up
 from real.threads import ThreadBrokeError, ThreadFailures
 
 RETRY_S = 0.2
@@ -145,6 +146,7 @@ def take_part(
     without one the coordinator's port is taken to be open.
     Raises EngineStartError when it is not, or does not take this rank, and EngineError when the run is broken off.
     """
+    warm_up()
     with contextlib.closing(Line(_connect(coordinator, wait_s))) as line:
         held = ""
 

@@ -166,6 +166,44 @@ def test_a_probe_that_hangs_or_crashes_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert diagnosis._probe([python, "-c", "import os; os._exit(7)"])["reason"] == "it ended with status 7"
 
 
+TOLD = {name: {"works": True, "reason": "", "proof": {"actual": name}} for name in ("a", "b", "c")}
+
+
+@pytest.mark.parametrize("how", ["hangs", "crashes", "says nothing"])
+def test_one_transport_that_ends_the_probe_is_named_and_the_others_are_tried(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    ends = {"hangs": "time.sleep(60)", "crashes": "os.abort()", "says nothing": "sys.exit()"}
+    monkeypatch.setattr(diagnosis, "PROBE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(
+        diagnosis,
+        "TRANSPORTS_PROBE",
+        f"""
+import json, os, sys, time
+print("5")
+print("a library's greeting")
+for name in json.loads(sys.argv[1]):
+    if name == "b":
+        {ends[how]}
+    print(json.dumps([name, {TOLD!r}[name]]), flush=True)
+""",
+    )
+    found = diagnosis._try_transports({"a": "", "b": "dev", "c": ""})
+    reason = {"hangs": "no result within 1 s", "crashes": "it aborted (SIGABRT)", "says nothing": "it says nothing"}[
+        how
+    ]
+    assert found == {**TOLD, "b": {"works": False, "reason": reason, "proof": None}}
+
+
+@pytest.mark.real
+def test_a_transport_that_fails_keeps_no_other_from_its_turn() -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    found = diagnosis._try_transports({"none": "", "socket": ""})
+    assert not found["none"]["works"]
+    assert "transport is 'none', it must be one of" in found["none"]["reason"]
+    assert found["socket"]["works"], found
+
+
 def test_the_command(bufferlab: Any) -> None:
     ended = bufferlab("doctor", "--json")
     assert ended.status == 0, ended
@@ -201,8 +239,9 @@ def test_where_mooncake_cannot_be_installed_the_socket_engine_is_the_remedy(
 
 def test_without_mooncake_only_socket_works_and_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     def probe(command: list[str], without: Any = ()) -> Report:
-        if command[-2:] == ["socket", ""]:
-            return {"works": True, "reason": "", "output": json.dumps({"actual": "socket"})}
+        if command[-1] == json.dumps({"socket": ""}):
+            told = {"works": True, "reason": "", "proof": {"actual": "socket"}}
+            return {"works": True, "reason": "", "output": json.dumps(["socket", told])}
         works = command[-1] == diagnosis.SIMULATOR_PROBE
         return {"works": works, "reason": "" if works else diagnosis.ABSENT, "output": ""}
 

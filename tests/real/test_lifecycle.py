@@ -24,7 +24,7 @@ from protocol.emulation.scenario import Request, Scenario
 from protocol.topology import RankId, Side
 from real.errors import EngineStartError
 from real.faults import Kill, Pause, RealFault, RefuseRegistration
-from real.hosts.places import warm_up
+from real.hosts.processes import warm_up
 from real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
