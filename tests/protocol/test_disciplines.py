@@ -273,6 +273,21 @@ def test_a_request_that_can_never_fit_fails_at_once_with_a_reason(
     assert world.quiescent
 
 
+@pytest.mark.parametrize(("discipline", "total"), [("alloc_then_free", 12), ("free_then_alloc", 16)])
+def test_what_can_never_fit_gives_its_blocks_back_at_once(stage: NewStage, discipline: str, total: int) -> None:
+    """Its chunk lies there whole, so nobody writes into its blocks any more, and no writer has to say so."""
+    world = stage(discipline=discipline, language_blocks=2, language_tp=2, encode_tp=2)
+    assert play(world, [total]) == [[F, F, F, F]]
+    assert "can never fit" in world.reason(0, L0)
+    for rank in range(2):
+        records = [one for one in world.records if one.room == 0]
+        failed = records.index(next(one for one in records if one.event is Event.FAILED and one.rank_id[2] == rank))
+        assert [(one.rank_id, one.event) for one in records[failed : failed + 2]] == [
+            (RankId(Side.LANGUAGE, 0, rank), Event.FAILED),
+            (RankId(Side.LANGUAGE, 0, rank), Event.RELEASED),
+        ]
+
+
 @pytest.mark.parametrize(
     ("discipline", "pool", "total"),
     [
