@@ -10,12 +10,13 @@ cannot agree on anything any more, leave as well, and only the whole instance ca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
+from protocol import faults
+from protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Incident, Slow
 from protocol.topology import RankId, Side
 
 
@@ -64,13 +65,6 @@ class RefuseRegistration(msgspec.Struct, frozen=True, kw_only=True, tag="refuse_
     generation: int = 0
 
 
-class Slow(msgspec.Struct, frozen=True, kw_only=True, tag="slow"):
-    """The rank's writes and copies take ``factor`` times as long, and so do its instance's turns and passes."""
-
-    rank: RankId
-    factor: float
-
-
 class FailWrites(msgspec.Struct, frozen=True, kw_only=True, tag="fail_writes"):
     """Fail these of the writes from ``writer`` to ``destination``, counted from 0 as they begin; none from ``until_s``
     of the run on. ``generation``: of which of the writer's processes, 0 for the first."""
@@ -82,13 +76,6 @@ class FailWrites(msgspec.Struct, frozen=True, kw_only=True, tag="fail_writes"):
     generation: int = 0
 
 
-class ClientAbort(msgspec.Struct, frozen=True, kw_only=True, tag="client_abort"):
-    """The client of ``room`` goes away at ``time_s``, and the router tells the ranks."""
-
-    room: int
-    time_s: float
-
-
 ProcessFault = Kill | Pause | Restart
 """Done by the launcher, from outside."""
 
@@ -96,6 +83,23 @@ RankFault = CorruptFrame | RefuseRegistration | Slow | FailWrites
 """Done within a rank's process."""
 
 RealFault = ProcessFault | RankFault | ClientAbort
+
+
+def carried_out(incident: Incident) -> RealFault:
+    """What is done in a measured run so that ``incident`` happens. Raises ValueError for one that cannot be done."""
+    match incident:
+        case Death(time_s, rank):
+            return Kill(rank=rank, time_s=time_s)
+        case faults.Restart(time_s, (side, instance), lasts_s):
+            return Restart(side=side, instance=instance, down_s=lasts_s, time_s=time_s)
+        case Hang(time_s, rank, lasts_s):
+            return Pause(rank=rank, lasts_s=lasts_s, time_s=time_s)
+        case Slow() | ClientAbort():
+            return incident
+        case FalseAlarm():
+            raise ValueError(f"a {incident.called} is what {incident.not_measured}")
+        case _:
+            assert_never(incident)
 
 
 def check_plan(plan: Iterable[RealFault], ranks: Sequence[RankId], rooms: Iterable[int]) -> None:
@@ -106,8 +110,7 @@ def check_plan(plan: Iterable[RealFault], ranks: Sequence[RankId], rooms: Iterab
         if isinstance(fault, ClientAbort):
             if fault.room not in known_rooms:
                 raise ValueError(f"{name}: room {fault.room} is not a request of this run")
-            if not fault.time_s >= 0:
-                raise ValueError(f"{name}: time_s is {fault.time_s}, it must not be negative")
+            _check_numbers(fault)
             continue
         if isinstance(fault, Restart):
             if not any((rank.side, rank.instance) == (fault.side, fault.instance) for rank in ranks):
@@ -118,8 +121,8 @@ def check_plan(plan: Iterable[RealFault], ranks: Sequence[RankId], rooms: Iterab
             if fault.room not in known_rooms:
                 raise ValueError(f"{name}: room {fault.room} is not a request of this run")
             continue
-        if isinstance(fault, Slow) and not 1 <= fault.factor < math.inf:
-            raise ValueError(f"{name}: factor is {fault.factor}, it must be at least 1 and finite")
+        if isinstance(fault, Slow):
+            _check_numbers(fault)
         if isinstance(fault, RefuseRegistration | Slow | FailWrites):
             continue
         if (fault.time_s is None) == (fault.on_write_of is None):
@@ -131,6 +134,11 @@ def check_plan(plan: Iterable[RealFault], ranks: Sequence[RankId], rooms: Iterab
         lasts_s = fault.lasts_s if isinstance(fault, Pause) else fault.down_s if isinstance(fault, Restart) else 0.0
         if not lasts_s >= 0:
             raise ValueError(f"{name}: it lasts {lasts_s} s, which must not be negative")
+
+
+def _check_numbers(incident: Incident) -> None:
+    for wrong in incident.wrong():
+        raise ValueError(f"{type(incident).__name__}: {wrong}")
 
 
 def _rank_of(fault: Kill | Pause | RankFault) -> RankId:

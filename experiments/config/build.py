@@ -8,12 +8,13 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.incidents import parse_instance, parse_rank
-from experiments.config.sections.faults import Incident
+import msgspec
+
 from experiments.config.sections.whole import Sections
 from experiments.config.services import load_service_profile
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
+from protocol.faults import ClientAbort, Incident
 from protocol.topology import RankId, Side
 
 if TYPE_CHECKING:
@@ -84,30 +85,16 @@ def fault_plan(sections: Sections, replication: int) -> FaultPlan | None:
     return FaultPlan(
         seed=sections.run.seed,
         replication=replication,
-        incidents=tuple(_planned(sections, incident) for incident in sections.incidents),
+        incidents=tuple(_planned(sections, given.planned()) for given in sections.incidents),
         **plan,
     )
 
 
-def _planned(sections: Sections, incident: Incident) -> Any:
-    from sim import faults
-
-    time_s, lasts_s = incident.time_s or 0.0, incident.lasts_s or 0.0
-    match incident.kind:
-        case "death":
-            return faults.Death(time_s, parse_rank(str(incident.rank)))
-        case "restart":
-            return faults.Restart(time_s, *parse_instance(str(incident.instance)), lasts_s)
-        case "hang":
-            return faults.Hang(time_s, parse_rank(str(incident.rank)), lasts_s)
-        case "slow":
-            return faults.Slow(parse_rank(str(incident.rank)), incident.factor or 1.0)
-        case "false-alarm":
-            return faults.FalseAlarm(
-                time_s, parse_rank(str(incident.observer)), parse_rank(str(incident.rank)), lasts_s
-            )
-        case _:
-            return faults.ClientAbort(time_s, incident.room or 0, _ranks_of(sections, incident.room or 1))
+def _planned(sections: Sections, incident: Incident) -> Incident:
+    """The same incident, with the ranks that a simulated run tells of it."""
+    if isinstance(incident, ClientAbort):
+        return msgspec.structs.replace(incident, ranks=_ranks_of(sections, incident.room))
+    return incident
 
 
 def _ranks_of(sections: Sections, room: int) -> tuple[RankId, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from experiments.config.build import fault_plan
-from experiments.config.incidents import parse_instance, parse_rank
 from experiments.config.sections.whole import Sections
-from protocol.topology import Side
+from protocol.lifecycle import Instance
+from protocol.topology import RankId, Side
 from protocol.wire.limits import SGLANG
 
 
@@ -48,30 +48,26 @@ def check_fit(sections: Sections) -> None:
 
 def _check_incidents(sections: Sections) -> None:
     """Raise ValueError for an incident of a rank or an instance that is not there."""
-    for number, incident in enumerate(sections.incidents):
-        for name in ("rank", "observer"):
-            text = getattr(incident, name)
-            if text is None:
-                continue
-            rank = parse_rank(text)
-            section = sections.encode if rank.side is Side.ENCODE else sections.language
-            if rank.instance >= section.instances or rank.rank >= section.tp:
-                raise ValueError(
-                    f"incidents.{number}.{name} is {text!r}, it must be one of the {section.instances} instances with "
-                    f"{section.tp} ranks of the {rank.side.value} side, counted from 0"
-                )
-        if (
-            incident.kind == "false-alarm"
-            and parse_rank(str(incident.observer)).side is parse_rank(str(incident.rank)).side
-        ):
-            raise ValueError(f"incidents.{number}.observer is {incident.observer!r}, it must be of the other side")
-        if incident.instance is not None:
-            side, instance = parse_instance(incident.instance)
-            section = sections.encode if side is Side.ENCODE else sections.language
-            if instance >= section.instances:
-                raise ValueError(
-                    f"incidents.{number}.instance is {incident.instance!r}, it must be one of the {section.instances} "
-                    f"instances of the {side.value} side, counted from 0"
-                )
+    for number, given in enumerate(sections.incidents):
+        incident = given.planned()
+        for name, type_ in incident.settings().items():
+            value = getattr(incident, name)
+            if type_ is RankId:
+                section = sections.encode if value.side is Side.ENCODE else sections.language
+                if value.instance >= section.instances or value.rank >= section.tp:
+                    raise ValueError(
+                        f"incidents.{number}.{name} is {str(value)!r}, it must be one of the {section.instances} "
+                        f"instances with {section.tp} ranks of the {value.side.value} side, counted from 0"
+                    )
+            elif type_ == Instance:
+                side, instance = value
+                section = sections.encode if side is Side.ENCODE else sections.language
+                if instance >= section.instances:
+                    raise ValueError(
+                        f"incidents.{number}.{name} is '{side.value}{instance}', it must be one of the "
+                        f"{section.instances} instances of the {side.value} side, counted from 0"
+                    )
+        for wrong in incident.misnamed():
+            raise ValueError(f"incidents.{number}.{wrong.setting} is {str(wrong.value)!r}, it {wrong.must}")
     if sections.incidents or sections.random_faults.happens:
         fault_plan(sections, 0)  # for what the plan itself refuses

@@ -1,20 +1,14 @@
-"""The kinds of what goes wrong in a run, and the names of ranks and instances in a configuration."""
+"""How a configuration names ranks and instances, and the incidents that it gives as settings."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from protocol.faults import KINDS, Incident
+from protocol.lifecycle import Instance
 from protocol.topology import RankId, Side
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    "death": ("time_s", "rank"),
-    "restart": ("time_s", "instance", "lasts_s"),
-    "hang": ("time_s", "rank", "lasts_s"),
-    "slow": ("rank", "factor"),
-    "abort": ("time_s", "room"),
-    "false-alarm": ("time_s", "observer", "rank", "lasts_s"),
-}
-"""The settings of every kind of incident, all of which must be given."""
 
 _RANK = re.compile(r"(encode|language)(\d+)\.(\d+)")
 _INSTANCE = re.compile(r"(encode|language)(\d+)")
@@ -28,9 +22,22 @@ def parse_rank(text: str) -> RankId:
     return RankId(Side(match[1]), int(match[2]), int(match[3]))
 
 
-def parse_instance(text: str) -> tuple[Side, int]:
+def parse_instance(text: str) -> Instance:
     """``encode1`` is encode instance 1. Raises ValueError for anything else."""
     match = _INSTANCE.fullmatch(text)
     if match is None:
         raise ValueError("must be an instance such as encode0")
     return Side(match[1]), int(match[2])
+
+
+PARSERS: Mapping[Any, Callable[[str], Any]] = {RankId: parse_rank, Instance: parse_instance}
+"""How the text of a setting is read, by the type that it has in ``protocol.faults``; others are numbers already."""
+
+
+def incident_of(kind: str, given: Mapping[str, Any]) -> Incident:
+    """The incident of that kind with the settings of a configuration."""
+    fields = {}
+    for name, type_ in KINDS[kind].settings().items():
+        parse = PARSERS.get(type_)
+        fields[name] = given[name] if parse is None else parse(given[name])
+    return KINDS[kind](**fields)

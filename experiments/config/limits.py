@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from experiments.config.sections.whole import Sections
 from experiments.errors import UserError
+from protocol.faults import KINDS, RATES
 
 MAX_REAL_PROCESSES = 32
-
-NOT_REAL = {
-    "false-alarm": "a measured run cannot do: its ranks take nobody for dead but by their own heartbeats, which a hang "
-    "that is long enough makes fail",
-}
-"""Why a measured run does not do some kinds of incidents."""
-
-SENT = ("lost_messages", "doubled_messages", "late_messages")
-NOT_REAL_RATES = {
-    **dict.fromkeys(SENT, "it must be 0 for a measured run, whose control channel loses, doubles and delays nothing"),
-    "late_writes": "it must be 0 for a measured run, whose transport alone decides when bytes land",
-    "late_requests": "it must be 0 for a measured run, whose requests travel as fast as they do",
-}
-"""Why a measured run has no such rates."""
-_PROCESS = ("death", "restart", "hang")
 
 
 def check_measurable(sections: Sections, memory_bytes: int | None) -> None:
@@ -48,15 +34,16 @@ def check_measurable(sections: Sections, memory_bytes: int | None) -> None:
 
 def _check_incidents(sections: Sections, *, one_host: bool) -> None:
     """Raise UserError for what cannot be made to go wrong in a measured run, or not where its ranks are elsewhere."""
-    for number, incident in enumerate(sections.incidents):
-        if incident.kind in NOT_REAL:
-            raise UserError(f"incidents.{number}.kind is {incident.kind!r}, which {NOT_REAL[incident.kind]}")
-        if incident.kind in _PROCESS and not one_host:
+    for number, given in enumerate(sections.incidents):
+        kind = KINDS[given.kind]
+        if kind.not_measured:
+            raise UserError(f"incidents.{number}.kind is {given.kind!r}, which {kind.not_measured}")
+        if kind.of_processes and not one_host:
             raise UserError(
-                f"incidents.{number}.kind is {incident.kind!r}, which needs all ranks on this host: a process on "
+                f"incidents.{number}.kind is {given.kind!r}, which needs all ranks on this host: a process on "
                 f"another one cannot be ended or stopped from here"
             )
-    for name, reason in NOT_REAL_RATES.items():
+    for name, of in RATES.items():
         rate = getattr(sections.random_faults, name)
-        if rate > 0:
-            raise UserError(f"random_faults.{name} is {rate}, {reason}")
+        if rate > 0 and of.not_measured:
+            raise UserError(f"random_faults.{name} is {rate}, it must be 0 for a measured run, {of.not_measured}")

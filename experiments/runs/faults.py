@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.config.build import fault_plan
-from experiments.config.incidents import parse_instance, parse_rank
 from experiments.config.schema import Config
-from experiments.config.sections.faults import Incident
 from protocol.emulation.scenario import Request
+from protocol.faults import Restart
 from protocol.topology import Side
 
 if TYPE_CHECKING:
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
 
 def real_plan(config: Config, replication: int, requests: Sequence[Request]) -> list[RealFault]:
     """What is made to go wrong in one replication of a measured run; the writes that fail are the simulator's."""
-    return [*map(_real, config.incidents), *_failed_writes(config, replication, requests)]
+    from real.faults import carried_out
+
+    incidents = (carried_out(given.planned()) for given in config.incidents)
+    return [*incidents, *_failed_writes(config, replication, requests)]
 
 
 def _failed_writes(config: Config, replication: int, requests: Sequence[Request]) -> Iterator[RealFault]:
@@ -34,9 +36,9 @@ def _failed_writes(config: Config, replication: int, requests: Sequence[Request]
     for request in requests:
         most[request.language_instance] += scenario.layout.blocks_for(request.total_tokens)
     restarts: Counter[int] = Counter()
-    for incident in config.incidents:
-        if incident.kind == "restart":
-            side, instance = parse_instance(str(incident.instance))
+    for incident in plan.incidents:
+        if isinstance(incident, Restart):
+            side, instance = incident.instance
             restarts[instance] += side is Side.ENCODE
     for writer in scenario.encode_ids():
         for destination in scenario.language_ids():
@@ -50,21 +52,3 @@ def _failed_writes(config: Config, replication: int, requests: Sequence[Request]
                     until_s=until_s,
                     generation=generation,
                 )
-
-
-def _real(incident: Incident) -> RealFault:
-    from real import faults
-
-    time_s, lasts_s = incident.time_s or 0.0, incident.lasts_s or 0.0
-    match incident.kind:
-        case "death":
-            return faults.Kill(rank=parse_rank(str(incident.rank)), time_s=time_s)
-        case "restart":
-            side, instance = parse_instance(str(incident.instance))
-            return faults.Restart(side=side, instance=instance, down_s=lasts_s, time_s=time_s)
-        case "hang":
-            return faults.Pause(rank=parse_rank(str(incident.rank)), lasts_s=lasts_s, time_s=time_s)
-        case "slow":
-            return faults.Slow(rank=parse_rank(str(incident.rank)), factor=incident.factor or 1.0)
-        case _:
-            return faults.ClientAbort(room=incident.room or 0, time_s=time_s)

@@ -36,6 +36,7 @@ from experiments.files import (
     write_text,
 )
 from experiments.runs.tables import EventTable, RequestTable
+from protocol.faults import KINDS
 from protocol.observe.runlog import RequestRow
 from protocol.recording import Event, Record, Recorder
 from protocol.status import Status
@@ -216,7 +217,7 @@ class StoredRun:
     @property
     def has_restart(self) -> bool:
         """Whether instances were restarted in it, as its configuration wants it."""
-        return any(one.kind == "restart" for one in self.config.incidents)
+        return any(KINDS[one.kind].starts_processes for one in self.config.incidents)
 
     @property
     def processors(self) -> int | None:

@@ -91,8 +91,9 @@ def check_requests(config: Config, kind: str) -> None:
         if fault.room > count:
             raise UserError(f"faults.{number}.room is {fault.room}, it must be one of the requests 1 to {count}")
     for number, incident in enumerate(config.incidents):
-        if incident.room is not None and incident.room > count:
-            raise UserError(f"incidents.{number}.room is {incident.room}, it must be one of the requests 1 to {count}")
+        room = getattr(incident.planned(), "room", None)
+        if room is not None and room > count:
+            raise UserError(f"incidents.{number}.room is {room}, it must be one of the requests 1 to {count}")
     if config.run.warmup_requests >= count:
         raise UserError(
             f"run.warmup_requests is {config.run.warmup_requests}, it must be less than the number of requests, {count}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
+from protocol.faults import ClientAbort
 from protocol.lifecycle import Instance, instance_of
 from protocol.messages import Abort
 from protocol.topology import Side
-from real.faults import ClientAbort, Kill, Pause, ProcessFault, RealFault, Restart
+from real.faults import Kill, Pause, ProcessFault, RealFault, Restart
 from real.run.processes import Processes
 from real.run.ranks import Child
 from real.run.requests import Requests

@@ -10,21 +10,23 @@ import numpy
 
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
-from sim.faults import (
+from protocol.faults import (
     MOST_ALARM_S,
     MOST_DELAY_S,
     MOST_HANG_S,
     MOST_LATE_S,
     MOST_REQUEST_DELAY_S,
+    RATES,
     ClientAbort,
     Death,
     FalseAlarm,
-    FaultPlan,
     Hang,
     Incident,
     Restart,
     Slow,
 )
+from protocol.lifecycle import instance_of
+from sim.faults import FaultPlan
 from sim.host.costs import ALWAYS, ENOUGH, HostCosts
 from sim.network.link import SHARED_BY, LinkProfile
 from sim.streams import stream
@@ -180,7 +182,6 @@ def _draw_requests(draws: numpy.random.Generator, scenario: Scenario) -> tuple[R
     return tuple(requests)
 
 
-RATES = ("lost_messages", "doubled_messages", "late_messages", "failed_writes", "late_writes", "late_requests")
 _INCIDENTS = ("client aborts", "death", "restart", "hang", "slow rank", "false alarms")
 _HARMLESS = ("doubled_messages", "late_messages", "late_requests", "hang", "slow rank")
 
@@ -209,7 +210,7 @@ def _draw_plan(
         for _ in range(_between(draws, 1, 2)):
             rank = _pick(draws, ranks)
             down_s = _within(draws, _pick(draws, (0.0, 0.05, 1.0, 20.0)))
-            incidents.append(Restart(_within(draws, span_s), rank.side, rank.instance, down_s))
+            incidents.append(Restart(_within(draws, span_s), instance_of(rank), down_s))
     if "hang" in kinds:
         lasts_s = _within(draws, _pick(draws, (0.05, 1.0, MOST_HANG_S)))
         incidents.append(Hang(_within(draws, span_s), _pick(draws, ranks), lasts_s))

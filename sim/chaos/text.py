@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from sim.chaos.drawing import RATES, ChaosCase
-from sim.faults import (
-    ClientAbort,
-    Death,
-    FalseAlarm,
-    Hang,
-    Incident,
-    Restart,
-    Slow,
-)
+from protocol.faults import RATES, ClientAbort
+from sim.chaos.drawing import ChaosCase
 
 
 def drawn(case: ChaosCase) -> str:
@@ -21,7 +13,7 @@ def drawn(case: ChaosCase) -> str:
     shape = f"{scenario.encode_instances}x{scenario.encode_tp} to {scenario.language_instances}x{scenario.language_tp}"
     options = ", ".join(f"{name} {value}" for name, value in scenario.sizing_options.items())
     faults = [f"{name} {rate}" for name in RATES if (rate := getattr(plan, name))]
-    faults += [_told_incident(incident) for incident in plan.incidents if not isinstance(incident, ClientAbort)]
+    faults += [str(incident) for incident in plan.incidents if not isinstance(incident, ClientAbort)]
     if aborts := sum(isinstance(incident, ClientAbort) for incident in plan.incidents):
         faults.append(f"{aborts} client aborts")
     return (
@@ -31,19 +23,3 @@ def drawn(case: ChaosCase) -> str:
         f"{len(lengths)} requests of {min(lengths)} to {max(lengths)} tokens in {case.requests[-1].arrival_s:.3f} s; "
         f"{', '.join(faults) or 'no faults'}"
     )
-
-
-def _told_incident(incident: Incident) -> str:
-    match incident:
-        case Death(time_s, rank):
-            return f"death of {rank} at {time_s:.3f} s"
-        case Restart(time_s, side, instance, down_s):
-            return f"restart of {side.value}{instance} at {time_s:.3f} s after {down_s:.3f} s"
-        case Hang(time_s, rank, lasts_s):
-            return f"hang of {rank} at {time_s:.3f} s for {lasts_s:.3f} s"
-        case Slow(rank, factor):
-            return f"{rank} {factor:g} times slower"
-        case FalseAlarm(time_s, observer, peer, lasts_s):
-            return f"{observer} takes {peer} for dead at {time_s:.3f} s for {lasts_s:.3f} s"
-        case ClientAbort(time_s, room):
-            return f"abort of room {room} at {time_s:.3f} s"

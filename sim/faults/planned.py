@@ -10,14 +10,16 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import assert_never
 
 import numpy
 
+from protocol.faults import MOST_LATE_S, ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
 from protocol.lifecycle import PROCESS_ENDED, instance_of
 from protocol.messages import Abort, EncodeRequest, LanguageRequest, Message, PeerDown, PeerUp, StartWrite
 from protocol.topology import RankId, Side
 from sim.faults.asking import AT_ONCE, LANDED, Faults, FaultyCluster, WriteEnd
-from sim.faults.plan import MOST_LATE_S, ClientAbort, Death, FalseAlarm, FaultPlan, Hang, Restart, Slow
+from sim.faults.plan import FaultPlan
 from sim.streams import stream
 
 
@@ -78,17 +80,19 @@ class PlannedFaults(Faults):
                     self._clock.call_at(time_s, self._abort, room, ranks)
                 case Death(time_s, rank_id, detected_s):
                     self._clock.call_at(time_s, self._die, rank_id, detected_s)
-                case Restart(time_s, side, instance, down_s):
-                    self._clock.call_at(time_s, self._restart, side, instance, down_s)
+                case Restart(time_s, (side, instance), lasts_s):
+                    self._clock.call_at(time_s, self._restart, side, instance, lasts_s)
                 case Hang(time_s, rank_id, lasts_s):
                     self._clock.call_at(time_s, self._hang, rank_id, lasts_s)
                 case FalseAlarm(time_s, observer, peer, lasts_s):
                     self._clock.call_at(time_s, self._alarm, observer, peer, lasts_s)
                 case Slow():
-                    self.happened["slow rank"] += 1
+                    self.happened[Slow.called] += 1
+                case _:
+                    assert_never(incident)
 
     def _abort(self, room: int, ranks: Sequence[RankId]) -> None:
-        self.happened["client abort"] += 1
+        self.happened[ClientAbort.called] += 1
         for rank_id in ranks:
             self._cluster.give(rank_id, Abort(room, 0))
 
@@ -96,7 +100,7 @@ class PlannedFaults(Faults):
         ranks = self._end_processes(*instance_of(rank_id))
         if not ranks:
             return
-        self.happened["death"] += 1
+        self.happened[Death.called] += 1
         for one in ranks:
             self._ranks[one].dead_s = self._clock.now
         for one, observer, share in self._observers(ranks):
@@ -114,7 +118,7 @@ class PlannedFaults(Faults):
         ranks = self._end_processes(side, instance)
         if not ranks:
             return
-        self.happened["restart"] += 1
+        self.happened[Restart.called] += 1
         for one, observer, share in self._observers(ranks):
             noticed_s = min(self._noticed_s(share), down_s)
             self._clock.call_after(noticed_s, self._cluster.give, observer, PeerDown(one))
@@ -162,13 +166,13 @@ class PlannedFaults(Faults):
     def _hang(self, rank_id: RankId, lasts_s: float) -> None:
         rank = self._ranks[rank_id]
         if rank.ready_s < math.inf:
-            self.happened["hang"] += 1
+            self.happened[Hang.called] += 1
             rank.ready_s = max(rank.ready_s, self._clock.now + lasts_s)
 
     def _alarm(self, observer: RankId, peer: RankId, lasts_s: float) -> None:
         if self.dead(peer):
             return
-        self.happened["false alarm"] += 1
+        self.happened[FalseAlarm.called] += 1
         self._cluster.give(observer, PeerDown(peer))
         self._clock.call_after(lasts_s, self._all_clear, observer, peer)
 

@@ -12,9 +12,10 @@ from experiments.runs.faults import real_plan
 from experiments.runs.simulate import simulate_one
 from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests
+from protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
-from sim.faults import ClientAbort, Death, FalseAlarm, FaultPlan, Hang, PlannedFaults, Restart, Slow
+from sim.faults import FaultPlan, PlannedFaults
 from sim.network.link import load_profile
 from sim.run import simulate
 
@@ -86,7 +87,7 @@ def test_every_kind_becomes_what_the_simulator_takes(tmp_path: Path) -> None:
     assert plan.lost_messages == 0.01
     assert plan.incidents == (
         Death(1.0, RankId(Side.LANGUAGE, 1, 1)),
-        Restart(1.5, Side.LANGUAGE, 0, 0.2),
+        Restart(1.5, (Side.LANGUAGE, 0), 0.2),
         Hang(0.5, RankId(Side.ENCODE, 0, 0), 0.1),
         Slow(RankId(Side.LANGUAGE, 0, 0), 2.0),
         ClientAbort(0.2, 3, (RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1))),
@@ -161,8 +162,8 @@ def test_what_a_measured_run_can_do_becomes_its_plan(tmp_path: Path) -> None:
         faults.Kill(rank=RankId(Side.LANGUAGE, 1, 1), time_s=1.0),
         faults.Restart(side=Side.LANGUAGE, instance=0, down_s=0.2, time_s=1.5),
         faults.Pause(rank=RankId(Side.ENCODE, 0, 0), lasts_s=0.1, time_s=0.5),
-        faults.Slow(rank=RankId(Side.LANGUAGE, 0, 0), factor=2.0),
-        faults.ClientAbort(room=3, time_s=0.2),
+        Slow(rank=RankId(Side.LANGUAGE, 0, 0), factor=2.0),
+        ClientAbort(room=3, time_s=0.2),
     ]
     assert real_plan(config_of(tmp_path, "[workload]\nlengths = [5]\n"), 0, []) == []
 

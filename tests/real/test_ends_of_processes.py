@@ -15,12 +15,13 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 from experiments.runs.equality import differences
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.faults import Death, Restart
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from real import faults as measured_faults
 from real.control.spec import Heartbeats
 from real.run.launcher import run_real
-from sim.faults import Death, FaultPlan, PlannedFaults, Restart
+from sim.faults import FaultPlan, PlannedFaults
 from sim.network.link import load_profile
 from sim.run import simulate
 
@@ -75,7 +76,7 @@ def test_the_same_rooms_end_in_the_same_way_on_every_rank(side: Side, what: str)
     spec = scenario(side, tp=2 if member else 1)
     rank = RankId(side, 0, int(member))
     if what == "restart":
-        incident: Death | Restart = Restart(ENDS_S, side, 0, DOWN_S)
+        incident: Death | Restart = Restart(ENDS_S, (side, 0), DOWN_S)
         fault: measured_faults.RealFault = measured_faults.Restart(side=side, instance=0, down_s=DOWN_S, time_s=ENDS_S)
     else:
         incident, fault = Death(ENDS_S, rank), measured_faults.Kill(rank=rank, time_s=ENDS_S)

@@ -17,9 +17,9 @@ from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.faults import ClientAbort, Slow
 from protocol.recording import Event
 from protocol.topology import RankId, Side
-from real.faults import ClientAbort, Slow
 from real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]

@@ -8,10 +8,11 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 from protocol.emulation.scenario import Request, Scenario
+from protocol.faults import ClientAbort
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.control.spec import Heartbeats
-from real.faults import ClientAbort, Kill, Pause, RealFault
+from real.faults import Kill, Pause, RealFault
 from real.run.launcher import RealOutcome, run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]

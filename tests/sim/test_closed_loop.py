@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.faults import Death, Restart
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
-from sim.faults import Death, FaultPlan, PlannedFaults, Restart
+from sim.faults import FaultPlan, PlannedFaults
 from sim.network.link import load_profile
 from sim.run import SimulationOutcome, simulate
 
@@ -124,7 +125,7 @@ def test_the_same_run_twice_and_more_at_a_time_is_faster() -> None:
 
 
 def test_failed_and_refused_requests_make_room_for_the_next() -> None:
-    restart = Restart(0.2, Side.LANGUAGE, 1, 0.3)
+    restart = Restart(0.2, (Side.LANGUAGE, 1), 0.3)
     run = Watched(3, plan=FaultPlan(incidents=(restart,)), timeout_s=5.0)
     assert run.outcome.submitted == 60
     assert run.outcome.unfinished == 0

@@ -8,23 +8,14 @@ import msgspec
 import pytest
 
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
 from protocol.messages import Abort, Cancel, ChunkStatus, EncodeRequest, Offer, PeerDown, PeerUp, WriteDone, WriterQuiet
 from protocol.observe.monitor import LawChecker
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.cluster.cluster import Cluster
-from sim.faults import (
-    ClientAbort,
-    Death,
-    FalseAlarm,
-    FaultPlan,
-    Faults,
-    Hang,
-    PlannedFaults,
-    Restart,
-    Slow,
-)
+from sim.faults import FaultPlan, Faults, PlannedFaults
 from sim.network.link import LinkProfile
 from sim.run import SimulationOutcome, simulate
 from sim.workload import generate, load_mix
@@ -164,7 +155,7 @@ def test_a_failed_write_is_quiet_at_once() -> None:
 
 def test_each_process_of_a_writer_has_writes_of_its_own_that_fail() -> None:
     """As a measured run is told beforehand: a new process does not repeat which writes of the old one failed."""
-    plan = FaultPlan(seed=5, failed_writes=0.5, incidents=(Restart(10.0, Side.ENCODE, 0, 0.1),))
+    plan = FaultPlan(seed=5, failed_writes=0.5, incidents=(Restart(10.0, (Side.ENCODE, 0), 0.1),))
     run = Seen(SMALL, [Request(room, 0.4 * room, 8) for room in range(50)], plan)
     faults = PlannedFaults(plan)
     ends = [(time_s, event.ok) for time_s, _, event in run.inputs if isinstance(event, WriteDone)]
@@ -273,7 +264,7 @@ def test_without_a_time_heartbeats_find_a_death() -> None:
 
 
 def restart(side: Side, time_s: float, down_s: float, **fields: Any) -> FaultPlan:
-    return FaultPlan(incidents=(Restart(time_s, side, 0, down_s),), **fields)
+    return FaultPlan(incidents=(Restart(time_s, (side, 0), down_s),), **fields)
 
 
 def test_a_language_restart_fails_its_rooms_at_once_and_the_encode_side_hears_of_it() -> None:
@@ -343,9 +334,9 @@ def test_a_request_whose_images_were_being_prepared_is_lost_with_the_process() -
 
 
 def test_a_second_restart_while_down_and_one_of_the_dead_do_nothing() -> None:
-    twice = FaultPlan(incidents=(Restart(0.1, Side.LANGUAGE, 0, 1.0), Restart(0.2, Side.LANGUAGE, 0, 0.1)))
+    twice = FaultPlan(incidents=(Restart(0.1, (Side.LANGUAGE, 0), 1.0), Restart(0.2, (Side.LANGUAGE, 0), 0.1)))
     assert one(twice).faults.happened["restart"] == 1
-    dead = FaultPlan(incidents=(Death(0.1, L0, 0.01), Restart(0.2, Side.LANGUAGE, 0, 0.1)))
+    dead = FaultPlan(incidents=(Death(0.1, L0, 0.01), Restart(0.2, (Side.LANGUAGE, 0), 0.1)))
     assert "restart" not in one(dead).faults.happened
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.faults import Restart
 from protocol.messages import Action, Conclude, CopyOut, Deliver, StartEncode
 from protocol.recording import Event, Record
 from protocol.status import Status
@@ -20,7 +21,7 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.dedicated import DedicatedProcessors
 from sim.cluster.messages import AT_ONCE, IN_ENCODE_TURNS, IN_LANGUAGE_TURNS
 from sim.cluster.shared import SharedHost
-from sim.faults import FaultPlan, PlannedFaults, Restart
+from sim.faults import FaultPlan, PlannedFaults
 from sim.host.costs import SPREADS, HostCosts, host_from
 from sim.network.link import LinkProfile, profile_from
 from sim.observe import observe
@@ -281,7 +282,7 @@ def test_chaos_on_few_processors_breaks_no_law() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.0005, 0.03), st.sampled_from(Side))
 def test_whoever_dies_in_the_middle_of_anything_leaves_nothing_behind(time_s: float, side: Side) -> None:
-    plan = FaultPlan(seed=0, incidents=(Restart(time_s=time_s, side=side, instance=0, down_s=0.05),))
+    plan = FaultPlan(seed=0, incidents=(Restart(time_s=time_s, instance=(side, 0), lasts_s=0.05),))
     records: list[Record] = []
     outcome = simulate(
         change(SCENARIO, language_tp=2), evenly(8, 0.002), LINK, faults=PlannedFaults(plan),
@@ -295,7 +296,7 @@ def test_whoever_dies_in_the_middle_of_anything_leaves_nothing_behind(time_s: fl
 def test_no_two_processes_and_no_two_threads_live_through_the_same_noise() -> None:
     """Every stream is somebody's alone: a process that is started again does not repeat what the one before met."""
     many = dict.fromkeys(SPREADS, (0.0, 1.0, 2.0))
-    incidents = tuple(Restart(time_s=0.004, side=side, instance=0, down_s=0.002) for side in Side)
+    incidents = tuple(Restart(time_s=0.004, instance=(side, 0), lasts_s=0.002) for side in Side)
     names: list[str] = []
 
     def draws(name: str) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
+    create_model,
     model_validator,
 )
 
-from experiments.config.incidents import NEEDS, parse_instance, parse_rank
+from experiments.config.incidents import PARSERS, incident_of
 from experiments.config.sections.base import Duration, Section, Share, known
+from protocol import faults as incidents
+from protocol.faults import KINDS, RATES, SETTINGS, Setting
 
 
 def _parsed_by(parse: Callable[[str], object]) -> BeforeValidator:
@@ -35,34 +38,49 @@ class Fault(Section):
     """The language rank whose write fails; all of them when absent."""
 
 
-class Incident(Section):
+class _Incident(Section):
     """Something that goes wrong at a time: which settings there are depends on its kind."""
 
-    kind: Annotated[str, known(NEEDS)]
-    """death of a rank, restart of an instance, hang of a rank, slow rank, abort by a client, false-alarm."""
-    time_s: Duration | None = None
-    """When, counted from the run's start. A slow rank is slow from the start."""
-    rank: Annotated[str, _parsed_by(parse_rank)] | None = None
-    """Whose, such as language0.1."""
-    observer: Annotated[str, _parsed_by(parse_rank)] | None = None
-    """The rank that takes ``rank`` for dead in a false alarm."""
-    instance: Annotated[str, _parsed_by(parse_instance)] | None = None
-    """The instance that restarts, such as language0."""
-    lasts_s: Duration | None = None
-    """How long the hang or the false alarm lasts, or until new processes are there after a restart."""
-    factor: Annotated[float | None, Field(ge=1)] = None
-    """How many times longer the turns and writes of a slow rank take."""
-    room: Annotated[int | None, Field(ge=1)] = None
-    """The request that is aborted, counted from 1 in order of arrival."""
+    kind: Annotated[str, known(KINDS)] = Field(description=f"Which kind it is: {', '.join(KINDS)}.")
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
-        needed = NEEDS[self.kind]
-        for name in type(self).model_fields:
-            if name != "kind" and (getattr(self, name) is None) is (name in needed):
+        needed = KINDS[self.kind].settings()
+        for name in SETTINGS:
+            if (getattr(self, name) is None) is (name in needed):
                 wrong = "is missing" if name in needed else "is not allowed"
                 raise ValueError(f"{name} {wrong}: a {self.kind} has {', '.join(needed)}")
         return self
+
+    def planned(self) -> incidents.Incident:
+        """The incident itself."""
+        return incident_of(self.kind, dict(self))
+
+
+def _setting(name: str, setting: Setting) -> tuple[Any, Any]:
+    """The type of a setting of incidents, and what it is."""
+    (type_,) = {kind.settings()[name] for kind in KINDS.values() if name in kind.settings()}
+    least = Field(ge=int(setting.least))
+    value: Any
+    if type_ in PARSERS:
+        value = Annotated[str, _parsed_by(PARSERS[type_])]
+    elif name.endswith("_s"):
+        value = Duration
+    else:
+        value = Annotated[type_, least]
+    return value | None, Field(default=None, description=setting.what)
+
+
+if TYPE_CHECKING:
+    Incident = _Incident
+else:
+    Incident = create_model(
+        "Incident",
+        __base__=_Incident,
+        __module__=__name__,
+        __doc__=_Incident.__doc__,
+        **{name: _setting(name, setting) for name, setting in SETTINGS.items()},
+    )
 
 
 class RandomFaults(Section):
@@ -97,10 +115,4 @@ class RandomFaults(Section):
     @property
     def happens(self) -> bool:
         """Whether any rate is above 0."""
-        return any(
-            getattr(self, name) > 0
-            for name in (
-                *("lost_messages", "doubled_messages", "late_messages", "failed_writes", "late_writes"),
-                "late_requests",
-            )
-        )
+        return any(getattr(self, name) > 0 for name in RATES)

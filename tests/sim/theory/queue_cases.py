@@ -28,9 +28,10 @@ from queue_estimates import Estimate, controlled, estimate
 from queue_recursions import one_server, some_servers
 
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.faults import Slow
 from protocol.recording import Event
 from protocol.topology import RankId, Side
-from sim.faults import FaultPlan, PlannedFaults, Slow
+from sim.faults import FaultPlan, PlannedFaults
 from sim.network.link import load_profile
 from sim.observe import observe
 
