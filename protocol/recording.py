@@ -42,6 +42,8 @@ class Event(StrEnum):
     RELEASED = "released"
     PREFILLED = "prefilled"
 
+    __hash__ = str.__hash__  # Enum's own runs in Python, and what is done about an event is looked up at every record
+
 
 class Track(Enum):
     """Which events keep their mutual order on every machine."""

@@ -20,9 +20,7 @@ from protocol.recording import Event, Record
 from protocol.status import Status, group_status
 from protocol.topology import RankId, Side, destinations
 
-_Hold = tuple[int, int, int]
-"""Blocks, capacity in tokens, and the tokens of it that have a use: what one room holds on one rank."""
-NOTHING_HELD: _Hold = (0, 0, 0)
+ENCODE, LANGUAGE = Side  # by names of this module: a global is found many times as fast as a member of an Enum
 
 
 class RequestRow(msgspec.Struct, frozen=True):
@@ -49,35 +47,49 @@ class RequestRow(msgspec.Struct, frozen=True):
     prefilled_s: float | None = None
 
 
+class _OnRank:
+    """What is known of one request on one rank. ``waits_since_s``: from when it waits for blocks, if it does."""
+
+    __slots__ = ("blocks", "capacity", "chunk_started_s", "received", "status", "useful", "waits_since_s")
+
+    def __init__(self) -> None:
+        self.status: Status | None = None
+        self.received = 0
+        self.blocks = 0
+        self.capacity = 0  # in tokens, of these blocks
+        self.useful = 0  # the tokens of that which have a use
+        self.waits_since_s: float | None = None
+        self.chunk_started_s: float | None = None
+
+
 class _Progress:
-    """What is known of one request while it runs."""
+    """What is known of one request while it runs; ``encode`` and ``language`` have its ranks of each side in order."""
 
     __slots__ = (
         "came_s",
-        "chunk_started_s",
         "chunks",
         "delivered_s",
+        "encode",
         "encode_started_s",
         "encoded_s",
         "failure",
         "first_allocation",
         "first_chunk_s",
+        "language",
         "left",
         "prefilled_s",
         "prefilling",
-        "received",
         "released_s",
         "request",
-        "statuses",
-        "waiting",
     )  # fmt: skip
 
-    def __init__(self, request: Request, ranks: int, prefilling: int) -> None:
+    def __init__(self, request: Request, encode_tp: int, language_tp: int, prefilling: int) -> None:
         self.request = request
+        self.encode = [_OnRank() for _ in range(encode_tp)]
+        self.language = [_OnRank() for _ in range(language_tp)]
         self.first_allocation: int | None = None
         self.chunks = 0
         self.came_s = request.arrival_s
-        self.chunk_started_s: dict[RankId, float] = {}
         self.encode_started_s = 0.0
         self.encoded_s: float | None = None
         self.first_chunk_s: float | None = None
@@ -85,11 +97,17 @@ class _Progress:
         self.prefilled_s: float | None = None
         self.released_s: float | None = None
         self.failure = ""
-        self.received: dict[RankId, int] = {}
-        self.waiting: dict[RankId, float] = {}
-        self.statuses: dict[RankId, Status] = {}
-        self.left = ranks  # ranks that have not released the room yet
+        self.left = encode_tp + language_tp  # ranks that have not released the room yet
         self.prefilling = prefilling  # those on which its prefill is not over
+
+    def status(self) -> Status | None:
+        """Its status on the language side; None before that has any."""
+        told = [rank.status for rank in self.language if rank.status is not None]
+        return group_status(told) if told else None
+
+
+_Take = Callable[[_Progress, _OnRank, float, RankId, int, str], None]
+"""Takes what happened to a request on a rank: when, to which rank, the tokens and the detail of the record."""
 
 
 def _writers(scenario: Scenario) -> int:
@@ -119,15 +137,11 @@ class RunLog:
         self, scenario: Scenario, on_request: Callable[[RequestRow], None], *, warmup_requests: int = 0
     ) -> None:
         self._layout = scenario.layout
-        self._ranks = scenario.encode_tp + scenario.language_tp
+        self._encode_tp, self._language_tp = scenario.encode_tp, scenario.language_tp
         self._on_request = on_request
         self._open: dict[int, _Progress] = {}
-        self._holds: dict[tuple[int, RankId], _Hold] = {}
         # Ranks that a delivered request waits for until it is prefilled.
         self._prefilling = scenario.language_tp if scenario.services.prefills else 0
-        # Where the encode side says the length first, a room cannot wait for blocks before that.
-        announces = make_discipline(scenario.discipline).announces_length
-        self._waits_from = Event.ANNOUNCED if announces else Event.SUBMITTED
         self._warmup_left = warmup_requests
         self.window_start_s = math.inf
         self.window_end_s = 0.0
@@ -137,9 +151,12 @@ class RunLog:
         }
         for use in self.pools.values():
             use.count_from(math.inf)
+        self._encode_pool, self._language_pool = self.pools[ENCODE], self.pools[LANGUAGE]
         self._poll_interval_s = {side: scenario.services.poll_interval_s(side) for side in Side}
         self._preparing = scenario.services.preprocess_workers
-        self._worker_of = {str(one): one.instance % scenario.transfer_workers for one in scenario.language_ids()}
+        workers = scenario.transfer_workers
+        # Of each rank that is written to, by its name, the worker that does; empty where there is but one.
+        self._worker_of = {str(one): one.instance % workers for one in scenario.language_ids()} if workers > 1 else {}
         prepares = scenario.services.preprocess_per_token_s > 0
         self.preprocessing = StageUse(scenario.encode_instances * self._preparing) if prepares else None
         self.encoder = StageUse(scenario.encode_instances)
@@ -151,6 +168,31 @@ class RunLog:
         }
         self.records = 0
         self.last_time_s = 0.0
+        # Where the encode side says the length first, a room cannot wait for blocks before that.
+        announces = make_discipline(scenario.discipline).announces_length
+        self._of_language: dict[Event, _Take] = {
+            Event.SUBMITTED: self._came if announces else self._came_and_waits,
+            Event.ALLOCATED: self._allocated,
+            Event.CHUNK_RECEIVED: self._received,
+            Event.DELIVERED: self._delivered,
+            Event.FAILED: self._failed,
+            Event.RELEASED: self._released,
+            Event.PREFILLED: self._prefilled,
+        }
+        if announces:
+            self._of_language[Event.ANNOUNCED] = self._waits
+        self._of_encode: dict[Event, _Take] = {
+            Event.OFFERS_COMPLETE: self._offers_complete,
+            Event.ENCODE_STARTED: self._encode_started,
+            Event.ENCODED: self._encoded,
+            Event.CHUNK_STARTED: self._chunk_started,
+            Event.WRITE_DONE: self._write_done,
+            Event.CHUNK_DONE: self._chunk_done,
+            Event.FAILED: self._failed,
+            Event.RELEASED: self._released,
+        }
+        if self.preprocessing is not None:
+            self._of_encode[Event.SUBMITTED] = self._preprocessed
 
     def expect(self, request: Request) -> None:
         """Announce a request. A room number may come again once its earlier request is finished.
@@ -160,7 +202,7 @@ class RunLog:
         earlier = self._open.get(request.room)
         if earlier is not None:
             self._on_request(self._row(earlier))
-        self._open[request.room] = _Progress(request, self._ranks, self._prefilling)
+        self._open[request.room] = _Progress(request, self._encode_tp, self._language_tp, self._prefilling)
         if self._warmup_left >= 0:
             self._warmup_left -= 1
             if self._warmup_left < 0:
@@ -191,33 +233,17 @@ class RunLog:
         progress = self._open.get(room)
         if progress is None:
             return
-        if rank_id.side is Side.LANGUAGE:
+        side, _, number = rank_id
+        if side is LANGUAGE:
+            rank = progress.language[number]
             if status is not None:
-                progress.statuses[rank_id] = status
-            self._language(progress, time_s, rank_id, event, tokens, detail)
+                rank.status = status
+            take = self._of_language.get(event)
         else:
-            self._encode(progress, time_s, rank_id, event, detail)
-        if event is Event.RELEASED:
-            self._change_hold(time_s, rank_id, room, 0, 0, 0)
-            progress.left -= 1
-            if progress.left == 0:
-                for waiting in progress.waiting:
-                    self.pools[waiting.side].wait(time_s, -1)
-                progress.waiting.clear()
-                if not self._waits_for_prefill(progress):
-                    self._end(progress, time_s)
-        elif event is Event.PREFILLED:
-            if rank_id.rank == 0 and self.prefill is not None and progress.delivered_s is not None:
-                self.prefill.serve(rank_id.instance, progress.delivered_s, time_s)
-            progress.prefilling -= 1
-            progress.prefilled_s = time_s
-            if progress.left == 0 and not progress.prefilling:
-                self._end(progress, time_s)
-
-    def _waits_for_prefill(self, progress: _Progress) -> bool:
-        if not progress.prefilling:
-            return False
-        return bool(progress.statuses) and group_status(progress.statuses.values()) is Status.Success
+            rank = progress.encode[number]
+            take = self._of_encode.get(event)
+        if take is not None:
+            take(progress, rank, time_s, rank_id, tokens, detail)
 
     def _end(self, progress: _Progress, time_s: float) -> None:
         """All of its ranks are done with a request."""
@@ -241,67 +267,132 @@ class RunLog:
             self._on_request(self._row(progress))
         self._open.clear()
 
-    # --- the two sides ---
+    # --- what happens on the language side ---
 
-    def _language(
-        self, progress: _Progress, time_s: float, rank_id: RankId, event: Event, tokens: int, detail: str
+    def _came(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
-        room = progress.request.room
-        if event is Event.SUBMITTED:
-            progress.came_s = time_s
-        if event is self._waits_from:
-            self._wait(progress, rank_id, time_s)
-        elif event is Event.ALLOCATED:
-            received = progress.received.get(rank_id, 0)
-            if tokens:
-                self._stop_waiting(progress, rank_id, time_s)
-            if progress.first_allocation is None:
-                progress.first_allocation = tokens
-            useful = min(tokens, progress.request.total_tokens - received)
-            self._change_hold(time_s, rank_id, room, self._layout.blocks_for(tokens), tokens, useful)
-        elif event is Event.CHUNK_RECEIVED:
-            progress.received[rank_id] = tokens
-            if rank_id.rank == 0:
-                progress.chunks += 1
-            if tokens < progress.request.total_tokens:
-                self._wait(progress, rank_id, time_s)
-        elif event is Event.DELIVERED:
-            progress.delivered_s = time_s
-        elif event is Event.FAILED:
-            self._stop_waiting(progress, rank_id, time_s)
-            progress.failure = progress.failure or detail
-        elif event is Event.RELEASED:
-            progress.released_s = time_s
+        progress.came_s = time_s
 
-    def _encode(self, progress: _Progress, time_s: float, rank_id: RankId, event: Event, detail: str) -> None:
+    def _came_and_waits(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        progress.came_s = time_s
+        self._wait(rank, time_s, rank_id)
+
+    def _waits(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        self._wait(rank, time_s, rank_id)
+
+    def _allocated(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if tokens and rank.waits_since_s is not None:
+            self._stop_waiting(rank, time_s, rank_id)
+        if progress.first_allocation is None:
+            progress.first_allocation = tokens
+        useful = min(tokens, progress.request.total_tokens - rank.received)
+        self._hold(self._language_pool, rank, time_s, self._layout.blocks_for(tokens), tokens, useful)
+
+    def _received(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        rank.received = tokens
+        if rank_id.rank == 0:
+            progress.chunks += 1
+        if tokens < progress.request.total_tokens:
+            self._wait(rank, time_s, rank_id)
+
+    def _delivered(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        progress.delivered_s = time_s
+
+    def _prefilled(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if rank_id.rank == 0 and self.prefill is not None and progress.delivered_s is not None:
+            self.prefill.serve(rank_id.instance, progress.delivered_s, time_s)
+        progress.prefilling -= 1
+        progress.prefilled_s = time_s
+        if progress.left == 0 and not progress.prefilling:
+            self._end(progress, time_s)
+
+    # --- what happens on the encode side ---
+
+    def _preprocessed(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if self.preprocessing is not None and rank_id.rank == 0:
+            self.preprocessing.serve_by_any(rank_id.instance, self._preparing, progress.came_s, time_s)
+
+    def _offers_complete(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if not rank.blocks:
+            self._wait(rank, time_s, rank_id)
+
+    def _encode_started(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        progress.encode_started_s = time_s
+        if rank.waits_since_s is not None:
+            self._stop_waiting(rank, time_s, rank_id)
         total = progress.request.total_tokens
-        if event is Event.WRITE_DONE:
-            started_s = progress.chunk_started_s.get(rank_id)
-            if started_s is not None:
-                worker = self._worker_of.get(detail.partition(" ")[0], 0)
-                self.writers.serve((rank_id, worker), started_s, time_s)
-        elif event is Event.SUBMITTED:
-            if self.preprocessing is not None and rank_id.rank == 0:
-                self.preprocessing.serve_by_any(rank_id.instance, self._preparing, progress.came_s, time_s)
-        elif event is Event.OFFERS_COMPLETE and (progress.request.room, rank_id) not in self._holds:
-            self._wait(progress, rank_id, time_s)
-        elif event is Event.ENCODE_STARTED:
-            progress.encode_started_s = time_s
-            self._stop_waiting(progress, rank_id, time_s)
-            blocks = self._layout.blocks_for(total)
-            capacity = blocks * self._layout.block_tokens
-            self._change_hold(time_s, rank_id, progress.request.room, blocks, capacity, total)
-        elif event is Event.ENCODED:
-            progress.encoded_s = time_s
-            if rank_id.rank == 0:
-                self.encoder.serve(rank_id.instance, progress.encode_started_s, time_s)
-        elif event is Event.CHUNK_STARTED:
-            progress.chunk_started_s[rank_id] = time_s
-        elif event is Event.CHUNK_DONE and progress.chunks == 0:
+        blocks = self._layout.blocks_for(total)
+        self._hold(self._encode_pool, rank, time_s, blocks, blocks * self._layout.block_tokens, total)
+
+    def _encoded(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        progress.encoded_s = time_s
+        if rank_id.rank == 0:
+            self.encoder.serve(rank_id.instance, progress.encode_started_s, time_s)
+
+    def _chunk_started(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        rank.chunk_started_s = time_s
+
+    def _write_done(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if rank.chunk_started_s is not None:
+            worker = self._worker_of.get(detail.partition(" ")[0], 0) if self._worker_of else 0
+            self.writers.serve((rank_id, worker), rank.chunk_started_s, time_s)
+
+    def _chunk_done(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if progress.chunks == 0:
             progress.first_chunk_s = time_s
-        elif event is Event.FAILED:
-            self._stop_waiting(progress, rank_id, time_s)
-            progress.failure = progress.failure or detail
+
+    # --- what happens on both ---
+
+    def _failed(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if rank.waits_since_s is not None:
+            self._stop_waiting(rank, time_s, rank_id)
+        progress.failure = progress.failure or detail
+
+    def _released(
+        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+    ) -> None:
+        if rank_id.side is LANGUAGE:
+            progress.released_s = time_s
+        self._hold(self.pools[rank_id.side], rank, time_s, 0, 0, 0)
+        progress.left -= 1
+        if progress.left:
+            return
+        for side, first in ((ENCODE, progress.encode[0]), (LANGUAGE, progress.language[0])):
+            if first.waits_since_s is not None:
+                first.waits_since_s = None
+                self.pools[side].wait(time_s, -1)
+        # A request that was delivered waits for its prefill, where that takes time.
+        if not progress.prefilling or progress.status() is not Status.Success:
+            self._end(progress, time_s)
 
     def _stages(self) -> list[StageUse]:
         stages = [self.encoder, self.writers, *self.waits.values()]
@@ -309,25 +400,24 @@ class RunLog:
 
     # --- integrals ---
 
-    def _wait(self, progress: _Progress, rank_id: RankId, time_s: float) -> None:
-        if rank_id.rank == 0 and rank_id not in progress.waiting:
-            progress.waiting[rank_id] = time_s
+    def _wait(self, rank: _OnRank, time_s: float, rank_id: RankId) -> None:
+        if rank_id.rank == 0 and rank.waits_since_s is None:
+            rank.waits_since_s = time_s
             self.pools[rank_id.side].wait(time_s, 1)
 
-    def _stop_waiting(self, progress: _Progress, rank_id: RankId, time_s: float) -> None:
-        since_s = progress.waiting.pop(rank_id, None)
-        if since_s is not None:
-            # A turn of the loop is what a room waits for in any case.
-            since_s += self._poll_interval_s[rank_id.side]
-            if time_s > since_s:
-                self.waits[rank_id.side].serve(rank_id.instance, since_s, time_s)
-            self.pools[rank_id.side].wait(time_s, -1)
+    def _stop_waiting(self, rank: _OnRank, time_s: float, rank_id: RankId) -> None:
+        """The room waits there, and does so no longer."""
+        assert rank.waits_since_s is not None
+        # A turn of the loop is what a room waits for in any case.
+        since_s = rank.waits_since_s + self._poll_interval_s[rank_id.side]
+        rank.waits_since_s = None
+        if time_s > since_s:
+            self.waits[rank_id.side].serve(rank_id.instance, since_s, time_s)
+        self.pools[rank_id.side].wait(time_s, -1)
 
-    def _change_hold(self, time_s: float, rank_id: RankId, room: int, blocks: int, capacity: int, useful: int) -> None:
-        held_blocks, held_tokens, used_tokens = self._holds.pop((room, rank_id), NOTHING_HELD)
-        if blocks:
-            self._holds[room, rank_id] = blocks, capacity, useful
-        self.pools[rank_id.side].change(time_s, blocks - held_blocks, capacity - held_tokens, useful - used_tokens)
+    def _hold(self, pool: PoolUse, rank: _OnRank, time_s: float, blocks: int, capacity: int, useful: int) -> None:
+        pool.change(time_s, blocks - rank.blocks, capacity - rank.capacity, useful - rank.useful)
+        rank.blocks, rank.capacity, rank.useful = blocks, capacity, useful
 
     def _prefilled_s(self, progress: _Progress, delivered_s: float | None) -> float | None:
         if not self._prefilling:
@@ -336,7 +426,7 @@ class RunLog:
 
     def _row(self, progress: _Progress) -> RequestRow:
         request = progress.request
-        status = group_status(progress.statuses.values()) if progress.statuses else Status.Bootstrapping
+        status = progress.status() or Status.Bootstrapping
         delivered_s = progress.delivered_s if status is Status.Success else None
         return RequestRow(
             room=request.room,

@@ -66,7 +66,8 @@ class StageUse(msgspec.Struct):
         self.busy_s += end_s - begin_s
         begin_s -= self.start_s
         end_s -= self.start_s
-        self._coarsen(end_s)
+        if end_s >= MOST_BATCHES * self.batch_s:
+            self._coarsen(end_s)
         batch_s, batches = self.batch_s, self.batches
         first, last = int(begin_s / batch_s), int(end_s / batch_s)
         if last >= len(batches):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.observe.pooluse import PoolUse
 from protocol.observe.runlog import RequestRow, RunLog
 from protocol.recording import Event, Record
 from protocol.status import Status
@@ -27,6 +28,13 @@ def scenario(**changes: Any) -> Scenario:
 def row_of(log_rows: list[RequestRow], room: int) -> RequestRow:
     (row,) = [row for row in log_rows if row.room == room]
     return row
+
+
+def used(log: RunLog, side: Side) -> PoolUse:
+    """A pool with its integrals up to the last record."""
+    use = log.pools[side]
+    use.advance(log.last_time_s)
+    return use
 
 
 def play(records: list[tuple[Any, ...]], requests: list[Request], **changes: Any) -> tuple[RunLog, list[RequestRow]]:
@@ -134,7 +142,7 @@ def test_releasing_before_waiting_is_not_holding() -> None:
         (15.0, L0, 7, Event.RELEASED, S, 6),
     ]
     log, _ = play(records, [REQUEST])
-    use = log.pools[Side.LANGUAGE]
+    use = used(log, Side.LANGUAGE)
     assert (use.held_block_s, use.blocked_s) == (8.0 + 2.0, 4.0)
     assert use.used_token_s == 4 * 8.0 + 2 * 2.0
 
@@ -146,7 +154,7 @@ def test_a_longer_allocation_is_wasted_memory() -> None:
         (10.0, L0, 7, Event.RELEASED, S, 6),
     ]
     log, _ = play(records, [AT_ZERO])
-    use = log.pools[Side.LANGUAGE]
+    use = used(log, Side.LANGUAGE)
     assert (use.held_token_s, use.used_token_s, use.peak_blocks) == (80.0, 60.0, 2)
 
 
@@ -166,7 +174,7 @@ def test_two_ranks_count_twice_but_wait_once() -> None:
         (8.0, E0, 7, Event.RELEASED, S, 6),
     ]
     log, rows = play(records, [AT_ZERO], language_tp=2)
-    use = log.pools[Side.LANGUAGE]
+    use = used(log, Side.LANGUAGE)
     assert use.pool_blocks == 4
     assert (use.held_block_s, use.peak_blocks, use.blocked_s) == (2 * 4.0 + 2 * 5.0, 4, 2.0)
     assert (rows[0].delivered_s, rows[0].released_s, rows[0].chunks) == (7.0, 7.0, 1)
@@ -185,7 +193,7 @@ def test_one_failed_rank_fails_the_request_and_the_first_reason_counts() -> None
     assert rows == []
     log.record(Record(4.0, L1, 7, Event.RELEASED, S, 6, 0, ""))
     assert (rows[0].status, rows[0].failure, rows[0].delivered_s) == ("Failed", "the write failed", None)
-    assert log.pools[Side.LANGUAGE].blocked_s == 2.0
+    assert used(log, Side.LANGUAGE).blocked_s == 2.0
 
 
 def test_a_room_number_may_come_again() -> None:
@@ -196,7 +204,7 @@ def test_a_room_number_may_come_again() -> None:
         for time_s, *rest in TWO_CHUNKS:
             log.record(Record(start + time_s, *rest[:5], 0, ""))
     assert [row.delivered_s for row in rows] == [15.0, 115.0]
-    assert log.pools[Side.LANGUAGE].held_block_s == 24.0
+    assert used(log, Side.LANGUAGE).held_block_s == 24.0
 
 
 def test_the_window_has_no_time_before_the_first_arrival_and_none_after_the_last_end() -> None:
