@@ -132,10 +132,10 @@ class ServerGoneError(Exception):
 class ForkServer:
     """One fork server. It imports while this process goes on; the first fork waits for that."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], patience_s: float) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._is_warm = False
-        self._warm_until_s = time.monotonic() + WARM_TIMEOUT_S
+        self._warm_until_s = time.monotonic() + patience_s
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", FORK_SERVER, str(theirs.fileno()), RANK],
@@ -178,6 +178,7 @@ class ForkServer:
     def retire(self) -> None:
         """No more ranks are wanted: it ends when those it has have ended."""
         self._control.close()
+        threading.Thread(target=self._process.wait, name="fork server's end", daemon=True).start()
 
     def has_ended(self) -> bool:
         """Whether its process has."""
@@ -223,12 +224,14 @@ class ForkServers:
         self._lock = threading.Lock()
         self._conditions: object = None
         self._server: ForkServer | None = None
+        self._patience_s = WARM_TIMEOUT_S
         self._unfit: set[object] = set()
         self._retired: list[ForkServer] = []
 
-    def warm_up(self, environment: Mapping[str, str]) -> None:
+    def warm_up(self, environment: Mapping[str, str], patience_s: float) -> None:
         """Let the imports begin that ranks in this environment need; does not wait for them."""
         with self._lock:
+            self._patience_s = patience_s
             self._server_for(environment)
 
     def _server_for(self, environment: Mapping[str, str]) -> ForkServer | None:
@@ -239,7 +242,7 @@ class ForkServers:
             return None
         if self._server is None or self._conditions != now:
             self._retire()
-            self._conditions, self._server = now, ForkServer(environment)
+            self._conditions, self._server = now, ForkServer(environment, self._patience_s)
         return self._server
 
     def fork(self, environment: Mapping[str, str], sink: IO[bytes], kept: Sequence[int]) -> ForkedProcess | None:
@@ -315,9 +318,12 @@ def rank_environment() -> dict[str, str]:
     return environment
 
 
-def warm_up() -> None:
-    """Let the imports begin that ranks need; who calls this has something else to do until it starts some."""
-    SERVERS.warm_up(rank_environment())
+def warm_up(patience_s: float = WARM_TIMEOUT_S) -> None:
+    """Let the imports begin that ranks need; who calls this has something else to do until it starts some.
+
+    ``patience_s``: how long the first rank waits for them, here and with servers to come, before it is started anew.
+    """
+    SERVERS.warm_up(rank_environment(), patience_s)
 
 
 def start_rank(environment: Mapping[str, str], sink: IO[bytes], kept: Sequence[int] = ()) -> Running:

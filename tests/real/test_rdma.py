@@ -22,7 +22,6 @@ from tools.rdma_vm.__main__ import IMPOSSIBLE, main
 from tools.rdma_vm.initramfs import MODULES, ModuleMissingError, cpio, load_order, pack
 from tools.rdma_vm.machine import MachineError, boot, qemu_command, run_bounded
 from tools.rdma_vm.packages import Tools, UnavailableError
-from tools.rdma_vm.preloaded import ForkedRank
 from tools.rdma_vm.verdict import PACKET_BYTES, RECEIVED, SENT, problems, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -292,48 +291,6 @@ def test_a_machine_without_a_result_is_a_failure(tmp_path: Path, fake_tools: Too
     assert boot(fake_tools, out, tests="", limit_s=10, say=lines.append).read_text() == "{}\n"
 
 
-def test_a_forked_rank_is_like_a_fresh_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def rank_main() -> int:
-        order = os.read(0, 100).decode()
-        own_session = os.getsid(0) == os.getpid()
-        sys.stdout.write(f"{order} {sorted(os.environ)} {own_session} {len(os.listdir('/proc/self/fd'))}\n")  # noqa: PTH208
-        sys.stderr.write("said\n")
-        return 7
-
-    monkeypatch.setitem(sys.modules, "real.run.rank", SimpleNamespace(main=rank_main))
-    sink = tmp_path / "output"
-    with sink.open("wb") as stream:
-        rank = ForkedRank(
-            ["python", "-m", "real.run.rank"],
-            stdin=subprocess.PIPE,
-            stdout=stream,
-            stderr=stream,
-            env={"ONLY": "this"},
-            pass_fds=(stream.fileno(),),
-            start_new_session=True,
-        )
-    assert rank.poll() is None
-    assert rank.stdin is not None
-    rank.stdin.write(b"go")
-    rank.stdin.close()
-    assert rank.wait(20) == 7
-    # Standard input, output and error, the one that was passed, and the folder being listed.
-    assert sink.read_text().splitlines() == ["go ['ONLY'] True 5", "said"]
-
-
-def test_a_launcher_that_starts_ranks_differently_is_noticed(tmp_path: Path) -> None:
-    with (tmp_path / "output").open("wb") as stream, pytest.raises(RuntimeError, match="a fork does not imitate"):
-        ForkedRank(
-            ["python", "-c", "pass"],
-            stdin=subprocess.PIPE,
-            stdout=stream,
-            stderr=stream,
-            env={},
-            pass_fds=(),
-            start_new_session=True,
-        )
-
-
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -395,28 +352,3 @@ def test_simulator_and_real_backend_agree_over_rdma() -> None:
     except UnavailableError as error:
         pytest.skip(str(error))
     assert subprocess.run([sys.executable, "-m", "tools.rdma_vm"], cwd=ROOT, check=False).returncode == 0
-
-
-FORKING = """
-from protocol.emulation.scenario import Request, Scenario
-from real.run.launcher import run_real
-from tools.rdma_vm import preloaded
-
-forked = []
-
-class Counted(preloaded.ForkedRank):
-    def __init__(self, *args, **settings):
-        super().__init__(*args, **settings)
-        forked.append(self.pid)
-
-preloaded.ForkedRank = Counted
-preloaded.fork_ranks()
-outcome = run_real(Scenario(block_tokens=16, hidden=64), [Request(room=1, arrival_s=0.0, total_tokens=40)])
-print(len(forked), sorted(outcome.succeeded_rooms))
-"""
-
-
-@pytest.mark.real
-def test_the_ranks_of_a_run_are_forked_where_that_is_asked_for() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKING], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "2 [1]\n"), done.stderr

@@ -29,12 +29,14 @@ from typing import Any
 
 import pytest
 
-from tools.rdma_vm.preloaded import fork_ranks
+from real.hosts.processes import warm_up
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUALITY_TESTS = ROOT / "tests" / "real" / "test_equality.py"
 SCENARIOS = ("seed-small", "seed-resume", "seed-failure")
 TEST_LIMIT_S = 400.0
+IMPORTS_S = 600.0
+"""What the imports of the ranks may take, once for all of them: in emulation a minute and more."""
 
 
 class Watch:
@@ -170,7 +172,7 @@ def main() -> int:
     parser.add_argument("--device", required=True)
     parser.add_argument("--tests", required=True, help="an expression for pytest -k, empty for no tests")
     chosen = parser.parse_args()
-    fork_ranks()
+    warm_up(IMPORTS_S)
     before = port_counters(chosen.device)
     cases = []
     with tempfile.TemporaryDirectory() as folder:
