@@ -16,6 +16,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from experiments.progress import bar
 from experiments.stats.intervals import Estimate, across_replications
 from experiments.sweeps.plan import make_plan
 from experiments.sweeps.sweep import run_sweep
+from protocol.disciplines import DISCIPLINES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,19 @@ SETTINGS = (
     "workload.rate_rps=2.0",
     "protocol.timeout_s=30s",
 )
-DISCIPLINES = ("slot", "default_fail", "alloc_then_free", "free_then_alloc", "window", "exact_announce")
+NAMES = tuple(
+    sorted(
+        DISCIPLINES,
+        key=lambda name: (
+            DISCIPLINES[name].resumes or DISCIPLINES[name].announces_length,
+            not DISCIPLINES[name].may_deadlock,
+            DISCIPLINES[name].announces_length,
+            not DISCIPLINES[name].has_slots,
+            name,
+        ),
+    )
+)
+"""All of them, from what fails most to what knows most."""
 BEGIN, END = "<!-- table: begin -->\n", "\n<!-- table: end -->"
 
 Derive = Callable[["pd.DataFrame"], "pd.Series[float]"]
@@ -73,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells: list[dict[str, Any]] = [
         {
             "protocol.discipline": name,
-            "protocol.sizing.tokens": SLOT_TOKENS if name == "slot" else DEFAULT_TOKENS,
+            "protocol.sizing.tokens": SLOT_TOKENS if DISCIPLINES[name].has_slots else DEFAULT_TOKENS,
         }
-        for name in DISCIPLINES
+        for name in NAMES
     ]
     page = MarkedPage(options.out / "disciplines.md", BEGIN, END, "the page of --out")
     try:
@@ -121,7 +135,7 @@ def estimates(table: pd.DataFrame, derive: Derive) -> dict[str, dict[int, Estima
             )
             for pool in POOLS
         }
-        for name in DISCIPLINES
+        for name in NAMES
     }
 
 
@@ -129,9 +143,9 @@ def draw(table: pd.DataFrame) -> Figure:
     """A panel for each figure, against the size of the pool."""
     figure, panels = new_figure(2, 3, (11.0, 6.2), sharex=True)
     for (axis, name, derive), axes in zip(PANELS, panels, strict=True):
-        for (discipline, by_pool), colour in zip(estimates(table, derive).items(), COLOURS, strict=False):
+        for (discipline, by_pool), colour in zip(estimates(table, derive).items(), cycle(COLOURS), strict=False):
             # Side by side, because what is alike would lie on top of each other.
-            aside = 1.03 ** (DISCIPLINES.index(discipline) - (len(DISCIPLINES) - 1) / 2)
+            aside = 1.03 ** (NAMES.index(discipline) - (len(NAMES) - 1) / 2)
             known = [
                 (pool * BLOCK_TOKENS * aside, value, value - max(_low(one), 0.0), _high(one) - value)
                 for pool, one in by_pool.items()
@@ -152,7 +166,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks([pool * BLOCK_TOKENS for pool in POOLS], [f"{pool * BLOCK_TOKENS // 1024}" for pool in POOLS])
         axes.set_xlabel("language pool (1024 tokens)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(DISCIPLINES))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(NAMES))
     return figure
 
 
@@ -174,7 +188,7 @@ def table_text(table: pd.DataFrame) -> str:
         "| in use, % | p99, s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for discipline in DISCIPLINES:
+    for discipline in NAMES:
         for pool in POOLS:
             cells = [_cell(columns[name][discipline][pool]) for _, name, _ in PANELS]
             lines.append(f"| {discipline} | {pool * BLOCK_TOKENS:,} | {' | '.join(cells)} |")

@@ -20,7 +20,7 @@ import msgspec
 
 from experiments.errors import UserError
 from experiments.files import Claim, claim_free, free_name, new_folder, require_empty_folder, write_json
-from experiments.options import unused_device
+from experiments.options import transports_with_devices, unused_device
 from experiments.runs.backend import real_errors
 from experiments.runs.diagnosis import examine_real
 from experiments.runs.environment import MOONCAKE_WHEELS, describe, memory_bytes, package_version
@@ -89,7 +89,7 @@ def make_sweep(
     if transport not in (known := transports()):
         raise UserError(f"--transport is {transport!r}, it must be one of {', '.join(known)}")
     if wrong := unused_device("--device", device, transport):
-        raise UserError(f"{wrong}; give --transport rdma, or leave --device out")
+        raise UserError(f"{wrong}; give --transport {transports_with_devices()}, or leave --device out")
     if seed < 0:
         raise UserError(f"--seed is {seed}, it must be at least 0")
     if min_gbps is not None and not (math.isfinite(min_gbps) and min_gbps > 0):
@@ -199,7 +199,7 @@ def _heading(sweep: LinkSweep, proof: TransportProof) -> dict[str, Any]:
 def _result(sweep: LinkSweep, head: dict[str, Any], report: LinkReport) -> dict[str, Any]:
     from real.engine.registry import engine_class
 
-    engine = "the socket engine of bufferlab"
+    engine = f"{engine_class(sweep.transport).called} of bufferlab"
     if engine_class(sweep.transport).needs_mooncake:
         engine = next((name for name in MOONCAKE_WHEELS if package_version(name)), "Mooncake")
     origin = f"bufferlab bench-link, {engine} {package_version(engine) or ''}".rstrip()
@@ -261,13 +261,14 @@ def _row(sweep: LinkSweep, system: str, origin: str, row: Row) -> dict[str, Any]
 
 def heading_text(head: dict[str, Any]) -> str:
     """The whole configuration, the versions and the transport that really runs."""
+    from real.engine.registry import engine_class
+
     configuration, environment = head["configuration"], head["environment"]
     proof, host = environment["transport_proof"], environment["host"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     engine = " ".join(f"{name}={value}" for name, value in sorted(configuration["engine_settings"].items()))
-    writer = "the socket engine" if configuration["transport"] == "socket" else "Mooncake"
     rows = [
-        ("link", f"{writer} writes between two processes of this host"),
+        ("link", f"{engine_class(configuration['transport']).called} writes between two processes of this host"),
         ("transport", f"{proof['actual']} runs ({proof['requested']} was asked for)"),
         *(("", sentence) for sentence in proof["evidence"]),
         ("device", configuration["device"] or "any"),

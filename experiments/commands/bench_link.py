@@ -12,17 +12,20 @@ from experiments.commands.common.exits import CHECK_FAILED, DONE
 from experiments.commands.common.options import JsonOption
 from experiments.commands.common.output import tell
 from experiments.commands.common.registry import command
+from experiments.options import transport_names
 
 
-@command(place=70, example="bufferlab bench-link --block 64KiB,1MiB --batch 1,64 --min-GBps 1")
+@command(
+    place=70,
+    example="bufferlab bench-link --block 64KiB,1MiB --batch 1,64 --min-GBps 1",
+    names={"--transport": transport_names},
+)
 def bench_link(
     block: Annotated[str, typer.Option("--block", metavar="SIZES", help="Bytes of one piece.")] = "4KiB,64KiB,1MiB",
     batch: Annotated[str, typer.Option("--batch", metavar="N,…", help="Pieces written together.")] = "1,16,64",
     threads: Annotated[str, typer.Option("--threads", metavar="N,…", help="Threads that write.")] = "1",
     rounds: Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="Measurements of each, at least 9.")] = 9,
-    transport: Annotated[
-        str, typer.Option("--transport", metavar="tcp|rdma|socket", help="What must carry the data.")
-    ] = "tcp",
+    transport: Annotated[str, typer.Option("--transport", help="What must carry the data.")] = "tcp",
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="The RDMA device. [default: any]")] = "",
     out: Annotated[
         Path | None,

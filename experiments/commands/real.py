@@ -1,4 +1,4 @@
-"""``bufferlab real``: one configuration over Mooncake, all on this host or one rank of a run on several."""
+"""``bufferlab real``: one configuration between real processes, all on this host or one rank of a run on several."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ from experiments.commands.common.options import (
 from experiments.commands.common.registry import command
 from experiments.commands.common.running import load_config, refuse_force_without_out, run_into_directory
 from experiments.commands.common.unused import refuse_unused
-from experiments.options import unused_device
+from experiments.options import transport_names, transports_with_devices, unused_device
 
 if TYPE_CHECKING:
     from experiments.config.schema import Config
 
 
-@command(place=30, example="bufferlab real seed-resume", note="On several hosts: docs/several-hosts.md.")
+@command(
+    place=30,
+    example="bufferlab real seed-resume",
+    note="On several hosts: docs/several-hosts.md.",
+    names={"--transport": transport_names},
+)
 def real(
     context: typer.Context,
     config: Annotated[
         str | None, typer.Argument(metavar="CONFIG", help="As for sim; not needed with --role.", show_default=False)
     ] = None,
-    transport: Annotated[
-        str | None, typer.Option("--transport", metavar="tcp|rdma|socket", help="Overrides real.transport.")
-    ] = None,
+    transport: Annotated[str | None, typer.Option("--transport", help="Overrides real.transport.")] = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Overrides real.device; with --role for this rank.")
     ] = None,
@@ -87,7 +90,7 @@ def real(
     timeline: TimelineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The same configuration over Mooncake, one process per rank: all on this host, or each where it is started."""
+    """The same configuration over a real transport, a process a rank: all on this host, or each where it is started."""
     from experiments.errors import UserError
     from experiments.runs.backend import warm_up
     from experiments.runs.hosts import WAIT_S, Meeting, Part, take_part
@@ -152,7 +155,7 @@ def _asked_for(source: str, overrides: list[str], seed: str | None, device: str 
     asked = load_config(source, overrides, seed)
     option = "real.device" if device is None else "--device"
     if wrong := unused_device(option, asked.real.device, asked.real.transport):
-        raise UserError(f"{wrong}; give --transport rdma, or leave the device out")
+        raise UserError(f"{wrong}; give --transport {transports_with_devices()}, or leave the device out")
     if expose and asked.protocol.wire != "sglang":
         raise UserError(
             f"--expose has no effect with protocol.wire = {asked.protocol.wire!r}, whose ports know the run's token; "

@@ -196,6 +196,11 @@ class StoredRun:
         return str(self.summary["kind"])
 
     @property
+    def transport(self) -> str:
+        """What carried the data of a measured run, by its proof; of a simulated one, its link profile."""
+        return str(self.summary["transport"])
+
+    @property
     def config(self) -> Config:
         """What was run."""
         from experiments.workloads.loading import load

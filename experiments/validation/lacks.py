@@ -40,8 +40,11 @@ def lacks(run: StoredRun, profile: FrozenProfile) -> Iterator[str]:
 
 
 def _other_transport(measured: str, described: str) -> Iterator[str]:
-    """The socket engine and Mooncake's transports say nothing about each other; a shipped profile is of the latter."""
-    if "socket" not in (measured, described) or measured == described:
+    """Of transports that resemble no other a profile must be their own; a shipped one, of ``described`` "", is not."""
+    from real.engine.registry import engines
+
+    alone = {name for name, engine in engines().items() if not engine.resembles_networks}
+    if measured == described or not alone & {measured, described}:
         return
     of = f"over {described}" if described else "of Mooncake's transports or of data sheets"
     yield (

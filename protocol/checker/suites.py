@@ -21,6 +21,7 @@ COMPLETE = tuple(name for name in SAFE if DISCIPLINES[name].resumes or DISCIPLIN
 """Those that serve every length and wait for nothing while they hold something: most is asked of them."""
 ONE_TRANSFER = tuple(name for name in SAFE if name not in COMPLETE)
 """Those that fail what does not fit at once."""
+ANNOUNCING = tuple(name for name in SAFE if DISCIPLINES[name].announces_length)
 SHAPES = ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))
 EVERY = tuple(Fault)
 ONE_ROOM = tuple(fault for fault in Fault if fault in CONTAINED)
@@ -34,10 +35,10 @@ def quick() -> list[Bound]:
         *(_fault_free(discipline, 1, 2, (3, 1)) for discipline in SAFE),
         *(_fault_free(discipline, 1, 1, (3,)) for discipline in WAITING),
         _fault_free(DEFAULT, 2, 2, (3,)),
-        _fault_free("exact_announce", 2, 3, (3,)),
+        *(_fault_free(discipline, 2, 3, (3,)) for discipline in ANNOUNCING),
         _one_fault(DEFAULT, 1, 1, (3, 1), ONE_ROOM),
         _one_fault(DEFAULT, 1, 1, (3,), EVERY),
-        _one_fault("exact_announce", 1, 1, (3,), EVERY),
+        *(_one_fault(discipline, 1, 1, (3,), EVERY) for discipline in ANNOUNCING),
         _one_fault(DEFAULT, 1, 2, (3,), (*ONE_ROOM, Fault.LOSE), together=True),
         _one_fault(DEFAULT, 2, 2, (1,), (Fault.FAIL, Fault.LATE), together=True),
         _one_fault(DEFAULT, 1, 2, (1, 1), (Fault.LATE,), together=True, atomic=True),

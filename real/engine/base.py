@@ -100,6 +100,13 @@ class TransferEngine(ABC):
     transports: ClassVar[Mapping[str, str]]
     """The transports that this class runs, each with one sentence for users."""
 
+    called: ClassVar[str]
+    """Who moves the bytes, as a sentence calls it."""
+
+    resembles_networks: ClassVar[bool] = True
+    """Whether what is measured of it says something about other transports, and what is published about networks
+    something about it: else a link profile of it is made from measurements of it alone."""
+
     device_transports: ClassVar[frozenset[str]] = frozenset()
     """Those of them for which an adapter can be named."""
 

@@ -54,6 +54,7 @@ class MooncakeEngine(TransferEngine):
         "tcp": "Mooncake's Transfer Engine over TCP",
         "rdma": "Mooncake's Transfer Engine over RDMA",
     }
+    called: ClassVar[str] = "Mooncake"
     device_transports: ClassVar[frozenset[str]] = frozenset({"rdma"})
     # A connection without progress for 2 s is given up, and one whose peer does not answer for 2 s more (`settings`).
     late_write_s: ClassVar[float] = 5.0

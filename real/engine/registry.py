@@ -41,6 +41,17 @@ def transports() -> tuple[str, ...]:
     return tuple(engines())
 
 
+def only_with_devices() -> str:
+    """Which transports have devices, as the end of a sentence about one that has none."""
+    having = with_devices()
+    return f"only {' and '.join(having)} {'has' if len(having) == 1 else 'have'} devices"
+
+
+def with_devices() -> tuple[str, ...]:
+    """The names of the transports for which an adapter can be named."""
+    return tuple(name for name, engine in engines().items() if name in engine.device_transports)
+
+
 def engine_class(transport: str) -> type[TransferEngine]:
     """The class that runs a transport. Raises EngineError for a name that none has."""
     try:

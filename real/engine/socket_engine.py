@@ -62,6 +62,8 @@ class SocketEngine(TransferEngine):
     transports: ClassVar[Mapping[str, str]] = {
         "socket": "plain sockets of this package's own, for tests and where Mooncake cannot be installed"
     }
+    called: ClassVar[str] = "the socket engine"
+    resembles_networks: ClassVar[bool] = False
     knows_restarted_peers: ClassVar[bool] = True
     serves_strangers: ClassVar[bool] = False
     no_gpu_memory: ClassVar[str] = "the socket engine writes host memory only; only tcp and rdma can write a GPU's"

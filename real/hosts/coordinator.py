@@ -23,7 +23,7 @@ from real.control.addresses import is_loopback, listen
 from real.control.clocks import Clock
 from real.control.guard import Guard, Refusal, Refusals
 from real.control.spec import RankSpec
-from real.engine.registry import engines
+from real.engine.registry import engines, only_with_devices
 from real.errors import EngineError, EngineStartError
 from real.hosts.joining import (
     BEAT_S,
@@ -230,7 +230,7 @@ class Coordinator:
             return "it runs other sources than the coordinator; install the same version on all hosts"
         transport = (self._config or {}).get("real", {}).get("transport")
         if join.device and transport in engines() and transport not in engines()[transport].device_transports:
-            return f"--device is {join.device!r}, which has no effect in a run over {transport}: only rdma has devices"
+            return f"--device is {join.device!r}, which has no effect in a run over {transport}: {only_with_devices()}"
         if join.config is not None and self._config is not None:
             difference = first_difference(self._config, join.config)
             if difference is not None:

@@ -127,7 +127,7 @@ def test_calibration_takes_it_but_not_together_with_mooncakes(
         "bench_link_tcp,host,tcp,write,4096,1,1,4096,60,0.0683\n"
     )
     with pytest.raises(
-        UserError, match="made over tcp and over socket, the engine of our own: they must all be of one"
+        UserError, match="made over tcp and over socket, which resembles no other: they must all be of one"
     ):
         read_inputs([seed_run, table])
     assert read_inputs([table]).transport == "tcp"

@@ -15,9 +15,6 @@ from experiments.errors import UserError
 from experiments.progress import Step
 from experiments.runs.rundir import StoredRun, is_finished_run
 
-SOCKET = "socket"
-"""The transport that resembles no other: a law of it says nothing about Mooncake, and the other way round."""
-
 
 @dataclass
 class Inputs:
@@ -43,16 +40,16 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
 
     ``progress`` is told of each when it is about to be read.
     """
-    from real.engine.registry import transports
+    from real.engine.registry import engines
 
-    found, known_transports = Inputs(), set(transports())
+    found = Inputs()
     for path in paths:
         progress(path.name)
         if is_finished_run(path):
             run = StoredRun(path)
             observe(run, found.seen)
             if run.kind == "real":
-                found.transports.add(run.config.real.transport)
+                found.transports.add(run.transport)
             continue
         if path.is_dir():
             # What bench-link leaves; its JSON knows more than its CSV.
@@ -64,7 +61,7 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
             path = known[0]
         rows, left_out = read_rows(path)
         found.rows.extend(rows)
-        found.transports |= {row.link for row in rows} & known_transports
+        found.transports |= {row.link for row in rows} & engines().keys()
         found.left_out.extend(left_out)
         if unknown := unknown_columns(path, rows):
             found.not_used[path.name] = unknown
@@ -72,12 +69,12 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
             contact_us = json.loads(path.read_text(encoding="utf-8")).get("first_contact_us")
             if isinstance(contact_us, int | float):
                 found.first_contacts_s.append(contact_us * MICRO)
-    if SOCKET in found.transports and len(found.transports) > 1:
-        others = " and ".join(sorted(found.transports - {SOCKET}))
-        raise UserError(
-            f"MEASUREMENTS were made over {others} and over {SOCKET}, the engine of our own: they must all be of one "
-            f"transport, since a profile is the law of one"
-        )
+    for alone in sorted(name for name in found.transports if not engines()[name].resembles_networks):
+        if others := " and ".join(sorted(found.transports - {alone})):
+            raise UserError(
+                f"MEASUREMENTS were made over {others} and over {alone}, which resembles no other: they must all be of "
+                f"one transport, since a profile is the law of one"
+            )
     if not found.rows and not found.seen.runs:
         first = found.left_out[0]
         raise UserError(f"no row can be used: {first.file} row {first.row}, {first.reason}")

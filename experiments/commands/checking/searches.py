@@ -20,7 +20,7 @@ from protocol.checker.explorer import Exploration, Finding, explore
 from protocol.checker.invariants import STATEMENTS
 from protocol.checker.schedule import describe, from_file, to_file
 from protocol.checker.suites import SUITES
-from protocol.disciplines import DISCIPLINES
+from protocol.disciplines import DEFAULT, DISCIPLINES
 from protocol.naming import did_you_mean
 
 
@@ -39,9 +39,9 @@ def chosen_bounds(suite: str, discipline: str | None, only: str | None) -> list[
                 f"it must be one of {', '.join(DISCIPLINES)}"
             )
         bounds = [
-            msgspec.structs.replace(bound, discipline=discipline, name=bound.name.replace("window", discipline))
+            msgspec.structs.replace(bound, discipline=discipline, name=bound.name.replace(DEFAULT, discipline))
             for bound in bounds
-            if bound.discipline == discipline or (bound.discipline == "window" and len(bound.default_tokens) == 1)
+            if bound.discipline == discipline or (bound.discipline == DEFAULT and len(bound.default_tokens) == 1)
         ]
     if only is not None:
         bounds = [bound for bound in bounds if only in bound.name]

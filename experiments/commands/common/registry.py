@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ class Command:
     place: int
     example: str
     note: str
+    names: Mapping[str, Callable[[], Iterable[str]]]
     function: Callable[..., None]
 
     @property
@@ -38,24 +39,31 @@ class Command:
         """The command as typer makes it; of no narrower type, since some versions bring their own copy of click."""
         alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         alone.command(self.name, epilog=f"{self.note} Example: {self.example}".strip())(self.function)
-        return typer.main.get_command(alone)
+        made = typer.main.get_command(alone)
+        for parameter in made.params:
+            for option in self.names.keys() & set(parameter.opts):
+                parameter.metavar = "|".join(self.names[option]())
+        return made
 
 
 _registered: dict[str, Command] = {}
 
 
-def command(*, place: int, example: str, note: str = "") -> Callable[[Function], Function]:
+def command(
+    *, place: int, example: str, note: str = "", names: Mapping[str, Callable[[], Iterable[str]]] | None = None
+) -> Callable[[Function], Function]:
     """Make a function the command that its module is named after.
 
     ``place``: where the list of commands has it, the smallest first. ``example``: a command line that its help and the
-    list of commands end with. ``note``: a sentence before the example in its own help.
+    list of commands end with. ``note``: a sentence before the example in its own help. ``names``: for options that take
+    one of some names, what tells them; it is asked when the command is used.
     """
 
     def register(function: Function) -> Function:
         name = function.__module__.rpartition(".")[2].replace("_", "-")
         if name in _registered:
             raise ValueError(f"{function.__module__} registers a second command, a module is one command")
-        _registered[name] = Command(name, place, example, note, function)
+        _registered[name] = Command(name, place, example, note, names or {}, function)
         return function
 
     return register
