@@ -1,8 +1,9 @@
 """Starts the processes of ranks: forked from a server that has their imports already, or each anew.
 
 Both are the same process to whoever starts it. The fork server (``real.hosts.fork_server``) is started with the first
-rank and serves until this process ends, or until ranks are to start from something else than it did (`conditions`). It
-needs Linux with pidfds, and a torch that starts no threads when it is imported: elsewhere every rank is started anew.
+rank and serves until this process ends; another one does where ranks are to start from something else than it did
+(`conditions`). It needs Linux with pidfds, and a torch that starts no threads when it is imported: elsewhere every rank
+is started anew.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from real.hosts.fork_server import EXIT_STATUS, HEADER, MOST_BYTES, Forked, Fork
 RANK, FORK_SERVER = "real.run.rank", "real.hosts.fork_server"
 WARM_TIMEOUT_S = 90.0
 ANSWER_TIMEOUT_S = 20.0
+
+MOST_SERVERS = 2
+"""How many are kept: one for what is usual, and one for what is tried beside it."""
 
 RANK_ENVIRONMENT = {
     # Copies of embeddings come and go; let the C library keep their pages instead of returning them to the system,
@@ -215,76 +219,75 @@ class ForkServer:
 
 
 class ForkServers:
-    """The fork server of this process, and those that came before it and still have ranks."""
+    """The fork servers of this process: those of the conditions that ranks last started under, and those before them
+    that still have ranks."""
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         self._lock = threading.Lock()
-        self._conditions: object = None
-        self._server: ForkServer | None = None
         self._patience_s = WARM_TIMEOUT_S
+        self._servers: dict[object, ForkServer] = {}  # by conditions, the last one used at the end
         self._unfit: set[object] = set()
         self._retired: list[ForkServer] = []
 
     def warm_up(self, environment: Mapping[str, str], patience_s: float) -> None:
         """Let the imports begin that ranks in this environment need; does not wait for them."""
-        with self._lock:
-            self._patience_s = patience_s
-            self._server_for(environment)
+        if can_fork():
+            with self._lock:
+                self._patience_s = patience_s
+                self._server_for(conditions(environment), environment)
 
-    def _server_for(self, environment: Mapping[str, str]) -> ForkServer | None:
-        if not can_fork():
-            return None
-        now = conditions(environment)
+    def _server_for(self, now: object, environment: Mapping[str, str]) -> ForkServer | None:
         if now in self._unfit:
             return None
-        if self._server is None or self._conditions != now:
-            self._retire()
-            self._conditions, self._server = now, ForkServer(environment, self._patience_s)
-        return self._server
+        server = self._servers.pop(now, None) or ForkServer(environment, self._patience_s)
+        self._servers[now] = server
+        while len(self._servers) > MOST_SERVERS:
+            self._retire(next(iter(self._servers)))
+        return server
 
     def fork(self, environment: Mapping[str, str], sink: IO[bytes], kept: Sequence[int]) -> ForkedProcess | None:
         """A forked rank; None where it must be started anew."""
+        if not can_fork():
+            return None
         try:
             folder = str(Path.cwd())
         except FileNotFoundError:  # removed meanwhile: a fork has no way there
             return None
+        now = conditions(environment)
         with self._lock:
             for _ in range(2):
-                if (server := self._server_for(environment)) is None:
+                if (server := self._server_for(now, environment)) is None:
                     return None
                 try:
                     return server.fork(folder, environment, sink, kept)
                 except ServerGoneError as gone:
                     if gone.unfit:
-                        self._unfit.add(self._conditions)
-                    self._retire()
+                        self._unfit.add(now)
+                    self._retire(now)
                 except OSError:
                     raise
                 except BaseException:  # Ctrl-C: the answer that was waited for may come yet
-                    self._retire()
+                    self._retire(now)
                     raise
             return None
 
-    def _retire(self) -> None:
-        if self._server is not None:
-            self._server.retire()
-            self._retired.append(self._server)
-            self._server = None
-        self._retired = [server for server in self._retired if not server.has_ended()]
+    def _retire(self, which: object) -> None:
+        server = self._servers.pop(which)
+        server.retire()
+        self._retired = [*(one for one in self._retired if not one.has_ended()), server]
 
     def end(self) -> None:
         """End them all."""
-        self._retire()
-        for server in self._retired:
+        for server in (*self._servers.values(), *self._retired):
             server.end()
-        self._retired = []
+        self._servers, self._retired = {}, []
 
     def forget(self) -> None:
         """They are the children of the process that this one was forked from."""
-        for server in filter(None, [self._server, *self._retired]):
+        for server in (*self._servers.values(), *self._retired):
             server.forget()
         self._clear()
 
