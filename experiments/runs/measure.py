@@ -24,7 +24,6 @@ from experiments.runs.rundir import RunWriter
 from experiments.runs.summary import each, summarise
 from experiments.workloads.requests import check_requests, make_requests
 from experiments.workloads.traffic import traffic_of
-from protocol.observe.monitor import LawChecker
 from protocol.topology import RankId
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ class _Measured:
 
     def take(self, number: int, outcome: RealOutcome, recorder: RunRecorder) -> list[str]:
         """Give one replication's records to ``recorder`` and keep the rest; the laws that were broken."""
-        recorder.laws.excuse(outcome.cut_short)
+        recorder.excuse(outcome.cut_short)
         for request in outcome.requests:
             recorder.expect(request)
         last_s = 0.0
@@ -150,7 +149,7 @@ class _Measured:
             last_s = record.time_s
         end_s = max(outcome.end_s, last_s)
         one = recorder.finish(end_s, deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
-        ends = [*outcome.violations, *_never_ended(recorder.laws, outcome)]
+        ends = [*outcome.violations, *_never_ended(recorder, outcome)]
         one.violations += len(outcome.mismatches) + len(ends)
         one.faults, one.ended_early = outcome.faults, outcome.ended_early
         self.replications.append(one)
@@ -161,7 +160,7 @@ class _Measured:
         self.quarantined += [
             {"replication": number, "rank": str(rank_id), "room": room} for room, rank_id in sorted(outcome.quarantined)
         ]
-        return [*ends, *recorder.laws.examples, *outcome.mismatches]
+        return [*ends, *recorder.examples, *outcome.mismatches]
 
     def proof(self) -> dict[str, Any]:
         """How the run knows which transport it used."""
@@ -173,13 +172,13 @@ class _Measured:
         return {"memory": self.memory, "usage": self.usage, "refused": self.refused, "quarantined": self.quarantined}
 
 
-def _never_ended(laws: LawChecker, outcome: RealOutcome) -> list[str]:
+def _never_ended(recorder: RunRecorder, outcome: RealOutcome) -> list[str]:
     """Rooms that no record says to be over on a rank that gave its account, which does not mention them either."""
     # Rooms in quarantine have ended, but for their blocks.
     known = outcome.quarantined | outcome.left
     return [
         f"room {room} never ended on {rank_id}"
-        for room, rank_id in laws.open_rooms
+        for room, rank_id in recorder.open_rooms
         if rank_id not in outcome.cut_short and (room, rank_id) not in known
     ]
 

@@ -12,7 +12,7 @@ from experiments.runs.rundir import RunWriter
 from protocol.emulation.scenario import Request
 from protocol.observe.monitor import LawChecker
 from protocol.observe.runlog import RunLog
-from protocol.recording import Event
+from protocol.recording import Event, Recorder
 from protocol.status import Status
 from protocol.topology import RankId
 
@@ -24,27 +24,57 @@ Draw = Callable[[Path], Iterable[str]]
 TOLD_LAWS = 3
 """Broken laws shown per replication; summary.json counts them all."""
 
+MONITORED_REPLICATION = 0
+"""The one of a simulated configuration's replications whose records the invariant monitor looks at. The others run the
+same code on other requests, and the monitor takes as long as all their figures; ``check`` is there to look for more."""
+
 
 class RunRecorder:
-    """Everything that listens to the records of one replication, as one Recorder."""
+    """Everything that listens to the records of one replication. What is asked for decides what does.
 
-    def __init__(self, config: Config, writer: RunWriter | None) -> None:
+    The figures are kept in any case. ``writer``: stores the records and the requests. ``monitored``: the invariant
+    monitor looks at every record.
+    """
+
+    def __init__(self, config: Config, writer: RunWriter | None, *, monitored: bool = True) -> None:
         scenario = config.scenario()
         self.replication = Replication(
             warmup_requests=config.run.warmup_requests,
             slo=Limits(config.slo.ttft_s, config.slo.latency_s),
             closed=config.workload.loop == "closed",
             disturbed=config.disturbed,
+            monitored=monitored,
         )
-        self.laws = LawChecker(scenario)
+        self._laws = LawChecker(scenario) if monitored else None
         self._writer = writer
         self._add_event = writer.event if writer is not None else None
         self.log = RunLog(scenario, self._request, warmup_requests=config.run.warmup_requests)
 
+    @property
+    def recorder(self) -> Recorder:
+        """What takes the records: where they are for the figures alone, these themselves."""
+        return self.log if self._laws is None and self._add_event is None else self
+
+    @property
+    def examples(self) -> list[str]:
+        """The first laws that were broken, a sentence each."""
+        return [] if self._laws is None else self._laws.examples
+
+    @property
+    def open_rooms(self) -> list[tuple[int, RankId]]:
+        """Rooms that are submitted to a rank and not released there, as far as anybody looks."""
+        return [] if self._laws is None else self._laws.open_rooms
+
+    def excuse(self, ranks: Iterable[RankId]) -> None:
+        """The last records of these ranks may be missing: nothing is held against others that only these could say."""
+        if self._laws is not None:
+            self._laws.excuse(ranks)
+
     def expect(self, request: Request) -> None:
         """Announce a request to the listeners, before its first record."""
         self.log.expect(request)
-        self.laws.expect(request)
+        if self._laws is not None:
+            self._laws.expect(request)
 
     def __call__(
         self,
@@ -60,18 +90,20 @@ class RunRecorder:
         """Take one record; see ``protocol.recording.Record`` for the fields."""
         if self._add_event is not None:
             self._add_event(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-        self.laws(time_s, rank_id, room, event, status, tokens, bytes_, detail)
+        if self._laws is not None:
+            self._laws(time_s, rank_id, room, event, status, tokens, bytes_, detail)
         self.log(time_s, rank_id, room, event, status, tokens, bytes_, detail)
 
     def finish(self, end_s: float, *, deadlock: bool, deadlocks: Sequence[str] = ()) -> Replication:
         """End of the replication; ``deadlocks`` says when and of which rooms, where that is known."""
         self.log.finish(end_s)
-        self.laws.finish()
         one = self.replication
         one.take(self.log, end_s)
         one.deadlock = deadlock
         one.deadlocks = tuple(deadlocks)
-        one.violations = self.laws.broken
+        if self._laws is not None:
+            self._laws.finish()
+            one.violations = self._laws.broken
         return one
 
     def _request(self, row: Any) -> None:

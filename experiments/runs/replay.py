@@ -51,5 +51,6 @@ def replications_of(
         log.finish(note["end_s"])
         one.take(log, note["end_s"])
         one.adapters = note.get("adapters")
+        one.monitored = note.get("monitored", True)
         one.deadlock, one.deadlocks = note["deadlock"], tuple(note["deadlocks"])
     return made

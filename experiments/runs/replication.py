@@ -61,6 +61,7 @@ class Replication:
     slo: Limits = NO_LIMITS
     closed: bool = False
     disturbed: bool = False
+    monitored: bool = False
     statuses: Counter[str] = field(default_factory=Counter)
     room: array[int] = field(default_factory=lambda: array("q"))
     arrival_s: array[float] = field(default_factory=lambda: array("d"))

@@ -11,7 +11,7 @@ from experiments.config.schema import Config
 from experiments.errors import RunFailedError
 from experiments.files import Claim
 from experiments.runs.environment import describe
-from experiments.runs.recorder import Draw, Notice, Progress, RunRecorder, publish, tell
+from experiments.runs.recorder import MONITORED_REPLICATION, Draw, Notice, Progress, RunRecorder, publish, tell
 from experiments.runs.replication import Replication
 from experiments.runs.rundir import RunWriter
 from experiments.runs.summary import each, summarise
@@ -23,7 +23,8 @@ from protocol.sizing import SizingError
 def simulate_one(
     config: Config, replication: int, writer: RunWriter | None = None, progress: Progress | None = None
 ) -> tuple[Replication, list[str]]:
-    """One simulated replication; also the laws it broke. Without a writer nothing is written.
+    """One simulated replication; also the laws it broke, as far as they were looked for: those of its end in any case,
+    those of every record in ``MONITORED_REPLICATION``. Without a writer nothing is written.
 
     Raises RunFailedError when a sizing policy from outside breaks its contract.
     """
@@ -32,7 +33,7 @@ def simulate_one(
     from sim.run import simulate
     from sim.streams import stream
 
-    recorder = RunRecorder(config, writer)
+    recorder = RunRecorder(config, writer, monitored=replication == MONITORED_REPLICATION)
     plan = fault_plan(config, replication)
     faults = None if plan is None else PlannedFaults(plan)
     if writer is not None:
@@ -42,7 +43,7 @@ def simulate_one(
             config.scenario(),
             make_requests(config, replication),
             config.link.load(),
-            recorder=recorder,
+            recorder=recorder.recorder,
             progress=progress,
             faults=faults,
             concurrency=config.workload.concurrency,
@@ -57,9 +58,9 @@ def simulate_one(
     if outcome.adapters_s is not None and end_s > start_s:
         one.adapters = min(outcome.adapters_s / (end_s - start_s), 1.0)
     forgives = plan is not None and config.scenario().timeout_s is None
-    ends = broken_ends(recorder.laws.open_rooms, outcome, forgives=forgives)
+    ends = broken_ends(recorder.open_rooms, outcome, forgives=forgives)
     one.violations += len(ends)
-    return one, [*ends, *recorder.laws.examples]
+    return one, [*ends, *recorder.examples]
 
 
 def run_sim(
@@ -91,6 +92,7 @@ def run_sim(
         summary = summarise(replications, kind="sim", transport=config.link.profile, wall_s=wall_s)
         summary["replications"] = each(replications)
         summary["workload"] = traffic.content()
-        writer.finish(summary, describe(inputs=config.input_digests(), workload=traffic.content()))
+        facts: dict[str, Any] = {"workload": traffic.content(), "monitored_replications": [MONITORED_REPLICATION]}
+        writer.finish(summary, describe(inputs=config.input_digests(), **facts))
         publish(writer, draw, notice)
     return summary

@@ -43,14 +43,16 @@ no interval either.
   found the run too short to tell.
 * ``invariant_violations``: laws found broken in the records (``protocol.observe``) and at the end of the run (rooms
   left, blocks missing), plus wrong bytes and embeddings that were not compared in a measured run.
+  ``monitored_replications``: in how many replications the records were looked at: all of a measured run, the first of a
+  simulated one. The end is looked at in all.
 * ``faults``: a sentence for everything that went wrong with a process of a measured run and was not in its plan; a run
   with some ends with status 1. ``ended_early``: why requests were not handed out any more, if so; these are not among
   those offered.
 * ``events_per_request``: recorded events over requests. ``wall_s`` and ``requests_per_wall_s`` are the only figures
   that differ when a simulated run is repeated.
-* ``replications``: for each one its end and its window, whether it deadlocked and which rooms did, its faults, MSER-5's
-  count (None: too short to tell) and ``latency_autocorrelation_requests``, how many successive requests tell as much
-  about the mean latency as one independent request would.
+* ``replications``: for each one its end and its window, whether it was monitored, whether it deadlocked and which rooms
+  did, its faults, MSER-5's count (None: too short to tell) and ``latency_autocorrelation_requests``, how many
+  successive requests tell as much about the mean latency as one independent request would.
 """
 
 from __future__ import annotations
@@ -113,6 +115,7 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
             "mser5_unknown": cuts.count(None),
         },
         "invariant_violations": sum(one.violations for one in replications),
+        "monitored_replications": sum(one.monitored for one in replications),
         "faults": [fault for one in replications for fault in one.faults],
         "ended_early": next((one.ended_early for one in replications if one.ended_early), None),
         "wall_s": wall_s,
@@ -132,6 +135,7 @@ def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:
                 "window_start_s": one.window_s[0],
                 "window_end_s": one.window_s[1],
                 "adapters": one.adapters,
+                "monitored": one.monitored,
                 "deadlock": one.deadlock,
                 "deadlocks": list(one.deadlocks),
                 "faults": list(one.faults),

@@ -57,7 +57,7 @@ def test_one_replication_by_hand() -> None:
     assert list(summary) == [
         "schema", "kind", "transport", "requests", "failures", "latency_s", "ttft_s", "transfer_s", "throughput_rps",
         "failure_rate", "slo", "resume", "language_pool", "encode_pool", "utilisation", "capacity", "deadlock",
-        "deadlock_rate", "warmup", "invariant_violations", "faults", "ended_early", "wall_s", "requests_per_wall_s", "events_per_request",
+        "deadlock_rate", "warmup", "invariant_violations", "monitored_replications", "faults", "ended_early", "wall_s", "requests_per_wall_s", "events_per_request",
     ]  # fmt: skip
     assert summary["requests"] == {"offered": 5, "succeeded": 3, "failed": 1, "unfinished": 1, "not_served": 2}
     assert summary["failures"] == {"it has no room for 4 tokens": 1}
