@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.commands.common.options import (
+    EventsOption,
     ForceOption,
     JsonOption,
     OutOption,
@@ -20,7 +21,12 @@ from experiments.commands.common.options import (
     TimelineOption,
 )
 from experiments.commands.common.registry import command
-from experiments.commands.common.running import load_config, refuse_force_without_out, run_into_directory
+from experiments.commands.common.running import (
+    load_config,
+    refuse_force_without_out,
+    refuse_timeline_without_events,
+    run_into_directory,
+)
 from experiments.commands.common.unused import refuse_unused
 from experiments.options import transport_names, transports_with_devices, unused_device
 
@@ -87,6 +93,7 @@ def real(
     seed: SeedOption = None,
     force: ForceOption = False,
     plots: PlotsOption = True,
+    events: EventsOption = True,
     timeline: TimelineOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,7 +122,7 @@ def real(
             raise UserError("--out, --force and --json are not allowed with --role: the coordinator writes the run")
         refuse_unused(
             context,
-            {"--no-plots", "--plots", "--timeline"},
+            {"--no-plots", "--plots", "--no-events", "--events", "--timeline"},
             "with --role: give it to the coordinator, who writes the run",
         )
         if config is None and (overrides or seed is not None):
@@ -127,13 +134,16 @@ def real(
     if config is None:
         raise UserError("CONFIG is missing, only a rank with --role needs none")
     refuse_force_without_out(context, out)
+    refuse_timeline_without_events(timeline=timeline, events=events)
     asked = _asked_for(config, overrides, seed, device, expose=expose)
     if meeting is None:
         warm_up()  # while what follows is imported here
     from experiments.figures.directory import drawing
     from experiments.runs.measure import run_measured
 
-    execute = functools.partial(run_measured, meeting=meeting, draw=drawing(plots=plots, timeline=timeline))
+    execute = functools.partial(
+        run_measured, meeting=meeting, events=events, draw=drawing(plots=plots, timeline=timeline)
+    )
     run_into_directory("real", execute, asked, out, force=force, as_json=as_json)
 
 

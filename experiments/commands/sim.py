@@ -8,6 +8,7 @@ import typer
 
 from experiments.commands.common.options import (
     ConfigArgument,
+    EventsOption,
     ForceOption,
     JsonOption,
     OutOption,
@@ -17,7 +18,12 @@ from experiments.commands.common.options import (
     TimelineOption,
 )
 from experiments.commands.common.registry import command
-from experiments.commands.common.running import load_config, refuse_force_without_out, run_into_directory
+from experiments.commands.common.running import (
+    load_config,
+    refuse_force_without_out,
+    refuse_timeline_without_events,
+    run_into_directory,
+)
 
 
 @command(place=20, example="bufferlab sim quickstart --set protocol.sizing.tokens=2048")
@@ -29,6 +35,7 @@ def sim(
     seed: SeedOption = None,
     force: ForceOption = False,
     plots: PlotsOption = True,
+    events: EventsOption = True,
     timeline: TimelineOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,5 +44,6 @@ def sim(
     from experiments.runs.simulate import run_sim
 
     refuse_force_without_out(context, out)
-    execute = functools.partial(run_sim, draw=drawing(plots=plots, timeline=timeline))
+    refuse_timeline_without_events(timeline=timeline, events=events)
+    execute = functools.partial(run_sim, events=events, draw=drawing(plots=plots, timeline=timeline))
     run_into_directory("sim", execute, load_config(config, settings, seed), out, force=force, as_json=as_json)

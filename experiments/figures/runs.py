@@ -39,12 +39,13 @@ BINS = 300
 
 
 def plot_run(folder: Path) -> list[Path]:
-    """The figures every run directory has in plots/."""
+    """The figures every run directory has in plots/; that of the pools only where events are kept."""
     run = StoredRun(folder)
     made = []
     if run.summary["requests"]["succeeded"]:
         made.append(save(latency_ecdf([run], labels=[""]), folder / "plots" / "latency.png"))
-    made.append(save(plot_pool_occupancy(run), folder / "plots" / "pools.png"))
+    if run.keeps_events:
+        made.append(save(plot_pool_occupancy(run), folder / "plots" / "pools.png"))
     return made
 
 

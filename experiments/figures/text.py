@@ -55,6 +55,10 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     lines.append(summary["capacity"]["sentence"])
     if summary["invariant_violations"]:
         lines.append(f"{summary['invariant_violations']} BROKEN LAWS: this run cannot be trusted")
+    if not summary.get("events_kept", True):
+        lines.append(
+            "events were not kept: no figure of the pools, and nothing to compare, pair, validate or calibrate"
+        )
     lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
     return "\n".join(lines)
 

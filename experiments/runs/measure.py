@@ -37,6 +37,7 @@ def run_measured(
     target: Path | str | Claim,
     *,
     meeting: Meeting | None = None,
+    events: bool = True,
     draw: Draw | None = None,
     begin: Notice | None = None,
     progress: Progress | None = None,
@@ -44,7 +45,8 @@ def run_measured(
 ) -> dict[str, Any]:
     """Run all replications over ``real.transport`` into ``target`` and return the summary.
 
-    ``draw`` adds figures to it; ``experiments.figures.directory.drawing`` makes one.
+    ``events``: whether events.parquet is kept. ``draw`` adds figures to the directory, and
+    ``experiments.figures.directory.drawing`` makes one.
     ``begin`` is told what the requests are, once nothing can be refused any more.
     ``meeting``: where the ranks come to from their hosts; without one all of them are started on this host.
     Raises UserError if the backend is not installed, RunFailedError if there is nothing to write, and RunFaultedError
@@ -62,7 +64,10 @@ def run_measured(
         from real.errors import EngineError
 
         # The place first: that it cannot be written is known before ranks come from their hosts.
-        with RunWriter(target, config) as writer, gathered(config, meeting, notice or (lambda _: None)) as hosts:
+        with (
+            RunWriter(target, config, events=events) as writer,
+            gathered(config, meeting, notice or (lambda _: None)) as hosts,
+        ):
             if begin is not None:
                 begin(traffic.text)
             started_s = time.perf_counter()
@@ -92,6 +97,7 @@ def run_measured(
             summary = summarise(measured.replications, kind="real", transport=transport, wall_s=wall_s)
             summary["replications"] = each(measured.replications)
             summary["workload"] = traffic.content()
+            summary["events_kept"] = events
             facts = measured.facts() | ({} if hosts is None else {"hosts": hosts.facts(), "ranks": measured.ranks})
             writer.finish(
                 summary,

@@ -67,6 +67,7 @@ def run_sim(
     config: Config,
     target: Path | str | Claim,
     *,
+    events: bool = True,
     draw: Draw | None = None,
     begin: Notice | None = None,
     progress: Progress | None = None,
@@ -74,7 +75,8 @@ def run_sim(
 ) -> dict[str, Any]:
     """Simulate all replications into ``target`` and return the summary.
 
-    ``draw`` adds figures to it; ``experiments.figures.directory.drawing`` makes one.
+    ``events``: whether events.parquet is kept. ``draw`` adds figures to the directory, and
+    ``experiments.figures.directory.drawing`` makes one.
     ``begin`` is told what the requests are, once nothing about them can be refused.
     """
     check_requests(config, "sim")
@@ -82,7 +84,7 @@ def run_sim(
     if begin is not None:
         begin(traffic.text)
     started_s = time.perf_counter()
-    with RunWriter(target, config) as writer:
+    with RunWriter(target, config, events=events) as writer:
         replications = []
         for number in range(config.run.replications):
             one, broken = simulate_one(config, number, writer, progress)
@@ -92,6 +94,7 @@ def run_sim(
         summary = summarise(replications, kind="sim", transport=config.link.profile, wall_s=wall_s)
         summary["replications"] = each(replications)
         summary["workload"] = traffic.content()
+        summary["events_kept"] = events
         facts: dict[str, Any] = {"workload": traffic.content(), "monitored_replications": [MONITORED_REPLICATION]}
         writer.finish(summary, describe(inputs=config.input_digests(), **facts))
         publish(writer, draw, notice)

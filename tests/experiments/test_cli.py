@@ -102,6 +102,48 @@ def test_a_command_loads_nothing_heavy_that_it_does_not_need(arguments: tuple[st
     assert done.stdout.splitlines()[-1] == f"loaded:{needed}"
 
 
+# --- what a run keeps ---
+
+
+def test_a_run_without_events_has_the_same_figures(bufferlab: Any) -> None:
+    whole = json.loads(bufferlab("sim", "quickstart", *SMALL, "--out", "whole", "--json").out)
+    bare = json.loads(bufferlab("sim", "quickstart", *SMALL, "--out", "bare", "--json", "--no-events").out)
+    for summary in (whole, bare):
+        del summary["wall_s"], summary["requests_per_wall_s"]
+    assert (whole.pop("events_kept"), bare.pop("events_kept")) == (True, False)
+    assert whole == bare
+    assert Path("whole/requests.parquet").read_bytes() == Path("bare/requests.parquet").read_bytes()
+    assert sorted(path.name for path in Path("bare").iterdir()) == [
+        "config.toml", "environment.json", "plots", "requests.parquet", "summary.json",
+    ]  # fmt: skip
+
+
+def test_what_needs_events_says_that_a_run_has_none(bufferlab: Any) -> None:
+    told = bufferlab("sim", "seed-small", "--out", "bare", "--no-events")
+    assert "events were not kept" in told.out
+    assert [path.name for path in Path("bare/plots").iterdir()] == ["latency.png"]
+    assert bufferlab("sim", "seed-small", "--out", "whole", "--no-plots").status == 0
+    for arguments in (
+        ("compare", "bare", "whole"),
+        ("compare", "whole", "bare"),
+        ("paired", "whole", "bare"),
+        ("calibrate", "bare", "--out", "x.toml"),
+    ):
+        ended = bufferlab(*arguments)
+        assert (ended.status, ended.err) == (
+            2, "bufferlab: RUN is 'bare', which kept no events; repeat that run without --no-events.\n",
+        )  # fmt: skip
+    assert bufferlab("sim", "seed-small", "--set", "workload.file=bare", "--no-plots").status == 0
+
+
+@pytest.mark.parametrize("command", ["sim", "real"])
+def test_a_timeline_needs_events(command: str, bufferlab: Any) -> None:
+    ended = bufferlab(command, "seed-small", "--timeline", "--no-events", "--out", "run")
+    assert ended.status == 2
+    assert "--timeline is drawn of the events, which --no-events does not keep" in ended.err
+    assert not Path("run").exists()
+
+
 # --- bad input ---
 
 

@@ -21,6 +21,14 @@ SetOption = Annotated[
 SeedOption = Annotated[str | None, typer.Option("--seed", metavar="NUMBER", help="Overrides run.seed.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run in --out.")]
 PlotsOption = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures in plots/.")]
+EventsOption = Annotated[
+    bool,
+    typer.Option(
+        "--events/--no-events",
+        help="Keep every event in events.parquet, of which the timeline and the pools' figure are drawn, and which "
+        "compare, paired, validate and calibrate read.",
+    ),
+]
 TimelineOption = Annotated[
     bool, typer.Option("--timeline", help="Write timeline.json of the first replication, which Perfetto opens.")
 ]

@@ -32,6 +32,14 @@ def refuse_force_without_out(context: typer.Context, out: Path | None) -> None:
         refuse_unused(context, {"--force"}, "without --out, whose finished run it lets replace")
 
 
+def refuse_timeline_without_events(*, timeline: bool, events: bool) -> None:
+    """Raise UserError where a timeline is asked for and what it is drawn of is not kept."""
+    if timeline and not events:
+        from experiments.errors import UserError
+
+        raise UserError("--timeline is drawn of the events, which --no-events does not keep; give one of the two")
+
+
 def run_into_directory(
     kind: str,
     execute: Callable[..., dict[str, Any]],
