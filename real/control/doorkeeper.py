@@ -2,7 +2,12 @@
 
 A peer must have been through the CURVE handshake with the keys of the run's token (``real.control.guard``) before the
 first byte of a message of his is looked at. ZeroMQ does that by itself; this thread says which client keys are let in,
-counts who came and was not, and closes what is beyond the number of connections that a run of this size can need.
+counts who came and was not, and closes what is beyond the number of connections that a run of this size can need: of
+those who have not proved anything the one that has had the longest time for it, so that strangers who only hold a
+connection, however many and however often, keep no rank out.
+
+ZeroMQ does not say which connection a finished handshake was of (the event carries no descriptor, the question before
+it no port). The kernel does: one who does not know the key of the run's server is sent the greeting and nothing more.
 """
 
 from __future__ import annotations
@@ -30,8 +35,11 @@ LONGEST_MESSAGE_BYTES = 64 << 20
 ZAP_ADDRESS, ZAP_VERSION = "inproc://zeromq.zap.01", b"1.0"
 """Where ZeroMQ asks whether a peer may come in, and in which words (ZeroMQ RFC 27)."""
 
-_BYTES_RECEIVED_AT = 128
-"""Where Linux's ``struct tcp_info`` has tcpi_bytes_received."""
+GREETING_BYTES = 64
+"""What ZeroMQ sends to anybody (ZMTP 3.1); all that it says after that is for those who know the server's key."""
+
+_BYTES_ACKED_AT, _BYTES_RECEIVED_AT = 120, 128
+"""Where Linux's ``struct tcp_info`` has tcpi_bytes_acked, of what was sent, and tcpi_bytes_received."""
 
 
 class Doorkeeper:
@@ -53,6 +61,7 @@ class Doorkeeper:
         self._port = 0
         self._open: dict[int, tuple[socket.socket | None, str]] = {}  # by the engine's descriptor
         self._shut: dict[int, bool] = {}  # those of them that were closed here, and whether anything had come by then
+        self._proven: set[int] = set()  # those of them that were seen to know the server's key
         self._left = False
         self._came: Counter[str] = Counter()
         self._let_in: Counter[str] = Counter()
@@ -133,10 +142,27 @@ class Doorkeeper:
         if descriptor in self._open:
             self._disconnected(descriptor)
         self._open[descriptor] = (connection, address)
-        if len(self._open) > self._most and connection is not None:
+        if len(self._open) - len(self._shut) > self._most:
+            self._shut_one(descriptor)
+
+    def _shut_one(self, newest: int) -> None:
+        """Close the oldest connection over which nobody has proved anything; the newest one if all have."""
+        unproven = (one for one in self._open if one not in self._shut and not self._has_proved(one))
+        descriptor = next(unproven, newest)
+        connection, _ = self._open[descriptor]
+        if connection is not None:
             self._shut[descriptor] = _has_spoken(connection)
             with contextlib.suppress(OSError):  # it has closed by itself
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def _has_proved(self, descriptor: int) -> bool:
+        """Whether the peer knows the server's key, or has gone, so that there is nothing to close."""
+        connection, _ = self._open[descriptor]
+        if connection is None:
+            return True
+        if descriptor not in self._proven and _knows_key(connection):
+            self._proven.add(descriptor)
+        return descriptor in self._proven
 
     def _look_at(self, descriptor: int) -> tuple[socket.socket | None, str]:
         """The connection behind a descriptor of ZeroMQ's, and who is at its other end."""
@@ -154,6 +180,7 @@ class Doorkeeper:
 
     def _disconnected(self, descriptor: int) -> None:
         connection, address = self._open.pop(descriptor, (None, ""))
+        self._proven.discard(descriptor)
         left, self._left = self._left, False
         had_spoken = self._shut.pop(descriptor, None)
         if connection is None:
@@ -168,13 +195,22 @@ def _has_spoken(connection: socket.socket) -> bool:
     """Whether anything has come over it: one who only looks whether the port is there is not refused anything."""
     if connection.fileno() < 0:
         return False  # gone meanwhile, and counted
+    received = _count(connection, _BYTES_RECEIVED_AT)
+    return received is None or received > 1  # the end of a connection counts as one
+
+
+def _knows_key(connection: socket.socket) -> bool:
+    """Whether anything was sent over it after the greeting, and has arrived. Nobody is shut where no kernel counts."""
+    acknowledged = _count(connection, _BYTES_ACKED_AT)
+    return acknowledged is None or acknowledged > GREETING_BYTES + 1  # the end of a connection counts as one
+
+
+def _count(connection: socket.socket, at: int) -> int | None:
+    """A number of Linux's account of a connection; None where it does not say."""
     if not sys.platform.startswith("linux"):
-        return True
+        return None
     try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED_AT + 8)
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, at + 8)
     except OSError:
-        return True
-    if len(info) < _BYTES_RECEIVED_AT + 8:
-        return True
-    (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED_AT)
-    return received > 1  # the end of a connection counts as one
+        return None
+    return int(struct.unpack_from("=Q", info, at)[0]) if len(info) >= at + 8 else None

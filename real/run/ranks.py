@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -45,6 +45,9 @@ from real.run.orders import (
 START_TIMEOUT_S = 90.0
 EXIT_TIMEOUT_S = 20.0
 POLL_S = 0.05
+
+CAUSE_S = 2.0
+"""How long the reason for it may be on its way when a rank leaves while it starts, since another one has ended."""
 
 SPARE_CONNECTIONS = 64
 """How many more are let into the router's port than the run has ranks, started again or not."""
@@ -183,6 +186,7 @@ class Ranks:
 
     def _await_all(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
+        left_s: dict[RankId, float] = {}
         while not all(child.ready for child in self.children.values()):
             for order in self.receive(POLL_S):
                 if isinstance(order, Ready):
@@ -193,11 +197,25 @@ class Ranks:
                 status = child.process.poll()
                 if status is not None and status < 0:  # LOST_STATUS, or a signal: nothing that was asked for wrongly
                     raise EngineError(child.process.last_words())
-                if status is not None and status != GROUP_STATUS:
+                if status == GROUP_STATUS:
+                    left_s.setdefault(child.rank_id, time.monotonic())
+                elif status is not None:
                     raise (EngineMissing if status == MISSING_STATUS else EngineStartError)(child.process.last_words())
+            self._check_left(left_s)
             if time.monotonic() > deadline:
                 missing = ", ".join(str(rank_id) for rank_id, child in self.children.items() if not child.ready)
                 raise EngineStartError(f"after {START_TIMEOUT_S:g} s these ranks were not ready: {missing}")
+
+    def _check_left(self, left_s: Mapping[RankId, float]) -> None:
+        """Raise EngineStartError if ranks have left because another one of their instance had ended, and none has."""
+        for rank_id, since_s in left_s.items():
+            members = self.members(rank_id.side, rank_id.instance)
+            if all(member in left_s for member in members) or time.monotonic() - since_s > CAUSE_S:
+                words = "; ".join(self.children[one].process.last_words() for one in members if one in left_s)
+                raise EngineStartError(
+                    f"{rank_id} ended with status {GROUP_STATUS} while it started, as if another rank of its instance "
+                    f"had ended first: {words}"
+                )
 
     def note_ready(self, ready: Ready) -> bool:
         """Whether a process takes orders from now on; not so one that has ended or been replaced meanwhile."""

@@ -135,10 +135,7 @@ def test_those_who_said_nothing_are_not_refused_however_many_and_whoever_closed_
 ) -> None:
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection((HOST, inbox.port))) for _ in range(30)]
-        silent[-1].settimeout(10.0)
-        with contextlib.suppress(ConnectionError):
-            while silent[-1].recv(64):  # ZeroMQ's greeting may have gone out before it was closed there
-                pass
+        until(lambda: sum(map(is_closed, silent)) == 24)
         assert inbox.refused() == []
     with closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as outbox:
         outbox.send([b"mine"])
@@ -148,15 +145,104 @@ def test_those_who_said_nothing_are_not_refused_however_many_and_whoever_closed_
 
 def test_connections_beyond_those_of_a_run_are_closed(context: zmq.Context[zmq.Socket[bytes]], inbox: Inbox) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(20):
-            one = stack.enter_context(socket.create_connection((HOST, inbox.port)))
-            one.settimeout(10)
-        one.recv(64)  # ZeroMQ's greeting may have gone out before
-        with contextlib.suppress(ConnectionError):
-            assert one.recv(64) == b""
+        strangers = [stack.enter_context(socket.create_connection((HOST, inbox.port))) for _ in range(20)]
+        until(lambda: sum(map(is_closed, strangers)) == 14)
+        assert [is_closed(one) for one in strangers] == [True] * 14 + [False] * 6, "the oldest ones"
     with closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as outbox:
         outbox.send([b"mine"])
         assert until(lambda: arrived(inbox)) == [[b"mine"]]
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other end has closed it; what it has said before is passed over."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(64):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+class Flood:
+    """Strangers who say nothing, hold so many connections to a port, and come again as soon as one is closed."""
+
+    def __init__(self, port: int, count: int, said: bytes = b"") -> None:
+        self.came = 0
+        self._port, self._count, self._said = port, count, said
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._hold, daemon=True)
+        self._thread.start()
+
+    def _hold(self) -> None:
+        held: list[socket.socket] = []
+        while not self._stopping.is_set():
+            for one in [one for one in held if is_closed(one)]:
+                held.remove(one)
+                one.close()
+            while len(held) < self._count:
+                held.append(socket.create_connection((HOST, self._port)))
+                with contextlib.suppress(OSError):
+                    held[-1].sendall(self._said)
+                self.came += 1
+            time.sleep(0.002)
+        for one in held:
+            one.close()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join(10.0)
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(47)
+"""The beginning of what a holder of the token says, which anybody can."""
+
+
+@pytest.mark.parametrize("said", [b"", GREETING], ids=["silent", "greeting"])
+def test_strangers_who_hold_their_connections_keep_no_rank_out_and_put_none_out(
+    said: bytes, context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice as many as there are places, for longer than anybody waits here, beside one who was in before them."""
+    monkeypatch.setattr("real.control.doorkeeper.HANDSHAKE_MS", 120_000)
+    with (
+        closing(Inbox(context, HOST, Guard(TOKEN), most_connections=6)) as inbox,
+        closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as first,
+    ):
+        lost = first._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        first.send([b"before"])
+        assert until(lambda: arrived(inbox)) == [[b"before"]]
+        with closing(Flood(inbox.port, 12, said)) as flood:
+            until(lambda: flood.came > 40)
+            for number in range(4):
+                with closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as outbox:
+                    outbox.send([b"rank", bytes([number])])
+                    assert until(lambda: arrived(inbox)) == [[b"rank", bytes([number])]]
+            first.send([b"after"])
+            assert until(lambda: arrived(inbox)) == [[b"after"]]
+        assert lost.poll(0) == 0, "its connection was never closed"
+        lost.close(0)
+
+
+def test_where_all_have_proved_who_they_are_the_one_who_came_last_is_closed(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    with contextlib.ExitStack() as stack:
+        inbox = stack.enter_context(closing(Inbox(context, HOST, Guard(TOKEN), most_connections=3)))
+        holders = [stack.enter_context(closing(Outbox(context, HOST, inbox.port, Guard(TOKEN)))) for _ in range(3)]
+        for holder in holders:
+            holder.send([b"in"])
+        heard: list[list[bytes]] = []
+        until(lambda: (heard.extend(arrived(inbox)), len(heard) == 3)[1])
+        lost = [one._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for one in holders]
+        late = stack.enter_context(closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))))
+        closed = late._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        assert closed.poll(10_000)
+        assert [one.poll(0) for one in lost] == [0, 0, 0]
+        for one in (*lost, closed):
+            one.close(0)
+        late.close(discard=True)
 
 
 def test_a_message_that_is_too_long_is_not_taken(
