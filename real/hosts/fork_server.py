@@ -235,9 +235,9 @@ def main() -> NoReturn:
     # What was imported is not looked through for garbage again, which would copy its pages in every rank.
     gc.collect()
     gc.freeze()
+    server = Server(control)
     control.send(msgspec.json.encode(Warm(_unfit())))
-    order, received = Server(control).serve()
-    del control
+    order, received = server.serve()
     leave_after(become(module, order, received))
 
 

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
@@ -300,9 +301,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SERVERS.forget)
 
 
+@cache
 def can_fork() -> bool:
-    """Whether this system has what a fork server needs."""
-    return sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
+    """Whether this system has what a fork server needs, and lets it be used."""
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return False
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError:  # an older kernel, or a container that does not let it through
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
 
 
 def conditions(environment: Mapping[str, str]) -> object:

@@ -255,10 +255,9 @@ with open("launched", "wb") as sink:
 while not Path("launched").read_text().endswith("said\\n"):
     time.sleep(0.01)
 if sys.argv[1] == "a copy stays":
-    if os.fork() == 0:
-        print("copy", os.getpid(), flush=True)
+    if (copy := os.fork()) == 0:
         time.sleep(600)
-print(rank.pid, flush=True)
+print(rank.pid, *([copy] if sys.argv[1] == "a copy stays" else []), flush=True)
 if sys.argv[1] == "exit":
     sys.exit(0)
 time.sleep(600)
@@ -274,20 +273,19 @@ def test_nothing_outlives_the_launcher(tmp_path: Path, how: str) -> None:
     )
     copy = None
     try:
-        said = launcher.stdout.readline().split()
-        if said[0] == "copy":
-            copy = psutil.Process(int(said[1]))
-            said = launcher.stdout.readline().split()
-        rank = psutil.Process(int(said[0])) if psutil.pid_exists(int(said[0])) else None
-        started = [] if rank is None else [rank, rank.parent()]
+        pid, *copies = map(int, launcher.stdout.readline().split())
+        copy = psutil.Process(copies[0]) if copies else None
+        started: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already, and shall
+            started.append(psutil.Process(pid))
         if how != "exit":
-            assert len(started) == 2
+            started.append(started[0].parent())
             if "stopped" in how:
-                rank.suspend()
+                started[0].suspend()
             launcher.kill()
         launcher.wait(PATIENCE_S)
         # A copy of the launcher holds the other ends of all pipes, and is not asked whether anybody lives.
-        assert not psutil.wait_procs([one for one in started if one is not None], timeout=PATIENCE_S)[1]
+        assert not psutil.wait_procs(started, timeout=PATIENCE_S)[1]
     finally:
         for one in (launcher, copy):
             if one is not None and one.is_running():
