@@ -31,11 +31,12 @@ python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "bufferlab needs Python 3.11 or newer, but '$(PYTHON)' is not: install one, or run make PYTHON=/path/to/python3" >&2; exit 1; }
 
-# What runs over Mooncake has several processes a test and limits in time: one at a time. All else, two at a time.
+# What runs over Mooncake has several processes a test and limits in time. It waits most of its time, so two at a time are
+# not too many, if the tests of a file, which may share ports and namespaces, stay together.
 test: lint types ## lint, type check and the whole fast test suite
 ifeq ($(ARGS),)
 	$(BIN)/pytest -n 2 -m "$(FAST) and not real and not hosts"
-	$(BIN)/pytest -m "$(FAST) and (real or hosts)"
+	$(BIN)/pytest -n 2 --dist loadfile -m "$(FAST) and (real or hosts)"
 else
 	$(BIN)/pytest $(ARGS)
 endif
