@@ -27,8 +27,8 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, when it was
     seen and the rooms in the cycle (see ``protocol.observe.deadlock``); timers may have ended it. ``leftovers``: a
     sentence for every rank that was not empty at the end; ``ended``: ranks whose processes had ended by then, of which
-    nothing can be said. ``events``: calls on the virtual clock (more where a recorder is told when a copy is over),
-    ``turns``: those of them that were turns of a scheduler loop.
+    nothing can be said. ``events``: calls on the virtual clock (one more for a prefill pass of which only a recorder is
+    told the end); ``turns``: those of them that were turns of a scheduler loop.
     """
 
     end_s: float
@@ -98,6 +98,7 @@ def simulate(
         if not clock.reminders or (cluster.unfinished == 0 and cluster.empty):
             break
         clock.step()  # the next timer; it may lead to a turn
+    cluster.note_rest()
     if run_log is not None:
         run_log.finish(end_s)
     return SimulationOutcome(

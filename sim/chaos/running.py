@@ -61,6 +61,7 @@ def run_case(case: ChaosCase) -> ChaosOutcome:
                 watch.report(f"the run does not end, nothing has come of it since {watch.progress_s:.6f} s")
                 break
             clock.step()
+        cluster.note_rest()
         _check_end(case, watch)
     except Exception as error:
         # Whatever a core raises is a finding of its own, and what follows from it is none.

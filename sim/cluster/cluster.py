@@ -25,6 +25,7 @@ What goes wrong is not decided here either: a ``faults.Faults`` is asked whereve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
 
 from protocol.emulation.scenario import Request, Scenario
 from protocol.lifecycle import Instances
@@ -158,6 +159,10 @@ class Cluster:
     def is_lost(self, write: StartWrite) -> bool:
         """Whether the memory that a write goes to is not there any more, because its process has ended."""
         return self.requests.is_lost(write)
+
+    def note_rest(self) -> None:
+        """The run is over: record what waits for the end of a copy."""
+        self._state.note_due(inf)
 
     def look_for_deadlock(self) -> Deadlock | None:
         """The deadlock that rooms are in now; see ``Timers``, which keeps those that were found."""

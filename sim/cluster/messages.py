@@ -55,6 +55,7 @@ class Messages:
         self._set_reminder = timers.set_reminder
         self._clock = state.clock
         self._ranks = state.ranks
+        self._later = state.later
         self._layout = state.scenario.layout
         self._recorder = state.recorder
         self._faults = state.faults
@@ -73,6 +74,8 @@ class Messages:
         if self._faults is not None and not self._faults.admits(rank.core.rank_id, event):
             return
         now = self._clock._now
+        if self._later and self._later[0][0] <= now:
+            self._state.note_due(now)
         actions = rank.handle(event, now)
         if actions:
             self.carry_out(rank, iter(actions), AT_ONCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heappop, heappush
 
 from protocol.emulation.scenario import Scenario
 from protocol.lifecycle import Instances
@@ -17,7 +18,10 @@ from sim.network.link import Contacts, LinkProfile
 
 
 class State:
-    """One cluster's. ``copied_s``: when the last of the copies and prefills begun so far ends."""
+    """One cluster's. ``copied_s``: when the last of the copies and prefills begun so far ends.
+
+    ``later``: when records that wait for the end of a copy are due, their numbers and their groups, as a heap.
+    """
 
     def __init__(
         self, scenario: Scenario, link: LinkProfile, clock: Clock, recorder: Recorder | None, faults: Faults | None
@@ -33,6 +37,7 @@ class State:
         self.contacts = Contacts(link.first_contact_s) if link.first_contact_s else None
         self.network = Network(clock, link) if link.contended and self._may_share() else None
         self.copied_s = 0.0
+        self.later: list[tuple[float, int, Group]] = []
         self._noted = 0
 
     def _may_share(self) -> bool:
@@ -53,23 +58,39 @@ class State:
 
     def note(self, rank_id: RankId, note: Note) -> None:
         """Record what a rank asks to have recorded, now. There must be a recorder."""
-        assert self.recorder is not None
-        self.recorder(
-            self.clock._now, rank_id, note.room, note.event, note.status, note.tokens, note.bytes, note.detail
-        )
+        now = self.clock._now
+        if self.later and self.later[0][0] <= now:
+            self.note_due(now)
+        self._record(now, rank_id, note)
 
     def note_later(self, rank: Rank, note: Note, late_s: float) -> None:
-        """Record it when the copies before it are over, in ``late_s``, or when the rank's process ends."""
+        """Record it when the copies before it are over, in ``late_s``, or when the rank's process ends.
+
+        That costs the clock nothing: it waits in ``later``, and whoever gives a core its next input sees to it that
+        what is due is recorded before.
+        """
         self._noted += 1
-        rank.group.notes[self._noted] = (self.clock._now + late_s, rank.core.rank_id, note)
-        self.clock.call_after(late_s, self._note_now, rank.group, self._noted)
+        time_s = self.clock._now + late_s
+        rank.group.notes[self._noted] = (time_s, rank.core.rank_id, note)
+        heappush(self.later, (time_s, self._noted, rank.group))
+
+    def note_due(self, time_s: float) -> None:
+        """Record what was to be recorded up to ``time_s``, in order."""
+        later = self.later
+        while later and later[0][0] <= time_s:
+            due_s, number, group = heappop(later)
+            if number in group.notes:
+                _, rank_id, note = group.notes.pop(number)
+                self._record(due_s, rank_id, note)
 
     def note_all(self, group: Group) -> None:
         """Record now whatever is to come on the ranks of a group."""
-        for number, _ in sorted(group.notes.items(), key=lambda item: (item[1][0], item[0])):
-            self._note_now(group, number)
+        now = self.clock._now
+        self.note_due(now)
+        for _, (_, rank_id, note) in sorted(group.notes.items(), key=lambda item: (item[1][0], item[0])):
+            self._record(now, rank_id, note)
+        group.notes.clear()
 
-    def _note_now(self, group: Group, number: int) -> None:
-        if number in group.notes:
-            _, rank_id, note = group.notes.pop(number)
-            self.note(rank_id, note)
+    def _record(self, time_s: float, rank_id: RankId, note: Note) -> None:
+        assert self.recorder is not None  # asked before anything was to be noted
+        self.recorder(time_s, rank_id, note.room, note.event, note.status, note.tokens, note.bytes, note.detail)

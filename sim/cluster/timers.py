@@ -63,6 +63,6 @@ class Timers:
         if found is not None and len(self.deadlocks) < MOST_DEADLOCKS:
             rooms = {room.room for room in found.cycle}
             if not self.deadlocks or rooms != {room.room for room in self.deadlocks[-1][1].cycle}:
-                # Whether the end of a copy has an event of its own depends on whether it is recorded.
+                # The end of a copy has no event of its own.
                 self.deadlocks.append((max(now, self._state.copied_s), found))
         return found

@@ -51,6 +51,8 @@ class Turns:
     def hold(self, group: Group) -> Turn:
         """What the ranks of a group agree on."""
         self.held += 1
+        if self._state.later:
+            self._state.note_due(self._clock._now)
         return hold_turn(group.cores)
 
     def end(self, group: Group, began_s: float, lasts_s: float) -> None:

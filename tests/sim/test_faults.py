@@ -46,6 +46,7 @@ class Seen:
         self.cluster.feed(iter(requests))
         while clock.busy or clock.reminders:
             clock.step()
+        self.cluster.note_rest()
 
     def given(self, kind: type, rank_id: RankId | None = None) -> list[float]:
         return [time_s for time_s, to, event in self.inputs if type(event) is kind and rank_id in (None, to)]

@@ -317,6 +317,7 @@ def test_looks_for_a_deadlock_change_nothing(language_tp: int, monkeypatch: pyte
             if looking:
                 cluster.look_for_deadlock()
             clock.step()
+        cluster.note_rest()
         return records, [policy.calls for policy in policies]
 
     plain = run(looking=False)
@@ -514,3 +515,22 @@ def test_streams_are_named_not_shared() -> None:
     assert len(set(draws.values())) == 4
     assert tuple(stream(1, 0, "arrivals", 1).random(3)) == draws["arrivals", 1]
     assert tuple(stream(1, 1, "arrivals", 1).random(3)) != draws["arrivals", 1]
+
+
+@pytest.mark.parametrize("prefills", [False, True])
+def test_what_is_recorded_costs_the_clock_nothing_and_comes_in_order(prefills: bool) -> None:
+    """Records that wait for the end of a copy are no events: a run is the same whoever listens."""
+    link = msgspec.structs.replace(LINK, copy_bandwidth_Bps=1e9)
+    services = TIGHT.services if prefills else ServiceTimes()
+    scenario = change(
+        TIGHT, discipline="free_then_alloc", timeout_s=0.05, services=services, release_after_prefill=prefills
+    )
+    records: list[Record] = []
+    alone = simulate(scenario, requests_of([3 * 128] * 12), link)
+    heard = simulate(scenario, requests_of([3 * 128] * 12), link, recorder=lambda *row: records.append(Record(*row)))
+    assert heard == alone
+    times_s = [record.time_s for record in records]
+    assert times_s == sorted(times_s)
+    ended = [record for record in records if record.event is Event.RELEASED]
+    assert len(ended) == 12 * 2
+    assert max(times_s) <= alone.end_s
