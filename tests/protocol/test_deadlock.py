@@ -84,6 +84,15 @@ def test_a_room_behind_a_stuck_one_is_stuck_in_the_same_queue_and_not_in_another
     assert find_deadlock([language(4, held, [(1, 2)], [(2, 1)])]) is None
 
 
+def test_rooms_that_hold_nothing_and_could_go_on_are_not_counted_with_the_stuck_ones() -> None:
+    """They wait in a queue of their own, whose turn has only not come yet."""
+    stuck = [(1, 1), (2, 2)]
+    found = find_deadlock([language(4, {1: 2, 2: 2}, stuck), encode(2, {}, [(3, 1), (4, 2), (5, 3), (6, 1)])])
+    assert found is not None
+    assert [one.room for one in found.cycle] == [1, 2]
+    assert found.stuck == 4  # the two, and room 5, which never fits, with room 6 behind it
+
+
 def test_across_the_two_sides() -> None:
     sides = [encode(3, {1: 2}, [(2, 2)]), language(2, {2: 2}, [(1, 1)])]
     found = find_deadlock(sides)
