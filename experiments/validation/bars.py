@@ -11,8 +11,14 @@ from experiments.stats.intervals import Estimate
 FIGURES = ("mean", "p50", "p90", "p99", "throughput")
 """What is scored: four figures of the latency, and deliveries a second."""
 
+TTFT_FIGURES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99")
+"""What is scored beside them: the same four of the time to the first token, which is there when the prefill ends."""
+
 BARS: Mapping[str, float] = {"p50": 0.05, "p99": 0.10, "throughput": 0.03}
-"""Relative errors that are allowed."""
+"""Relative errors that are allowed, of the latency and the throughput."""
+
+USUAL: Mapping[str, float] = {**BARS, **{f"ttft_{name}": BARS[name] for name in ("p50", "p99")}}
+"""All of them: those of the time to the first token are those of the latency."""
 
 WITHIN, UNTOLD, AT_BAR, OFF = "within the bar", "not told apart", "at the bar", "off"
 NO_INTERVAL = "no interval"
@@ -23,10 +29,10 @@ def parse_bars(text: str) -> dict[str, float]:
     bars: dict[str, float] = {}
     for part in text.split(","):
         name, sign, value = (piece.strip() for piece in part.partition("="))
-        if not sign or name not in FIGURES or name in bars:
+        if not sign or name not in (*FIGURES, *TTFT_FIGURES) or name in bars:
             raise UserError(
-                f"--max-error is {text!r}, it must look like p50=0.05,p99=0.10 with each of {', '.join(FIGURES)} "
-                f"once at most"
+                f"--max-error is {text!r}, it must look like p50=0.05,p99=0.10 with each of "
+                f"{', '.join((*FIGURES, *TTFT_FIGURES))} once at most"
             )
         try:
             bars[name] = float(value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
-from experiments.validation.bars import BARS
+from experiments.validation.bars import USUAL
 from experiments.validation.frozen import FrozenProfile
 from experiments.validation.pairing import Fate, Repeat, pair_run, profile_on
 from experiments.validation.scores import FigureScore, Scores, score
@@ -63,7 +63,7 @@ class CellScore:
     @property
     def misses(self) -> list[FigureScore]:
         """Figures that are off, or whose value is beyond the bar where nothing says how sure it is."""
-        return [one for one in self.scores.figures if one.missed]
+        return [one for one in (*self.scores.figures, *self.scores.ttft) if one.missed]
 
 
 def score_cell(
@@ -71,7 +71,7 @@ def score_cell(
     profile: FrozenProfile,
     *,
     name: str = "",
-    bars: Mapping[str, float] = BARS,
+    bars: Mapping[str, float] = USUAL,
     seed: int = 0,
     keep_records: bool = False,
 ) -> CellScore:

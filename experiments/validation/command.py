@@ -11,7 +11,7 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.files import Claim
 from experiments.runs.rundir import StoredRun
-from experiments.validation.bars import BARS, parse_bars
+from experiments.validation.bars import USUAL, parse_bars
 from experiments.validation.cells import CellScore, cells_of, score_cell
 from experiments.validation.decision import Decision, decide
 from experiments.validation.frozen import FrozenProfile, freeze
@@ -63,7 +63,7 @@ def validate(
     them. ``progress`` is told the name of a run's cell, once for every run that is scored.
     Raises UserError, in one sentence, for bad input; nothing is written then.
     """
-    bars: Mapping[str, float] = BARS if max_error is None else parse_bars(max_error)
+    bars: Mapping[str, float] = USUAL if max_error is None else parse_bars(max_error)
     if seed < 0:
         raise UserError(f"--seed is {seed}, it must be at least 0")
     if timelines and out is None:

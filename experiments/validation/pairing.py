@@ -47,6 +47,9 @@ BOUNDARY = (
 )
 """What a latency is on both sides."""
 
+TTFT_BOUNDARY = "from arrival_s to the end of the request's prefill, of those whose prefill ended on both sides"
+"""What a time to the first token is on both sides."""
+
 ASKED = ("total_tokens", "text_tokens", "images")
 
 
@@ -106,6 +109,14 @@ class Repeat:
     def latencies_s(self) -> tuple[Samples, Samples]:
         """Their latencies, measured and predicted, in order of arrival."""
         return self.measured.only(self.both).latencies_s(), self.predicted.only(self.both).latencies_s()
+
+    @cached_property
+    def ttfts_s(self) -> tuple[Samples, Samples]:
+        """Times to the first token, measured and predicted, of those of them that were prefilled on both sides."""
+        courses = (one.courses() for one in (self.measured, self.predicted))
+        sides = [ends_s - arrivals_s for arrivals_s, ends_s, *_ in courses]
+        chosen = self.both & ~np.isnan(sides[0]) & ~np.isnan(sides[1])
+        return sides[0][chosen], sides[1][chosen]
 
 
 def delivered_on_both(measured: Replication, predicted: Replication) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ from experiments.validation.figures import draw_all, latencies
 from experiments.validation.frozen import FrozenProfile
 from experiments.validation.lacks import all_lacks
 from experiments.validation.noise import Noise
-from experiments.validation.pairing import BOUNDARY, Repeat
+from experiments.validation.pairing import BOUNDARY, TTFT_BOUNDARY, Repeat
 from experiments.validation.scores import FigureScore
 from experiments.validation.stages import STAGES
 from protocol.recording import Record
@@ -40,6 +40,7 @@ def report_content(cells: Sequence[CellScore], decision: Decision, profile: Froz
         "schema": SCHEMA,
         "profile": {"name": profile.name, "sha256": profile.digest},
         "boundary": BOUNDARY,
+        "ttft_boundary": TTFT_BOUNDARY,
         "merge": "where several ranks record an event, the last of them counts",
         "cells": [_cell(cell) for cell in cells],
         "decision": [{**asdict(one), "good": one.good} for one in decision.choices],
@@ -103,7 +104,8 @@ def write_report(
 def report_text(cells: Sequence[CellScore], decision: Decision, profile: FrozenProfile, *, stages: bool = False) -> str:
     """All scores for a terminal; with ``stages`` the stages of every cell as well."""
     parts = [
-        f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}",
+        f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}"
+        + (f"\nttft: {TTFT_BOUNDARY}" if any(cell.scores.prefilled for cell in cells) else ""),
         *(_about(cell) for cell in cells),
         *lacking(cells, profile),
         table([("cell", "figure", "measured", "predicted", "bias", "95 %", "noise", "bar", "verdict"), *_rows(cells)]),
@@ -136,7 +138,8 @@ def _about(cell: CellScore) -> str:
 def _rows(cells: Sequence[CellScore]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for cell in cells:
-        for number, one in enumerate(cell.scores.figures):
+        shown = [*cell.scores.figures, *(cell.scores.ttft if cell.scores.prefilled else ())]
+        for number, one in enumerate(shown):
             rows.append(
                 (
                     "" if number else cell.name, one.called, _shown(one, one.measured), _shown(one, one.predicted),
@@ -259,7 +262,7 @@ def _cell(cell: CellScore) -> dict[str, Any]:
         "requests": {"offered": cell.offered, "compared": cell.compared},
         "fates": [asdict(fate) for fate in cell.fates],
         "intervals_over": scores.intervals or None,
-        "figures": {one.name: _figure(one) for one in scores.figures},
+        "figures": {one.name: _figure(one) for one in (*scores.figures, *scores.ttft)},
         "wasserstein_us": {**scores.wasserstein.value_us, "noise": _noise_content(scores.wasserstein.noise_us)},
         "bland_altman": {**asdict(scores.agreement), "bias_interval_s": scores.agreement_bias_s},
         "qq": {"levels": LEVELS.tolist(), "measured_s": measured.tolist(), "predicted_s": predicted.tolist()},
@@ -310,15 +313,7 @@ def _write_csv(cells: Sequence[CellScore], path: Path) -> None:
             "cell": cell.name, "kind": KIND_NAMES[cell.kind], "repeats": len(cell.repeats), "compared": cell.compared,
             "ended_otherwise": len(cell.fates),
         }  # fmt: skip
-        for one in cell.scores.figures:
-            unit = "rps" if one.name == "throughput" else "s"
-            row |= {
-                f"{one.name}_measured_{unit}": one.measured, f"{one.name}_predicted_{unit}": one.predicted,
-                f"{one.name}_bias": one.bias["value"], f"{one.name}_bias_low": one.bias["low"],
-                f"{one.name}_bias_high": one.bias["high"],
-                f"{one.name}_noise": None if one.noise is None else one.noise.mean, f"{one.name}_bar": one.bar,
-                f"{one.name}_verdict": one.verdict,
-            }  # fmt: skip
+        row |= _columns(cell.scores.figures)
         distance, agreement = cell.scores.wasserstein, cell.scores.agreement
         row |= {
             "wasserstein_us": distance.value_us["value"], "wasserstein_low_us": distance.value_us["low"],
@@ -327,11 +322,28 @@ def _write_csv(cells: Sequence[CellScore], path: Path) -> None:
             "difference_bias_s": agreement.bias_s, "difference_low_s": agreement.low_s,
             "difference_high_s": agreement.high_s,
         }  # fmt: skip
-        rows.append(_plain(row))
+        rows.append(_plain(row | _columns(cell.scores.ttft)))
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        names = dict.fromkeys(
+            name for row in rows for name in row
+        )  # not every cell need have a time to the first token
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _columns(figures: Sequence[FigureScore]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for one in figures:
+        unit = "rps" if one.name == "throughput" else "s"
+        row |= {
+            f"{one.name}_measured_{unit}": one.measured, f"{one.name}_predicted_{unit}": one.predicted,
+            f"{one.name}_bias": one.bias["value"], f"{one.name}_bias_low": one.bias["low"],
+            f"{one.name}_bias_high": one.bias["high"],
+            f"{one.name}_noise": None if one.noise is None else one.noise.mean, f"{one.name}_bar": one.bar,
+            f"{one.name}_verdict": one.verdict,
+        }  # fmt: skip
+    return row
 
 
 def _write_timelines(cells: Sequence[CellScore], folder: Path) -> list[str]:

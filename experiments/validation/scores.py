@@ -13,7 +13,7 @@ from experiments.runs.replication import Replication
 from experiments.stats.batching import Statistic
 from experiments.stats.intervals import Estimate, Samples, across_replications, mean, quantile, unbounded
 from experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1
-from experiments.validation.bars import FIGURES, NO_INTERVAL, OFF, judge
+from experiments.validation.bars import FIGURES, NO_INTERVAL, OFF, TTFT_FIGURES, USUAL, judge
 from experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative
 from experiments.validation.pairing import Repeat
 from experiments.validation.resampling import Draw, Places, Resampling, percentile_interval, resampling
@@ -72,19 +72,26 @@ class Distance:
 
 @dataclass(frozen=True)
 class Scores:
-    """All of one cell. ``intervals``: what they come from: "repeats", "blocks" of requests, or "" for none."""
+    """All of one cell. ``intervals``: what they come from: "repeats", "blocks" of requests, or "" for none.
+
+    ``figures``: of the latency, and the throughput; ``ttft``: of the time to the first token, empty where some repeat
+    has no request that was prefilled on both sides. ``prefilled``: whether that is another time than the latency.
+    """
 
     figures: tuple[FigureScore, ...]
     wasserstein: Distance
     agreement: BlandAltman
     agreement_bias_s: Estimate
     intervals: str
+    ttft: tuple[FigureScore, ...] = ()
+    prefilled: bool = False
 
 
 def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, name: str) -> Scores:
     """Score the pairs of one cell; ``name`` is that of the streams its intervals are drawn from.
 
-    Raises UserError if a repeat has no request that was delivered on both sides.
+    Raises UserError if a repeat has no request that was delivered on both sides, or none that was prefilled where there
+    is a bar for the time to the first token that users asked for (any other than ``bars.USUAL``).
     """
     for one in repeats:
         if not one.both.any():
@@ -112,6 +119,7 @@ def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, na
         )
     )  # fmt: skip
     assert tuple(one.name for one in figures) == FIGURES
+    ttft = _ttft(repeats, bars, seed=seed, name=name)
     agreement = bland_altman(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
     return Scores(
         figures=tuple(figures),
@@ -119,7 +127,33 @@ def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, na
         agreement=agreement,
         agreement_bias_s=drawn.estimate(agreement.bias_s, lambda draw: _mean_difference(pairs, draw)),
         intervals=drawn.over,
+        ttft=ttft,
+        prefilled=any(
+            not np.array_equal(*sides) for one in repeats for sides in zip(one.ttfts_s, one.latencies_s, strict=True)
+        ),
     )
+
+
+def _ttft(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, name: str) -> tuple[FigureScore, ...]:
+    """The scores of the time to the first token, judged as those of the latency are."""
+    pairs = [one.ttfts_s for one in repeats]
+    if empty := [one for one, (own, _) in zip(repeats, pairs, strict=True) if not len(own)]:
+        asked = [figure for figure in TTFT_FIGURES if figure in bars and bars is not USUAL]
+        if asked:
+            raise UserError(
+                f"--max-error has {asked[0]}, but in replication {empty[0].number} of {empty[0].run!r} no request was "
+                f"prefilled on both sides; at least one must be"
+            )
+        return ()
+    drawn = resampling(pairs, seed, f"{name} ttft")
+    measured = [(one.trace, own) for one, (own, _) in zip(repeats, pairs, strict=True)]
+    return tuple(
+        _figure(
+            f"ttft_{figure}", pairs, drawn, _in_latencies(pairs, statistic), RARER.get(figure, 0.5),
+            bars.get(f"ttft_{figure}"), noise_floor(measured, of_samples(statistic)),
+        )
+        for figure, statistic in LATENCY_FIGURES.items()
+    )  # fmt: skip
 
 
 def _figure(
@@ -168,7 +202,7 @@ def size_of(bias: Estimate) -> Estimate:
 
 def called(name: str, requests: int) -> str:
     """The name of a figure of so many requests: of a quantile with fewer than ten of them beyond it, which they are."""
-    rarer = RARER.get(name)
+    rarer = RARER.get(name.removeprefix("ttft_"))
     if rarer is None or requests * rarer >= LEAST_BEYOND:
         return name
     place = requests - math.floor((1 - rarer) * (requests - 1) + 1e-9)

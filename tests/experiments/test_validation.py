@@ -7,17 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from msgspec import structs
 
+from experiments.config.schema import Config
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
 from experiments.validation import decide, freeze, report_content, report_text, score_cell, write_report
-from experiments.validation.bars import FIGURES
+from experiments.validation.bars import FIGURES, TTFT_FIGURES
 from experiments.validation.cells import cells_of, settings_of
 from experiments.validation.stages import STAGES
 from experiments.workloads.loading import load
+from protocol.emulation.scenario import Scenario
 
 BANDWIDTH_BPS = 2e9
 PROFILE = """
@@ -107,6 +111,80 @@ def test_a_simulated_run_is_predicted_without_error(lab: Path, name: str, link: 
     assert figures["throughput"] >= summary["throughput_rps"]["value"] * (1 - 1e-9)
     for figure in ("mean", "p50", "p90", "p99"):
         assert figures[figure] == pytest.approx(summary["latency_s"][figure]["value"])
+
+
+def served(folder: Path, name: str, link: Path, prefill_s: float, *settings: str) -> Path:
+    """A calm run with a prefill that takes so long, whatever it is given."""
+    return simulated(folder, name, link, *CALM, f"language.base_s={prefill_s}", *settings)
+
+
+@pytest.mark.parametrize(("name", "prefilled"), [("mixed", True), ("calm-1024", False)])
+def test_the_first_token_is_scored_as_the_summary_has_it(lab: Path, name: str, prefilled: bool) -> None:
+    cell = score_cell([lab / name], freeze(lab / "true.toml"))
+    assert tuple(one.name for one in cell.scores.ttft) == TTFT_FIGURES
+    assert cell.scores.prefilled is prefilled
+    summary = StoredRun(lab / name).summary
+    for one in cell.scores.ttft:
+        assert (
+            one.measured == one.predicted == pytest.approx(summary["ttft_s"][one.name.removeprefix("ttft_")]["value"])
+        )
+        assert one.bar == {"ttft_p50": 0.05, "ttft_p99": 0.10}.get(one.name)
+        assert (one.bias["value"], one.missed) == (0, False)
+    text = report_text([cell], decide([cell]), freeze(lab / "true.toml"))
+    assert ("ttft_p99" in text, "ttft: from arrival_s" in text) == (prefilled, prefilled)
+
+
+def test_a_prefill_that_is_predicted_too_short_misses_the_bar_of_the_first_token_alone(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The embedding is delivered as predicted, and what comes after it takes twice as long as it should."""
+    from experiments.validation import pairing
+
+    measured = served(tmp_path, "long", lab / "true.toml", 0.04)
+    whole = Config.scenario
+    half = ("prefill_base_s", 0.02)
+
+    def shorter(config: Config) -> Scenario:
+        scenario = whole(config)
+        return structs.replace(scenario, services=structs.replace(scenario.services, **dict([half])))
+
+    kept = pairing.predict
+
+    def predict(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(Config, "scenario", shorter)
+            return kept(*arguments)
+
+    monkeypatch.setattr(pairing, "predict", predict)
+    cell = score_cell([measured], freeze(lab / "true.toml"))
+    figures = {one.name: one for one in (*cell.scores.figures, *cell.scores.ttft)}
+    assert all(figures[name].bias["value"] == 0 for name in FIGURES)
+    for name in TTFT_FIGURES:
+        one = figures[name]
+        assert one.measured - one.predicted == pytest.approx(0.02, abs=1e-6)
+        assert one.bias["value"] == pytest.approx(-0.02 / one.measured, rel=1e-3)
+    assert [one.name for one in cell.misses] == ["ttft_p50", "ttft_p99"]
+    profile_ = freeze(lab / "true.toml")
+    content = report_content([cell], decide([cell]), profile_)
+    assert content["cells"][0]["figures"]["ttft_p99"]["bar"] == 0.10
+    assert all("ttft_p" in sentence for sentence in content["misses"])
+    write_report([cell], decide([cell]), profile_, tmp_path / "report")
+    (row,) = csv.DictReader((tmp_path / "report" / "cells.csv").open())
+    assert float(row["ttft_p50_bias"]) == pytest.approx(figures["ttft_p50"].bias["value"])
+
+
+def test_a_bar_for_the_first_token_needs_requests_that_were_prefilled(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.runs.replication import Replication
+
+    never = [np.full(40, np.nan)] * 4
+    monkeypatch.setattr(Replication, "courses", lambda one: never)
+    assert score_cell([lab / "calm-1024"], freeze(lab / "true.toml")).scores.ttft == ()
+    with pytest.raises(
+        UserError, match=r"--max-error has ttft_p99, but in replication 0 of .* no request was prefilled"
+    ):
+        score_cell([lab / "calm-1024"], freeze(lab / "true.toml"), bars={"ttft_p99": 0.1})
 
 
 def test_a_link_that_is_too_fast_is_told_with_its_stage(lab: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from experiments.errors import UserError
 from experiments.stats.intervals import Estimate, quantile
 from experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
-from experiments.validation.bars import AT_BAR, BARS, NO_INTERVAL, OFF, UNTOLD, WITHIN, judge, parse_bars
+from experiments.validation.bars import AT_BAR, BARS, NO_INTERVAL, OFF, UNTOLD, USUAL, WITHIN, judge, parse_bars
 from experiments.validation.decision import OBJECTIVES, Candidate, choices_of, kendall, pick, regret, spearman
 from experiments.validation.noise import noise_floor, of_distances, of_rates, of_samples, relative
 from experiments.validation.report import _verdict
@@ -224,6 +224,13 @@ def test_the_usual_bars() -> None:
     assert (
         dict(BARS) == {"p50": 0.05, "p99": 0.10, "throughput": 0.03} == parse_bars("p50=0.05, p99=0.1,throughput=.03")
     )
+
+
+def test_the_bars_of_the_first_token_are_those_of_the_latency() -> None:
+    assert USUAL == {**BARS, "ttft_p50": 0.05, "ttft_p99": 0.10}
+    assert parse_bars("ttft_p90=0.2") == {"ttft_p90": 0.2}
+    with pytest.raises(UserError, match="with each of mean, p50, p90, p99, throughput, ttft_mean, ttft_p50, ttft_p90,"):
+        parse_bars("ttft=0.1")
 
 
 @pytest.mark.parametrize(
