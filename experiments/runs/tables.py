@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,7 +64,7 @@ _CODES = {"int32": "i", "int64": "q", "float64": "d", "string": "i"}
 _NUMPY = {"i": "<i4", "q": "<i8", "d": "<f8"}
 
 
-class _Packed:
+class _Packed(ABC):
     """Rows of fixed size, and the Parquet file that they go to."""
 
     def __init__(self, path: Path, columns: Mapping[str, str], fields: Mapping[str, str]) -> None:
@@ -91,9 +92,9 @@ class _Packed:
             number = self._texts[text] = len(self._texts)
         return number
 
+    @abstractmethod
     def _columns(self, rows: NDArray[Any]) -> Mapping[str, pa.Array]:
         """The columns of the file, from packed rows."""
-        raise NotImplementedError
 
     def _write(self) -> None:
         import pyarrow as pa

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ _Queued = tuple[StartWrite, int, Callable[..., object], tuple[Any, ...]]
 _Ending = tuple[StartWrite, Callable[..., object], tuple[Any, ...]]
 
 
-class _Writer:
+class _Writer(ABC):
     """A thread that has one write at a time, in the order in which they were queued; how it writes, subclasses say."""
 
     __slots__ = ("_queue", "_writing")
@@ -42,9 +43,9 @@ class _Writer:
         """Begin none of the writes that are queued: the process has ended. The one under way runs to its end."""
         self._queue.clear()
 
+    @abstractmethod
     def _begin(self) -> None:
         """Take the next write out of the queue and begin it."""
-        raise NotImplementedError
 
     def _ended(self, write: StartWrite, done: Callable[..., object], args: tuple[Any, ...]) -> None:
         done(write, *args)

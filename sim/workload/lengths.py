@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Protocol
 
 import msgspec
 import numpy
@@ -33,14 +34,17 @@ QUANTILE_LEVELS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9, 0
 """Levels of ``Quantiles`` where none are given: denser towards the long requests, which decide about buffers."""
 
 
-class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all distributions."""
+class _Draws(Protocol):
+    """What every distribution has of its own."""
 
     def draw(self, generator: numpy.random.Generator, count: int) -> Counts:
         """``count`` values."""
-        raise NotImplementedError
 
-    def draw_visual(self, generator: numpy.random.Generator, count: int) -> tuple[Counts, Counts]:
+
+class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all distributions."""
+
+    def draw_visual(self: _Draws, generator: numpy.random.Generator, count: int) -> tuple[Counts, Counts]:
         """Tokens of ``count`` images, and for each the tokens that its tokens attend to, summed over its tokens.
 
         The encoder attends within an image, so the second is the square of the first, but for videos.

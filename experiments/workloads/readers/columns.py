@@ -21,7 +21,7 @@ from experiments.workloads.readers.times import read_times
 from protocol.naming import did_you_mean, nearest
 
 if TYPE_CHECKING:
-    from experiments.workloads.readers.tables import Column, Table
+    from experiments.workloads.readers.cells import Column, Table
     from experiments.workloads.readers.times import Times
 
 OPTION = "workload.options.columns"

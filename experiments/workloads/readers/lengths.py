@@ -14,9 +14,10 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.workloads.readers.base import Gives, Head, Reader, register
+from experiments.workloads.readers.cells import Column
 from experiments.workloads.readers.columns import MAX_TOKENS
 from experiments.workloads.readers.names import plain_name
-from experiments.workloads.readers.tables import Column, read_table
+from experiments.workloads.readers.tables import read_table
 from sim.workload import Constant, Mix, Option, Quantiles, RequestKind
 
 SCALES = (("cdf_low", "cdf_high", 1.0), ("cdf_percent_low", "cdf_percent_high", 100.0))

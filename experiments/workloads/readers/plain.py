@@ -19,7 +19,7 @@ from experiments.workloads.readers.tabular import Rows, TableReader, spread
 from sim.workload import Option
 
 if TYPE_CHECKING:
-    from experiments.workloads.readers.tables import Column
+    from experiments.workloads.readers.cells import Column
 
 MOST_SQUARES = 2**62
 MOST_IMAGES = 10**6

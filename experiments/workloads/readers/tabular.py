@@ -13,13 +13,14 @@ import numpy as np
 from experiments.errors import UserError
 from experiments.units import format_duration
 from experiments.workloads.readers.base import TABLE_OPTIONS, Reader, Reading
+from experiments.workloads.readers.cells import Table
 from experiments.workloads.readers.columns import Fields, options_for_columns
-from experiments.workloads.readers.tables import Table, read_table
+from experiments.workloads.readers.tables import read_table
 from experiments.workloads.readers.ticks import spread_ticks
 from sim.workload import Columns
 
 if TYPE_CHECKING:
-    from experiments.workloads.readers.tables import Column
+    from experiments.workloads.readers.cells import Column
     from sim.workload import Option
 
 

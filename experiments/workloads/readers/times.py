@@ -18,7 +18,7 @@ from experiments.units import format_span
 from experiments.workloads.readers.limits import YEAR_S, check_arrivals
 
 if TYPE_CHECKING:
-    from experiments.workloads.readers.tables import Column
+    from experiments.workloads.readers.cells import Column
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
