@@ -40,8 +40,9 @@ from protocol.emulation.scenario import Request, Scenario
 from protocol.layout import EMBEDDINGS
 from protocol.recording import Event, Record
 from protocol.topology import Side
-from real.bench.link import LinkBench, spread
-from real.bench.side import Cell
+from real.bench.link import spread
+from real.bench.pair import LinkBench
+from real.bench.tasks import Cell
 from real.engine.mooncake_start import settings
 from real.engine.variables import cleaned
 from real.errors import EngineError

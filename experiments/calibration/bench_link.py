@@ -150,7 +150,7 @@ def run_sweep(
         raise UserError(missing)
     with real_errors(lambda line: print(line, file=sys.stderr)):
         from real.bench.link import measure_link
-        from real.bench.side import Cell
+        from real.bench.tasks import Cell
 
         head: dict[str, Any] = {}
 

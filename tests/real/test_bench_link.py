@@ -25,8 +25,10 @@ from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.bench import link as bench_link
-from real.bench.link import LinkBench, count_steps, measure_link, spawn
-from real.bench.side import PATTERN_WORDS, SHIFT_BYTES, Cell, Pattern, SideSpec, Timed
+from real.bench.link import count_steps, measure_link
+from real.bench.pair import LinkBench, spawn
+from real.bench.pattern import PATTERN_WORDS, SHIFT_BYTES, Pattern
+from real.bench.tasks import Cell, SideSpec, Timed
 from real.engine.mooncake_start import import_mooncake
 from real.errors import EngineError, EngineMissing, EngineStartError
 
