@@ -31,40 +31,57 @@ def on_a_terminal(stream: TextIO) -> bool:
 
 
 class Bar:
-    """A bar that is being shown, or would be if somebody looked."""
+    """A bar that nobody sees; what is said beside it is printed all the same."""
 
+    def add(self, more: int) -> None:
+        """So many more are done."""
+
+    def step(self, what: str = "") -> None:
+        """One more is done; ``what`` stands beside the bar."""
+
+    def begin_with(self, done: int) -> None:
+        """So many were done before; they say nothing about the speed."""
+
+    def more(self, units: int) -> None:
+        """So many units more have to be done than was known at first."""
+
+    def say(self, text: str, stream: TextIO | None = None) -> None:
+        """Print ``text`` (on stderr if no stream is given) so that the bar stays whole, and at once."""
+        # Whoever reads a pipe wants it while the work goes on.
+        print(text, file=sys.stderr if stream is None else stream, flush=True)
+
+
+class _ShownBar(Bar):
     def __init__(self, tqdm: Any) -> None:
         self._tqdm = tqdm
 
     def add(self, more: int) -> None:
-        """So many more are done."""
         self._tqdm.update(more)
 
     def step(self, what: str = "") -> None:
-        """One more is done; ``what`` stands beside the bar."""
         self._tqdm.set_postfix_str(what[:MOST_TEXT], refresh=False)
         self._tqdm.update()
 
     def begin_with(self, done: int) -> None:
-        """So many were done before; they say nothing about the speed."""
         self._tqdm.initial = done
         self._tqdm.n = self._tqdm.last_print_n = done
 
     def more(self, units: int) -> None:
-        """So many units more have to be done than was known at first."""
         if self._tqdm.total is not None:
             self._tqdm.total += units
 
     def say(self, text: str, stream: TextIO | None = None) -> None:
-        """Print ``text`` (on stderr if no stream is given) so that the bar stays whole, and at once."""
         chosen = sys.stderr if stream is None else stream
         self._tqdm.write(text, file=chosen)
-        chosen.flush()  # whoever reads a pipe wants it while the work goes on
+        chosen.flush()
 
 
 @contextmanager
 def bar(title: str, total: int | None, unit: str = "") -> Iterator[Bar]:
     """A bar over ``total`` units of work, gone when the work is over."""
+    if not on_a_terminal(sys.stderr):
+        yield Bar()
+        return
     tqdm: Any
     # tqdm.auto also finds out how a notebook shows the bar, and loads asyncio for it.
     if "IPython" in sys.modules:
@@ -77,9 +94,9 @@ def bar(title: str, total: int | None, unit: str = "") -> Iterator[Bar]:
     )
     with tqdm(
         total=total, desc=title, unit=f" {unit}" if unit else "it", file=sys.stderr, leave=False, delay=QUIET_S,
-        smoothing=0.1, disable=not on_a_terminal(sys.stderr), **width,
+        smoothing=0.1, **width,
     ) as made:  # fmt: skip
-        yield Bar(made)
+        yield _ShownBar(made)
 
 
 def _knows_its_size(stream: TextIO) -> bool:

@@ -73,7 +73,18 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-HEAVY = {"scipy", "pandas", "matplotlib", "asyncio", "torch", "dask", "distributed", "joblib"}
+HEAVY = {
+    "tqdm",
+    "multiprocessing",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "asyncio",
+    "torch",
+    "dask",
+    "distributed",
+    "joblib",
+}
 
 
 @pytest.mark.parametrize(
