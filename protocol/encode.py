@@ -46,6 +46,7 @@ from protocol.messages import (
     Encoded,
     EncodeInput,
     EncodeRequest,
+    Iteration,
     Offer,
     PeerDown,
     PeerUp,
@@ -53,7 +54,6 @@ from protocol.messages import (
     Send,
     StartEncode,
     StartWrite,
-    Turn,
     WriteDone,
     WriterQuiet,
 )
@@ -177,7 +177,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             PeerDown: self._on_peer_down,
             PeerUp: self._on_peer_up,
             Abort: self._on_abort,
-            Turn: self._on_turn,
+            Iteration: self._on_iteration,
         }
 
     def handle(self, event: EncodeInput, now: float) -> list[Action]:
@@ -375,16 +375,16 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         self._fail(room, abort.reason, now, actions)
 
-    def _on_turn(self, turn: Turn, now: float, actions: list[Action]) -> None:
+    def _on_iteration(self, iteration: Iteration, now: float, actions: list[Action]) -> None:
         self._freed = False
-        free = turn.free_blocks
-        if turn.failed != NOBODY and turn.failed < turn.submitted:
-            failed = self._by_number.get(turn.failed)
+        free = iteration.free_blocks
+        if iteration.failed != NOBODY and iteration.failed < iteration.submitted:
+            failed = self._by_number.get(iteration.failed)
             if failed is not None:
                 self._conclude_failed(failed, now, actions)
-        for number, progress in turn.progress:
+        for number, progress in iteration.progress:
             room = self._by_number.get(number)
-            if room is None or number >= turn.submitted:
+            if room is None or number >= iteration.submitted:
                 continue  # a room that not every rank has yet cannot be decided on
             if progress == FAILED:
                 self._conclude_failed(room, now, actions)
@@ -405,7 +405,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         for room in self._expired(now):
             self._fail(room, f"timed out while {self._doing(room)}", now, actions)
         self._early.expire(now)
-        self._note_cut(turn)
+        self._note_cut(iteration)
 
     # --- decisions ---
 
@@ -497,7 +497,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._step(room, ON_CHUNK_WRITTEN_BY_THE_GROUP, now)
 
     def _fail(self, room: EncodeRoom, reason: str, now: float, actions: list[Action]) -> None:
-        """Fail the room on this rank and tell every destination; the group follows at its next turn."""
+        """Fail the room on this rank and tell every destination; the group follows at its next iteration."""
         if room.failure or room.status in FINAL or room.over:
             return
         self._step(room, ON_FAILED_HERE, now)

@@ -56,7 +56,7 @@ SETTINGS: dict[str, Setting] = {
     "observer": Setting("The rank that takes ``rank`` for dead in a false alarm."),
     "instance": Setting("The instance that restarts, such as language0."),
     "lasts_s": Setting("How long the hang or the false alarm lasts, or until new processes are there after a restart."),
-    "factor": Setting("How many times longer the turns and writes of a slow rank take.", 1),
+    "factor": Setting("How many times longer the iterations and writes of a slow rank take.", 1),
     "room": Setting("The request that is aborted, counted from 1 in order of arrival.", 1),
 }
 """The settings of all kinds, in the order in which they are listed. What a value may be follows from its field's type:
@@ -176,11 +176,11 @@ class Restart(IncidentKind, frozen=True, tag="restart"):
 
 
 class Hang(IncidentKind, frozen=True, tag="hang"):
-    """The rank stands still for ``lasts_s``: what it is given waits, and so do its group's turns. Its writes go on."""
+    """The rank stands still for ``lasts_s``: what it is given waits, and so do its group's iterations. Its writes go on."""
 
     kind: ClassVar[str] = "hang"
     called: ClassVar[str] = "hang"
-    happens: ClassVar[str] = "a rank's inputs and its group's turns wait for `lasts_s`"
+    happens: ClassVar[str] = "a rank's inputs and its group's iterations wait for `lasts_s`"
     measured: ClassVar[str] = "its process is stopped and continued"
     of_processes: ClassVar[bool] = True
     most: ClassVar[Mapping[str, float]] = {"lasts_s": MOST_HANG_S}
@@ -194,11 +194,13 @@ class Hang(IncidentKind, frozen=True, tag="hang"):
 
 
 class Slow(IncidentKind, frozen=True, tag="slow"):
-    """The rank's writes and copies take ``factor`` times as long, and so do its group's turns and the work in them."""
+    """The rank's writes and copies take ``factor`` times as long, and so do its group's iterations and the work in them."""
 
     kind: ClassVar[str] = "slow"
     called: ClassVar[str] = "slow rank"
-    happens: ClassVar[str] = "a rank's writes and copies, and its group's turns and passes, take `factor` times as long"
+    happens: ClassVar[str] = (
+        "a rank's writes and copies, and its group's iterations and passes, take `factor` times as long"
+    )
     measured: ClassVar[str] = "it waits after each for that much longer"
 
     rank: RankId

@@ -9,7 +9,7 @@ A room's life on this side::
 
 Rules this file keeps:
 
-* every decision (take blocks, copy, resume, deliver, fail) is made in a turn, on what the whole group agreed on;
+* every decision (take blocks, copy, resume, deliver, fail) is made in an iteration, on what the whole group agreed on;
 * a status counts only for the outstanding epoch of the right incarnation, everything else is counted and ignored;
 * a room that ends while a writer may still write fences its blocks, sends Cancel, and frees them on Quiet;
 * the length comes from the message, never from memory that may belong to somebody else already;
@@ -42,6 +42,7 @@ from protocol.messages import (
     Conclude,
     CopyOut,
     Deliver,
+    Iteration,
     LanguageInput,
     LanguageRequest,
     Note,
@@ -51,7 +52,6 @@ from protocol.messages import (
     Prefilled,
     Quiet,
     Send,
-    Turn,
 )
 from protocol.phases import Timer
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
@@ -122,7 +122,7 @@ class LanguageRoom(Room):
 
     ``writer_gone``: the writer was declared down, so what it had on the way may land until the quarantine ends.
     ``upto_tokens``: what the last status said this rank holds; ``got_tokens``: what the group acted on.
-    ``asked_blocks``: what it asked for at the last turn in which it was its turn to be served; 0 before.
+    ``asked_blocks``: what it asked for at the last iteration in which it was its turn to be served; 0 before.
     """
 
     __slots__ = (
@@ -221,7 +221,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             PeerDown: self._on_peer_down,
             PeerUp: self._on_peer_up,
             Abort: self._on_abort,
-            Turn: self._on_turn,
+            Iteration: self._on_iteration,
         }
 
     def handle(self, event: LanguageInput, now: float) -> list[Action]:
@@ -255,8 +255,8 @@ class LanguageRank(RankCore[LanguageRoom]):
     def queues(self) -> list[Iterator[Demand]]:
         """The rooms that wait for blocks; new rooms wait behind all resumes only if these go first.
 
-        To look changes nothing, so the sizing policy is not asked: a room wants what it asked for at the last turn that
-        came to it, and one that no turn has come to yet wants at least one block.
+        To look changes nothing, so the sizing policy is not asked: a room wants what it asked for at the last iteration that
+        came to it, and one that no iteration has come to yet wants at least one block.
         """
         resuming = (Demand(room.key, self._next_blocks(room)) for room in self._resuming if not room.over)
         new = (Demand(room.key, room.asked_blocks or 1) for room in self._new if not room.over)
@@ -273,7 +273,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         """Blocks that a waiting room could be given if nobody else held any."""
         return self.pool.blocks - (0 if self.rooms[key].chunks else self.reserve_blocks)
 
-    # --- inputs: they only note facts, the next turn acts on them ---
+    # --- inputs: they only note facts, the next iteration acts on them ---
 
     def _on_request(self, request: LanguageRequest, now: float, actions: list[Action]) -> None:
         writer = RankId(Side.ENCODE, request.encode_instance, writer_rank(self.rank_id.rank, self.encode_tp))
@@ -378,27 +378,27 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._fail(room, abort.reason)
 
     def _fail(self, room: LanguageRoom, reason: str) -> None:
-        """Note this rank's reason to fail; the group follows at its next turn."""
+        """Note this rank's reason to fail; the group follows at its next iteration."""
         if not room.failure and not room.over:
             room.failure = reason
             self._failed[room.number] = None
 
-    # --- the turn: all decisions ---
+    # --- the iteration: all decisions ---
 
-    def _on_turn(self, turn: Turn, now: float, actions: list[Action]) -> None:
-        self._free = turn.free_blocks
+    def _on_iteration(self, iteration: Iteration, now: float, actions: list[Action]) -> None:
+        self._free = iteration.free_blocks
         self._freed = False
-        if turn.failed != NOBODY and turn.failed < turn.submitted:
-            failed = self._by_number.get(turn.failed)
+        if iteration.failed != NOBODY and iteration.failed < iteration.submitted:
+            failed = self._by_number.get(iteration.failed)
             if failed is not None:
                 self._conclude_failed(failed, failed.failure or OTHER_RANK, now, actions)
-        for number in range(self._admitted, turn.submitted):
+        for number in range(self._admitted, iteration.submitted):
             room = self._by_number.get(number)
             if room is not None and not self.discipline.announces_length:
                 self._queue(room, ON_ALL_RANKS_HAVE_IT, now)
-        self._admitted = max(self._admitted, turn.submitted)
-        for number, progress in turn.progress:
-            if number >= turn.submitted:
+        self._admitted = max(self._admitted, iteration.submitted)
+        for number, progress in iteration.progress:
+            if number >= iteration.submitted:
                 continue
             room = self._by_number.get(number)
             if room is None:
@@ -416,7 +416,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         for room in self._expired(now):
             self._timed_out(room, now, actions)
         self._early.expire(now)
-        self._note_cut(turn)
+        self._note_cut(iteration)
         self._behind_copy = None
 
     def _queue(self, room: LanguageRoom, step: LanguageStep, now: float) -> None:
@@ -532,7 +532,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             self._offer(room, taken, Event.OFFERED, now, actions)
 
     def _first_blocks(self, room: LanguageRoom) -> int:
-        """Blocks that a new room asks for, at the occupancy of the last turn."""
+        """Blocks that a new room asks for, at the occupancy of the last iteration."""
         if self.discipline.announces_length:
             tokens = self._known_total(room)
         elif not self.discipline.asks_policy:
@@ -640,7 +640,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         bytes_: int = 0,
         detail: str = "",
     ) -> None:
-        # A copy takes time, and whatever follows it in this turn happens only when it is over.
+        # A copy takes time, and whatever follows it in this iteration happens only when it is over.
         if self._recorder is None:
             return
         if self._behind_copy is None:

@@ -1,4 +1,4 @@
-"""How an embedding lies in memory: buffer kinds, bytes, and the pieces one chunk is moved in.
+"""How an embedding lies in memory: buffer kinds, bytes, and the segments one chunk is moved in.
 
 Every kind has its own registered pool of equal blocks. A block holds ``block_tokens`` tokens. The kinds and their order
 are those of the SGLang fork (embeddings, fill_ids, mrope positions, aux, optional deepstack); aux travels only with the
@@ -33,7 +33,7 @@ class BufferKind(msgspec.Struct, frozen=True):
     bytes_per_block: int
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Segment(msgspec.Struct, frozen=True):
     """One contiguous copy: ``length`` bytes between byte offsets within the pools of buffer kind ``kind``."""
 
     kind: int
@@ -89,7 +89,7 @@ class BufferLayout(msgspec.Struct, frozen=True, dict=True):
         aux = AUX_WORDS * INT32_BYTES if chunk.start_token == 0 else 0
         return chunk.tokens * self.bytes_per_token + aux
 
-    def pieces(self, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]) -> list[Piece]:
+    def segments(self, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]) -> list[Segment]:
         """The copies that move ``chunk`` for one destination, kind by kind, neighbours joined.
 
         ``source_blocks``: all blocks of the request on the encode side; token t lies in block t // block_tokens.
@@ -106,15 +106,15 @@ class BufferLayout(msgspec.Struct, frozen=True, dict=True):
                 f"chunk of {needed} blocks from block {first} does not fit "
                 f"{len(source_blocks)} source and {len(target_blocks)} target blocks"
             )
-        pieces: list[Piece] = []
+        segments: list[Segment] = []
         for index, kind in enumerate(self.kinds):
             if index == AUX:
                 if chunk.start_token == 0:
                     stride = kind.bytes_per_block
-                    pieces.append(Piece(AUX, source_blocks[0] * stride, target_blocks[0] * stride, stride))
+                    segments.append(Segment(AUX, source_blocks[0] * stride, target_blocks[0] * stride, stride))
                 continue
-            pieces.extend(_joined(index, kind, chunk.tokens, size, source_blocks[first:], target_blocks))
-        return pieces
+            segments.extend(_joined(index, kind, chunk.tokens, size, source_blocks[first:], target_blocks))
+        return segments
 
 
 def _joined(
@@ -124,19 +124,19 @@ def _joined(
     block_tokens: int,
     source: Sequence[int],
     target: Sequence[int],
-) -> list[Piece]:
-    pieces: list[Piece] = []
+) -> list[Segment]:
+    segments: list[Segment] = []
     stride = kind.bytes_per_block
     start = target_start = length = 0
     for number, done in enumerate(range(0, tokens, block_tokens)):
         size = min(block_tokens, tokens - done) * kind.bytes_per_token
         from_offset, to_offset = source[number] * stride, target[number] * stride
-        # Only full blocks precede, so a neighbour on both sides continues the piece without a gap.
+        # Only full blocks precede, so a neighbour on both sides continues the segment without a gap.
         if length and from_offset == start + length and to_offset == target_start + length:
             length += size
             continue
         if length:
-            pieces.append(Piece(index, start, target_start, length))
+            segments.append(Segment(index, start, target_start, length))
         start, target_start, length = from_offset, to_offset, size
-    pieces.append(Piece(index, start, target_start, length))
-    return pieces
+    segments.append(Segment(index, start, target_start, length))
+    return segments

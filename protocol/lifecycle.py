@@ -24,7 +24,7 @@ PROCESS_ENDED = "its process ended"
 
 MEMBER_GRACE_S = 0.5
 """How long the other ranks of an instance have to leave by themselves when one of them has ended: they notice in their
-next turn, but not in the middle of a pass. The simulator's end at once."""
+next iteration, but not in the middle of a pass. The simulator's end at once."""
 
 Instance = tuple[Side, int]
 """A serving replica of one side."""

@@ -161,8 +161,8 @@ class PeerUp(msgspec.Struct, frozen=True, gc=False, tag="peer_up"):
     peer: RankId
 
 
-class Turn(msgspec.Struct, frozen=True, gc=False, tag="turn"):
-    """One turn of the scheduler loop, with what the ranks of the group agreed on (see ``agreement``)."""
+class Iteration(msgspec.Struct, frozen=True, gc=False, tag="iteration"):
+    """One iteration of the scheduler loop, with what the ranks of the group agreed on (see ``agreement``)."""
 
     submitted: int
     free_blocks: int
@@ -170,8 +170,8 @@ class Turn(msgspec.Struct, frozen=True, gc=False, tag="turn"):
     progress: tuple[tuple[int, int], ...] = ()
 
 
-EncodeInput = EncodeRequest | Offer | Cancel | Encoded | WriteDone | WriterQuiet | PeerDown | PeerUp | Abort | Turn
-LanguageInput = LanguageRequest | Announce | ChunkStatus | Quiet | Prefilled | PeerDown | PeerUp | Abort | Turn
+EncodeInput = EncodeRequest | Offer | Cancel | Encoded | WriteDone | WriterQuiet | PeerDown | PeerUp | Abort | Iteration
+LanguageInput = LanguageRequest | Announce | ChunkStatus | Quiet | Prefilled | PeerDown | PeerUp | Abort | Iteration
 
 # --- actions -------------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Conclude(msgspec.Struct, frozen=True, gc=False, tag="conclude"):
 
 
 class Note(msgspec.Struct, frozen=True, gc=False, tag="note"):
-    """Record this event now: it comes after a CopyOut of the same turn, so only the driver knows its time.
+    """Record this event now: it comes after a CopyOut of the same iteration, so only the driver knows its time.
 
     The fields are those of ``recording.Record`` behind the rank.
     """

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
-from protocol.agreement import FAILED, MOST_ROOMS, NOBODY, Ballot, is_cut_short
+from protocol.agreement import FAILED, MOST_ROOMS, NOBODY, Proposal, is_cut_short
 from protocol.allocator import BlockPool
 from protocol.errors import IllegalStepError, ProtocolError
 from protocol.layout import BufferLayout
-from protocol.messages import Message, Offer, Turn
+from protocol.messages import Iteration, Message, Offer
 from protocol.phases import Phase, Step, Table, Timer, in_words, landings
 from protocol.recording import Event, Recorder
 from protocol.status import Status, advance
@@ -26,7 +26,7 @@ class Room:
 
     ``phase`` is where it is in its side's table (see ``phases``); ``over`` is what the table says of that.
     ``progress`` is how far this rank has come, ``agreed`` how far the whole group has (both only rise).
-    ``failure`` is this rank's own reason to fail, known to the group only after its next turn.
+    ``failure`` is this rank's own reason to fail, known to the group only after its next iteration.
     ``timed``: whether its rank keeps an entry for its timer, which may come up before ``deadline``.
     """
 
@@ -144,20 +144,20 @@ class RankCore(Generic[RoomType]):
         self._timer_count = 0
         self._down: set[RankId] = set()
         self._early = EarlyMessages()
-        self._freed = False  # blocks came free after this turn's ballot was counted
-        self._cut = False  # the last turn left rooms for the next one
+        self._freed = False  # blocks came free after this iteration's proposal was counted
+        self._cut = False  # the last iteration left rooms for the next one
 
     # --- the group's agreement (see agreement.py) ---
 
-    def ballot(self) -> Ballot:
+    def proposal(self) -> Proposal:
         """This rank's submissions, free blocks and first failed room."""
-        return Ballot(self._submitted, self.pool.free, min(self._failed) if self._failed else NOBODY)
+        return Proposal(self._submitted, self.pool.free, min(self._failed) if self._failed else NOBODY)
 
     def candidates(self) -> Sequence[int]:
         """Numbers of the rooms that moved on or failed here since the group last agreed."""
         return tuple(self._moved | self._failed) if self._failed else tuple(self._moved)
 
-    def votes(self, candidates: Sequence[int]) -> list[int]:
+    def progress_of(self, candidates: Sequence[int]) -> list[int]:
         """How far each candidate has come here; FAILED if it failed, 0 for a room this rank has not."""
         rooms, failed = self._by_number, self._failed
         return [
@@ -165,24 +165,24 @@ class RankCore(Generic[RoomType]):
             for number in candidates
         ]
 
-    def lone_turn(self) -> Turn:
+    def lone_iteration(self) -> Iteration:
         """What this rank agrees on with itself."""
         failed, rooms = self._failed, self._by_number
         if failed:
             candidates = self.candidates()
-            progress = tuple(zip(candidates, self.votes(candidates), strict=True))
-            return Turn(self._submitted, self.pool.free, min(failed), progress)
+            progress = tuple(zip(candidates, self.progress_of(candidates), strict=True))
+            return Iteration(self._submitted, self.pool.free, min(failed), progress)
         progress = tuple([(number, rooms[number].progress) for number in self._moved])
-        return Turn(self._submitted, self.pool.free, NOBODY, progress)
+        return Iteration(self._submitted, self.pool.free, NOBODY, progress)
 
     @property
     def has_news(self) -> bool:
-        """Whether a turn would find a room that moved on or failed here, or blocks that came free."""
+        """Whether an iteration would find a room that moved on or failed here, or blocks that came free."""
         return bool(self._moved) or bool(self._failed) or self._freed
 
     @property
     def unsettled(self) -> bool:
-        """Whether the next turn has something to do even if nothing arrives before it."""
+        """Whether the next iteration has something to do even if nothing arrives before it."""
         return bool(self._failed) or self._freed or self._cut
 
     @property
@@ -191,7 +191,7 @@ class RankCore(Generic[RoomType]):
         return self._timers[0][0] if self._timers else None
 
     def next_deadline(self) -> float | None:
-        """When a turn is due at the latest, for a timer's sake; None when no timer runs."""
+        """When an iteration is due at the latest, for a timer's sake; None when no timer runs."""
         timers = self._timers
         while timers and (timers[0][3].deadline is None or timers[0][3].deadline > timers[0][0]):
             self._settle_first_timer()
@@ -280,9 +280,9 @@ class RankCore(Generic[RoomType]):
         room.timed = False
         return room
 
-    def _note_cut(self, turn: Turn) -> None:
-        """The turn has been carried out: see whether it left rooms for the next one, which only rank 0 can know."""
-        self._cut = len(turn.progress) == MOST_ROOMS and self.rank_id.rank == 0 and is_cut_short(self, turn)
+    def _note_cut(self, iteration: Iteration) -> None:
+        """The iteration has been carried out: see whether it left rooms for the next one, which only rank 0 can know."""
+        self._cut = len(iteration.progress) == MOST_ROOMS and self.rank_id.rank == 0 and is_cut_short(self, iteration)
 
     def _settle_first_timer(self) -> None:
         room = self._pop_timer()

@@ -3,7 +3,7 @@
 Both drivers hand the cores a ``Recorder``; the cores call it at the same places in both worlds. A row of
 ``events.parquet`` is one call. The *history* of a room is what must be equal between a simulated and a measured run.
 Causally independent steps of one rank (a second destination's write, the encoder's forward pass) may interleave
-differently on a real machine, so each belongs to a track of its own and is compared within it.
+differently on a real machine, so each belongs to a domain of its own and is compared within it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Event(StrEnum):
     __hash__ = str.__hash__  # Enum's own runs in Python, and what is done about an event is looked up at every record
 
 
-class Track(Enum):
+class OrderingDomain(Enum):
     """Which events keep their mutual order on every machine."""
 
     ROOM = "room"
@@ -53,21 +53,21 @@ class Track(Enum):
     COMPUTE = "compute"
 
 
-TRACKS: dict[Event, Track] = {
-    **dict.fromkeys(Event, Track.ROOM),
-    Event.OFFER_RECEIVED: Track.DESTINATION,
-    Event.WRITE_STARTED: Track.DESTINATION,
-    Event.WRITE_DONE: Track.DESTINATION,
-    Event.ENCODE_STARTED: Track.COMPUTE,
-    Event.ENCODED: Track.COMPUTE,
-    Event.PREFILLED: Track.COMPUTE,
+ORDERING_DOMAINS: dict[Event, OrderingDomain] = {
+    **dict.fromkeys(Event, OrderingDomain.ROOM),
+    Event.OFFER_RECEIVED: OrderingDomain.DESTINATION,
+    Event.WRITE_STARTED: OrderingDomain.DESTINATION,
+    Event.WRITE_DONE: OrderingDomain.DESTINATION,
+    Event.ENCODE_STARTED: OrderingDomain.COMPUTE,
+    Event.ENCODED: OrderingDomain.COMPUTE,
+    Event.PREFILLED: OrderingDomain.COMPUTE,
 }
 
 
 class Record(NamedTuple):
     """One recorded event.
 
-    ``status``: the room's status after the event on that rank, None on the destination and compute tracks.
+    ``status``: the room's status after the event on that rank, None on the destination and compute domains.
     ``tokens``: the room's sent_tokens (encode side) or received tokens (language side) after the event; for ALLOCATED
     the tokens that the blocks the room holds from now on have room for.
     ``bytes``: payload bytes the event moved. ``detail``: the peer or the reason.
@@ -106,13 +106,13 @@ HistoryKey = tuple[int, RankId, str]
 
 
 def histories(records: Iterable[Record]) -> dict[HistoryKey, list[Step]]:
-    """The sequence of (event, status, tokens) per (room, rank, track).
+    """The sequence of (event, status, tokens) per (room, rank, domain).
 
-    ``records`` must be in recording order per rank. A destination track's key holds the peer's name.
+    ``records`` must be in recording order per rank. A destination domain's key holds the peer's name.
     """
     found: dict[HistoryKey, list[Step]] = {}
     for record in records:
-        track = TRACKS[record.event]
-        name = record.detail.split(" ", 1)[0] if track is Track.DESTINATION else track.value
+        domain = ORDERING_DOMAINS[record.event]
+        name = record.detail.split(" ", 1)[0] if domain is OrderingDomain.DESTINATION else domain.value
         found.setdefault((record.room, record.rank_id, name), []).append((record.event, record.status, record.tokens))
     return found

@@ -19,7 +19,7 @@ class Counts(msgspec.Struct):
 
     inputs: int = 0
     submissions: int = 0
-    turns: int = 0
+    iterations: int = 0
     fills: int = 0
     fill_bytes: int = 0
     fill_cpu_s: float = 0.0
@@ -39,21 +39,21 @@ class WriteCounts(msgspec.Struct):
     writes: int = 0
     write_bytes: int = 0
     write_s: float = 0.0
-    pieces: int = 0
+    segments: int = 0
 
     def add(self, other: WriteCounts) -> None:
         """Add what another thread counted."""
         self.writes += other.writes
         self.write_bytes += other.write_bytes
         self.write_s += other.write_s
-        self.pieces += other.pieces
+        self.segments += other.segments
 
 
 class Durations:
     """How long something took, each time: ``count`` of them, and a sample of at most ``most`` for the quantiles.
 
     The sample is a reservoir (Vitter, "Random sampling with a reservoir", 1985, algorithm R): every duration is in it
-    with the same probability. Every k-th would not do: the two all-reduces of a turn alternate.
+    with the same probability. Every k-th would not do: the two all-reduces of an iteration alternate.
     """
 
     def __init__(self, most: int = MOST_DURATIONS) -> None:

@@ -159,7 +159,7 @@ def slowness_of(plan: Iterable[RealFault], rank: RankId) -> float:
 
 
 def slowest_of(plan: Iterable[RealFault], side: Side, instance: int) -> float:
-    """How many times longer the turns and passes of an instance take: its slowest rank holds up the others."""
+    """How many times longer the iterations and passes of an instance take: its slowest rank holds up the others."""
     factors = [one.factor for one in plan if isinstance(one, Slow) and one.rank[:2] == (side, instance)]
     return max(factors, default=1.0)
 

@@ -1,6 +1,6 @@
 """Runs that are watched from beginning to end: for tests, notebooks and small studies.
 
-The laws of single records are ``protocol.observe.monitor``; what a whole run owes is here, since only a simulated run
+The invariants of single records are ``protocol.observe.monitor``; what a whole run owes is here, since only a simulated run
 has an outcome to hold against its records. ``Book`` keeps the accounts that this takes: who went into which station and
 came out again, and which bytes were written.
 """
@@ -15,7 +15,7 @@ import msgspec
 
 from protocol.chunks import Chunk
 from protocol.emulation.scenario import Request, Scenario
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.runlog import RequestRow, RunLog
 from protocol.recording import Event, Record
 from protocol.status import FINAL, Status
@@ -27,8 +27,8 @@ ROUNDING = 1e-9
 """Two sums of the same times in another order differ by a few parts in 1e16 for each summand."""
 
 
-class LawError(Exception):
-    """A run broke a law."""
+class InvariantError(Exception):
+    """A run broke an invariant."""
 
 
 # --- accounts ------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class Book:
         self._writing: dict[_Customer, int] = {}
         self._chunk_bytes: dict[tuple[RankId, int], int] = {}
         self.last_s = 0.0
-        self.broken: list[str] = []
+        self.violations: list[str] = []
 
     def expect(self, request: Request) -> None:
         """Announce a request."""
@@ -149,7 +149,7 @@ class Book:
         if event is Event.SUBMITTED:
             arrival_s = self._arrivals_s.get(room, math.inf)
             if time_s < arrival_s:
-                self.broken.append(f"room {room} was on {rank_id} at {time_s!r}, before it came at {arrival_s!r}")
+                self.violations.append(f"room {room} was on {rank_id} at {time_s!r}, before it came at {arrival_s!r}")
         elif event is Event.ENCODE_STARTED or event is Event.ALLOCATED:
             self._hold(time_s, rank_id, room, self._layout.blocks_for(tokens))
         elif event is Event.RELEASED:
@@ -163,7 +163,7 @@ class Book:
         flow.entered += 1
         flow.inside += 1
         if customer in inside:
-            self.broken.append(f"room {customer[1]} entered {station.name!r} on {customer[0]} twice")
+            self.violations.append(f"room {customer[1]} entered {station.name!r} on {customer[0]} twice")
         inside[customer] = time_s
 
     def _leave(self, station: Station, time_s: float, customer: _Customer) -> None:
@@ -173,7 +173,9 @@ class Book:
         flow.inside -= 1
         entered_s = self._inside[station.name].pop(customer, None)
         if entered_s is None:
-            self.broken.append(f"room {customer[1]} left {station.name!r} on {customer[0]} without having entered it")
+            self.violations.append(
+                f"room {customer[1]} left {station.name!r} on {customer[0]} without having entered it"
+            )
         else:
             flow.sojourn_s += time_s - entered_s
 
@@ -205,7 +207,7 @@ class Book:
         elif event is Event.WRITE_DONE:
             started = self._writing.pop((rank_id, room, peer), 0)
             if bytes_ and bytes_ != started:
-                self.broken.append(f"room {room} on {rank_id} wrote {started} bytes to {peer}, {bytes_} landed")
+                self.violations.append(f"room {room} on {rank_id} wrote {started} bytes to {peer}, {bytes_} landed")
             self.bytes_done += bytes_
         elif event is Event.RELEASED:
             self._chunk_bytes.pop((rank_id, room), None)
@@ -220,7 +222,7 @@ class Book:
         for name, flow in self.stations.items():
             flow.advance(end_s)
             flow.sojourn_s += math.fsum(end_s - entered_s for entered_s in self._inside[name].values())
-        self.broken += self.uneven()
+        self.violations += self.uneven()
 
     def uneven(self) -> list[str]:
         """Conservation of flow and Little's law, station by station: a sentence for each that does not hold."""
@@ -236,68 +238,68 @@ class Book:
         return found
 
 
-# --- laws ----------------------------------------------------------------------------------------------------------
+# --- invariants ----------------------------------------------------------------------------------------------------------
 
 
-def broken_laws(checker: LawChecker, outcome: SimulationOutcome) -> list[str]:
-    """The run is over: what ``checker`` saw, and the laws of its end, one sentence for each that is broken."""
+def violations_of(checker: InvariantMonitor, outcome: SimulationOutcome) -> list[str]:
+    """The run is over: what ``checker`` saw, and the invariants of its end, one sentence for each that is violations."""
     checker.finish()
-    return [*checker.examples, *broken_ends(checker.open_rooms, outcome)]
+    return [*checker.examples, *violations_at_the_end(checker.open_rooms, outcome)]
 
 
-def broken_ends(
+def violations_at_the_end(
     open_rooms: Iterable[tuple[int, RankId]], outcome: SimulationOutcome, *, forgives: bool = False
 ) -> list[str]:
-    """The laws of a run's end, one sentence for each that is broken.
+    """The invariants of a run's end, one sentence for each that is violations.
 
     Every room that was submitted to a rank is released there, no rank holds a block, the counts add up, and what was
     written has landed unless something failed. A run that stands still for good, a deadlock without timers, owes its
     unfinished rooms nothing, and no run owes anything on ranks whose processes had ended. ``forgives``: whatever never
     ended may do so, as where messages are lost and no timers are.
     """
-    broken: list[str] = []
+    violations: list[str] = []
     stuck = outcome.unfinished > 0 and (outcome.deadlock or forgives)
     if not stuck:
-        broken.extend(
+        violations.extend(
             f"room {room} never ended on {rank_id}" for room, rank_id in open_rooms if rank_id not in outcome.ended
         )
-        broken.extend(outcome.leftovers)
+        violations.extend(outcome.leftovers)
         if outcome.unfinished and not outcome.ended:
-            broken.append(f"{outcome.unfinished} requests never ended")
+            violations.append(f"{outcome.unfinished} requests never ended")
     if outcome.submitted != outcome.succeeded + outcome.failed + outcome.unfinished:
-        broken.append(
+        violations.append(
             f"{outcome.submitted} requests were submitted, {outcome.succeeded} succeeded, {outcome.failed} failed, "
             f"{outcome.unfinished} are unfinished"
         )
     clean = not outcome.failed and not outcome.ended and not stuck
     if outcome.bytes_landed > outcome.bytes_written or (clean and outcome.bytes_landed != outcome.bytes_written):
-        broken.append(f"{outcome.bytes_landed} bytes landed, {outcome.bytes_written} were written")
-    return broken
+        violations.append(f"{outcome.bytes_landed} bytes landed, {outcome.bytes_written} were written")
+    return violations
 
 
-def broken_accounts(book: Book, log: RunLog, rows: Iterable[RequestRow], outcome: SimulationOutcome) -> list[str]:
+def violations_of_counts(book: Book, log: RunLog, rows: Iterable[RequestRow], outcome: SimulationOutcome) -> list[str]:
     """The run is over: whether all that counted it came to the same, one sentence for each that did not.
 
     The book, the run log and the cluster count bytes, blocks and requests each in a way of its own.
     """
     book.finish(outcome.end_s)
-    broken = list(book.broken)
+    violations = list(book.violations)
     if book.last_s > outcome.end_s:
-        broken.append(f"something happened at {book.last_s!r}, the run ended at {outcome.end_s!r}")
+        violations.append(f"something happened at {book.last_s!r}, the run ended at {outcome.end_s!r}")
     if (book.bytes_started, book.bytes_done) != (outcome.bytes_written, outcome.bytes_landed):
-        broken.append(
+        violations.append(
             f"the records have {book.bytes_started} bytes written and {book.bytes_done} landed, the run "
             f"{outcome.bytes_written} and {outcome.bytes_landed}"
         )
     for side, use in log.pools.items():
         by_room, by_time = book.held_block_s[side], use.to_the_end_block_s
         if not math.isclose(by_room, by_time, rel_tol=ROUNDING, abs_tol=ROUNDING * outcome.end_s):
-            broken.append(
+            violations.append(
                 f"rooms held blocks of the {side.value} side for {by_room!r} block-seconds, the pool was held for "
                 f"{by_time!r}"
             )
         if not 0 <= use.held_blocks <= use.peak_blocks <= use.pool_blocks:
-            broken.append(
+            violations.append(
                 f"the {side.value} side holds {use.held_blocks} blocks and held {use.peak_blocks} of {use.pool_blocks}"
             )
     ended = [Status[row.status] for row in rows]
@@ -310,14 +312,14 @@ def broken_accounts(book: Book, log: RunLog, rows: Iterable[RequestRow], outcome
     said = (outcome.submitted, outcome.succeeded, outcome.failed, outcome.unfinished)
     # A request that still has rooms may have ended for its client, so unfinished ones may be in any status.
     if counted[0] != said[0] or (not outcome.unfinished and counted != said):
-        broken.append(
+        violations.append(
             "the rows have {} requests, {} succeeded, {} failed, {} unfinished; the run {}, {}, {}, {}".format(
                 *counted, *said
             )
         )
     if not outcome.failed and not outcome.unfinished and book.bytes_expected != outcome.bytes_landed:
-        broken.append(f"{outcome.bytes_landed} bytes landed, the requests have {book.bytes_expected}")
-    return broken
+        violations.append(f"{outcome.bytes_landed} bytes landed, the requests have {book.bytes_expected}")
+    return violations
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------
@@ -352,8 +354,8 @@ class ObservedRun(NamedTuple):
 
 
 def observe(scenario: Scenario, requests: Iterable[Request], link: LinkProfile) -> ObservedRun:
-    """Simulate and keep everything. Raises LawError when the run breaks a law."""
-    checker = LawChecker(scenario)
+    """Simulate and keep everything. Raises InvariantError when the run violates a invariant."""
+    checker = InvariantMonitor(scenario)
     book = Book(scenario)
     records: list[Record] = []
     rows: list[RequestRow] = []
@@ -374,6 +376,6 @@ def observe(scenario: Scenario, requests: Iterable[Request], link: LinkProfile) 
         book(time_s, rank_id, room, event, status, tokens, bytes_, detail)
 
     outcome = simulate(scenario, book.announced(checker.announced(requests)), link, recorder=keep, run_log=log)
-    if broken := broken_laws(checker, outcome) + broken_accounts(book, log, rows, outcome):
-        raise LawError("; ".join(broken[:5]))
+    if violations := violations_of(checker, outcome) + violations_of_counts(book, log, rows, outcome):
+        raise InvariantError("; ".join(violations[:5]))
     return ObservedRun(outcome, records, rows, log, book.stations)

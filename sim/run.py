@@ -28,13 +28,13 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     seen and the rooms in the cycle (see ``protocol.observe.deadlock``); timers may have ended it. ``leftovers``: a
     sentence for every rank that was not empty at the end; ``ended``: ranks whose processes had ended by then, of which
     nothing can be said. ``events``: calls on the virtual clock (one more for a prefill pass of which only a recorder is
-    told the end); ``turns``: those of them that were turns of a scheduler loop.
+    told the end); ``iterations``: those of them that were iterations of a scheduler loop.
     """
 
     end_s: float
     deadlocks: tuple[str, ...]
     events: int
-    turns: int
+    iterations: int
     submitted: int
     succeeded: int
     failed: int
@@ -97,7 +97,7 @@ def simulate(
             cluster.look_for_deadlock()
         if not clock.reminders or (cluster.unfinished == 0 and cluster.empty):
             break
-        clock.step()  # the next timer; it may lead to a turn
+        clock.step()  # the next timer; it may lead to an iteration
     cluster.note_rest()
     if run_log is not None:
         run_log.finish(end_s)
@@ -105,7 +105,7 @@ def simulate(
         end_s=end_s,
         deadlocks=tuple(f"seen at {time_s:.6f} s: {deadlock}" for time_s, deadlock in cluster.timers.deadlocks),
         events=clock.events,
-        turns=cluster.turns.held,
+        iterations=cluster.iterations.held,
         submitted=cluster.requests.submitted,
         succeeded=cluster.requests.succeeded,
         failed=cluster.requests.failed,

@@ -264,7 +264,7 @@ def test_the_core_of_the_protocol_knows_no_wing(where: str, source: str, upward:
         ("runs/measure", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import experiments.cli", True),
         ("calibration/here", "from experiments.commands import doctor", True),
         ("calibration/here", "from experiments.validation.frozen import freeze", True),
-        ("sweeps/sweep", "import experiments.validation.cells", True),
+        ("sweeps/sweep", "import experiments.validation.cases", True),
         ("stats/intervals", "import importlib\nimportlib.import_module('experiments.config.schema')", True),
         ("text", "from experiments.stats.intervals import Estimate", True),
         ("errors", "from experiments.units import format_size", True),

@@ -31,9 +31,9 @@ HOSTED = {"1x1h": (1, 1), "2x2h": (2, 2)}
 HOST = {
     "processors": 4,
     "input_s": 10e-6,
-    "turn_s": 10e-6,
+    "iteration_s": 10e-6,
     "message_s": 5e-6,
-    "order_s": 10e-6,
+    "command_s": 10e-6,
     "fill_bandwidth_Bps": 50e9,
     "write_processors": 0.5,
     "collective_processors": 0.5,
@@ -46,7 +46,7 @@ WARM_UP_REQUESTS = 100
 QUICK = (10_000, 100_000)
 FULL = (10_000, 100_000, 1_000_000)
 RECORDINGS = ("off", "events", "all")
-"""Nothing; events.parquet; what `bufferlab sim` does: events and requests, every law, the run's figures."""
+"""Nothing; events.parquet; what `bufferlab sim` does: events and requests, every invariant, the run's figures."""
 
 
 def main() -> int:

@@ -1,13 +1,13 @@
 """Measures the validation campaign on this machine, predicts it, and scores the prediction.
 
-    python tools/campaign.py FOLDER [--rounds 9] [--cells NAMES] [--page FILE] [--only-score]
+    python tools/campaign.py FOLDER [--rounds 9] [--cases NAMES] [--page FILE] [--only-score]
     python tools/campaign.py --rescore --page FILE
 
 About 17 minutes on a machine with two cores, which should do nothing else meanwhile. An interrupted campaign goes on
 where it stopped. FOLDER/runs has the run directories, FOLDER/profile.toml the link profile that was fitted to the
 calibrating ones, FOLDER/validation everything that `bufferlab validate` writes for the others. --page puts the tables,
 with the date and the machine, between the marks of a page, and beside it the figure of the errors, the scores of all
-cells (.csv) and the figures of every single run (-rounds.csv).
+cases (.csv) and the figures of every single run (-rounds.csv).
 
 --rescore measures and predicts nothing: it judges the figures of every round anew that stand beside the page.
 
@@ -45,21 +45,20 @@ from experiments.progress import bar
 from experiments.runs.environment import describe_host
 from experiments.runs.rundir import StoredRun
 from experiments.stats.intervals import quantile
-from experiments.validation import CellScore, Decision, FrozenProfile, decide, freeze, score_cell, write_report
-from experiments.validation.bars import BARS
+from experiments.validation import CaseScore, Decision, FrozenProfile, decide, freeze, score_case, write_report
 from experiments.validation.campaign import (
     PROFILE,
     RATES,
-    account_runs,
     calibration_runs,
-    chosen_cells,
+    chosen_cases,
+    cpu_usage_runs,
     measure,
 )
 from experiments.validation.figures import bias_figure
 from experiments.validation.pairing import pair_run
 from experiments.validation.rescoring import (
     BARRED,
-    cell_table,
+    case_table,
     choice_table,
     choices_from,
     count_line,
@@ -69,11 +68,12 @@ from experiments.validation.rescoring import (
     rows_of,
 )
 from experiments.validation.scores import LATENCY_FIGURES
+from experiments.validation.tolerances import TOLERANCES
 from sim.host.costs import HostCosts
 
 FIGURES = ("p50", "p99", "throughput")
 ON_LARGER_HOSTS = ("default-1024", "load-high", "ranks-1x2", "ranks-2x2")
-"""Cells of which the page says what more processors would do."""
+"""Cases of which the page says what more processors would do."""
 BEGIN, END = "<!-- campaign: begin -->\n", "\n<!-- campaign: end -->"
 
 
@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, fit, predict, score, write."""
     parser = argparse.ArgumentParser(prog="campaign", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER")
-    parser.add_argument("--rounds", type=int, default=9, help="of every cell")
-    parser.add_argument("--cells", default="", metavar="NAMES", help="only cells whose names begin so, comma-separated")
+    parser.add_argument("--rounds", type=int, default=9, help="of every case")
+    parser.add_argument("--cases", default="", metavar="NAMES", help="only cases whose names begin so, comma-separated")
     parser.add_argument("--page", type=Path, help="put the tables between the marks of this file")
     parser.add_argument("--only-score", action="store_true", help="measure nothing")
     parser.add_argument("--rescore", action="store_true", help="only judge the rounds beside the page anew")
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.rounds < 2:
             raise UserError(f"--rounds is {chosen.rounds}, it must be at least 2")
-        cells = chosen_cells(chosen.cells)
+        cases = chosen_cases(chosen.cases)
         marked = None if chosen.page is None else MarkedPage(chosen.page, BEGIN, END, "--page")
         if marked is not None:
             marked.check()
@@ -102,28 +102,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_place(beside, "the file beside --page")
         check_folder(chosen.folder, only_score=chosen.only_score)
         if not chosen.only_score:
-            total = (len(CALIBRATING) + len(cells)) * chosen.rounds
+            total = (len(CALIBRATING) + len(cases)) * chosen.rounds
             with bar("measure", total, "runs") as shown:
-                measure(chosen.folder, cells, chosen.rounds, shown.step)
+                measure(chosen.folder, cases, chosen.rounds, shown.step)
         profile = fitted(chosen.folder, chosen.rounds)
         scores = []
-        with bar("score", len(cells), "cells") as shown:
-            for one in cells:
+        with bar("score", len(cases), "cases") as shown:
+            for one in cases:
                 runs = [run_folder(chosen.folder, one.name, number) for number in range(chosen.rounds)]
-                scores.append(score_cell(runs, profile))
+                scores.append(score_case(runs, profile))
                 shown.step(one.name)
         decision = decide(scores)
         shutil.rmtree(chosen.folder / "validation", ignore_errors=True)
         write_report(scores, decision, profile, chosen.folder / "validation")
         tables = page(chosen.folder, scores, decision, profile, chosen.rounds)
         tables += larger_hosts(chosen.folder, scores, profile, chosen.rounds)
-        tables += all_reduces(chosen.folder, [cell.name for cell in scores], chosen.rounds)
+        tables += all_reduces(chosen.folder, [case.name for case in scores], chosen.rounds)
         print(tables)
         if marked is not None:
             marked.put(tables)
             png, csv_file, rounds_file = beside_page(chosen.page)
             copy_whole(chosen.folder / "validation" / "figures" / "errors.png", png)
-            copy_whole(chosen.folder / "validation" / "cells.csv", csv_file)
+            copy_whole(chosen.folder / "validation" / "cases.csv", csv_file)
             write_rounds(scores, rounds_file)
     except UserError as error:
         print(f"campaign: {error}.", file=sys.stderr)
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def beside_page(page: Path) -> tuple[Path, Path, Path]:
-    """The figure of a page, the table of its cells, and that of all rounds."""
+    """The figure of a page, the table of its cases, and that of all rounds."""
     return page.with_suffix(".png"), page.with_suffix(".csv"), page.with_name(f"{page.stem}-rounds.csv")
 
 
@@ -159,38 +159,38 @@ def check_folder(folder: Path, *, only_score: bool) -> None:
 
 
 def rescore(parser: argparse.ArgumentParser, target: Path | None) -> int:
-    """Judge the rounds beside a page anew: its tables of cells and choices, the verdicts of its CSV, its figure."""
+    """Judge the rounds beside a page anew: its tables of cases and choices, the verdicts of its CSV, its figure."""
     if target is None:
         parser.error("--rescore needs --page")
     try:
-        cells, rounds = read_rounds(target)
-        rows = rescored(cells, rounds)
+        cases, rounds = read_rounds(target)
+        rows = rescored(cases, rounds)
         text = target.read_text(encoding="utf-8")
         text = re.sub(r"\nOf \d+ figures: [^\n]*\n", "", text)
-        text = replaced(text, "| cell |", [*cell_table(rows), "", count_line(rows)])
-        text = replaced(text, "| setting |", choice_table(choices_from(cells, rounds)))
+        text = replaced(text, "| case |", [*case_table(rows), "", count_line(rows)])
+        text = replaced(text, "| setting |", choice_table(choices_from(cases, rounds)))
     except (UserError, OSError, ValueError) as error:
         print(f"campaign: {error}.", file=sys.stderr)
         return 2
-    for cell in cells:
-        for name, one in rows[cell["cell"]].items():
-            cell |= {
+    for case in cases:
+        for name, one in rows[case["case"]].items():
+            case |= {
                 f"{name}_bias_low": str(one.bias["low"]), f"{name}_bias_high": str(one.bias["high"]),
                 f"{name}_verdict": one.verdict or "",
             }  # fmt: skip
-    names = [name.replace("_allowed", "_bar") for name in cells[0]]
-    figure, cells_file, _ = beside_page(target)
+    names = [name.replace("_allowed", "_tolerance") for name in cases[0]]
+    figure, cases_file, _ = beside_page(target)
     made = io.StringIO(newline="")
     table = csv.writer(made, lineterminator="\n")
     table.writerow(names)
-    for cell in cells:
+    for case in cases:
         for name in BARRED:
-            bar_name = next(one for one in (f"{name}_allowed", f"{name}_bar") if one in cell)
-            cell[bar_name] = str(BARS[name])
-        table.writerow(cell.values())
+            tolerance_name = next(one for one in (f"{name}_allowed", f"{name}_tolerance") if one in case)
+            case[tolerance_name] = str(TOLERANCES[name])
+        table.writerow(case.values())
     try:
         with disk_errors(target):
-            write_text(cells_file, made.getvalue())
+            write_text(cases_file, made.getvalue())
             write_text(target, text)
         save(bias_figure(rows), figure)
     except RunFailedError as error:
@@ -204,9 +204,9 @@ def fitted(folder: Path, rounds: int) -> FrozenProfile:
     """The profile of this machine, fitted once."""
     path = folder / PROFILE
     if not path.exists():
-        # Where the kernel does not count the time of threads there are no accounts, and every thread has a processor.
-        accounts = [run for run in account_runs(folder, rounds) if StoredRun(run).usage]
-        calibrate(calibration_runs(folder, rounds), accounts=accounts, out=path, command="tools/campaign.py")
+        # Where the kernel does not count the time of threads there are no usages, and every thread has a processor.
+        usages = [run for run in cpu_usage_runs(folder, rounds) if StoredRun(run).usage]
+        calibrate(calibration_runs(folder, rounds), usages=usages, out=path, command="tools/campaign.py")
     return freeze(path)
 
 
@@ -215,7 +215,7 @@ def fitted(folder: Path, rounds: int) -> FrozenProfile:
 
 def page(
     folder: Path,
-    scores: Sequence[CellScore],
+    scores: Sequence[CaseScore],
     decision: Decision,
     profile: FrozenProfile,
     rounds: int,
@@ -229,12 +229,12 @@ def page(
         f"closed loop of 16 requests reached {rates['capacity_rps']:.1f} a second; low, medium and high load are "
         f"{rates['low']:.1f}, {rates['medium']:.1f} and {rates['high']:.1f}.",
         "",
-        f"Profile: latency {1e6 * link.latency_s:.0f} µs, {1e6 * link.per_piece_s:.1f} µs a piece, "
+        f"Profile: latency {1e6 * link.latency_s:.0f} µs, {1e6 * link.per_segment_s:.1f} µs a segment, "
         f"{link.bandwidth_Bps / 1e9:.2f} GB/s, control message {1e6 * link.control_latency_s:.0f} µs, copies "
         f"{link.copy_bandwidth_Bps / 1e9:.1f} GB/s.",
         *host_line(link.host),
         "",
-        *cell_table(rows_of(scores)),
+        *case_table(rows_of(scores)),
         "",
         count_line(rows_of(scores)),
         "",
@@ -249,17 +249,17 @@ def host_line(host: HostCosts | None) -> list[str]:
         return []
     return [
         "",
-        f"Processors: an input or a turn takes {1e6 * host.input_s:.0f} µs of one, a message "
-        f"{1e6 * host.message_s:.0f}, an order {1e6 * host.order_s:.0f}; a write keeps {host.write_processors:.2f} "
+        f"Processors: an input or an iteration takes {1e6 * host.input_s:.0f} µs of one, a message "
+        f"{1e6 * host.message_s:.0f}, an order {1e6 * host.command_s:.0f}; a write keeps {host.write_processors:.2f} "
         f"busy, an all-reduce {host.collective_processors:.2f} on each rank for "
         f"{1e6 * host.collective_s(0.5):.0f} µs (median; {1e3 * host.collective_s(0.9):.1f} ms at 90 %).",
     ]
 
 
-def larger_hosts(folder: Path, scores: Sequence[CellScore], profile: FrozenProfile, rounds: int) -> str:
+def larger_hosts(folder: Path, scores: Sequence[CaseScore], profile: FrozenProfile, rounds: int) -> str:
     """What the same software would do with more processors: predicted, in Markdown."""
     host = profile.link.host
-    chosen = [cell.name for cell in scores if cell.name in ON_LARGER_HOSTS]
+    chosen = [case.name for case in scores if case.name in ON_LARGER_HOSTS]
     if host is None or not chosen:
         return ""
     counts = [host.processors * factor for factor in (1, 2, 4)] + [math.inf]
@@ -300,17 +300,17 @@ def predicted_figures(runs: Sequence[Path], profile: FrozenProfile) -> dict[str,
     }
 
 
-def write_rounds(scores: Sequence[CellScore], path: Path) -> None:
-    """What was measured in every round of every cell, and what was predicted for it, as a table."""
+def write_rounds(scores: Sequence[CaseScore], path: Path) -> None:
+    """What was measured in every round of every case, and what was predicted for it, as a table."""
     with disk_errors(path), write_atomically(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["cell", "round", "requests", "figure", "measured", "predicted"])
-        for cell in scores:
-            for number, repeat in enumerate(cell.repeats):
+        table.writerow(["case", "round", "requests", "figure", "measured", "predicted"])
+        for case in scores:
+            for number, repeat in enumerate(case.repeats):
                 sides = repeat.latencies_s
                 for name, statistic in LATENCY_FIGURES.items():
                     values = [f"{statistic(side):.6g}" for side in sides]
-                    table.writerow([cell.name, number, len(sides[0]), f"{name}_s", *values])
+                    table.writerow([case.name, number, len(sides[0]), f"{name}_s", *values])
 
 
 if __name__ == "__main__":

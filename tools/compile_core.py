@@ -30,7 +30,7 @@ PACKAGES = ("protocol", "sim")
 CORE = ("agreement", "allocator", "chunks", "encode", "language", "rank", "status")
 CLUSTER = (
     "cluster", "dedicated", "group", "host", "meetings", "messages", "processes", "requests", "shared", "state",
-    "threads", "timers", "turns",
+    "threads", "timers", "iterations",
 )  # fmt: skip
 MODULES = (
     *(f"protocol/{name}.py" for name in CORE),

@@ -97,7 +97,7 @@ class Killer(NamedTuple):
     arguments: tuple[str, ...]
 
 
-RUNS_CORES = ("run", "instances", "faults", "laws", "chaos")
+RUNS_CORES = ("run", "instances", "faults", "invariants", "chaos")
 """Of tests/sim what runs the cores; the rest is about links, workloads and queueing theory."""
 
 KILLERS = (
@@ -229,8 +229,8 @@ def sample(count: int, seed: int) -> list[Mutation]:
     mutations = []
     for file, number in random.Random(seed).sample(sites, min(count, len(sites))):
         source, mutator = source_of(file), Mutator(number)
-        broken = ast.unparse(ast.fix_missing_locations(mutator.visit(ast.parse(source))))
-        mutations.append(Mutation(f"{file.removesuffix('.py')}-{number}", file, source, broken, mutator.what))
+        violations = ast.unparse(ast.fix_missing_locations(mutator.visit(ast.parse(source))))
+        mutations.append(Mutation(f"{file.removesuffix('.py')}-{number}", file, source, violations, mutator.what))
     return mutations
 
 

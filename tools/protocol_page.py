@@ -105,7 +105,7 @@ def sequence() -> str:
 
     while queue or encode.has_news or language.has_news or encode.rooms or language.rooms:
         if not queue:
-            queue = [(core, core.lone_turn()) for core in (language, encode)]
+            queue = [(core, core.lone_iteration()) for core in (language, encode)]
         core, given = queue.pop(0)
         here, there = ("E", "L") if core is encode else ("L", "E")
         actions = core.handle(given, 0.0)  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ from protocol.recording import Event, Record
 from protocol.topology import Side
 from real.bench.link import spread
 from real.bench.pair import LinkBench
-from real.bench.tasks import Cell
+from real.bench.tasks import Case
 from real.engine.mooncake_start import settings
 from real.engine.variables import cleaned
 from real.errors import EngineError
@@ -122,25 +122,25 @@ def measure(chosen: argparse.Namespace, binary: Path) -> dict[str, Any]:
         encode_blocks=2 * blocks,
         language_blocks=2 * blocks,
     )
-    cell = Cell(scenario.layout.kinds[EMBEDDINGS].bytes_per_block, blocks, 1)
+    case = Case(scenario.layout.kinds[EMBEDDINGS].bytes_per_block, blocks, 1)
     rates: dict[str, list[float]] = {RUN: [], ENGINE: [], BENCH: [], TUNED: []}
     control: dict[str, list[dict[str, float]]] = {"large": [], "small": []}
     order = random.Random(chosen.seed)
     with ExitStack() as stack:
         bench_targets = {
-            BENCH: stack.enter_context(bench_target(binary, cell, FORCE_TCP)),
-            TUNED: stack.enter_context(bench_target(binary, cell, engine_environment())),
+            BENCH: stack.enter_context(bench_target(binary, case, FORCE_TCP)),
+            TUNED: stack.enter_context(bench_target(binary, case, engine_environment())),
         }
         link = stack.enter_context(
             LinkBench(
                 transport="tcp",
                 device="",
                 seed=chosen.seed,
-                memory_bytes=cell.total_bytes,
+                memory_bytes=case.total_bytes,
                 numbers=chosen.rounds + 1,
             )
         )
-        link.write(cell, 1)
+        link.write(case, 1)
         shown = stack.enter_context(bar("compare", chosen.rounds, "rounds"))
         for _ in range(chosen.rounds):
             names = list(rates)
@@ -149,16 +149,16 @@ def measure(chosen: argparse.Namespace, binary: Path) -> dict[str, Any]:
                 if name == RUN:
                     rates[RUN].append(run_rate(scenario, chosen, control))
                 elif name == ENGINE:
-                    timed, difference = link.write(cell, ENGINE_BATCHES)
+                    timed, difference = link.write(case, ENGINE_BATCHES)
                     if difference:
                         raise EngineError(f"wrong bytes: {difference}")
-                    rates[ENGINE].append(cell.total_bytes * len(timed.batch_s) / timed.wall_s)
+                    rates[ENGINE].append(case.total_bytes * len(timed.batch_s) / timed.wall_s)
                 else:
                     environment = FORCE_TCP if name == BENCH else engine_environment()
-                    rates[name].append(bench_rate(binary, cell, bench_targets[name], environment))
+                    rates[name].append(bench_rate(binary, case, bench_targets[name], environment))
             shown.step()
     return {
-        "configuration": {**vars(chosen), "block_bytes": cell.block_bytes, "batch": cell.batch, "threads": 1},
+        "configuration": {**vars(chosen), "block_bytes": case.block_bytes, "batch": case.batch, "threads": 1},
         "GBps": {name: told([rate / 1e9 for rate in values]) for name, values in rates.items()},
         "ratios": {
             name: told([ours / other for ours, other in zip(rates[RUN], rates[name], strict=True)])
@@ -248,22 +248,22 @@ def engine_environment() -> dict[str, str]:
     return FORCE_TCP | {one.name: one.value for one in settings("tcp") if one.name in speed and one.value is not None}
 
 
-def bench_arguments(binary: Path, cell: Cell) -> list[str]:
+def bench_arguments(binary: Path, case: Case) -> list[str]:
     return [
         str(binary),
         "-metadata_server=P2PHANDSHAKE",
         "-local_server_name=127.0.0.1",
         "-protocol=tcp",
-        f"-buffer_size={cell.total_bytes}",
+        f"-buffer_size={case.total_bytes}",
     ]
 
 
 @contextmanager
-def bench_target(binary: Path, cell: Cell, environment: dict[str, str]) -> Iterator[str]:
+def bench_target(binary: Path, case: Case, environment: dict[str, str]) -> Iterator[str]:
     """The benchmark's receiving process; gives its address."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [*bench_arguments(binary, cell), "-mode=target"],
+            [*bench_arguments(binary, case), "-mode=target"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -287,15 +287,15 @@ def bench_target(binary: Path, cell: Cell, environment: dict[str, str]) -> Itera
             process.wait()
 
 
-def bench_rate(binary: Path, cell: Cell, target: str, environment: dict[str, str]) -> float:
+def bench_rate(binary: Path, case: Case, target: str, environment: dict[str, str]) -> float:
     """Bytes a second as the benchmark reports them."""
     arguments = [
-        *bench_arguments(binary, cell),
+        *bench_arguments(binary, case),
         "-mode=initiator",
         "-operation=write",
         f"-segment_id={target}",
-        f"-block_size={cell.block_bytes}",
-        f"-batch_size={cell.batch}",
+        f"-block_size={case.block_bytes}",
+        f"-batch_size={case.batch}",
         "-threads=1",
         f"-duration={BENCH_SECONDS}",
         "-report_unit=KB",

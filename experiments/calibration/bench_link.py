@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SCHEMA = "bufferlab-link/1"
 CSV_FILE, JSON_FILE = "link.csv", "link.json"
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 1000
-MOST_BLOCK_BYTES, MOST_BATCH, MOST_THREADS, MOST_CELLS = 1 << 30, 65_536, 64, 500
+MOST_BLOCK_BYTES, MOST_BATCH, MOST_THREADS, MOST_CASES = 1 << 30, 65_536, 64, 500
 MEMORY_SHARE = 0.5
 """Both sides' memory may take this share of the host's."""
 
@@ -43,7 +43,7 @@ GIGA, MICRO = 1e9, 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class LinkSweep:
-    """What is asked for, checked. The cells are all combinations of block, batch and threads."""
+    """What is asked for, checked. The cases are all combinations of block, batch and threads."""
 
     block_bytes: tuple[int, ...]
     batches: tuple[int, ...]
@@ -56,14 +56,14 @@ class LinkSweep:
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
-        """(block bytes, batch, threads) of every cell, in the order of the table."""
+        """(block bytes, batch, threads) of every case, in the order of the table."""
         return [
             (block, batch, threads) for threads, block, batch in product(self.threads, self.block_bytes, self.batches)
         ]
 
     @property
     def steps(self) -> int:
-        """Measurements in all: the cells and the plain socket's sizes, in every round and in the warm-up."""
+        """Measurements in all: the cases and the plain socket's sizes, in every round and in the warm-up."""
         return (self.rounds + 1) * (len(self.shapes) + len({math.prod(shape) for shape in self.shapes}))
 
 
@@ -98,15 +98,15 @@ def make_sweep(
         block_bytes=blocks, batches=batches, threads=counts, rounds=rounds, transport=transport, device=device,
         seed=seed, min_GBps=min_gbps,
     )  # fmt: skip
-    if len(sweep.shapes) > MOST_CELLS:
+    if len(sweep.shapes) > MOST_CASES:
         raise UserError(
-            f"--block, --batch and --threads make {len(sweep.shapes)} cells, at most {MOST_CELLS} are allowed"
+            f"--block, --batch and --threads make {len(sweep.shapes)} cases, at most {MOST_CASES} are allowed"
         )
     largest = max(map(math.prod, sweep.shapes))
     allowed = int(memory_bytes() * MEMORY_SHARE) or 2**63
     if 2 * largest > allowed:
         raise UserError(
-            f"the largest cell of --block, --batch and --threads takes {format_size(largest)} on each of two sides, "
+            f"the largest case of --block, --batch and --threads takes {format_size(largest)} on each of two sides, "
             f"they may take {format_size(allowed)} of this host's memory together"
         )
     return sweep
@@ -150,7 +150,7 @@ def run_sweep(
         raise UserError(missing)
     with real_errors(lambda line: print(line, file=sys.stderr)):
         from real.bench.link import measure_link
-        from real.bench.tasks import Cell
+        from real.bench.tasks import Case
 
         head: dict[str, Any] = {}
 
@@ -159,7 +159,7 @@ def run_sweep(
             show(heading_text(head))
 
         report = measure_link(
-            [Cell(*shape) for shape in sweep.shapes],
+            [Case(*shape) for shape in sweep.shapes],
             rounds=sweep.rounds,
             transport=sweep.transport,
             device=sweep.device,
@@ -207,7 +207,7 @@ def _result(sweep: LinkSweep, head: dict[str, Any], report: LinkReport) -> dict[
     fastest = max(row["bw_GBps"] for row in rows)
     failures = list(report.mismatches)
     if sweep.min_GBps is not None and fastest < sweep.min_GBps:
-        failures.append(f"the fastest cell moves {fastest:.3g} GB/s, --min-GBps asks for {sweep.min_GBps:g}")
+        failures.append(f"the fastest case moves {fastest:.3g} GB/s, --min-GBps asks for {sweep.min_GBps:g}")
     environment = {**head["environment"], "transport_proof": msgspec.to_builtins(report.proof)}
     return {
         **head,
@@ -225,19 +225,19 @@ def _result(sweep: LinkSweep, head: dict[str, Any], report: LinkReport) -> dict[
 
 def _row(sweep: LinkSweep, system: str, origin: str, row: Row) -> dict[str, Any]:
     """One line of the CSV. All times are per batch of one thread unless the name says operation."""
-    cell = row.cell
-    of_threads = "" if cell.threads == 1 else f"_threads{cell.threads}"
+    case = row.case
+    of_threads = "" if case.threads == 1 else f"_threads{case.threads}"
     named = ("p50", "p90", "p99", "max")
     return {
-        # A law in pieces and bytes is one writing thread's, so every number of threads has a table of its own.
+        # A law in segments and bytes is one writing thread's, so every number of threads has a table of its own.
         "table": f"bench_link_{sweep.transport}{of_threads}",
         "system": system,
         "link": sweep.transport,
         "op": "write",
-        "msg_bytes": cell.block_bytes,
-        "batch": cell.batch,
-        "threads": cell.threads,
-        "total_bytes": cell.total_bytes,
+        "msg_bytes": case.block_bytes,
+        "batch": case.batch,
+        "threads": case.threads,
+        "total_bytes": case.total_bytes,
         "time_us": row.batch_s[0] / MICRO,
         "bw_GBps": row.bytes_per_s.median / GIGA,
         "quantity": "time of whole batch (median)",

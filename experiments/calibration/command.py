@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from experiments.calibration.host.host import Account, Found, host_costs
+from experiments.calibration.host.host import CpuUsage, Found, host_costs
 from experiments.calibration.host.software import asleep, first_contact, link_law, software
 from experiments.calibration.host.spreads import spreads
 from experiments.calibration.input.groups import Group, split
-from experiments.calibration.input.reading import Inputs, read_accounts, read_inputs
+from experiments.calibration.input.reading import Inputs, read_cpu_usages, read_inputs
 from experiments.calibration.input.runs import Observed
 from experiments.calibration.input.tables import (
     HOLDOUTS,
@@ -25,9 +25,9 @@ from experiments.calibration.input.tables import (
     repeat_spread,
 )
 from experiments.calibration.joint import joint_law, joint_report, next_step
-from experiments.calibration.laws.cells import Cells
 from experiments.calibration.laws.choosing import Chosen
 from experiments.calibration.laws.fitting import Fit, certainty
+from experiments.calibration.laws.samples import Samples
 from experiments.calibration.profiles import NoProfileError, make_profile, write_profile
 from experiments.errors import UserError
 from experiments.files import Claim
@@ -47,7 +47,7 @@ def calibrate(
     holdout: str = "none",
     tables: Sequence[str] = (),
     predicted: Sequence[str] = (),
-    accounts: Sequence[Path] = (),
+    usages: Sequence[Path] = (),
     out: Path | None = None,
     base: str = BASE,
     seed: int = 0,
@@ -60,7 +60,7 @@ def calibrate(
     """Fit what ``paths`` hold, and write the profile ``out`` if one is asked for; the result is the JSON report.
 
     ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
-    for the others, as is the profile's. ``accounts``: measured runs that only say what the software costs the
+    for the others, as is the profile's. ``usages``: measured runs that only say what the software costs the
     processors, in place of those in ``paths``. ``runs_decide``: the writes of the runs make the law of the profile if
     they have a good one, whatever tables there are. ``busy``: what others did with the processors meanwhile, where that
     is known; the profile keeps it. ``progress`` is told of every path and, ``more`` says how many, of every
@@ -68,11 +68,11 @@ def calibrate(
     report, for measurements of which no profile can be made.
     """
     taken_from = check_target(holdout, seed, out, base)
-    if accounts and out is None:
-        raise UserError("--accounts has runs, but there is no --out: the costs are told for a profile, so give one")
+    if usages and out is None:
+        raise UserError("--cpu-usage has runs, but there is no --out: the costs are told for a profile, so give one")
     with contextlib.nullcontext() if out is None else Claim(out, make_parents=False):
         return _calibrated(
-            paths, taken_from, holdout=holdout, tables=tables, predicted=predicted, accounts=accounts, out=out,
+            paths, taken_from, holdout=holdout, tables=tables, predicted=predicted, usages=usages, out=out,
             base=base, seed=seed, command=command, runs_decide=runs_decide, busy=busy, more=more, progress=progress,
         )  # fmt: skip
 
@@ -84,7 +84,7 @@ def _calibrated(
     holdout: str,
     tables: Sequence[str],
     predicted: Sequence[str],
-    accounts: Sequence[Path],
+    usages: Sequence[Path],
     out: Path | None,
     base: str,
     seed: int,
@@ -94,7 +94,7 @@ def _calibrated(
     more: Callable[[int], object],
     progress: Step,
 ) -> dict[str, Any]:
-    kept = read_accounts(accounts, paths)
+    kept = read_cpu_usages(usages, paths)
     inputs = read_inputs(paths, progress)
     groups = split(inputs.rows)
     fitted, asked = _select(groups, tables, predicted)
@@ -139,7 +139,7 @@ def _calibrated(
     try:
         joint = joint_law(fitted, holdout, from_runs, runs_decide=runs_decide)
         result["joint"] = joint_report(joint, seed)
-        result["predictions"] = [predict_table(joint.chosen, joint.cells, group) for group in asked]
+        result["predictions"] = [predict_table(joint.chosen, joint.samples, group) for group in asked]
         made = None if out is None else make_profile(out.stem, joint.chosen.fit, around, taken_from)
     except NoProfileError as error:
         none = NoProfileError(f"{error}; {next_step(fitted, reports)}")
@@ -206,7 +206,7 @@ def _table(group: Group) -> str:
     return group.rows[0].table
 
 
-def _around(inputs: Inputs, from_runs: tuple[Chosen, Cells] | None, seed: int) -> dict[str, Any]:
+def _around(inputs: Inputs, from_runs: tuple[Chosen, Samples] | None, seed: int) -> dict[str, Any]:
     """What is known beside the law of the link; first contacts of bench-link before those of runs."""
     found = software(inputs.seen, seed)
     contact: Estimate | None = None
@@ -218,20 +218,20 @@ def _around(inputs: Inputs, from_runs: tuple[Chosen, Cells] | None, seed: int) -
 
 
 def _runs_report(
-    seen: Observed, from_runs: tuple[Chosen, Cells] | None, around: dict[str, Any], seed: int
+    seen: Observed, from_runs: tuple[Chosen, Samples] | None, around: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     link: dict[str, Any] | None = None
     if from_runs is not None:
-        chosen, cells = from_runs
+        chosen, samples = from_runs
         fit: Fit = chosen.fit
         link = {
             "form": chosen.name,
             "formula": fit.form.formula,
-            "cells": len(cells),
+            "samples": len(samples),
             "mean_error": float(np.abs(fit.errors).mean()),
             "max_error": float(np.abs(fit.errors).max()),
             "cross_validated_error": chosen.cross_error,
-            **describe(chosen, certainty(fit, cells, stream(seed, 0, "calibration", "writes"))),
+            **describe(chosen, certainty(fit, samples, stream(seed, 0, "calibration", "writes"))),
         }
     return {
         "directories": seen.runs,
@@ -240,7 +240,7 @@ def _runs_report(
             "writes": len(seen.writes),
             "control_messages": len(seen.control_s),
             "copies": len(seen.copies) + len(seen.cold_copies),
-            "turns": len(seen.encode_turns_s) + len(seen.language_turns_s),
+            "iterations": len(seen.encode_iterations_s) + len(seen.language_iterations_s),
             "requests": len(seen.requests),
         },
         "unused": dict(seen.unused),
@@ -249,7 +249,7 @@ def _runs_report(
     }
 
 
-def _host_report(host: Found, kept: Sequence[Account]) -> dict[str, Any]:
+def _host_report(host: Found, kept: Sequence[CpuUsage]) -> dict[str, Any]:
     with_groups = sum(one.largest_group > 1 for one in kept)
     return {
         "runs": {"one rank a group": len(kept) - with_groups, "several ranks a group": with_groups},

@@ -1,7 +1,7 @@
 """Measures this host for a link profile, in about half a minute: ``bufferlab calibrate --here``.
 
 * the *link*: a few cells of ``bench-link``, which tell what a first contact costs and what the link does by itself;
-* *one request at a time*, with blocks of two sizes, which tells latencies. One loop turns every millisecond, the other
+* *one request at a time*, with blocks of two sizes, which tells latencies. One loop iterates every millisecond, the other
   like a decode step: what a thread does after a sound sleep takes longer. The threads of a run sleep, wake up and wait
   for each other, which no benchmark of a link does, so its writes decide the law of the profile;
 * *two language ranks*, again one request at a time: how long all-reduces take;
@@ -88,8 +88,8 @@ CALIBRATING = (
 )  # fmt: skip
 ALONE = (QUICK, SLOW)
 """One request at a time: they tell latencies."""
-ACCOUNTS = (CAPACITY, GROUP)
-"""Of these only the accounts of the processes are used."""
+USAGES = (CAPACITY, GROUP)
+"""Of these only the CPU usage of the processes are used."""
 
 HERE = ((QUICK, 0), (CAPACITY, 0), (SLOW, 0), (GROUP, 0), (CAPACITY, 1))
 """What is measured for a profile of this host, in order: name and number of each run."""
@@ -155,11 +155,11 @@ def measure_here(folder: Path, progress: Callable[[str], object] = lambda _: Non
 def fit_here(folder: Path, busy: Busy, *, out: Path | None, base: str, seed: int, command: str) -> dict[str, Any]:
     """What ``measure_here`` left in ``folder``, fitted; the profile ``out`` if one is asked for."""
     alone = [run_folder(folder, name, number) for name, number in HERE if name in ALONE]
-    accounts = [run_folder(folder, name, number) for name, number in HERE if name in ACCOUNTS]
-    # Where the kernel does not count the time of threads there are no accounts, and every thread has a processor.
-    kept = [run for run in accounts if StoredRun(run).usage]
+    usages = [run_folder(folder, name, number) for name, number in HERE if name in USAGES]
+    # Where the kernel does not count the time of threads there are no usages, and every thread has a processor.
+    kept = [run for run in usages if StoredRun(run).usage]
     result = calibrate(
-        [folder / LINK, *alone], accounts=kept if out is not None else (), out=out, base=base, seed=seed,
+        [folder / LINK, *alone], usages=kept if out is not None else (), out=out, base=base, seed=seed,
         command=command, runs_decide=True, busy=busy.content(),
     )  # fmt: skip
     return {**result, "busy": busy.content()}

@@ -17,26 +17,26 @@ from experiments.calibration.input.tables import (
     held_out,
     predict,
 )
-from experiments.calibration.laws.cells import Cells, cells_of
 from experiments.calibration.laws.choosing import Chosen, choose
 from experiments.calibration.laws.fitting import certainty
+from experiments.calibration.laws.samples import Samples, samples_of
 from experiments.calibration.profiles import REFUSED, NoProfileError
 from sim.streams import stream
 
 
 @dataclass(frozen=True)
 class Joint:
-    """A law that a profile can say, the cells it was fitted to, and where these are from; ``hidden`` rows were not."""
+    """A law that a profile can say, the samples it was fitted to, and where these are from; ``hidden`` rows were not."""
 
     chosen: Chosen
-    cells: Cells
+    samples: Samples
     tables: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     hidden: tuple[Row, ...] = ()
 
 
 def joint_law(
-    groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Cells] | None, *, runs_decide: bool = False
+    groups: Sequence[Group], holdout: str, from_runs: tuple[Chosen, Samples] | None, *, runs_decide: bool = False
 ) -> Joint:
     """Tables decide what a write costs; where there are none, or ``runs_decide`` and have a law, writes of runs do."""
     if runs_decide and from_runs is not None and float(np.abs(from_runs[0].fit.errors).mean()) <= REFUSED:
@@ -47,10 +47,10 @@ def joint_law(
             parts[hidden].append(row)
     seen = parts[False]
     if len(seen) >= 2:
-        cells = cells_of(seen)
-        chosen = choose(cells, SIMULATED, may_fill=False)
+        samples = samples_of(seen)
+        chosen = choose(samples, SIMULATED, may_fill=False)
         if chosen is not None:
-            return Joint(chosen, cells, tuple(group.name for group in groups), tuple(seen), tuple(parts[True]))
+            return Joint(chosen, samples, tuple(group.name for group in groups), tuple(seen), tuple(parts[True]))
     if from_runs is not None:
         return Joint(*from_runs)
     raise NoProfileError(
@@ -73,15 +73,15 @@ def next_step(groups: Sequence[Group], reports: Sequence[dict[str, Any]]) -> str
 def joint_report(joint: Joint, seed: int) -> dict[str, Any]:
     """What the report says of the law of the profile."""
     errors = np.abs(joint.chosen.fit.errors)
-    sure = certainty(joint.chosen.fit, joint.cells, stream(seed, 0, "calibration", "joint"))
-    columns = (joint.cells.size_bytes, joint.cells.pieces, joint.cells.threads)
+    sure = certainty(joint.chosen.fit, joint.samples, stream(seed, 0, "calibration", "joint"))
+    columns = (joint.samples.size_bytes, joint.samples.segments, joint.samples.threads)
     asked = [abs(line["error"]) for line in predict(joint.chosen, joint.hidden, None)] if joint.hidden else []
     held = {"rows": len(asked), "mean_error": float(np.mean(asked)), "max_error": max(asked)} if asked else None
     return {
         "form": joint.chosen.name,
         "formula": joint.chosen.fit.form.formula,
         "tables": list(joint.tables),
-        "fitted_rows": len(joint.cells),
+        "fitted_rows": len(joint.samples),
         "mean_error": float(errors.mean()),
         "max_error": float(errors.max()),
         "cross_validated_error": joint.chosen.cross_error,
@@ -93,14 +93,14 @@ def joint_report(joint: Joint, seed: int) -> dict[str, Any]:
 
 
 def _residuals(joint: Joint) -> list[dict[str, Any]]:
-    said = joint.chosen.fit.seconds(joint.cells)
+    said = joint.chosen.fit.seconds(joint.samples)
     lines = []
-    for place, (measured, predicted) in enumerate(zip(joint.cells.seconds.tolist(), said.tolist(), strict=True)):
+    for place, (measured, predicted) in enumerate(zip(joint.samples.seconds.tolist(), said.tolist(), strict=True)):
         origin = {"file": joint.rows[place].file, "row": joint.rows[place].number} if joint.rows else {}
         shape = {
-            "msg_bytes": float(joint.cells.size_bytes[place]),
-            "batch": int(joint.cells.pieces[place]),
-            "threads": int(joint.cells.threads[place]),
+            "msg_bytes": float(joint.samples.size_bytes[place]),
+            "batch": int(joint.samples.segments[place]),
+            "threads": int(joint.samples.threads[place]),
         }
         lines.append({**origin, **shape, "measured_s": measured, "predicted_s": predicted})
     return lines

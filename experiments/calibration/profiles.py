@@ -29,7 +29,7 @@ class NoProfileError(RunFailedError):
 
 
 LAW = (
-    "latency_s", "per_piece_s", "per_queue_s", "queues", "bandwidth_Bps", "message_rate_per_s", "adapters",
+    "latency_s", "per_segment_s", "per_queue_s", "queues", "bandwidth_Bps", "message_rate_per_s", "adapters",
     "stripe_threshold_bytes",
 )  # fmt: skip
 AROUND = (
@@ -50,7 +50,7 @@ def make_profile(name: str, law: Fit, around: Mapping[str, Any], base: LinkProfi
         )
     fields: dict[str, Any] = {name: law.parameters[name] for name in LAW if name in law.parameters}
     fields.setdefault("latency_s", 0.0)
-    fields.setdefault("per_piece_s", 0.0)
+    fields.setdefault("per_segment_s", 0.0)
     fields |= {name: int(fields[name]) for name in COUNTS if name in fields}
     measured = {name: value for name in AROUND if (value := known(around.get(name))) is not None}
     if "copy_bandwidth_Bps" in around and "copy_bandwidth_Bps" not in measured:

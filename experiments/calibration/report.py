@@ -96,9 +96,9 @@ def _shown(name: str, value: float | None) -> str:
 def _notes(one: Mapping[str, Any]) -> str:
     notes = []
     if one["on_totals"]:
-        notes.append("fitted on total_bytes, as transfers of one piece: the table has no msg_bytes")
+        notes.append("fitted on total_bytes, as transfers of one segment: the table has no msg_bytes")
     if one["filled_in"]:
-        notes.append("what the law leaves is interpolated between the fitted rows: it says nothing of other cells")
+        notes.append("what the law leaves is interpolated between the fitted rows: it says nothing of other samples")
     elif not one["simulated"]:
         notes.append("the simulator does not know this law; a profile has the best one that it knows")
     notes += [f"outlier: {row['file']} row {row['row']}" for row in one["outliers"]]
@@ -123,7 +123,7 @@ def _repeats(repeats: Sequence[Mapping[str, Any]]) -> str:
     largest = max(repeats, key=lambda one: one["spread"])
     rows = " and ".join(f"{row['file']} row {row['row']}" for row in largest["rows"])
     return (
-        f"{len(repeats)} cells were measured more than once on one system and differ by up to "
+        f"{len(repeats)} samples were measured more than once on one system and differ by up to "
         f"{percent(largest['spread'])} ({rows}): no law can say both"
     )
 

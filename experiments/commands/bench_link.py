@@ -21,8 +21,8 @@ from experiments.options import transport_names
     names={"--transport": transport_names},
 )
 def bench_link(
-    block: Annotated[str, typer.Option("--block", metavar="SIZES", help="Bytes of one piece.")] = "4KiB,64KiB,1MiB",
-    batch: Annotated[str, typer.Option("--batch", metavar="N,…", help="Pieces written together.")] = "1,16,64",
+    block: Annotated[str, typer.Option("--block", metavar="SIZES", help="Bytes of one segment.")] = "4KiB,64KiB,1MiB",
+    batch: Annotated[str, typer.Option("--batch", metavar="N,…", help="Segments written together.")] = "1,16,64",
     threads: Annotated[str, typer.Option("--threads", metavar="N,…", help="Threads that write.")] = "1",
     rounds: Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="Measurements of each, at least 9.")] = 9,
     transport: Annotated[str, typer.Option("--transport", help="What must carry the data.")] = "tcp",
@@ -33,7 +33,7 @@ def bench_link(
     ] = None,
     min_gbps: Annotated[
         float | None,
-        typer.Option("--min-GBps", metavar="NUMBER", help="Fail if the fastest cell moves fewer GB (10^9) a second."),
+        typer.Option("--min-GBps", metavar="NUMBER", help="Fail if the fastest case moves fewer GB (10^9) a second."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Of the content and the order.")] = 0,
     as_json: JsonOption = False,

@@ -41,7 +41,7 @@ def calibrate(
     accounts: Annotated[
         list[Path] | None,
         typer.Option(
-            "--accounts", metavar="RUN", help="A run that only says what processors do; several may be given."
+            "--cpu-usage", metavar="RUN", help="A run that only says what processors do; several may be given."
         ),
     ] = None,
     out: Annotated[
@@ -63,7 +63,7 @@ def calibrate(
     if out is None:
         refuse_unused(context, {"--base"}, "without --out: it is where the profile takes what was not measured from")
     if here:
-        given = {"MEASUREMENTS": measurements, "--table": tables, "--predict": predicted, "--accounts": accounts}
+        given = {"MEASUREMENTS": measurements, "--table": tables, "--predict": predicted, "--cpu-usage": accounts}
         for name, value in given.items():
             if value:
                 raise UserError(f"{name} is given with --here, which measures all that it fits")

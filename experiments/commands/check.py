@@ -114,14 +114,14 @@ def _replay(path: Path, *, as_json: bool) -> bool:
 
     done = replay_file(path)
     tell(done, replay_text(done), as_json=as_json)
-    return not done["broken"]
+    return not done["violations"]
 
 
 def _count_deadlocks(most_requests: int, jobs: int, *, as_json: bool) -> bool:
     from experiments.commands.checking.deadlocks import check_grid, count_grid, grid_text, unexpected_deadlocks
     from experiments.progress import bar
 
-    with bar("check", count_grid(most_requests), "cells") as shown:
+    with bar("check", count_grid(most_requests), "cases") as shown:
         report = check_grid(most_requests, jobs=jobs, progress=shown.step)
     tell(report, grid_text(report), as_json=as_json)
     return not unexpected_deadlocks(report)

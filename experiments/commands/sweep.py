@@ -23,9 +23,13 @@ def sweep(
         list[str] | None,
         typer.Option("--grid", metavar="KEY.PATH=VALUE,…", help="Values of a setting; several are crossed."),
     ] = None,
-    cells: Annotated[
+    configurations: Annotated[
         Path | None,
-        typer.Option("--cells", metavar="FILE", help="TOML with [sweep.grid] or [[sweep.cells]], or a JSON list."),
+        typer.Option(
+            "--configurations",
+            metavar="FILE",
+            help="TOML with [sweep.grid] or [[sweep.configurations]], or a JSON list.",
+        ),
     ] = None,
     settings: SetOption = None,
     replications: Annotated[
@@ -37,7 +41,7 @@ def sweep(
         typer.Option(
             "--baseline",
             metavar="KEY.PATH=VALUE",
-            help="Compare every cell with the one like it that has this. [default: the first of the same requests]",
+            help="Compare every configuration with the one like it that has this. [default: the first of the same requests]",
         ),
     ] = None,
     jobs: Annotated[
@@ -58,14 +62,14 @@ def sweep(
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
     from experiments.progress import bar
-    from experiments.sweeps.grid import joined, parse_grid, parse_setting, read_cells
+    from experiments.sweeps.grid import joined, parse_grid, parse_setting, read_configurations
     from experiments.sweeps.plan import make_plan
     from experiments.sweeps.sweep import run_sweep
     from experiments.sweeps.text import plan_text, sweep_text
 
     if executor == "dask" and address is not None:
         refuse_unused(context, {"--jobs"}, "with --address: the cluster decides how many runs it has at once")
-    listed, file_grid = ([], {}) if cells is None else read_cells(cells)
+    listed, file_grid = ([], {}) if configurations is None else read_configurations(configurations)
     overrides = list(settings or ())
     # As settings, so that a wrong number is refused as any other is.
     overrides += [f"run.seed={seed}"] if seed is not None else []
@@ -73,7 +77,7 @@ def sweep(
     plan = make_plan(
         config,
         grid=joined(file_grid, parse_grid(grid or ())),
-        cells=listed,
+        configurations=listed,
         settings=overrides,
         baseline=[parse_setting(one, "--baseline") for one in baseline or ()],
     )
@@ -102,5 +106,5 @@ def sweep(
             raise
     if not as_json:
         print(f"sweep directory: {target}")
-    broken = any(cell["invariant_violations"] for cell in done.report["cells"])
-    raise typer.Exit(CHECK_FAILED if broken else DONE)
+    violations = any(configuration["invariant_violations"] for configuration in done.report["configurations"])
+    raise typer.Exit(CHECK_FAILED if violations else DONE)

@@ -26,16 +26,16 @@ def validate(
     ],
     max_error: Annotated[
         str | None,
-        typer.Option("--max-error", metavar="p50=0.05,…", help="Fail where a figure is off these bars."),
+        typer.Option("--max-error", metavar="p50=0.05,…", help="Fail where a figure is off these tolerances."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="A new folder for validation.json, cells.csv, figures.")
+        Path | None, typer.Option("--out", metavar="DIR", help="A new folder for validation.json, cases.csv, figures.")
     ] = None,
     stages: Annotated[
         bool, typer.Option("--stages", help="Print where the time of a request goes, stage by stage.")
     ] = False,
     timelines: Annotated[
-        bool, typer.Option("--timeline", help="Write a trace per cell, simulated above measured, which Perfetto opens.")
+        bool, typer.Option("--timeline", help="Write a trace per case, simulated above measured, which Perfetto opens.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Of the resamples behind intervals.")] = 0,
     as_json: JsonOption = False,

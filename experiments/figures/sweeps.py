@@ -59,12 +59,12 @@ QUANTITIES = {
 def plot_sweep(table: pd.DataFrame, quantiles: pd.DataFrame, folder: Path) -> list[Path]:
     """Write the figures that fit a sweep into ``folder``/plots; see ``sweep`` for the two tables."""
     made = []
-    cells = table["cell"].nunique()
+    configurations = table["configuration"].nunique()
     sized = is_numeric(table, DEFAULT_TOKENS) and table[DEFAULT_TOKENS].nunique() > 1
     if sized and table["latency_s.mean"].notna().any() and len(lines_of(table, DEFAULT_TOKENS)) <= MAX_CURVES:
         made.append(save(plot_u_shape(table), folder / "plots" / "u_shape.png"))
         made.append(save(plot_tradeoff(table), folder / "plots" / "tradeoff.png"))
-    if cells <= MAX_CURVES and quantiles["latency_s"].notna().any():
+    if configurations <= MAX_CURVES and quantiles["latency_s"].notna().any():
         made.append(save(plot_ecdf(quantiles), folder / "plots" / "ecdf.png"))
     return made
 
@@ -155,7 +155,7 @@ def plot_ecdf(
     labels: Sequence[str] | None = None,
     quantity: str = "latency_s",
 ) -> Figure:
-    """The distribution of a time, one curve per run or cell: the share within it, and the tail beyond it.
+    """The distribution of a time, one curve per run or configuration: the share within it, and the tail beyond it.
 
     ``source``: a sweep's ``quantiles``, or run directories. ``quantity``: ``latency_s`` (arrival to delivered) or
     ``transfer_s`` (embedding ready to delivered). With several replications a curve is the geometric mean of their

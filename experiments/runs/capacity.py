@@ -84,7 +84,7 @@ class Evidence(NamedTuple):
     not_served: int = 0
     """How many of the requests were not served: they failed, or were not over at the end."""
     over: Mapping[str, Any] | None = None
-    """The stretches of the traffic that were over capacity, if any; see ``_told``."""
+    """The stretches of the traffic that were over capacity, if any; see ``_described``."""
     full: Mapping[str, Any] | None = None
     """Those in which a stage was full for long."""
 
@@ -125,8 +125,8 @@ def evidence(one: Replication) -> Evidence:
         not_served=int(np.count_nonzero(np.isnan(ends_s))),
         over=None
         if one.closed
-        else _told(one, course, overloaded(course, levels, disturbed=disturbed), paused=paused_s > 0),
-        full=None if one.closed else _told(one, course, full_for_long(course, levels), paused=paused_s > 0),
+        else _described(one, course, overloaded(course, levels, disturbed=disturbed), paused=paused_s > 0),
+        full=None if one.closed else _described(one, course, full_for_long(course, levels), paused=paused_s > 0),
     )
 
 
@@ -158,7 +158,7 @@ def _around(levels: Levels, place: int) -> tuple[float, float, float]:
     return begin_s, begin_s + levels.batch_s, begin_s + levels.batch_s
 
 
-def _told(one: Replication, course: Course, found: Sequence[Stretch], *, paused: bool) -> dict[str, Any] | None:
+def _described(one: Replication, course: Course, found: Sequence[Stretch], *, paused: bool) -> dict[str, Any] | None:
     """What is said of stretches: how many, which share of the requests, when the largest was and what it was.
 
     ``paused``: whether traffic paused in the run, so that its rates over the whole of it mean little.

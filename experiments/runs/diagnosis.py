@@ -204,7 +204,7 @@ def _try_transports(tried: Mapping[str, str]) -> Report:
     found: Report = {}
     while left := {transport: device for transport, device in tried.items() if transport not in found}:
         result = _probe([sys.executable, "-c", TRANSPORTS_PROBE, json.dumps(left)])
-        found |= {transport: told for transport, told in _told(result["output"]) if transport in left}
+        found |= {transport: told for transport, told in _described(result["output"]) if transport in left}
         if silent := [transport for transport in left if transport not in found]:
             reason = result["reason"] or "it says nothing"
             found[silent[0]] = {"works": False, "reason": reason, "proof": None}
@@ -249,7 +249,7 @@ def _probe(command: list[str], without: Sequence[str] = ()) -> Report:
     return {"works": False, "reason": reason, "output": done.stdout}
 
 
-def _told(output: str) -> Iterator[tuple[str, Report]]:
+def _described(output: str) -> Iterator[tuple[str, Report]]:
     """What the probe of transports said, without what a library says beside it."""
     for line in output.splitlines():
         try:

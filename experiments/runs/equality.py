@@ -38,7 +38,7 @@ def differences(
     names: tuple[str, str] = ("left", "right"),
     fenced: tuple[Fenced, Fenced] = NONE,
 ) -> list[str]:
-    """One readable line per (room, rank, track) whose history differs; empty for equal recordings.
+    """One readable line per (room, rank, domain) whose history differs; empty for equal recordings.
 
     ``fenced``: what was in quarantine at the end of each.
     """
@@ -55,7 +55,7 @@ def _compared(
     lines = []
     forgiven = 0
     for key in sorted(first.keys() | second.keys(), key=lambda key: (key[0], str(key[1]), key[2])):
-        room, rank_id, track = key
+        room, rank_id, domain = key
         steps, others = first.get(key, []), second.get(key, [])
         if steps == others:
             continue
@@ -64,14 +64,16 @@ def _compared(
         ):
             forgiven += 1
             continue
-        where = f"room {room} on {rank_id}, {track}"
+        where = f"room {room} on {rank_id}, {domain}"
         if not steps or not others:
             present, absent, found = (names[1], names[0], others) if not steps else (*names, steps)
             lines.append(f"{where}: {len(found)} events in {present}, none in {absent}")
             continue
         for number, (step, other) in enumerate(zip_longest(steps, others), 1):
             if step != other:
-                lines.append(f"{where}, event {number}: {_told(step)} in {names[0]}, {_told(other)} in {names[1]}")
+                lines.append(
+                    f"{where}, event {number}: {_described(step)} in {names[0]}, {_described(other)} in {names[1]}"
+                )
                 break
     return lines, forgiven
 
@@ -127,7 +129,7 @@ def compare_runs(left: Path, right: Path, *, progress: Callable[[int], object] |
     return {"equal": not found, "histories": compared, "differences": found, "notes": notes}
 
 
-def _told(step: Step | None) -> str:
+def _described(step: Step | None) -> str:
     if step is None:
         return "nothing more"
     event, status, tokens = step

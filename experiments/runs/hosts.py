@@ -110,7 +110,7 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
         raise UserError(missing)
     with real_errors(say):
         from real.control.addresses import is_loopback, require_own, resolve, towards
-        from real.hosts import seat
+        from real.hosts import agent
 
         with _addresses():
             address, port = _meeting_place(meeting, own=False)
@@ -119,7 +119,7 @@ def take_part(config: Config | None, meeting: Meeting, part: Part, say: Callable
             if is_loopback(host) and not is_loopback(address):
                 raise UserError(f"--host names {host}, it must be an address that other hosts reach")
         say(f"{part.role} {part.number} at {host} joins the run of {address}:{port}")
-        seat.take_part(
+        agent.take_part(
             (address, port),
             Side(part.role),
             part.number,

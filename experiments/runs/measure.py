@@ -85,10 +85,10 @@ def run_measured(
                     one.ended_early = one.ended_early or f"{config.run.replications - number} replications are missing"
                     break
                 writer.begin(number)
-                broken = measured.take(number, outcome, recorder)
+                violations = measured.take(number, outcome, recorder)
                 if hosts is not None:
                     measured.ranks += describe_ranks(hosts, outcome.clocks, number)
-                tell(notice, broken)
+                tell(notice, violations)
                 if notice is not None:
                     for found in (*outcome.refused, *outcome.incidents):
                         notice(str(found))
@@ -145,7 +145,7 @@ class _Measured:
     """Of the last replication: where the blocks of each rank lie."""
 
     def take(self, number: int, outcome: RealOutcome, recorder: RunRecorder) -> list[str]:
-        """Give one replication's records to ``recorder`` and keep the rest; the laws that were broken."""
+        """Give one replication's records to ``recorder`` and keep the rest; the invariants that were violations."""
         recorder.excuse(outcome.cut_short)
         for request in outcome.requests:
             recorder.expect(request)

@@ -10,7 +10,7 @@ from experiments.config.schema import Config
 from experiments.runs.replication import Limits, Replication
 from experiments.runs.rundir import RunWriter
 from protocol.emulation.scenario import Request
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Recorder
 from protocol.status import Status
@@ -21,8 +21,8 @@ Notice = Callable[[str], None]
 Draw = Callable[[Path], Iterable[str]]
 """Adds to the directory of a run whose tables are written what is drawn of it; its lines are for the user."""
 
-TOLD_LAWS = 3
-"""Broken laws shown per replication; summary.json counts them all."""
+SHOWN_VIOLATIONS = 3
+"""Violations shown per replication; summary.json counts them all."""
 
 MONITORED_REPLICATION = 0
 """The one of a simulated configuration's replications whose records the invariant monitor looks at. The others run the
@@ -45,7 +45,7 @@ class RunRecorder:
             disturbed=config.disturbed,
             monitored=monitored,
         )
-        self._laws = LawChecker(scenario) if monitored else None
+        self._invariants = InvariantMonitor(scenario) if monitored else None
         self._writer = writer
         self._add_event = writer.event if writer is not None else None
         self.log = RunLog(scenario, self._request, warmup_requests=config.run.warmup_requests)
@@ -53,28 +53,28 @@ class RunRecorder:
     @property
     def recorder(self) -> Recorder:
         """What takes the records: where they are for the figures alone, these themselves."""
-        return self.log if self._laws is None and self._add_event is None else self
+        return self.log if self._invariants is None and self._add_event is None else self
 
     @property
     def examples(self) -> list[str]:
-        """The first laws that were broken, a sentence each."""
-        return [] if self._laws is None else self._laws.examples
+        """The first invariants that were broken, a sentence each."""
+        return [] if self._invariants is None else self._invariants.examples
 
     @property
     def open_rooms(self) -> list[tuple[int, RankId]]:
         """Rooms that are submitted to a rank and not released there, as far as anybody looks."""
-        return [] if self._laws is None else self._laws.open_rooms
+        return [] if self._invariants is None else self._invariants.open_rooms
 
     def excuse(self, ranks: Iterable[RankId]) -> None:
         """The last records of these ranks may be missing: nothing is held against others that only these could say."""
-        if self._laws is not None:
-            self._laws.excuse(ranks)
+        if self._invariants is not None:
+            self._invariants.excuse(ranks)
 
     def expect(self, request: Request) -> None:
         """Announce a request to the listeners, before its first record."""
         self.log.expect(request)
-        if self._laws is not None:
-            self._laws.expect(request)
+        if self._invariants is not None:
+            self._invariants.expect(request)
 
     def __call__(
         self,
@@ -90,8 +90,8 @@ class RunRecorder:
         """Take one record; see ``protocol.recording.Record`` for the fields."""
         if self._add_event is not None:
             self._add_event(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-        if self._laws is not None:
-            self._laws(time_s, rank_id, room, event, status, tokens, bytes_, detail)
+        if self._invariants is not None:
+            self._invariants(time_s, rank_id, room, event, status, tokens, bytes_, detail)
         self.log(time_s, rank_id, room, event, status, tokens, bytes_, detail)
 
     def finish(self, end_s: float, *, deadlock: bool, deadlocks: Sequence[str] = ()) -> Replication:
@@ -101,9 +101,9 @@ class RunRecorder:
         one.take(self.log, end_s)
         one.deadlock = deadlock
         one.deadlocks = tuple(deadlocks)
-        if self._laws is not None:
-            self._laws.finish()
-            one.violations = self._laws.broken
+        if self._invariants is not None:
+            self._invariants.finish()
+            one.violations = self._invariants.violations
         return one
 
     def _request(self, row: Any) -> None:
@@ -120,8 +120,8 @@ def publish(writer: RunWriter, draw: Draw | None, notice: Notice | None) -> None
     writer.publish()
 
 
-def tell(notice: Notice | None, broken: Sequence[str]) -> None:
-    """Tell the user of the first laws that were broken."""
+def tell(notice: Notice | None, violations: Sequence[str]) -> None:
+    """Tell the user of the first invariants that were violations."""
     if notice is not None:
-        for line in broken[:TOLD_LAWS]:
-            notice(f"broken law: {line}")
+        for line in violations[:SHOWN_VIOLATIONS]:
+            notice(f"violation: {line}")

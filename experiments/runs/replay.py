@@ -18,7 +18,7 @@ def replications_of(
     """Every replication of a finished run, with all requests and the integrals of its pools, from its two tables.
 
     Summarising them gives the figures of its summary.json again, or those with another ``warmup_requests`` than the run
-    was made with. Broken laws are not looked for. ``progress`` is told how many more events were read.
+    was made with. Violations are not looked for. ``progress`` is told how many more events were read.
     Raises UserError if the warm-up would leave no request,
     or for a run of an earlier version.
     """

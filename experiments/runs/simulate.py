@@ -23,13 +23,13 @@ from protocol.sizing import SizingError
 def simulate_one(
     config: Config, replication: int, writer: RunWriter | None = None, progress: Progress | None = None
 ) -> tuple[Replication, list[str]]:
-    """One simulated replication; also the laws it broke, as far as they were looked for: those of its end in any case,
+    """One simulated replication; also the invariants it broke, as far as they were looked for: those of its end in any case,
     those of every record in ``MONITORED_REPLICATION``. Without a writer nothing is written.
 
     Raises RunFailedError when a sizing policy from outside breaks its contract.
     """
     from sim.faults import PlannedFaults
-    from sim.observe import broken_ends
+    from sim.observe import violations_at_the_end
     from sim.run import simulate
     from sim.streams import stream
 
@@ -58,7 +58,7 @@ def simulate_one(
     if outcome.adapters_s is not None and end_s > start_s:
         one.adapters = min(outcome.adapters_s / (end_s - start_s), 1.0)
     forgives = plan is not None and config.scenario().timeout_s is None
-    ends = broken_ends(recorder.open_rooms, outcome, forgives=forgives)
+    ends = violations_at_the_end(recorder.open_rooms, outcome, forgives=forgives)
     one.violations += len(ends)
     return one, [*ends, *recorder.examples]
 
@@ -87,9 +87,9 @@ def run_sim(
     with RunWriter(target, config, events=events) as writer:
         replications = []
         for number in range(config.run.replications):
-            one, broken = simulate_one(config, number, writer, progress)
+            one, violations = simulate_one(config, number, writer, progress)
             replications.append(one)
-            tell(notice, broken)
+            tell(notice, violations)
         wall_s = time.perf_counter() - started_s
         summary = summarise(replications, kind="sim", transport=config.link.profile, wall_s=wall_s)
         summary["replications"] = each(replications)

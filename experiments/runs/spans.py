@@ -59,5 +59,5 @@ def writes_of(records: Iterable[Record], transfer_workers: int) -> Iterator[Writ
 
 
 def _peer(record: Record) -> RankId:
-    """The rank that a record of a destination track names first."""
+    """The rank that a record of a destination domain names first."""
     return parse_rank(record.detail.split(" ", 1)[0])

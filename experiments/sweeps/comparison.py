@@ -1,4 +1,4 @@
-"""The figures of every cell of a sweep from those of its replications, and what tells the cells apart."""
+"""The figures of every configuration of a sweep from those of its replications, and what tells the configurations apart."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from experiments.runs.failures import counted
 from experiments.stats.intervals import Estimate, across_replications, shares_across, wilson, within
 from experiments.stats.paired import Difference, paired_each
 from experiments.stats.selection import possibly_lowest
-from experiments.sweeps.cell import TIMES, flat_figures, is_estimate
+from experiments.sweeps.configuration import TIMES, flat_figures, is_estimate
 from experiments.sweeps.folder import (
     Result,
 )
 from experiments.sweeps.grid import (
-    Cell,
+    Configuration,
 )
 from experiments.sweeps.plan import Plan
 
@@ -26,33 +26,41 @@ if TYPE_CHECKING:
     pass
 
 RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
-"""Figures for which a sweep names the cells that may be the lowest."""
+"""Figures for which a sweep names the configurations that may be the lowest."""
 OF_SERVED = (*TIMES, "ttft_s")
 _FIGURES = {figure.name: figure for figure in FIGURES}
 
 
 def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
-    """What sweep.json says of the results: every cell with its differences, and which cells may be the best."""
+    """What sweep.json says of the results: every configuration with its differences, and which configurations may be the best."""
     parts = {
-        cell.number: results[first : first + plan.replications]
-        for cell, first in zip(plan.cells, range(0, len(results), plan.replications), strict=True)
+        configuration.number: results[first : first + plan.replications]
+        for configuration, first in zip(plan.configurations, range(0, len(results), plan.replications), strict=True)
     }
     summaries = {number: [one["summary"] for one in part] for number, part in parts.items()}
-    cells = []
-    for cell in plan.cells:
-        entry: dict[str, Any] = {"cell": cell.number, "digest": cell.digest, "settings": cell.settings}
-        entry |= _combined(summaries[cell.number])
-        entry["wall_s"] = sum(one["wall_s"] for one in parts[cell.number])
-        baseline = plan.baselines.get(cell.number)
+    configurations = []
+    for configuration in plan.configurations:
+        entry: dict[str, Any] = {
+            "configuration": configuration.number,
+            "digest": configuration.digest,
+            "settings": configuration.settings,
+        }
+        entry |= _combined(summaries[configuration.number])
+        entry["wall_s"] = sum(one["wall_s"] for one in parts[configuration.number])
+        baseline = plan.baselines.get(configuration.number)
         entry["baseline"] = baseline
         if baseline is not None:
-            entry["differences"] = dict(_differences(summaries[cell.number], summaries[baseline]))
-        cells.append(entry)
-    return {"wall_s": sum(entry["wall_s"] for entry in cells), "cells": cells, "lowest": list(_lowest(plan, summaries))}
+            entry["differences"] = dict(_differences(summaries[configuration.number], summaries[baseline]))
+        configurations.append(entry)
+    return {
+        "wall_s": sum(entry["wall_s"] for entry in configurations),
+        "configurations": configurations,
+        "lowest": list(_lowest(plan, summaries)),
+    }
 
 
 def _combined(summaries: Sequence[Any], path: str = "") -> Any:
-    """The figures of a cell from those of its replications, as ``summary.summarise`` would put them together."""
+    """The figures of a configuration from those of its replications, as ``summary.summarise`` would put them together."""
     first = summaries[0]
     if path == "failures":
         return counted(sum(map(Counter, summaries), Counter()))
@@ -81,7 +89,7 @@ def _across(path: str, values: Sequence[float | None]) -> Estimate:
 
 
 def _differences(summaries: Sequence[Any], baseline: Sequence[Any]) -> Iterator[tuple[str, Difference]]:
-    """Path and paired difference, cell less baseline, of every figure that has an interval.
+    """Path and paired difference, configuration less baseline, of every figure that has an interval.
 
     Times are compared only in replications in which both delivered every request: a setting that fails the long ones
     would look fast otherwise.
@@ -100,21 +108,24 @@ def _all_delivered(figures: Mapping[str, float | None]) -> bool:
 
 
 def _lowest(plan: Plan, summaries: Mapping[int, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """For the cells of every workload, which has the lowest latency and which others may have it in truth.
+    """For the configurations of every workload, which has the lowest latency and which others may have it in truth.
 
-    Cells that did not deliver every request are left out: the slowest requests are missing from their latencies.
+    Configurations that did not deliver every request are left out: the slowest requests are missing from their latencies.
     """
-    groups: dict[str, list[Cell]] = {}
-    for cell in plan.cells:
-        whole = all(_all_delivered(flat_figures(one)) for one in summaries[cell.number])
-        groups.setdefault(cell.workload, []).extend([cell] if whole else [])
+    groups: dict[str, list[Configuration]] = {}
+    for configuration in plan.configurations:
+        whole = all(_all_delivered(flat_figures(one)) for one in summaries[configuration.number])
+        groups.setdefault(configuration.workload, []).extend([configuration] if whole else [])
     for group in groups.values():
         for path in RANKED_FIGURES if len(group) > 1 else ():
-            samples = [[float(flat_figures(one)[path] or 0.0) for one in summaries[cell.number]] for cell in group]
+            samples = [
+                [float(flat_figures(one)[path] or 0.0) for one in summaries[configuration.number]]
+                for configuration in group
+            ]
             means = [sum(one) for one in samples]
             yield {
                 "figure": path,
-                "of": [cell.number for cell in group],
-                "cell": group[means.index(min(means))].number,
+                "of": [configuration.number for configuration in group],
+                "configuration": group[means.index(min(means))].number,
                 "possibly": [group[index].number for index in possibly_lowest(samples)],
             }

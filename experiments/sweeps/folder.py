@@ -1,7 +1,7 @@
 """The directory of a sweep: what is finished is kept, so that an interrupted sweep goes on where it stopped.
 
-``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``cells/`` holds a small file
-for every finished replication of a cell, named by the cell's digest; it holds the cell's whole fingerprint, so that it
+``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``configurations/`` holds a small file
+for every finished replication of a configuration, named by the configuration's digest; it holds the configuration's whole fingerprint, so that it
 is taken for no other. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end. Every file is written under
 another name and then renamed, so none is ever half there.
 """
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 SWEEP_SCHEMA = "bufferlab-sweep/1"
 PLAN_FILE, TABLE_FILE, QUANTILES_FILE = "sweep.json", "sweep.parquet", "quantiles.parquet"
-CELLS_FOLDER, PLOTS_FOLDER = "cells", "plots"
+CONFIGURATIONS_FOLDER, PLOTS_FOLDER = "configurations", "plots"
 OLD_DIGITS = 8
-"""Length of the identity of sweeps whose cells had names as short, of which two could be alike."""
-OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, CELLS_FOLDER, PLOTS_FOLDER}
+"""Length of the identity of sweeps whose configurations had names as short, of which two could be alike."""
+OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, CONFIGURATIONS_FOLDER, PLOTS_FOLDER}
 
 Result = dict[str, Any]
-"""What one replication of a cell came to; see ``cell.run_cell``."""
+"""What one replication of a configuration came to; see ``configuration.run_configuration``."""
 
 _DECIDING_WINGS = ("config", "runs", "stats", "workloads")
 """Folders of experiments/ that a simulated figure depends on; the others show, compare or hand out work. Of what is in
@@ -60,7 +60,7 @@ class SweepFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cells = folder / CELLS_FOLDER
+        self._configurations = folder / CONFIGURATIONS_FOLDER
         self._claim: Claim | None = None
 
     def __enter__(self) -> Self:
@@ -90,8 +90,8 @@ class SweepFolder:
                         path.unlink(missing_ok=True)
             # First of all, so that whatever else is there is known to be ours.
             self.write_plan({**plan, "finished": False})
-            self._cells.mkdir(exist_ok=True)
-            for half in (*self.folder.glob("*.partial"), *self._cells.glob("*.partial")):
+            self._configurations.mkdir(exist_ok=True)
+            for half in (*self.folder.glob("*.partial"), *self._configurations.glob("*.partial")):
                 half.unlink()
         return goes_on
 
@@ -113,7 +113,9 @@ class SweepFolder:
         begun = found.get("plan", {})
         mended = "; give a new folder, or --force to start again"
         if not force and len(str(begun.get("identity"))) == OLD_DIGITS:
-            raise UserError(f"{where} holds a sweep of an older version, whose cells have shorter names{mended}")
+            raise UserError(
+                f"{where} holds a sweep of an older version, whose configurations have shorter names{mended}"
+            )
         if begun.get("identity") != plan["plan"]["identity"]:
             if force:
                 return False
@@ -134,8 +136,8 @@ class SweepFolder:
             write_json(self.folder / PLAN_FILE, content)
 
     def load(self, fingerprint: str, replication: int) -> Result | None:
-        """What is kept of a finished replication of the cell; None if it is not there, cannot be read, or is of
-        another cell whose fingerprint begins alike."""
+        """What is kept of a finished replication of the configuration; None if it is not there, cannot be read, or is of
+        another configuration whose fingerprint begins alike."""
         try:
             content = json.loads(self._file(fingerprint, replication).read_bytes())
         except (OSError, ValueError):
@@ -157,7 +159,7 @@ class SweepFolder:
             pq.write_table(table, partial, compression="zstd")
 
     def _file(self, fingerprint: str, replication: int) -> Path:
-        return self._cells / f"{fingerprint[:NAME_DIGITS]}-{replication}.json"
+        return self._configurations / f"{fingerprint[:NAME_DIGITS]}-{replication}.json"
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

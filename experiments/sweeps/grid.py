@@ -1,7 +1,7 @@
-"""The cells of a sweep: grids and lists of settings, crossed, and each checked as a whole configuration.
+"""The configurations of a sweep: grids and lists of settings, crossed, and each checked as a whole configuration.
 
-A grid gives values to fields, and every combination is a cell, the last field running fastest. A list gives whole
-cells. With both, every listed cell is crossed with the grid, which is how fields that belong together (a workload and
+A grid gives values to fields, and every combination is a configuration, the last field running fastest. A list gives whole
+configurations. With both, every listed configuration is crossed with the grid, which is how fields that belong together (a workload and
 its rate) meet fields that are free (the default allocation).
 """
 
@@ -27,29 +27,29 @@ from experiments.errors import UserError
 from experiments.workloads.loading import load
 from protocol.naming import did_you_mean, flat
 
-MAX_CELLS = 100_000
+MAX_CONFIGURATIONS = 100_000
 OWN_OPTIONS = {"run.replications": "--replications", "run.name": "--out"}
-"""Settings that cannot tell cells apart, and the option that is meant for them."""
+"""Settings that cannot tell configurations apart, and the option that is meant for them."""
 
 Settings = dict[str, Any]
 """Values of configuration fields by their path, such as ``{"protocol.sizing.tokens": 512}``."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class Configuration:
     """One configuration of a sweep; its replications are the tasks."""
 
     number: int
     """From 1, in the order of the grid or list."""
     settings: Settings
-    """What tells it from the other cells."""
+    """What tells it from the other configurations."""
     config: Config
     fingerprint: str
     """Of the configuration and the content of its input files; the same for any number of replications."""
 
     @property
     def digest(self) -> str:
-        """The part of the fingerprint that names the cell."""
+        """The part of the fingerprint that names the configuration."""
         return self.fingerprint[:NAME_DIGITS]
 
     def value(self, field: str) -> Any:
@@ -66,11 +66,11 @@ class Cell:
 
     def title(self) -> str:
         """Its number and settings, as a sentence names it."""
-        return cell_title(self.number, self.settings)
+        return configuration_title(self.number, self.settings)
 
     @cached_property
     def workload(self) -> str:
-        """The same text for all cells that are asked for the same requests in every replication."""
+        """The same text for all configurations that are asked for the same requests in every replication."""
         return json.dumps([self._tree["workload"], self.config.run.seed], sort_keys=True)
 
     @cached_property
@@ -78,9 +78,9 @@ class Cell:
         return self.config.tree()
 
 
-def cell_title(number: int, settings: Mapping[str, Any]) -> str:
-    """How a sentence names a cell."""
-    return f"cell {number} ({settings_text(settings)})" if settings else f"cell {number}"
+def configuration_title(number: int, settings: Mapping[str, Any]) -> str:
+    """How a sentence names a configuration."""
+    return f"configuration {number} ({settings_text(settings)})" if settings else f"configuration {number}"
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -115,14 +115,14 @@ def parse_setting(option: str, name: str) -> tuple[str, Any]:
     return field.strip(), _typed(text.strip())
 
 
-def read_cells(path: Path) -> tuple[list[Settings], dict[str, list[Any]]]:
-    """The listed cells and the grid of a file; file names in it are relative to it.
+def read_configurations(path: Path) -> tuple[list[Settings], dict[str, list[Any]]]:
+    """The listed configurations and the grid of a file; file names in it are relative to it.
 
-    A TOML file has a table ``[sweep.grid]`` of lists, or tables ``[[sweep.cells]]`` of settings, or both. A JSON file
+    A TOML file has a table ``[sweep.grid]`` of lists, or tables ``[[sweep.configurations]]`` of settings, or both. A JSON file
     is a list of objects. Fields are written as in a configuration, nested or with their path in quotes.
     Raises UserError: one sentence with the file and what is wrong in it.
     """
-    where = f"--cells is {str(path)!r}, "
+    where = f"--configurations is {str(path)!r}, "
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -133,124 +133,139 @@ def read_cells(path: Path) -> tuple[list[Settings], dict[str, list[Any]]]:
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{where}which is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
     if isinstance(content, list):
-        content = {"sweep": {"cells": content}}
+        content = {"sweep": {"configurations": content}}
     table = content.get("sweep") if isinstance(content, dict) else None
-    if not isinstance(table, dict) or set(content) != {"sweep"} or not table or set(table) - {"grid", "cells"}:
-        raise UserError(f"{where}it must hold [sweep.grid] or [[sweep.cells]] and nothing else (or a JSON list)")
-    listed, grid = table.get("cells", []), table.get("grid", {})
+    if not isinstance(table, dict) or set(content) != {"sweep"} or not table or set(table) - {"grid", "configurations"}:
+        raise UserError(
+            f"{where}it must hold [sweep.grid] or [[sweep.configurations]] and nothing else (or a JSON list)"
+        )
+    listed, grid = table.get("configurations", []), table.get("grid", {})
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise UserError(f"{where}in which cells must be a list of tables")
+        raise UserError(f"{where}in which configurations must be a list of tables")
     if not isinstance(grid, dict):
         raise UserError(f"{where}in which grid must be a table of lists")
     folder = path.parent
-    cells = [{field: _anchored(field, value, folder) for field, value in flat(one)} for one in listed]
-    if not all(cells):
-        raise UserError(f"{where}in which cell {cells.index({}) + 1} is empty, it must have at least one setting")
+    configurations = [{field: _anchored(field, value, folder) for field, value in flat(one)} for one in listed]
+    if not all(configurations):
+        raise UserError(
+            f"{where}in which configuration {configurations.index({}) + 1} is empty, it must have at least one setting"
+        )
     flat_grid: dict[str, list[Any]] = {}
     for field, values in flat(grid):
         if not isinstance(values, list):
             raise UserError(f"{where}in which grid.{field} is {shown(values)}, it must be a list of values")
         flat_grid[field] = [_anchored(field, value, folder) for value in values]
     _check_grid(flat_grid, f"{where}whose grid")
-    return cells, flat_grid
+    return configurations, flat_grid
 
 
 def joined(first: Mapping[str, list[Any]], second: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """Two grids as one. Raises UserError for a field that both name."""
     for field in second:
         if field in first:
-            raise UserError(f"{field} is in the grid of --cells and of --grid, it must be in only one of them")
+            raise UserError(f"{field} is in the grid of --configurations and of --grid, it must be in only one of them")
     return {**first, **second}
 
 
 def cross(listed: Sequence[Mapping[str, Any]], grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
-    """Every listed cell with every combination of the grid; a grid alone where nothing is listed.
+    """Every listed configuration with every combination of the grid; a grid alone where nothing is listed.
 
     Raises UserError for a field that both name, since one would silently win.
     """
-    for cell in listed:
-        both = [field for field in cell if field in grid]
+    for configuration in listed:
+        both = [field for field in configuration if field in grid]
         if both:
-            raise UserError(f"{both[0]} is in the grid and in a listed cell, it must be in only one of them")
+            raise UserError(f"{both[0]} is in the grid and in a listed configuration, it must be in only one of them")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return [{**cell, **combination} for cell in listed or [{}] for combination in combinations]
+    return [{**configuration, **combination} for configuration in listed or [{}] for combination in combinations]
 
 
-def make_cells(source: str, common: Sequence[str], cells: Sequence[Settings]) -> list[Cell]:
-    """Checked cells: the configuration ``source`` with the ``common`` overrides and each cell's settings.
+def make_configurations(source: str, common: Sequence[str], configurations: Sequence[Settings]) -> list[Configuration]:
+    """Checked configurations: the configuration ``source`` with the ``common`` overrides and each configuration's settings.
 
-    Raises UserError naming the cell: for a configuration that is not allowed, a workload that cannot be simulated, and
-    two cells that are the same.
+    Raises UserError naming the configuration: for a configuration that is not allowed, a workload that cannot be simulated, and
+    two configurations that are the same.
     """
     from experiments.workloads.requests import check_requests
 
-    if not cells:
-        raise UserError("the sweep has no cells, it must have at least one value of --grid or one cell of --cells")
-    if len(cells) > MAX_CELLS:
-        raise UserError(f"the sweep has {len(cells)} cells, it must have at most {MAX_CELLS}")
-    made: list[Cell] = []
-    seen: dict[str, Cell] = {}
-    for number, settings in enumerate(cells, 1):
+    if not configurations:
+        raise UserError(
+            "the sweep has no configurations, it must have at least one value of --grid or one configuration of --configurations"
+        )
+    if len(configurations) > MAX_CONFIGURATIONS:
+        raise UserError(
+            f"the sweep has {len(configurations)} configurations, it must have at most {MAX_CONFIGURATIONS}"
+        )
+    made: list[Configuration] = []
+    seen: dict[str, Configuration] = {}
+    for number, settings in enumerate(configurations, 1):
         try:
             config = load(source, [*common, *(as_override(field, value) for field, value in settings.items())])
             check_requests(config, "sim")
         except UserError as error:
             if not made and _is_common(str(error), source, common):
                 raise
-            raise UserError(f"{cell_title(number, settings)}: {error}") from None
-        cell = Cell(number, dict(settings), config, _fingerprint(config))
-        twin = seen.setdefault(cell.digest, cell)
-        if twin.fingerprint != cell.fingerprint:
+            raise UserError(f"{configuration_title(number, settings)}: {error}") from None
+        configuration = Configuration(number, dict(settings), config, _fingerprint(config))
+        twin = seen.setdefault(configuration.digest, configuration)
+        if twin.fingerprint != configuration.fingerprint:
             raise UserError(
-                f"{cell.title()} and {twin.title()} are different configurations that chance gives the same name, "
-                f"{cell.digest}; put them into two sweeps"
+                f"{configuration.title()} and {twin.title()} are different configurations that chance gives the same name, "
+                f"{configuration.digest}; put them into two sweeps"
             )
-        if twin is not cell:
-            raise UserError(f"{cell.title()} is the same configuration as {twin.title()}, every cell must be another")
-        made.append(cell)
+        if twin is not configuration:
+            raise UserError(
+                f"{configuration.title()} is the same configuration as {twin.title()}, every configuration must be another"
+            )
+        made.append(configuration)
     return made
 
 
-def swept_fields(cells: Iterable[Cell]) -> list[str]:
-    """The fields the cells set, in the order in which they first appear."""
-    return list(dict.fromkeys(field for cell in cells for field in cell.settings))
+def swept_fields(configurations: Iterable[Configuration]) -> list[str]:
+    """The fields the configurations set, in the order in which they first appear."""
+    return list(dict.fromkeys(field for configuration in configurations for field in configuration.settings))
 
 
-def find_baselines(cells: Sequence[Cell], chosen: Sequence[tuple[str, Any]]) -> dict[int, int]:
-    """The cell each cell is compared with, by number; cells without one, and baselines themselves, are left out.
+def find_baselines(configurations: Sequence[Configuration], chosen: Sequence[tuple[str, Any]]) -> dict[int, int]:
+    """The configuration each configuration is compared with, by number; configurations without one, and baselines themselves, are left out.
 
-    ``chosen`` are the baseline's values: a cell's baseline has them and is like it in all other swept fields. Without
-    any, it is the first cell that is asked for the same requests. Raises UserError for a value that no cell has.
+    ``chosen`` are the baseline's values: a configuration's baseline has them and is like it in all other swept fields. Without
+    any, it is the first configuration that is asked for the same requests. Raises UserError for a value that no configuration has.
     """
-    fields = swept_fields(cells)
+    fields = swept_fields(configurations)
     for field, value in chosen:
         if field not in fields:
             raise UserError(
                 f"--baseline names {field}, which is not swept{did_you_mean(field, fields)}; swept: {', '.join(fields)}"
             )
-        known = list(dict.fromkeys(plain(cell.value(field)) for cell in cells))
-        if not any(_same(cell, field, value) for cell in cells):
-            raise UserError(f"--baseline is {field}={plain(value)}, no cell has that; there are {', '.join(known)}")
-    baselines: dict[str, Cell] = {}
+        known = list(dict.fromkeys(plain(configuration.value(field)) for configuration in configurations))
+        if not any(_same(configuration, field, value) for configuration in configurations):
+            raise UserError(
+                f"--baseline is {field}={plain(value)}, no configuration has that; there are {', '.join(known)}"
+            )
+    baselines: dict[str, Configuration] = {}
     fixed = [field for field in fields if field not in dict(chosen)]
 
-    def key(cell: Cell) -> str:
-        return json.dumps([cell.value(field) for field in fixed]) if chosen else cell.workload
+    def key(configuration: Configuration) -> str:
+        return json.dumps([configuration.value(field) for field in fixed]) if chosen else configuration.workload
 
-    for cell in cells:
-        if all(_same(cell, field, value) for field, value in chosen):
-            baselines.setdefault(key(cell), cell)
-    found = {cell.number: baselines.get(key(cell), cell).number for cell in cells}
+    for configuration in configurations:
+        if all(_same(configuration, field, value) for field, value in chosen):
+            baselines.setdefault(key(configuration), configuration)
+    found = {
+        configuration.number: baselines.get(key(configuration), configuration).number
+        for configuration in configurations
+    }
     return {number: baseline for number, baseline in found.items() if number != baseline}
 
 
-def _same(cell: Cell, field: str, value: Any) -> bool:
-    """Whether the cell has the value, as it was written or as it resolves (5ms is 0.005)."""
-    return value in (cell.settings.get(field), cell.value(field))
+def _same(configuration: Configuration, field: str, value: Any) -> bool:
+    """Whether the configuration has the value, as it was written or as it resolves (5ms is 0.005)."""
+    return value in (configuration.settings.get(field), configuration.value(field))
 
 
 def _is_common(problem: str, source: str, common: Sequence[str]) -> bool:
-    """Whether the configuration has this problem without any cell, so that no cell is to blame."""
+    """Whether the configuration has this problem without any configuration, so that no configuration is to blame."""
     try:
         load(source, common)
     except UserError as error:
@@ -264,9 +279,11 @@ def _fingerprint(config: Config) -> str:
     return parse(tree).fingerprint()
 
 
-def identity(cells: Iterable[Cell]) -> str:
-    """SHA-256 of what the sweep is of: its cells in order, and the content of their input files."""
-    text = json.dumps([[cell.fingerprint, cell.settings] for cell in cells], sort_keys=True)
+def identity(configurations: Iterable[Configuration]) -> str:
+    """SHA-256 of what the sweep is of: its configurations in order, and the content of their input files."""
+    text = json.dumps(
+        [[configuration.fingerprint, configuration.settings] for configuration in configurations], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -308,7 +325,7 @@ def _typed(text: str) -> Any:
 def as_override(field: str, value: Any) -> str:
     """The ``--set`` option that puts the value into a configuration. Raises UserError for what no option can say."""
     if field in OWN_OPTIONS:
-        raise UserError(f"{field} is swept, which is not allowed: {OWN_OPTIONS[field]} gives it to all cells")
+        raise UserError(f"{field} is swept, which is not allowed: {OWN_OPTIONS[field]} gives it to all configurations")
     try:
         return f"{field}={_toml(value)}"
     except TypeError:

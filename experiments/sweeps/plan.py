@@ -1,4 +1,4 @@
-"""What a sweep runs: its cells and their baselines, checked before anything runs."""
+"""What a sweep runs: its configurations and their baselines, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from experiments.sweeps.folder import (
     code_digest,
 )
 from experiments.sweeps.grid import (
-    Cell,
+    Configuration,
     Settings,
     cross,
     find_baselines,
     identity,
-    make_cells,
+    make_configurations,
     swept_fields,
 )
 
@@ -34,45 +34,52 @@ class Plan:
     """What a sweep runs; everything in it has been checked."""
 
     name: str
-    cells: tuple[Cell, ...]
+    configurations: tuple[Configuration, ...]
     replications: int
     seed: int
     baselines: Mapping[int, int]
-    """Number of the cell that each cell is compared with."""
+    """Number of the configuration that each configuration is compared with."""
 
     @property
     def fields(self) -> list[str]:
         """The swept fields."""
-        return swept_fields(self.cells)
+        return swept_fields(self.configurations)
 
     @property
-    def tasks(self) -> list[tuple[Cell, int]]:
-        """Every cell and replication, in the order of the rows."""
-        return [(cell, replication) for cell in self.cells for replication in range(self.replications)]
+    def tasks(self) -> list[tuple[Configuration, int]]:
+        """Every configuration and replication, in the order of the rows."""
+        return [
+            (configuration, replication)
+            for configuration in self.configurations
+            for replication in range(self.replications)
+        ]
 
     @cached_property
     def identity(self) -> str:
-        """Names the cells, whatever the number of replications, so that a sweep can be given more of them."""
-        return identity(self.cells)
+        """Names the configurations, whatever the number of replications, so that a sweep can be given more of them."""
+        return identity(self.configurations)
 
     @cached_property
     def requests(self) -> int:
         """Requests of all runs together."""
         from experiments.workloads.requests import count_requests
 
-        counts = {cell.workload: 0 for cell in self.cells}
-        for cell in self.cells:
-            counts[cell.workload] = counts[cell.workload] or count_requests(cell.config)
-        return self.replications * sum(counts[cell.workload] for cell in self.cells)
+        counts = {configuration.workload: 0 for configuration in self.configurations}
+        for configuration in self.configurations:
+            counts[configuration.workload] = counts[configuration.workload] or count_requests(configuration.config)
+        return self.replications * sum(counts[configuration.workload] for configuration in self.configurations)
 
     @cached_property
     def traffics(self) -> list[Traffic]:
-        """What the cells ask for, each workload once."""
+        """What the configurations ask for, each workload once."""
         from experiments.workloads.traffic import traffic_of
 
-        return [traffic_of(cell.config) for cell in {cell.workload: cell for cell in reversed(self.cells)}.values()][
-            ::-1
-        ]
+        return [
+            traffic_of(configuration.config)
+            for configuration in {
+                configuration.workload: configuration for configuration in reversed(self.configurations)
+            }.values()
+        ][::-1]
 
     def target(self) -> Path:
         """Where the sweep goes when nothing else is said."""
@@ -81,16 +88,16 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """The plan as sweep.json has it, with what the figures depend on."""
         inputs: dict[str, str] = {}
-        for cell in self.cells:
-            if not all(str(path) in inputs for path in cell.config.input_files()):
-                inputs.update(cell.config.input_digests())
+        for configuration in self.configurations:
+            if not all(str(path) in inputs for path in configuration.config.input_files()):
+                inputs.update(configuration.config.input_digests())
         return {
             "schema": SWEEP_SCHEMA,
             "plan": {
                 "identity": self.identity,
                 "name": self.name,
                 "fields": self.fields,
-                "cells": len(self.cells),
+                "configurations": len(self.configurations),
                 "replications": self.replications,
                 "seed": self.seed,
                 "requests": self.requests,
@@ -106,28 +113,28 @@ def make_plan(
     source: str,
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,
-    cells: Sequence[Settings] = (),
+    configurations: Sequence[Settings] = (),
     settings: Iterable[str] = (),
     replications: int | None = None,
     seed: int | None = None,
     baseline: Sequence[tuple[str, Any]] = (),
 ) -> Plan:
-    """Check all cells of a sweep of the configuration ``source`` (a file, run directory or shipped example).
+    """Check all configurations of a sweep of the configuration ``source`` (a file, run directory or shipped example).
 
-    ``settings`` are ``key.path=value`` overrides for every cell. Raises UserError: one sentence that names the cell.
+    ``settings`` are ``key.path=value`` overrides for every configuration. Raises UserError: one sentence that names the configuration.
     """
     common = list(settings)
     if replications is not None:
         common.append(f"run.replications={replications}")
     if seed is not None:
         common.append(f"run.seed={seed}")
-    made = make_cells(source, common, cross(cells, grid or {}) if cells or grid else [])
+    made = make_configurations(source, common, cross(configurations, grid or {}) if configurations or grid else [])
     first = made[0].config.run
-    for cell in made:
-        if cell.config.run.replications != first.replications:
+    for configuration in made:
+        if configuration.config.run.replications != first.replications:
             raise UserError(
-                f"{made[0].title()} has {first.replications} replications and {cell.title()} "
-                f"{cell.config.run.replications}, because a file has the same requests in each; --replications "
-                f"gives all cells the same number"
+                f"{made[0].title()} has {first.replications} replications and {configuration.title()} "
+                f"{configuration.config.run.replications}, because a file has the same requests in each; --replications "
+                f"gives all configurations the same number"
             )
     return Plan(first.name, tuple(made), first.replications, first.seed, find_baselines(made, baseline))

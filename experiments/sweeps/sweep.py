@@ -1,17 +1,17 @@
-"""Sweeps: one simulated run for every cell of a grid or list of settings and every replication.
+"""Sweeps: one simulated run for every configuration of a grid or list of settings and every replication.
 
-Cells are asked for the same requests (common random numbers) unless the swept fields are about the requests or the
-seed, so the difference between two cells is taken replication by replication: most of what chance does to both drops
+Configurations are asked for the same requests (common random numbers) unless the swept fields are about the requests or the
+seed, so the difference between two configurations is taken replication by replication: most of what chance does to both drops
 out of it. A sweep leaves
 
-* ``sweep.parquet``: one row per cell and replication. ``cell`` (from 1), ``digest``, ``seed``, ``replication`` (from
+* ``sweep.parquet``: one row per configuration and replication. ``configuration`` (from 1), ``digest``, ``seed``, ``replication`` (from
   0), the swept fields as they resolve (5ms is 0.005), then every figure of ``summary.json`` under its path, such as
   ``latency_s.p99``; see ``summary`` for what each means. It holds no wall-clock time, so a sweep repeats it byte for
   byte, on any number of cores.
 * ``quantiles.parquet``: for the same rows, ``latency_s`` and ``transfer_s`` at each ``share`` of the delivered
   requests, which is all that distribution plots need.
-* ``sweep.json``: the plan, versions, and for every cell its figures with 95 % intervals across replications, as in a
-  run's ``summary.json``, the differences from its baseline, and per workload the cells that may be the best. Only the
+* ``sweep.json``: the plan, versions, and for every configuration its figures with 95 % intervals across replications, as in a
+  run's ``summary.json``, the differences from its baseline, and per workload the configurations that may be the best. Only the
   fields called ``wall_s`` differ when a sweep is repeated.
 """
 
@@ -30,8 +30,8 @@ from experiments.errors import UserError
 from experiments.runs.environment import usable_cpus
 from experiments.runs.recorder import Notice, Progress
 from experiments.stats.quantiles import LEVELS
-from experiments.sweeps.cell import TIMES, flat_figures, packed, run_task
 from experiments.sweeps.comparison import figures_of
+from experiments.sweeps.configuration import TIMES, flat_figures, packed, run_task
 from experiments.sweeps.executor import check_executor, run_tasks
 from experiments.sweeps.folder import (
     QUANTILES_FILE,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-TOLD_LAWS = 3
+SHOWN_VIOLATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,10 @@ def run_sweep(
         if store is not None:
             store.open(record, force=force, replace_old_code=out == plan.target())
         tasks = plan.tasks
-        kept = [store.load(cell.fingerprint, number) if store is not None else None for cell, number in tasks]
+        kept = [
+            store.load(configuration.fingerprint, number) if store is not None else None
+            for configuration, number in tasks
+        ]
         results = [None if one is None else packed(one) for one in kept]
         pending = [index for index, result in enumerate(results) if result is None]
         if begin is not None:
@@ -101,13 +104,13 @@ def run_sweep(
         with closing(run_tasks(run_task, calls, jobs=workers, executor=executor, address=address)) as done:
             for number, result in done:
                 index = pending[number]
-                cell, replication = tasks[index]
+                configuration, replication = tasks[index]
                 if store is not None:
-                    store.save(cell.fingerprint, replication, result)
+                    store.save(configuration.fingerprint, replication, result)
                 results[index] = packed(result)
                 if notice is not None:
-                    for line in result["broken"][:TOLD_LAWS]:
-                        notice(f"broken law in {cell.title()}: {line}")
+                    for line in result["violations"][:SHOWN_VIOLATIONS]:
+                        notice(f"violation in {configuration.title()}: {line}")
                 if progress is not None:
                     progress(1)
         all_results = [result for result in results if result is not None]
@@ -156,14 +159,14 @@ def _tables(plan: Plan, results: list[Result]) -> tuple[pa.Table, pa.Table]:
 
     tasks = plan.tasks
     keys: dict[str, pa.Array] = {
-        "cell": pa.array([cell.number for cell, _ in tasks], pa.int32()),
-        "digest": pa.array([cell.digest for cell, _ in tasks]),
-        "seed": pa.array([cell.config.run.seed for cell, _ in tasks], pa.int64()),
+        "configuration": pa.array([configuration.number for configuration, _ in tasks], pa.int32()),
+        "digest": pa.array([configuration.digest for configuration, _ in tasks]),
+        "seed": pa.array([configuration.config.run.seed for configuration, _ in tasks], pa.int64()),
         "replication": pa.array([replication for _, replication in tasks], pa.int32()),
     }
     for field in plan.fields:
-        by_cell = {cell.number: cell.value(field) for cell in plan.cells}
-        keys[field] = column([by_cell[cell.number] for cell, _ in tasks])
+        by_configuration = {configuration.number: configuration.value(field) for configuration in plan.configurations}
+        keys[field] = column([by_configuration[configuration.number] for configuration, _ in tasks])
     rows = [flat_figures(result["summary"]) for result in results]
     columns = {name: column(_numbers([row[name] for row in rows])) for name in rows[0]}
     where = np.repeat(np.arange(len(tasks)), len(LEVELS))

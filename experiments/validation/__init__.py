@@ -2,13 +2,12 @@
 (``scores``, ``agreement``) beside what the measurement is off itself (``noise``) and stage by stage (``stages``), with
 intervals (``resampling``); what counts in the end is which setting it would choose (``decision``).
 
-``score_cell``, ``decide`` and ``write_report`` do from Python what ``bufferlab validate`` does.
+``score_case``, ``decide`` and ``write_report`` do from Python what ``bufferlab validate`` does.
 """
 
-from experiments.validation.bars import BARS as BARS
-from experiments.validation.cells import CellScore as CellScore
-from experiments.validation.cells import cells_of as cells_of
-from experiments.validation.cells import score_cell as score_cell
+from experiments.validation.cases import CaseScore as CaseScore
+from experiments.validation.cases import cases_of as cases_of
+from experiments.validation.cases import score_case as score_case
 from experiments.validation.decision import Decision as Decision
 from experiments.validation.decision import decide as decide
 from experiments.validation.frozen import FrozenProfile as FrozenProfile
@@ -16,3 +15,4 @@ from experiments.validation.frozen import freeze as freeze
 from experiments.validation.report import report_content as report_content
 from experiments.validation.report import report_text as report_text
 from experiments.validation.report import write_report as write_report
+from experiments.validation.tolerances import TOLERANCES as TOLERANCES

@@ -3,7 +3,7 @@
 Runs that tell *latencies* have one request at a time on one encode and one language rank, at a rate so low that all
 threads sleep between two of them. Of two others only the *accounts* are used, which say where processors' time went: a
 closed loop, and two language ranks with hardly anything to do. So no latency under load, with several ranks or of
-another discipline is in the profile: all *cells* are held out. A round measures every run once, in an order drawn
+another discipline is in the profile: all *cases* are held out. A round measures every run once, in an order drawn
 anew, so that what disturbs the machine disturbs all alike.
 
 What is there is not measured again, so a campaign that was interrupted goes on where it stopped.
@@ -35,7 +35,7 @@ RATES = "rates.json"
 PROFILE = "profile.toml"
 
 CAPACITY_ROUNDS = 3
-"""Of the closed loop before all else, since they set the rates of the cells."""
+"""Of the closed loop before all else, since they set the rates of the cases."""
 LOADS = {"low": 0.2, "medium": 0.5, "high": 0.85}
 """Parts of the rate that a closed loop reached."""
 
@@ -48,7 +48,7 @@ SERVING = (
 )
 """Passes that take as long as on a GPU: the processors have time for everything else."""
 
-CELLS = (
+CASES = (
     *(
         Planned(f"default-{tokens}", "default", (f"protocol.sizing.tokens={tokens}",))
         for tokens in (256, 512, 2048, 4096)
@@ -72,20 +72,20 @@ CELLS = (
 )
 
 
-def chosen_cells(names: str) -> tuple[Planned, ...]:
-    """The cells whose names begin with one of the comma-separated ``names``; all for "". Raises UserError for none."""
+def chosen_cases(names: str) -> tuple[Planned, ...]:
+    """The cases whose names begin with one of the comma-separated ``names``; all for "". Raises UserError for none."""
     if not names:
-        return CELLS
+        return CASES
     wanted = tuple(names.split(","))
-    found = tuple(cell for cell in CELLS if cell.name.startswith(wanted))
+    found = tuple(case for case in CASES if case.name.startswith(wanted))
     if not found:
-        raise UserError(f"--cells is {names!r}, it must name some of {', '.join(cell.name for cell in CELLS)}")
+        raise UserError(f"--cases is {names!r}, it must name some of {', '.join(case.name for case in CASES)}")
     return found
 
 
 def measure(
     folder: Path,
-    cells: tuple[Planned, ...],
+    cases: tuple[Planned, ...],
     rounds: int,
     progress: Callable[[str], None],
 ) -> None:
@@ -98,7 +98,7 @@ def measure(
         measure_one(folder, planned, number, {})
         progress(planned.name)
     rates = _rates(folder, min(CAPACITY_ROUNDS, rounds))
-    for planned, number in _schedule((*CALIBRATING, *cells), rounds):
+    for planned, number in _schedule((*CALIBRATING, *cases), rounds):
         if planned in first and number < CAPACITY_ROUNDS:
             continue  # it was measured before
         measure_one(folder, planned, number, rates)

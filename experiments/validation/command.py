@@ -11,18 +11,18 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.files import Claim
 from experiments.runs.rundir import StoredRun
-from experiments.validation.bars import USUAL, parse_bars
-from experiments.validation.cells import CellScore, cells_of, score_cell
+from experiments.validation.cases import CaseScore, cases_of, score_case
 from experiments.validation.decision import Decision, decide
 from experiments.validation.frozen import FrozenProfile, freeze
 from experiments.validation.report import misses, report_content, report_text, write_report
+from experiments.validation.tolerances import USUAL, parse_tolerances
 
 
 @dataclass(frozen=True)
 class Validation:
     """All scores, and ``notes``: what is to be said of files that were written."""
 
-    cells: tuple[CellScore, ...]
+    cases: tuple[CaseScore, ...]
     decision: Decision
     profile: FrozenProfile
     gated: bool
@@ -30,21 +30,21 @@ class Validation:
 
     @property
     def passed(self) -> bool:
-        """No request ended otherwise on one side, and no figure missed a bar that was asked for."""
-        return not any(cell.fates or (self.gated and cell.misses) for cell in self.cells)
+        """No request ended otherwise on one side, and no figure missed a tolerance that was asked for."""
+        return not any(case.outcomes or (self.gated and case.misses) for case in self.cases)
 
     def content(self) -> dict[str, Any]:
         """What ``--json`` prints: validation.json and whether it passed."""
-        return {**report_content(self.cells, self.decision, self.profile), "gated": self.gated, "passed": self.passed}
+        return {**report_content(self.cases, self.decision, self.profile), "gated": self.gated, "passed": self.passed}
 
     def text(self, *, stages: bool) -> str:
         """What is printed otherwise."""
-        parts = [report_text(self.cells, self.decision, self.profile, stages=stages), *self.notes]
+        parts = [report_text(self.cases, self.decision, self.profile, stages=stages), *self.notes]
         return "\n".join(parts)
 
     def missed(self) -> list[str]:
         """A sentence for every miss."""
-        return misses(self.cells)
+        return misses(self.cases)
 
 
 def validate(
@@ -57,13 +57,13 @@ def validate(
     seed: int = 0,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Validation:
-    """Predict ``runs`` with ``profile``, score them cell by cell, and write ``out`` if it is given.
+    """Predict ``runs`` with ``profile``, score them case by case, and write ``out`` if it is given.
 
-    ``max_error``: bars such as ``p50=0.05`` that must be met; otherwise the usual ones are told and nothing hangs on
-    them. ``progress`` is told the name of a run's cell, once for every run that is scored.
+    ``max_error``: tolerances such as ``p50=0.05`` that must be met; otherwise the usual ones are told and nothing hangs on
+    them. ``progress`` is told the name of a run's case, once for every run that is scored.
     Raises UserError, in one sentence, for bad input; nothing is written then.
     """
-    bars: Mapping[str, float] = USUAL if max_error is None else parse_bars(max_error)
+    tolerances: Mapping[str, float] = USUAL if max_error is None else parse_tolerances(max_error)
     if seed < 0:
         raise UserError(f"--seed is {seed}, it must be at least 0")
     if timelines and out is None:
@@ -72,7 +72,7 @@ def validate(
         raise UserError(f"--out is {str(out)!r}, it must be a folder that does not exist yet")
     with contextlib.nullcontext() if out is None else Claim(out):
         return _validate(
-            runs, freeze(profile), bars, gated=max_error is not None, out=out, timelines=timelines, seed=seed,
+            runs, freeze(profile), tolerances, gated=max_error is not None, out=out, timelines=timelines, seed=seed,
             progress=progress,
         )  # fmt: skip
 
@@ -80,7 +80,7 @@ def validate(
 def _validate(
     runs: Sequence[Path],
     frozen: FrozenProfile,
-    bars: Mapping[str, float],
+    tolerances: Mapping[str, float],
     *,
     gated: bool,
     out: Path | None,
@@ -88,12 +88,12 @@ def _validate(
     seed: int,
     progress: Callable[[str], object],
 ) -> Validation:
-    members = cells_of([StoredRun(path) for path in runs])
-    cells = []
+    members = cases_of([StoredRun(path) for path in runs])
+    cases = []
     for name, repeats in members.items():
-        cells.append(score_cell(repeats, frozen, name=name, bars=bars, seed=seed, keep_records=timelines))
+        cases.append(score_case(repeats, frozen, name=name, tolerances=tolerances, seed=seed, keep_records=timelines))
         for _ in repeats:
             progress(name)
-    decision = decide(cells)
-    notes = [] if out is None else write_report(cells, decision, frozen, out, timelines=timelines, claimed=True)
-    return Validation(tuple(cells), decision, frozen, gated, tuple(notes))
+    decision = decide(cases)
+    notes = [] if out is None else write_report(cases, decision, frozen, out, timelines=timelines, claimed=True)
+    return Validation(tuple(cases), decision, frozen, gated, tuple(notes))

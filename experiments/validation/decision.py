@@ -1,7 +1,7 @@
 """What a prediction is for: choosing a setting. Whether it ranks the candidates as the measurement does, and what its
 choice costs.
 
-Cells that differ in a single setting of the system are candidates. Each is judged by an objective, lower is better. The
+Cases that differ in a single setting of the system are candidates. Each is judged by an objective, lower is better. The
 *regret* of a choice is how much more the measured objective of the setting that the simulator picks is than that of the
 best measured one. Which settings may be the best one is told from the measured repeats
 (``experiments.stats.selection``): a choice among them is as good as a measurement can tell, and nothing more is said of
@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.stats.intervals import mean
 from experiments.stats.selection import possibly_lowest
-from experiments.validation.cells import CellScore
+from experiments.validation.cases import CaseScore
 from experiments.validation.scores import LATENCY_FIGURES
 
 OBJECTIVES = ("mean", "p50", "p99")
@@ -30,7 +30,7 @@ SECTIONS = ("protocol.", "encode.", "language.")
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidates for one setting, by one objective, in the order of the cells.
+    """The candidates for one setting, by one objective, in the order of the cases.
 
     ``kendall`` (tau-b), ``spearman``: rank correlation of the measured and the predicted objective; None where either
     is the same for all. ``regret``: relative. ``noise``: the larger noise floor of the objective in the two settings
@@ -60,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Decision:
-    """All choices that the cells allow, and ``left_out``: a sentence for every cell that is a candidate for none."""
+    """All choices that the cases allow, and ``left_out``: a sentence for every case that is a candidate for none."""
 
     choices: tuple[Choice, ...]
     left_out: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cell as a choice sees it. ``values``: by objective, those of the repeats, measured and predicted, and the noise
+    """A case as a choice sees it. ``values``: by objective, those of the repeats, measured and predicted, and the noise
     floor."""
 
     name: str
@@ -77,19 +77,19 @@ class Candidate:
     values: Mapping[str, tuple[Sequence[float], Sequence[float], float | None]]
 
 
-def decide(cells: Sequence[CellScore]) -> Decision:
-    """Every setting that some of ``cells`` differ in alone, by every objective."""
-    return choices_of([_candidate(cell) for cell in cells])
+def decide(cases: Sequence[CaseScore]) -> Decision:
+    """Every setting that some of ``cases`` differ in alone, by every objective."""
+    return choices_of([_candidate(case) for case in cases])
 
 
-def _candidate(cell: CellScore) -> Candidate:
+def _candidate(case: CaseScore) -> Candidate:
     values = {}
     for objective in OBJECTIVES:
         statistic = LATENCY_FIGURES[objective]
-        measured, predicted = ([statistic(one.latencies_s[side]) for one in cell.repeats] for side in (0, 1))
-        noise = next(one for one in cell.scores.figures if one.name == objective).noise
+        measured, predicted = ([statistic(one.latencies_s[side]) for one in case.repeats] for side in (0, 1))
+        noise = next(one for one in case.scores.figures if one.name == objective).noise
         values[objective] = measured, predicted, None if noise is None else noise.mean
-    return Candidate(cell.name, cell.kind, cell.settings, values)
+    return Candidate(case.name, case.kind, case.settings, values)
 
 
 def choices_of(candidates: Sequence[Candidate]) -> Decision:
@@ -102,7 +102,7 @@ def choices_of(candidates: Sequence[Candidate]) -> Decision:
 
 
 def _why_left_out(candidate: Candidate, others: Sequence[Candidate]) -> str:
-    """In what a cell differs from the one that is most like it: from more than one setting nothing can be chosen."""
+    """In what a case differs from the one that is most like it: from more than one setting nothing can be chosen."""
     found = [
         ([name for name in sorted({*candidate.settings, *other.settings})
           if candidate.settings.get(name) != other.settings.get(name)], other)
@@ -117,30 +117,30 @@ def _why_left_out(candidate: Candidate, others: Sequence[Candidate]) -> str:
     )
 
 
-def _groups(cells: Sequence[Candidate]) -> list[tuple[str, list[Candidate]]]:
-    names = sorted({name for cell in cells for name in cell.settings if name.startswith(SECTIONS)})
+def _groups(cases: Sequence[Candidate]) -> list[tuple[str, list[Candidate]]]:
+    names = sorted({name for case in cases for name in case.settings if name.startswith(SECTIONS)})
     found = []
     for name in names:
         groups: list[tuple[tuple[Any, ...], list[Candidate]]] = []
-        for cell in cells:
-            rest = (cell.kind, {key: value for key, value in cell.settings.items() if key != name})
+        for case in cases:
+            rest = (case.kind, {key: value for key, value in case.settings.items() if key != name})
             for known, members in groups:
                 if known == rest:
-                    members.append(cell)
+                    members.append(case)
                     break
             else:
-                groups.append((rest, [cell]))
+                groups.append((rest, [case]))
         found += [(name, members) for _, members in groups if len(members) > 1]
     return found
 
 
-def _choose(setting: str, objective: str, cells: Sequence[Candidate]) -> Choice:
-    values = [cell.values[objective] for cell in cells]
+def _choose(setting: str, objective: str, cases: Sequence[Candidate]) -> Choice:
+    values = [case.values[objective] for case in cases]
     measured, predicted = ([mean(np.asarray(one)) for one in side] for side in
                            ([own for own, _, _ in values], [other for _, other, _ in values]))  # fmt: skip
     picked, best = pick(measured, predicted), int(np.argmin(measured))
     noises = [noise for *_, noise in (values[picked], values[best]) if noise is not None]
-    names = tuple(str(cell.settings.get(setting)) for cell in cells)
+    names = tuple(str(case.settings.get(setting)) for case in cases)
     repeats = [one for one, *_ in values]
     known = len({len(one) for one in repeats}) == 1 and len(repeats[0]) > 1
     return Choice(

@@ -12,8 +12,8 @@ import numpy as np
 from experiments.figures.style import COLOURS, MAX_POINTS, new_figure, plain_log_axis, save, styled
 from experiments.stats.intervals import Samples
 from experiments.validation.agreement import quantile_pairs
-from experiments.validation.bars import AT_BAR, OFF, UNTOLD, WITHIN
-from experiments.validation.cells import CellScore
+from experiments.validation.cases import CaseScore
+from experiments.validation.tolerances import AT_TOLERANCE, OFF, UNTOLD, WITHIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,67 +22,67 @@ if TYPE_CHECKING:
     from experiments.validation.rescoring import Judged, Rows
 
 PANELS = 12
-"""Cells of one figure; further ones are on further figures."""
+"""Cases of one figure; further ones are on further figures."""
 COLUMNS = 3
 TITLE_LETTERS = 44
 QUANTILES = ("p50", "p90", "p99")
 BARRED = ("p50", "p99", "throughput")
 
 
-def draw_all(cells: Sequence[CellScore], folder: Path) -> list[Path]:
+def draw_all(cases: Sequence[CaseScore], folder: Path) -> list[Path]:
     """Write every figure into ``folder``."""
     made = []
     for name, draw in (("qq", quantile_figure), ("bland-altman", difference_figure)):
-        pages = list(_pages(cells))
+        pages = list(_pages(cases))
         for number, page in enumerate(pages, 1):
             suffix = f"-{number}" if len(pages) > 1 else ""
             made.append(save(draw(page), folder / f"{name}{suffix}.png"))
-    made.append(save(error_figure(cells), folder / "errors.png"))
-    made.append(save(predicted_figure(cells), folder / "quantiles.png"))
+    made.append(save(error_figure(cases), folder / "errors.png"))
+    made.append(save(predicted_figure(cases), folder / "quantiles.png"))
     return made
 
 
-def quantile_figure(cells: Sequence[CellScore]) -> Figure:
-    """Q–Q: the predicted quantiles of every cell against the measured ones; a right prediction lies on the diagonal."""
+def quantile_figure(cases: Sequence[CaseScore]) -> Figure:
+    """Q–Q: the predicted quantiles of every case against the measured ones; a right prediction lies on the diagonal."""
 
-    def draw(axes: Axes, cell: CellScore) -> None:
-        points = [1e3 * side for side in quantile_pairs(*latencies(cell))]
+    def draw(axes: Axes, case: CaseScore) -> None:
+        points = [1e3 * side for side in quantile_pairs(*latencies(case))]
         _diagonal(axes, points)
         axes.plot(*points, ".", color=COLOURS[0], markersize=3)
         axes.set_xlabel("measured (ms)")
         axes.set_ylabel("predicted (ms)")
 
-    return _grid(cells, draw)
+    return _grid(cases, draw)
 
 
-def difference_figure(cells: Sequence[CellScore]) -> Figure:
+def difference_figure(cases: Sequence[CaseScore]) -> Figure:
     """Bland–Altman: what each prediction is off by, against the mean of both, with the limits of agreement."""
 
-    def draw(axes: Axes, cell: CellScore) -> None:
-        measured, predicted = latencies(cell)
+    def draw(axes: Axes, case: CaseScore) -> None:
+        measured, predicted = latencies(case)
         step = -(-len(measured) // MAX_POINTS)
         middle, difference = 1e3 * (measured + predicted) / 2, 1e3 * (predicted - measured)
         axes.plot(middle[::step], difference[::step], ".", color=COLOURS[0], markersize=2, alpha=0.6)
-        found = cell.scores.agreement
+        found = case.scores.agreement
         for value_s, style in ((found.bias_s, "-"), (found.low_s, "--"), (found.high_s, "--")):
             axes.axhline(1e3 * value_s, color=COLOURS[1], linestyle=style, linewidth=1)
         axes.axhline(0, color="#999999", linewidth=0.7)
         axes.set_xlabel("mean of both (ms)")
         axes.set_ylabel("predicted − measured (ms)")
 
-    return _grid(cells, draw)
+    return _grid(cases, draw)
 
 
-def error_figure(cells: Sequence[CellScore]) -> Figure:
-    """The biases that have bars, cell by cell, with their intervals, the bar, and the noise of one repeat in grey."""
+def error_figure(cases: Sequence[CaseScore]) -> Figure:
+    """The biases that have tolerances, case by case, with their intervals, the tolerance, and the noise of one repeat in grey."""
     from experiments.validation.rescoring import rows_of
 
-    return bias_figure({_title(name): row for name, row in rows_of(cells).items()})
+    return bias_figure({_title(name): row for name, row in rows_of(cases).items()})
 
 
 @styled
 def bias_figure(rows: Rows) -> Figure:
-    """``error_figure`` of figures that have been judged, by cell."""
+    """``error_figure`` of figures that have been judged, by case."""
     figure, panels = new_figure(1, len(BARRED), (11.0, 2.0 + 0.32 * len(rows)), sharey=True)
     places = np.arange(len(rows))
     for axes, name in zip(panels, BARRED, strict=True):
@@ -97,16 +97,16 @@ def bias_figure(rows: Rows) -> Figure:
     return figure
 
 
-VERDICT_COLOURS = {WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_BAR: COLOURS[5], OFF: COLOURS[1]}
+VERDICT_COLOURS = {WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_TOLERANCE: COLOURS[5], OFF: COLOURS[1]}
 
 
 def draw_bias(axes: Axes, place: int, one: Judged) -> None:
-    """One bias with its interval, in the colour of its verdict; ticks at the bar, the noise of one repeat in grey."""
-    bias, bar, noise, verdict = one.bias, one.bar, one.noise, one.verdict
+    """One bias with its interval, in the colour of its verdict; ticks at the tolerance, the noise of one repeat in grey."""
+    bias, tolerance, noise, verdict = one.bias, one.tolerance, one.noise, one.verdict
     if noise is not None:
         axes.barh(place, 200 * noise, left=-100 * noise, height=0.7, color="#dddddd")
-    if bar is not None:
-        for edge in (-100 * bar, 100 * bar):
+    if tolerance is not None:
+        for edge in (-100 * tolerance, 100 * tolerance):
             axes.plot([edge] * 2, [place - 0.38, place + 0.38], color="#444444", linewidth=1.2)
     colour = VERDICT_COLOURS.get(verdict or "", "#444444")
     low, high, value = bias["low"], bias["high"], bias["value"]
@@ -122,18 +122,18 @@ def key_of_verdicts(figure: Figure) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Line2D([], [], marker="o", color=one, label=name) for name, one in VERDICT_COLOURS.items()]
-    handles.append(Line2D([], [], color="#444444", label="the bar"))
+    handles.append(Line2D([], [], color="#444444", label="the tolerance"))
     handles.append(Patch(color="#dddddd", label="noise of one repeat"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 @styled
-def predicted_figure(cells: Sequence[CellScore]) -> Figure:
-    """Predicted against measured quantiles of all cells, and the diagonal."""
+def predicted_figure(cases: Sequence[CaseScore]) -> Figure:
+    """Predicted against measured quantiles of all cases, and the diagonal."""
     figure, (axes,) = new_figure(1, 1, (5.0, 4.6))
     every: list[Samples] = []
     for name, colour in zip(QUANTILES, COLOURS, strict=False):
-        scores = [next(one for one in cell.scores.figures if one.name == name) for cell in cells]
+        scores = [next(one for one in case.scores.figures if one.name == name) for case in cases]
         measured, predicted = (
             1e3 * np.array([getattr(one, side) for one in scores]) for side in ("measured", "predicted")
         )
@@ -146,21 +146,21 @@ def predicted_figure(cells: Sequence[CellScore]) -> Figure:
     return figure
 
 
-def latencies(cell: CellScore) -> tuple[Samples, Samples]:
+def latencies(case: CaseScore) -> tuple[Samples, Samples]:
     """Measured and predicted latencies of all repeats, request by request, seconds."""
-    pairs = [one.latencies_s for one in cell.repeats]
+    pairs = [one.latencies_s for one in case.repeats]
     return np.concatenate([own for own, _ in pairs]), np.concatenate([other for _, other in pairs])
 
 
 @styled
-def _grid(cells: Sequence[CellScore], draw: Callable[[Axes, CellScore], None]) -> Figure:
-    columns = min(len(cells), COLUMNS)
-    rows = -(-len(cells) // columns)
+def _grid(cases: Sequence[CaseScore], draw: Callable[[Axes, CaseScore], None]) -> Figure:
+    columns = min(len(cases), COLUMNS)
+    rows = -(-len(cases) // columns)
     figure, panels = new_figure(rows, columns, (4.0 * columns, 3.4 * rows))
-    for axes, cell in zip(panels, cells, strict=False):
-        draw(axes, cell)
-        axes.set_title(_title(cell.name), fontsize="small")
-    for axes in panels[len(cells) :]:
+    for axes, case in zip(panels, cases, strict=False):
+        draw(axes, case)
+        axes.set_title(_title(case.name), fontsize="small")
+    for axes in panels[len(cases) :]:
         axes.set_visible(False)
     return figure
 
@@ -176,9 +176,9 @@ def _diagonal(axes: Axes, points: Sequence[Samples]) -> None:
         plain_log_axis(axes.yaxis)
 
 
-def _pages(cells: Sequence[CellScore]) -> Iterator[Sequence[CellScore]]:
-    for start in range(0, len(cells), PANELS):
-        yield cells[start : start + PANELS]
+def _pages(cases: Sequence[CaseScore]) -> Iterator[Sequence[CaseScore]]:
+    for start in range(0, len(cases), PANELS):
+        yield cases[start : start + PANELS]
 
 
 def _title(name: str) -> str:

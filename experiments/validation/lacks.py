@@ -9,7 +9,7 @@ from experiments.runs.rundir import StoredRun
 from experiments.validation.frozen import FrozenProfile
 
 SLOW_LOOP_S = 3e-3
-"""The thread of a loop with such a period falls asleep between two turns."""
+"""The thread of a loop with such a period falls asleep between two iterations."""
 REMEDY = "bufferlab calibrate --here --out my.toml measures one that has it"
 
 
@@ -34,7 +34,7 @@ def lacks(run: StoredRun, profile: FrozenProfile) -> Iterator[str]:
     if not link.wakeup_s and max(services.encode_poll_interval_s, services.language_poll_interval_s) >= SLOW_LOOP_S:
         slow_s = max(services.encode_poll_interval_s, services.language_poll_interval_s)
         yield (
-            f"this profile does not say how late a thread wakes up (wakeup_s is 0): loops turned every "
+            f"this profile does not say how late a thread wakes up (wakeup_s is 0): loops iterated every "
             f"{1e3 * slow_s:g} ms, and their threads slept in between; {REMEDY}"
         )
 

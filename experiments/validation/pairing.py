@@ -62,7 +62,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Fate:
+class Outcome:
     """A request that ended otherwise on one side than on the other; statuses by name."""
 
     run: str
@@ -95,7 +95,7 @@ class Repeat:
     trace: str
     measured: Replication
     predicted: Replication
-    fates: tuple[Fate, ...]
+    outcomes: tuple[Outcome, ...]
     stages_s: tuple[Samples, Samples]
     """Of either side, a row for every request that both delivered and a column for every stage."""
     records: tuple[list[Record], list[Record]] | None
@@ -145,8 +145,8 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
         # What takes another time every time does so in every repeat; a simulated run is met by what it met.
         repeat = run.path.name if run.kind == "real" else ""
         predicted, told = predict(config, number, requests, profile, repeat)
-        fates = tuple(
-            Fate(str(run.path), number, room, statuses[room], told[room])
+        outcomes = tuple(
+            Outcome(str(run.path), number, room, statuses[room], told[room])
             for room in sorted(statuses)
             if statuses[room] != told[room]
         )
@@ -155,7 +155,7 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
         first, second = (stage_table(records, scenario, arrivals_s, rooms) for records in sides)
         yield Repeat(
             run=str(run.path), kind=run.kind, number=number, config=config, arrivals_s=arrivals_s,
-            trace=_digest(config, requests), measured=measured, predicted=predicted.figures, fates=fates,
+            trace=_digest(config, requests), measured=measured, predicted=predicted.figures, outcomes=outcomes,
             stages_s=(first, second), records=sides if keep_records and not number else None,
         )  # fmt: skip
 

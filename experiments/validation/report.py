@@ -18,7 +18,7 @@ from experiments.stats.quantiles import LEVELS
 from experiments.text import table
 from experiments.units import format_duration
 from experiments.validation.agreement import quantile_pairs
-from experiments.validation.cells import CellScore
+from experiments.validation.cases import CaseScore
 from experiments.validation.decision import Choice, Decision
 from experiments.validation.figures import draw_all, latencies
 from experiments.validation.frozen import FrozenProfile
@@ -30,11 +30,11 @@ from experiments.validation.stages import STAGES
 from protocol.recording import Record
 
 SCHEMA = "bufferlab-validation/1"
-TOLD_FATES = 10
+TOLD_OUTCOMES = 10
 STAND_IN = "sim"
 
 
-def report_content(cells: Sequence[CellScore], decision: Decision, profile: FrozenProfile) -> dict[str, Any]:
+def report_content(cases: Sequence[CaseScore], decision: Decision, profile: FrozenProfile) -> dict[str, Any]:
     """Everything, as validation.json has it. What is infinite or not known is None."""
     content = {
         "schema": SCHEMA,
@@ -42,39 +42,41 @@ def report_content(cells: Sequence[CellScore], decision: Decision, profile: Froz
         "boundary": BOUNDARY,
         "ttft_boundary": TTFT_BOUNDARY,
         "merge": "where several ranks record an event, the last of them counts",
-        "cells": [_cell(cell) for cell in cells],
+        "cases": [_case(case) for case in cases],
         "decision": [{**asdict(one), "good": one.good} for one in decision.choices],
         "no_choice": list(decision.left_out),
-        "profile_lacks": lacking(cells, profile),
+        "profile_lacks": lacking(cases, profile),
         "stages": {name: {"from": begin, "to": end} for name, (begin, end) in STAGES.items()},
-        "misses": misses(cells),
+        "misses": misses(cases),
     }
     plain: dict[str, Any] = _plain(content)
     return plain
 
 
-def lacking(cells: Sequence[CellScore], profile: FrozenProfile) -> list[str]:
+def lacking(cases: Sequence[CaseScore], profile: FrozenProfile) -> list[str]:
     """A sentence for everything that the profile does not say and a measured run had need of."""
-    return all_lacks([StoredRun(run) for cell in cells for run in cell.runs], profile)
+    return all_lacks([StoredRun(run) for case in cases for run in case.runs], profile)
 
 
-def misses(cells: Sequence[CellScore]) -> list[str]:
-    """A sentence for every figure that is off by more than is allowed, and for every cell with differing fates."""
+def misses(cases: Sequence[CaseScore]) -> list[str]:
+    """A sentence for every figure that is off by more than is allowed, and for every case with differing outcomes."""
     found = []
-    for cell in cells:
-        for one in cell.misses:
+    for case in cases:
+        for one in case.misses:
             sure = "" if one.bias["low"] is not None else ", of which nothing says how sure it is"
             found.append(
-                f"{cell.name}: {one.called} is off by {_percent(one.bias['value'], '+')} {_span(one.bias, '+')}, "
-                f"the bar is {_percent(one.bar)}{sure}".replace("  ", " ")
+                f"{case.name}: {one.called} is off by {_percent(one.bias['value'], '+')} {_span(one.bias, '+')}, "
+                f"the tolerance is {_percent(one.tolerance)}{sure}".replace("  ", " ")
             )
-        if cell.fates:
-            found.append(f"{cell.name}: {len(cell.fates)} requests ended otherwise on one side, first {cell.fates[0]}")
+        if case.outcomes:
+            found.append(
+                f"{case.name}: {len(case.outcomes)} requests ended otherwise on one side, first {case.outcomes[0]}"
+            )
     return found
 
 
 def write_report(
-    cells: Sequence[CellScore],
+    cases: Sequence[CaseScore],
     decision: Decision,
     profile: FrozenProfile,
     folder: Path,
@@ -82,84 +84,89 @@ def write_report(
     timelines: bool = False,
     claimed: bool = False,
 ) -> list[str]:
-    """Write validation.json, cells.csv and figures/ into ``folder``, which appears when it is complete.
+    """Write validation.json, cases.csv and figures/ into ``folder``, which appears when it is complete.
 
-    ``timelines``: also one trace for every cell, its first repeat, predicted above measured. Returns what is to be said
+    ``timelines``: also one trace for every case, its first repeat, predicted above measured. Returns what is to be said
     of them. ``claimed``: the caller has a claim of the folder. Raises UserError or RunFailedError if the folder cannot
-    be written, ValueError for timelines of cells whose records were not kept.
+    be written, ValueError for timelines of cases whose records were not kept.
     """
     notes: list[str] = []
     with contextlib.nullcontext() if claimed else Claim(folder), new_folder(folder) as partial:
-        write_json(partial / "validation.json", report_content(cells, decision, profile))
-        _write_csv(cells, partial / "cells.csv")
-        draw_all(cells, partial / "figures")
+        write_json(partial / "validation.json", report_content(cases, decision, profile))
+        _write_csv(cases, partial / "cases.csv")
+        draw_all(cases, partial / "figures")
         if timelines:
-            notes = _write_timelines(cells, partial / "timelines")
+            notes = _write_timelines(cases, partial / "timelines")
     return notes
 
 
 # --- text ---
 
 
-def report_text(cells: Sequence[CellScore], decision: Decision, profile: FrozenProfile, *, stages: bool = False) -> str:
-    """All scores for a terminal; with ``stages`` the stages of every cell as well."""
+def report_text(cases: Sequence[CaseScore], decision: Decision, profile: FrozenProfile, *, stages: bool = False) -> str:
+    """All scores for a terminal; with ``stages`` the stages of every case as well."""
     parts = [
         f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}"
-        + (f"\nttft: {TTFT_BOUNDARY}" if any(cell.scores.prefilled for cell in cells) else ""),
-        *(_about(cell) for cell in cells),
-        *lacking(cells, profile),
-        table([("cell", "figure", "measured", "predicted", "bias", "95 %", "noise", "bar", "verdict"), *_rows(cells)]),
-        table(_agreement_rows(cells)),
+        + (f"\nttft: {TTFT_BOUNDARY}" if any(case.scores.prefilled for case in cases) else ""),
+        *(_about(case) for case in cases),
+        *lacking(cases, profile),
+        table(
+            [
+                ("case", "figure", "measured", "predicted", "bias", "95 %", "noise", "tolerance", "verdict"),
+                *_rows(cases),
+            ]
+        ),
+        table(_agreement_rows(cases)),
     ]
     if stages:
-        parts += [_legend(), *(_stages_text(cell) for cell in cells)]
+        parts += [_legend(), *(_stages_text(case) for case in cases)]
     if decision.choices:
         parts.append(_decision_text(decision))
     parts += ["\n".join(decision.left_out)] * bool(decision.left_out)
-    fates = [str(fate) for cell in cells for fate in cell.fates]
-    if fates:
-        left = len(fates) - TOLD_FATES
+    outcomes = [str(outcome) for case in cases for outcome in case.outcomes]
+    if outcomes:
+        left = len(outcomes) - TOLD_OUTCOMES
         more = [f"and {left} more"] if left > 0 else []
-        parts.append("\n".join(["ENDED OTHERWISE ON ONE SIDE, and left out:", *fates[:TOLD_FATES], *more]))
-    missed = misses(cells)
+        parts.append("\n".join(["ENDED OTHERWISE ON ONE SIDE, and left out:", *outcomes[:TOLD_OUTCOMES], *more]))
+    missed = misses(cases)
     parts.append("\n".join(["misses:", *missed]) if missed else "no misses")
     return "\n\n".join(parts)
 
 
-def _about(cell: CellScore) -> str:
-    what = "SIMULATED runs that stand in for measured ones" if cell.kind == STAND_IN else "measured runs"
+def _about(case: CaseScore) -> str:
+    what = "SIMULATED runs that stand in for measured ones" if case.kind == STAND_IN else "measured runs"
     intervals = {"": "no intervals: too few repeats, and too short", "repeats": "intervals over repeats"}
     return (
-        f"{cell.name}: {what} {', '.join(cell.runs)}; {len(cell.repeats)} repeats, {cell.offered} requests, "
-        f"{cell.compared} compared; {intervals.get(cell.scores.intervals, 'intervals over blocks of requests')}"
+        f"{case.name}: {what} {', '.join(case.runs)}; {len(case.repeats)} repeats, {case.offered} requests, "
+        f"{case.compared} compared; {intervals.get(case.scores.intervals, 'intervals over blocks of requests')}"
     )
 
 
-def _rows(cells: Sequence[CellScore]) -> list[tuple[str, ...]]:
+def _rows(cases: Sequence[CaseScore]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for cell in cells:
-        shown = [*cell.scores.figures, *(cell.scores.ttft if cell.scores.prefilled else ())]
+    for case in cases:
+        shown = [*case.scores.figures, *(case.scores.ttft if case.scores.prefilled else ())]
         for number, one in enumerate(shown):
             rows.append(
                 (
-                    "" if number else cell.name, one.called, _shown(one, one.measured), _shown(one, one.predicted),
+                    "" if number else case.name, one.called, _shown(one, one.measured), _shown(one, one.predicted),
                     _percent(one.bias["value"], "+"), _span(one.bias, "+"), _noise(one.noise),
-                    _percent(one.bar), one.verdict or "",
+                    _percent(one.tolerance), one.verdict or "",
                 )
             )  # fmt: skip
     return rows
 
 
-def _agreement_rows(cells: Sequence[CellScore]) -> list[tuple[str, ...]]:
+def _agreement_rows(cases: Sequence[CaseScore]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("cell", "Wasserstein-1", "95 %", "its noise", "bias of a request", "limits of agreement", "within")
+        ("case", "Wasserstein-1", "95 %", "its noise", "bias of a request", "limits of agreement", "within")
     ]
-    for cell in cells:
-        distance, agreement = cell.scores.wasserstein, cell.scores.agreement
+    for case in cases:
+        distance, agreement = case.scores.wasserstein, case.scores.agreement
         low, high = distance.value_us["low"], distance.value_us["high"]
         rows.append(
             (
-                cell.name,
+                case.name,
                 _microseconds(distance.value_us["value"]),
                 "" if low is None or high is None else f"{_microseconds(low)} .. {_microseconds(high)}",
                 "-" if distance.noise_us is None else _microseconds(distance.noise_us.mean),
@@ -171,11 +178,11 @@ def _agreement_rows(cells: Sequence[CellScore]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _stages_text(cell: CellScore) -> str:
+def _stages_text(case: CaseScore) -> str:
     rows: list[tuple[str, ...]] = [
         ("stage", "measured", "predicted", "off by", "of all", "p50", "predicted", "p99", "predicted")
     ]
-    for one in cell.stages:
+    for one in case.stages:
         if not one.measured["mean"] and not one.predicted["mean"]:
             continue
         values = [side[name] for name in ("p50", "p99") for side in (one.measured, one.predicted)]
@@ -185,7 +192,7 @@ def _stages_text(cell: CellScore) -> str:
                 _signed(one.difference_s), _percent(one.share), *map(format_duration, values),
             )
         )  # fmt: skip
-    return f"{cell.name}: where the time of a request goes, on average and at p50 and p99\n{table(rows)}"
+    return f"{case.name}: where the time of a request goes, on average and at p50 and p99\n{table(rows)}"
 
 
 def _legend() -> str:
@@ -249,18 +256,18 @@ def _signed(seconds: float) -> str:
 # --- content ---
 
 
-def _cell(cell: CellScore) -> dict[str, Any]:
-    scores = cell.scores
-    measured, predicted = quantile_pairs(*latencies(cell))
+def _case(case: CaseScore) -> dict[str, Any]:
+    scores = case.scores
+    measured, predicted = quantile_pairs(*latencies(case))
     return {
-        "name": cell.name,
-        "kind": cell.kind,
-        "stands_in_for_a_measurement": cell.kind == STAND_IN,
-        "settings": cell.settings,
-        "runs": cell.runs,
-        "repeats": len(cell.repeats),
-        "requests": {"offered": cell.offered, "compared": cell.compared},
-        "fates": [asdict(fate) for fate in cell.fates],
+        "name": case.name,
+        "kind": case.kind,
+        "stands_in_for_a_measurement": case.kind == STAND_IN,
+        "settings": case.settings,
+        "runs": case.runs,
+        "repeats": len(case.repeats),
+        "requests": {"offered": case.offered, "compared": case.compared},
+        "outcomes": [asdict(outcome) for outcome in case.outcomes],
         "intervals_over": scores.intervals or None,
         "figures": {one.name: _figure(one) for one in (*scores.figures, *scores.ttft)},
         "wasserstein_us": {**scores.wasserstein.value_us, "noise": _noise_content(scores.wasserstein.noise_us)},
@@ -274,7 +281,7 @@ def _cell(cell: CellScore) -> dict[str, Any]:
                 "difference_s": one.difference_s,
                 "share": one.share,
             }
-            for one in cell.stages
+            for one in case.stages
         ],
     }
 
@@ -286,7 +293,7 @@ def _figure(one: FigureScore) -> dict[str, Any]:
         "bias": one.bias,
         "error": one.error,
         "noise": _noise_content(one.noise),
-        "bar": one.bar,
+        "tolerance": one.tolerance,
         "called": one.called,
         "verdict": one.verdict,
     }
@@ -305,16 +312,16 @@ def _plain(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _write_csv(cells: Sequence[CellScore], path: Path) -> None:
-    """One row a cell; latencies in seconds, errors relative."""
+def _write_csv(cases: Sequence[CaseScore], path: Path) -> None:
+    """One row a case; latencies in seconds, errors relative."""
     rows = []
-    for cell in cells:
+    for case in cases:
         row: dict[str, Any] = {
-            "cell": cell.name, "kind": KIND_NAMES[cell.kind], "repeats": len(cell.repeats), "compared": cell.compared,
-            "ended_otherwise": len(cell.fates),
+            "case": case.name, "kind": KIND_NAMES[case.kind], "repeats": len(case.repeats), "compared": case.compared,
+            "ended_otherwise": len(case.outcomes),
         }  # fmt: skip
-        row |= _columns(cell.scores.figures)
-        distance, agreement = cell.scores.wasserstein, cell.scores.agreement
+        row |= _columns(case.scores.figures)
+        distance, agreement = case.scores.wasserstein, case.scores.agreement
         row |= {
             "wasserstein_us": distance.value_us["value"], "wasserstein_low_us": distance.value_us["low"],
             "wasserstein_high_us": distance.value_us["high"],
@@ -322,11 +329,11 @@ def _write_csv(cells: Sequence[CellScore], path: Path) -> None:
             "difference_bias_s": agreement.bias_s, "difference_low_s": agreement.low_s,
             "difference_high_s": agreement.high_s,
         }  # fmt: skip
-        rows.append(_plain(row | _columns(cell.scores.ttft)))
+        rows.append(_plain(row | _columns(case.scores.ttft)))
     with path.open("w", encoding="utf-8", newline="") as file:
         names = dict.fromkeys(
             name for row in rows for name in row
-        )  # not every cell need have a time to the first token
+        )  # not every case need have a time to the first token
         writer = csv.DictWriter(file, list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -340,24 +347,24 @@ def _columns(figures: Sequence[FigureScore]) -> dict[str, Any]:
             f"{one.name}_measured_{unit}": one.measured, f"{one.name}_predicted_{unit}": one.predicted,
             f"{one.name}_bias": one.bias["value"], f"{one.name}_bias_low": one.bias["low"],
             f"{one.name}_bias_high": one.bias["high"],
-            f"{one.name}_noise": None if one.noise is None else one.noise.mean, f"{one.name}_bar": one.bar,
+            f"{one.name}_noise": None if one.noise is None else one.noise.mean, f"{one.name}_tolerance": one.tolerance,
             f"{one.name}_verdict": one.verdict,
         }  # fmt: skip
     return row
 
 
-def _write_timelines(cells: Sequence[CellScore], folder: Path) -> list[str]:
+def _write_timelines(cases: Sequence[CaseScore], folder: Path) -> list[str]:
     folder.mkdir()
     notes = []
-    for number, cell in enumerate(cells, 1):
-        one = cell.repeats[0]
+    for number, case in enumerate(cases, 1):
+        one = case.repeats[0]
         if one.records is None:
-            raise ValueError(f"the records of {cell.name} were not kept")
+            raise ValueError(f"the records of {case.name} were not kept")
         measured, predicted = one.records
         made = timeline([_scene("simulated", one, predicted), _scene("measured", one, measured)])
-        name = f"cell-{number}.json"
+        name = f"case-{number}.json"
         write_timeline(made, folder / name)
-        notes.append(f"timelines/{name} is {cell.name}{f': {made.note}' if made.note else ''}")
+        notes.append(f"timelines/{name} is {case.name}{f': {made.note}' if made.note else ''}")
     return notes
 
 

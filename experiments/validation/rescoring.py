@@ -15,11 +15,11 @@ from typing import Any
 from experiments.calibration.here import EXAMPLE, Planned
 from experiments.errors import UserError
 from experiments.stats.intervals import Estimate
-from experiments.validation.bars import BARS, judge
-from experiments.validation.campaign import CELLS
-from experiments.validation.cells import WHICH_REPEAT, CellScore
+from experiments.validation.campaign import CASES
+from experiments.validation.cases import WHICH_REPEAT, CaseScore
 from experiments.validation.decision import OBJECTIVES, Candidate, Decision, choices_of
 from experiments.validation.scores import called, over_repeats
+from experiments.validation.tolerances import TOLERANCES, judge
 from experiments.workloads.loading import load
 from protocol.naming import flat
 
@@ -29,36 +29,41 @@ UNITS = {"throughput": "rps"}
 
 @dataclass(frozen=True)
 class Judged:
-    """A figure of a cell: what was measured (seconds, or requests a second), the bias, and the verdict."""
+    """A figure of a case: what was measured (seconds, or requests a second), the bias, and the verdict."""
 
     measured: float
     bias: Estimate
     noise: float | None
-    bar: float | None
+    tolerance: float | None
     verdict: str | None
     called: str
 
 
 Rows = Mapping[str, Mapping[str, Judged]]
-"""By cell and figure."""
+"""By case and figure."""
 
 
-def rows_of(scores: Sequence[CellScore]) -> Rows:
-    """Those of cells that were just scored."""
+def rows_of(scores: Sequence[CaseScore]) -> Rows:
+    """Those of cases that were just scored."""
     return {
-        cell.name: {
+        case.name: {
             one.name: Judged(
-                one.measured, one.bias, None if one.noise is None else one.noise.mean, one.bar, one.verdict, one.called
+                one.measured,
+                one.bias,
+                None if one.noise is None else one.noise.mean,
+                one.tolerance,
+                one.verdict,
+                one.called,
             )
-            for one in cell.scores.figures
+            for one in case.scores.figures
             if one.name in BARRED
         }
-        for cell in scores
+        for case in scores
     }
 
 
 def read_rounds(page: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The rows of the tables beside a page: of cells, and of the rounds of cells. Raises UserError without them."""
+    """The rows of the tables beside a page: of cases, and of the rounds of cases. Raises UserError without them."""
     found = []
     for path in (page.with_suffix(".csv"), page.with_name(f"{page.stem}-rounds.csv")):
         try:
@@ -69,41 +74,41 @@ def read_rounds(page: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]
     return found[0], found[1]
 
 
-def rescored(cells: Sequence[Mapping[str, str]], rounds: Sequence[Mapping[str, str]]) -> Rows:
-    """Every barred figure of every cell judged by the interval of its bias over the rounds."""
+def rescored(cases: Sequence[Mapping[str, str]], rounds: Sequence[Mapping[str, str]]) -> Rows:
+    """Every barred figure of every case judged by the interval of its bias over the rounds."""
     rows: dict[str, dict[str, Judged]] = {}
-    for cell in cells:
-        name = cell["cell"]
-        own = [one for one in rounds if one["cell"] == name]
+    for case in cases:
+        name = case["case"]
+        own = [one for one in rounds if one["case"] == name]
         fewest = min(int(one["requests"]) for one in own)
         rows[name] = {}
         for figure in BARRED:
-            bias = _number(cell, f"{figure}_bias") or 0.0
-            ends = {end: _number(cell, f"{figure}_bias_{end}") for end in ("low", "high")}
+            bias = _number(case, f"{figure}_bias") or 0.0
+            ends = {end: _number(case, f"{figure}_bias_{end}") for end in ("low", "high")}
             found: Estimate = {"value": bias, "low": ends["low"], "high": ends["high"]}
             of_rounds = [float(one["predicted"]) / float(one["measured"]) - 1 for one in own
                          if one["figure"] == f"{figure}_s"]  # fmt: skip
             if of_rounds:
                 found = over_repeats(bias, of_rounds)
-            bar = BARS[figure]
+            tolerance = TOLERANCES[figure]
             rows[name][figure] = Judged(
-                _number(cell, f"{figure}_measured_{UNITS.get(figure, 's')}") or 0.0, found,
-                _number(cell, f"{figure}_noise"), bar, judge(found, bar), called(figure, fewest),
+                _number(case, f"{figure}_measured_{UNITS.get(figure, 's')}") or 0.0, found,
+                _number(case, f"{figure}_noise"), tolerance, judge(found, tolerance), called(figure, fewest),
             )  # fmt: skip
     return rows
 
 
-def choices_from(cells: Sequence[Mapping[str, str]], rounds: Sequence[Mapping[str, str]]) -> Decision:
+def choices_from(cases: Sequence[Mapping[str, str]], rounds: Sequence[Mapping[str, str]]) -> Decision:
     """What the simulator would have chosen, from the figures of the rounds."""
-    planned = {one.name: one for one in CELLS}
+    planned = {one.name: one for one in CASES}
     candidates = []
-    for cell in cells:
-        name = cell["cell"]
+    for case in cases:
+        name = case["case"]
         values: dict[str, tuple[list[float], list[float], float | None]] = {}
         for objective in OBJECTIVES:
-            own = [one for one in rounds if (one["cell"], one["figure"]) == (name, f"{objective}_s")]
+            own = [one for one in rounds if (one["case"], one["figure"]) == (name, f"{objective}_s")]
             sides = [[float(one[side]) for one in own] for side in ("measured", "predicted")]
-            values[objective] = sides[0], sides[1], _number(cell, f"{objective}_noise")
+            values[objective] = sides[0], sides[1], _number(case, f"{objective}_noise")
         candidates.append(Candidate(name, "real", _settings(planned[name]), values))
     return choices_of(candidates)
 
@@ -123,10 +128,10 @@ def _number(row: Mapping[str, str], name: str) -> float | None:
 # --- Markdown ---
 
 
-def cell_table(rows: Rows) -> list[str]:
-    """A line a cell: what was measured, what the prediction is off by with its interval and verdict, the noise."""
+def case_table(rows: Rows) -> list[str]:
+    """A line a case: what was measured, what the prediction is off by with its interval and verdict, the noise."""
     lines = [
-        "| cell | p50, ms | bias | noise | p99, ms | bias | noise | throughput, /s | bias | noise |",
+        "| case | p50, ms | bias | noise | p99, ms | bias | noise | throughput, /s | bias | noise |",
         "|---|" + "--:|" * 9,
     ]
     for name, row in rows.items():
@@ -144,7 +149,7 @@ def cell_table(rows: Rows) -> list[str]:
 def _bias(one: Judged) -> str:
     value, low, high = one.bias["value"] or 0.0, one.bias["low"], one.bias["high"]
     span = "" if low is None or high is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
-    mark = "" if one.verdict in (None, "within the bar") else f" **{one.verdict}**"
+    mark = "" if one.verdict in (None, "within the tolerance") else f" **{one.verdict}**"
     return f"{100 * value:+.1f} %{span}{mark}"
 
 

@@ -1,4 +1,4 @@
-"""The scores of one cell: errors of its figures beside the noise floor, and how well its latencies agree."""
+"""The scores of one case: errors of its figures beside the noise floor, and how well its latencies agree."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from experiments.runs.replication import Replication
 from experiments.stats.batching import Statistic
 from experiments.stats.intervals import Estimate, Samples, across_replications, mean, quantile, unbounded
 from experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1
-from experiments.validation.bars import FIGURES, NO_INTERVAL, OFF, TTFT_FIGURES, USUAL, judge
 from experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative
 from experiments.validation.pairing import Repeat
 from experiments.validation.resampling import Draw, Places, Resampling, percentile_interval, resampling
+from experiments.validation.tolerances import FIGURES, NO_INTERVAL, OFF, TTFT_FIGURES, USUAL, judge
 
 LATENCY_FIGURES: Mapping[str, Statistic] = {
     "mean": mean,
@@ -40,7 +40,7 @@ class FigureScore:
     """One figure, predicted against measured.
 
     ``measured``, ``predicted``: means over the repeats, seconds or requests a second. ``bias``: their ratio − 1.
-    ``error``: its absolute value, with the interval of it. ``verdict``: see ``bars.judge``. ``called``: its name, and
+    ``error``: its absolute value, with the interval of it. ``verdict``: see ``tolerances.judge``. ``called``: its name, and
     what it is where too few requests lie beyond a quantile in some repeat.
     """
 
@@ -50,15 +50,15 @@ class FigureScore:
     bias: Estimate
     error: Estimate
     noise: Noise | None
-    bar: float | None
+    tolerance: float | None
     verdict: str | None
     called: str
 
     @property
     def missed(self) -> bool:
-        """Whether it is off; without an interval, whether its value is beyond the bar."""
+        """Whether it is off; without an interval, whether its value is beyond the tolerance."""
         error = self.error["value"]
-        beyond = self.bar is not None and error is not None and error > self.bar
+        beyond = self.tolerance is not None and error is not None and error > self.tolerance
         return self.verdict == OFF or (self.verdict == NO_INTERVAL and beyond)
 
 
@@ -72,7 +72,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Scores:
-    """All of one cell. ``intervals``: what they come from: "repeats", "blocks" of requests, or "" for none.
+    """All of one case. ``intervals``: what they come from: "repeats", "blocks" of requests, or "" for none.
 
     ``figures``: of the latency, and the throughput; ``ttft``: of the time to the first token, empty where some repeat
     has no request that was prefilled on both sides. ``prefilled``: whether that is another time than the latency.
@@ -87,11 +87,11 @@ class Scores:
     prefilled: bool = False
 
 
-def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, name: str) -> Scores:
-    """Score the pairs of one cell; ``name`` is that of the streams its intervals are drawn from.
+def score(repeats: Sequence[Repeat], tolerances: Mapping[str, float], *, seed: int, name: str) -> Scores:
+    """Score the pairs of one case; ``name`` is that of the streams its intervals are drawn from.
 
     Raises UserError if a repeat has no request that was delivered on both sides, or none that was prefilled where there
-    is a bar for the time to the first token that users asked for (any other than ``bars.USUAL``).
+    is a tolerance for the time to the first token that users asked for (any other than ``tolerances.USUAL``).
     """
     for one in repeats:
         if not one.both.any():
@@ -105,7 +105,7 @@ def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, na
     measured = [own for own, _ in pairs]
     figures = [
         _figure(
-            figure, pairs, drawn, _in_latencies(pairs, statistic), RARER.get(figure, 0.5), bars.get(figure),
+            figure, pairs, drawn, _in_latencies(pairs, statistic), RARER.get(figure, 0.5), tolerances.get(figure),
             noise_floor(list(zip(traces, measured, strict=True)), of_samples(statistic)),
         )
         for figure, statistic in LATENCY_FIGURES.items()
@@ -115,11 +115,11 @@ def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, na
     figures.append(
         _figure(
             "throughput", gaps, resampling(gaps, seed, f"{name} throughput"), _in_gaps(gaps), 0.5,
-            bars.get("throughput"), noise_floor(list(zip(traces, rates, strict=True)), of_rates),
+            tolerances.get("throughput"), noise_floor(list(zip(traces, rates, strict=True)), of_rates),
         )
     )  # fmt: skip
     assert tuple(one.name for one in figures) == FIGURES
-    ttft = _ttft(repeats, bars, seed=seed, name=name)
+    ttft = _ttft(repeats, tolerances, seed=seed, name=name)
     agreement = bland_altman(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
     return Scores(
         figures=tuple(figures),
@@ -134,11 +134,13 @@ def score(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, na
     )
 
 
-def _ttft(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, name: str) -> tuple[FigureScore, ...]:
+def _ttft(
+    repeats: Sequence[Repeat], tolerances: Mapping[str, float], *, seed: int, name: str
+) -> tuple[FigureScore, ...]:
     """The scores of the time to the first token, judged as those of the latency are."""
     pairs = [one.ttfts_s for one in repeats]
     if empty := [one for one, (own, _) in zip(repeats, pairs, strict=True) if not len(own)]:
-        asked = [figure for figure in TTFT_FIGURES if figure in bars and bars is not USUAL]
+        asked = [figure for figure in TTFT_FIGURES if figure in tolerances and tolerances is not USUAL]
         if asked:
             raise UserError(
                 f"--max-error has {asked[0]}, but in replication {empty[0].number} of {empty[0].run!r} no request was "
@@ -150,7 +152,7 @@ def _ttft(repeats: Sequence[Repeat], bars: Mapping[str, float], *, seed: int, na
     return tuple(
         _figure(
             f"ttft_{figure}", pairs, drawn, _in_latencies(pairs, statistic), RARER.get(figure, 0.5),
-            bars.get(f"ttft_{figure}"), noise_floor(measured, of_samples(statistic)),
+            tolerances.get(f"ttft_{figure}"), noise_floor(measured, of_samples(statistic)),
         )
         for figure, statistic in LATENCY_FIGURES.items()
     )  # fmt: skip
@@ -162,7 +164,7 @@ def _figure(
     drawn: Resampling,
     values: Values,
     rarer: float,
-    bar: float | None,
+    tolerance: float | None,
     noise: Noise | None,
 ) -> FigureScore:
     own, other = values([(number, slice(None)) for number in range(len(pairs))])
@@ -177,7 +179,9 @@ def _figure(
     else:
         signed = percentile_interval(off, drawn.values(bias, rarer=rarer))
     fewest = min(len(measured) for measured, _ in pairs)
-    return FigureScore(name, own, other, signed, size_of(signed), noise, bar, judge(signed, bar), called(name, fewest))
+    return FigureScore(
+        name, own, other, signed, size_of(signed), noise, tolerance, judge(signed, tolerance), called(name, fewest)
+    )
 
 
 def over_repeats(value: float, biases: Sequence[float]) -> Estimate:

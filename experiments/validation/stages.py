@@ -25,16 +25,16 @@ STAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "submit": ("arrival_s", "last submitted, either side: the router, and preparing images"),
         "announce": ("submitted", "last announced (only where the length is told first)"),
-        "allocate": ("submitted, or announced", "last offered: language-side blocks and loop turn"),
+        "allocate": ("submitted, or announced", "last offered: language-side blocks and loop iteration"),
         "offer": ("offered, or resumed", "last offers_complete on the encode side: control message"),
-        "source": ("offers_complete, or submitted", "last encode_started: source blocks and encode loop turn"),
+        "source": ("offers_complete, or submitted", "last encode_started: source blocks and encode loop iteration"),
         "encode": (
             "encode_started, or offers_complete",
             "last encoded: the pass, or what the offer does not hide of it",
         ),
         "thread": ("encoded, or offers_complete", "the writing thread has ended its other writes (last write_done)"),
         "write": ("write begun by its thread", "last write_done of the chunk"),
-        "acknowledge": ("write_done", "last chunk_received: control message and language loop turn"),
+        "acknowledge": ("write_done", "last chunk_received: control message and language loop iteration"),
         "resume": ("chunk_received, not the last", "last resumed: copy, and language-side blocks"),
         "copy": ("chunk_received, the last", "last delivered: gather copy"),
     }

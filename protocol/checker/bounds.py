@@ -58,8 +58,8 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     a number that comes again is the next incarnation of that room. ``instances``: the encode instance of each request.
     ``default_tokens``: what each language rank allocates first; one number for all of them, or one for each.
     ``arrivals_any``: each rank gets each request whenever it likes, else all requests are there at the start.
-    ``atomic_turns``: all ranks of a group carry out a turn at the same moment.
-    ``instant``: messages arrive and forward passes end in the move that starts them. Only writes and turns take time:
+    ``atomic_iterations``: all ranks of a group carry out an iteration at the same moment.
+    ``instant``: messages arrive and forward passes end in the move that starts them. Only writes and iterations take time:
     rooms still get and return blocks in every order, but not every order of arrival is seen.
     ``most_faults``: how many of ``faults`` may happen in one run.
     ``hazards``: the rows of the hazard catalogue that this configuration is there for.
@@ -80,7 +80,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     resume_first: bool = True
     timers: bool = False
     arrivals_any: bool = True
-    atomic_turns: bool = False
+    atomic_iterations: bool = False
     instant: bool = False
     faults: tuple[Fault, ...] = ()
     most_faults: int = 0
@@ -117,8 +117,8 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if len(set(self.default_tokens)) > 1 and not alone:
             # Sizing policies answer alike on all ranks of a group (SizingPolicy), and the core relies on it.
             return f"unequal default_tokens are for one room and one encode rank, and not for {self.discipline}"
-        if self.instant and (self.faults or not self.atomic_turns):
-            return "a world can be instant only with atomic turns and without faults"
+        if self.instant and (self.faults or not self.atomic_iterations):
+            return "a world can be instant only with atomic iterations and without faults"
         return ""
 
     @cached_property

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from protocol.checker.bounds import Fault
-from protocol.checker.invariants import Broken, Hit
+from protocol.checker.invariants import Hit, Violation
 from protocol.checker.localsteps import LocalSteps
 from protocol.checker.states import DEAD, Branch, Move, State, with_hit, without
 from protocol.checker.steps import Item, Landed, write_done
-from protocol.messages import Encoded, PeerDown, PeerUp, StartWrite, Turn, WriterQuiet
+from protocol.messages import Encoded, Iteration, PeerDown, PeerUp, StartWrite, WriterQuiet
 from protocol.topology import RankId
 
 
@@ -28,11 +28,11 @@ class Effects:
     def after(self, state: State, move: Move, place: int, given: Any, code: Any, hit: Hit | None = None) -> Branch:
         """One rank takes one input that was not under way."""
         locals_, under_way, hits = state
-        number, items, broken = self._steps.step(place, locals_[place], given, (type(given).__name__, code))
+        number, items, violations = self._steps.step(place, locals_[place], given, (type(given).__name__, code))
         return (
             move,
             self._state(locals_, {place: number}, under_way, items, with_hit(hits, hit)),
-            broken,
+            violations,
         )
 
     def arrives(self, state: State, number: int) -> Branch:
@@ -42,20 +42,20 @@ class Effects:
         rest = without(under_way, number)
         move = Move("take", item.taker, item)
         changed: dict[int, int] = {}
-        broken: tuple[Broken, ...] = ()
+        violations: tuple[Violation, ...] = ()
         content = item.content
         match item.what:
             case "write":
                 target = self._places[content.destination]
                 if locals_[target] == DEAD:
                     return self.write_fails(state, number, Fault.FAIL, None)
-                changed[target], _, broken = step(target, locals_[target], Landed(content, True), (number, "land"))
+                changed[target], _, violations = step(target, locals_[target], Landed(content, True), (number, "land"))
                 given: Any = write_done(content, ok=True)
             case "late":
                 target = self._places[content.destination]
                 if locals_[target] != DEAD:
                     landed = Landed(content, True)
-                    changed[target], _, broken = step(target, locals_[target], landed, (number, "land"))
+                    changed[target], _, violations = step(target, locals_[target], landed, (number, "land"))
                 given = WriterQuiet(content.room, content.incarnation, content.destination)
             case "encode":
                 given = Encoded(content.room, content.incarnation)
@@ -68,27 +68,27 @@ class Effects:
         items: tuple[int, ...] = ()
         if locals_[place] != DEAD:  # bytes of a dead rank may still land
             changed[place], items, wrong = step(place, locals_[place], given, number)
-            broken = (*broken, *wrong)
-        return move, self._state(locals_, changed, rest, items, hits), broken
+            violations = (*violations, *wrong)
+        return move, self._state(locals_, changed, rest, items, hits), violations
 
-    def turns_over(self, state: State, members: tuple[int, ...], turn: Turn) -> Branch:
-        """A group agrees on a turn; it is carried out at once by a lone rank and in an atomic world."""
+    def iterations_over(self, state: State, members: tuple[int, ...], iteration: Iteration) -> Branch:
+        """A group agrees on an iteration; it is carried out at once by a lone rank and in an atomic world."""
         locals_, under_way, hits = state
         ranks = self._steps.ranks
-        move = Move("turn", ranks[members[0]])
-        if len(members) > 1 and not self.bound.atomic_turns:
-            agreed = [self._steps.item(Item("turn", ranks[place], turn, ranks[place])) for place in members]
+        move = Move("iteration", ranks[members[0]])
+        if len(members) > 1 and not self.bound.atomic_iterations:
+            agreed = [self._steps.item(Item("iteration", ranks[place], iteration, ranks[place])) for place in members]
             return move, self._state(locals_, {}, under_way, tuple(agreed), hits), ()
         changed: dict[int, int] = {}
         items: list[int] = []
-        broken: list[Broken] = []
+        violations: list[Violation] = []
         for place in members:
-            changed[place], more, wrong = self._steps.step(place, locals_[place], turn, turn)
+            changed[place], more, wrong = self._steps.step(place, locals_[place], iteration, iteration)
             items += more
-            broken += wrong
+            violations += wrong
         if len(members) == 1:
-            broken += self._steps.unnoticed(members[0], changed[members[0]], None)
-        return move, self._state(locals_, changed, under_way, tuple(items), hits), tuple(broken)
+            violations += self._steps.unnoticed(members[0], changed[members[0]], None)
+        return move, self._state(locals_, changed, under_way, tuple(items), hits), tuple(violations)
 
     # --- faults ---
 
@@ -99,10 +99,10 @@ class Effects:
         write: StartWrite = item.content
         place, target = self._places[item.taker], self._places[write.destination]
         changed: dict[int, int] = {}
-        broken: tuple[Broken, ...] = ()
+        violations: tuple[Violation, ...] = ()
         rest = without(under_way, number)
         if locals_[target] != DEAD:
-            changed[target], _, broken = step(target, locals_[target], Landed(write, False), (number, "spoil"))
+            changed[target], _, violations = step(target, locals_[target], Landed(write, False), (number, "spoil"))
         if fault is Fault.LATE:
             rest = (*rest, self._steps.item(Item("late", item.taker, write, item.source)))
         done = write_done(write, ok=False, quiet=fault is not Fault.LATE)
@@ -111,7 +111,7 @@ class Effects:
         return (
             move,
             self._state(locals_, changed, rest, items, with_hit(hits, hit)),
-            (*broken, *wrong),
+            (*violations, *wrong),
         )
 
     def lost(self, state: State, number: int, hit: Hit) -> Branch:
@@ -152,9 +152,9 @@ class Effects:
         rank_id = self._steps.ranks[place]
         about = Item("down", rank_id, peer, peer)
         move = Move(Fault.SUSPECT, rank_id, about)
-        found, after, broken = self.after(state, move, place, PeerDown(peer), peer, (Fault.SUSPECT, None))
+        found, after, violations = self.after(state, move, place, PeerDown(peer), peer, (Fault.SUSPECT, None))
         up = self._steps.item(Item("up", rank_id, peer, peer))
-        return found, (after[0], tuple(sorted((*after[1], up))), after[2]), broken
+        return found, (after[0], tuple(sorted((*after[1], up))), after[2]), violations
 
     # --- the state that comes of it ---
 
@@ -184,8 +184,10 @@ class Effects:
                 continue
             place = self._takers[number]
             given = Encoded(item.content.room, item.content.incarnation) if item.what == "encode" else item.content
-            changed[place], more, broken = self._steps.step(place, changed.get(place, locals_[place]), given, number)
+            changed[place], more, violations = self._steps.step(
+                place, changed.get(place, locals_[place]), given, number
+            )
             queue += more
-            if broken:
-                raise ValueError(f"bound {self.bound.name!r}: {broken[0].what}")
+            if violations:
+                raise ValueError(f"bound {self.bound.name!r}: {violations[0].what}")
         return tuple(left)

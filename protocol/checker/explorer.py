@@ -17,7 +17,7 @@ import msgspec
 import numpy
 
 from protocol.checker.bounds import Bound, Fault
-from protocol.checker.invariants import Broken
+from protocol.checker.invariants import Violation
 from protocol.checker.model import Model
 from protocol.checker.states import Move, State
 
@@ -110,9 +110,9 @@ class _Search:
         self.findings: dict[int, Finding] = {}
 
     def run(self) -> Exploration:
-        initial, broken = self.model.initial()
+        initial, violations = self.model.initial()
         self._add(initial, -1, -1)
-        self._note(broken, 0)
+        self._note(violations, 0)
         complete = self._search()
         stuck = 0
         if complete and (self.keep_going or not self.findings):
@@ -155,24 +155,24 @@ class _Search:
                 return False
             state = self.states[at]
             moves_on = False
-            for move, after, broken in model.moves(state):
+            for move, after, violations in model.moves(state):
                 self.transitions += 1
                 reached = known.get(after)
                 if reached is None:
                     reached = self._add(after, at, self._move(move))
-                    self._note(verdicts.broken_in(after), reached)
-                if broken:
-                    self._note(broken, at, move)
+                    self._note(verdicts.violations_in(after), reached)
+                if violations:
+                    self._note(violations, at, move)
                 if move.kind not in FAULTS:
                     moves_on = True
                     self.sources.append(at)
                     self.targets.append(reached)
             if verdicts.is_done(state):
                 self.done.append(at)
-                self._note(tuple(verdicts.broken_at_end(state)), at)
+                self._note(tuple(verdicts.violations_at_end(state)), at)
             elif not moves_on:  # a fault that may still happen helps nobody
                 self.dead_ends[verdicts.waits_across(state)] += 1
-                self._note((verdicts.standstill(state),), at)
+                self._note((verdicts.deadlock(state),), at)
             at += 1
         return True
 
@@ -190,8 +190,8 @@ class _Search:
             self.moves.append(move)
         return number
 
-    def _note(self, broken: tuple[Broken, ...], at: int, last: Move | None = None) -> None:
-        for invariant, what in broken:
+    def _note(self, violations: tuple[Violation, ...], at: int, last: Move | None = None) -> None:
+        for invariant, what in violations:
             if invariant not in self.findings:
                 path = self._path(at) if last is None else (*self._path(at), last)
                 self.findings[invariant] = Finding(invariant=invariant, what=what, moves=path)
@@ -226,5 +226,5 @@ class _Search:
             # No state is a dead end, so they circle for ever. States are numbered in order of their distance.
             fenced = (at for at in lost if self.model.verdicts.has_fences(self.states[at]))
             at = next(fenced, lost[0])
-            self._note((self.model.verdicts.standstill(self.states[at], for_ever=True),), at)
+            self._note((self.model.verdicts.deadlock(self.states[at], for_ever=True),), at)
         return len(lost)

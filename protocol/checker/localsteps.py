@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.checker.bounds import Bound
-from protocol.checker.invariants import Broken, Ghost, Local, check_local, check_step
+from protocol.checker.invariants import Ghost, Local, Violation, check_local, check_step
 from protocol.checker.snapshot import Core, freeze
 from protocol.checker.states import DEAD
 from protocol.checker.steps import NOW, Item, Landed, TimerGoesOff, perform, started
 from protocol.language import LanguageRoom
-from protocol.messages import LanguageRequest, Turn
+from protocol.messages import Iteration, LanguageRequest
 from protocol.rank import RoomKey
 from protocol.topology import Side
 
-Result = tuple[int, tuple[int, ...], tuple[Broken, ...]]
+Result = tuple[int, tuple[int, ...], tuple[Violation, ...]]
 """Of a local step: the local state it leads to, the items it puts under way, the invariants it breaks."""
 
 
@@ -44,10 +44,10 @@ class LocalSteps:
         self.items: list[Item] = []
         self.takers: list[int] = []
         self._numbers: list[dict[Any, int]] = [{} for _ in self.ranks]
-        self._broken: list[list[tuple[Broken, ...]]] = [[] for _ in self.ranks]
+        self._broken: list[list[tuple[Violation, ...]]] = [[] for _ in self.ranks]
         self._item_numbers: dict[Item, int] = {}
         self._steps: list[dict[Any, Result]] = [{} for _ in self.ranks]
-        self._turns: dict[tuple[int, ...], Turn | None] = {}
+        self._iterations: dict[tuple[int, ...], Iteration | None] = {}
         self._armed: list[dict[int, tuple[tuple[RoomKey, ...], tuple[RoomKey, ...]]]] = [{} for _ in self.ranks]
         self._at_rest: list[dict[int, bool]] = [{} for _ in self.ranks]
 
@@ -98,48 +98,48 @@ class LocalSteps:
         if step.error is not None:
             return number, (), check_step(step)
         after = self._number(place, step.after)
-        broken = [*check_step(step)]
+        violations = [*check_step(step)]
         if after != number:
-            broken += self._broken[place][after]
-        if not isinstance(given, Turn):
-            broken += self._missed_turn(place, number, after, given)
-        return after, tuple([self.item(item) for item in started(step)]), tuple(broken)
+            violations += self._broken[place][after]
+        if not isinstance(given, Iteration):
+            violations += self._missed_iteration(place, number, after, given)
+        return after, tuple([self.item(item) for item in started(step)]), tuple(violations)
 
-    # --- turns ---
+    # --- iterations ---
 
-    def turn_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Turn | None:
-        """The turn a group would hold now; None if it would change nothing."""
+    def iteration_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Iteration | None:
+        """The iteration a group would hold now; None if it would change nothing."""
         key = (members[0], *[locals_[place] for place in members])
-        if key in self._turns:
-            return self._turns[key]
-        turn = hold_turn([self.locals[place][locals_[place]].core for place in members])
-        found: Turn | None = None
+        if key in self._iterations:
+            return self._iterations[key]
+        iteration = hold_iteration([self.locals[place][locals_[place]].core for place in members])
+        found: Iteration | None = None
         for place in members:
-            number, items, broken = self.step(place, locals_[place], turn, turn)
-            if number != locals_[place] or items or broken:
-                found = turn
-        self._turns[key] = found
+            number, items, violations = self.step(place, locals_[place], iteration, iteration)
+            if number != locals_[place] or items or violations:
+                found = iteration
+        self._iterations[key] = found
         return found
 
-    def _missed_turn(self, place: int, before: int, after: int, given: Any) -> list[Broken]:
-        """Whether a lone rank's input made a turn due without anybody noticing (drivers hold no turn then)."""
+    def _missed_iteration(self, place: int, before: int, after: int, given: Any) -> list[Violation]:
+        """Whether a lone rank's input made an iteration due without anybody noticing (drivers hold no iteration then)."""
         members = next(members for members in self.groups if place in members)
         if len(members) > 1 or isinstance(given, Landed | TimerGoesOff):
             return []
-        if self.turn_of(members, self._only(place, before)) is not None:
+        if self.iteration_of(members, self._only(place, before)) is not None:
             return []  # it was due before
         return self.unnoticed(place, after, given)
 
-    def unnoticed(self, place: int, number: int, given: Any) -> list[Broken]:
-        """Whether a lone rank has a turn due and nobody knows, after ``given`` or (None) after a turn."""
-        if self.turn_of((place,), self._only(place, number)) is None:
+    def unnoticed(self, place: int, number: int, given: Any) -> list[Violation]:
+        """Whether a lone rank has an iteration due and nobody knows, after ``given`` or (None) after an iteration."""
+        if self.iteration_of((place,), self._only(place, number)) is None:
             return []
         core = self.locals[place][number].core
         known = core.unsettled or (given is not None and bool(core.candidates()))
         if known or isinstance(given, LanguageRequest) or any(room.deadline == NOW for room in core.rooms.values()):
             return []
-        cause = "a turn" if given is None else type(given).__name__
-        return [Broken(21, f"{core.rank_id} has a turn due after {cause} and nobody knows")]
+        cause = "an iteration" if given is None else type(given).__name__
+        return [Violation(21, f"{core.rank_id} has an iteration due after {cause} and nobody knows")]
 
     def _only(self, place: int, number: int) -> tuple[int, ...]:
         return tuple([number if one == place else DEAD for one in range(len(self.ranks))])

@@ -1,7 +1,7 @@
 """The two sides as a transition system: states, and the moves possible in each.
 
 A state is three things: where each rank is (a number in that rank's table of local states), what is under way (a bag of
-numbers: messages, forward passes, writes, agreed turns), and which faults have happened. It holds no order of arrival
+numbers: messages, forward passes, writes, agreed iterations), and which faults have happened. It holds no order of arrival
 and no time, so *every* order of arrival and completion is explored, not only those that a network is likely to show.
 
 The environment:
@@ -9,13 +9,13 @@ The environment:
 * every message, forward pass and write under way may be the next to arrive. Real channels are first-in first-out; any
   order includes that one;
 * requests reach each rank in the order of their submission, whenever they like;
-* a group agrees on a turn at one moment and its ranks carry it out one by one. A rank that has agreed takes nothing
-  else before it has carried out the turn, as in ``real.run.rank``; with ``atomic_turns`` all do so at once, as in
-  ``sim.cluster.cluster``. A turn that would change nothing is not a move;
+* a group agrees on an iteration at one moment and its ranks carry it out one by one. A rank that has agreed takes nothing
+  else before it has carried out the iteration, as in ``real.run.rank``; with ``atomic_iterations`` all do so at once, as in
+  ``sim.cluster.cluster``. An iteration that would change nothing is not a move;
 * time passes only when nothing else can happen; then any timer may be the next to go off. A timer that goes off
   before that is a fault;
 * a fault is a move like any other while the bound allows one more. When a rank is gone the others of its group hold no
-  turn any more and end as well, each some time after (``protocol.lifecycle``). A peer that stays declared down for a
+  iteration any more and end as well, each some time after (``protocol.lifecycle``). A peer that stays declared down for a
   whole quarantine is gone, and what it had under way has arrived by then. Once it is up again the quarantine protects
   from nothing, so it may end at any moment.
 
@@ -29,7 +29,7 @@ from collections.abc import Iterator
 
 from protocol.checker.bounds import Bound, Fault
 from protocol.checker.effects import Effects
-from protocol.checker.invariants import Broken
+from protocol.checker.invariants import Violation
 from protocol.checker.localsteps import LocalSteps
 from protocol.checker.states import DEAD, Branch, Move, State
 from protocol.checker.steps import TimerGoesOff
@@ -50,28 +50,28 @@ class Model:
         self.verdicts = Verdicts(self.steps)
         self._effects = Effects(self.steps)
 
-    def initial(self) -> tuple[State, tuple[Broken, ...]]:
+    def initial(self) -> tuple[State, tuple[Violation, ...]]:
         """The state before anything happened, and what is wrong with it."""
         steps = self.steps
         numbers: list[int] = []
         under_way: list[int] = []
-        broken: list[Broken] = []
+        violations: list[Violation] = []
         for place, requests in enumerate(steps.requests):
             number = steps.untouched(place)
             if not self.bound.arrivals_any:
                 for request in requests:
                     number, items, wrong = steps.step(place, number, request, request)
                     under_way += items
-                    broken += wrong
+                    violations += wrong
             numbers.append(number)
         state = (tuple(numbers), tuple(sorted(under_way)), ())
-        return state, (*broken, *self.verdicts.broken_in(state))
+        return state, (*violations, *self.verdicts.violations_in(state))
 
     def moves(self, state: State) -> Iterator[Branch]:
         """Every move possible in ``state``, and where it leads; those that are no faults first."""
         locals_, under_way, hits = state
         items, takers = self.steps.items, self.steps.takers
-        blocked = {takers[number] for number in under_way if items[number].what == "turn"}
+        blocked = {takers[number] for number in under_way if items[number].what == "iteration"}
         idle = True
         for found in self._progress(state, blocked):
             idle = False
@@ -99,7 +99,7 @@ class Model:
             if number == before:
                 continue  # two of the same
             before = number
-            if steps.takers[number] in blocked and steps.items[number].what != "turn":
+            if steps.takers[number] in blocked and steps.items[number].what != "iteration":
                 continue
             yield effects.arrives(state, number)
         for place, number in enumerate(locals_):
@@ -114,14 +114,14 @@ class Model:
                 continue
             if any(place in blocked for place in members):
                 continue
-            turn = steps.turn_of(members, locals_)
-            if turn is not None:
-                yield effects.turns_over(state, members, turn)
+            iteration = steps.iteration_of(members, locals_)
+            if iteration is not None:
+                yield effects.iterations_over(state, members, iteration)
 
     def _timers(self, locals_: tuple[int, ...], blocked: set[int]) -> Iterator[tuple[int, RoomKey]]:
         for members in self.steps.groups:
             if any(locals_[place] == DEAD for place in members):
-                continue  # nobody would hold the turn that looks at the timers
+                continue  # nobody would hold the iteration that looks at the timers
             for place in members:
                 if place not in blocked:
                     for key in self.steps.armed(place, locals_[place])[0]:

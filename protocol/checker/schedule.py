@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.checker.bounds import Bound, Fault
 from protocol.checker.explorer import Finding
-from protocol.checker.invariants import STATEMENTS, Broken, Local, Step
+from protocol.checker.invariants import STATEMENTS, Local, Step, Violation
 from protocol.checker.localsteps import LocalSteps, Result
 from protocol.checker.model import Model
 from protocol.checker.states import Move, State
@@ -23,13 +23,13 @@ from protocol.messages import (
     CopyOut,
     Deliver,
     EncodeRequest,
+    Iteration,
     Message,
     Offer,
     Quiet,
     Send,
     StartEncode,
     StartWrite,
-    Turn,
 )
 from protocol.rank import RoomKey
 from protocol.topology import RankId
@@ -45,7 +45,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What a schedule does: a line for each move, what it breaks, and who waits for what at its end."""
 
     lines: tuple[str, ...]
-    broken: tuple[Broken, ...]
+    violations: tuple[Violation, ...]
     waiting: str
 
 
@@ -54,8 +54,8 @@ def replay(bound: Bound, moves: Sequence[Move]) -> Replay:
     steps = _Watched(bound)
     model = Model(bound, steps)
     verdicts = model.verdicts
-    state, broken = model.initial()
-    found = list(broken)
+    state, violations = model.initial()
+    found = list(violations)
     lines = []
     for number, wanted in enumerate(moves, 1):
         after, wrong = _carried_out(model, steps, state, wanted, number)
@@ -64,17 +64,17 @@ def replay(bound: Bound, moves: Sequence[Move]) -> Replay:
             step = perform(steps.locals[place][local], given)
             lines += [f"       {told}" for told in _consequences(step)]
         state = after
-        found += [*wrong, *verdicts.broken_in(state)]
+        found += [*wrong, *verdicts.violations_in(state)]
     if verdicts.is_done(state):
-        found += verdicts.broken_at_end(state)
+        found += verdicts.violations_at_end(state)
     elif not any(move.kind not in set(Fault) for move, _, _ in model.moves(state)):
-        found.append(verdicts.standstill(state))
+        found.append(verdicts.deadlock(state))
     return Replay(lines=tuple(lines), broken=tuple(dict.fromkeys(found)), waiting=verdicts.waiting(state))
 
 
 def _carried_out(
     model: Model, steps: _Watched, state: State, wanted: Move, number: int
-) -> tuple[State, tuple[Broken, ...]]:
+) -> tuple[State, tuple[Violation, ...]]:
     """Where a move leads and what it breaks; ``steps.taken`` tells who took what in it."""
     steps.taken.clear()
     for move, after, wrong in model.moves(state):
@@ -101,10 +101,10 @@ class _Watched(LocalSteps):
             self.taken.append((place, number, given))
         return super().step(place, number, given, code)
 
-    def turn_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Turn | None:
+    def iteration_of(self, members: tuple[int, ...], locals_: tuple[int, ...]) -> Iteration | None:
         outer, self._probing = self._probing, True
         try:
-            return super().turn_of(members, locals_)
+            return super().iteration_of(members, locals_)
         finally:
             self._probing = outer
 
@@ -148,8 +148,8 @@ def _headline(model: Model, state: State, move: Move) -> str:
             request = model.steps.requests[place][core._submitted]
             length = f" of {request.total_tokens} tokens" if isinstance(request, EncodeRequest) else ""
             return f"{who} is given {_room((request.room, request.incarnation))}{length}"
-        case "turn":
-            return f"{who[:-2]} takes a turn"
+        case "iteration":
+            return f"{who[:-2]} holds an iteration"
         case "timer":
             return f"the timer of {_room(move.room)} goes off on {who}"
         case Fault.ABORT:
@@ -189,8 +189,8 @@ def _arriving(item: Item) -> str:
             return f"{_write(item.content)} is done"
         case "late":
             return f"late bytes of {_write(item.content)} land"
-        case "turn":
-            return f"{item.taker} carries out the turn"
+        case "iteration":
+            return f"{item.taker} carries out the iteration"
         case "down":
             return f"{item.taker} learns that {item.content} is down"
     return f"{item.taker} learns that {item.content} is up again"
@@ -266,7 +266,7 @@ def _blocks(blocks: tuple[int, ...]) -> str:
 
 
 class _ItemEntry(msgspec.Struct, forbid_unknown_fields=True):
-    what: Literal["message", "encode", "write", "late", "turn", "down", "up"]
+    what: Literal["message", "encode", "write", "late", "iteration", "down", "up"]
     taker: RankId
     source: RankId
     content: Any
@@ -320,6 +320,12 @@ def _item_out(item: Item | None) -> _ItemEntry | None:
 def _item_in(entry: _ItemEntry | None) -> Item | None:
     if entry is None:
         return None
-    kinds: dict[str, Any] = {"message": Message, "encode": StartEncode, "turn": Turn, "down": RankId, "up": RankId}
+    kinds: dict[str, Any] = {
+        "message": Message,
+        "encode": StartEncode,
+        "iteration": Iteration,
+        "down": RankId,
+        "up": RankId,
+    }
     content = msgspec.convert(entry.content, kinds.get(entry.what, StartWrite))
     return Item(entry.what, entry.taker, content, entry.source)

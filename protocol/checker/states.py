@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from protocol.checker.invariants import Broken, Hit
+from protocol.checker.invariants import Hit, Violation
 from protocol.checker.steps import Item
 from protocol.rank import RoomKey
 from protocol.topology import RankId
@@ -16,8 +16,8 @@ DEAD = -1
 class Move(NamedTuple):
     """One step of a schedule.
 
-    ``kind``: "submit" (the next request reaches ``rank``), "take" (``item`` arrives), "turn" (the group of ``rank``,
-    its first, agrees on a turn), "timer" (of ``room`` on ``rank``), "follow" (``rank`` ends because another of its
+    ``kind``: "submit" (the next request reaches ``rank``), "take" (``item`` arrives), "iteration" (the group of ``rank``,
+    its first, agrees on an iteration), "timer" (of ``room`` on ``rank``), "follow" (``rank`` ends because another of its
     group has) or the name of a fault, with what it concerns.
     """
 
@@ -30,7 +30,7 @@ class Move(NamedTuple):
 State = tuple[tuple[int, ...], tuple[int, ...], tuple[Hit, ...]]
 """Local states by rank, numbers of the items under way in ascending order, faults that happened."""
 
-Branch = tuple[Move, State, tuple[Broken, ...]]
+Branch = tuple[Move, State, tuple[Violation, ...]]
 """A move, where it leads, and the invariants the step itself breaks."""
 
 

@@ -157,7 +157,7 @@ def _one_fault(
         encode_tp=encode_tp,
         language_tp=language_tp,
         arrivals_any=not together,
-        atomic_turns=atomic,
+        atomic_iterations=atomic,
         hazards=hazards,
     )
 
@@ -230,7 +230,7 @@ def _special() -> list[Bound]:
             language_blocks=2,
             arrivals_any=False,
             instant=True,
-            atomic_turns=True,
+            atomic_iterations=True,
             hazards=("B1",),
         ),
     ]
@@ -245,7 +245,7 @@ GRID_LANGUAGE = (2, 3, 4, 5, 6)
 GRID_ENCODE = (3, 4, 5, 6)
 
 
-class GridCell(msgspec.Struct, frozen=True):
+class GridCase(msgspec.Struct, frozen=True):
     """One configuration of the grid: which requests (blocks each, ascending), in which pools.
 
     ``orders``: a bound for each order in which they can be submitted.
@@ -281,19 +281,19 @@ class GridCell(msgspec.Struct, frozen=True):
                 default_tokens=(self.first_blocks * BLOCK_TOKENS,),
                 resume_first=resume_first,
                 arrivals_any=False,
-                atomic_turns=True,
+                atomic_iterations=True,
                 instant=True,
             )
             for order in orders
         ]
 
 
-def grid(most_requests: int = max(GRID_REQUESTS)) -> Iterator[GridCell]:
-    """All cells in which every request alone succeeds under every discipline that resumes or announces."""
+def grid(most_requests: int = max(GRID_REQUESTS)) -> Iterator[GridCase]:
+    """All cases in which every request alone succeeds under every discipline that resumes or announces."""
     for count in GRID_REQUESTS:
         if count > most_requests:
             return
         for requests in combinations_with_replacement(GRID_BLOCKS, count):
             for first, language, encode in product(GRID_FIRST, GRID_LANGUAGE, GRID_ENCODE):
                 if max(requests) <= min(language, encode) and first <= language:
-                    yield GridCell(requests, first, language, encode)
+                    yield GridCase(requests, first, language, encode)

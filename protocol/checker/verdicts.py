@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.checker.invariants import Broken, Local, Write, check_end, check_group, check_write, held_blocks
+from protocol.checker.invariants import Local, Violation, Write, check_end, check_group, check_write, held_blocks
 from protocol.checker.localsteps import LocalSteps
 from protocol.checker.states import DEAD, State
 from protocol.checker.steps import Item
@@ -15,17 +15,17 @@ class Verdicts:
 
     def __init__(self, steps: LocalSteps) -> None:
         self._steps = steps
-        self._writes: dict[tuple[int, int, int], tuple[Broken, ...]] = {}
-        self._agreements: dict[tuple[int, ...], tuple[Broken, ...]] = {}
+        self._writes: dict[tuple[int, int, int], tuple[Violation, ...]] = {}
+        self._agreements: dict[tuple[int, ...], tuple[Violation, ...]] = {}
 
     # --- any state ---
 
-    def broken_in(self, state: State) -> tuple[Broken, ...]:
+    def violations_in(self, state: State) -> tuple[Violation, ...]:
         """What is wrong with a state beyond its ranks' own parts, which the steps into it have told."""
         locals_, under_way, _ = state
         steps = self._steps
-        broken: tuple[Broken, ...] = ()
-        turning = set()
+        violations: tuple[Violation, ...] = ()
+        iterating = set()
         for number in under_way:
             item = steps.items[number]
             if item.what in ("write", "late"):
@@ -34,21 +34,21 @@ class Verdicts:
                 found = self._writes.get(key)
                 if found is None:
                     found = self._writes[key] = self._check_write(item, source, target)
-                broken += found
-            elif item.what == "turn":
-                turning.add(steps.takers[number])
+                violations += found
+            elif item.what == "iteration":
+                iterating.add(steps.takers[number])
         for members in steps.groups:
-            if len(members) == 1 or any(locals_[place] == DEAD or place in turning for place in members):
+            if len(members) == 1 or any(locals_[place] == DEAD or place in iterating for place in members):
                 continue
             group_key = (members[0], *[locals_[place] for place in members])
             agreed = self._agreements.get(group_key)
             if agreed is None:
                 parts = [steps.locals[place][locals_[place]] for place in members]
                 agreed = self._agreements[group_key] = check_group(parts)
-            broken += agreed
-        return broken
+            violations += agreed
+        return violations
 
-    def _check_write(self, item: Item, source: int, target: int) -> tuple[Broken, ...]:
+    def _check_write(self, item: Item, source: int, target: int) -> tuple[Violation, ...]:
         def at(place: int, number: int) -> Local | None:
             return None if number == DEAD else self._steps.locals[place][number]
 
@@ -70,18 +70,18 @@ class Verdicts:
         """The groups that have all of their ranks."""
         return [members for members in self._steps.groups if all(state[0][place] != DEAD for place in members)]
 
-    def broken_at_end(self, state: State) -> list[Broken]:
+    def violations_at_end(self, state: State) -> list[Violation]:
         """What is wrong with how everything came to rest in a done state."""
         living = [self._steps.locals[place][state[0][place]] for members in self._living(state) for place in members]
         return check_end(self._steps.bound, living, state[2])
 
     # --- no end ---
 
-    def standstill(self, state: State, *, for_ever: bool = False) -> Broken:
+    def deadlock(self, state: State, *, for_ever: bool = False) -> Violation:
         """What a state without a way to the end breaks: nothing can happen, or (``for_ever``) nothing that helps."""
         what = "no way leads to an end" if for_ever else "nothing can happen any more"
         number = 23 if self.has_fences(state) else 22 if for_ever else 21
-        return Broken(number, f"{what}; {self.waiting(state)}")
+        return Violation(number, f"{what}; {self.waiting(state)}")
 
     def waits_across(self, state: State) -> bool:
         """Whether some room holds blocks of the language side while it waits for blocks of the encode side.

@@ -1,4 +1,4 @@
-"""When the scheduler loop of a group turns."""
+"""When the scheduler loop of a group iterates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import ceil
 
 
 class LoopGrid:
-    """When a scheduler loop turns: at origin_s + index * period_s, for index from ``index`` on."""
+    """When a scheduler loop iterates: at origin_s + index * period_s, for index from ``index`` on."""
 
     __slots__ = ("index", "origin_s", "period_s")
 
@@ -18,7 +18,7 @@ class LoopGrid:
         self.index = 0
 
     def next_s(self, now: float) -> float:
-        """The first turn at or after ``now``. It is the next one: ``index`` moves there."""
+        """The first iteration at or after ``now``. It is the next one: ``index`` moves there."""
         origin_s, period_s = self.origin_s, self.period_s
         if not period_s:
             return origin_s if origin_s > now else now
@@ -32,8 +32,8 @@ class LoopGrid:
             self.index = index
         return origin_s + self.index * period_s
 
-    def end_turn(self, began_s: float, lasts_s: float) -> None:
-        """A turn that began at ``began_s`` is busy for ``lasts_s``; the next comes a period later, or when it ends."""
+    def end_iteration(self, began_s: float, lasts_s: float) -> None:
+        """An iteration that began at ``began_s`` is busy for ``lasts_s``; the next comes a period later, or when it ends."""
         if lasts_s > self.period_s:
             self.origin_s = began_s + lasts_s
             self.index = 0

@@ -67,8 +67,8 @@ class WriteFault(msgspec.Struct, frozen=True):
 class ServiceTimes(msgspec.Struct, frozen=True):
     """How long the scheduler loops and the forward passes in them take, in seconds.
 
-    A loop looks at its rooms every ``*_poll_interval_s``. A turn that starts a forward pass lasts as long as the pass.
-    One encoder pass over everything the turn started takes base + the sum over its images of per_image + per_token * k
+    A loop looks at its rooms every ``*_poll_interval_s``. An iteration that starts a forward pass lasts as long as the pass.
+    One encoder pass over everything the iteration started takes base + the sum over its images of per_image + per_token * k
     + per_token2 * k², k being the image's tokens (attention does not cross images). One prefill pass takes base + the
     sum over its requests of per_token * t + per_token2 * t², t being the request's tokens.
 

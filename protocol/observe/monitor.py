@@ -1,6 +1,6 @@
-"""Checks the protocol's laws on the records of a run, while they come in.
+"""Checks the protocol's invariants on the records of a run, while they come in.
 
-The cores keep these laws by construction; here they are looked up in what was written down, so that a fault in a
+The cores keep these invariants by construction; here they are looked up in what was written down, so that a fault in a
 driver, in the merging of a measured run or in a core itself shows in every run's summary.
 """
 
@@ -53,10 +53,10 @@ class _Life:
         self.ended: Event | None = None
 
 
-class LawChecker:
-    """A Recorder that counts broken laws. ``expect`` must be called for a request before its first record.
+class InvariantMonitor:
+    """A Recorder that counts violations. ``expect`` must be called for a request before its first record.
 
-    Laws: time never goes back · nothing happens outside a room's life, which is submitted once and released once · a
+    Invariants: time never goes back · nothing happens outside a room's life, which is submitted once and released once · a
     status moves along the legal table, so it never falls and ends once · tokens never fall and never exceed the
     request · what arrives fits the blocks that were allocated for it · what is delivered is complete and was written,
     in tokens and in bytes · a room is delivered or failed at most once, and on the language side exactly once before
@@ -77,7 +77,7 @@ class LawChecker:
         self._prefilling: set[tuple[int, RankId]] = set()
         self._last_s = 0.0
         self._cut_short: frozenset[RankId] = frozenset()
-        self.broken = 0
+        self.violations = 0
         self.examples: list[str] = []
 
     @property
@@ -254,6 +254,6 @@ class LawChecker:
             del self._requests[room]
 
     def _break(self, what: str, rank_id: RankId, room: int, event: Event) -> None:
-        self.broken += 1
+        self.violations += 1
         if len(self.examples) < KEPT_EXAMPLES:
             self.examples.append(f"room {room} on {rank_id}, {event.value}: {what}")

@@ -130,7 +130,7 @@ class RunLog:
 
     ``preprocessing``, ``encoder``, ``writers``, ``prefill``: how busy these stages were in the window, None where there
     is none. ``waits``: of each side, in the place of busy servers the instances where rooms waited for blocks, for
-    longer than the next turn of their loop.
+    longer than the next iteration of their loop.
     """
 
     def __init__(
@@ -408,7 +408,7 @@ class RunLog:
     def _stop_waiting(self, rank: _OnRank, time_s: float, rank_id: RankId) -> None:
         """The room waits there, and does so no longer."""
         assert rank.waits_since_s is not None
-        # A turn of the loop is what a room waits for in any case.
+        # An iteration of the loop is what a room waits for in any case.
         since_s = rank.waits_since_s + self._poll_interval_s[rank_id.side]
         rank.waits_since_s = None
         if time_s > since_s:

@@ -48,7 +48,7 @@ class SizingPolicy(ABC):
     def first_tokens(self, view: RequestView) -> int:
         """Tokens to preallocate for ``view.request``, at least 1; the caller rounds up to blocks and clips to the pool.
 
-        Asked again, with a new view, at every turn in which the request still waits for blocks.
+        Asked again, with a new view, at every iteration in which the request still waits for blocks.
         """
 
     def completed(self, view: CompletedView) -> None:  # noqa: B027 - a policy without memory needs none

@@ -2,7 +2,7 @@
 
 The policies of this package are held to their contract by tests; one that a user brings along is held to it while it
 runs. That ranks answer alike cannot be seen by one rank, nor by the encode side, whose ranks each see the offers of
-their own destinations only. So every rank keeps its answers of a turn and the driver compares them before the group's
+their own destinations only. So every rank keeps its answers of an iteration and the driver compares them before the group's
 next one, which is early enough: up to the first answer that differs all ranks were asked the same questions, whatever
 they do afterwards. The simulator has all of a group's ranks at hand, the real backend exchanges a checksum in one
 all-reduce and, only if it differs, the answers. Both report ``disagreement``. A lone rank has nothing to compare.
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 class Supervised(SizingPolicy):
     """``policy``, which a configuration calls ``title``, with its answers checked.
 
-    They are kept as well while ``compared`` is set, which a driver does that takes them after every turn.
+    They are kept as well while ``compared`` is set, which a driver does that takes them after every iteration.
 
     Raises SizingError, which names the policy, for an answer that is no whole number or less than 1 and for whatever
     the policy raises itself, SystemExit too: that it ends the process is for nobody to take for the end of the run.

@@ -1,7 +1,7 @@
-"""Measures the link between two processes of this host over our own engine, cell by cell, beside a plain socket.
+"""Measures the link between two processes of this host over our own engine, case by case, beside a plain socket.
 
-A *cell* is a block size, a batch (blocks written together) and a number of threads. All cells are measured once in
-every round, in an order drawn anew, so that whatever disturbs the machine for a while disturbs all of them. Among them
+A *case* is a block size, a batch (blocks written together) and a number of threads. All cases are measured once in
+every round, in a command drawn anew, so that whatever disturbs the machine for a while disturbs all of them. Among them
 the same numbers of bytes go over one plain socket with an acknowledgement. After each measurement every byte of the
 target's memory is compared. Rounds differ by 10 to 40 % on an idle machine: medians are told with their quartiles.
 """
@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 
 from real.bench.pair import LinkBench, Spawn, spawn
-from real.bench.tasks import Cell, Timed
+from real.bench.tasks import Case, Timed
 from real.engine.proof import ProofError, TransportProof, sent_counters, with_traffic
 
 PROBE_REPEATS = 3
 MEASUREMENT_S = 0.05
-"""How long one measurement of a cell should last: long against the scheduler's time slices, short enough for rounds."""
+"""How long one measurement of a case should last: long against the scheduler's time slices, short enough for rounds."""
 
 FEWEST_REPEATS, MOST_REPEATS = 3, 300
 PERCENTILES = (50, 90, 99)
@@ -40,7 +40,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What one cell came to.
+    """What one case came to.
 
     ``bytes_per_s``: of all threads together, over the rounds; ``socket_bytes_per_s``: the plain socket, same bytes,
     same rounds. ``batch_s``: p50, p90, p99 and the longest of all ``batches`` timed batches; an operation takes a
@@ -48,7 +48,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     ``source_cpu``, ``target_cpu``: processors each process kept busy, over all rounds.
     """
 
-    cell: Cell
+    case: Case
     batches: int
     bytes_per_s: Spread
     socket_bytes_per_s: Spread
@@ -61,7 +61,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def operation_s(self) -> tuple[float, float, float, float]:
         """Time per operation, at the percentiles of ``batch_s``."""
-        p50, p90, p99, longest = (value / self.cell.batch for value in self.batch_s)
+        p50, p90, p99, longest = (value / self.case.batch for value in self.batch_s)
         return p50, p90, p99, longest
 
 
@@ -78,7 +78,7 @@ class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_link(
-    cells: Sequence[Cell],
+    cases: Sequence[Case],
     *,
     rounds: int,
     transport: str = "tcp",
@@ -88,36 +88,36 @@ def measure_link(
     progress: Callable[[], object] = lambda: None,
     spawn: Spawn = spawn,
 ) -> LinkReport:
-    """Measure ``cells`` in ``rounds`` interleaved rounds.
+    """Measure ``cases`` in ``rounds`` interleaved rounds.
 
     ``begin`` is told the proved transport before anything is measured; ``progress`` is called after each of the
     `count_steps` measurements. Raises EngineMissing or EngineStartError when the sides do not start, EngineError when
     a write fails. No process is left behind, whatever happens.
     """
-    order = random.Random(seed)
-    sizes = sorted({cell.total_bytes for cell in cells})
+    command = random.Random(seed)
+    sizes = sorted({case.total_bytes for case in cases})
     bench = LinkBench(
         transport=transport,
         device=device,
         seed=seed,
         memory_bytes=sizes[-1],
-        numbers=count_steps(cells, rounds),
+        numbers=count_steps(cases, rounds),
         spawn=spawn,
     )
-    written: dict[Cell, list[Timed]] = {cell: [] for cell in cells}
+    written: dict[Case, list[Timed]] = {case: [] for case in cases}
     pushed: dict[int, list[Timed]] = {size: [] for size in sizes}
     mismatches: list[str] = []
     verified_bytes = 0
     with bench:
         begin(bench.proof)
 
-        def write(cell: Cell, repeats: int) -> Timed:
+        def write(case: Case, repeats: int) -> Timed:
             nonlocal verified_bytes
-            timed, difference = bench.write(cell, repeats)
+            timed, difference = bench.write(case, repeats)
             if difference:
-                mismatches.append(f"{cell.threads} × {cell.batch} × {cell.block_bytes} bytes: {difference}")
+                mismatches.append(f"{case.threads} × {case.batch} × {case.block_bytes} bytes: {difference}")
             else:
-                verified_bytes += cell.total_bytes
+                verified_bytes += case.total_bytes
             progress()
             return timed
 
@@ -128,16 +128,16 @@ def measure_link(
 
         # The counters watch the warm-up alone: later the plain socket sends over the same interface.
         counters = sent_counters()
-        write_repeats = {cell: _repeats(write(cell, PROBE_REPEATS)) for cell in cells}
+        write_repeats = {case: _repeats(write(case, PROBE_REPEATS)) for case in cases}
         proof = with_traffic(bench.proof, counters, sent_counters(), bench.written_bytes)
         if proof.refuted:
             raise ProofError(proof.refuted)  # before the rounds, so that nothing is lost but the warm-up
         push_repeats = {size: _repeats(push(size, PROBE_REPEATS)) for size in sizes}
         for _ in range(rounds):
-            steps: list[Cell | int] = [*cells, *sizes]
-            order.shuffle(steps)
+            steps: list[Case | int] = [*cases, *sizes]
+            command.shuffle(steps)
             for step in steps:
-                if isinstance(step, Cell):
+                if isinstance(step, Case):
                     written[step].append(write(step, write_repeats[step]))
                 else:
                     pushed[step].append(push(step, push_repeats[step]))
@@ -148,13 +148,13 @@ def measure_link(
         written_bytes=bench.written_bytes,
         verified_bytes=verified_bytes,
         mismatches=mismatches,
-        rows=[_row(cell, written[cell], pushed[cell.total_bytes]) for cell in cells],
+        rows=[_row(case, written[case], pushed[case.total_bytes]) for case in cases],
     )
 
 
-def count_steps(cells: Sequence[Cell], rounds: int) -> int:
+def count_steps(cases: Sequence[Case], rounds: int) -> int:
     """How many measurements that makes, the warm-up included."""
-    return (rounds + 1) * (len(cells) + len({cell.total_bytes for cell in cells}))
+    return (rounds + 1) * (len(cases) + len({case.total_bytes for case in cases}))
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -164,20 +164,20 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _repeats(probe: Timed) -> int:
-    """Batches per measurement, from the shortest of the first ones, so that all cells get about the same time."""
+    """Batches per measurement, from the shortest of the first ones, so that all cases get about the same time."""
     return int(np.clip(MEASUREMENT_S / min(probe.batch_s), FEWEST_REPEATS, MOST_REPEATS))
 
 
-def _row(cell: Cell, written: Sequence[Timed], pushed: Sequence[Timed]) -> Row:
+def _row(case: Case, written: Sequence[Timed], pushed: Sequence[Timed]) -> Row:
     batch_s = np.array([value for timed in written for value in timed.batch_s])
     post_s = np.array([value for timed in written for value in timed.post_s])
     wall_s = sum(timed.wall_s for timed in written)
     p50, p90, p99 = np.percentile(batch_s, PERCENTILES).tolist()
     return Row(
-        cell=cell,
+        case=case,
         batches=len(batch_s),
-        bytes_per_s=spread([cell.batch_bytes * len(timed.batch_s) / timed.wall_s for timed in written]),
-        socket_bytes_per_s=spread([cell.total_bytes * len(timed.batch_s) / timed.wall_s for timed in pushed]),
+        bytes_per_s=spread([case.batch_bytes * len(timed.batch_s) / timed.wall_s for timed in written]),
+        socket_bytes_per_s=spread([case.total_bytes * len(timed.batch_s) / timed.wall_s for timed in pushed]),
         batch_s=(p50, p90, p99, float(batch_s.max())),
         post_s=float(np.median(post_s)),
         transfer_s=float(np.median(batch_s - post_s)),

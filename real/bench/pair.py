@@ -19,7 +19,7 @@ import msgspec
 from real.bench.tasks import (
     Answer,
     Broken,
-    Cell,
+    Case,
     Compare,
     Compared,
     Connect,
@@ -75,7 +75,7 @@ def spawn(spec: SideSpec, errors: Path) -> subprocess.Popen[bytes]:
 class LinkBench:
     """A source and a target that have met; a context, which leaves no process behind.
 
-    ``memory_bytes``: the largest cell to come; ``numbers``: most measurements to come. Entering raises EngineMissing
+    ``memory_bytes``: the largest case to come; ``numbers``: most measurements to come. Entering raises EngineMissing
     or EngineStartError, every later call EngineError.
     """
 
@@ -139,12 +139,12 @@ class LinkBench:
             side.end()
         self._files.cleanup()
 
-    def write(self, cell: Cell, repeats: int) -> tuple[Timed, str]:
-        """One measurement of a cell: its times, and a sentence if a byte of it is wrong (empty if none is)."""
+    def write(self, case: Case, repeats: int) -> tuple[Timed, str]:
+        """One measurement of a case: its times, and a sentence if a byte of it is wrong (empty if none is)."""
         self._number += 1
-        timed = self._ask_source(Write(cell, repeats, self._number), Timed)
-        self.written_bytes += cell.total_bytes * (repeats + 1)
-        compared = self._sides[False].ask(Compare(cell.total_bytes, self._number), Compared)
+        timed = self._ask_source(Write(case, repeats, self._number), Timed)
+        self.written_bytes += case.total_bytes * (repeats + 1)
+        compared = self._sides[False].ask(Compare(case.total_bytes, self._number), Compared)
         return timed, compared.difference
 
     def push(self, total_bytes: int, repeats: int) -> Timed:

@@ -64,21 +64,21 @@ class Source:
 
     def write(self, task: Write) -> Timed:
         """Time batches over the engine."""
-        cell = task.cell
+        case = task.case
         shift = task.number * SHIFT_BYTES
         failures: list[Exception] = []
         marks: list[tuple[float, float, float]] = []  # wall, own and target's CPU: at the start, at the end
-        gate = threading.Barrier(cell.threads, action=lambda: marks.append(self._now()))
-        times: list[list[tuple[float, float]]] = [[] for _ in range(cell.threads)]
+        gate = threading.Barrier(case.threads, action=lambda: marks.append(self._now()))
+        times: list[list[tuple[float, float]]] = [[] for _ in range(case.threads)]
 
         def run(thread: int) -> None:
-            first = thread * cell.batch_bytes
-            offsets = range(first, first + cell.batch_bytes, cell.block_bytes)
-            pieces = [(self._base + shift + at, self._target_base + at, cell.block_bytes) for at in offsets]
+            first = thread * case.batch_bytes
+            offsets = range(first, first + case.batch_bytes, case.block_bytes)
+            segments = [(self._base + shift + at, self._target_base + at, case.block_bytes) for at in offsets]
             try:
-                self._batch(pieces)
+                self._batch(segments)
                 gate.wait()
-                times[thread] = [self._batch(pieces) for _ in range(task.repeats)]
+                times[thread] = [self._batch(segments) for _ in range(task.repeats)]
                 gate.wait()
             except threading.BrokenBarrierError:
                 return  # another thread failed and says why
@@ -86,7 +86,7 @@ class Source:
                 failures.append(error)
                 gate.abort()
 
-        threads = [threading.Thread(target=run, args=(number,)) for number in range(1, cell.threads)]
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(1, case.threads)]
         for thread in threads:
             thread.start()
         run(0)
@@ -110,9 +110,9 @@ class Source:
         marks.append(self._now())
         return self._timed(marks, batch_s, [])
 
-    def _batch(self, pieces: list[tuple[int, int, int]]) -> tuple[float, float]:
+    def _batch(self, segments: list[tuple[int, int, int]]) -> tuple[float, float]:
         """(seconds of the whole batch, seconds until it was posted)."""
-        result = self._engine.write(self._session, pieces)
+        result = self._engine.write(self._session, segments)
         if not result.ok:
             raise EngineError(result.failure)
         return result.elapsed_s, result.posted_s

@@ -7,7 +7,7 @@ import msgspec
 from real.engine.proof import TransportProof
 
 
-class Cell(msgspec.Struct, frozen=True, order=True):
+class Case(msgspec.Struct, frozen=True, order=True):
     """One point of the sweep: every one of ``threads`` threads writes ``batch`` blocks at a time."""
 
     block_bytes: int
@@ -26,7 +26,7 @@ class Cell(msgspec.Struct, frozen=True, order=True):
 
 
 class SideSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a side needs to start. ``memory_bytes``: the largest cell; ``numbers``: measurements to come;
+    """What a side needs to start. ``memory_bytes``: the largest case; ``numbers``: measurements to come;
     ``token``: what both sides hold, and no stranger."""
 
     is_source: bool
@@ -51,7 +51,7 @@ class Connect(msgspec.Struct, frozen=True, tag="connect"):
 class Write(msgspec.Struct, frozen=True, tag="write"):
     """To the source: one untimed batch per thread, then ``repeats`` timed ones."""
 
-    cell: Cell
+    case: Case
     repeats: int
     number: int
 

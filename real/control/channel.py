@@ -36,7 +36,7 @@ class Inbox:
     """Where a process receives. ``wait`` also returns when another thread of the process calls ``wake``.
 
     ``guard``: of the run's token, whose holders alone are let in; without one everybody is. With ``is_open`` there are
-    two doors: anybody may come in at ``port``, and holders of the token give their orders at ``orders_port``. Else both
+    two doors: anybody may come in at ``port``, and holders of the token give their commands at ``commands_port``. Else both
     are one. ``name``: what the guarded port is called when somebody is refused. ``most_connections``: how many of its
     are kept open at a time.
     """
@@ -54,17 +54,17 @@ class Inbox:
         self.is_open = is_open
         self._doorkeeper = None if guard is None else Doorkeeper(context, guard, name, most_connections)
         self._socket = self._make_socket(context)
-        self._orders = self._make_socket(context) if is_open else self._socket
+        self._commands = self._make_socket(context) if is_open else self._socket
         if self._doorkeeper is not None:
-            self._doorkeeper.protect(self._orders)
+            self._doorkeeper.protect(self._commands)
         self.port = int(self._socket.bind_to_random_port(f"tcp://{host}"))
-        self.orders_port = int(self._orders.bind_to_random_port(f"tcp://{host}")) if is_open else self.port
+        self.commands_port = int(self._commands.bind_to_random_port(f"tcp://{host}")) if is_open else self.port
         if self._doorkeeper is not None:
-            self._doorkeeper.start(self.orders_port)
+            self._doorkeeper.start(self.commands_port)
         self._ready, self._wake = socket.socketpair()
         self._ready.setblocking(False)
         self._wake.setblocking(False)
-        self._sockets = [self._socket, self._orders] if is_open else [self._socket]
+        self._sockets = [self._socket, self._commands] if is_open else [self._socket]
         self._descriptors = [self._ready.fileno(), *(int(one.getsockopt(zmq.FD)) for one in self._sockets)]
 
     def _make_socket(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
@@ -84,7 +84,7 @@ class Inbox:
     def wait(self, timeout_s: float) -> None:
         """Sleep until something may have arrived, at most ``timeout_s``.
 
-        ZeroMQ's own poller counts whole milliseconds, longer than a scheduler turn; select counts microseconds.
+        ZeroMQ's own poller counts whole milliseconds, longer than a scheduler iteration; select counts microseconds.
         """
         if timeout_s <= 0 or any(one.poll(0) for one in self._sockets):
             return
@@ -96,9 +96,9 @@ class Inbox:
         """Everything that has arrived at ``port``, without waiting."""
         return self._arrived(self._socket)
 
-    def orders(self) -> Iterator[list[bytes]]:
-        """Everything that has arrived at a door for orders only, without waiting."""
-        return self._arrived(self._orders) if self.is_open else iter(())
+    def commands(self) -> Iterator[list[bytes]]:
+        """Everything that has arrived at a door for commands only, without waiting."""
+        return self._arrived(self._commands) if self.is_open else iter(())
 
     def _arrived(self, door: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
         while True:

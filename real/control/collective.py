@@ -1,4 +1,4 @@
-"""A group's turn over torch.distributed: the same two minima as ``protocol.agreement``, as gloo all-reduces."""
+"""A group's iteration over torch.distributed: the same two minima as ``protocol.agreement``, as gloo all-reduces."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from protocol.agreement import MOST_ROOMS, NOBODY, Ballot, Member, hold_turn, proposed
-from protocol.messages import Turn
+from protocol.agreement import MOST_ROOMS, NOBODY, Member, Proposal, hold_iteration, proposed
+from protocol.messages import Iteration
 from protocol.sizing import SizingError, Supervised
 from protocol.sizing.supervised import Answer, checksum, disagreement
 from protocol.topology import RankId
@@ -83,16 +83,16 @@ class Collective:
         store = PrefixStore(self._secret, self._store)
         dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=self._timeout)
 
-    def hold_turn(self, member: Member, *, leaving: bool) -> tuple[Turn, bool]:
-        """One turn: what the group agreed on, and whether all of it is ready to leave.
+    def hold_iteration(self, member: Member, *, leaving: bool) -> tuple[Iteration, bool]:
+        """One iteration: what the group agreed on, and whether all of it is ready to leave.
 
         Raises GroupBroken when another rank has ended, or stands still for longer than the time limit.
         """
         if self.size == 1:
-            return hold_turn([member]), leaving
-        ballot = member.ballot()
+            return hold_iteration([member]), leaving
+        proposal = member.proposal()
         first = torch.full((_HEADER + MOST_ROOMS,), NOBODY, dtype=torch.int64)
-        first[:4] = torch.tensor([*ballot, int(leaving)])
+        first[:4] = torch.tensor([*proposal, int(leaving)])
         if self.rank == 0:
             # The others contribute the largest number here, so the minimum is rank 0's list.
             rooms = proposed(member)
@@ -103,17 +103,17 @@ class Collective:
         candidates = numbers[:count]
         progress: tuple[tuple[int, int], ...] = ()
         if candidates:
-            votes = torch.tensor(member.votes(candidates), dtype=torch.int64)
-            self._reduce(votes)
-            progress = tuple(zip(candidates, votes.tolist(), strict=True))
-        agreed = Ballot(submitted, free_blocks, failed)
-        return Turn(*agreed, progress), bool(all_leave)
+            progress = torch.tensor(member.progress_of(candidates), dtype=torch.int64)
+            self._reduce(progress)
+            progress = tuple(zip(candidates, progress.tolist(), strict=True))
+        agreed = Proposal(submitted, free_blocks, failed)
+        return Iteration(*agreed, progress), bool(all_leave)
 
     def must_answer_alike(self, rank_id: RankId, policy: Supervised) -> None:
-        """Compare what the group's copies of a policy answered since the last turn; all ranks must call it.
+        """Compare what the group's copies of a policy answered since the last iteration; all ranks must call it.
 
-        Raises SizingError on every rank if they differ, and GroupBroken like ``hold_turn``. Costs an all-reduce of 16
-        bytes after turns with answers: up to the first one that differs all ranks give equally many, so either all of
+        Raises SizingError on every rank if they differ, and GroupBroken like ``hold_iteration``. Costs an all-reduce of 16
+        bytes after iterations with answers: up to the first one that differs all ranks give equally many, so either all of
         them get here with answers or none.
         """
         answers = policy.take_answers()

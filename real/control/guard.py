@@ -3,12 +3,12 @@
 The token is a random text that the coordinator, or a run on one host for itself, makes anew. Nobody sends it. Keys are
 derived from it (HMAC-SHA256 over what they are for), and each kind of port has its own way to ask for a proof:
 
-* *ZeroMQ* (orders, control messages): CURVE. Both ends derive the same two key pairs; a stranger knows neither the
+* *ZeroMQ* (commands, control messages): CURVE. Both ends derive the same two key pairs; a stranger knows neither the
   server's public key, without which no handshake gets anywhere, nor has he a client key that is let in.
 * *HTTP* (the registries): every request is signed together with a number that the server has made for itself, one that
   grows with every request, its path and its body. So none is taken twice, or by another server. Answers are signed too.
 * *the coordinator's connections*: both ends begin with a random number each; every line is signed with a key of both,
-  its direction and its place in the order.
+  its direction and its place in the command.
 
 What is said over the last two can be read by whoever sees the network, but not changed, repeated or begun.
 """

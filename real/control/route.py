@@ -13,7 +13,7 @@ ROUTER = RankId(Side.ENCODE, -1, -1)
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One process's entry in a bootstrap registry: how to reach it and where its memory lies.
 
-    ``orders_port``: where it takes the router's orders, if that is another port: control messages of the fork's wire
+    ``commands_port``: where it takes the router's commands, if that is another port: control messages of the fork's wire
     come from anybody. ``generation``: how many processes had this rank's name before it. ``session``: its engine's peer
     name, host:port.
     ``bases``: addresses of its pools, one per buffer kind. ``collective_port``: where rank 0 of a group keeps the
@@ -24,7 +24,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     rank_id: RankId
     host: str
     control_port: int
-    orders_port: int = 0
+    commands_port: int = 0
     generation: int = 0
     session: str = ""
     bases: tuple[int, ...] = ()

@@ -26,7 +26,7 @@ from real.control.route import Route
 from real.control.sglang import INCARNATION, shown
 from real.control.sglang_peers import SglangHeartbeat, assemble_encode
 from real.control.spec import RankSpec
-from real.control.wire import Heard, Line, Vacant, Wire
+from real.control.wire import Connection, Decoded, Vacant, Wire
 
 Kept = TypeVar("Kept")
 
@@ -41,13 +41,13 @@ class EncodeWire(Wire):
         self,
         spec: RankSpec,
         own: Route,
-        line: Line,
+        connection: Connection,
         *,
         core: EncodeRank,
         down: set[RankId],
         clock: Callable[[], float],
     ) -> None:
-        super().__init__(spec, own, line)
+        super().__init__(spec, own, connection)
         self._core = core
         self._down = down
         self._clock = clock
@@ -83,9 +83,9 @@ class EncodeWire(Wire):
                     self._tell_failed(to, room)
                 else:
                     # The core answers this with Quiet, at that moment.
-                    self._line.later(0.0, Cancel(room, incarnation, to, reason))
+                    self._connection.later(0.0, Cancel(room, incarnation, to, reason))
             case ChunkStatus(room, _, _, status):
-                self._line.push(to, encode_sglang(SglangStatus(room, status)))
+                self._connection.push(to, encode_sglang(SglangStatus(room, status)))
             case Quiet(room):
                 self._tell_failed(to, room)
             case _:
@@ -95,12 +95,12 @@ class EncodeWire(Wire):
         """Say that the room has failed; to a destination that nobody stands for yet, once somebody does."""
         route = self._routes.get(to)
         if route is not None:
-            self._line.push(to, encode_sglang(SglangStatus(room, Status.Failed)))
+            self._connection.push(to, encode_sglang(SglangStatus(room, Status.Failed)))
         told = self._failed.setdefault(room, (self._clock() + EARLY_LIFETIME_S, {}))[1]
         told[to] = None if route is None else route.session
         _expire(self._failed, self._clock())
 
-    def take(self, frames: list[bytes]) -> Iterable[Heard]:
+    def take(self, frames: list[bytes]) -> Iterable[Decoded]:
         """A register is remembered; an init or a resume is an offer for a room that is here."""
         try:
             frame = decode_sglang(frames)
@@ -114,7 +114,7 @@ class EncodeWire(Wire):
         except CodecError as error:
             self.drop(error)
 
-    def submitted(self, room: int) -> Iterable[Heard]:
+    def submitted(self, room: int) -> Iterable[Decoded]:
         """Offers that came before their request."""
         for frame in self._early.pop(room, (0.0, []))[1]:
             try:
@@ -122,11 +122,11 @@ class EncodeWire(Wire):
             except CodecError as error:
                 self.drop(error)
 
-    def _register(self, frame: SglangRegister) -> Iterable[Heard]:
+    def _register(self, frame: SglangRegister) -> Iterable[Decoded]:
         if len(frame.base_pointers) != self._kinds:
             raise CodecError(f"{frame.session} registers {len(frame.base_pointers)} buffers, there are {self._kinds}")
         if frame.session not in self._sessions:
-            self._line.contact(frame.session)
+            self._connection.contact(frame.session)
             for gone in self._down.intersection(self._routes):
                 # Whoever is new may have come for it. Until then its rooms fail at once; from now on they wait.
                 yield self._vacate(gone)
@@ -143,7 +143,7 @@ class EncodeWire(Wire):
         del self._ranks[self._routes.pop(gone).session]
         return Vacant(gone)
 
-    def lost(self, rank_id: RankId) -> Iterable[Heard]:
+    def lost(self, rank_id: RankId) -> Iterable[Decoded]:
         """Rooms for a destination that is gone wait, and do not fail, if its successor may have registered before."""
         if rank_id not in self._routes:
             return
@@ -160,7 +160,7 @@ class EncodeWire(Wire):
         """Whether there is no such rank in the configuration: it stands for a session beyond those expected."""
         return rank_id.rank >= self.spec.scenario.language_tp
 
-    def _offered(self, frame: SglangInit | SglangResume) -> Iterable[Heard]:
+    def _offered(self, frame: SglangInit | SglangResume) -> Iterable[Decoded]:
         if frame.session not in self._sessions:
             raise CodecError(f"{frame.session} has not registered")
         room = self._core.rooms.get((frame.room, INCARNATION))
@@ -191,7 +191,7 @@ class EncodeWire(Wire):
         """Whether a process stands for this rank, as far as is known."""
         return rank_id in self._routes and rank_id not in self._down
 
-    def _early_or_failed(self, frame: SglangInit | SglangResume) -> Iterable[Heard]:
+    def _early_or_failed(self, frame: SglangInit | SglangResume) -> Iterable[Decoded]:
         now = self._clock()
         _expire(self._failed, now)
         _expire(self._early, now)
@@ -211,7 +211,7 @@ class EncodeWire(Wire):
 
     def _take_place(
         self, frame: SglangInit | SglangResume, destinations: Sequence[RankId], absent: Sequence[RankId]
-    ) -> Generator[Heard, None, RankId]:
+    ) -> Generator[Decoded, None, RankId]:
         """The rank that the frame's session is. One that is none yet becomes the first of the room's ``destinations``
         that nobody is, or else a surplus one for the place of one that is ``absent``. Raises CodecError if none is."""
         own = self._ranks.get(frame.session)

@@ -24,7 +24,7 @@ from real.control.route import Route
 from real.control.sglang import INCARNATION, shown
 from real.control.sglang_peers import SglangHeartbeat, assemble_language
 from real.control.spec import RankSpec
-from real.control.wire import Heard, Line, Wire
+from real.control.wire import Connection, Decoded, Wire
 from real.engine.memory import Pool
 
 MOST_IDLE = 64
@@ -41,14 +41,14 @@ class LanguageWire(Wire):
         self,
         spec: RankSpec,
         own: Route,
-        line: Line,
+        connection: Connection,
         *,
         core: LanguageRank,
         pool: Pool,
         clock: Callable[[], float],
         quarantine_s: float = QUARANTINE_S,
     ) -> None:
-        super().__init__(spec, own, line)
+        super().__init__(spec, own, connection)
         scenario = spec.scenario
         self._core = core
         self._pool = pool
@@ -85,7 +85,7 @@ class LanguageWire(Wire):
         self._register(route.rank_id)
 
     def _register(self, encode: RankId) -> None:
-        self._line.push(encode, encode_sglang(SglangRegister(*self._address, base_pointers=self.own.bases)))
+        self._connection.push(encode, encode_sglang(SglangRegister(*self._address, base_pointers=self.own.bases)))
 
     @property
     def _address(self) -> tuple[str, int, str]:
@@ -102,14 +102,14 @@ class LanguageWire(Wire):
                 else:
                     self._pool.forget_total(blocks[0])
                     frame = SglangInit(room, *self._address, blocks, self._required, capacity)
-                self._line.push(to, encode_sglang(frame))
+                self._connection.push(to, encode_sglang(frame))
             case Cancel(room, incarnation):
                 if (room, incarnation) in self._core.rooms:
                     self._answer_if_quiet(room)  # else the core says it again
             case _:
                 raise ValueError(f"{self.own.rank_id} has no frame for {type(message).__name__}")
 
-    def take(self, frames: list[bytes]) -> Iterable[Heard]:
+    def take(self, frames: list[bytes]) -> Iterable[Decoded]:
         """A status, as the core understands one."""
         try:
             frame = decode_sglang(frames)
@@ -120,7 +120,7 @@ class LanguageWire(Wire):
             return ()
         return self._failed(frame.room) if frame.status is Status.Failed else self._has_landed(frame)
 
-    def _failed(self, number: int) -> Iterable[Heard]:
+    def _failed(self, number: int) -> Iterable[Decoded]:
         self._failed_s[number] = self._clock()
         self._forget_ended()
         room = self._core.rooms.get((number, INCARNATION))
@@ -136,7 +136,7 @@ class LanguageWire(Wire):
         epoch = room.epoch if room is not None else 0
         return (ChunkStatus(number, INCARNATION, epoch, Status.Failed, 0, 0, "the encode side failed"),)
 
-    def _has_landed(self, frame: SglangStatus) -> Iterable[Heard]:
+    def _has_landed(self, frame: SglangStatus) -> Iterable[Decoded]:
         room = self._core.rooms.get((frame.room, INCARNATION))
         # A room resumes once: a second partial status is a double of the first, and proves nothing about now.
         doubled = room is not None and room.epoch > 0 and frame.status is Status.Transferring
@@ -161,7 +161,7 @@ class LanguageWire(Wire):
         quarantine_s = 0.0 if self._met[room.writer].failed_is_quiet else self._quarantine_s
         over = failed_s is not None and self._clock() - failed_s >= quarantine_s
         if over or number in self._landed:
-            self._line.later(0.0, Quiet(number, INCARNATION))
+            self._connection.later(0.0, Quiet(number, INCARNATION))
 
     def awaits_quiet(self, room: int) -> bool:
         """Whether the writer has said that it failed, so that only the quarantine is left."""

@@ -37,11 +37,11 @@ class Vacant(msgspec.Struct, frozen=True):
     rank_id: RankId
 
 
-Heard = Message | Abort | Found | Vacant
+Decoded = Message | Abort | Found | Vacant
 """What a wire makes of frames: an input of the core, or news of who stands for a rank."""
 
 
-class Line(Protocol):
+class Connection(Protocol):
     """What a wire needs of the rank that it belongs to."""
 
     def push(self, to: RankId, frames: list[bytes]) -> None:
@@ -61,13 +61,13 @@ class Wire(ABC):
     understood. ``messages_stale``: those from, for or about what has ended.
     """
 
-    def __init__(self, spec: RankSpec, own: Route, line: Line) -> None:
+    def __init__(self, spec: RankSpec, own: Route, connection: Connection) -> None:
         self.spec = spec
         self.own = own
         self.frames_dropped = 0
         self.messages_stale = 0
         self.peers: tuple[RankId, ...] = ()
-        self._line = line
+        self._connection = line
         self._guard = guard_of(spec.token)
 
     @abstractmethod
@@ -90,18 +90,18 @@ class Wire(ABC):
         """Say ``message`` to ``to``."""
 
     @abstractmethod
-    def take(self, frames: list[bytes]) -> Iterable[Heard]:
+    def take(self, frames: list[bytes]) -> Iterable[Decoded]:
         """What a multipart from the other side means; nothing when it is stale or no frame of this wire."""
 
-    def released(self) -> Iterable[Heard]:
+    def released(self) -> Iterable[Decoded]:
         """What had been held until a process was met, and is due now."""
         return ()
 
-    def submitted(self, room: int) -> Iterable[Heard]:
+    def submitted(self, room: int) -> Iterable[Decoded]:
         """What had been held until the request ``room`` came, which it has."""
         return ()
 
-    def lost(self, rank_id: RankId) -> Iterable[Heard]:
+    def lost(self, rank_id: RankId) -> Iterable[Decoded]:
         """What follows when the process that stood for ``rank_id`` is gone, beyond that."""
         return ()
 
@@ -134,8 +134,8 @@ takes no requests before its peers know it: they would take it for the one that 
 class ExtendedWire(Wire):
     """All messages in full, each bound to the processes it comes from and goes to (see ``real.control.channel``)."""
 
-    def __init__(self, spec: RankSpec, own: Route, line: Line) -> None:
-        super().__init__(spec, own, line)
+    def __init__(self, spec: RankSpec, own: Route, connection: Connection) -> None:
+        super().__init__(spec, own, connection)
         self._processes = Processes(own.process)
         self._unwelcome: set[RankId] = set()
         self._heartbeat: Heartbeat | None = None
@@ -178,7 +178,7 @@ class ExtendedWire(Wire):
         """Bind the rank's name to this process."""
         self._processes.meet(route)
 
-    def released(self) -> Iterable[Heard]:
+    def released(self) -> Iterable[Decoded]:
         """What processes said before they were known."""
         for frames in self._processes.released():
             yield from self._understood(frames)
@@ -205,9 +205,9 @@ class ExtendedWire(Wire):
                 self._corruptions.remove(fault)
                 frames[1] = frames[1][:-1] + bytes([frames[1][-1] ^ 1])
                 break
-        self._line.push(to, self._processes.seal(frames, route))
+        self._connection.push(to, self._processes.seal(frames, route))
 
-    def take(self, frames: list[bytes]) -> Iterable[Heard]:
+    def take(self, frames: list[bytes]) -> Iterable[Decoded]:
         """What a current process says."""
         standing, own_frames = self._processes.open(frames)
         if standing is Standing.CURRENT:
@@ -237,4 +237,4 @@ class ExtendedWire(Wire):
         route = self._processes.current(to)
         if route is not None:
             own = msgspec.msgpack.encode(self.own.rank_id)
-            self._line.push(to, self._processes.seal([greeting, own], route))
+            self._connection.push(to, self._processes.seal([greeting, own], route))

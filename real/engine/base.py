@@ -26,7 +26,7 @@ from real.errors import EngineError
 if TYPE_CHECKING:
     from real.engine.memory import Pool
 
-Piece = tuple[int, int, int]
+Segment = tuple[int, int, int]
 """One stretch of a write: (source address here, target address at the peer, bytes)."""
 
 
@@ -40,7 +40,7 @@ class KeyMaker(Protocol):
 class WriteResult(msgspec.Struct, frozen=True):
     """How a write ended.
 
-    ``elapsed_s``: from the call to its end; ``posted_s``: from the call until the last piece was
+    ``elapsed_s``: from the call to its end; ``posted_s``: from the call until the last segment was
     handed to the engine, which may have moved many of them by then (0 when they were not all handed
     over). ``completed_bytes`` counts bytes that are known to lie in the peer's memory. ``quiet``
     tells that the engine is known to write nothing more for this call: only then may its source and
@@ -70,12 +70,12 @@ class TransferEngine(ABC):
     """An engine of this process, which peers reach at ``host``.
 
     **Registration.** Only registered memory is written from or to. A source outside of it is refused with EngineError
-    before anything is sent. A target outside of the peer's regions fails the write, and no byte of that piece is
-    placed anywhere; other pieces of the same write may be placed. Regions never overlap; whoever registers memory keeps
+    before anything is sent. A target outside of the peer's regions fails the write, and no byte of that segment is
+    placed anywhere; other segments of the same write may be placed. Regions never overlap; whoever registers memory keeps
     it alive until it is withdrawn.
 
     **What a result says.** ``ok``: every byte lies in the peer's memory, where a thread of the peer that learns of it
-    afterwards finds it. The peer may conclude nothing from bytes alone, since pieces arrive in any order and a piece
+    afterwards finds it. The peer may conclude nothing from bytes alone, since segments arrive in any order and a segment
     in parts. ``quiet``: source and target may be used again. A write that is ok is quiet; one that failed with bytes
     under way is not, and then up to ``late_write_s`` may pass, with the peer running, before the last of them has
     landed. A source that is changed before its write is quiet may arrive torn.
@@ -228,9 +228,9 @@ class TransferEngine(ABC):
         index = bisect_right(regions, (address, sys.maxsize)) - 1
         return length >= 0 and index >= 0 and address + length <= regions[index][1]
 
-    def _check_pieces(self, pieces: Sequence[Piece]) -> None:
+    def _check_segments(self, segments: Sequence[Segment]) -> None:
         """Raise EngineError when a source is not in registered memory or a target is no address at all."""
-        for source, target, length in pieces:
+        for source, target, length in segments:
             if not self._covers(source, length):
                 raise EngineError(f"source memory of {length} bytes at {source:#x} is not registered with the engine")
             if not 0 <= target < 1 << 64:
@@ -246,10 +246,10 @@ class TransferEngine(ABC):
         """
 
     @abstractmethod
-    def write(self, session: str, pieces: Sequence[Piece], timeout_s: float = 30.0) -> WriteResult:
-        """Copy every piece into the memory of the peer with this session.
+    def write(self, session: str, segments: Sequence[Segment], timeout_s: float = 30.0) -> WriteResult:
+        """Copy every segment into the memory of the peer with this session.
 
-        Blocks until all pieces are done, a piece has failed and the others have ended, or ``timeout_s`` has passed.
+        Blocks until all segments are done, a segment has failed and the others have ended, or ``timeout_s`` has passed.
         Raises EngineError, before anything is sent, when a source is not in registered memory or a target is no address
         at all.
         """

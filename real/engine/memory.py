@@ -23,7 +23,7 @@ from protocol.layout import (
     FILL_IDS,
     MROPE,
     BufferLayout,
-    Piece,
+    Segment,
 )
 from real.engine.content import RoomContent, empty_content
 
@@ -199,16 +199,16 @@ def _runs(blocks: Sequence[int], block_tokens: int) -> Iterator[tuple[int, int, 
 
 
 def addresses(
-    pieces: Sequence[Piece], source_bases: Sequence[int], target_bases: Sequence[int]
+    segments: Sequence[Segment], source_bases: Sequence[int], target_bases: Sequence[int]
 ) -> list[tuple[int, int, int]]:
-    """(source address, target address, bytes) of every piece, as `TransferEngine.write` takes them."""
+    """(source address, target address, bytes) of every segment, as `TransferEngine.write` takes them."""
     return [
         (
-            source_bases[piece.kind] + piece.source_offset,
-            target_bases[piece.kind] + piece.target_offset,
-            piece.length,
+            source_bases[segment.kind] + segment.source_offset,
+            target_bases[segment.kind] + segment.target_offset,
+            segment.length,
         )
-        for piece in pieces
+        for segment in segments
     ]
 
 

@@ -2,7 +2,7 @@
 
 The engine's own calls leave traps open that this module closes: the transport is forced and
 proved (see `real.engine.mooncake_start`), sources are checked to be registered (tcp would send any memory),
-batches stay below the number of pieces that the engine survives, every wait is bounded, and a
+batches stay below the number of segments that the engine survives, every wait is bounded, and a
 failed write says whether the engine may still be writing.
 
 Mooncake is imported when a `MooncakeEngine` is made, so this module imports without it.
@@ -16,20 +16,20 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from real.engine.base import KeyMaker, Piece, Setting, TransferEngine, WriteResult, failed
+from real.engine.base import KeyMaker, Segment, Setting, TransferEngine, WriteResult, failed
 from real.engine.mooncake_start import identify, import_mooncake, settings, start
 from real.engine.proof import prove
 
-# The engine takes 2048 pieces in flight per peer. One more and it does not reject them cleanly:
-# a piece may stay unfinished for ever, and every later write to that peer fails. Half leaves room.
-PIECES_IN_FLIGHT = 1024
+# The engine takes 2048 segments in flight per peer. One more and it does not reject them cleanly:
+# a segment may stay unfinished for ever, and every later write to that peer fails. Half leaves room.
+SEGMENTS_IN_FLIGHT = 1024
 # One check costs the engine's io thread time on a small machine, one late check costs latency.
 # Measured: 128 × 1 MiB takes 53-67 ms with sleeps of 30-100 µs, 68-91 ms with the spinning calls.
 POLL_SLEEP_S = 50e-6
 # Below this a write ends sooner than a sleep, which takes 110 µs and more: spin for a moment.
-# Measured: 64 µs for one 4 KiB piece, as fast as the synchronous call; 115-150 µs with sleeps.
+# Measured: 64 µs for one 4 KiB segment, as fast as the synchronous call; 115-150 µs with sleeps.
 SPIN_BYTES = 128 << 10
-SPIN_PIECES = 8
+SPIN_SEGMENTS = 8
 SPIN_S = 300e-6
 # A peer that hangs at first contact blocks the engine's call, and the engine's lock with it, for
 # 60 s that no setting shortens. Nobody waits longer than this for a first contact.
@@ -110,20 +110,20 @@ class MooncakeEngine(TransferEngine):
         """
         return not self._connect(session, FIRST_CONTACT_S)
 
-    def write(self, session: str, pieces: Sequence[Piece], timeout_s: float = 30.0) -> WriteResult:
+    def write(self, session: str, segments: Sequence[Segment], timeout_s: float = 30.0) -> WriteResult:
         """Copy every (source address, target address, bytes) into the memory of ``session``.
 
-        Blocks until all pieces are done, a piece has failed and the others have ended, or
-        ``timeout_s`` has passed. A piece outside the peer's registered memory fails within a
-        millisecond; a peer that died or hangs fails after 1 to 2 s. Other pieces of a failed
+        Blocks until all segments are done, a segment has failed and the others have ended, or
+        ``timeout_s`` has passed. A segment outside the peer's registered memory fails within a
+        millisecond; a peer that died or hangs fails after 1 to 2 s. Other segments of a failed
         write may have been written. Raises EngineError, before anything is sent, when a source is
         not in registered memory or a target is no address at all.
         """
         started = time.perf_counter()
-        self._check_pieces(pieces)
-        if pieces and (reason := self._connect(session, min(timeout_s, FIRST_CONTACT_S))):
+        self._check_segments(segments)
+        if segments and (reason := self._connect(session, min(timeout_s, FIRST_CONTACT_S))):
             return failed(session, reason, elapsed_s=time.perf_counter() - started, quiet=True)
-        transfer = _Transfer(self._engine, session, self._slots_of(session), pieces, started + timeout_s)
+        transfer = _Transfer(self._engine, session, self._slots_of(session), segments, started + timeout_s)
         transfer.run()
         return WriteResult(
             ok=not transfer.failure,
@@ -151,7 +151,7 @@ class MooncakeEngine(TransferEngine):
     def _slots_of(self, session: str) -> threading.Semaphore:
         with self._lock:
             if session not in self._slots:
-                self._slots[session] = threading.Semaphore(PIECES_IN_FLIGHT)
+                self._slots[session] = threading.Semaphore(SEGMENTS_IN_FLIGHT)
             return self._slots[session]
 
 
@@ -164,7 +164,7 @@ class _Contact:
         self._ended = threading.Event()
 
         def contact() -> None:
-            # Nothing to write: this only opens the peer's segment. Such a piece ends at once.
+            # Nothing to write: this only opens the peer's segment. Such a segment ends at once.
             with opening:
                 handle = engine.transfer_submit_write(session, 0, 0, 0)
                 self.failed = handle in _NO_HANDLE or engine.transfer_check_status(handle) != 1
@@ -179,30 +179,30 @@ class _Contact:
 
 
 class _Transfer:
-    """The pieces of one write on their way: submitted in order, awaited in order."""
+    """The segments of one write on their way: submitted in order, awaited in order."""
 
     def __init__(
         self,
         engine: Any,
         session: str,
         slots: threading.Semaphore,
-        pieces: Sequence[Piece],
+        segments: Sequence[Segment],
         deadline: float,
     ) -> None:
         self.completed_bytes = 0
         self.failure = ""
         self.uncertain = False
-        """Whether a piece that was sent ended without success: its bytes may still land."""
+        """Whether a segment that was sent ended without success: its bytes may still land."""
         self._engine = engine
         self._session = session
         self._slots = slots
-        self._pieces = pieces
+        self._segments = segments
         self._deadline = deadline
         self._submitted = 0
         self.posted_at = 0.0
-        """When the last piece was handed over, on the clock of ``time.perf_counter``; 0 until then."""
+        """When the last segment was handed over, on the clock of ``time.perf_counter``; 0 until then."""
         self._pending: deque[tuple[int, int]] = deque()  # (handle, bytes)
-        small = len(pieces) <= SPIN_PIECES and sum(piece[2] for piece in pieces) <= SPIN_BYTES
+        small = len(segments) <= SPIN_SEGMENTS and sum(segment[2] for segment in segments) <= SPIN_BYTES
         self._spin_until = time.perf_counter() + SPIN_S if small else 0.0
 
     def run(self) -> None:
@@ -215,8 +215,8 @@ class _Transfer:
             if status == 0:
                 now = time.perf_counter()
                 if now > self._deadline:
-                    # Their slots stay taken: the engine still holds the pieces.
-                    self._fail(f"{len(self._pending)} pieces unfinished at the time limit")
+                    # Their slots stay taken: the engine still holds the segments.
+                    self._fail(f"{len(self._pending)} segments unfinished at the time limit")
                     self.uncertain = True
                     return
                 if now > self._spin_until:
@@ -227,20 +227,20 @@ class _Transfer:
             if status == 1:
                 self.completed_bytes += length
             else:
-                self._fail(f"the engine reports status {status} for a piece of {length} bytes")
+                self._fail(f"the engine reports status {status} for a segment of {length} bytes")
                 self.uncertain = True
 
     def _submit(self) -> None:
-        """Hand over pieces while there are slots; wait for a slot only with nothing in flight."""
-        while self._submitted < len(self._pieces) and not self.failure:
+        """Hand over segments while there are slots; wait for a slot only with nothing in flight."""
+        while self._submitted < len(self._segments) and not self.failure:
             if not self._slots.acquire(blocking=False):
                 if self._pending:
                     return
                 rest_s = self._deadline - time.perf_counter()
                 if not self._slots.acquire(timeout=max(rest_s, 0.0)):
-                    self._fail(f"{PIECES_IN_FLIGHT} earlier pieces are still unfinished")
+                    self._fail(f"{SEGMENTS_IN_FLIGHT} earlier segments are still unfinished")
                     return
-            source, target, length = self._pieces[self._submitted]
+            source, target, length = self._segments[self._submitted]
             handle = self._engine.transfer_submit_write(self._session, source, target, length)
             if handle in _NO_HANDLE:
                 self._slots.release()
@@ -248,7 +248,7 @@ class _Transfer:
                 return
             self._submitted += 1
             self._pending.append((handle, length))
-            if self._submitted == len(self._pieces):
+            if self._submitted == len(self._segments):
                 self.posted_at = time.perf_counter()
 
     def _fail(self, reason: str) -> None:

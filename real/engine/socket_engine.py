@@ -1,7 +1,7 @@
 """An engine of our own over plain sockets, which needs nothing but Python's standard library.
 
 It is for tests, and for machines where Mooncake cannot be installed (macOS, Arm). It keeps the contract of every engine
-and checks more than it must: peers prove that they hold the run's token, the target of every piece is looked up in the
+and checks more than it must: peers prove that they hold the run's token, the target of every segment is looked up in the
 receiving process, and an answer comes only when the bytes lie there. It is **no model of RDMA**, nor of Mooncake's tcp:
 a thread of the receiving process copies every byte, competing with that process's other threads for its interpreter.
 """
@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from real.engine.base import KeyMaker, Piece, TransferEngine, WriteResult, failed
+from real.engine.base import KeyMaker, Segment, TransferEngine, WriteResult, failed
 from real.engine.proof import Traffic, prove
 from real.engine.socket_server import SocketServer
 from real.engine.socket_wire import (
@@ -53,7 +53,7 @@ MESSAGES_AHEAD = 2
 IDLE_CONNECTIONS = 8
 """Kept for each peer, for as many writes at a time."""
 VECTORS = 256
-"""Pieces given to the system in one call."""
+"""Segments given to the system in one call."""
 
 
 class SocketEngine(TransferEngine):
@@ -113,11 +113,11 @@ class SocketEngine(TransferEngine):
         self._keep(session, line)
         return True
 
-    def write(self, session: str, pieces: Sequence[Piece], timeout_s: float = 30.0) -> WriteResult:
-        """Copy every piece into the memory of the peer with this session."""
+    def write(self, session: str, segments: Sequence[Segment], timeout_s: float = 30.0) -> WriteResult:
+        """Copy every segment into the memory of the peer with this session."""
         started = time.perf_counter()
-        self._check_pieces(pieces)
-        work = deque(messages(pieces))
+        self._check_segments(segments)
+        work = deque(messages(segments))
         if not work:
             return WriteResult(ok=True, elapsed_s=time.perf_counter() - started, completed_bytes=0, quiet=True)
         deadline = started + timeout_s
@@ -151,10 +151,10 @@ class SocketEngine(TransferEngine):
             posted_s=transfer.posted_at - started,
         )
 
-    def source(self, piece: Piece) -> memoryview:
-        """The memory that a piece is read from. Raises MalformedError when it was withdrawn meanwhile."""
+    def source(self, segment: Segment) -> memoryview:
+        """The memory that a segment is read from. Raises MalformedError when it was withdrawn meanwhile."""
         try:
-            found = self._locate(Place(piece[0], piece[2]))
+            found = self._locate(Place(segment[0], segment[2]))
         except KeyError:
             found = None
         if found is None:
@@ -289,13 +289,13 @@ class _Transfer:
         return sum(message.size_bytes for _, message in self._unanswered)
 
     def run(self, work: deque[Message]) -> None:
-        """Send all messages and await their answers; none is sent any more once a piece was refused."""
+        """Send all messages and await their answers; none is sent any more once a segment was refused."""
         while work and not self.failure:
             if len(self._unanswered) >= MESSAGES_AHEAD:
                 self._await()
                 continue
             message = work.popleft()
-            sources = [self._engine.source(piece) for piece in message.pieces]
+            sources = [self._engine.source(segment) for segment in message.segments]
             number = self._line.sequence
             self._line.sequence += 1
             self._unanswered.append((number, message))
@@ -314,7 +314,7 @@ class _Transfer:
         self._unanswered.popleft()
         self.placed_bytes += placed_bytes
         if refused and not self.failure:
-            self.failure = f"the peer has not registered the targets of {refused} of {len(message.pieces)} pieces"
+            self.failure = f"the peer has not registered the targets of {refused} of {len(message.segments)} segments"
 
 
 def _reason(error: Exception, deadline: float, transfer: _Transfer) -> str:

@@ -21,10 +21,10 @@ from real.engine.socket_wire import (
     CLAIM_BYTES,
     HEAD,
     HELLO_BYTES,
-    MOST_PIECES,
-    PIECES,
+    MOST_SEGMENTS,
     PLACE,
     PLACED,
+    SEGMENTS,
     TAG_BYTES,
     WELCOME,
     MalformedError,
@@ -208,7 +208,7 @@ class SocketServer:
         if isinstance(connection.wanted, int):
             received = connection.line.recv_into(memoryview(connection.text)[connection.position :], length)
         else:
-            with self._lock:  # looked up anew each time: the memory may have been withdrawn in the middle of a piece
+            with self._lock:  # looked up anew each time: the memory may have been withdrawn in the middle of a segment
                 place = None if connection.place_refused else self._locate(connection.wanted)
                 if place is None:
                     connection.place_refused = True
@@ -244,11 +244,11 @@ class SocketServer:
         while True:
             head = yield HEAD.size
             sequence, count = HEAD.unpack(head)
-            if sequence != due or not 0 < count <= MOST_PIECES:
+            if sequence != due or not 0 < count <= MOST_SEGMENTS:
                 raise MalformedError("no message begins like this")
             due += 1
             table = yield count * PLACE.size
-            seal.check((yield TAG_BYTES), PIECES, head + table)
+            seal.check((yield TAG_BYTES), SEGMENTS, head + table)
             connection.placed_bytes = connection.refused = 0
             for place in parse_places(table):
                 if place.length:

@@ -1,14 +1,14 @@
-"""What two socket engines say to each other: a handshake, then messages of pieces, each answered once.
+"""What two socket engines say to each other: a handshake, then messages of segments, each answered once.
 
     server  magic, engine's number, random number
     client  magic, number of the engine it wants, random number, tag
     server  tag
-    client  sequence number, count of pieces, count × (target address, bytes), tag, the bytes of all pieces
-    server  sequence number, bytes placed, pieces refused, tag
+    client  sequence number, count of segments, count × (target address, bytes), tag, the bytes of all segments
+    server  sequence number, bytes placed, segments refused, tag
 
 A tag is an HMAC with a key of the run's token, both random numbers and the engine's number: so whoever does not hold
 the token is no client and no server, and no message is begun, changed, or repeated on another connection. The bytes of
-the pieces themselves are neither signed nor hidden. Without a token the key is one that everybody can compute, and the
+the segments themselves are neither signed nor hidden. Without a token the key is one that everybody can compute, and the
 tags only tell a message from noise.
 """
 
@@ -22,16 +22,16 @@ from collections.abc import Iterator, Sequence
 from itertools import starmap
 from typing import NamedTuple
 
-from real.engine.base import KeyMaker, Piece
+from real.engine.base import KeyMaker, Segment
 
 MAGIC = b"BUFLAB1\n"
 NUMBER_BYTES, NONCE_BYTES, TAG_BYTES = 8, 16, 32
 HELLO_BYTES = len(MAGIC) + NUMBER_BYTES + NONCE_BYTES
 CLAIM_BYTES = HELLO_BYTES + TAG_BYTES
 
-MOST_PIECES = 1024
+MOST_SEGMENTS = 1024
 MOST_BYTES = 16 << 20
-"""Of one message. A larger write is several messages, a larger piece is cut."""
+"""Of one message. A larger write is several messages, a larger segment is cut."""
 
 HEAD = struct.Struct("<QI")
 PLACE = struct.Struct("<QQ")
@@ -85,7 +85,7 @@ class Seal:
             raise MalformedError("the tag is wrong")
 
 
-CLAIM, WELCOME, PIECES, PLACED = b"claim", b"welcome", b"pieces", b"placed"
+CLAIM, WELCOME, SEGMENTS, PLACED = b"claim", b"welcome", b"segments", b"placed"
 """What is said, in the tags."""
 
 
@@ -107,30 +107,30 @@ def parse_hello(said: bytes) -> tuple[bytes, bytes]:
 
 
 class Message(NamedTuple):
-    """Some pieces of a write that go together, in the bounds of one message."""
+    """Some segments of a write that go together, in the bounds of one message."""
 
-    pieces: Sequence[Piece]
+    segments: Sequence[Segment]
     size_bytes: int
 
     def head(self, sequence: int, seal: Seal) -> bytes:
-        """All that goes before the bytes of the pieces."""
-        table = b"".join(PLACE.pack(target, length) for _, target, length in self.pieces)
-        said = HEAD.pack(sequence, len(self.pieces)) + table
-        return said + seal.tag(PIECES, said)
+        """All that goes before the bytes of the segments."""
+        table = b"".join(PLACE.pack(target, length) for _, target, length in self.segments)
+        said = HEAD.pack(sequence, len(self.segments)) + table
+        return said + seal.tag(SEGMENTS, said)
 
 
-def messages(pieces: Sequence[Piece]) -> Iterator[Message]:
-    """All pieces, those of no bytes left out, in as many messages as it takes."""
-    collected: list[Piece] = []
+def messages(segments: Sequence[Segment]) -> Iterator[Message]:
+    """All segments, those of no bytes left out, in as many messages as it takes."""
+    collected: list[Segment] = []
     size = 0
-    for source, target, length in pieces:
+    for source, target, length in segments:
         position = 0
         while position < length:
             part = min(length - position, MOST_BYTES - size)
             collected.append((source + position, target + position, part))
             position += part
             size += part
-            if size == MOST_BYTES or len(collected) == MOST_PIECES:
+            if size == MOST_BYTES or len(collected) == MOST_SEGMENTS:
                 yield Message(collected, size)
                 collected, size = [], 0
     if collected:
@@ -138,7 +138,7 @@ def messages(pieces: Sequence[Piece]) -> Iterator[Message]:
 
 
 class Place(NamedTuple):
-    """Where the bytes of a piece are to go."""
+    """Where the bytes of a segment are to go."""
 
     address: int
     length: int

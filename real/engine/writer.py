@@ -101,11 +101,11 @@ class Writer:
 
     def _write(self, write: StartWrite, counts: WriteCounts, *, fails: bool) -> WriteDone:
         target = self._targets[write.destination]
-        pieces = self._layout.pieces(write.chunk, write.source_blocks, write.target_blocks)
-        operations = addresses(pieces, self._pool.bases, target.bases)
+        segments = self._layout.segments(write.chunk, write.source_blocks, write.target_blocks)
+        operations = addresses(segments, self._pool.bases, target.bases)
         injected = fails or self._scenario.write_fails(write.room, write.epoch, write.destination)
         if injected:
-            # One piece is enough; several refused at once make the engine drop the connection, and with it, for a
+            # One segment is enough; several refused at once make the engine drop the connection, and with it, for a
             # second, the writes of other rooms.
             source, address, length = operations[0]
             operations = [(source, address + UNREGISTERED_OFFSET, length)]
@@ -113,8 +113,8 @@ class Writer:
         counts.writes += 1
         counts.write_bytes += result.completed_bytes
         counts.write_s += result.elapsed_s
-        counts.pieces += len(operations)
-        # No piece of an injected failure is addressed to anybody's memory, so nothing of it can land late.
+        counts.segments += len(operations)
+        # No segment of an injected failure is addressed to anybody's memory, so nothing of it can land late.
         return _done(write, ok=result.ok, quiet=result.quiet or injected, reason=result.failure)
 
 

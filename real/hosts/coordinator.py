@@ -1,7 +1,7 @@
 """The ranks' hosts of a run on several hosts, as the router sees them: ranks that come by themselves and take a place.
 
 The coordinator listens at an address that everybody is told. Each rank keeps a connection to it
-(``real.hosts.joining``, ``real.hosts.seat``); a thread per connection takes what comes over it. The run itself needs
+(``real.hosts.joining``, ``real.hosts.agent``); a thread per connection takes what comes over it. The run itself needs
 none of this: it is ordered over the ranks' inboxes, as on one host.
 """
 

@@ -155,7 +155,7 @@ class Server:
 def become(module: str, order: ForkOrder, received: list[int]) -> Callable[[], int]:
     """Make this forked process what a fresh ``python -m module`` would be; what it is to do."""
     os.setsid()
-    _take_descriptors(dict(zip((0, 1, 2, *order.kept), (*received[:3], *received[4:]), strict=True)))
+    _take_descriptors(dict(zip((0, 1, 2, *command.kept), (*received[:3], *received[4:]), strict=True)))
     (length,) = HEADER.unpack(_read(HEADER.size))
     around = msgspec.json.decode(_read(length), type=Surroundings)
     os.environ.clear()

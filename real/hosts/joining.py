@@ -1,4 +1,4 @@
-"""What a rank on a host of its own and the coordinator say to each other, beside the orders of a run.
+"""What a rank on a host of its own and the coordinator say to each other, beside the commands of a run.
 
 A rank keeps one TCP connection to the coordinator for as long as it takes part. It is the place in the run: whoever
 holds it has the rank's name. The coordinator asks over it for the rank's clock once a second, which is also how either
@@ -140,7 +140,7 @@ ToCoordinator = Join | Tell | Bound | Counted | Ended | Gone
 TO_RANK: msgspec.json.Decoder[ToRank] = msgspec.json.Decoder(ToRank)
 TO_COORDINATOR: msgspec.json.Decoder[ToCoordinator] = msgspec.json.Decoder(ToCoordinator)
 
-Heard = TypeVar("Heard")
+Decoded = TypeVar("Decoded")
 
 
 class ConnectionLost(ConnectionError):  # noqa: N818 - says what is the matter better than ...Error
@@ -206,7 +206,7 @@ class Line:
         except OSError as error:
             raise ConnectionLost(f"the connection broke ({error.strerror or error})") from None
 
-    def receive(self, decoder: msgspec.json.Decoder[Heard]) -> Heard:
+    def receive(self, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
         """The next message. Raises ConnectionLost when there is none, or one that ``decoder`` does not know."""
         line = self._receive_line(LONGEST_LINE_BYTES if self.proven or self._signer is None else LONGEST_FIRST_BYTES)
         if self._signer is not None:

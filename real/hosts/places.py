@@ -2,7 +2,7 @@
 
 ``real.run.ranks`` keeps account of the ranks and does not care which. ``ThisHost`` starts children and ends them for
 sure; ``real.hosts.coordinator`` has the other kind, whose processes are started by somebody else, each by a
-``ThisHost`` of its own (``real.hosts.seat``).
+``ThisHost`` of its own (``real.hosts.agent``).
 """
 
 from __future__ import annotations

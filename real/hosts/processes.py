@@ -159,7 +159,7 @@ class ForkServer:
         with contextlib.ExitStack() as unless_forked, contextlib.ExitStack() as always:
             stdin, writer = os.pipe()
             always.callback(os.close, stdin)
-            orders = unless_forked.enter_context(os.fdopen(writer, "wb"))
+            commands = unless_forked.enter_context(os.fdopen(writer, "wb"))
             status, told = os.pipe()
             always.callback(os.close, told)
             unless_forked.callback(os.close, status)
@@ -173,11 +173,11 @@ class ForkServer:
             if answer.errno:
                 raise OSError(answer.errno, os.strerror(answer.errno))
             unless_forked.pop_all()
-        process = ForkedProcess(answer.pid, pidfds[0], status, orders)
+        process = ForkedProcess(answer.pid, pidfds[0], status, commands)
         around = msgspec.json.encode(Surroundings(folder, dict(environment)))
         with contextlib.suppress(BrokenPipeError):  # it ended at once; whoever waits for it finds out why
-            orders.write(HEADER.pack(len(around)) + around)
-            orders.flush()
+            commands.write(HEADER.pack(len(around)) + around)
+            commands.flush()
         return process
 
     def retire(self) -> None:

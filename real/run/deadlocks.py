@@ -1,4 +1,4 @@
-"""Looks for deadlocks among the ranks of a measured run (see ``standstill``), and ends those that no timer will end."""
+"""Looks for deadlocks among the ranks of a measured run (see ``deadlock_probe``), and ends those that no timer will end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from protocol.lifecycle import Instance, instance_of
 from protocol.observe.deadlock import Deadlock
 from protocol.topology import RankId
-from real.run.orders import Describe, Holdings
+from real.run.commands import Describe, Holdings
+from real.run.deadlock_probe import DeadlockProbe, look_s, rooms_of
 from real.run.requests import Requests
-from real.run.standstill import Standstill, look_s, rooms_of
 from real.run.state import RunState
 
 MOST_DEADLOCKS = 16
@@ -23,7 +23,7 @@ class Deadlocks:
         self.found: list[str] = []
         self._state = state
         self._requests = requests
-        self._standstill = Standstill()
+        self._deadlock_probe = DeadlockProbe()
         self._upheavals = 0
         self._rooms: frozenset[int] = frozenset()
         self._look_s = look_s(state.ranks.scenario.timeout_s)
@@ -46,21 +46,21 @@ class Deadlocks:
             return
         self._forget_what_is_old()
         leaders = {rank_id for rank_id in state.ranks.ids if rank_id.rank == 0 and state.ranks.alive(rank_id)}
-        number = self._standstill.begin(leaders)
+        number = self._deadlock_probe.begin(leaders)
         for rank_id in sorted(leaders):
             state.ranks.send(rank_id, Describe(number))
 
     def take(self, holdings: Holdings) -> None:
         """Take what a rank holds; the answer that completes a second look may show a deadlock."""
         self._forget_what_is_old()
-        deadlock = self._standstill.add(holdings)
+        deadlock = self._deadlock_probe.add(holdings)
         if deadlock is not None:
             self._tell(deadlock)
 
     def _forget_what_is_old(self) -> None:
         if self._upheavals != self._state.upheavals:
             self._upheavals = self._state.upheavals
-            self._standstill.forget()
+            self._deadlock_probe.forget()
 
     def _tell(self, deadlock: Deadlock) -> None:
         rooms = rooms_of(deadlock)

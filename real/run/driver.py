@@ -23,6 +23,7 @@ from protocol.messages import (
     Conclude,
     CopyOut,
     Deliver,
+    Iteration,
     Message,
     Note,
     PeerDown,
@@ -31,7 +32,6 @@ from protocol.messages import (
     Send,
     StartEncode,
     StartWrite,
-    Turn,
     WriteDone,
     WriterQuiet,
 )
@@ -43,7 +43,7 @@ from real.control.route import Route
 from real.control.sglang_encode import EncodeWire
 from real.control.sglang_language import LanguageWire
 from real.control.spec import RankSpec
-from real.control.wire import ExtendedWire, Heard, Vacant, Wire
+from real.control.wire import Decoded, ExtendedWire, Vacant, Wire
 from real.counts import Counts
 from real.engine.content import room_content
 from real.engine.memory import touch_pages
@@ -53,10 +53,10 @@ from real.errors import EngineError
 from real.faults import slowest_of, slowness_of
 from real.run.agenda import Agenda
 from real.run.clock import RunClock
+from real.run.commands import WriteBegins
 from real.run.equipment import Equipment
 from real.run.forward import Forward, PrefillOver
 from real.run.journal import RECORDS_AT_ONCE, Journal
-from real.run.orders import WriteBegins
 from real.run.peers import Peers
 from real.run.writes import Writes
 
@@ -92,7 +92,7 @@ class Driver:
         self._completions: deque[WriteDone] = deque()
         self._news_of_peers: deque[News | Exception] = deque()
         self._contacts: list[threading.Thread] = []
-        self._news = True  # something arrived since the last turn
+        self._news = True  # something arrived since the last iteration
         self._seen_s = time.monotonic()
         self._drained_s = 0.0
         self.journal = Journal(spec, equipment.router)
@@ -186,8 +186,8 @@ class Driver:
         """Whether other threads have handed something over that is not taken yet."""
         return bool(self._completions or self._news_of_peers)
 
-    def turn_due(self, now: float) -> bool:
-        """Whether a turn could change anything when this host's clock shows ``now``; a lone rank need not hold the
+    def iteration_due(self, now: float) -> bool:
+        """Whether an iteration could change anything when this host's clock shows ``now``; a lone rank need not hold the
         others."""
         deadline = self.core.next_deadline()
         timed_out = deadline is not None and self.clock.zero_s + deadline <= now
@@ -197,8 +197,8 @@ class Driver:
     def _work_left(self) -> bool:
         return self._news or self.core.unsettled or self.forward.waiting
 
-    def next_turn_s(self, now: float) -> float:
-        """When the next turn at or after ``now`` is held, by this host's clock."""
+    def next_iteration_s(self, now: float) -> float:
+        """When the next iteration at or after ``now`` is held, by this host's clock."""
         return self.clock.zero_s + self.grid.next_s(now - self.clock.zero_s)
 
     def expects_s(self) -> float | None:
@@ -209,7 +209,7 @@ class Driver:
         if deadline_s is not None:
             due_s.append(self.clock.zero_s + deadline_s)
         if self._work_left:
-            due_s.append(self.next_turn_s(now))  # a turn, when the pass is over
+            due_s.append(self.next_iteration_s(now))  # an iteration, when the pass is over
         return max(due_s) - now if due_s else None
 
     def notice_stall(self) -> None:
@@ -235,7 +235,7 @@ class Driver:
             self.feed(done)
             self.writes.begin(done.destination)
 
-    def hear(self, message: Heard) -> None:
+    def hear(self, message: Decoded) -> None:
         """Take what the wire made of frames."""
         if isinstance(message, Found):
             self._take_news(message)
@@ -334,13 +334,13 @@ class Driver:
 
     # --- what goes out ---
 
-    def turn(self, turn: Turn) -> None:
-        """Act on the group's agreement. The turn is over when the forward pass is that begins with it."""
+    def iteration(self, iteration: Iteration) -> None:
+        """Act on the group's agreement. The iteration is over when the forward pass is that begins with it."""
         began_s = time.monotonic()
         self._news = False
-        self._carry_out(self.core.handle(turn, self.clock.now_s()))
+        self._carry_out(self.core.handle(iteration, self.clock.now_s()))
         end_s = self.forward.run()
-        self.grid.end_turn(began_s - self.clock.zero_s, end_s - began_s)
+        self.grid.end_iteration(began_s - self.clock.zero_s, end_s - began_s)
 
     def _carry_out(self, actions: list[Action]) -> None:
         self.journal.send_on()
@@ -376,7 +376,7 @@ class Driver:
         if self.writes is not None:
             self.writes.close()
 
-    # --- what the wire needs (``real.control.wire.Line``) ---
+    # --- what the wire needs (``real.control.wire.Connection``) ---
 
     def push(self, to: RankId, frames: list[bytes]) -> None:
         """Send a multipart to the process that stands for ``to``, if there ever was one."""

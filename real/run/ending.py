@@ -1,4 +1,4 @@
-"""The end of a measured run: the ranks stop, give their accounts and leave."""
+"""The end of a measured run: the ranks stop, give their record_store and leave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from protocol.topology import RankId, Side
 from real.errors import in_words
-from real.run.orders import Order, Records, Stop
+from real.run.commands import Command, Records, Stop
 from real.run.patience import Patience
 from real.run.processes import Processes
 from real.run.ranks import POLL_S
@@ -24,7 +24,7 @@ class Ending:
         state: RunState,
         processes: Processes,
         watching: Watching,
-        hear: Callable[[Order], None],
+        hear: Callable[[Command], None],
     ) -> None:
         self._patience = patience
         self._state = state
@@ -41,7 +41,7 @@ class Ending:
             for side in (Side.LANGUAGE, Side.ENCODE):
                 self._collect([one for one in state.ranks.ids if one.side is side and state.ranks.alive(one)])
         except BREAKS as error:
-            state.troubles.add(state.now_s(), f"the ranks could not give their accounts: {in_words(error)}")
+            state.troubles.add(state.now_s(), f"the ranks could not give their record_store: {in_words(error)}")
             for rank_id, child in state.ranks.children.items():
                 if rank_id not in state.reports:
                     child.kill()
@@ -55,9 +55,9 @@ class Ending:
             ranks.send(rank_id, Stop())
         deadline = time.monotonic() + self._patience.report_s
         while missing := [one for one in members if one not in state.reports and ranks.alive(one)]:
-            for order in ranks.receive(POLL_S):
-                self._hear(order)
-                if isinstance(order, Records):  # it is still at work: the last prefills
+            for command in ranks.receive(POLL_S):
+                self._hear(command)
+                if isinstance(command, Records):  # it is still at work: the last prefills
                     deadline = time.monotonic() + self._patience.report_s
             state.do_due()
             self._watching.look_for_signs()

@@ -57,7 +57,7 @@ class Equipment:
             rank_id=rank_id,
             host=spec.host,
             control_port=self.inbox.port,
-            orders_port=self.inbox.orders_port if is_open else 0,
+            commands_port=self.inbox.commands_port if is_open else 0,
             generation=spec.generation,
             session=self.engine.session,
             bases=self.pool.bases,

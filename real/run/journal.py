@@ -10,7 +10,7 @@ from protocol.status import Status
 from protocol.topology import RankId
 from real.control.channel import Outbox
 from real.control.spec import RankSpec
-from real.run.orders import Concluded, Holdings, Order, Records, Told, order_frames
+from real.run.commands import Command, Concluded, Holdings, RecordPayload, Records, command_frames
 
 RECORDS_AT_ONCE = 1000
 """Records are sent on in parts of this size: few messages, and a rank's memory does not grow with the run."""
@@ -25,7 +25,7 @@ class Journal:
         # Where this process may be killed it keeps nothing back.
         self._mortal = spec.mortal
         self._router = router
-        self._records: list[Told] = []
+        self._records: list[RecordPayload] = []
         self._moves: dict[int, int] = {}  # by room, the number of the last record
         self.recorded = 0
 
@@ -79,6 +79,6 @@ class Journal:
             )
         )
 
-    def tell(self, order: Order) -> None:
+    def tell(self, command: Command) -> None:
         """Say something to the router."""
-        self._router.send(order_frames(order))
+        self._router.send(command_frames(command))

@@ -16,7 +16,7 @@ import msgspec
 
 from protocol.topology import RankId
 from real.control.spec import Heartbeats
-from real.run.orders import Alive
+from real.run.commands import Alive
 
 ASK_S = 2.0
 """How long nothing must have been heard of a rank before it is asked, and how old a question must be before an answer
@@ -29,12 +29,12 @@ STALL_S = 1.0
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """How long a run waits.
 
-    ``silence_s``: for the answer of a rank that is asked for a sign of life. ``standstill_s``: for anything to happen
+    ``silence_s``: for the answer of a rank that is asked for a sign of life. ``no_progress_s``: for anything to happen
     while all ranks answer. ``report_s``: for the account of a rank that is alive, at the end.
     """
 
     silence_s: float = 30.0
-    standstill_s: float = 90.0
+    no_progress_s: float = 90.0
     report_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, heartbeats: Heartbeats, timeout_s: float | None) -> Patience:
         """Twice what the ranks themselves have for each other, and longer than any of their timers."""
         noticed_s = (heartbeats.failures + 0.5) * heartbeats.interval_s
-        return cls(silence_s=max(30.0, 2 * noticed_s), standstill_s=90.0 + (timeout_s or 0.0))
+        return cls(silence_s=max(30.0, 2 * noticed_s), no_progress_s=90.0 + (timeout_s or 0.0))
 
 
 @dataclass
@@ -125,12 +125,12 @@ class Watch:
         ``expected_s``: when the last thing is due that the caller itself expects. Whatever is expected is waited for,
         but only once: an expectation that ends in nothing and is replaced by the next one moves nothing.
         """
-        if now_s - self._moved_s < self.patience.standstill_s:
+        if now_s - self._moved_s < self.patience.no_progress_s:
             return False
         ranks = self._ranks.values()
         if any(one.events < 0 for one in ranks):
             return False  # not asked yet
         if self._until_s is None:
             last_s = max((expected_s, *(one.due_s for one in ranks)))
-            self._until_s = now_s if last_s <= now_s else last_s + self.patience.standstill_s
+            self._until_s = now_s if last_s <= now_s else last_s + self.patience.no_progress_s
         return now_s >= self._until_s and all(one.asked_s is None or now_s - one.asked_s < ASK_S for one in ranks)

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 from protocol.lifecycle import MEMBER_GRACE_S, PROCESS_ENDED, Instance
 from protocol.topology import RankId
-from real.run.accounts import Accounts
-from real.run.orders import GROUP_STATUS
+from real.run.commands import GROUP_STATUS
 from real.run.ranks import EXIT_TIMEOUT_S, Child
+from real.run.record_store import RecordStore
 from real.run.requests import Requests
 from real.run.state import RunState
 
@@ -24,10 +24,10 @@ LAST_WORDS_S = 0.05
 class Processes:
     """Sees the processes of one run off, those that were to end and those that were not."""
 
-    def __init__(self, state: RunState, requests: Requests, accounts: Accounts) -> None:
+    def __init__(self, state: RunState, requests: Requests, record_store: RecordStore) -> None:
         self._state = state
         self._requests = requests
-        self._accounts = accounts
+        self._record_store = record_store
         self._struck: set[Instance] = set()
 
     def strike(self, instance: Instance) -> None:
@@ -60,7 +60,7 @@ class Processes:
             state.note(f"{child.rank_id} did not start: {child.process.last_words()}")
             state.starting.pop(child.instance, None)
         waiting = state.waiting_for([child.rank_id])
-        self._accounts.end(child.rank_id, child.generation, [room for room, _ in waiting], state.now_s())
+        self._record_store.end(child.rank_id, child.generation, [room for room, _ in waiting], state.now_s())
         for key in waiting:
             self._requests.conclude(key, child.rank_id, None, PROCESS_ENDED)
         # The others notice themselves that they can agree on nothing without it, or else.

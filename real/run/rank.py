@@ -1,7 +1,7 @@
 """One rank as an operating-system process: the protocol core, its memory, its engine and its scheduler loop.
 
-The main thread owns the core. It takes messages and completions as they come and holds a scheduler turn every
-``*_poll_interval_s``; a turn that starts a forward pass is followed by the next one only when the pass is over, while
+The main thread owns the core. It takes messages and completions as they come and holds a scheduler iteration every
+``*_poll_interval_s``; an iteration that starts a forward pass is followed by the next one only when the pass is over, while
 messages go on being taken, as the original backend's control thread does. The writer's thread moves bytes, the
 verifier's compares them, the heartbeat's watches the other side; they only hand things over.
 
@@ -28,9 +28,7 @@ from real.control.spec import RankSpec
 from real.engine.verifier import Verifier
 from real.errors import EngineError, EngineMissing
 from real.leaving import leave_after
-from real.run.driver import Driver
-from real.run.equipment import Equipment
-from real.run.orders import (
+from real.run.commands import (
     GROUP_STATUS,
     MISSING_STATUS,
     ORDER,
@@ -44,8 +42,10 @@ from real.run.orders import (
     Start,
     Stop,
     Submit,
-    parse_order,
+    parse_command,
 )
+from real.run.driver import Driver
+from real.run.equipment import Equipment
 from real.run.usage import Meter, Usage
 from real.threads import FAILURES, ThreadBrokeError
 
@@ -58,7 +58,7 @@ SIGN_S = 1.0
 """How often a rank that closes says that it still does."""
 
 FOR_RANKS = (Start, Submit, GiveUp, Describe, Ask, Stop)
-"""Orders that a router gives; the others are what ranks say."""
+"""Commands that a router gives; the others are what ranks say."""
 
 
 class RankProcess:
@@ -87,10 +87,10 @@ class RankProcess:
         # One that does not answer by then is dead or hangs, and whoever waits for it must not hang as well.
         ready_at_s = time.monotonic() + self.spec.heartbeats.failures * self.spec.heartbeats.interval_s
         told = False
-        turn_at_s: float | None = None  # when the next turn is held, if one is wanted
+        iteration_at_s: float | None = None  # when the next iteration is held, if one is wanted
         leave_at_s: float | None = None
         while True:
-            self._inbox.wait(self._wait_s(turn_at_s))
+            self._inbox.wait(self._wait_s(iteration_at_s))
             FAILURES.check()
             self._take_what_came()
             now = time.monotonic()
@@ -105,29 +105,29 @@ class RankProcess:
             if driver.stopping and leave_at_s is None:
                 leave_at_s = now + STOP_GRACE_S
             leaving = leave_at_s is not None and self._may_leave(now > leave_at_s)
-            if turn_at_s is None and (self._collective.size > 1 or leaving or driver.turn_due(now)):
-                turn_at_s = driver.next_turn_s(now)
-            if turn_at_s is None or now < turn_at_s:
+            if iteration_at_s is None and (self._collective.size > 1 or leaving or driver.iteration_due(now)):
+                iteration_at_s = driver.next_iteration_s(now)
+            if iteration_at_s is None or now < iteration_at_s:
                 continue
-            turn_at_s = None
-            turn, all_leave = self._collective.hold_turn(driver.core, leaving=leaving)
-            driver.counts.turns += 1
+            iteration_at_s = None
+            iteration, all_leave = self._collective.hold_iteration(driver.core, leaving=leaving)
+            driver.counts.iterations += 1
             if self._compared is not None:
                 self._collective.must_answer_alike(self.rank_id, self._compared)
             if all_leave:
                 break
-            driver.turn(turn)
+            driver.iteration(iteration)
             if self._collective.size > 1 and driver.core.rooms:
                 # As the original's ranks, which reduce their polls in every iteration while they have requests. To wait
                 # for news first would let the one that has some wait for the others, which have not.
-                turn_at_s = driver.next_turn_s(time.monotonic())
+                iteration_at_s = driver.next_iteration_s(time.monotonic())
         self._close()
 
-    def _wait_s(self, turn_at_s: float | None) -> float:
+    def _wait_s(self, iteration_at_s: float | None) -> float:
         if self.driver.at_hand:
             return 0.0
         next_s = self.driver.agenda.next_s
-        return min(IDLE_WAIT_S, (next_s if turn_at_s is None else min(next_s, turn_at_s)) - time.monotonic())
+        return min(IDLE_WAIT_S, (next_s if iteration_at_s is None else min(next_s, iteration_at_s)) - time.monotonic())
 
     def _take_what_came(self) -> None:
         driver = self.driver
@@ -136,31 +136,31 @@ class RankProcess:
             driver.counts.clear()  # it may have heard of peers
             self._meter.start()
         driver.take_news()
-        for frames in self._inbox.orders():
-            self._take_order(frames)
+        for frames in self._inbox.commands():
+            self._take_command(frames)
         for frames in self._inbox.messages():
             if frames[0] == ORDER and not self._inbox.is_open:
-                self._take_order(frames)
+                self._take_command(frames)
             else:
                 for heard in driver.wire.take(frames):
                     driver.hear(heard)
         driver.take_completions()
 
-    # --- orders ---
+    # --- commands ---
 
-    def _take_order(self, frames: list[bytes]) -> None:
+    def _take_command(self, frames: list[bytes]) -> None:
         try:
-            order = parse_order(frames)
-            if not isinstance(order, FOR_RANKS):
-                raise ValueError(f"{type(order).__name__} is nothing that a router says")
+            command = parse_command(frames)
+            if not isinstance(command, FOR_RANKS):
+                raise ValueError(f"{type(command).__name__} is nothing that a router says")
         except ValueError as error:
             self.driver.wire.drop(error)
             return
-        self._obey(order)
+        self._obey(command)
 
     def _obey(self, order: Start | Submit | GiveUp | Describe | Ask | Stop) -> None:
         driver = self.driver
-        match order:
+        match command:
             case Start(zero_s):
                 driver.start(zero_s)
             case Submit(request):
@@ -258,8 +258,8 @@ def _end_with_parent() -> None:
 
 def read_spec() -> RankSpec:
     """What this process is to be, from standard input."""
-    with open(0, "rb", buffering=0, closefd=False) as orders:
-        return msgspec.json.decode(orders.readline(), type=RankSpec)
+    with open(0, "rb", buffering=0, closefd=False) as commands:
+        return msgspec.json.decode(commands.readline(), type=RankSpec)
 
 
 def main() -> int:

@@ -25,21 +25,21 @@ from real.control.spec import RankSpec
 from real.engine.proof import TransportProof
 from real.errors import EngineError, EngineMissing, EngineStartError
 from real.hosts.places import Hosts, Process
-from real.run.orders import (
+from real.run.commands import (
     GROUP_STATUS,
     MISSING_STATUS,
     Alive,
     Broken,
+    Command,
     Concluded,
     Holdings,
-    Order,
     Ready,
     Records,
     Report,
     Start,
     WriteBegins,
-    order_frames,
-    parse_order,
+    command_frames,
+    parse_command,
 )
 
 START_TIMEOUT_S = 90.0
@@ -53,7 +53,7 @@ SPARE_CONNECTIONS = 64
 """How many more are let into the router's port than the run has ranks, started again or not."""
 
 FOR_ROUTERS = (Ready, Alive, Concluded, WriteBegins, Holdings, Records, Report, Broken)
-"""Orders that ranks give; the others are what a router says."""
+"""Commands that ranks give; the others are what a router says."""
 
 
 @dataclass
@@ -188,11 +188,11 @@ class Ranks:
         deadline = time.monotonic() + START_TIMEOUT_S
         left_s: dict[RankId, float] = {}
         while not all(child.ready for child in self.children.values()):
-            for order in self.receive(POLL_S):
-                if isinstance(order, Ready):
-                    self.note_ready(order)
-                elif isinstance(order, Broken):
-                    raise EngineStartError(order.reason)
+            for command in self.receive(POLL_S):
+                if isinstance(command, Ready):
+                    self.note_ready(command)
+                elif isinstance(command, Broken):
+                    raise EngineStartError(command.reason)
             for child in self.children.values():
                 status = child.process.poll()
                 if status is not None and status < 0:  # LOST_STATUS, or a signal: nothing that was asked for wrongly
@@ -218,7 +218,7 @@ class Ranks:
                 )
 
     def note_ready(self, ready: Ready) -> bool:
-        """Whether a process takes orders from now on; not so one that has ended or been replaced meanwhile."""
+        """Whether a process takes commands from now on; not so one that has ended or been replaced meanwhile."""
         child = self.children[ready.rank_id]
         if child.generation != ready.route.generation or child.gone:
             return False
@@ -227,7 +227,7 @@ class Ranks:
         self.memory[ready.rank_id] = ready.memory
         self.processes.append(ready.route)
         route = ready.route
-        port = route.orders_port or route.control_port
+        port = route.commands_port or route.control_port
         self._outboxes[ready.rank_id] = Outbox(self._context, route.host, port, self._guard)
         return True
 
@@ -236,7 +236,7 @@ class Ranks:
         return [rank_id for rank_id in self.ids if (rank_id.side, rank_id.instance) == (side, instance)]
 
     def alive(self, rank_id: RankId) -> bool:
-        """Whether the rank takes orders."""
+        """Whether the rank takes commands."""
         child = self.children[rank_id]
         return child.ready and not child.gone
 
@@ -264,29 +264,29 @@ class Ranks:
             told_s = Clock(clock.before).host_s(zero_s)  # what it was told before the drift was known
             yield record._replace(time_s=clock.router_s(told_s + record.time_s) - zero_s)
 
-    # --- orders ---
+    # --- commands ---
 
-    def send(self, rank_id: RankId, order: Order) -> None:
-        """Send an order to a rank that has been ready. Raises EngineError when it has long taken none."""
+    def send(self, rank_id: RankId, command: Command) -> None:
+        """Send a command to a rank that has been ready. Raises EngineError when it has long taken none."""
         try:
-            self._outboxes[rank_id].send(order_frames(order))
+            self._outboxes[rank_id].send(command_frames(command))
         except zmq.Again:
-            raise EngineError(f"{rank_id} takes no orders any more") from None
+            raise EngineError(f"{rank_id} takes no commands any more") from None
 
-    def receive(self, timeout_s: float) -> Iterator[Order]:
+    def receive(self, timeout_s: float) -> Iterator[Command]:
         """What the ranks say; waits for the first of it, at most ``timeout_s``."""
         self.hosts.check()
         self._inbox.wait(timeout_s)
         for frames in self._inbox.messages():
             try:
-                order = parse_order(frames)
-                if not isinstance(order, FOR_ROUTERS) or order.rank_id not in self.children:
-                    raise ValueError(f"{type(order).__name__} is nothing that a rank of this run says")
+                command = parse_command(frames)
+                if not isinstance(command, FOR_ROUTERS) or command.rank_id not in self.children:
+                    raise ValueError(f"{type(command).__name__} is nothing that a rank of this run says")
             except ValueError as error:
                 self.frames_dropped += 1
                 sys.stderr.write(f"the router dropped a frame: {error}\n")
                 continue
-            yield order
+            yield command
 
     def refused(self) -> list[Refusal]:
         """Who came to the router's port, or the coordinator's, and did not hold the run's token."""

@@ -13,9 +13,9 @@ from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.counts import Counts
 from real.faults import RealFault, slowest_of
-from real.run.accounts import Accounts
-from real.run.orders import GiveUp, Submit
+from real.run.commands import GiveUp, Submit
 from real.run.outcome import Conclusion
+from real.run.record_store import RecordStore
 from real.run.state import RunState
 from real.run.troubles import RequestKey
 
@@ -31,7 +31,7 @@ class Requests:
     def __init__(
         self,
         state: RunState,
-        accounts: Accounts,
+        record_store: RecordStore,
         counts: Counts,
         plan: Sequence[RealFault],
         concurrency: int | None,
@@ -42,7 +42,7 @@ class Requests:
         self.ended_early = ""
         self._state = state
         self._scenario = state.ranks.scenario
-        self._accounts = accounts
+        self._record_store = record_store
         self._counts = counts
         self._plan = plan
         self._concurrency = concurrency
@@ -106,7 +106,7 @@ class Requests:
         if refusal:
             # Its ranks may be known already and would be waited for, but do not take requests yet.
             for rank_id in wanted:
-                self._accounts.refuse(rank_id, request.room, state.now_s(), refusal)
+                self._record_store.refuse(rank_id, request.room, state.now_s(), refusal)
             self.conclusions.append(Conclusion(state.now_s(), *key, None, None, refusal))
             self._report_progress()
             return
@@ -122,11 +122,11 @@ class Requests:
         ready_s = self._processors[instance].give(state.now_s(), lasts_s)
         state.agenda.add(ready_s, lambda: self._hand_out(key, Side.ENCODE, encode))
 
-    def _hand_out(self, key: RequestKey, side: Side, order: Submit) -> None:
+    def _hand_out(self, key: RequestKey, side: Side, command: Submit) -> None:
         """Give a request to the ranks of one side; those that ended since it came are not waited for any more."""
         for rank_id in sorted(self._state.waiting.get(key, ())):
             if rank_id.side is side:
-                self._state.ranks.send(rank_id, order)
+                self._state.ranks.send(rank_id, command)
 
     # --- how they end ---
 

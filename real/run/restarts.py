@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from protocol.lifecycle import Instance, instance_of
 from protocol.topology import RankId
 from real.errors import in_words
-from real.run.orders import Ready
+from real.run.commands import Ready
 from real.run.processes import Processes
 from real.run.ranks import EXIT_TIMEOUT_S, START_TIMEOUT_S
 from real.run.state import BREAKS, RunState

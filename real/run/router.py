@@ -18,15 +18,15 @@ from protocol.topology import RankId
 from real.counts import Counts
 from real.errors import EngineError, in_words
 from real.faults import RealFault
-from real.run.accounts import Accounts
+from real.run.commands import Alive, Broken, Command, Concluded, Holdings, Ready, Records, Report, WriteBegins
 from real.run.deadlocks import Deadlocks
 from real.run.ending import Ending
 from real.run.inflicting import FaultPlan
-from real.run.orders import Alive, Broken, Concluded, Holdings, Order, Ready, Records, Report, WriteBegins
 from real.run.outcome import RealOutcome
 from real.run.patience import Patience
 from real.run.processes import Processes
 from real.run.ranks import POLL_S, Ranks
+from real.run.record_store import RecordStore
 from real.run.requests import Requests
 from real.run.restarts import Restarts
 from real.run.settlement import settle
@@ -53,10 +53,10 @@ class Router:
         self._meter = Meter(unnamed=Part.OTHER)
         self._counts = Counts()
         self._ranks = ranks
-        self._accounts = Accounts()
+        self._record_store = RecordStore()
         self._state = RunState(ranks)
-        self._requests = Requests(self._state, self._accounts, self._counts, plan, concurrency, progress)
-        self._processes = Processes(self._state, self._requests, self._accounts)
+        self._requests = Requests(self._state, self._record_store, self._counts, plan, concurrency, progress)
+        self._processes = Processes(self._state, self._requests, self._record_store)
         self._restarts = Restarts(self._state, self._processes)
         self._faults = FaultPlan(plan, self._state, self._requests, self._processes, self._restarts)
         self._watching = Watching(patience, self._state, self._requests, self._processes, self._faults)
@@ -69,7 +69,7 @@ class Router:
             return self._run(requests)
         except BaseException:
             # The exception holds this object until somebody drops it, and its files with it.
-            self._accounts.close()
+            self._record_store.close()
             raise
 
     def _run(self, requests: Sequence[Request]) -> RealOutcome:
@@ -98,7 +98,7 @@ class Router:
         return settle(
             state,
             self._requests,
-            self._accounts,
+            self._record_store,
             end_s=end_s,
             deadlocks=self._deadlocks.found,
             usage=usage,
@@ -114,38 +114,38 @@ class Router:
             self._requests.hand_out_due()
             state.do_due()
             due_s = min(self._requests.due_s(), state.agenda.next_s)
-            for order in self._ranks.receive(min(POLL_S, due_s - state.now_s())):
-                self._hear(order)
+            for command in self._ranks.receive(min(POLL_S, due_s - state.now_s())):
+                self._hear(command)
             self._processes.notice_ends()
             self._restarts.end_late()
             self._deadlocks.look()
             self._watching.look()
 
-    def _hear(self, order: Order) -> None:
+    def _hear(self, command: Command) -> None:
         """Hand what a rank says to the part whose business it is."""
         self._counts.inputs += 1
-        speaker: RankId | None = getattr(order, "rank_id", None)
+        speaker: RankId | None = getattr(command, "rank_id", None)
         if speaker is not None:
             self._watching.hear(speaker)
-        match order:
+        match command:
             case Concluded(rank_id, room, incarnation, status, reason, generation, records):
                 self._state.progress()
                 self._deadlocks.concluded(rank_id)
                 self._requests.conclude((room, incarnation), rank_id, status, reason)
-                self._accounts.take(rank_id, generation, records)
+                self._record_store.take(rank_id, generation, records)
             case Records():
-                self._accounts.add(order)
+                self._record_store.add(command)
             case WriteBegins(_, room):
                 self._faults.write_begins(room)
             case Ready():
-                self._restarts.welcome(order)
+                self._restarts.welcome(command)
             case Holdings():
-                self._deadlocks.take(order)
+                self._deadlocks.take(command)
             case Alive():
-                self._watching.answer(order)
+                self._watching.answer(command)
             case Broken(rank_id, reason):
                 self._processes.break_down(rank_id, reason)
             case Report(rank_id) if self._state.closing:
-                self._state.reports[rank_id] = order
+                self._state.reports[rank_id] = command
             case _:
-                raise EngineError(f"a rank sent {type(order).__name__} in the middle of the run")
+                raise EngineError(f"a rank sent {type(command).__name__} in the middle of the run")

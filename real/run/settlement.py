@@ -11,10 +11,10 @@ import msgspec
 from protocol.recording import Event, Record
 from protocol.status import Status
 from real.engine.proof import TransportProof, with_own_traffic, with_traffic
-from real.run.accounts import Accounts
-from real.run.orders import Report
+from real.run.commands import Report
 from real.run.outcome import RealOutcome
 from real.run.ranks import Ranks
+from real.run.record_store import RecordStore
 from real.run.requests import Requests
 from real.run.state import RunState
 from real.run.usage import Usage
@@ -26,7 +26,7 @@ Sent = Mapping[str, Mapping[str, int]]
 def settle(
     state: RunState,
     requests: Requests,
-    accounts: Accounts,
+    record_store: RecordStore,
     *,
     end_s: float,
     deadlocks: Sequence[str],
@@ -35,7 +35,7 @@ def settle(
 ) -> RealOutcome:
     """The outcome of a run that is over. ``usage``: the router's own; ``sent_before``: counters as it began."""
     ranks, reports = state.ranks, list(state.reports.values())
-    records = accounts.merged(lambda records: ranks.clocked(records, state.zero_s))
+    records = record_store.merged(lambda records: ranks.clocked(records, state.zero_s))
     failed = {(one.room, one.incarnation) for one in requests.conclusions if one.status is not Status.Success}
     succeeded = {(one.room, one.incarnation) for one in requests.conclusions} - failed
     proof = _proof(ranks, records, sent_before, reports)
@@ -66,20 +66,20 @@ def settle(
         router_usage=usage,
         faults=(*befell, *filter(None, [proof.refuted])),
         ended_early=requests.ended_early,
-        violations=tuple(chain.from_iterable(_uneven(ranks, accounts, report) for report in reports)),
+        violations=tuple(chain.from_iterable(_uneven(ranks, record_store, report) for report in reports)),
         cut_short=frozenset() if ranks.mortal else frozenset(ranks.ids) - state.reports.keys(),
         refused=[*ranks.refused(), *(one for report in reports for one in report.refused)],
     )
 
 
-def _uneven(ranks: Ranks, accounts: Accounts, report: Report) -> Iterator[str]:
+def _uneven(ranks: Ranks, record_store: RecordStore, report: Report) -> Iterator[str]:
     """A sentence for everything that is not as it must be at the end of a rank."""
     rank_id = report.rank_id
     if report.rooms_left:
         yield f"{rank_id} ended with {report.rooms_left} rooms that were not over"
     if report.blocks_lost:
         yield f"{rank_id} ended with {report.blocks_lost} blocks missing in its pool"
-    delivered = accounts.delivered(rank_id, ranks.children[rank_id].generation)
+    delivered = record_store.delivered(rank_id, ranks.children[rank_id].generation)
     compared = report.verified_rooms + len(report.differences)
     if ranks.verify and delivered != compared:
         yield f"{rank_id} delivered {delivered} embeddings and compared {compared}"

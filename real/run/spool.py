@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.recording import Record
 from protocol.topology import RankId
-from real.run.orders import Told
+from real.run.commands import RecordPayload
 
 _LENGTH_BYTES = 8
 
@@ -20,7 +20,7 @@ _AT_ONCE = 1000
 """Records are written in parts of at least this size: most come in a few at a time."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Told])
+_decoder = msgspec.msgpack.Decoder(list[RecordPayload])
 
 
 class Spool:
@@ -30,10 +30,10 @@ class Spool:
         self._rank_id = rank_id
         self._file: RawIOBase | None = None
         self._end = 0
-        self._rest: list[Told] = []
+        self._rest: list[RecordPayload] = []
         self._is_full = False
 
-    def add(self, told: list[Told]) -> None:
+    def add(self, told: list[RecordPayload]) -> None:
         """Keep more records. Raises OSError, once, when they cannot be written; they are kept all the same."""
         self._rest += told
         if len(self._rest) >= _AT_ONCE and not self._is_full:
@@ -71,6 +71,6 @@ class Spool:
             yield from self._records(_decoder.decode(part))
         yield from self._records(list(self._rest))
 
-    def _records(self, told: list[Told]) -> Iterator[Record]:
+    def _records(self, told: list[RecordPayload]) -> Iterator[Record]:
         for time_s, room, event, status, tokens, size, detail in told:
             yield Record(time_s, self._rank_id, room, event, status, tokens, size, detail)

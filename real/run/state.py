@@ -12,7 +12,7 @@ from protocol.lifecycle import Instance, Instances
 from protocol.topology import RankId
 from real.errors import EngineError
 from real.run.agenda import Agenda
-from real.run.orders import Report
+from real.run.commands import Report
 from real.run.outcome import Incident
 from real.run.ranks import Child, Ranks
 from real.run.troubles import RequestKey, Troubles

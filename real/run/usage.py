@@ -35,12 +35,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     A thread that ended before the stop is missed, as the threads of a writer are whose peer was replaced and those of
     first contacts.
 
-    Counts: ``inputs``: messages, requests, completions and timers fed to the core, for the router orders taken.
-    ``submissions``: requests taken, for the router requests submitted. ``turns``: turns of the scheduler loop that were
+    Counts: ``inputs``: messages, requests, completions and timers fed to the core, for the router commands taken.
+    ``submissions``: requests taken, for the router requests submitted. ``iterations``: iterations of the scheduler loop that were
     held. ``collectives``: all-reduces. ``fills``: rooms whose test content was made in an encoder pass, ``fill_bytes``
     of it, in ``fill_cpu_s`` of the main thread's processor time. ``copies``: chunks copied out of the blocks, with
     ``copy_bytes`` in ``copy_cpu_s``. Both bytes are of tokens; a write's (``write_bytes``, those that arrived) have the
-    aux words as well. ``writes``: those that the engine took, ``pieces`` in all, in ``write_s`` of the writer's
+    aux words as well. ``writes``: those that the engine took, ``segments`` in all, in ``write_s`` of the writer's
     threads' elapsed time, added up.
 
     ``collective_quantiles_s``: the quantiles 0, 0.025 … 1 of how long the all-reduces took, the wait for the group's
@@ -56,7 +56,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     other_cpu_s: float
     inputs: int = 0
     submissions: int = 0
-    turns: int = 0
+    iterations: int = 0
     collectives: int = 0
     fills: int = 0
     fill_bytes: int = 0
@@ -67,7 +67,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     writes: int = 0
     write_bytes: int = 0
     write_s: float = 0.0
-    pieces: int = 0
+    segments: int = 0
     collective_quantiles_s: tuple[float, ...] = ()
 
 

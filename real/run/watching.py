@@ -9,8 +9,8 @@ import time
 
 from protocol.lifecycle import Instance, instance_of
 from protocol.topology import RankId, Side
+from real.run.commands import Alive, Ask
 from real.run.inflicting import FaultPlan
-from real.run.orders import Alive, Ask
 from real.run.patience import Patience, Watch
 from real.run.processes import Processes
 from real.run.requests import Requests

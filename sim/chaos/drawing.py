@@ -65,7 +65,7 @@ def draw_case(seed: int) -> ChaosCase:
         name="chaos",
         bandwidth_Bps=_pick(scenario_draws, (1e4, 1e6, 1e9)),
         latency_s=_pick(scenario_draws, (1e-5, 1e-3, 0.02)),
-        per_piece_s=_pick(scenario_draws, (0.0, 1e-6)),
+        per_segment_s=_pick(scenario_draws, (0.0, 1e-6)),
         control_latency_s=_pick(scenario_draws, (1e-4, 1e-3, 0.05)),
         copy_bandwidth_Bps=_pick(scenario_draws, (1e5, 1e9)),
         shared_by=_pick(scenario_draws, SHARED_BY),
@@ -87,7 +87,7 @@ def _draw_host(draws: numpy.random.Generator) -> HostCosts | None:
     return HostCosts(
         processors=_pick(draws, (1.0, 2.0, ENOUGH)),
         input_s=_pick(draws, (0.0, 5e-5, 1e-3)),
-        turn_s=_pick(draws, (0.0, 2e-4)),
+        iteration_s=_pick(draws, (0.0, 2e-4)),
         message_s=_pick(draws, (0.0, 5e-5)),
         order_s=_pick(draws, (0.0, 1e-4)),
         fill_bandwidth_Bps=_pick(draws, (1e5, ENOUGH)),
@@ -142,7 +142,7 @@ def _draw_scenario(draws: numpy.random.Generator, calm: bool) -> Scenario:
         release_after_prefill=_between(draws, 0, 1) == 0,
         transfer_workers=_pick(draws, (1, 1, 2)),
         services=ServiceTimes(
-            # A loop without a period would turn for ever at one moment while a group waits for a member's request.
+            # A loop without a period would iterate for ever at one moment while a group waits for a member's request.
             encode_poll_interval_s=_pick(draws, (0.001, 0.01)),
             language_poll_interval_s=_pick(draws, (0.001, 0.01)),
             encode_base_s=_pick(draws, (0.0, 0.005, 0.1)),

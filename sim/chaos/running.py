@@ -9,7 +9,7 @@ import msgspec
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request
 from protocol.messages import Conclude
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from sim.chaos.drawing import ChaosCase, draw_case
@@ -49,13 +49,13 @@ def run_seed(seed: int) -> ChaosOutcome:
 
 def run_case(case: ChaosCase) -> ChaosOutcome:
     """Run a case until nothing lies ahead, and look at what is left."""
-    laws = LawChecker(case.scenario)
+    invariants = InvariantMonitor(case.scenario)
     watch = Watch(case.plan)
     clock = Clock()
     patience_s = PATIENCE_S + PATIENCE_TIMEOUTS * (case.scenario.timeout_s or 0.0)
     try:
-        cluster = Cluster(case.scenario, case.link, clock, laws, faults=watch)
-        cluster.feed(laws.announced(case.requests))
+        cluster = Cluster(case.scenario, case.link, clock, invariants, faults=watch)
+        cluster.feed(invariants.announced(case.requests))
         while clock.busy or clock.reminders:
             if clock.peek() > watch.progress_s + patience_s:
                 watch.report(f"the run does not end, nothing has come of it since {watch.progress_s:.6f} s")
@@ -67,7 +67,7 @@ def run_case(case: ChaosCase) -> ChaosOutcome:
         # Whatever a core raises is a finding of its own, and what follows from it is none.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         watch.report(f"{type(error).__name__} in {frame.name}: {error}")
-    laws.finish()
+    invariants.finish()
     language_tp = case.scenario.language_tp
     succeeded = 0
     for ranks in watch.concluded.values():
@@ -80,7 +80,7 @@ def run_case(case: ChaosCase) -> ChaosOutcome:
         faults=dict(sorted(watch.happened.items())),
         succeeded=succeeded,
         failed=len(case.requests) - succeeded,
-        violations=(*watch.violations, *laws.examples)[:MOST_VIOLATIONS],
+        violations=(*watch.violations, *invariants.examples)[:MOST_VIOLATIONS],
     )
 
 

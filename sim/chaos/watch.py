@@ -101,14 +101,14 @@ class Watch(PlannedFaults):
         for block in self._targets(write):
             owner, fenced_for = target.owner(block), target.fenced_for(block)
             if key not in (owner, fenced_for):
-                self.report(f"{here}, but block {block} there is {_told(owner, fenced_for)}")
+                self.report(f"{here}, but block {block} there is {_described(owner, fenced_for)}")
         if _name_of(writer, write) in self.outlived:
             return
         first = write.chunk.start_token // self._block_tokens
         source = self.cores[writer].pool
         for block in write.source_blocks[first : first + len(self._targets(write))]:
             if source.owner(block) != key:
-                self.report(f"{here}, but its source block {block} is {_told(source.owner(block), None)}")
+                self.report(f"{here}, but its source block {block} is {_described(source.owner(block), None)}")
 
     # --- inputs and actions ---
 
@@ -157,7 +157,7 @@ def _name_of(writer: RankId, write: StartWrite) -> tuple[RoomKey, int, RankId, R
     return (write.room, write.incarnation), write.epoch, writer, write.destination
 
 
-def _told(owner: object, fenced_for: object) -> str:
+def _described(owner: object, fenced_for: object) -> str:
     if owner is not None:
         return f"owned by {owner}"
     return "free" if fenced_for is None else f"fenced for {fenced_for}"

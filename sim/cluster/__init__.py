@@ -1,1 +1,1 @@
-"""All ranks of a scenario on one virtual clock: requests, messages, writes, turns, and processes that end."""
+"""All ranks of a scenario on one virtual clock: requests, messages, writes, iterations, and processes that end."""

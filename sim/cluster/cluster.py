@@ -2,9 +2,9 @@
 
 The cores decide, the simulator only says *when*. A rank has independent actors, as the real one has threads:
 
-* the *scheduler loop* of its group (``turns``). Turns lie on a grid of the loop's period. A turn that does work
+* the *scheduler loop* of its group (``iterations``). Iterations lie on a grid of the loop's period. An iteration that does work
   (encoder pass, gather copies and prefill) lasts as long as the work if that is longer than the period, and a new grid
-  starts where it ends. Whatever arrives meanwhile is seen at the next turn, or at this one if it arrives at the same
+  starts where it ends. Whatever arrives meanwhile is seen at the next iteration, or at this one if it arrives at the same
   moment.
 * the *control thread* (``messages``): a message reaches the core ``control_latency_s`` after it was sent, whatever the
   loop does, unless the threads share the processors of a host.
@@ -16,8 +16,8 @@ Before a request reaches the encode ranks (``requests``), a processor of their i
 What it takes the threads to do all this is the host's to say (``host``): ``dedicated`` processors charge nothing, a
 ``shared`` host has threads wait for each other.
 
-Idle loops cost nothing: a turn that would find what the last one found is not held. That changes no result, because a
-turn is a function of what it finds, and leaves the grid as it is.
+Idle loops cost nothing: an iteration that would find what the last one found is not held. That changes no result, because a
+iteration is a function of what it finds, and leaves the grid as it is.
 
 What goes wrong is not decided here either: a ``faults.Faults`` is asked wherever something may (see there).
 """
@@ -37,6 +37,7 @@ from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.cluster.dedicated import DedicatedProcessors
 from sim.cluster.group import Core
+from sim.cluster.iterations import Iterations
 from sim.cluster.messages import Messages
 from sim.cluster.processes import Processes
 from sim.cluster.requests import Requests
@@ -44,7 +45,6 @@ from sim.cluster.shared import SharedHost
 from sim.cluster.state import State
 from sim.cluster.threads import Draws
 from sim.cluster.timers import Timers
-from sim.cluster.turns import Turns
 from sim.faults import Faults, Watcher
 from sim.network.adapters import Network
 from sim.network.link import LinkProfile, TransferWorker
@@ -78,8 +78,8 @@ class Cluster:
         self.requests = Requests(state, host, on_concluded)
         self.timers = Timers(state, host, self.requests)
         self.messages = Messages(state, host, self.requests, self.timers)
-        self.turns = Turns(state, host, self.timers, self.messages)
-        host.begin(self.messages, self.turns)
+        self.iterations = Iterations(state, host, self.timers, self.messages)
+        host.begin(self.messages, self.iterations)
         self._processes = Processes(state, host, self.requests, self.messages)
         self._adapters_before_s = 0.0
         if faults is not None:
@@ -105,7 +105,7 @@ class Cluster:
     @property
     def unfinished(self) -> int:
         """Requests that were submitted and not yet concluded on all of their ranks."""
-        return len(self.requests.fates)
+        return len(self.requests.outcomes)
 
     @property
     def cores(self) -> list[Core]:
@@ -179,7 +179,7 @@ class Cluster:
         self.requests.feed(requests, before)
 
     def give(self, target: RankId, event: object) -> None:
-        """Hand a message, or any other input but a turn, to a rank now."""
+        """Hand a message, or any other input but an iteration, to a rank now."""
         self.messages.give(target, event)
 
     def refuse(self, rank_id: RankId, key: RoomKey, reason: str) -> None:

@@ -1,19 +1,19 @@
 """A processor for every thread: nothing that a thread does waits for another, and nothing is charged.
 
-A rank takes messages whatever its loop does. Only a turn's passes and copies last, and what follows a copy is due when
+A rank takes messages whatever its loop does. Only an iteration's passes and copies last, and what follows a copy is due when
 the copy is over.
 """
 
 from __future__ import annotations
 
 from protocol.emulation.scenario import Request
-from protocol.messages import CopyOut, Turn
+from protocol.messages import CopyOut, Iteration
 from protocol.topology import RankId
 from sim.cluster.group import Group, Rank, Worker
 from sim.cluster.host import Host, Reached
-from sim.cluster.messages import IN_LANGUAGE_TURNS, Messages
+from sim.cluster.iterations import Iterations
+from sim.cluster.messages import IN_LANGUAGE_ITERATIONS, Messages
 from sim.cluster.state import State
-from sim.cluster.turns import Turns
 from sim.network.link import TransferWorker
 from sim.network.worker import QueuedWorker
 
@@ -28,10 +28,10 @@ class DedicatedProcessors(Host):
         self._layout = state.scenario.layout
         self.control_s = state.link.control_latency_s
 
-    def begin(self, messages: Messages, turns: Turns) -> None:
+    def begin(self, messages: Messages, iterations: Iterations) -> None:
         """What the threads do their work with. Whatever reaches a process is its core's input at once."""
         self._messages = messages
-        self._turns = turns
+        self._iterations = iterations
         self.receive = self.take = messages.input
 
     # --- processes ---
@@ -47,7 +47,7 @@ class DedicatedProcessors(Host):
         """Its threads have what they need."""
 
     def end_processes(self, group: Group) -> None:
-        """Whatever is decided in a turn is carried out at once, so nothing is left."""
+        """Whatever is decided in an iteration is carried out at once, so nothing is left."""
 
     # --- what reaches a process ---
 
@@ -62,42 +62,46 @@ class DedicatedProcessors(Host):
     def report_conclusion(self) -> None:
         """Costs nothing."""
 
-    # --- turns ---
+    # --- iterations ---
 
-    def plan_turn(self, group: Group, not_before_s: float) -> None:
+    def plan_iteration(self, group: Group, not_before_s: float) -> None:
         """The loop comes round the link's ``wakeup_s`` after the moment of its grid."""
-        group.turn_due = True
-        self._clock.call_last_at(group.grid.next_s(not_before_s) + self._link.wakeup_s, group.order, self._turn, group)
+        group.iteration_due = True
+        self._clock.call_last_at(
+            group.grid.next_s(not_before_s) + self._link.wakeup_s, group.order, self._iteration, group
+        )
 
-    def _turn(self, group: Group) -> None:
+    def _iteration(self, group: Group) -> None:
         if group.down:
             return
         now = self._clock._now
-        group.turn_due = False
-        if self._state.faults is not None and self._turns.held_up(group, now):
+        group.iteration_due = False
+        if self._state.faults is not None and self._iterations.held_up(group, now):
             return
-        turn = self._turns.hold(group)
-        lasts_s = self._encode_turn(group, turn) if group.encodes else self._language_turn(group, turn)
-        self._turns.end(group, now, lasts_s)
+        iteration = self._iterations.hold(group)
+        lasts_s = (
+            self._encode_iteration(group, iteration) if group.encodes else self._language_iteration(group, iteration)
+        )
+        self._iterations.end(group, now, lasts_s)
 
-    def _encode_turn(self, group: Group, turn: Turn) -> float:
-        """Let every rank act on the turn; return how long its encoder pass lasts, seconds."""
-        lasts_s, started, _ = self._turns.encoder_pass(group, turn)
+    def _encode_iteration(self, group: Group, iteration: Iteration) -> float:
+        """Let every rank act on the iteration; return how long its encoder pass lasts, seconds."""
+        lasts_s, started, _ = self._iterations.encoder_pass(group, iteration)
         if started:
-            self._clock.call_after(lasts_s + self._link.wakeup_s, self._turns.encoded, started)
+            self._clock.call_after(lasts_s + self._link.wakeup_s, self._iterations.encoded, started)
         return lasts_s
 
-    def _language_turn(self, group: Group, turn: Turn) -> float:
-        """Let every rank act on the turn; return how long its copies and the prefill pass last, seconds."""
-        copies_s = max([self._copies(rank, turn) for rank in group.ranks])
-        return copies_s + self._turns.prefill_pass(group, copies_s, self._turns.prefilled)
+    def _language_iteration(self, group: Group, iteration: Iteration) -> float:
+        """Let every rank act on the iteration; return how long its copies and the prefill pass last, seconds."""
+        copies_s = max([self._copies(rank, iteration) for rank in group.ranks])
+        return copies_s + self._iterations.prefill_pass(group, copies_s, self._iterations.prefilled)
 
-    def _copies(self, rank: Rank, turn: Turn) -> float:
-        """Let one rank act on the turn; return how long its copies last, seconds."""
+    def _copies(self, rank: Rank, iteration: Iteration) -> float:
+        """Let one rank act on the iteration; return how long its copies last, seconds."""
         now = self._clock._now
         late_s = 0.0
-        actions = iter(rank.handle(turn, now))
-        while (action := self._messages.carry_out(rank, actions, IN_LANGUAGE_TURNS, late_s)) is not None:
+        actions = iter(rank.handle(iteration, now))
+        while (action := self._messages.carry_out(rank, actions, IN_LANGUAGE_ITERATIONS, late_s)) is not None:
             assert isinstance(action, CopyOut)  # nothing else that is allowed takes time
             late_s += self._link.copy_s(action.tokens * self._layout.bytes_per_token) * rank.group.slowness
         if late_s:

@@ -54,6 +54,7 @@ class Group:
         "encodes",
         "grid",
         "instance",
+        "iteration_due",
         "key",
         "notes",
         "order",
@@ -63,7 +64,6 @@ class Group:
         "reminder_s",
         "side",
         "slowness",
-        "turn_due",
     )
 
     def __init__(
@@ -79,8 +79,8 @@ class Group:
         self.grid = LoopGrid(scenario.services.poll_interval_s(side) * slowness)
         self.processors = Processors(scenario.services.preprocess_workers)
         self.passes = Passes(scenario, slowness)
-        self.order = order  # of turns that fall on the same moment
-        self.turn_due = False
+        self.order = order  # of iterations that fall on the same moment
+        self.iteration_due = False
         self.notes: dict[int, tuple[float, RankId, Note]] = {}  # records that come when a copy is over, and when
         self.reminder_s: float | None = None
         self.down = False

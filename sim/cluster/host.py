@@ -18,7 +18,7 @@ Take = Callable[[Rank, object], None]
 
 
 class Host(ABC):
-    """``begin(messages, turns)`` must be called before anything happens. It says what the threads do their work with,
+    """``begin(messages, iterations)`` must be called before anything happens. It says what the threads do their work with,
     and binds how a process takes what reaches it.
 
     ``control_s``: how long a control message is on its way, before the thread that receives it.
@@ -55,8 +55,8 @@ class Host(ABC):
     def report_conclusion(self) -> None:
         """A rank tells the router that a request is over there."""
 
-    # --- turns ---
+    # --- iterations ---
 
     @abstractmethod
-    def plan_turn(self, group: Group, not_before_s: float) -> None:
-        """Hold the group's next turn, at the first moment of its grid that is not before ``not_before_s``."""
+    def plan_iteration(self, group: Group, not_before_s: float) -> None:
+        """Hold the group's next iteration, at the first moment of its grid that is not before ``not_before_s``."""

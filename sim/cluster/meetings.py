@@ -1,7 +1,7 @@
-"""Turns on a host that threads share: the threads of a group meet, agree, and each acts on it.
+"""Iterations on a host that threads share: the threads of a group meet, agree, and each acts on it.
 
-The ranks of a group of more than one come together every turn, whether there is anything to do or not. Such an *idle
-turn* changes nothing but takes its part of the processors, so it is held as long as anything else goes on anywhere.
+The ranks of a group of more than one come together every iteration, whether there is anything to do or not. Such an *idle
+iteration* changes nothing but takes its part of the processors, so it is held as long as anything else goes on anywhere.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from protocol.emulation.passes import Delivered
-from protocol.messages import Action, CopyOut, Turn
+from protocol.messages import Action, CopyOut, Iteration
 from protocol.topology import Side
 from sim.cluster.group import Group, Rank
-from sim.cluster.messages import IN_LANGUAGE_TURNS, Messages
+from sim.cluster.iterations import Iterations, Started
+from sim.cluster.messages import IN_LANGUAGE_ITERATIONS, Messages
 from sim.cluster.state import State
 from sim.cluster.threads import Threads
-from sim.cluster.turns import Started, Turns
 from sim.host.costs import HostCosts
 
 
 class _Meeting:
-    """A turn of a group from its call until every rank has acted on it.
+    """An iteration of a group from its call until every rank has acted on it.
 
     ``left``: ranks that the group waits for in the present step. ``rest``: of every language rank, the actions that are
-    still to come. ``cold``: the ranks whose threads slept soundly until the turn and have copied nothing since.
+    still to come. ``cold``: the ranks whose threads slept soundly until the iteration and have copied nothing since.
     """
 
     __slots__ = ("began_s", "cold", "group", "idle", "left", "rest")
@@ -41,13 +41,19 @@ class Meetings:
     """At most one a group at a time. ``before_s``: of an input's work, what comes before it counts as taken."""
 
     def __init__(
-        self, state: State, host: HostCosts, threads: Threads, messages: Messages, turns: Turns, before_s: float
+        self,
+        state: State,
+        host: HostCosts,
+        threads: Threads,
+        messages: Messages,
+        iterations: Iterations,
+        before_s: float,
     ) -> None:
         self._state = state
         self._host = host
         self._threads = threads
         self._messages = messages
-        self._turns = turns
+        self._iterations = iterations
         self._before_s = before_s
         self._clock = state.clock
         self._link = state.link
@@ -56,31 +62,31 @@ class Meetings:
         self._under_way: dict[Group, _Meeting] = {}
         self._idle_works = 0
 
-    # --- when a group turns ---
+    # --- when a group iterates ---
 
     def plan(self, group: Group, not_before_s: float) -> None:
-        """Hold the group's next turn."""
-        group.turn_due = True
+        """Hold the group's next iteration."""
+        group.iteration_due = True
         if group in self._under_way:
-            return  # planned when this turn is over
+            return  # planned when this iteration is over
         self._clock.call_last_at(group.grid.next_s(not_before_s), group.order, self._due, group, False)
 
     def _plan_idle(self, group: Group) -> None:
-        """Hold the next turn of a group in which nothing is due, if it can be in anybody's way."""
-        if len(group.ranks) == 1 or group.turn_due:
+        """Hold the next iteration of a group in which nothing is due, if it can be in anybody's way."""
+        if len(group.ranks) == 1 or group.iteration_due:
             return
         if any(core.rooms for core in group.cores) and self._others_at_work():
             self._clock.remind_at(group.grid.next_s(self._clock._now), self._due, group, True)
 
     def _others_at_work(self) -> bool:
-        """Whether anything goes on, or is to come, but idle turns: they must not keep each other up."""
+        """Whether anything goes on, or is to come, but idle iterations: they must not keep each other up."""
         return self._clock.ahead - self._processors.calls > 0 or self._processors.running > self._idle_works
 
     def _due(self, group: Group, idle: bool) -> None:
-        """The clock says that the group turns; its threads may still be asleep."""
-        if group.down or (idle and (group.turn_due or group in self._under_way)):
+        """The clock says that the group iterates; its threads may still be asleep."""
+        if group.down or (idle and (group.iteration_due or group in self._under_way)):
             return
-        late_s = self._threads.late_s(group, self._host.turn_s)
+        late_s = self._threads.late_s(group, self._host.iteration_s)
         if not late_s:
             self._meet(group, idle)
         elif idle:
@@ -91,9 +97,9 @@ class Meetings:
     # --- meeting and agreeing ---
 
     def _meet(self, group: Group, idle: bool) -> None:
-        if group.down or (idle and (group.turn_due or group in self._under_way)):
+        if group.down or (idle and (group.iteration_due or group in self._under_way)):
             return
-        group.turn_due = True
+        group.iteration_due = True
         meeting = self._under_way[group] = _Meeting(group, self._threads.asleep(group), idle=idle)
         for rank in group.ranks:
             self._threads.of[rank].enter(self._met, meeting)
@@ -125,44 +131,44 @@ class Meetings:
             return
         meeting.left = len(group.ranks)
         now = self._clock._now
-        group.turn_due = False
+        group.iteration_due = False
         if group.down or (self._state.faults is not None and self._is_held_up(group, now)):
             for rank in group.ranks:
                 self._threads.of[rank].leave()
             return
         meeting.began_s = now
-        turn = self._turns.hold(group)
-        # The work of a turn comes before what it decides. One that nobody asked for has none unless something came.
-        work_s = 0.0 if meeting.idle and not turn.progress else self._host.turn_s
+        iteration = self._iterations.hold(group)
+        # The work of an iteration comes before what it decides. One that nobody asked for has none unless something came.
+        work_s = 0.0 if meeting.idle and not iteration.progress else self._host.iteration_s
         for rank in group.ranks:
-            self._processors.run(work_s, 1.0, self._turned, meeting, rank, turn)
+            self._processors.run(work_s, 1.0, self._iterated, meeting, rank, iteration)
 
     def _is_held_up(self, group: Group, now: float) -> bool:
-        """Whether a fault keeps the group, which has come together, from its turn."""
-        meeting = self._under_way.pop(group)  # so that its turn can be planned
-        if self._turns.held_up(group, now):
+        """Whether a fault keeps the group, which has come together, from its iteration."""
+        meeting = self._under_way.pop(group)  # so that its iteration can be planned
+        if self._iterations.held_up(group, now):
             return True
         self._under_way[group] = meeting
         return False
 
     # --- acting ---
 
-    def _turned(self, meeting: _Meeting, rank: Rank, turn: Turn) -> None:
-        """A rank has worked on the turn and now acts on it: an encode rank when all have, as they share a pass."""
+    def _iterated(self, meeting: _Meeting, rank: Rank, iteration: Iteration) -> None:
+        """A rank has worked on the iteration and now acts on it: an encode rank when all have, as they share a pass."""
         if meeting.group.down:
             self._threads.of[rank].leave()
         elif meeting.group.side is Side.LANGUAGE:
-            meeting.rest[rank] = iter(rank.handle(turn, self._clock._now))
+            meeting.rest[rank] = iter(rank.handle(iteration, self._clock._now))
             self._act(meeting, rank)
         else:
             meeting.left -= 1
             if not meeting.left:
                 meeting.left = len(meeting.group.ranks)
-                self._start_encoder_pass(meeting, turn)
+                self._start_encoder_pass(meeting, iteration)
 
-    def _start_encoder_pass(self, meeting: _Meeting, turn: Turn) -> None:
+    def _start_encoder_pass(self, meeting: _Meeting, iteration: Iteration) -> None:
         group, now = meeting.group, self._clock._now
-        pass_s, started, tokens = self._turns.encoder_pass(group, turn)
+        pass_s, started, tokens = self._iterations.encoder_pass(group, iteration)
         if started:
             self._clock.call_after(pass_s, self._encoder_pass_over, group, started)
         for rank, filled in zip(group.ranks, tokens, strict=True):
@@ -171,15 +177,15 @@ class Meetings:
 
     def _encoder_pass_over(self, group: Group, started: Started) -> None:
         """The encoder pass is over; its threads may still be asleep."""
-        self._clock.call_after(self._threads.late_s(group, self._before_s), self._turns.encoded, started)
+        self._clock.call_after(self._threads.late_s(group, self._before_s), self._iterations.encoded, started)
 
     def _filled(self, meeting: _Meeting, rank: Rank, end_s: float) -> None:
         if self._acted(meeting, rank):
             self._finish(meeting, max(end_s, self._clock._now) - meeting.began_s)
 
     def _act(self, meeting: _Meeting, rank: Rank) -> None:
-        """Let a language rank act on the turn until it has something to copy, or to the end."""
-        action = self._messages.carry_out(rank, meeting.rest[rank], IN_LANGUAGE_TURNS)
+        """Let a language rank act on the iteration until it has something to copy, or to the end."""
+        action = self._messages.carry_out(rank, meeting.rest[rank], IN_LANGUAGE_ITERATIONS)
         if action is not None:
             assert isinstance(action, CopyOut)  # nothing else that is allowed takes time
             copy_s = self._link.copy_s(action.tokens * self._layout.bytes_per_token) * meeting.group.slowness
@@ -192,15 +198,15 @@ class Meetings:
         now = self._clock._now
         self._state.copied_s = max(self._state.copied_s, now)
         if self._acted(meeting, rank) and not meeting.group.down:
-            pass_s = self._turns.prefill_pass(meeting.group, 0.0, self._prefill_pass_over)
+            pass_s = self._iterations.prefill_pass(meeting.group, 0.0, self._prefill_pass_over)
             self._finish(meeting, now - meeting.began_s + pass_s)
 
     def _prefill_pass_over(self, group: Group, done: list[Delivered]) -> None:
         """The prefill pass is over; its threads may still be asleep."""
-        self._clock.call_after(self._threads.late_s(group, 0.0), self._turns.prefilled, group, done)
+        self._clock.call_after(self._threads.late_s(group, 0.0), self._iterations.prefilled, group, done)
 
     def _acted(self, meeting: _Meeting, rank: Rank) -> bool:
-        """A rank has acted on the turn and goes on with what has come meanwhile; whether it was the last to do so."""
+        """A rank has acted on the iteration and goes on with what has come meanwhile; whether it was the last to do so."""
         self._threads.of[rank].leave()
         meeting.left -= 1
         return not meeting.left
@@ -208,14 +214,14 @@ class Meetings:
     # --- the end ---
 
     def _finish(self, meeting: _Meeting, lasts_s: float) -> None:
-        """All ranks have acted on the turn."""
+        """All ranks have acted on the iteration."""
         group = meeting.group
         if self._under_way.get(group) is not meeting:
             return  # its processes have ended
         del self._under_way[group]
-        due, group.turn_due = group.turn_due, False
-        self._turns.end(group, meeting.began_s, lasts_s)
-        if due and not group.turn_due:
+        due, group.iteration_due = group.iteration_due, False
+        self._iterations.end(group, meeting.began_s, lasts_s)
+        if due and not group.iteration_due:
             self.plan(group, self._clock._now)
         self._plan_idle(group)
 
@@ -224,5 +230,5 @@ class Meetings:
         meeting = self._under_way.pop(group, None)
         if meeting is not None:
             for rank, actions in meeting.rest.items():
-                while self._messages.carry_out(rank, actions, IN_LANGUAGE_TURNS) is not None:
+                while self._messages.carry_out(rank, actions, IN_LANGUAGE_ITERATIONS) is not None:
                     pass

@@ -1,7 +1,7 @@
 """What cores are given, and what they ask for: the one place where their actions are carried out, and the writes.
 
 A core's *input* is a message, or the end of something of its own. ``AT_ONCE`` is what may follow from it besides
-messages, ``IN_ENCODE_TURNS`` and ``IN_LANGUAGE_TURNS`` what may follow from turns.
+messages, ``IN_ENCODE_ITERATIONS`` and ``IN_LANGUAGE_ITERATIONS`` what may follow from iterations.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from sim.faults import WriteEnd
 from sim.network.link import TransferWorker
 
 AT_ONCE: frozenset[type] = frozenset({StartWrite})
-IN_ENCODE_TURNS: frozenset[type] = frozenset({StartWrite, StartEncode, Conclude})
-IN_LANGUAGE_TURNS: frozenset[type] = frozenset({CopyOut, Deliver, Conclude, Note})
+IN_ENCODE_ITERATIONS: frozenset[type] = frozenset({StartWrite, StartEncode, Conclude})
+IN_LANGUAGE_ITERATIONS: frozenset[type] = frozenset({CopyOut, Deliver, Conclude, Note})
 
 _LANDED = WriteEnd(ok=True)
 _INJECTED = WriteEnd(ok=False, reason="injected fault")
@@ -51,7 +51,7 @@ class Messages:
         self._host = host
         self._requests = requests
         self._control_s = host.control_s
-        self._plan_turn = host.plan_turn
+        self._plan_iteration = host.plan_iteration
         self._set_reminder = timers.set_reminder
         self._clock = state.clock
         self._ranks = state.ranks
@@ -61,10 +61,10 @@ class Messages:
         self._faults = state.faults
         self._failing_writes = bool(state.scenario.faults)
 
-    # --- inputs other than turns ---
+    # --- inputs other than iterations ---
 
     def give(self, target: RankId, event: object) -> None:
-        """Hand a message, or any other input but a turn, to a rank now, whatever its threads do."""
+        """Hand a message, or any other input but an iteration, to a rank now, whatever its threads do."""
         rank = self._ranks[target]
         if not rank.gone:
             self.input(rank, event)
@@ -80,12 +80,12 @@ class Messages:
         if actions:
             self.carry_out(rank, iter(actions), AT_ONCE)
         group = rank.group
-        if group.turn_due:
+        if group.iteration_due:
             return
         core = rank.core
-        # What a turn finds: rooms that moved on or failed, blocks that came free, and on the language side new rooms.
+        # What an iteration finds: rooms that moved on or failed, blocks that came free, and on the language side new rooms.
         if core.has_news or type(event) is LanguageRequest:
-            self._plan_turn(group, now)
+            self._plan_iteration(group, now)
         else:
             self._set_reminder(group, core)
 
@@ -134,9 +134,9 @@ class Messages:
             return
         rank_id, message = rank.core.rank_id, send.message
         if isinstance(message, Offer):
-            fate = self._requests.fates.get((message.room, message.incarnation))
-            if fate is not None:
-                fate.memory[rank_id] = rank
+            outcome = self._requests.outcomes.get((message.room, message.incarnation))
+            if outcome is not None:
+                outcome.memory[rank_id] = rank
         for extra_s in self._faults.copies(rank_id, send.to, message):
             self._clock.call_after(delay_s + extra_s, self._receive_named, send.to, message)
 
@@ -153,10 +153,10 @@ class Messages:
         worker = rank.workers[write.destination.instance % len(rank.workers)]
         target = self._ranks[write.destination]
         if self._faults is not None:
-            fate = self._requests.fates.get((write.room, write.incarnation))
-            if fate is not None:
+            outcome = self._requests.outcomes.get((write.room, write.incarnation))
+            if outcome is not None:
                 # The offer may be older than the process that has the name now. It names another one's memory.
-                target = fate.memory.get(write.destination, target)
+                target = outcome.memory.get(write.destination, target)
                 rank.flying[write.room, write.incarnation, write.destination] = write, target, bytes_
         if type(worker) is TransferWorker:
             clock = self._clock

@@ -21,7 +21,7 @@ LANGUAGE: Final = Side.LANGUAGE
 SUCCESS: Final = Status.Success
 
 
-class Fate:
+class Outcome:
     """What is known of a submitted request. ``memory``: whose blocks its last offers name, where processes may end."""
 
     __slots__ = ("delivered", "left", "memory")
@@ -33,13 +33,13 @@ class Fate:
 
 
 class Requests:
-    """All requests of a run; ``fates`` of those that were submitted and are not concluded on all of their ranks."""
+    """All requests of a run; ``outcomes`` of those that were submitted and are not concluded on all of their ranks."""
 
     def __init__(self, state: State, host: Host, on_concluded: Callable[[int], None] | None) -> None:
         self.submitted = 0
         self.succeeded = 0
         self.failed = 0
-        self.fates: dict[RoomKey, Fate] = {}
+        self.outcomes: dict[RoomKey, Outcome] = {}
         self._state = state
         self._host = host
         self._clock = state.clock
@@ -83,7 +83,7 @@ class Requests:
         def concluded(count: int) -> None:
             if told is not None:
                 told(count)
-            # Not at once: the turn that concluded it is not over, and its client waits for the copies, too.
+            # Not at once: the iteration that concluded it is not over, and its client waits for the copies, too.
             self._clock.call_after(self._concluded_late_s, self._submit_next, requests, before)
 
         self._on_concluded = concluded
@@ -119,7 +119,7 @@ class Requests:
             )
         self.submitted += 1
         key = (request.room, request.incarnation)
-        self.fates[key] = Fate(len(encode.ranks) + len(language.ranks))
+        self.outcomes[key] = Outcome(len(encode.ranks) + len(language.ranks))
         refusal = self._state.instances.refusal(encode.key, language.key)
         if refusal:
             for rank in (*encode.ranks, *language.ranks):
@@ -150,18 +150,18 @@ class Requests:
     # --- to their ends ---
 
     def conclude(self, rank_id: RankId, conclusion: Conclude, late_s: float = 0.0) -> None:
-        """A request is over on a rank, or will be when the copies of this turn are, in ``late_s``."""
+        """A request is over on a rank, or will be when the copies of this iteration are, in ``late_s``."""
         self._host.report_conclusion()
         key = (conclusion.room, conclusion.incarnation)
-        fate = self.fates[key]
-        fate.left -= 1
+        outcome = self.outcomes[key]
+        outcome.left -= 1
         # A request is served when all language ranks have it, whatever the encode side came to think of it.
         if conclusion.status is not SUCCESS and rank_id.side is Side.LANGUAGE:
-            fate.delivered = False
-        if fate.left:
+            outcome.delivered = False
+        if outcome.left:
             return
-        del self.fates[key]
-        if fate.delivered:
+        del self.outcomes[key]
+        if outcome.delivered:
             self.succeeded += 1
         else:
             self.failed += 1
@@ -180,6 +180,6 @@ class Requests:
 
     def is_lost(self, write: StartWrite) -> bool:
         """Whether the memory that a write goes to is not there any more, because its process has ended."""
-        fate = self.fates.get((write.room, write.incarnation))
-        target = fate.memory.get(write.destination) if fate is not None else None
+        outcome = self.outcomes.get((write.room, write.incarnation))
+        target = outcome.memory.get(write.destination) if outcome is not None else None
         return target is not None and target.gone

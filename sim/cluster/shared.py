@@ -1,6 +1,6 @@
 """A host whose threads share few processors.
 
-A rank has one thread for its messages and its loop, as a measured one has: what it takes, its turns, its copies and the
+A rank has one thread for its messages and its loop, as a measured one has: what it takes, its iterations, its copies and the
 content of its passes follow each other. All threads of all ranks, and the router's, share the processors of one host;
 what they do there is in the link profile (``host``).
 
@@ -14,11 +14,11 @@ from protocol.emulation.scenario import Request
 from protocol.topology import RankId
 from sim.cluster.group import Group, Rank, Worker
 from sim.cluster.host import Host, Reached
+from sim.cluster.iterations import Iterations
 from sim.cluster.meetings import Meetings
 from sim.cluster.messages import Messages
 from sim.cluster.state import State
 from sim.cluster.threads import Draws, Threads
-from sim.cluster.turns import Turns
 from sim.network.worker import HostedWorker
 
 
@@ -44,11 +44,11 @@ class SharedHost(Host):
         self.control_s = max(0.0, link.control_latency_s - host.message_s - self._before_s)
         self._handed_out_s = 0.0
 
-    def begin(self, messages: Messages, turns: Turns) -> None:
+    def begin(self, messages: Messages, iterations: Iterations) -> None:
         """What the threads do their work with."""
         self._messages = messages
         self.receive, self.take = self._receive, self._take
-        self._meetings = Meetings(self._state, self._host, self.threads, messages, turns, self._before_s)
+        self._meetings = Meetings(self._state, self._host, self.threads, messages, iterations, self._before_s)
 
     # --- processes ---
 
@@ -71,19 +71,19 @@ class SharedHost(Host):
     # --- what reaches a process ---
 
     def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
-        """The router's thread gives an order to every rank, so long before that the request reaches it."""
-        orders_s = self._host.order_s * (len(encode.ranks) + len(language.ranks))
+        """The router's thread gives a command to every rank, so long before that the request reaches it."""
+        commands_s = self._host.command_s * (len(encode.ranks) + len(language.ranks))
         lasts_s = self.threads.submissions.draw() * self._link.submit_latency_s
-        passes_s = max(0.0, lasts_s - orders_s - self._host.message_s - self._before_s)
+        passes_s = max(0.0, lasts_s - commands_s - self._host.message_s - self._before_s)
         # One router hands out all requests, so none overtakes another.
         self._handed_out_s = max(self._handed_out_s, self._clock._now + passes_s)
         if self._handed_out_s > self._clock._now:
-            self._clock.call_at(self._handed_out_s, self._order, orders_s, request, encode, language, reached)
+            self._clock.call_at(self._handed_out_s, self._order, commands_s, request, encode, language, reached)
         else:
-            self._order(orders_s, request, encode, language, reached)
+            self._order(commands_s, request, encode, language, reached)
 
-    def _order(self, orders_s: float, request: Request, encode: Group, language: Group, reached: Reached) -> None:
-        self.threads.router.run(orders_s, reached, request, encode, language)
+    def _order(self, commands_s: float, request: Request, encode: Group, language: Group, reached: Reached) -> None:
+        self.threads.router.run(commands_s, reached, request, encode, language)
 
     def _receive(self, rank: Rank, message: object) -> None:
         """The threads that carry messages bring it to the rank's."""
@@ -107,12 +107,12 @@ class SharedHost(Host):
         self.processors.run(self._after_s, 1.0, self.threads.of[rank].leave)
 
     def report_conclusion(self) -> None:
-        """A message, and an order that the router takes."""
-        self.processors.run(self._host.message_s, 1.0, self.threads.router.run, self._host.order_s, _nothing)
+        """A message, and a command that the router takes."""
+        self.processors.run(self._host.message_s, 1.0, self.threads.router.run, self._host.command_s, _nothing)
 
-    # --- turns ---
+    # --- iterations ---
 
-    def plan_turn(self, group: Group, not_before_s: float) -> None:
+    def plan_iteration(self, group: Group, not_before_s: float) -> None:
         """The threads of the group meet."""
         self._meetings.plan(group, not_before_s)
 

@@ -15,7 +15,7 @@ MOST_DEADLOCKS = 16
 
 
 class Timers:
-    """See to it that the cores' timers lead to turns. ``deadlocks``: those that were seen, and when."""
+    """See to it that the cores' timers lead to iterations. ``deadlocks``: those that were seen, and when."""
 
     def __init__(self, state: State, host: Host, requests: Requests) -> None:
         self.deadlocks: list[tuple[float, Deadlock]] = []
@@ -26,7 +26,7 @@ class Timers:
         self._looked_s = -inf
 
     def set_reminder(self, group: Group, core: Core) -> None:
-        """See to it that the core's next timer leads to a turn."""
+        """See to it that the core's next timer leads to an iteration."""
         due_s = core.timer_s
         # Deadlines mostly move later. A reminder that comes too early is set again then.
         if due_s is not None and (group.reminder_s is None or due_s < group.reminder_s):
@@ -37,12 +37,12 @@ class Timers:
         if group.reminder_s != due_s or group.down:
             return  # an earlier one has taken its place
         group.reminder_s = None
-        if group.turn_due:
-            return  # the turn looks at the timers itself
+        if group.iteration_due:
+            return  # the iteration looks at the timers itself
         now = self._clock._now
         if any((due := core.next_deadline()) is not None and due <= now for core in group.cores):
             self._look_before_the_timers()
-            self._host.plan_turn(group, now)
+            self._host.plan_iteration(group, now)
             return
         for core in group.cores:
             self.set_reminder(group, core)
@@ -53,7 +53,7 @@ class Timers:
             return  # nothing would be kept
         # Under overload every room times out, and to look at all rooms each time would be quadratic.
         timeout_s = self._state.scenario.timeout_s or 0.0
-        if len(self._requests.fates) < 1000 or self._clock._now >= self._looked_s + timeout_s / 16:
+        if len(self._requests.outcomes) < 1000 or self._clock._now >= self._looked_s + timeout_s / 16:
             self.look_for_deadlock()
 
     def look_for_deadlock(self) -> Deadlock | None:

@@ -46,7 +46,7 @@ class FaultyCluster(Protocol):
         """Whether the memory that a write goes to is not there any more, because its process has ended."""
 
     def give(self, target: RankId, event: object) -> None:
-        """Hand a message, or any other input but a turn, to a rank now."""
+        """Hand a message, or any other input but an iteration, to a rank now."""
 
     def refuse(self, rank_id: RankId, key: RoomKey, reason: str) -> None:
         """A request never gets to a rank."""
@@ -77,7 +77,7 @@ class Faults:
         """The cluster is built and its clock has not started. Whatever happens at a given time is scheduled here."""
 
     def slowness(self, rank_id: RankId) -> float:
-        """How many times longer this rank's writes and its group's turns take; asked before ``begin``."""
+        """How many times longer this rank's writes and its group's iterations take; asked before ``begin``."""
         return 1.0
 
     def copies(self, sender: RankId, to: RankId, message: Message) -> Sequence[float]:
@@ -89,7 +89,7 @@ class Faults:
         return True
 
     def ready_s(self, rank_id: RankId) -> float:
-        """When the rank can take a turn at the earliest: a time in the past, in the future, or never (infinity)."""
+        """When the rank can hold an iteration at the earliest: a time in the past, in the future, or never (infinity)."""
         return 0.0
 
     def write_ends(self, writer: RankId, write: StartWrite) -> WriteEnd:

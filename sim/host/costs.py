@@ -15,7 +15,7 @@ ALWAYS = (1.0,)
 """Of a spread: what the profile says, every time."""
 
 NOT_NEGATIVE = (
-    "input_s", "turn_s", "message_s", "order_s", "write_processors", "asleep_after_s", "nap_wakeup_s",
+    "input_s", "iteration_s", "message_s", "command_s", "write_processors", "asleep_after_s", "nap_wakeup_s",
     "cold_copy_s",
 )  # fmt: skip
 SPREADS = ("write_spread", "control_spread", "copy_spread", "submit_spread", "wakeup_spread")
@@ -29,17 +29,17 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``processors``: how many it has, above 0; ``inf`` for as many as there are threads.
     ``input_s``: a rank's thread, to take a message or a completion and to do what follows from it.
-    ``turn_s``: the same thread, for a turn of its loop that finds something to do, without copies and passes.
+    ``iteration_s``: the same thread, for an iteration of its loop that finds something to do, without copies and passes.
     ``message_s``: the threads that carry messages, for one message.
-    ``order_s``: the router, for an order that it gives to a rank or takes from one.
+    ``command_s``: the router, for a command that it gives to a rank or takes from one.
     ``fill_bandwidth_Bps``: at which an encoder pass writes its output, in the rank's thread.
     ``write_processors``: how many a write keeps busy while it is under way, in the writing thread and in the engine's
     on both sides. 0 where an adapter moves the bytes and nobody waits for it on a processor.
     ``collective_processors``, ``collective_quantiles_s``: how many an all-reduce keeps busy on each rank, and how long
     it takes, at equal steps of probability from 0 to 1, when nothing else goes on. The ranks of a group of more than
-    one hold one every turn, whether there is anything to do or not, and a second one where rooms have moved on.
+    one hold one every iteration, whether there is anything to do or not, and a second one where rooms have moved on.
     ``asleep_after_s``: a rank's thread that has had nothing to do for so long sleeps soundly. When the clock says that
-    a turn or the end of a pass is due it wakes up ``wakeup_s`` of the link late, and the first copy of that turn takes
+    an iteration or the end of a pass is due it wakes up ``wakeup_s`` of the link late, and the first copy of that iteration takes
     ``cold_copy_s`` longer, with caches that have turned to other things. From a shorter sleep it wakes up
     ``nap_wakeup_s`` late. At 0 every sleep is sound.
     ``*_spread``: how a duration varies from one time to the next: factors of what the profile says, equally likely, for
@@ -50,9 +50,9 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     processors: float = ENOUGH
     input_s: float = 0.0
-    turn_s: float = 0.0
+    iteration_s: float = 0.0
     message_s: float = 0.0
-    order_s: float = 0.0
+    command_s: float = 0.0
     fill_bandwidth_Bps: float = math.inf  # noqa: N815 - bytes, not bits
     write_processors: float = 0.0
     collective_processors: float = 1.0

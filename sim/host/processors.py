@@ -39,7 +39,7 @@ class _Work(Flow):
 
 
 class SharedProcessors:
-    """``count`` processors, shared max–min fairly among pieces of work: none has more than its width, and none has less
+    """``count`` processors, shared max–min fairly among segments of work: none has more than its width, and none has less
     than another unless that is its width.
 
     ``busy_s``: processor seconds spent. Raises ValueError for a count that is not above 0.
@@ -66,7 +66,7 @@ class SharedProcessors:
 
     @property
     def running(self) -> int:
-        """How much work is under way, in pieces."""
+        """How much work is under way, in segments."""
         return len(self._under_way)
 
     @property

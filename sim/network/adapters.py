@@ -2,7 +2,7 @@
 
 The adapters of a sender, and those of a receiver, are one *node* each, with both directions apart. A write occupies a
 node on either side. Its *work* is how long it would occupy all adapters of a node (``LinkProfile.adapter_s``).
-So a capacity is 1, a rate is the part of all adapters that a flow has, and a write of many small pieces and one of many
+So a capacity is 1, a rate is the part of all adapters that a flow has, and a write of many small segments and one of many
 bytes share by the same rule. A flow never gets more than ``LinkProfile.share`` of its size. The switches between the
 adapters hold nobody back, and a bundle of adapters is a pool: which of them an unstriped write is on is not modelled.
 
@@ -197,20 +197,22 @@ class Network:
         self._slowness[sender] = factor
 
     def start(
-        self, sender: Hashable, receiver: Hashable, bytes_: int, pieces: int, done: Callable[..., object], *args: Any
+        self, sender: Hashable, receiver: Hashable, bytes_: int, segments: int, done: Callable[..., object], *args: Any
     ) -> None:
-        """Move ``bytes_`` in ``pieces`` between two ranks, and call ``done(*args)`` when the last of them arrives.
+        """Move ``bytes_`` in ``segments`` between two ranks, and call ``done(*args)`` when the last of them arrives.
 
         ``sender`` and ``receiver`` are ranks, or keys of nodes. Flows that end at the same moment and share a node end
-        in the order in which they started. Raises ValueError for negative bytes or pieces.
+        in the order in which they started. Raises ValueError for negative bytes or segments.
         """
-        if bytes_ < 0 or pieces < 0:
-            raise ValueError(f"a write from {sender} has {bytes_} bytes in {pieces} pieces, neither may be negative")
+        if bytes_ < 0 or segments < 0:
+            raise ValueError(
+                f"a write from {sender} has {bytes_} bytes in {segments} segments, neither may be negative"
+            )
         profile = self.profile
         now = self._clock._now
         sending = self._senders.get(sender) or self._join("send", sender, self._senders)
         receiving = self._receivers.get(receiver) or self._join("receive", receiver, self._receivers)
-        work_s = profile.adapter_s(bytes_, pieces)
+        work_s = profile.adapter_s(bytes_, segments)
         cap = profile.share(bytes_)
         if self._slowness:
             cap /= self._slowness.get(sender, 1.0)

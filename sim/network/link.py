@@ -29,7 +29,7 @@ CALIBRATION = "calibration"
 
 
 LATENCIES = (
-    "latency_s", "per_piece_s", "per_queue_s", "control_latency_s", "first_contact_s", "copy_latency_s",
+    "latency_s", "per_segment_s", "per_queue_s", "control_latency_s", "first_contact_s", "copy_latency_s",
     "submit_latency_s", "wakeup_s",
 )  # fmt: skip
 
@@ -37,9 +37,9 @@ LATENCIES = (
 class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What a write, a control message and a gather copy cost between two ranks.
 
-    A write of ``n`` pieces and ``m`` bytes that has its adapters to itself takes, in seconds,
+    A write of ``n`` segments and ``m`` bytes that has its adapters to itself takes, in seconds,
 
-        latency_s + per_piece_s * n + per_queue_s * min(n, queues) + max(m / bandwidth, n / message_rate)
+        latency_s + per_segment_s * n + per_queue_s * min(n, queues) + max(m / bandwidth, n / message_rate)
 
     All but the last term are spent in the thread that writes, that one on the adapters, which others may share (see
     ``sim.network.adapters``). ``bandwidth`` and ``message_rate`` are those of all ``adapters`` together for a write of
@@ -47,12 +47,12 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     default takes its term out, and ``inf`` is a valid bandwidth, rate or threshold.
 
     ``latency_s``: once per write, after its bytes.
-    ``per_piece_s``: posting one piece, before any byte of the write moves.
-    ``per_queue_s``, ``queues``: what posting takes longer for the first piece on each of so many queue pairs, over
-    which the pieces of a write are dealt out.
+    ``per_segment_s``: posting one segment, before any byte of the write moves.
+    ``per_queue_s``, ``queues``: what posting takes longer for the first segment on each of so many queue pairs, over
+    which the segments of a write are dealt out.
     ``bandwidth_Bps``: of one adapter, in one direction; both directions have it at once.
     ``adapters``: how many a rank, or the ranks of an instance together, have.
-    ``message_rate_per_s``: pieces per second that all adapters together can take.
+    ``message_rate_per_s``: segments per second that all adapters together can take.
     ``shared_by``: "rank", each rank has adapters of its own; "instance", the ranks of an instance have them together;
     "nobody", every write has them to itself, so that contention is left out.
     ``first_contact_s``: what the first write of an encode rank to a language rank takes longer, also after a restart.
@@ -68,7 +68,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     bandwidth_Bps: float  # noqa: N815 - bytes, not bits: the unit's capital is the point
     latency_s: float
-    per_piece_s: float
+    per_segment_s: float
     control_latency_s: float
     copy_bandwidth_Bps: float  # noqa: N815
     per_queue_s: float = 0.0
@@ -106,30 +106,30 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
         return ValueError(f"link profile {self.name}: {field} is {getattr(self, field)}, it must be {allowed}")
 
     @property
-    def counts_pieces(self) -> bool:
-        """Whether the number of pieces matters to the duration of a write."""
-        return self.per_piece_s > 0 or self.per_queue_s > 0 or self.message_rate_per_s < math.inf
+    def counts_segments(self) -> bool:
+        """Whether the number of segments matters to the duration of a write."""
+        return self.per_segment_s > 0 or self.per_queue_s > 0 or self.message_rate_per_s < math.inf
 
     @property
     def contended(self) -> bool:
         """Whether writes can slow each other down, so that when one ends is not known when it starts."""
         return self.shared_by != "nobody" and min(self.bandwidth_Bps, self.message_rate_per_s) < math.inf
 
-    def post_s(self, pieces: int) -> float:
-        """Time to post the pieces of one write, seconds."""
-        return self.per_piece_s * pieces + self.per_queue_s * min(pieces, self.queues)
+    def post_s(self, segments: int) -> float:
+        """Time to post the segments of one write, seconds."""
+        return self.per_segment_s * segments + self.per_queue_s * min(segments, self.queues)
 
-    def adapter_s(self, bytes_: int, pieces: int) -> float:
+    def adapter_s(self, bytes_: int, segments: int) -> float:
         """How long one write occupies all adapters together, seconds."""
-        return max(bytes_ / (self.adapters * self.bandwidth_Bps), pieces / self.message_rate_per_s)
+        return max(bytes_ / (self.adapters * self.bandwidth_Bps), segments / self.message_rate_per_s)
 
     def share(self, bytes_: int) -> float:
         """The largest part of all adapters together that a write of this size can use, above 0 and at most 1."""
         return 1.0 if self.adapters == 1 or bytes_ >= self.stripe_threshold_bytes else 1.0 / self.adapters
 
-    def write_s(self, bytes_: int, pieces: int) -> float:
+    def write_s(self, bytes_: int, segments: int) -> float:
         """Duration of one write between ranks in contact that has the adapters to itself, seconds."""
-        return self.latency_s + self.post_s(pieces) + self.adapter_s(bytes_, pieces) / self.share(bytes_)
+        return self.latency_s + self.post_s(segments) + self.adapter_s(bytes_, segments) / self.share(bytes_)
 
     def copy_s(self, bytes_: int) -> float:
         """Duration of a gather copy, seconds."""
@@ -144,7 +144,7 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
             bandwidth_Bps=self.bandwidth_Bps / factor,
             message_rate_per_s=self.message_rate_per_s / factor,
             latency_s=self.latency_s * factor,
-            per_piece_s=self.per_piece_s * factor,
+            per_segment_s=self.per_segment_s * factor,
             per_queue_s=self.per_queue_s * factor,
         )
 
@@ -223,8 +223,10 @@ def profile_from(table: Mapping[str, Any], *, name: str) -> LinkProfile:
     return LinkProfile(name=name, host=host, **fields, **{field: table[field] for field in _TEXTS if field in table})
 
 
-def count_pieces(layout: BufferLayout, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]) -> int:
-    """``len(layout.pieces(...))`` without building them.
+def count_segments(
+    layout: BufferLayout, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]
+) -> int:
+    """``len(layout.segments(...))`` without building them.
 
     Every kind but aux is cut at the same places: where the next block is no neighbour on either side.
     """
@@ -281,13 +283,13 @@ class TransferWorker:
     for one worker per rank; a restart changes nothing for the writes that are queued already.
     """
 
-    __slots__ = ("_contacts", "_counts_pieces", "_layout", "_link", "_rank", "busy_s", "free_s", "work_s")
+    __slots__ = ("_contacts", "_counts_segments", "_layout", "_link", "_rank", "busy_s", "free_s", "work_s")
 
     def __init__(
         self, link: LinkProfile, layout: BufferLayout, rank: RankId | None = None, contacts: Contacts | None = None
     ) -> None:
         self._link = link
-        self._counts_pieces = link.counts_pieces
+        self._counts_segments = link.counts_segments
         self._layout = layout
         self._rank = rank
         self._contacts = contacts
@@ -306,10 +308,10 @@ class TransferWorker:
     ) -> float:
         """Queue a write at time ``now`` and return when it ends, both in seconds."""
         link = self._link
-        # Counting is for links that charge for pieces.
-        pieces = count_pieces(self._layout, chunk, source_blocks, target_blocks) if self._counts_pieces else 0
-        work_s = link.adapter_s(bytes_, pieces)
-        duration_s = link.latency_s + link.post_s(pieces) + work_s / link.share(bytes_)
+        # Counting is for links that charge for segments.
+        segments = count_segments(self._layout, chunk, source_blocks, target_blocks) if self._counts_segments else 0
+        work_s = link.adapter_s(bytes_, segments)
+        duration_s = link.latency_s + link.post_s(segments) + work_s / link.share(bytes_)
         begin_s = max(self.free_s, now)
         if self._contacts is not None and self._rank is not None and destination is not None:
             duration_s += self._contacts.wait_s(self._rank, destination, begin_s)

@@ -13,7 +13,7 @@ from protocol.topology import RankId
 from sim.clock import Clock
 from sim.host.processors import SharedProcessors
 from sim.network.adapters import Network
-from sim.network.link import Contacts, LinkProfile, count_pieces
+from sim.network.link import Contacts, LinkProfile, count_segments
 
 _Queued = tuple[StartWrite, int, Callable[..., object], tuple[Any, ...]]
 _Ending = tuple[StartWrite, Callable[..., object], tuple[Any, ...]]
@@ -57,7 +57,7 @@ class _Writer(ABC):
 class QueuedWorker(_Writer):
     """One thread of an encode rank that writes, first come, first served.
 
-    Each write makes contact if it is the first to its destination, posts its pieces, moves its bytes through the
+    Each write makes contact if it is the first to its destination, posts its segments, moves its bytes through the
     network, and ends ``latency_s`` later; the thread is taken up by it all that time, as it is by a synchronous call of
     a transfer library. Several workers of one rank post side by side and share the rank's adapters.
 
@@ -102,24 +102,24 @@ class QueuedWorker(_Writer):
         self._writing = True
         self._began_s = now = self._clock._now
         link = self._link
-        # Counting is for links that charge for pieces.
-        pieces = (
-            count_pieces(self._layout, write.chunk, write.source_blocks, write.target_blocks)
-            if link.counts_pieces
+        # Counting is for links that charge for segments.
+        segments = (
+            count_segments(self._layout, write.chunk, write.source_blocks, write.target_blocks)
+            if link.counts_segments
             else 0
         )
-        before_s = link.post_s(pieces)
+        before_s = link.post_s(segments)
         if self._contacts is not None:
             before_s += self._contacts.wait_s(self._rank, write.destination, now)
         if before_s:
-            self._clock.call_after(before_s, self._move, write, bytes_, pieces, done, args)
+            self._clock.call_after(before_s, self._move, write, bytes_, segments, done, args)
         else:
-            self._move(write, bytes_, pieces, done, args)
+            self._move(write, bytes_, segments, done, args)
 
     def _move(
-        self, write: StartWrite, bytes_: int, pieces: int, done: Callable[..., object], args: tuple[Any, ...]
+        self, write: StartWrite, bytes_: int, segments: int, done: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
-        self._network.start(self._rank, write.destination, bytes_, pieces, self._moved, write, done, args)
+        self._network.start(self._rank, write.destination, bytes_, segments, self._moved, write, done, args)
 
     def _moved(self, write: StartWrite, done: Callable[..., object], args: tuple[Any, ...]) -> None:
         if self._link.latency_s:
@@ -194,12 +194,12 @@ class HostedWorker(_Writer):
         write, bytes_, done, args = self._queue.popleft()
         self._writing = True
         link = self._link
-        pieces = count_pieces(self._layout, write.chunk, write.source_blocks, write.target_blocks)
+        segments = count_segments(self._layout, write.chunk, write.source_blocks, write.target_blocks)
         extra_s = 0.0
         if self._contacts is not None:
             extra_s = self._contacts.wait_s(self._rank, write.destination, self._clock._now)
         factor = self._draw()
-        alone_s = max(0.0, factor * link.write_s(bytes_, pieces) + extra_s - self._taken_s)
+        alone_s = max(0.0, factor * link.write_s(bytes_, segments) + extra_s - self._taken_s)
         self._left = (self._width > 0) + (self._network is not None)
         ending = (write, done, args)
         if not self._left:
@@ -208,14 +208,14 @@ class HostedWorker(_Writer):
             return
         if self._network is not None:
             # Where in a write's life the thread's own part lies is of no matter to those that share its adapters.
-            thread_s = max(0.0, alone_s - link.adapter_s(bytes_, pieces) / link.share(bytes_))
-            self._clock.call_after(thread_s, self._move, write, bytes_, pieces, ending)
+            thread_s = max(0.0, alone_s - link.adapter_s(bytes_, segments) / link.share(bytes_))
+            self._clock.call_after(thread_s, self._move, write, bytes_, segments, ending)
         if self._width > 0:
             self._processors.run(self._width * alone_s, self._width, self._end, ending)
 
-    def _move(self, write: StartWrite, bytes_: int, pieces: int, ending: _Ending) -> None:
+    def _move(self, write: StartWrite, bytes_: int, segments: int, ending: _Ending) -> None:
         assert self._network is not None  # asked before the call was planned
-        self._network.start(self._rank, write.destination, bytes_, pieces, self._end, ending)
+        self._network.start(self._rank, write.destination, bytes_, segments, self._end, ending)
 
     def _end(self, ending: _Ending) -> None:
         self._left -= 1

@@ -36,7 +36,7 @@ class Variation(msgspec.Struct, frozen=True, kw_only=True):
 
     ``cv``, ``rate_log_sd``, ``rate_time_constant_s`` replace those of the mix's arrivals (``cv`` also that of every
     client with arrivals of its own). ``order``: the requests of a block of 1024 come at random, small and large ones in
-    turn ("alternating"), or in "sorted-runs" of 32, small to large; who arrives when is not changed by it.
+    iteration ("alternating"), or in "sorted-runs" of 32, small to large; who arrives when is not changed by it.
     ``repeat_probability``: with it a client's next request is of the same length class as its last one, lengths from
     2^k to 2^(k+1) − 1 being a class; how long requests are on the whole does not change. ``hint``: what the language
     side is told about the image tokens, "exact", "none" or the log-sd of a lognormal error; None for what the mix says.

@@ -227,10 +227,10 @@ def test_unequal_first_allocations_of_a_group(discipline: str, reserve_blocks: i
         ({"instances": (0, 0)}, "rooms and instances have one entry for each of the lengths"),
         ({"default_tokens": (2, 2)}, "default_tokens has one entry, or one for each language rank"),
         ({"default_tokens": ()}, "default_tokens has one entry, or one for each language rank"),
-        ({"instant": True}, "a world can be instant only with atomic turns and without faults"),
+        ({"instant": True}, "a world can be instant only with atomic iterations and without faults"),
         (
-            {"instant": True, "atomic_turns": True, "faults": (Fault.FAIL,), "most_faults": 1},
-            "a world can be instant only with atomic turns and without faults",
+            {"instant": True, "atomic_iterations": True, "faults": (Fault.FAIL,), "most_faults": 1},
+            "a world can be instant only with atomic iterations and without faults",
         ),
     ],
 )

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.checker import snapshot
 from protocol.checker.bounds import BLOCK_TOKENS, NEED_TIMERS, Bound, Fault
 from protocol.checker.explorer import explore
@@ -152,8 +152,8 @@ class Player:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self.model = Model(bound)
-        self.state, broken = self.model.initial()
-        assert broken == ()
+        self.state, violations = self.model.initial()
+        assert violations == ()
         self.ranks = list(self.model.steps.ranks)
         self.cores: dict[RankId, Any] = {rank_id: bound.make_core(rank_id) for rank_id in self.ranks}
         self.memory: dict[RankId, list[Any]] = {
@@ -174,18 +174,18 @@ class Player:
         self.under_way += self.caused
         self._compare()
 
-    def go(self, choice: int, *, idle_turns: bool) -> None:
+    def go(self, choice: int, *, idle_iterations: bool) -> None:
         """Take one of the possible moves in all three worlds."""
         found = list(self.model.moves(self.state))
-        if idle_turns:
-            self._hold_idle_turns({move.rank for move, _, _ in found if move.kind == "turn"})
+        if idle_iterations:
+            self._hold_idle_iterations({move.rank for move, _, _ in found if move.kind == "iteration"})
         if not found:
             return
         faults = [one for one in found if one[0].kind in FAULTS]
         regular = [one for one in found if one[0].kind not in FAULTS]
         wanted = faults if not regular or (faults and not choice % 8) else regular  # else faults come too early
-        move, self.state, broken = wanted[choice // 8 % len(wanted)]
-        assert broken == ()
+        move, self.state, violations = wanted[choice // 8 % len(wanted)]
+        assert violations == ()
         self.caused = []
         self._play(move)
         if self.bound.instant:
@@ -199,16 +199,16 @@ class Player:
     def _group(self, member: RankId) -> list[RankId]:
         return [rank_id for rank_id in self.ranks if rank_id[:2] == member[:2]]
 
-    def _hold_idle_turns(self, due: set[RankId]) -> None:
-        """A turn that is not a move of the model changes nothing."""
-        turning = {plain.taker for plain, _ in self.under_way if plain.what == "turn"}
+    def _hold_idle_iterations(self, due: set[RankId]) -> None:
+        """An iteration that is not a move of the model changes nothing."""
+        iterating = {plain.taker for plain, _ in self.under_way if plain.what == "iteration"}
         for first in {self._group(rank_id)[0] for rank_id in self.cores} - due:
             members = self._group(first)
-            if turning.intersection(members) or not self.cores.keys() >= set(members):
+            if iterating.intersection(members) or not self.cores.keys() >= set(members):
                 continue
             before = [core_outline(self.cores[member], self.ended[member]) for member in members]
-            turn = hold_turn([self.cores[member] for member in members])
-            assert [self.cores[member].handle(turn, NOW) for member in members] == [[]] * len(members)
+            iteration = hold_iteration([self.cores[member] for member in members])
+            assert [self.cores[member].handle(iteration, NOW) for member in members] == [[]] * len(members)
             assert [core_outline(self.cores[member], self.ended[member]) for member in members] == before
 
     def _play(self, move: Move) -> None:
@@ -216,8 +216,8 @@ class Player:
         match move.kind:
             case "submit":
                 self._feed(rank_id, self.bound.requests_for(rank_id)[self.cores[rank_id]._submitted])
-            case "turn":
-                self._begin_turn(self._group(rank_id))
+            case "iteration":
+                self._begin_iteration(self._group(rank_id))
             case "timer" | Fault.EARLY:
                 core = self.cores[rank_id]
                 core._arm(core.rooms[room], 0.0, NOW)
@@ -238,14 +238,14 @@ class Player:
             case _:
                 self._arrive(self._take(move.item))
 
-    def _begin_turn(self, members: list[RankId]) -> None:
-        turn = hold_turn([self.cores[member] for member in members])
-        assert hold_turn([self.locals[member].core for member in members]) == turn
+    def _begin_iteration(self, members: list[RankId]) -> None:
+        iteration = hold_iteration([self.cores[member] for member in members])
+        assert hold_iteration([self.locals[member].core for member in members]) == iteration
         for member in members:
-            if len(members) > 1 and not self.bound.atomic_turns:
-                self._add(Item("turn", member, turn, member))
+            if len(members) > 1 and not self.bound.atomic_iterations:
+                self._add(Item("iteration", member, iteration, member))
             else:
-                self._feed(member, turn)
+                self._feed(member, iteration)
 
     def _arrive(self, pair: Pair) -> None:
         taker, content = pair.plain.taker, pair.plain.content
@@ -426,38 +426,40 @@ def bounds(draw: st.DrawFn) -> Bound:
         resume_first=draw(st.booleans()),
         timers=bool(NEED_TIMERS.intersection(kinds)) or draw(st.booleans()),
         arrivals_any=draw(st.booleans()),
-        atomic_turns=instant or draw(st.booleans()),
+        atomic_iterations=instant or draw(st.booleans()),
         instant=instant,
         faults=kinds,
         most_faults=any_of(1, 2, 3) if kinds else 0,
     )
 
 
-def check_walk(bound: Bound, choices: list[int], idle_turns: bool) -> None:
+def check_walk(bound: Bound, choices: list[int], idle_iterations: bool) -> None:
     player = Player(bound)
     for choice in choices:
-        player.go(choice, idle_turns=idle_turns)
+        player.go(choice, idle_iterations=idle_iterations)
 
 
 walks = given(
     bound=bounds(),
     choices=st.lists(st.integers(0, 2**16), min_size=40, max_size=150),
-    idle_turns=st.booleans(),
+    idle_iterations=st.booleans(),
 )
 
 
 @settings(max_examples=40, deadline=None)
 @walks
-def test_the_model_does_what_plain_cores_do(bound: Bound, choices: list[int], idle_turns: bool) -> None:
-    check_walk(bound, choices, idle_turns)
+def test_the_model_does_what_plain_cores_do(bound: Bound, choices: list[int], idle_iterations: bool) -> None:
+    check_walk(bound, choices, idle_iterations)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @settings(max_examples=1500, deadline=None)
 @walks
-def test_the_model_does_what_plain_cores_do_on_many_walks(bound: Bound, choices: list[int], idle_turns: bool) -> None:
-    check_walk(bound, choices, idle_turns)
+def test_the_model_does_what_plain_cores_do_on_many_walks(
+    bound: Bound, choices: list[int], idle_iterations: bool
+) -> None:
+    check_walk(bound, choices, idle_iterations)
 
 
 # --- copies and keys -------------------------------------------------------------------------------------------------
@@ -480,7 +482,7 @@ RICH = [
         encode_blocks=4,
         language_blocks=3,
         timers=True,
-        atomic_turns=True,
+        atomic_iterations=True,
         faults=(Fault.SUSPECT, Fault.FAIL),
         most_faults=2,
     ),
@@ -517,13 +519,13 @@ def cores_of(model: Model, most: int) -> list[Any]:
 
 def inputs_for(model: Model, core: Any) -> list[Any]:
     """Everything that ever came to a rank and some more; much of it makes no sense in this state, which is fine."""
-    found: list[Any] = [hold_turn([core]), *model.bound.requests_for(core.rank_id)]
+    found: list[Any] = [hold_iteration([core]), *model.bound.requests_for(core.rank_id)]
     for key in model.bound.keys:
         found += [Abort(*key), Encoded(*key), Quiet(*key)]
     for peer in model.steps.ranks:
         found += [PeerDown(peer), PeerUp(peer)]
     for item in model.steps.items:
-        if item.taker == core.rank_id and item.what in ("message", "turn"):
+        if item.taker == core.rank_id and item.what in ("message", "iteration"):
             found.append(item.content)
         elif item.taker == core.rank_id and item.what == "write":
             write = item.content

@@ -29,8 +29,8 @@ HOLD_AND_WAIT = Bound(
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 
 DEADLOCK = """\
-invariant 21, no deadlock: an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due turn is known to be due
-broken: nothing can happen any more; encode0.0 has 0 of 4 blocks free: room 0 holds 2 and is waiting for memory on the \
+invariant 21, no deadlock: an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due iteration is known to be due
+violations: nothing can happen any more; encode0.0 has 0 of 4 blocks free: room 0 holds 2 and is waiting for memory on the \
 language side, room 1 holds 2 and is waiting for memory on the language side; language0.0 has 0 of 2 blocks free: \
 room 0 holds 1 and is waiting for blocks to resume, room 1 holds 1 and is waiting for blocks to resume
 in 'B1: two requests of two blocks in a pool of two': alloc_then_free, 1x1 ranks; rooms of 3, 3 tokens; \
@@ -39,7 +39,7 @@ first allocation 2; pools of 4 and 2 blocks of 2 tokens
   2  encode0.0 is given room 1 of 3 tokens
   3  language0.0 is given room 0
   4  language0.0 is given room 1
-  5  language0 takes a turn
+  5  language0 holds an iteration
        language0.0: offers block 0 for chunk 0 of room 0 to encode0.0
        language0.0: offers block 1 for chunk 0 of room 1 to encode0.0
        language0.0: room 0 goes from Bootstrapping to WaitingForInput
@@ -48,7 +48,7 @@ first allocation 2; pools of 4 and 2 blocks of 2 tokens
        encode0.0: room 0 goes from Bootstrapping to WaitingForInput
   7  encode0.0 gets the offer for chunk 0 of room 1 from language0.0
        encode0.0: room 1 goes from Bootstrapping to WaitingForInput
-  8  encode0 takes a turn
+  8  encode0 holds an iteration
        encode0.0: starts to encode room 0 into blocks 0, 1
        encode0.0: starts to encode room 1 into blocks 2, 3
   9  encode0.0 has encoded room 0
@@ -63,8 +63,8 @@ first allocation 2; pools of 4 and 2 blocks of 2 tokens
        encode0.0: sends Transferring of room 1, 2 of 3 tokens to language0.0
        encode0.0: room 1 goes from WaitingForInput to Transferring
  14  language0.0 gets Transferring of room 1, 2 of 3 tokens, from encode0.0
- 15  encode0 takes a turn
- 16  language0 takes a turn
+ 15  encode0 holds an iteration
+ 16  language0 holds an iteration
        language0.0: room 0 goes from WaitingForInput to Transferring
        language0.0: room 1 goes from WaitingForInput to Transferring"""
 
@@ -81,14 +81,14 @@ def test_the_text_of_the_deadlock() -> None:
 
 def test_replaying_the_deadlock_ends_in_it() -> None:
     done = replay(HOLD_AND_WAIT, deadlock().moves)
-    assert [(broken.invariant, broken.what) for broken in done.broken] == [(21, deadlock().what)]
+    assert [(violations.invariant, violations.what) for violations in done.violations] == [(21, deadlock().what)]
     assert deadlock().what == f"nothing can happen any more; {done.waiting}"
     assert list(done.lines) == [line for line in DEADLOCK.splitlines() if line.startswith(" ")]
 
 
 def test_part_of_a_schedule_breaks_nothing() -> None:
     assert replay(HOLD_AND_WAIT, ()).lines == ()
-    assert replay(HOLD_AND_WAIT, deadlock().moves[:15]).broken == ()
+    assert replay(HOLD_AND_WAIT, deadlock().moves[:15]).violations == ()
 
 
 def everything_once(bound: Bound) -> tuple[Move, ...]:
@@ -132,7 +132,7 @@ def test_every_kind_of_move_has_a_text_and_survives_a_file(fault: Fault) -> None
     bound = with_fault(fault)
     finding = Finding(invariant=1, what="nothing at all", moves=everything_once(bound))
     done = replay(bound, finding.moves)
-    assert done.broken == ()
+    assert done.violations == ()
     assert [line[5:] for line in done.lines if "FAULT" in line] == [TOLD[fault]]
     text = json.dumps(to_file(finding, bound))
     assert from_file(json.loads(text)) == (finding, bound)
@@ -167,7 +167,7 @@ IMPOSSIBLE: list[Any] = [
     (Move("take", ENCODE), WRITE, "the write of tokens 0 to 2 of room 0 to language0.0 is done"),
     (Move("take", ENCODE), OFFER, "encode0.0 gets the offer for chunk 0 of room 0 from language0.0"),
     (Move("take", ENCODE), ENCODED, "encode0.0 has encoded room 0"),
-    (Move("turn", LANGUAGE), None, "language0 takes a turn"),
+    (Move("iteration", LANGUAGE), None, "language0 holds an iteration"),
     (Move("timer", LANGUAGE, room=(1, 0)), None, "the timer of room 1 goes off on language0.0"),
     (Move(Fault.DIE, LANGUAGE), None, "FAULT: language0.0 dies"),
     (Move("follow", LANGUAGE), None, "language0.0 ends as well: another rank of its group has"),

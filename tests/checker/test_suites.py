@@ -216,26 +216,26 @@ def test_the_quick_suite_holds(bound: Bound) -> None:
 
 
 def test_the_grid() -> None:
-    cells = list(grid())
-    assert len(cells) == 1088
+    cases = list(grid())
+    assert len(cases) == 1088
     assert len(list(grid(2))) == 216
     assert all(
         bound.can_succeed(tokens)
-        for cell in cells
+        for case in cases
         for discipline in ("alloc_then_free", "free_then_alloc", "window", "exact_announce")
-        for bound in cell.bounds(discipline, resume_first=True)[:1]
+        for bound in case.bounds(discipline, resume_first=True)[:1]
         for tokens in bound.lengths
     )
-    crowded = next(cell for cell in cells if cell.requests == (1, 2) and not cell.contended)
+    crowded = next(case for case in cases if case.requests == (1, 2) and not case.contended)
     assert crowded.oversized == 1
 
 
-def test_cells_without_contention_never_deadlock() -> None:
+def test_cases_without_contention_never_deadlock() -> None:
     """They are counted without a search, so a few are searched here."""
-    calm = [cell for cell in grid(3) if not cell.contended][::40]
+    calm = [case for case in grid(3) if not case.contended][::40]
     assert calm
-    for cell in calm:
-        for bound in cell.bounds("alloc_then_free", resume_first=False):
+    for case in calm:
+        for bound in case.bounds("alloc_then_free", resume_first=False):
             result = explore(bound)
             assert result.complete
             assert result.findings == ()

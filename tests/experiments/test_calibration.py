@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from experiments.calibration.input.line_rates import line_rate_Bps
 from experiments.calibration.input.rows import read_rows
-from experiments.calibration.laws.cells import Cells
 from experiments.calibration.laws.choosing import choose
 from experiments.calibration.laws.fitting import can_tell, certainty, fit
 from experiments.calibration.laws.forms import DISCRETE, FORMS, Form, seconds
 from experiments.calibration.laws.nonnegative import coefficients
+from experiments.calibration.laws.samples import Samples
 from sim.network.link import load_profile
 from sim.streams import stream
 
@@ -38,11 +38,11 @@ HEADER = (
 SIZES = tuple(2**power for power in range(6, 24))
 
 
-def grid(sizes: Sequence[int] = SIZES[::2], pieces: Sequence[int] = (1, 2, 4, 8, 16, 128)) -> Cells:
+def grid(sizes: Sequence[int] = SIZES[::2], segments: Sequence[int] = (1, 2, 4, 8, 16, 128)) -> Samples:
     """Every size in every batch, without times."""
-    shapes = [(size, batch) for size in sizes for batch in pieces]
+    shapes = [(size, batch) for size in sizes for batch in segments]
     columns = [np.array(column, dtype=float) for column in zip(*shapes, strict=True)]
-    return Cells(*columns, np.ones(len(shapes)), np.ones(len(shapes)))
+    return Samples(*columns, np.ones(len(shapes)), np.ones(len(shapes)))
 
 
 def form(name: str, count: int | None = None) -> Form:
@@ -70,12 +70,12 @@ def affine_row(size: int, *, batch: int = 1, table: str = "mine", **other: Any) 
 # --- laws ---
 
 LAWS = (
-    *((name, None) for name in ("rate", "affine", "roof", "pieces", "latency and roof", "batch")),
+    *((name, None) for name in ("rate", "affine", "roof", "segments", "latency and roof", "batch")),
     ("queues", 8),
-    ("queues and pieces", 4),
+    ("queues and segments", 4),
     ("queues and batch", 16),
     ("adapters", 4),
-    ("adapters and pieces", 8),
+    ("adapters and segments", 8),
 )
 costs = st.floats(1e-6, 1e-4)
 
@@ -83,7 +83,7 @@ costs = st.floats(1e-6, 1e-4)
 @settings(max_examples=25, deadline=None)
 @given(
     latency_s=costs,
-    per_piece_s=st.floats(1e-8, 1e-5),
+    per_segment_s=st.floats(1e-8, 1e-5),
     per_queue_s=st.floats(1e-7, 1e-5),
     bandwidth_Bps=st.floats(1e9, 1e11),
     knee_bytes=st.floats(300, 1e6),
@@ -98,10 +98,10 @@ def test_what_a_law_made_is_recovered(law: tuple[str, int | None], **found: floa
         wanted["stripe_threshold_bytes"] = 1.5 * 2**20
     if one.counted:
         wanted[one.counted] = float(one.count)
-    cells = grid()
-    cells = cells.taking(seconds(one, wanted, cells))
-    again = fit(one, cells)
-    assert again.seconds(cells) == pytest.approx(cells.seconds, rel=1e-3)
+    samples = grid()
+    samples = samples.taking(seconds(one, wanted, samples))
+    again = fit(one, samples)
+    assert again.seconds(samples) == pytest.approx(samples.seconds, rel=1e-3)
     if one.name in ("rate", "affine"):
         assert again.parameters == pytest.approx(wanted, rel=1e-6)
 
@@ -110,8 +110,8 @@ def test_what_a_law_made_is_recovered(law: tuple[str, int | None], **found: floa
     ("name", "wanted"),
     [
         ("affine", {"latency_s": 6e-6, "bandwidth_Bps": 50e9}),
-        ("pieces", {"latency_s": 6e-6, "per_piece_s": 2e-7, "bandwidth_Bps": 50e9}),
-        ("batch", {"latency_s": 6e-6, "per_piece_s": 2e-7, "bandwidth_Bps": 50e9, "message_rate_per_s": 2e7}),
+        ("segments", {"latency_s": 6e-6, "per_segment_s": 2e-7, "bandwidth_Bps": 50e9}),
+        ("batch", {"latency_s": 6e-6, "per_segment_s": 2e-7, "bandwidth_Bps": 50e9, "message_rate_per_s": 2e7}),
         ("8 queues", {"latency_s": 6e-6, "per_queue_s": 1e-6, "bandwidth_Bps": 50e9, "queues": 8.0}),
         (
             "4 adapters",
@@ -119,12 +119,12 @@ def test_what_a_law_made_is_recovered(law: tuple[str, int | None], **found: floa
         ),
     ],
 )
-def test_the_law_that_made_the_cells_is_chosen_with_its_numbers(name: str, wanted: dict[str, float]) -> None:
+def test_the_law_that_made_the_samples_is_chosen_with_its_numbers(name: str, wanted: dict[str, float]) -> None:
     one = form(name.split(" ", 1)[1], int(name.split(" ")[0])) if name[0].isdigit() else form(name)
-    cells = grid()
-    noise = 1 + stream(1, 0, "test", name).normal(0, 0.005, len(cells))
-    cells = cells.taking(seconds(one, wanted, cells) * noise)
-    chosen = choose(cells)
+    samples = grid()
+    noise = 1 + stream(1, 0, "test", name).normal(0, 0.005, len(samples))
+    samples = samples.taking(seconds(one, wanted, samples) * noise)
+    chosen = choose(samples)
     assert chosen is not None
     assert chosen.name == name
     # A threshold is known to lie between two sizes.
@@ -133,7 +133,7 @@ def test_the_law_that_made_the_cells_is_chosen_with_its_numbers(name: str, wante
     assert chosen.fit.parameters == pytest.approx(
         wanted | ({"stripe_threshold_bytes": threshold} if threshold else {}), rel=0.05
     )
-    sure = certainty(chosen.fit, cells, stream(1, 0, "test", "draws"))
+    sure = certainty(chosen.fit, samples, stream(1, 0, "test", "draws"))
     for parameter, value in wanted.items():
         found = sure.intervals[parameter]
         assert found["value"] is not None
@@ -146,12 +146,12 @@ def test_the_law_that_made_the_cells_is_chosen_with_its_numbers(name: str, wante
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     wanted = {"latency_s": 6e-6, "bandwidth_Bps": 50e9}
-    cells = grid(SIZES, (1,))
+    samples = grid(SIZES, (1,))
     hits = dict.fromkeys(wanted, 0)
     repeats = 40
     for number in range(repeats):
         draws = stream(number, 0, "test", "noise")
-        noisy = cells.taking(seconds(form("affine"), wanted, cells) * (1 + draws.normal(0, 0.02, len(cells))))
+        noisy = samples.taking(seconds(form("affine"), wanted, samples) * (1 + draws.normal(0, 0.02, len(samples))))
         found = certainty(fit(form("affine"), noisy), noisy, draws).intervals
         for name, value in wanted.items():
             hits[name] += found[name]["low"] <= value <= found[name]["high"]  # type: ignore[operator]
@@ -174,27 +174,27 @@ def test_no_part_costs_less_than_nothing_and_none_could_leave_less(seed: int, co
 
 
 def test_an_outlier_is_told_and_does_not_move_the_law() -> None:
-    cells = grid(SIZES, (1,))
-    cells = cells.taking(seconds(form("affine"), {"latency_s": 6e-6, "bandwidth_Bps": 50e9}, cells))
-    noise = 1 + stream(3, 0, "test", "noise").normal(0, 0.005, len(cells))
+    samples = grid(SIZES, (1,))
+    samples = samples.taking(seconds(form("affine"), {"latency_s": 6e-6, "bandwidth_Bps": 50e9}, samples))
+    noise = 1 + stream(3, 0, "test", "noise").normal(0, 0.005, len(samples))
     noise[7] = 3.0
-    found = fit(form("affine"), cells.taking(cells.seconds * noise))
+    found = fit(form("affine"), samples.taking(samples.seconds * noise))
     assert found.outliers == (7,)
     assert found.parameters == pytest.approx({"latency_s": 6e-6, "bandwidth_Bps": 50e9}, rel=0.02)
 
 
-def test_cells_that_cannot_tell_a_law_do_not_get_it() -> None:
+def test_samples_that_cannot_tell_a_law_do_not_get_it() -> None:
     one_batch = grid(SIZES, (64,)).taking(np.linspace(1e-5, 1e-3, len(SIZES)))
-    assert not can_tell(form("pieces"), one_batch)  # the latency and 64 pieces are the same
+    assert not can_tell(form("segments"), one_batch)  # the latency and 64 segments are the same
     assert can_tell(form("affine"), one_batch)
     one_size = grid((4096,), (1, 4, 16, 64)).taking(np.linspace(1e-5, 1e-3, 4))
     assert not can_tell(form("roof"), one_size)
 
 
 def test_a_sweep_that_no_law_describes_is_filled_in_and_says_so() -> None:
-    cells = grid(SIZES, (1,))
+    samples = grid(SIZES, (1,))
     waves = 1 + 0.4 * np.sin(np.arange(len(SIZES)) / 2)
-    chosen = choose(cells.taking((6e-6 + np.array(SIZES) / 50e9) * waves))
+    chosen = choose(samples.taking((6e-6 + np.array(SIZES) / 50e9) * waves))
     assert chosen is not None
     assert chosen.name.endswith("filled in by interpolation")
 
@@ -268,7 +268,7 @@ def test_a_serving_table_is_fitted_on_its_totals(folder: Path, bufferlab: Any) -
     assert (table["on_totals"], table["fitted_rows"]) == (True, len(totals))
     assert table["parameters"]["latency_s"]["value"] == pytest.approx(200e-6, rel=1e-3)
     assert table["parameters"]["bandwidth_Bps"]["value"] == pytest.approx(20e9, rel=1e-3)
-    assert "fitted on total_bytes, as transfers of one piece" in bufferlab("calibrate", "serving.csv").out
+    assert "fitted on total_bytes, as transfers of one segment" in bufferlab("calibrate", "serving.csv").out
     report(bufferlab, "serving.csv", "--out", "link.toml")
     assert load_profile("link.toml").bandwidth_Bps == pytest.approx(20e9, rel=1e-3)
     # An empty column says no more than a missing one; where threads are known they share the total.
@@ -277,7 +277,7 @@ def test_a_serving_table_is_fitted_on_its_totals(folder: Path, bufferlab: Any) -
     rows, left_out = read_rows(Path("empty.csv"))
     assert [(row.msg_bytes, row.batch, row.threads) for row in rows] == [(total // 4, 1, 4) for total in totals]
     assert not left_out
-    # In a table of pieces a row without a size lacks a number.
+    # In a table of segments a row without a size lacks a number.
     Path("mixed.csv").write_text(
         "table,msg_bytes,batch,threads,total_bytes,time_us\nmine,,1,1,4096,3\nmine,8192,1,1,8192,5\n"
     )
@@ -406,7 +406,7 @@ def test_a_table_too_small_for_any_law_is_named(folder: Path, bufferlab: Command
     assert [one["name"] for one in found["not_fitted"]] == ["lonely"]
 
 
-def test_a_cell_measured_twice_shows_how_well_anything_could_be_predicted(folder: Path, bufferlab: Command) -> None:
+def test_a_sample_measured_twice_shows_how_well_anything_could_be_predicted(folder: Path, bufferlab: Command) -> None:
     rows = [affine_row(size) for size in SIZES]
     again = affine_row(SIZES[3], table="later")
     again["time_us"] = float(again["time_us"]) * 1.1
@@ -439,23 +439,23 @@ def test_a_profile_says_what_the_rows_say_and_the_simulator_takes_it(folder: Pat
 
 
 def test_one_law_for_a_sweep_of_sizes_and_one_of_batches(folder: Path, bufferlab: Command) -> None:
-    link = {"latency_s": 6e-6, "per_piece_s": 1.75e-7, "per_queue_s": 4e-7, "queues": 8.0, "bandwidth_Bps": 49e9}
+    link = {"latency_s": 6e-6, "per_segment_s": 1.75e-7, "per_queue_s": 4e-7, "queues": 8.0, "bandwidth_Bps": 49e9}
     shapes = [("sizes", size, 128) for size in SIZES] + [("batches", 32768, 2**power) for power in range(8)]
     rows = []
     for table, size, batch in shapes:
-        cells = grid((size,), (batch,))
-        time_us = 1e6 * float(seconds(form("queues and pieces", 8), link, cells)[0])
+        samples = grid((size,), (batch,))
+        time_us = 1e6 * float(seconds(form("queues and segments", 8), link, samples)[0])
         rows.append(affine_row(size, batch=batch, table=table, time_us=f"{time_us:.4f}", bw_GBps=""))
     path = write_table(folder / "rows.csv", rows)
     joint = report(bufferlab, path, "--holdout", "odd", "--out", "link.toml")["joint"]
-    assert joint["form"] == "8 queues and pieces"
+    assert joint["form"] == "8 queues and segments"
     assert joint["held_out"]["max_error"] < 0.001
     profile = load_profile("link.toml")
     assert profile.queues == 8
     assert profile.per_queue_s == pytest.approx(4e-7, rel=0.01)
     alone = report(bufferlab, path, "--table", "sizes", "--predict", "batches")
     (prediction,) = alone["predictions"]
-    assert prediction["untold"] == ["batch"]  # 128 pieces in every row: what one costs is in the latency
+    assert prediction["untold"] == ["batch"]  # 128 segments in every row: what one costs is in the latency
     assert prediction["max_error"] > 1
 
 

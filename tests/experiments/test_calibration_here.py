@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 
 TRUTH = """
 latency_s = 0.4e-3
-per_piece_s = 0.1e-3
+per_segment_s = 0.1e-3
 bandwidth_Bps = 1.5e9
 control_latency_s = 0.3e-3
 copy_bandwidth_Bps = 6e9
@@ -75,7 +75,7 @@ def test_the_writes_of_its_runs_make_the_profile_and_not_a_link_without_software
     assert len(told) == here.STEPS
     profile = load_profile(str(out))
     assert profile.bandwidth_Bps == pytest.approx(1.5e9, rel=1e-3)
-    assert profile.per_piece_s == pytest.approx(0.1e-3, rel=1e-2)
+    assert profile.per_segment_s == pytest.approx(0.1e-3, rel=1e-2)
     assert profile.wakeup_s == pytest.approx(0.4e-3, rel=1e-3)
     assert profile.submit_latency_s == pytest.approx(1e-3, rel=1e-3)
     assert [one["name"] for one in result["tables"]] == ["bench"]

@@ -1,4 +1,4 @@
-"""What the software costs the processors: accounts of known costs give these back, and a profile has them."""
+"""What the software costs the processors: usages of known costs give these back, and a profile has them."""
 
 import json
 import math
@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim.cluster.threads
-from experiments.calibration.host.host import Account, Found, accounts_of, host_costs
-from experiments.calibration.input.reading import read_accounts
+from experiments.calibration.host.host import CpuUsage, Found, cpu_usages_of, host_costs
+from experiments.calibration.input.reading import read_cpu_usages
 from experiments.calibration.report import report_text
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
@@ -35,7 +35,7 @@ Command = Callable[..., Any]
 LINK = LinkProfile(
     name="host",
     latency_s=0.3e-3,
-    per_piece_s=0.05e-3,
+    per_segment_s=0.05e-3,
     bandwidth_Bps=2.4e9,
     control_latency_s=0.25e-3,
     copy_bandwidth_Bps=12e9,
@@ -43,26 +43,26 @@ LINK = LinkProfile(
 TRUTH = HostCosts(
     processors=2.0,
     input_s=110e-6,
-    turn_s=110e-6,
+    iteration_s=110e-6,
     message_s=50e-6,
-    order_s=70e-6,
+    command_s=70e-6,
     fill_bandwidth_Bps=6.5e9,
     write_processors=1.3,
     collective_processors=0.6,
     collective_quantiles_s=(0.2e-3, 0.3e-3, 0.5e-3, 0.9e-3, 4e-3),
 )
-MESSAGES_AND_TURNS = ("input_s", "turn_s", "message_s", "order_s")
+MESSAGES_AND_ITERATIONS = ("input_s", "iteration_s", "message_s", "command_s")
 OF_GROUPS = ("collective_processors", "collective_quantiles_s")
 
 
 class Load(NamedTuple):
-    """What one replication did: requests, chunks of each, their bytes and pieces, turns of each rank."""
+    """What one replication did: requests, chunks of each, their bytes and segments, iterations of each rank."""
 
     requests: int = 40
     chunks: int = 3
     chunk_bytes: int = 3_000_000
-    pieces: int = 4
-    turns: int = 150
+    segments: int = 4
+    iterations: int = 150
     copy_cpu_s: float = 0.03
     prefills: bool = False
 
@@ -72,7 +72,7 @@ class Load(NamedTuple):
 
 
 def process(**fields: Any) -> dict[str, Any]:
-    """One process's account, as environment.json has it; nothing spent but what is named."""
+    """One process's usage, as environment.json has it; nothing spent but what is named."""
     quiet = dict.fromkeys(("main_cpu_s", "writer_cpu_s", "engine_cpu_s", "control_cpu_s", "collective_cpu_s"), 0.0)
     usage = Usage(**{"lasts_s": 3.0, "other_cpu_s": 0.5} | quiet | fields)
     made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(usage))
@@ -81,73 +81,73 @@ def process(**fields: Any) -> dict[str, Any]:
 
 def write_cpu_s(truth: HostCosts, load: Load, link: LinkProfile = LINK) -> float:
     """What the writes of a replication cost, as the simulator has it: without what the rank's thread does."""
-    alone_s = link.write_s(load.chunk_bytes, load.pieces) - truth.before_s(link.control_latency_s)
+    alone_s = link.write_s(load.chunk_bytes, load.segments) - truth.before_s(link.control_latency_s)
     return truth.write_processors * load.writes * max(0.0, alone_s)
 
 
-def lone_account(truth: HostCosts = TRUTH, load: Load = Load(), link: LinkProfile = LINK) -> Account:  # noqa: B008
+def lone_usage(truth: HostCosts = TRUTH, load: Load = Load(), link: LinkProfile = LINK) -> CpuUsage:  # noqa: B008
     """One encode and one language rank that cost what ``truth`` says, all in its own thread."""
     fill_bytes = load.writes * load.chunk_bytes
     # A request and, of every chunk, an offer come in, and the ends of the writes and of the pass.
     encode_inputs = load.requests + load.writes + load.writes + load.requests
     language_messages = load.requests + load.writes
     language_inputs = language_messages + (load.requests if load.prefills else 0)
-    orders = 2 * load.requests
+    commands = 2 * load.requests
     writing_s = write_cpu_s(truth, load, link)
     fill_cpu_s = fill_bytes / truth.fill_bandwidth_Bps
     usage = {
         "router": process(
-            main_cpu_s=truth.order_s * (orders + 2 * load.requests),
-            control_cpu_s=truth.message_s * orders,
-            inputs=orders,
+            main_cpu_s=truth.command_s * (commands + 2 * load.requests),
+            control_cpu_s=truth.message_s * commands,
+            inputs=commands,
             submissions=load.requests,
         ),
         "encode0.0": process(
-            main_cpu_s=truth.input_s * (encode_inputs + load.turns) + fill_cpu_s,
+            main_cpu_s=truth.input_s * (encode_inputs + load.iterations) + fill_cpu_s,
             control_cpu_s=truth.message_s * (load.requests + load.writes),
             writer_cpu_s=0.25 * writing_s,
             engine_cpu_s=0.5 * writing_s,
             inputs=encode_inputs,
             submissions=load.requests,
-            turns=load.turns,
+            iterations=load.iterations,
             fills=load.requests,
             fill_bytes=fill_bytes,
             fill_cpu_s=fill_cpu_s,
             writes=load.writes,
             write_bytes=load.writes * load.chunk_bytes,
-            pieces=load.writes * load.pieces,
+            segments=load.writes * load.segments,
             write_s=7.0,
         ),
         "language0.0": process(
-            main_cpu_s=truth.input_s * (language_inputs + load.turns) + load.copy_cpu_s,
+            main_cpu_s=truth.input_s * (language_inputs + load.iterations) + load.copy_cpu_s,
             control_cpu_s=truth.message_s * language_messages,
             engine_cpu_s=0.25 * writing_s,
             inputs=language_inputs,
             submissions=load.requests,
-            turns=load.turns,
+            iterations=load.iterations,
             copies=load.writes,
             copy_bytes=fill_bytes,
             copy_cpu_s=load.copy_cpu_s,
         ),
     }
-    return Account(usage, 1, 2, load.prefills)
+    return CpuUsage(usage, 1, 2, load.prefills)
 
 
-def group_account(
+def group_usage(
     truth: HostCosts = TRUTH, collectives: int = 300, inputs: int = 110, side: str = "language"
-) -> Account:
+) -> CpuUsage:
     """A group of two ranks on one side; its first rank waits for the second, and took what it took to come."""
     steps = np.array(truth.collective_quantiles_s)
     mean_s = float(np.mean((steps[1:] + steps[:-1]) / 2))
     busy_s = truth.collective_processors * mean_s * collectives
     moved = "copy_cpu_s" if side == "language" else "fill_cpu_s"
-    alike = {"inputs": inputs, "collectives": collectives, "turns": 250, moved: 0.04}
+    alike = {"inputs": inputs, "collectives": collectives, "iterations": 250, moved: 0.04}
     known_s = truth.input_s * inputs + 0.04
     other = "encode" if side == "language" else "language"
     usage = {
         # What follows costs ten times as much as in a lone run: none of it may count.
         "router": process(main_cpu_s=10.0, control_cpu_s=10.0, inputs=90, submissions=30),
-        f"{other}0.0": process(main_cpu_s=10.0, inputs=300, turns=200, writes=90, write_bytes=9, pieces=90),
+        f"{other}0.0": process(main_cpu_s=10.0, inputs=300, iterations=200, writes=90, write_bytes=9, segments=90),
         f"{side}0.0": process(
             main_cpu_s=known_s + 0.7 * busy_s,
             collective_cpu_s=0.3 * busy_s,
@@ -158,11 +158,11 @@ def group_account(
             main_cpu_s=known_s, collective_cpu_s=busy_s, collective_quantiles_s=tuple(steps.tolist()), **alike
         ),
     }
-    return Account(usage, 2, 2)
+    return CpuUsage(usage, 2, 2)
 
 
-def costs_of(*accounts: Account, link: LinkProfile = LINK, base: HostCosts | None = None) -> Found:
-    found = host_costs(accounts, link, base)
+def costs_of(*usages: CpuUsage, link: LinkProfile = LINK, base: HostCosts | None = None) -> Found:
+    found = host_costs(usages, link, base)
     assert found is not None
     return found
 
@@ -176,8 +176,8 @@ def check_costs(found: HostCosts, wanted: HostCosts, rel: float = 1e-9) -> None:
 
 
 def test_every_cost_comes_out_as_it_was_put_in() -> None:
-    accounts = (lone_account(), lone_account(load=Load(requests=90, chunks=2, turns=400)), group_account())
-    found = costs_of(*accounts)
+    usages = (lone_usage(), lone_usage(load=Load(requests=90, chunks=2, iterations=400)), group_usage())
+    found = costs_of(*usages)
     check_costs(found.costs, TRUTH)
     assert found.untold == []
 
@@ -186,7 +186,7 @@ def test_every_cost_comes_out_as_it_was_put_in() -> None:
 @given(
     input_s=st.floats(1e-6, 1e-3),
     message_s=st.floats(1e-6, 1e-3),
-    order_s=st.floats(1e-6, 1e-3),
+    command_s=st.floats(1e-6, 1e-3),
     fill_bandwidth_Bps=st.floats(1e8, 1e11),
     write_processors=st.floats(0.1, 3.0),
     collective_processors=st.floats(0.1, 2.0),
@@ -197,8 +197,8 @@ def test_every_cost_comes_out_as_it_was_put_in() -> None:
             requests=st.integers(1, 200),
             chunks=st.integers(1, 5),
             chunk_bytes=st.integers(10_000_000, 50_000_000),
-            pieces=st.integers(1, 64),
-            turns=st.integers(1, 1000),
+            segments=st.integers(1, 64),
+            iterations=st.integers(1, 1000),
             copy_cpu_s=st.floats(0.0, 1.0),
             prefills=st.booleans(),
         ),
@@ -208,9 +208,9 @@ def test_every_cost_comes_out_as_it_was_put_in() -> None:
 )
 def test_whatever_the_costs_and_the_loads_are(steps: list[float], loads: list[Load], **costs: float) -> None:
     truth = HostCosts(
-        processors=2.0, turn_s=costs["input_s"], collective_quantiles_s=tuple(sorted(steps)), **costs
+        processors=2.0, iteration_s=costs["input_s"], collective_quantiles_s=tuple(sorted(steps)), **costs
     )  # fmt: skip
-    found = costs_of(*(lone_account(truth, load) for load in loads), group_account(truth))
+    found = costs_of(*(lone_usage(truth, load) for load in loads), group_usage(truth))
     check_costs(found.costs, truth, rel=1e-6)
     for name, estimate in found.estimates.items():
         value, low, high = estimate["value"], estimate["low"], estimate["high"]
@@ -222,8 +222,8 @@ def test_whatever_the_costs_and_the_loads_are(steps: list[float], loads: list[Lo
 
 
 def test_the_interval_is_that_of_the_runs() -> None:
-    truths = [msgspec.structs.replace(TRUTH, order_s=order_s) for order_s in (60e-6, 70e-6, 80e-6)]
-    order = costs_of(*map(lone_account, truths)).estimates["order_s"]
+    truths = [msgspec.structs.replace(TRUTH, command_s=command_s) for command_s in (60e-6, 70e-6, 80e-6)]
+    command = costs_of(*map(lone_usage, truths)).estimates["command_s"]
     # Student's t of 97.5 % with 2 degrees of freedom is 4.303, the standard deviation 10 µs.
     assert order["value"] == pytest.approx(70e-6)
     assert order["low"] == pytest.approx(70e-6 - 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
@@ -231,17 +231,17 @@ def test_the_interval_is_that_of_the_runs() -> None:
 
 
 def test_a_long_run_counts_for_more_than_a_short_one() -> None:
-    cheap, dear = (msgspec.structs.replace(TRUTH, order_s=order_s) for order_s in (50e-6, 80e-6))
-    found = costs_of(lone_account(cheap, Load(requests=200)), lone_account(dear, Load(requests=100)))
-    assert found.costs.order_s == pytest.approx(60e-6)
+    cheap, dear = (msgspec.structs.replace(TRUTH, command_s=command_s) for command_s in (50e-6, 80e-6))
+    found = costs_of(lone_usage(cheap, Load(requests=200)), lone_usage(dear, Load(requests=100)))
+    assert found.costs.command_s == pytest.approx(60e-6)
 
 
 # --- what does not tell ---
 
 
 def test_groups_of_several_ranks_tell_only_all_reduces() -> None:
-    assert host_costs([group_account(), group_account()], LINK) is None
-    alone, with_groups = costs_of(lone_account()), costs_of(lone_account(), group_account(), group_account())
+    assert host_costs([group_usage(), group_usage()], LINK) is None
+    alone, with_groups = costs_of(lone_usage()), costs_of(lone_usage(), group_usage(), group_usage())
     for name in set(FIELDS) - set(OF_GROUPS):
         assert getattr(with_groups.costs, name) == getattr(alone.costs, name), name
     assert alone.untold == list(OF_GROUPS)
@@ -250,7 +250,7 @@ def test_groups_of_several_ranks_tell_only_all_reduces() -> None:
 
 def test_the_base_has_what_no_run_tells() -> None:
     base = HostCosts(input_s=9.0, collective_processors=0.25, collective_quantiles_s=(1e-3, 2e-3))
-    found = costs_of(lone_account(), base=base)
+    found = costs_of(lone_usage(), base=base)
     assert found.costs.collective_quantiles_s == (1e-3, 2e-3)
     assert found.costs.collective_processors == 0.25
     assert found.costs.input_s == pytest.approx(TRUTH.input_s)
@@ -258,49 +258,49 @@ def test_the_base_has_what_no_run_tells() -> None:
 
 
 def test_processors_are_the_most_that_a_run_could_use_or_are_not_told() -> None:
-    accounts = [lone_account()._replace(processors=count) for count in (1, 4, None)]
-    assert costs_of(*accounts).costs.processors == 4
-    found = costs_of(accounts[2])
+    usages = [lone_usage()._replace(processors=count) for count in (1, 4, None)]
+    assert costs_of(*usages).costs.processors == 4
+    found = costs_of(usages[2])
     assert "processors" in found.untold
     assert math.isinf(found.costs.processors)
-    assert costs_of(accounts[2], base=HostCosts(processors=3)).costs.processors == 3
+    assert costs_of(usages[2], base=HostCosts(processors=3)).costs.processors == 3
 
 
-def test_no_accounts_tell_nothing() -> None:
+def test_no_usages_tell_nothing() -> None:
     assert host_costs([], LINK) is None
-    assert host_costs([Account({"router": process(main_cpu_s=1.0, inputs=3)}, 1, 2)], LINK) is None
+    assert host_costs([CpuUsage({"router": process(main_cpu_s=1.0, inputs=3)}, 1, 2)], LINK) is None
 
 
 def test_a_run_without_writes_and_test_content_tells_the_rest() -> None:
-    nothing = {"writes": 0, "write_bytes": 0, "pieces": 0, "fills": 0, "fill_bytes": 0, "fill_cpu_s": 0.0}
+    nothing = {"writes": 0, "write_bytes": 0, "segments": 0, "fills": 0, "fill_bytes": 0, "fill_cpu_s": 0.0}
     idle = {"writer_cpu_s": 0.0, "engine_cpu_s": 0.0}
-    account = lone_account(load=Load(chunks=0))
-    usage = {name: one | idle | (nothing if name == "encode0.0" else {}) for name, one in account.usage.items()}
+    usage = lone_usage(load=Load(chunks=0))
+    usage = {name: one | idle | (nothing if name == "encode0.0" else {}) for name, one in usage.usage.items()}
     # Without test content the ends of its passes would pass for messages: take them out.
     usage["encode0.0"]["inputs"] -= 40
     usage["encode0.0"]["main_cpu_s"] -= 40 * TRUTH.input_s
-    found = costs_of(account._replace(usage=usage))
+    found = costs_of(usage._replace(usage=usage))
     assert found.untold == ["fill_bandwidth_Bps", "write_processors", *OF_GROUPS]
     assert math.isinf(found.costs.fill_bandwidth_Bps)
     assert found.costs.write_processors == 0
-    for name in MESSAGES_AND_TURNS:
+    for name in MESSAGES_AND_ITERATIONS:
         assert getattr(found.costs, name) == pytest.approx(getattr(TRUTH, name)), name
 
 
 def test_less_than_nothing_is_nothing() -> None:
-    account = lone_account()
+    usage = lone_usage()
     # Copies that took more processor time than the thread had: a kernel that counts in ticks says so.
-    language = account.usage["language0.0"] | {"copy_cpu_s": 100.0}
-    runs = [account._replace(usage=account.usage | {"language0.0": language})] * 2
+    language = usage.usage["language0.0"] | {"copy_cpu_s": 100.0}
+    runs = [usage._replace(usage=usage.usage | {"language0.0": language})] * 2
     found = costs_of(*runs)
-    assert found.costs.input_s == found.costs.turn_s == 0
+    assert found.costs.input_s == found.costs.iteration_s == 0
     assert found.estimates["input_s"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     # An all-reduce on no processor would never end, so that is not told.
-    dear = group_account()
+    dear = group_usage()
     known = {
         name: one | ({"copy_cpu_s": 100.0} if one["collectives"] else {}) for name, one in dear.usage.items()
     }  # fmt: skip
-    found = costs_of(lone_account(), dear._replace(usage=known))
+    found = costs_of(lone_usage(), dear._replace(usage=known))
     assert found.untold == ["collective_processors"]
     assert found.costs.collective_processors == 1.0
     assert found.costs.collective_quantiles_s == pytest.approx(TRUTH.collective_quantiles_s)
@@ -308,7 +308,7 @@ def test_less_than_nothing_is_nothing() -> None:
 
 def test_all_reduces_are_the_means_of_groups_and_runs() -> None:
     slow = msgspec.structs.replace(TRUTH, collective_quantiles_s=tuple(3 * s for s in TRUTH.collective_quantiles_s))
-    both = costs_of(lone_account(), group_account(), group_account(slow, side="encode"))
+    both = costs_of(lone_usage(), group_usage(), group_usage(slow, side="encode"))
     wanted = tuple(2 * one for one in TRUTH.collective_quantiles_s)
     assert both.costs.collective_quantiles_s == pytest.approx(wanted)
     median = both.estimates["collective_median_s"]
@@ -320,10 +320,10 @@ def test_all_reduces_are_the_means_of_groups_and_runs() -> None:
 def test_groups_of_one_run_count_alike() -> None:
     slow = msgspec.structs.replace(TRUTH, collective_quantiles_s=tuple(3 * s for s in TRUTH.collective_quantiles_s))
     # The slow group held three times as many, which matters to the processors but not to how long one takes.
-    first, second = group_account(), group_account(slow, collectives=900, side="encode")
+    first, second = group_usage(), group_usage(slow, collectives=900, side="encode")
     members = {name: one for one in (first, second) for name, one in one.usage.items() if one["collectives"]}
-    account = first._replace(usage={"router": first.router} | members)
-    found = costs_of(lone_account(), account)
+    usage = first._replace(usage={"router": first.router} | members)
+    found = costs_of(lone_usage(), usage)
     assert found.costs.collective_quantiles_s == pytest.approx([2 * one for one in TRUTH.collective_quantiles_s])
     assert found.costs.collective_processors == pytest.approx(TRUTH.collective_processors)
     assert found.estimates["collective_processors"]["low"] is None
@@ -357,9 +357,9 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> type[Tally]:
     return Tally
 
 
-def test_a_simulated_run_costs_what_its_accounts_say(tally: type[Tally]) -> None:
+def test_a_simulated_run_costs_what_its_usages_say(tally: type[Tally]) -> None:
     # All of a latency is work, so that nothing of an input comes after it; bytes alone make a write long.
-    link = msgspec.structs.replace(LINK, per_piece_s=0.0, control_latency_s=1.0, submit_latency_s=1.0, host=TRUTH)
+    link = msgspec.structs.replace(LINK, per_segment_s=0.0, control_latency_s=1.0, submit_latency_s=1.0, host=TRUTH)
     scenario = Scenario(
         block_tokens=128, hidden=2048, encode_blocks=512, language_blocks=256, sizing_options={"tokens": 1024}
     )
@@ -374,7 +374,7 @@ def test_a_simulated_run_costs_what_its_accounts_say(tally: type[Tally]) -> None
             if name.startswith(side) and kind in (kinds or (kind,))
         )
 
-    # The account that a measured run keeps of the same. The threads of both ranks are added up anyway.
+    # The usage that a measured run keeps of the same. The threads of both ranks are added up anyway.
     usage = {
         "router": process(
             main_cpu_s=work_s["_ran"], control_cpu_s=work_s["_take"] + work_s["run"], inputs=times["run"]
@@ -382,7 +382,7 @@ def test_a_simulated_run_costs_what_its_accounts_say(tally: type[Tally]) -> None
         "encode0.0": process(
             main_cpu_s=work_s["_taken"] + work_s["leave"] + work_s["_filled"],
             inputs=took("encode"),
-            turns=times["leave"],
+            iterations=times["leave"],
             submissions=took("encode", EncodeRequest),
             writes=took("encode", WriteDone),
             write_bytes=outcome.bytes_written,
@@ -399,7 +399,7 @@ def test_a_simulated_run_costs_what_its_accounts_say(tally: type[Tally]) -> None
         ),
     }
     assert usage["encode0.0"]["writes"] > len(requests)
-    found = costs_of(Account(usage, 1, 2), link=link)
+    found = costs_of(CpuUsage(usage, 1, 2), link=link)
     assert found.untold == list(OF_GROUPS)
     check_costs(found.costs, msgspec.structs.replace(TRUTH, collective_processors=1.0, collective_quantiles_s=(0.0,)))
 
@@ -429,17 +429,17 @@ def stored(
 
 
 def test_a_run_has_an_account_a_replication(bufferlab: Command) -> None:
-    usage = [dict(lone_account().usage), dict(lone_account(load=Load(requests=7)).usage)]
+    usage = [dict(lone_usage().usage), dict(lone_usage(load=Load(requests=7)).usage)]
     run = stored(bufferlab, "twice", usage, "language.tp=2", "language.release=prefill")
-    accounts = accounts_of(StoredRun(run))
-    assert accounts == [Account(one, 2, 2, prefills=True) for one in usage]
+    usages = cpu_usages_of(StoredRun(run))
+    assert usages == [CpuUsage(one, 2, 2, prefills=True) for one in usage]
 
 
 @pytest.mark.parametrize(
     ("usage", "settings_", "environment", "reason"),
     [
-        (None, (), {}, "whose processes kept no account of their processor time; it must be a measured run that has"),
-        ([{}], (), {}, "whose processes kept no account of their processor time"),
+        (None, (), {}, "whose processes kept no CPU usage of their processor time; it must be a measured run that has"),
+        ([{}], (), {}, "whose processes kept no CPU usage of their processor time"),
         ("lone", ("random_faults.failed_writes=0.1",), {}, "which has faults or incidents; only undisturbed runs can"),
         ("lone", (), {"hosts": []}, "whose ranks were on several hosts; it must be a run on one"),
     ],
@@ -447,18 +447,18 @@ def test_a_run_has_an_account_a_replication(bufferlab: Command) -> None:
 def test_a_run_that_tells_nothing_is_refused(
     bufferlab: Command, usage: Any, settings_: tuple[str, ...], environment: dict[str, Any], reason: str
 ) -> None:
-    kept = [dict(lone_account().usage)] if usage == "lone" else usage
+    kept = [dict(lone_usage().usage)] if usage == "lone" else usage
     run = stored(bufferlab, "kept", kept, *settings_, **environment)
-    assert accounts_of(StoredRun(run)) == []
-    good = stored(bufferlab, "good", [dict(lone_account().usage)])
+    assert cpu_usages_of(StoredRun(run)) == []
+    good = stored(bufferlab, "good", [dict(lone_usage().usage)])
     before = sorted(Path().iterdir())
-    ended = bufferlab("calibrate", good, "--accounts", good, "--accounts", run, "--out", "found.toml")
+    ended = bufferlab("calibrate", good, "--cpu-usage", good, "--cpu-usage", run, "--out", "found.toml")
     assert ended.status == 2
     assert ended.err.count("\n") == 1
-    assert f"--accounts has 'kept', {reason}" in ended.err
+    assert f"--cpu-usage has 'kept', {reason}" in ended.err
     assert sorted(Path().iterdir()) == before
     # Only asked for it has to tell something.
-    assert read_accounts((), [run]) == []
+    assert read_cpu_usages((), [run]) == []
 
 
 @pytest.mark.parametrize("made", ["missing", "folder", "file"])
@@ -469,36 +469,38 @@ def test_what_is_no_run_is_refused(bufferlab: Command, made: str) -> None:
     elif made == "file":
         Path("other").write_text("no run", encoding="utf-8")
     before = sorted(Path().iterdir())
-    ended = bufferlab("calibrate", good, "--accounts", "other", "--out", "found.toml")
+    ended = bufferlab("calibrate", good, "--cpu-usage", "other", "--out", "found.toml")
     assert ended.status == 2
     assert ended.err.count("\n") == 1
-    assert "--accounts has 'other', it must be a finished run directory (with a summary.json)" in ended.err
+    assert "--cpu-usage has 'other', it must be a finished run directory (with a summary.json)" in ended.err
     assert sorted(Path().iterdir()) == before
 
 
-def test_groups_alone_and_accounts_without_a_profile_are_refused(bufferlab: Command) -> None:
-    good = stored(bufferlab, "good", [dict(lone_account().usage)])
-    groups = stored(bufferlab, "groups", [dict(group_account().usage)], "language.tp=2")
-    ended = bufferlab("calibrate", good, "--accounts", groups, "--out", "found.toml")
+def test_groups_alone_and_usages_without_a_profile_are_refused(bufferlab: Command) -> None:
+    good = stored(bufferlab, "good", [dict(lone_usage().usage)])
+    groups = stored(bufferlab, "groups", [dict(group_usage().usage)], "language.tp=2")
+    ended = bufferlab("calibrate", good, "--cpu-usage", groups, "--out", "found.toml")
     assert ended.status == 2
     assert "it must have one with encode.tp = 1 and language.tp = 1 as well" in ended.err
     assert not Path("found.toml").exists()
-    ended = bufferlab("calibrate", good, "--accounts", good)
+    ended = bufferlab("calibrate", good, "--cpu-usage", good)
     assert ended.status == 2
     assert "there is no --out" in ended.err
     with pytest.raises(UserError, match="only runs whose groups have several ranks"):
-        read_accounts([groups, groups], [])
+        read_cpu_usages([groups, groups], [])
 
 
 def test_a_profile_has_the_costs_and_simulates(bufferlab: Command) -> None:
     measured = stored(bufferlab, "measured", None)
-    loop = stored(bufferlab, "loop", [dict(lone_account(load=Load(turns=turns)).usage) for turns in (150, 190)])
-    groups = stored(bufferlab, "groups", [dict(group_account().usage)] * 2, "language.tp=2")
-    command = ("calibrate", measured, "--accounts", loop, "--accounts", groups)
+    loop = stored(
+        bufferlab, "loop", [dict(lone_usage(load=Load(iterations=iterations)).usage) for iterations in (150, 190)]
+    )
+    groups = stored(bufferlab, "groups", [dict(group_usage().usage)] * 2, "language.tp=2")
+    command = ("calibrate", measured, "--cpu-usage", loop, "--cpu-usage", groups)
     ended = bufferlab(*command, "--out", "found.toml", "--json")
     assert ended.status == 0, ended.err
     profile = load_profile("found.toml")
-    found = host_costs([*accounts_of(StoredRun(loop)), *accounts_of(StoredRun(groups))], profile)
+    found = host_costs([*cpu_usages_of(StoredRun(loop)), *cpu_usages_of(StoredRun(groups))], profile)
     assert found is not None
     assert profile.host == found.costs
     # Another law of the writes than LINK was found, so these take other processors.
@@ -534,7 +536,7 @@ def test_a_profile_has_the_costs_and_simulates(bufferlab: Command) -> None:
 
 
 def test_runs_that_are_measurements_say_what_they_cost_themselves(bufferlab: Command) -> None:
-    run = stored(bufferlab, "both", [dict(lone_account().usage)])
+    run = stored(bufferlab, "both", [dict(lone_usage().usage)])
     ended = bufferlab("calibrate", run, "--out", "found.toml", "--json")
     assert ended.status == 0, ended.err
     host = load_profile("found.toml").host
@@ -544,12 +546,12 @@ def test_runs_that_are_measurements_say_what_they_cost_themselves(bufferlab: Com
     assert told["profile"]["assumed"][-2:] == [f"host.{name}" for name in OF_GROUPS]
     assert "no run tells collective_processors, collective_quantiles_s" in report_text(told)
     # In their place, what is asked for; and a base's own where there is nothing at all.
-    dear = [dict(lone_account(msgspec.structs.replace(TRUTH, order_s=1e-3)).usage)]
+    dear = [dict(lone_usage(msgspec.structs.replace(TRUTH, command_s=1e-3)).usage)]
     asked = stored(bufferlab, "asked", dear)
-    assert bufferlab("calibrate", run, "--accounts", asked, "--out", "other.toml").status == 0
+    assert bufferlab("calibrate", run, "--cpu-usage", asked, "--out", "other.toml").status == 0
     host = load_profile("other.toml").host
     assert host is not None
-    assert host.order_s == pytest.approx(1e-3)
+    assert host.command_s == pytest.approx(1e-3)
     shutil.copy("other.toml", "base.toml")
     plain = stored(bufferlab, "plain", None)
     ended = bufferlab("calibrate", plain, "--base", "base.toml", "--out", "third.toml", "--json")
@@ -558,7 +560,7 @@ def test_runs_that_are_measurements_say_what_they_cost_themselves(bufferlab: Com
     assert "host" in json.loads(ended.out)["profile"]["assumed"]
 
 
-def test_without_accounts_a_profile_has_no_host(bufferlab: Command) -> None:
+def test_without_usages_a_profile_has_no_host(bufferlab: Command) -> None:
     ended = bufferlab("calibrate", stored(bufferlab, "plain", None), "--out", "found.toml", "--json")
     assert ended.status == 0, ended.err
     assert load_profile("found.toml").host is None

@@ -19,7 +19,7 @@ Command = Callable[..., Any]
 
 PLAIN = {
     "latency_s": 3e-5,
-    "per_piece_s": 2e-5,
+    "per_segment_s": 2e-5,
     "bandwidth_Bps": 2e9,
     "first_contact_s": 4e-3,
     "control_latency_s": 9e-5,
@@ -87,7 +87,7 @@ def test_what_waking_up_costs_is_found(folder: Path, bufferlab: Command) -> None
 
 
 def test_what_a_sound_sleep_and_a_nap_cost_is_found(folder: Path, bufferlab: Command) -> None:
-    # One loop turns every millisecond, the other like a decode step; passes are long enough to fall asleep in.
+    # One loop iterates every millisecond, the other like a decode step; passes are long enough to fall asleep in.
     host = {"asleep_after_s": 3e-3, "nap_wakeup_s": 2e-4, "cold_copy_s": 3e-4}
     link = SLEEPY | {"wakeup_s": 5e-4, "host": host}
     config = {
@@ -97,8 +97,8 @@ def test_what_a_sound_sleep_and_a_nap_cost_is_found(folder: Path, bufferlab: Com
         "language": {"pool_blocks": 64},
     }
     runs = [
-        simulate(bufferlab, name, link, config, f"language.poll_interval_s={turn}")
-        for name, turn in (("quick", "1ms"), ("slow", "15ms"))
+        simulate(bufferlab, name, link, config, f"language.poll_interval_s={iteration}")
+        for name, iteration in (("quick", "1ms"), ("slow", "15ms"))
     ]
     seen = Observed()
     for run in runs:
@@ -120,14 +120,14 @@ def test_a_run_of_one_request_after_another_gives_everything(folder: Path, buffe
     assert report["runs"]["kinds"] == ["sim"]
     assert report["profile"]["assumed"] == ["shared_by"]
     software = report["runs"]["software"]
-    # The simulator's loops turn at once and its requests arrive for nothing.
-    for name in ("encode_turn_cost_s", "language_turn_cost_s", "request_constant_s"):
+    # The simulator's loops iterate at once and its requests arrive for nothing.
+    for name in ("encode_iteration_cost_s", "language_iteration_cost_s", "request_constant_s"):
         assert software[name]["value"] == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("discipline", ["window", "alloc_then_free", "free_then_alloc", "exact_announce"])
-def test_pieces_are_counted_under_load(folder: Path, bufferlab: Command, discipline: str) -> None:
-    # Pools are crowded, so blocks of a room are in several runs and a write is in many pieces.
+def test_segments_are_counted_under_load(folder: Path, bufferlab: Command, discipline: str) -> None:
+    # Pools are crowded, so blocks of a room are in several runs and a write is in many segments.
     run = simulate(bufferlab, "crowded", PLAIN, CROWDED, f"protocol.discipline={discipline}")
     found, report = calibrated(bufferlab, run)
     seen = Observed()
@@ -135,15 +135,15 @@ def test_pieces_are_counted_under_load(folder: Path, bufferlab: Command, discipl
     law = load_profile("crowded-link.toml")
     for write in seen.writes:
         contact_s = law.first_contact_s if write.first else 0.0
-        assert write.seconds == pytest.approx(law.write_s(write.bytes, write.pieces) + contact_s, rel=1e-6)
+        assert write.seconds == pytest.approx(law.write_s(write.bytes, write.segments) + contact_s, rel=1e-6)
     assert len(seen.writes) > 300
-    if len({write.pieces for write in seen.writes}) > 1:
+    if len({write.segments for write in seen.writes}) > 1:
         check_recovered(found, report, PLAIN, rel=1e-6)
 
 
 def test_queues_are_found(folder: Path, bufferlab: Command) -> None:
     found, report = calibrated(bufferlab, simulate(bufferlab, "queues", QUEUES, CROWDED))
-    assert report["joint"]["form"] == "4 queues and pieces"
+    assert report["joint"]["form"] == "4 queues and segments"
     check_recovered(found, report, QUEUES, rel=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_a_message_rate_is_found(folder: Path, bufferlab: Command) -> None:
 def test_adapters_and_their_threshold_are_found(folder: Path, bufferlab: Command) -> None:
     striped = PLAIN | {"adapters": 4, "stripe_threshold_bytes": 3e6}
     found, report = calibrated(bufferlab, simulate(bufferlab, "striped", striped, CROWDED))
-    assert report["joint"]["form"] == "4 adapters and pieces"
+    assert report["joint"]["form"] == "4 adapters and segments"
     threshold = found.stripe_threshold_bytes
     assert threshold == pytest.approx(3e6, rel=0.5)  # between two sizes of writes
     check_recovered(found, report, striped | {"stripe_threshold_bytes": threshold}, rel=1e-6)
@@ -172,10 +172,12 @@ def test_several_runs_and_replications_are_one_measurement(folder: Path, bufferl
     assert report["runs"]["counts"]["requests"] == 40  # those of the run whose loops do not wait
 
 
-def test_turns_and_requests_are_measured_only_where_the_loop_does_not_wait(folder: Path, bufferlab: Command) -> None:
+def test_iterations_and_requests_are_measured_only_where_the_loop_does_not_wait(
+    folder: Path, bufferlab: Command
+) -> None:
     run = simulate(bufferlab, "waiting", PLAIN, ALONE, "language.poll_interval_s=1ms")
     _, report = calibrated(bufferlab, run)
-    assert "language_turn_cost_s" not in report["runs"]["software"]
+    assert "language_iteration_cost_s" not in report["runs"]["software"]
     assert any("poll_interval_s" in reason for reason in report["runs"]["unused"])
 
 

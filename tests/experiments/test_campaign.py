@@ -46,7 +46,7 @@ def test_what_the_simulator_measures_it_predicts(
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{tool.BEGIN}\nold\n{tool.END}\nafter\n", encoding="utf-8")
-    command = [str(tmp_path / "c"), "--rounds", "2", "--cells", "default-1024,load-low", "--page", str(page)]
+    command = [str(tmp_path / "c"), "--rounds", "2", "--cases", "default-1024,load-low", "--page", str(page)]
     assert tool.main(command) == 0
     assert len(measured) == 2 * (len(campaign.CALIBRATING) + 2)
     table = capsys.readouterr().out
@@ -63,8 +63,8 @@ def test_what_the_simulator_measures_it_predicts(
     assert "\nold\n" not in text
     assert (tmp_path / "page.png").stat().st_size > 10_000
     rounds = (tmp_path / "page-rounds.csv").read_text(encoding="utf-8").splitlines()
-    assert rounds[0] == "cell,round,requests,figure,measured,predicted"
-    assert len(rounds) == 1 + 2 * 2 * 4  # cells, rounds, figures
+    assert rounds[0] == "case,round,requests,figure,measured,predicted"
+    assert len(rounds) == 1 + 2 * 2 * 4  # cases, rounds, figures
     for row in rounds[1:]:
         measured_s, predicted_s = map(float, row.split(",")[4:])
         assert predicted_s == pytest.approx(measured_s, rel=2e-3)
@@ -72,7 +72,7 @@ def test_what_the_simulator_measures_it_predicts(
     measured.clear()
     assert tool.main(command) == 0
     assert measured == []
-    assert tool.main([command[0], "--rounds", "3", "--cells", "load-low", "--only-score"]) == 2, (
+    assert tool.main([command[0], "--rounds", "3", "--cases", "load-low", "--only-score"]) == 2, (
         "its third round is not there"
     )
     assert measured == []
@@ -122,11 +122,11 @@ def test_a_folder_that_cannot_be_made_is_said_first(
 def test_rounds_are_shuffled_alike_every_time_and_loads_follow_the_capacity(
     measured: list[str], tmp_path: Path
 ) -> None:
-    cells = campaign.chosen_cells("load-")
+    cases = campaign.chosen_cases("load-")
     orders = []
     for name in ("one", "two"):
         measured.clear()
-        campaign.measure(tmp_path / name, cells, 2, lambda _: None)
+        campaign.measure(tmp_path / name, cases, 2, lambda _: None)
         orders.append(list(measured))
     assert orders[0] == orders[1]
     rates = [
@@ -138,9 +138,9 @@ def test_rounds_are_shuffled_alike_every_time_and_loads_follow_the_capacity(
     assert rates == pytest.approx([0.2 * reached, 0.85 * reached], rel=0.02)
 
 
-def test_a_cell_that_is_not_there(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main([str(tmp_path / "c"), "--cells", "nothing"]) == 2
-    assert "--cells is 'nothing', it must name some of default-256" in capsys.readouterr().err
+def test_a_case_that_is_not_there(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main([str(tmp_path / "c"), "--cases", "nothing"]) == 2
+    assert "--cases is 'nothing', it must name some of default-256" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
     assert tool.main([str(tmp_path / "c"), "--rounds", "1"]) == 2
 
@@ -162,14 +162,14 @@ def test_the_rounds_beside_a_page_are_judged_anew_without_a_run(
     )
     assert counted in page.read_text(encoding="utf-8")
     assert (tmp_path / "campaign.png").stat().st_size > 10_000
-    # Half of the biases of a cell moved up by a tenth: its interval widens, and its verdict is another.
+    # Half of the biases of a case moved up by a tenth: its interval widens, and its verdict is another.
     rounds = tmp_path / "campaign-rounds.csv"
     lines = rounds.read_text(encoding="utf-8").splitlines()
     moved = []
     for line in lines:
-        cell, number, *rest, predicted = line.split(",")
-        if cell == "serving-512" and int(number) % 2 and "p50_s" in rest:
-            line = ",".join([cell, number, *rest, str(1.1 * float(predicted))])
+        case, number, *rest, predicted = line.split(",")
+        if case == "serving-512" and int(number) % 2 and "p50_s" in rest:
+            line = ",".join([case, number, *rest, str(1.1 * float(predicted))])
         moved.append(line)
     rounds.write_text("\n".join(moved) + "\n", encoding="utf-8")
     assert tool.main(["--rescore", "--page", str(page)]) == 0

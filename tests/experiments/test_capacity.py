@@ -21,7 +21,7 @@ BOTTLENECKS: dict[str, dict[str, Any]] = {
     "encoder": {"encode": {"base_s": SERVICE_S, "batch_requests": 1}},
     "prefill": {"language": {"base_s": SERVICE_S, "batch_tokens": TOKENS}},
     "preprocessing": {"encode": {"preprocess_per_token_s": SERVICE_S / TOKENS, "preprocess_workers": 1}},
-    # A request keeps all 8 blocks of the pool from one turn of the language side to the next but one.
+    # A request keeps all 8 blocks of the pool from one iteration of the language side to the next but one.
     "language_pool": {
         "language": {"pool_blocks": 8, "poll_interval_s": SERVICE_S / 2},
         "encode": {"base_s": 0.6 * SERVICE_S},
@@ -56,7 +56,7 @@ def verdict(made: Config, replications: int = 1) -> dict[str, Any]:
 def test_twelve_tenths_of_what_a_stage_can_do_is_over_its_capacity(stage: str) -> None:
     found = verdict(config(1.2, 1000, stage))
     assert (found["verdict"], found["bottleneck"]) == ("over", stage), found
-    if stage != "language_pool":  # what that can do depends on how arrivals meet the turns
+    if stage != "language_pool":  # what that can do depends on how arrivals meet the iterations
         assert found["served_rps"] == pytest.approx(1 / SERVICE_S, rel=0.03)
         assert found["growth"] == pytest.approx(found["offered_rps"] * SERVICE_S - 1, abs=0.05)
     assert f"over capacity: {'requests wait for' if 'pool' in stage else stage}" in found["sentence"]
@@ -89,7 +89,7 @@ def test_a_link_that_is_too_slow_is_named(
     """1000 tokens of 64 bf16 numbers are 128 kB. A thread that waits is a writer's, bytes that move are the adapters'."""
     profile = tmp_path / "slow.toml"
     profile.write_text(
-        f"latency_s = {latency_s}\nbandwidth_Bps = {bandwidth_Bps}\nper_piece_s = 0\ncontrol_latency_s = 1e-5\n"
+        f"latency_s = {latency_s}\nbandwidth_Bps = {bandwidth_Bps}\nper_segment_s = 0\ncontrol_latency_s = 1e-5\n"
         f'copy_bandwidth_Bps = 1e10\nshared_by = "rank"\n',
         encoding="utf-8",
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.commands.checking import deadlocks, searches
-from protocol.checker.suites import GridCell
+from protocol.checker.suites import GridCase
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.language_phases import LanguagePhase
 
@@ -46,7 +46,7 @@ def test_a_deadlock_is_printed_saved_and_replays(bufferlab: Any, folder: Path) -
     ended = bufferlab(*arguments)
     assert ended.status == 1
     assert "invariant 21, no deadlock" in ended.out
-    assert "  6  language0 takes a turn" in ended.out
+    assert "  6  language0 holds an iteration" in ended.out
     (saved,) = (folder / "runs" / "check").iterdir()
     assert f"bufferlab check --replay {saved.relative_to(folder)}" in ended.out
     again = bufferlab("check", "--replay", saved)
@@ -118,8 +118,8 @@ def test_random_faults(bufferlab: Any) -> None:
 
 
 def test_the_grid_counts_deadlocks(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = [GridCell((1, 2), 1, 2, 3), GridCell((2, 2), 1, 2, 4), GridCell((1, 1), 1, 6, 6)]
-    monkeypatch.setattr(deadlocks, "grid", lambda most: iter(cells))
+    cases = [GridCase((1, 2), 1, 2, 3), GridCase((2, 2), 1, 2, 4), GridCase((1, 1), 1, 6, 6)]
+    monkeypatch.setattr(deadlocks, "grid", lambda most: iter(cases))
     ended = bufferlab("check", "--grid", 2, "--jobs", 1, "--json")
     report = json.loads(ended.out)
     assert ended.status == 0

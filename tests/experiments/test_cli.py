@@ -319,10 +319,10 @@ def test_a_deadlock_is_reported(bufferlab: Any) -> None:
 
 
 def test_broken_laws_end_with_status_1(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from protocol.observe.monitor import LawChecker
+    from protocol.observe.monitor import InvariantMonitor
 
-    monkeypatch.setattr(LawChecker, "finish", lambda self: self._break("made up", None, 1, None))
-    monkeypatch.setattr(LawChecker, "_break", lambda self, *_: setattr(self, "broken", 1))
+    monkeypatch.setattr(InvariantMonitor, "finish", lambda self: self._break("made up", None, 1, None))
+    monkeypatch.setattr(InvariantMonitor, "_break", lambda self, *_: setattr(self, "broken", 1))
     ended = bufferlab("sim", "seed-small", "--no-plots")
     assert ended.status == 1
     assert "1 BROKEN LAWS" in ended.out

@@ -18,7 +18,7 @@ from experiments.runs.simulate import run_sim
 
 HOST = """
 latency_s = 0.4e-3
-per_piece_s = 0.1e-3
+per_segment_s = 0.1e-3
 bandwidth_Bps = 1.5e9
 control_latency_s = 0.3e-3
 copy_bandwidth_Bps = 6e9

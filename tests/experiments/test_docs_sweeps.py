@@ -18,9 +18,9 @@ BLOCKS = {name: re.findall(rf"```{name}\n(.*?)```", PAGE, re.DOTALL) for name in
 
 
 def test_the_page_does_what_it_says(bufferlab: Any, folder: Path) -> None:
-    (cells,) = BLOCKS["toml"]
-    assert len(tomllib.loads(cells)["sweep"]["cells"]) == 2
-    (folder / "load.toml").write_text(cells)
+    (configurations,) = BLOCKS["toml"]
+    assert len(tomllib.loads(configurations)["sweep"]["configurations"]) == 2
+    (folder / "load.toml").write_text(configurations)
     assert len(COMMANDS) >= 6
     said = []
     for command in COMMANDS:
@@ -34,7 +34,7 @@ def test_the_page_does_what_it_says(bufferlab: Any, folder: Path) -> None:
     assert "12 of 16 runs are finished already" in said[4]
     assert "16 of 16 runs are finished already" in said[5]
     written = {path.name for path in (folder / "runs" / "load").iterdir()}
-    assert written == {"sweep.parquet", "quantiles.parquet", "sweep.json", "plots", "cells"}
+    assert written == {"sweep.parquet", "quantiles.parquet", "sweep.json", "plots", "configurations"}
     assert all(f"`{name}" in PAGE for name in written)
     (snippet,) = BLOCKS["python"]
     scope: dict[str, Any] = {}

@@ -196,7 +196,7 @@ for name in json.loads(sys.argv[1]):
 
 
 @pytest.mark.real
-def test_a_transport_that_fails_keeps_no_other_from_its_turn() -> None:
+def test_a_transport_that_fails_keeps_no_other_from_its_iteration() -> None:
     pytest.importorskip("torch", reason="needs torch")
     found = diagnosis._try_transports({"none": "", "socket": ""})
     assert not found["none"]["works"]

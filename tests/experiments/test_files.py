@@ -86,20 +86,22 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_on_a_full_disk_keeps_its_finished_cells(tmp_path: Path) -> None:
+def test_a_sweep_on_a_full_disk_keeps_its_finished_configurations(tmp_path: Path) -> None:
     sweep = ("sweep", "quickstart", *SMALL, *GRID, "--out", "swept")
     whole = tmp_path / "whole"
     whole.mkdir()
     assert ended(start(*sweep, cwd=whole))[0] == 0
-    cells = sorted((whole / "swept" / "cells").iterdir())
-    # Room for the cells and the plan, and not for the first table.
-    room = max(path.stat().st_size for path in [*cells, whole / "swept" / "sweep.parquet"])
+    configurations = sorted((whole / "swept" / "configurations").iterdir())
+    # Room for the configurations and the plan, and not for the first table.
+    room = max(path.stat().st_size for path in [*configurations, whole / "swept" / "sweep.parquet"])
     assert (whole / "swept" / "sweep.parquet").stat().st_size == room
     status, _, err = ended(start(*sweep, cwd=tmp_path, room_bytes=room - 1))
     assert status == 1, err
     assert err.startswith("bufferlab: 'swept' cannot be written: File too large")
     assert err.count("\n") == 1
-    assert sorted(path.name for path in (tmp_path / "swept" / "cells").iterdir()) == [path.name for path in cells]
+    assert sorted(path.name for path in (tmp_path / "swept" / "configurations").iterdir()) == [
+        path.name for path in configurations
+    ]
     assert hidden(tmp_path) == []
     status, out, err = ended(start(*sweep, cwd=tmp_path))
     assert status == 0, err

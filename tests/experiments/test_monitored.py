@@ -11,9 +11,9 @@ import pytest
 from experiments.runs import simulate
 from experiments.runs.replication import Replication
 from experiments.runs.summary import summarise
-from experiments.sweeps.cell import run_cell
+from experiments.sweeps.configuration import run_cell
 from experiments.workloads.loading import load
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.recording import Event
 
 SETTINGS = {
@@ -42,7 +42,7 @@ def test_a_replication_without_the_monitor_has_the_same_figures(name: str, monke
     config = load(base, settings)
     monitored, _ = simulate.simulate_one(config, 0)
     monkeypatch.setattr(simulate, "MONITORED_REPLICATION", None)
-    monkeypatch.setattr(LawChecker, "__call__", lambda *_: pytest.fail("the monitor was asked"))
+    monkeypatch.setattr(InvariantMonitor, "__call__", lambda *_: pytest.fail("the monitor was asked"))
     alone, _ = simulate.simulate_one(config, 0)
     assert (monitored.monitored, alone.monitored) == (True, False)
     assert figures(alone) == figures(monitored)
@@ -54,14 +54,14 @@ def test_the_first_replication_is_the_one_and_the_summary_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load("quickstart", ["workload.requests=10", "run.replications=3"])
-    seen: list[LawChecker] = []
-    finish = LawChecker.finish
+    seen: list[InvariantMonitor] = []
+    finish = InvariantMonitor.finish
 
-    def finished(self: LawChecker) -> None:
+    def finished(self: InvariantMonitor) -> None:
         seen.append(self)
         finish(self)
 
-    monkeypatch.setattr(LawChecker, "finish", finished)
+    monkeypatch.setattr(InvariantMonitor, "finish", finished)
     summary = simulate.run_sim(config, tmp_path / "run")
     assert len(seen) == 1
     assert [one["monitored"] for one in summary["replications"]] == [True, False, False]
@@ -86,11 +86,11 @@ def test_what_the_run_owes_at_its_end_is_looked_at_in_every_replication(monkeypa
 
 
 def test_a_record_that_breaks_a_rule_is_found_where_the_monitor_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = LawChecker.__call__
+    look = InvariantMonitor.__call__
 
-    def late(self: LawChecker, time_s: float, *rest: Any) -> None:
+    def late(self: InvariantMonitor, time_s: float, *rest: Any) -> None:
         look(self, -1.0 if rest[2] is Event.DELIVERED else time_s, *rest)
 
-    monkeypatch.setattr(LawChecker, "__call__", late)
+    monkeypatch.setattr(InvariantMonitor, "__call__", late)
     found = [simulate.simulate_one(load("seed-small", []), number)[0].violations for number in (0, 1)]
     assert found[0] > 0 == found[1]

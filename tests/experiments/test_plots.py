@@ -16,7 +16,7 @@ from experiments.figures.style import MAX_SHARES, save, shown_ranks
 from experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim, simulate_one
-from experiments.sweeps.cell import figures
+from experiments.sweeps.configuration import figures
 from experiments.sweeps.plan import make_plan
 from experiments.sweeps.sweep import Sweep, run_sweep
 from experiments.workloads.loading import load
@@ -143,13 +143,15 @@ def test_the_mean_of_a_step_function_over_stretches(steps: list[tuple[float, int
 
 @pytest.fixture(scope="module")
 def sweep() -> Sweep:
-    cells = [
+    configurations = [
         {"workload.preset": "mixed", "workload.rate_rps": 8.0},
         {"workload.preset": "text-only", "workload.rate_rps": 16.0},
     ]
     grid = {"protocol.sizing.tokens": [256, 1024, 4096]}
     settings = ["workload.requests=40", "language.poll_interval_s=20ms"]
-    return run_sweep(make_plan("quickstart", cells=cells, grid=grid, settings=settings, replications=3), jobs=1)
+    return run_sweep(
+        make_plan("quickstart", configurations=configurations, grid=grid, settings=settings, replications=3), jobs=1
+    )
 
 
 def test_the_u_shape_shows_the_table(sweep: Sweep) -> None:
@@ -159,7 +161,7 @@ def test_the_u_shape_shows_the_table(sweep: Sweep) -> None:
         assert [text.get_text() for text in axes.get_xticklabels()] == ["256", "1024", "4096"]
         assert axes.get_title().endswith(("(ms)", "(s)"))
         curves = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]  # type: ignore[arg-type]
-        means = sweep.table.groupby("cell")[name].mean().to_numpy()
+        means = sweep.table.groupby("configuration")[name].mean().to_numpy()
         assert np.concatenate([line.get_ydata() for line in curves]) == pytest.approx(means)  # type: ignore[misc]
         # One star a curve, at its lowest point.
         stars = [line for line in axes.get_lines() if line.get_marker() == "*"]
@@ -177,8 +179,8 @@ def test_a_relative_u_shape_is_paired(sweep: Sweep) -> None:
     figure = plot_u_shape(sweep.table, relative=True, figures=["latency_s.mean"])
     (axes,) = figure.axes
     curve = next(line for line in axes.get_lines() if len(line.get_xdata()) == 3)  # type: ignore[arg-type]
-    part = sweep.table[sweep.table["cell"] <= 3].pivot_table(
-        index="cell", columns="replication", values="latency_s.mean"
+    part = sweep.table[sweep.table["configuration"] <= 3].pivot_table(
+        index="configuration", columns="replication", values="latency_s.mean"
     )
     lowest = part.loc[part.mean(axis=1).idxmin()]
     assert list(curve.get_ydata()) == pytest.approx((100 * (part / lowest - 1)).mean(axis=1).tolist())  # type: ignore[arg-type]
@@ -188,7 +190,7 @@ def test_a_relative_u_shape_is_paired(sweep: Sweep) -> None:
 
 def test_the_u_shape_marks_what_failed(sweep: Sweep) -> None:
     table = sweep.table.copy()
-    table.loc[table["cell"] == 1, "requests.succeeded"] -= 1
+    table.loc[table["configuration"] == 1, "requests.succeeded"] -= 1
     lost = plot_u_shape(table).axes[0]
     crosses = [line for line in lost.get_lines() if line.get_marker() == "X"]
     assert [line.get_xdata()[0] for line in crosses] == [256]  # type: ignore[index]
@@ -196,10 +198,10 @@ def test_the_u_shape_marks_what_failed(sweep: Sweep) -> None:
 
 
 def test_filled_points_may_be_the_lowest(sweep: Sweep) -> None:
-    table = sweep.table[sweep.table["cell"] <= 3].copy()
+    table = sweep.table[sweep.table["configuration"] <= 3].copy()
     # Replications differ by far more than sizes do, but all sizes in the same way.
-    table["latency_s.p99"] = table["replication"] * 100.0 + table["cell"].map({1: 1.0, 2: 1.0, 3: 9.0})
-    table.loc[(table["cell"] == 2) & (table["replication"] == 1), "latency_s.p99"] += 0.1
+    table["latency_s.p99"] = table["replication"] * 100.0 + table["configuration"].map({1: 1.0, 2: 1.0, 3: 9.0})
+    table.loc[(table["configuration"] == 2) & (table["replication"] == 1), "latency_s.p99"] += 0.1
     axes = plot_u_shape(table).axes[0]
     points = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]  # type: ignore[arg-type]
     faces = {int(line.get_xdata()[0]): line.get_markerfacecolor() for line in points}  # type: ignore[index]
@@ -216,13 +218,15 @@ def test_the_tradeoff_names_every_size_once(sweep: Sweep) -> None:
     assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])
     first = axes.get_lines()[0]
     part = (
-        sweep.table[sweep.table["cell"] <= 3].groupby("cell")[["language_pool.wasted_fraction", "resume.rate"]].mean()
+        sweep.table[sweep.table["configuration"] <= 3]
+        .groupby("configuration")[["language_pool.wasted_fraction", "resume.rate"]]
+        .mean()
     )
     assert np.column_stack(first.get_data()) == pytest.approx(100 * part.to_numpy())
 
 
-def test_the_distribution_of_cells_and_of_runs(sweep: Sweep, runs: list[StoredRun]) -> None:
-    figure = plot_ecdf(sweep.quantiles[sweep.quantiles["cell"] <= 3])
+def test_the_distribution_of_configurations_and_of_runs(sweep: Sweep, runs: list[StoredRun]) -> None:
+    figure = plot_ecdf(sweep.quantiles[sweep.quantiles["configuration"] <= 3])
     body, tail = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tokens 256", "tokens 1024", "tokens 4096"]
     assert len(body.get_lines()) == len(tail.get_lines()) == 3
@@ -238,7 +242,7 @@ def test_the_distribution_of_cells_and_of_runs(sweep: Sweep, runs: list[StoredRu
 
 def test_too_many_curves_are_refused(sweep: Sweep) -> None:
     many = sweep.table.copy()
-    many["protocol.reserve_blocks"] = many["cell"]
+    many["protocol.reserve_blocks"] = many["configuration"]
     many = pd.concat([many.assign(**{"protocol.reserve_blocks": number}) for number in range(8)])
     with pytest.raises(ValueError, match="at most 7 can be told apart"):
         plot_u_shape(many)
@@ -263,7 +267,7 @@ def test_a_figure_leaves_the_style_of_the_process_alone(sweep: Sweep) -> None:
 @pytest.mark.parametrize("count", [3, 9, 14])
 def test_the_numbers_of_a_token_axis_do_not_touch(sweep: Sweep, count: int) -> None:
     sizes = [128 * 2**number for number in range(count)]
-    part = sweep.table[sweep.table["cell"] == 1]
+    part = sweep.table[sweep.table["configuration"] == 1]
     table = pd.concat([part.assign(**{"protocol.sizing.tokens": size}) for size in sizes])
     figure = plot_u_shape(table)
     figure.draw_without_rendering()

@@ -1,4 +1,4 @@
-"""Sweeps: what is a cell, what is refused, the same bytes on any number of cores, and going on after an interruption."""
+"""Sweeps: what is a configuration, what is refused, the same bytes on any number of cores, and going on after an interruption."""
 
 import errno
 import json
@@ -23,11 +23,11 @@ from experiments.runs.simulate import run_sim, simulate_one
 from experiments.stats.intervals import across_replications
 from experiments.stats.quantiles import LEVELS
 from experiments.stats.selection import possibly_lowest
-from experiments.sweeps import cell as running
+from experiments.sweeps import configuration as running
 from experiments.sweeps import plan as planning
-from experiments.sweeps.cell import figures
+from experiments.sweeps.configuration import figures
 from experiments.sweeps.folder import SweepFolder
-from experiments.sweeps.grid import as_override, cross, parse_grid, read_cells
+from experiments.sweeps.grid import as_override, cross, parse_grid, read_configurations
 from experiments.sweeps.plan import make_plan
 from experiments.sweeps.sweep import read_sweep, run_sweep
 from experiments.workloads.loading import load
@@ -57,7 +57,7 @@ SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan
 
 
 @given(SCALARS | st.lists(SCALARS | st.lists(SCALARS, max_size=3), max_size=4))
-def test_a_value_of_a_cell_stays_what_it_is_as_an_option(value: Any) -> None:
+def test_a_value_of_a_configuration_stays_what_it_is_as_an_option(value: Any) -> None:
     option = as_override("some.field", value)
     field, _, text = option.partition("=")
     assert field == "some.field"
@@ -75,62 +75,70 @@ def test_what_is_no_value_of_a_field_is_refused(value: Any) -> None:
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(), unique=True, min_size=1, max_size=4)))
 def test_a_grid_makes_every_combination_once(grid: dict[str, list[int]]) -> None:
-    cells = cross([], grid)
-    assert len(cells) == np.prod([len(values) for values in grid.values()])
-    assert len({json.dumps(cell) for cell in cells}) == len(cells)
-    assert all(cell[field] in values for cell in cells for field, values in grid.items())
+    configurations = cross([], grid)
+    assert len(configurations) == np.prod([len(values) for values in grid.values()])
+    assert len({json.dumps(configuration) for configuration in configurations}) == len(configurations)
+    assert all(configuration[field] in values for configuration in configurations for field, values in grid.items())
     # The last field runs fastest.
-    assert cells == sorted(cells, key=lambda cell: [values.index(cell[field]) for field, values in grid.items()])
+    assert configurations == sorted(
+        configurations, key=lambda configuration: [values.index(configuration[field]) for field, values in grid.items()]
+    )
 
 
 def test_lists_are_crossed_with_grids() -> None:
-    cells = cross([{"w": 1, "r": 2}, {"w": 3, "r": 4}], {"t": [5, 6]})
-    assert cells == [
+    configurations = cross([{"w": 1, "r": 2}, {"w": 3, "r": 4}], {"t": [5, 6]})
+    assert configurations == [
         {"w": 1, "r": 2, "t": 5},
         {"w": 1, "r": 2, "t": 6},
         {"w": 3, "r": 4, "t": 5},
         {"w": 3, "r": 4, "t": 6},
     ]
-    with pytest.raises(UserError, match="t is in the grid and in a listed cell"):
+    with pytest.raises(UserError, match="t is in the grid and in a listed configuration"):
         cross([{"t": 1}], {"t": [1]})
 
 
-def test_files_of_cells(tmp_path: Path) -> None:
-    (tmp_path / "cells.toml").write_text(
-        "[[sweep.cells]]\nworkload.file = 'rows.csv'\n[[sweep.cells]]\n'protocol.discipline' = 'slot'\n"
+def test_files_of_configurations(tmp_path: Path) -> None:
+    (tmp_path / "configurations.toml").write_text(
+        "[[sweep.configurations]]\nworkload.file = 'rows.csv'\n[[sweep.configurations]]\n'protocol.discipline' = 'slot'\n"
         "[sweep.grid]\nprotocol.sizing.tokens = [1, 2]\n"
     )
-    cells, grid = read_cells(tmp_path / "cells.toml")
+    configurations, grid = read_configurations(tmp_path / "configurations.toml")
     # A file's name is relative to the file it stands in.
-    assert cells == [{"workload.file": str(tmp_path / "rows.csv")}, {"protocol.discipline": "slot"}]
+    assert configurations == [{"workload.file": str(tmp_path / "rows.csv")}, {"protocol.discipline": "slot"}]
     assert grid == {"protocol.sizing.tokens": [1, 2]}
-    (tmp_path / "cells.json").write_text('[{"language": {"tp": 2}}, {"language.tp": 1}]')
-    assert read_cells(tmp_path / "cells.json") == ([{"language.tp": 2}, {"language.tp": 1}], {})
+    (tmp_path / "configurations.json").write_text('[{"language": {"tp": 2}}, {"language.tp": 1}]')
+    assert read_configurations(tmp_path / "configurations.json") == ([{"language.tp": 2}, {"language.tp": 1}], {})
 
 
-def test_a_cell_is_a_whole_configuration() -> None:
+def test_a_configuration_is_a_whole_configuration() -> None:
     plan = make_plan("quickstart", grid={"protocol.timeout_s": ["5s", "never"], **SIZES}, settings=SHORT, seed=9)
-    assert [cell.number for cell in plan.cells] == [1, 2, 3, 4]
-    assert [cell.config.protocol.timeout_s for cell in plan.cells] == [5.0, 5.0, None, None]
-    assert {cell.config.run.seed for cell in plan.cells} == {9}
-    assert len({cell.digest for cell in plan.cells}) == 4
+    assert [configuration.number for configuration in plan.configurations] == [1, 2, 3, 4]
+    assert [configuration.config.protocol.timeout_s for configuration in plan.configurations] == [5.0, 5.0, None, None]
+    assert {configuration.config.run.seed for configuration in plan.configurations} == {9}
+    assert len({configuration.digest for configuration in plan.configurations}) == 4
     assert plan.requests == 4 * 5 * 40
 
 
-def test_cells_have_long_names_and_none_is_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configurations_have_long_names_and_none_is_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=1)
-    cells = 100_000
-    assert cells**2 / 2 / 16 ** len(plan.cells[0].digest) < 1e-9, "two cells of the largest sweep may have one name"
+    configurations = 100_000
+    assert configurations**2 / 2 / 16 ** len(plan.configurations[0].digest) < 1e-9, (
+        "two configurations of the largest sweep may have one name"
+    )
     run_sweep(plan, tmp_path / "out", jobs=1)
-    names = sorted(path.name for path in (tmp_path / "out" / "cells").iterdir())
-    assert names == sorted(f"{cell.digest}-0.json" for cell in plan.cells)
-    # A file whose name is right but which is of another cell is as good as none.
-    store, first = SweepFolder(tmp_path / "out"), plan.cells[0].fingerprint
+    names = sorted(path.name for path in (tmp_path / "out" / "configurations").iterdir())
+    assert names == sorted(f"{configuration.digest}-0.json" for configuration in plan.configurations)
+    # A file whose name is right but which is of another configuration is as good as none.
+    store, first = SweepFolder(tmp_path / "out"), plan.configurations[0].fingerprint
     assert store.load(first, 0) is not None
     assert store.load(first[:-1] + "x", 0) is None
-    # Were names so short that two cells met, that would be said before anything runs.
+    # Were names so short that two configurations met, that would be said before anything runs.
     monkeypatch.setattr("experiments.sweeps.grid.NAME_DIGITS", 0)
-    with pytest.raises(UserError, match=r"cell 2 \(.*\) and cell 1 \(.*\) are different configurations that chance"):
+    with pytest.raises(
+        UserError, match=r"configuration 2 \(.*\) and configuration 1 \(.*\) are different configurations that chance"
+    ):
         make_plan("quickstart", grid=SIZES, settings=SHORT)
 
 
@@ -140,7 +148,9 @@ def test_a_sweep_with_the_short_names_of_before_is_not_gone_on_with(tmp_path: Pa
     stored = json.loads((tmp_path / "out" / "sweep.json").read_text())
     stored["plan"]["identity"] = stored["plan"]["identity"][:8]
     (tmp_path / "out" / "sweep.json").write_text(json.dumps(stored))
-    with pytest.raises(UserError, match="holds a sweep of an older version, whose cells have shorter names; give a"):
+    with pytest.raises(
+        UserError, match="holds a sweep of an older version, whose configurations have shorter names; give a"
+    ):
         run_sweep(plan, tmp_path / "out", jobs=1)
     run_sweep(plan, tmp_path / "out", jobs=1, force=True)
 
@@ -156,16 +166,16 @@ def test_what_names_a_sweep() -> None:
 # --- baselines ---
 
 
-def test_the_default_baseline_is_the_first_cell_with_the_same_requests() -> None:
+def test_the_default_baseline_is_the_first_configuration_with_the_same_requests() -> None:
     plan = make_plan("quickstart", grid={"workload.rate_rps": [4.0, 8.0], **SIZES}, settings=SHORT)
     assert plan.baselines == {2: 1, 4: 3}
 
 
-def test_a_chosen_baseline_is_like_the_cell_in_all_else() -> None:
+def test_a_chosen_baseline_is_like_the_configuration_in_all_else() -> None:
     grid = {"protocol.discipline": ["window", "slot"], **SIZES}
     chosen = [("protocol.sizing.tokens", 4096)]
     assert make_plan("quickstart", grid=grid, settings=SHORT, baseline=chosen).baselines == {1: 2, 3: 4}
-    with pytest.raises(UserError, match=r"tokens=1024, no cell has that; there are 512, 4096"):
+    with pytest.raises(UserError, match=r"tokens=1024, no configuration has that; there are 512, 4096"):
         make_plan("quickstart", grid=grid, baseline=[("protocol.sizing.tokens", 1024)])
     with pytest.raises(UserError, match=r"names run\.seed, which is not swept"):
         make_plan("quickstart", grid=grid, baseline=[("run.seed", 1)])
@@ -188,9 +198,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_row_is_what_the_run_came_to(done: Path) -> None:
     table = read_sweep(done).table
     assert list(table.columns[:6]) == [
-        "cell", "digest", "seed", "replication", "protocol.sizing.tokens", "protocol.discipline",
+        "configuration", "digest", "seed", "replication", "protocol.sizing.tokens", "protocol.discipline",
     ]  # fmt: skip
-    assert table["cell"].tolist() == [cell for cell in (1, 2, 3, 4) for _ in range(3)]
+    assert table["configuration"].tolist() == [configuration for configuration in (1, 2, 3, 4) for _ in range(3)]
     assert table["replication"].tolist() == [0, 1, 2] * 4
     row = table.iloc[7]
     assert (row["protocol.sizing.tokens"], row["protocol.discipline"]) == (4096, "window")
@@ -202,26 +212,28 @@ def test_a_row_is_what_the_run_came_to(done: Path) -> None:
     assert not any("wall" in name for name in table.columns)
 
 
-def test_a_cell_has_the_figures_of_a_run(done: Path, tmp_path: Path) -> None:
+def test_a_configuration_has_the_figures_of_a_run(done: Path, tmp_path: Path) -> None:
     settings = [*SHORT, "protocol.sizing.tokens=4096", "run.replications=3"]
     summary = run_sim(load("quickstart", settings), tmp_path / "run")
-    cell = read_sweep(done).report["cells"][2]
-    assert cell["settings"] == {"protocol.sizing.tokens": 4096, "protocol.discipline": "window"}
+    configuration = read_sweep(done).report["configurations"][2]
+    assert configuration["settings"] == {"protocol.sizing.tokens": 4096, "protocol.discipline": "window"}
     for name in running.NOT_FIGURES | {"replications"}:
         summary.pop(name, None)
     expected = pd.json_normalize(summary).iloc[0].to_dict()
-    assert expected == pytest.approx(pd.json_normalize({name: cell[name] for name in summary}).iloc[0].to_dict())
+    assert expected == pytest.approx(
+        pd.json_normalize({name: configuration[name] for name in summary}).iloc[0].to_dict()
+    )
 
 
 def test_differences_are_paired(done: Path) -> None:
     sweep = read_sweep(done)
-    p99 = sweep.table.pivot_table(index="cell", columns="replication", values="latency_s.p99")
-    entry = sweep.report["cells"][3]
+    p99 = sweep.table.pivot_table(index="configuration", columns="replication", values="latency_s.p99")
+    entry = sweep.report["configurations"][3]
     assert entry["baseline"] == 1
     difference = across_replications((p99.loc[4] - p99.loc[1]).tolist())
     for name, value in difference.items():
         assert entry["differences"]["latency_s.p99"][name] == pytest.approx(value)
-    assert "differences" not in sweep.report["cells"][0]
+    assert "differences" not in sweep.report["configurations"][0]
 
 
 def test_quantiles_are_those_of_the_rows(done: Path) -> None:
@@ -231,13 +243,13 @@ def test_quantiles_are_those_of_the_rows(done: Path) -> None:
         part = sweep.quantiles[np.isclose(sweep.quantiles["share"], share)]
         for quantity in ("latency_s", "transfer_s"):
             assert part[quantity].tolist() == sweep.table[f"{quantity}.{name}"].tolist()
-    curve = sweep.quantiles[sweep.quantiles["cell"] == 1].groupby("replication")["latency_s"]
+    curve = sweep.quantiles[sweep.quantiles["configuration"] == 1].groupby("replication")["latency_s"]
     assert all(values.is_monotonic_increasing for _, values in curve)
 
 
 def test_nothing_half_written_remains(done: Path) -> None:
     assert not list(done.rglob("*.partial"))
-    assert len(list((done / "cells").iterdir())) == 12
+    assert len(list((done / "configurations").iterdir())) == 12
 
 
 def test_the_same_bytes_on_one_core_and_on_two(bufferlab: Any, folder: Path) -> None:
@@ -263,16 +275,16 @@ def without_wall(content: Any) -> Any:
 def test_the_plan_comes_first_and_json_stands_alone(bufferlab: Any, folder: Path) -> None:
     ended = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--no-plots", "--json")
     assert ended.status == 0
-    assert "sweep of quickstart: 2 cells × 2 replications = 4 runs, about 160 requests" in ended.err
+    assert "sweep of quickstart: 2 configurations × 2 replications = 4 runs, about 160 requests" in ended.err
     assert "protocol.sizing.tokens  512, 4096" in ended.err
     report = json.loads(ended.out)
     assert report["finished"] is True
     (target,) = (folder / "runs").iterdir()
     assert json.loads((target / "sweep.json").read_text()) == report
     told = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--no-plots")
-    assert told.out.startswith("sweep of quickstart: 2 cells")
+    assert told.out.startswith("sweep of quickstart: 2 configurations")
     assert "4 of 4 runs are finished already" in told.out
-    assert re.search(r"lowest p99 latency: cell [12] \(protocol.sizing.tokens=", told.out)
+    assert re.search(r"lowest p99 latency: configuration [12] \(protocol.sizing.tokens=", told.out)
     assert len(list((folder / "runs").iterdir())) == 1
 
 
@@ -284,9 +296,9 @@ def test_requests_that_are_lost_are_told() -> None:
     assert sweep.table["deadlock"].tolist() == [True, False]
     assert sweep.table["requests.unfinished"].tolist() == [2, 0]
     assert np.isnan(sweep.table["latency_s.p99"][0])
-    assert sweep.quantiles[sweep.quantiles["cell"] == 1]["latency_s"].isna().all()
-    assert sweep.report["cells"][1]["differences"]["latency_s.mean"]["value"] is None
-    assert sweep.report["cells"][1]["differences"]["language_pool.peak_occupancy"]["value"] == 0
+    assert sweep.quantiles[sweep.quantiles["configuration"] == 1]["latency_s"].isna().all()
+    assert sweep.report["configurations"][1]["differences"]["latency_s.mean"]["value"] is None
+    assert sweep.report["configurations"][1]["differences"]["language_pool.peak_occupancy"]["value"] == 0
     # Its latencies leave out the slowest requests, so it cannot be the lowest.
     assert all(found["of"] == [2] for found in sweep.report["lowest"])
     from experiments.sweeps.text import sweep_text
@@ -308,19 +320,19 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
         return original(config, replication)
 
-    original = running.run_cell
-    monkeypatch.setattr(running, "run_cell", lambda config, replication: counted(config, replication, 2))
+    original = running.run_configuration
+    monkeypatch.setattr(running, "run_configuration", lambda config, replication: counted(config, replication, 2))
     with pytest.raises(KeyboardInterrupt):
         run_sweep(plan, tmp_path / "part", jobs=1)
     with pytest.raises(UserError, match="must be the directory of a finished sweep"):
         read_sweep(tmp_path / "part")
-    kept = sorted((tmp_path / "part" / "cells").iterdir())
+    kept = sorted((tmp_path / "part" / "configurations").iterdir())
     assert len(kept) == 2
     # As a crash would leave it: one more file, cut off in the middle.
-    cut = (tmp_path / "whole" / "cells" / f"{plan.cells[0].digest}-2.json").read_bytes()[:100]
-    (tmp_path / "part" / "cells" / f"{plan.cells[0].digest}-2.json").write_bytes(cut)
+    cut = (tmp_path / "whole" / "configurations" / f"{plan.configurations[0].digest}-2.json").read_bytes()[:100]
+    (tmp_path / "part" / "configurations" / f"{plan.configurations[0].digest}-2.json").write_bytes(cut)
     calls.clear()
-    monkeypatch.setattr(running, "run_cell", lambda config, replication: counted(config, replication, None))
+    monkeypatch.setattr(running, "run_configuration", lambda config, replication: counted(config, replication, None))
     begun: list[int] = []
     again = run_sweep(plan, tmp_path / "part", jobs=1, begin=begun.append)
     assert (begun, calls) == ([2], [2, 0, 1, 2])
@@ -342,7 +354,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypat
         start_new_session=True, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/cells/*.json")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out/configurations/*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     # As a terminal does it: to the command and to its workers.
     os.killpg(process.pid, signal.SIGINT)
@@ -352,7 +364,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypat
     assert lines[-1] == "bufferlab: interrupted"
     assert f"what is finished is kept in {tmp_path / 'out'}" in lines[-2]
     assert "Traceback" not in err
-    kept = len(list(tmp_path.glob("out/cells/*.json")))
+    kept = len(list(tmp_path.glob("out/configurations/*.json")))
     assert kept >= 1
     begun = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert begun["finished"] is False
@@ -362,19 +374,19 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypat
     assert f"{kept} of 8 runs are finished already" in ended.out
 
 
-def test_a_run_that_breaks_names_its_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = running.run_cell
+def test_a_run_that_breaks_names_its_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = running.run_configuration
 
     def breaks(config: Any, replication: int) -> Any:
         if config.protocol.sizing.tokens == 4096 and replication == 1:
             raise ZeroDivisionError("oh")
         return original(config, replication)
 
-    monkeypatch.setattr(running, "run_cell", breaks)
+    monkeypatch.setattr(running, "run_configuration", breaks)
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=2)
-    with pytest.raises(RunFailedError, match=r"cell 2 \(.*=4096\), replication 1: ZeroDivisionError: oh"):
+    with pytest.raises(RunFailedError, match=r"configuration 2 \(.*=4096\), replication 1: ZeroDivisionError: oh"):
         run_sweep(plan, tmp_path / "out", jobs=1)
-    assert len(list((tmp_path / "out" / "cells").iterdir())) == 3
+    assert len(list((tmp_path / "out" / "configurations").iterdir())) == 3
 
 
 # --- what is refused ---
@@ -383,19 +395,19 @@ def test_a_run_that_breaks_names_its_cell(monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "the sweep has no cells"),
+        ([], "the sweep has no configurations"),
         (["--grid", "protocol.sizing.tokens"], "--grid is 'protocol.sizing.tokens', it must look like"),
         (["--grid", "protocol.sizing.tokens=1,,2"], "it must look like"),
         (["--grid", "language.tp=1,1"], "has language.tp=1 twice"),
         ([*GRID, *GRID], "--grid names protocol.sizing.tokens twice"),
         ([*GRID, "--grid", "language.pool_blocks=64,8"],
-         "cell 4 (protocol.sizing.tokens=4096, language.pool_blocks=8): language.pool_blocks is 8"),
-        ([*GRID, "--grid", "language.tpp=1"], "cell 1 (protocol.sizing.tokens=512, language.tpp=1): language.tpp is not"),
+         "configuration 4 (protocol.sizing.tokens=4096, language.pool_blocks=8): language.pool_blocks is 8"),
+        ([*GRID, "--grid", "language.tpp=1"], "configuration 1 (protocol.sizing.tokens=512, language.tpp=1): language.tpp is not"),
         ([*GRID, "--set", "language.tpp=1"], "bufferlab: language.tpp is not a setting"),
         (["--grid", "run.replications=1,2"], "run.replications is swept, which is not allowed: --replications"),
         (["--grid", "workload.file=none.csv"], "none.csv', it must be a file that can be read"),
-        (["--grid", "protocol.timeout_s=5s,5000ms"], "cell 2 (protocol.timeout_s=5000ms) is the same configuration as cell 1"),
-        ([*GRID, "--baseline", "protocol.sizing.tokens=700"], "no cell has that; there are 512, 4096"),
+        (["--grid", "protocol.timeout_s=5s,5000ms"], "configuration 2 (protocol.timeout_s=5000ms) is the same configuration as configuration 1"),
+        ([*GRID, "--baseline", "protocol.sizing.tokens=700"], "no configuration has that; there are 512, 4096"),
         ([*GRID, "--baseline", "x"], "--baseline is 'x', it must look like"),
         ([*GRID, "--replications", "0"], "run.replications is 0, it must be at least 1"),
         ([*GRID, "--jobs", "0"], "--jobs is 0, it must be at least 1"),
@@ -405,13 +417,13 @@ def test_a_run_that_breaks_names_its_cell(monkeypatch: pytest.MonkeyPatch, tmp_p
         ([*GRID, "--out", "full", "--force"], "which holds other files"),
         ([*GRID, "--out", "file"], "which is a file"),
         ([*GRID, "--out", "file/x"], "it must be in a folder that can be written"),
-        (["--cells", "none.toml"], "--cells is 'none.toml', which cannot be read: No such file or directory"),
-        (["--cells", "file"], "which is not TOML"),
-        (["--cells", "bad.json"], "which is not JSON"),
-        (["--cells", "other.toml"], "it must hold [sweep.grid] or [[sweep.cells]] and nothing else"),
-        (["--cells", "list.toml"], "in which grid.language.tp is 2, it must be a list of values"),
-        (["--cells", "empty.json"], "in which cell 1 is empty"),
-        (["--cells", "grid.toml", "--grid", "language.tp=1"], "is in the grid of --cells and of --grid"),
+        (["--configurations", "none.toml"], "--configurations is 'none.toml', which cannot be read: No such file or directory"),
+        (["--configurations", "file"], "which is not TOML"),
+        (["--configurations", "bad.json"], "which is not JSON"),
+        (["--configurations", "other.toml"], "it must hold [sweep.grid] or [[sweep.configurations]] and nothing else"),
+        (["--configurations", "list.toml"], "in which grid.language.tp is 2, it must be a list of values"),
+        (["--configurations", "empty.json"], "in which configuration 1 is empty"),
+        (["--configurations", "grid.toml", "--grid", "language.tp=1"], "is in the grid of --configurations and of --grid"),
     ],
     ids=lambda value: " ".join(value)[:70] if isinstance(value, list) else "",
 )  # fmt: skip
@@ -442,7 +454,7 @@ def test_another_sweep_in_the_folder_is_refused(bufferlab: Any, folder: Path) ->
     assert "which holds another sweep; give a new folder, or --force" in ended.err
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
     assert bufferlab(*other, "--force").status == 0
-    assert len(list((folder / "out" / "cells").iterdir())) == 2
+    assert len(list((folder / "out" / "configurations").iterdir())) == 2
 
 
 def test_changed_input_and_changed_code_are_refused(
@@ -476,7 +488,7 @@ def test_a_folder_whose_sweep_has_only_begun_is_ours(tmp_path: Path) -> None:
     assert SweepFolder(out).open(plan.record()) is False
     assert SweepFolder(out).open(plan.record()) is True
     (out / "sweep.json").rename(out / "sweep.json.partial")
-    (out / "cells").rmdir()
+    (out / "configurations").rmdir()
     assert SweepFolder(out).open(plan.record()) is False
 
 

@@ -29,7 +29,7 @@ def shell(*arguments: str, cwd: Path, **variables: str) -> tuple[int, bytes, byt
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (SWEEP, b"2 cells x 2 replications = 4 runs"),
+        (SWEEP, b"2 configurations x 2 replications = 4 runs"),
         (("sim", "quickstart", *FEW), b"run directory: "),
         (("workload", "mixed", "--requests", "200", "--replications", "2"), b"length autocorrelation"),
         (("check", "--random", "1", "--jobs", "1"), b" x "),
@@ -46,8 +46,8 @@ def test_commands_on_a_terminal_without_unicode(command: tuple[str, ...], words:
 def test_json_on_a_terminal_without_unicode(tmp_path: Path) -> None:
     status, out, err = shell("-m", "experiments", *SWEEP, "--json", cwd=tmp_path, **ENGLISH_ONLY)
     assert status == 0, err
-    assert json.loads(out)["cells"]
-    assert b"2 cells x 2 replications" in err
+    assert json.loads(out)["configurations"]
+    assert b"2 configurations x 2 replications" in err
     assert err.isascii()
 
 

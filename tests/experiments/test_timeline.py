@@ -160,11 +160,11 @@ def test_a_run_writes_one_when_asked(bufferlab: Any, folder: Path) -> None:
     assert_rules(events_in(folder / "with/timeline.json"))
 
 
-def test_a_validation_shows_both_sides_of_a_cell(bufferlab: Any, folder: Path, run: StoredRun) -> None:
+def test_a_validation_shows_both_sides_of_a_case(bufferlab: Any, folder: Path, run: StoredRun) -> None:
     ended = bufferlab("validate", run.path, "--profile", "thor2-400g", "--out", "out", "--timeline")
     assert ended.status == 0
-    assert "timelines/cell-1.json is quickstart" in ended.out
-    events = events_in(folder / "out/timelines/cell-1.json")
+    assert "timelines/case-1.json is quickstart" in ended.out
+    events = events_in(folder / "out/timelines/case-1.json")
     assert_rules(events)
     processes = {one["pid"]: one["args"]["name"] for one in events if one["name"] == "process_name"}
     places = {one["pid"]: one["args"]["sort_index"] for one in events if one["name"] == "process_sort_index"}

@@ -103,29 +103,35 @@ def test_a_sweep_uses_a_file_whole_too(mine: Path, bufferlab: Any, folder: Path)
     ended = bufferlab("sweep", "quickstart", "--set", f"workload.file={mine}", *grid, "--out", "s")
     assert ended.status == 0, ended.err
     lines = ended.out.splitlines()
-    assert lines[0] == "sweep of quickstart: 2 cells × 1 replication = 2 runs, about 100 requests"
+    assert lines[0] == "sweep of quickstart: 2 configurations × 1 replication = 2 runs, about 100 requests"
     assert lines[1] == "  workload: 50 of 50 requests of mine.csv, 24.5 s, 2/s"
     report = json.loads((folder / "s" / "sweep.json").read_text())
-    assert [cell["requests"]["offered"] for cell in report["cells"]] == [50, 50]
+    assert [configuration["requests"]["offered"] for configuration in report["configurations"]] == [50, 50]
     assert [one["requests"] for one in report["plan"]["workloads"]] == [50]
 
 
-def test_files_in_a_grid_and_in_cells_are_whole(mine: Path, bufferlab: Any, folder: Path) -> None:
+def test_files_in_a_grid_and_in_configurations_are_whole(mine: Path, bufferlab: Any, folder: Path) -> None:
     (folder / "few.csv").write_text("arrival_s,total_tokens\n0,500\n1,700\n")
     ended = bufferlab(
         "sweep", "quickstart", "--grid", "workload.file=mine.csv,few.csv", "--no-plots", "--jobs", 1, "--json"
     )
     assert ended.status == 0, ended.err
-    assert [cell["requests"]["offered"] for cell in json.loads(ended.out)["cells"]] == [50, 2]
-    (folder / "cells.toml").write_text(
-        "[[sweep.cells]]\n'workload.file' = 'mine.csv'\n[[sweep.cells]]\n'workload.requests' = 9\n"
+    assert [configuration["requests"]["offered"] for configuration in json.loads(ended.out)["configurations"]] == [
+        50,
+        2,
+    ]
+    (folder / "configurations.toml").write_text(
+        "[[sweep.configurations]]\n'workload.file' = 'mine.csv'\n[[sweep.configurations]]\n'workload.requests' = 9\n"
     )
-    mixed = ("sweep", "quickstart", "--cells", "cells.toml", "--no-plots", "--jobs", 1, "--json")
+    mixed = ("sweep", "quickstart", "--configurations", "configurations.toml", "--no-plots", "--jobs", 1, "--json")
     refused = bufferlab(*mixed)
     assert refused.status == 2
-    assert "has 1 replications and cell 2 (workload.requests=9) 5, because a file has the same requests" in refused.err
+    assert (
+        "has 1 replications and configuration 2 (workload.requests=9) 5, because a file has the same requests"
+        in refused.err
+    )
     one = bufferlab(*mixed, "--replications", 1)
-    assert [cell["requests"]["offered"] for cell in json.loads(one.out)["cells"]] == [50, 9]
+    assert [configuration["requests"]["offered"] for configuration in json.loads(one.out)["configurations"]] == [50, 9]
 
 
 def test_a_distribution_keeps_its_replications(folder: Path) -> None:

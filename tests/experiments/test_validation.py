@@ -16,22 +16,22 @@ from experiments.config.schema import Config
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
-from experiments.validation import decide, freeze, report_content, report_text, score_cell, write_report
-from experiments.validation.bars import FIGURES, TTFT_FIGURES
-from experiments.validation.cells import cells_of, settings_of
+from experiments.validation import decide, freeze, report_content, report_text, score_case, write_report
+from experiments.validation.cases import cases_of, settings_of
 from experiments.validation.stages import STAGES
+from experiments.validation.tolerances import FIGURES, TTFT_FIGURES
 from experiments.workloads.loading import load
 from protocol.emulation.scenario import Scenario
 
 BANDWIDTH_BPS = 2e9
 PROFILE = """
 latency_s = 20e-6
-per_piece_s = 0.0
+per_segment_s = 0.0
 bandwidth_Bps = {bandwidth:g}
 control_latency_s = 50e-6
 copy_bandwidth_Bps = 10e9
 """
-# One request at a time, noticed at once: a write's error is neither queued behind nor rounded to a loop's turn.
+# One request at a time, noticed at once: a write's error is neither queued behind nor rounded to a loop's iteration.
 CALM = (
     "workload.lengths=[700, 900, 300, 1800]", "workload.requests=40", "workload.rate_rps=10", "workload.cv=0",
     "encode.poll_interval_s=0s", "language.poll_interval_s=0s",
@@ -89,18 +89,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("calm-1024", "true"), ("mixed", "true"), ("closed", "true"), ("hosted", "host"), ("fewer", "host")],
 )
 def test_a_simulated_run_is_predicted_without_error(lab: Path, name: str, link: str) -> None:
-    cell = score_cell([lab / name], freeze(lab / f"{link}.toml"))
-    assert (cell.kind, cell.fates, cell.misses) == ("sim", (), [])
-    assert [one.name for one in cell.scores.figures] == list(FIGURES)
-    for one in cell.scores.figures:
+    case = score_case([lab / name], freeze(lab / f"{link}.toml"))
+    assert (case.kind, case.outcomes, case.misses) == ("sim", (), [])
+    assert [one.name for one in case.scores.figures] == list(FIGURES)
+    for one in case.scores.figures:
         assert one.measured == one.predicted > 0
         assert one.bias["value"] == one.error["value"] == 0
-    assert cell.scores.wasserstein.value_us["value"] == 0
-    agreement = cell.scores.agreement
+    assert case.scores.wasserstein.value_us["value"] == 0
+    agreement = case.scores.agreement
     assert (agreement.bias_s, agreement.deviation_s, agreement.within) == (0, 0, 1)
-    assert all(one.difference_s == 0 and one.measured == one.predicted for one in cell.stages)
+    assert all(one.difference_s == 0 and one.measured == one.predicted for one in case.stages)
     summary = StoredRun(lab / name).summary
-    figures = {one.name: one.measured for one in cell.scores.figures}
+    figures = {one.name: one.measured for one in case.scores.figures}
     # To the last delivery; the summary's window has what comes after it as well, such as the last prefill.
     rates = []
     for _, rows in StoredRun(lab / name).requests().groupby("replication"):
@@ -120,21 +120,21 @@ def served(folder: Path, name: str, link: Path, prefill_s: float, *settings: str
 
 @pytest.mark.parametrize(("name", "prefilled"), [("mixed", True), ("calm-1024", False)])
 def test_the_first_token_is_scored_as_the_summary_has_it(lab: Path, name: str, prefilled: bool) -> None:
-    cell = score_cell([lab / name], freeze(lab / "true.toml"))
-    assert tuple(one.name for one in cell.scores.ttft) == TTFT_FIGURES
-    assert cell.scores.prefilled is prefilled
+    case = score_case([lab / name], freeze(lab / "true.toml"))
+    assert tuple(one.name for one in case.scores.ttft) == TTFT_FIGURES
+    assert case.scores.prefilled is prefilled
     summary = StoredRun(lab / name).summary
-    for one in cell.scores.ttft:
+    for one in case.scores.ttft:
         assert (
             one.measured == one.predicted == pytest.approx(summary["ttft_s"][one.name.removeprefix("ttft_")]["value"])
         )
-        assert one.bar == {"ttft_p50": 0.05, "ttft_p99": 0.10}.get(one.name)
+        assert one.tolerance == {"ttft_p50": 0.05, "ttft_p99": 0.10}.get(one.name)
         assert (one.bias["value"], one.missed) == (0, False)
-    text = report_text([cell], decide([cell]), freeze(lab / "true.toml"))
+    text = report_text([case], decide([case]), freeze(lab / "true.toml"))
     assert ("ttft_p99" in text, "ttft: from arrival_s" in text) == (prefilled, prefilled)
 
 
-def test_a_prefill_that_is_predicted_too_short_misses_the_bar_of_the_first_token_alone(
+def test_a_prefill_that_is_predicted_too_short_misses_the_tolerance_of_the_first_token_alone(
     lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The embedding is delivered as predicted, and what comes after it takes twice as long as it should."""
@@ -156,125 +156,125 @@ def test_a_prefill_that_is_predicted_too_short_misses_the_bar_of_the_first_token
             return kept(*arguments)
 
     monkeypatch.setattr(pairing, "predict", predict)
-    cell = score_cell([measured], freeze(lab / "true.toml"))
-    figures = {one.name: one for one in (*cell.scores.figures, *cell.scores.ttft)}
+    case = score_case([measured], freeze(lab / "true.toml"))
+    figures = {one.name: one for one in (*case.scores.figures, *case.scores.ttft)}
     assert all(figures[name].bias["value"] == 0 for name in FIGURES)
     for name in TTFT_FIGURES:
         one = figures[name]
         assert one.measured - one.predicted == pytest.approx(0.02, abs=1e-6)
         assert one.bias["value"] == pytest.approx(-0.02 / one.measured, rel=1e-3)
-    assert [one.name for one in cell.misses] == ["ttft_p50", "ttft_p99"]
+    assert [one.name for one in case.misses] == ["ttft_p50", "ttft_p99"]
     profile_ = freeze(lab / "true.toml")
-    content = report_content([cell], decide([cell]), profile_)
-    assert content["cells"][0]["figures"]["ttft_p99"]["bar"] == 0.10
+    content = report_content([case], decide([case]), profile_)
+    assert content["cases"][0]["figures"]["ttft_p99"]["tolerance"] == 0.10
     assert all("ttft_p" in sentence for sentence in content["misses"])
-    write_report([cell], decide([cell]), profile_, tmp_path / "report")
-    (row,) = csv.DictReader((tmp_path / "report" / "cells.csv").open())
+    write_report([case], decide([case]), profile_, tmp_path / "report")
+    (row,) = csv.DictReader((tmp_path / "report" / "cases.csv").open())
     assert float(row["ttft_p50_bias"]) == pytest.approx(figures["ttft_p50"].bias["value"])
 
 
-def test_a_bar_for_the_first_token_needs_requests_that_were_prefilled(
+def test_a_tolerance_for_the_first_token_needs_requests_that_were_prefilled(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from experiments.runs.replication import Replication
 
     never = [np.full(40, np.nan)] * 4
     monkeypatch.setattr(Replication, "courses", lambda one: never)
-    assert score_cell([lab / "calm-1024"], freeze(lab / "true.toml")).scores.ttft == ()
+    assert score_case([lab / "calm-1024"], freeze(lab / "true.toml")).scores.ttft == ()
     with pytest.raises(
         UserError, match=r"--max-error has ttft_p99, but in replication 0 of .* no request was prefilled"
     ):
-        score_cell([lab / "calm-1024"], freeze(lab / "true.toml"), bars={"ttft_p99": 0.1})
+        score_case([lab / "calm-1024"], freeze(lab / "true.toml"), tolerances={"ttft_p99": 0.1})
 
 
 def test_a_link_that_is_too_fast_is_told_with_its_stage(lab: Path) -> None:
     measured = simulated(lab, "slow-run", lab / "slow.toml", *CALM)
-    cell = score_cell([measured], freeze(lab / "true.toml"))
-    figures = {one.name: one for one in cell.scores.figures}
+    case = score_case([measured], freeze(lab / "true.toml"))
+    figures = {one.name: one for one in case.scores.figures}
     for name in ("mean", "p50", "p90", "p99"):
         assert figures[name].bias["value"] < 0
     config = StoredRun(measured).config
     bytes_ = [tokens * config.layout.bytes_per_token for tokens in (700, 900, 300, 1800)]
     missing_s = sum(bytes_) / len(bytes_) * (1 / BANDWIDTH_BPS - 1 / (0.8 * BANDWIDTH_BPS))
-    assert cell.scores.agreement.bias_s == pytest.approx(missing_s, rel=1e-3)
-    assert cell.scores.wasserstein.value_us["value"] == pytest.approx(-1e6 * missing_s, rel=1e-3)
-    stages = {one.name: one for one in cell.stages}
+    assert case.scores.agreement.bias_s == pytest.approx(missing_s, rel=1e-3)
+    assert case.scores.wasserstein.value_us["value"] == pytest.approx(-1e6 * missing_s, rel=1e-3)
+    stages = {one.name: one for one in case.stages}
     assert stages["write"].difference_s == pytest.approx(missing_s, rel=1e-3)
     assert stages["write"].share == pytest.approx(1, abs=1e-3)
 
 
-def test_the_stages_of_a_cell_add_up_to_its_mean_latency(lab: Path) -> None:
-    cell = score_cell([lab / "mixed"], freeze(lab / "slow.toml"))
-    latency = cell.scores.figures[0]
-    assert sum(one.measured["mean"] for one in cell.stages) == pytest.approx(latency.measured)
-    assert sum(one.predicted["mean"] for one in cell.stages) == pytest.approx(latency.predicted)
-    assert sum(one.difference_s for one in cell.stages) == pytest.approx(cell.scores.agreement.bias_s)
+def test_the_stages_of_a_case_add_up_to_its_mean_latency(lab: Path) -> None:
+    case = score_case([lab / "mixed"], freeze(lab / "slow.toml"))
+    latency = case.scores.figures[0]
+    assert sum(one.measured["mean"] for one in case.stages) == pytest.approx(latency.measured)
+    assert sum(one.predicted["mean"] for one in case.stages) == pytest.approx(latency.predicted)
+    assert sum(one.difference_s for one in case.stages) == pytest.approx(case.scores.agreement.bias_s)
 
 
-# --- cells, noise and choices --------------------------------------------------------------------------------------
+# --- cases, noise and choices --------------------------------------------------------------------------------------
 
 
 def test_runs_of_one_configuration_are_repeats_without_noise_if_they_are_the_same(lab: Path) -> None:
     runs = [StoredRun(lab / name) for name in ("calm-1024", "calm-512", "again")]
-    cells = cells_of(runs)
-    assert {name: [one.path.name for one in members] for name, members in cells.items()} == {
+    cases = cases_of(runs)
+    assert {name: [one.path.name for one in members] for name, members in cases.items()} == {
         "protocol.sizing.tokens=1024": ["calm-1024", "again"],
         "protocol.sizing.tokens=512": ["calm-512"],
     }
-    cell = score_cell(cells["protocol.sizing.tokens=1024"], freeze(lab / "slow.toml"))
-    assert [one.noise is not None and one.noise.each == (0, 0) for one in cell.scores.figures] == [True] * len(FIGURES)
-    assert cell.scores.wasserstein.noise_us is not None
-    assert cell.scores.wasserstein.noise_us.largest == 0
-    (alone,) = cells["protocol.sizing.tokens=512"]
-    assert all(one.noise is None for one in score_cell([alone], freeze("tcp-loopback")).scores.figures)
+    case = score_case(cases["protocol.sizing.tokens=1024"], freeze(lab / "slow.toml"))
+    assert [one.noise is not None and one.noise.each == (0, 0) for one in case.scores.figures] == [True] * len(FIGURES)
+    assert case.scores.wasserstein.noise_us is not None
+    assert case.scores.wasserstein.noise_us.largest == 0
+    (alone,) = cases["protocol.sizing.tokens=512"]
+    assert all(one.noise is None for one in score_case([alone], freeze("tcp-loopback")).scores.figures)
 
 
 def test_replications_with_requests_of_their_own_say_nothing_of_the_noise(lab: Path) -> None:
-    cell = score_cell([lab / "mixed"], freeze(lab / "true.toml"))
-    assert len(cell.repeats) == 2
-    assert all(one.noise is None for one in cell.scores.figures)
+    case = score_case([lab / "mixed"], freeze(lab / "true.toml"))
+    assert len(case.repeats) == 2
+    assert all(one.noise is None for one in case.scores.figures)
 
 
-def test_repeats_of_other_seeds_are_one_cell(tmp_path: Path) -> None:
+def test_repeats_of_other_seeds_are_one_case(tmp_path: Path) -> None:
     link = profile(tmp_path, "link")
     few = ("workload.requests=30", "run.replications=1")
     runs = [
         simulated(tmp_path, f"run{seed}", link, *few, f"run.seed={seed}", example="quickstart") for seed in range(5)
     ]
     faster = profile(tmp_path, "faster", 2 * BANDWIDTH_BPS)
-    first = score_cell(runs, freeze(faster), seed=1)
+    first = score_case(runs, freeze(faster), seed=1)
     assert (len(first.repeats), first.scores.intervals) == (5, "repeats")
     for one in first.scores.figures:
         assert one.bias["low"] is not None
         assert one.bias["high"] is not None
         assert one.bias["low"] <= one.bias["value"] <= one.bias["high"]
-    again, other = score_cell(runs, freeze(faster), seed=1), score_cell(runs, freeze(faster), seed=2)
+    again, other = score_case(runs, freeze(faster), seed=1), score_case(runs, freeze(faster), seed=2)
     assert again.scores == first.scores
     assert other.scores != first.scores
 
 
 def test_the_choice_of_a_setting(lab: Path) -> None:
-    cells = [score_cell([lab / f"calm-{tokens}"], freeze(lab / "true.toml")) for tokens in (512, 1024, 2048)]
-    choices = {one.objective: one for one in decide(cells).choices}
+    cases = [score_case([lab / f"calm-{tokens}"], freeze(lab / "true.toml")) for tokens in (512, 1024, 2048)]
+    choices = {one.objective: one for one in decide(cases).choices}
     assert list(choices) == ["mean", "p50", "p99"]
     for one in choices.values():
         assert (one.setting, one.candidates) == ("protocol.sizing.tokens", ("512", "1024", "2048"))
         assert (one.regret, one.good, one.picked) == (0, True, one.best)
     assert choices["mean"].kendall == choices["mean"].spearman == 1
-    # Nothing to choose: the cells differ in two settings, in the workload, or there is one only.
-    assert decide(cells[:1]).choices == ()
-    other = score_cell([lab / "mixed"], freeze(lab / "true.toml"))
-    assert decide([cells[0], other]).choices == ()
+    # Nothing to choose: the cases differ in two settings, in the workload, or there is one only.
+    assert decide(cases[:1]).choices == ()
+    other = score_case([lab / "mixed"], freeze(lab / "true.toml"))
+    assert decide([cases[0], other]).choices == ()
 
 
 def test_only_repeats_of_one_configuration_are_scored_together(lab: Path) -> None:
     with pytest.raises(UserError, match=r"it must be a run of the same kind and configuration as .*calm-512"):
-        score_cell([lab / "calm-512", lab / "calm-1024"], freeze("tcp-loopback"))
+        score_case([lab / "calm-512", lab / "calm-1024"], freeze("tcp-loopback"))
     with pytest.raises(UserError, match="RUN is missing"):
-        score_cell([], freeze("tcp-loopback"))
+        score_case([], freeze("tcp-loopback"))
 
 
-def test_the_simulators_link_tells_no_measured_cells_apart(lab: Path) -> None:
+def test_the_simulators_link_tells_no_measured_cases_apart(lab: Path) -> None:
     run = StoredRun(lab / "again")
     assert "link.profile" in settings_of(run)
     run.summary["kind"] = "real"
@@ -282,7 +282,7 @@ def test_the_simulators_link_tells_no_measured_cells_apart(lab: Path) -> None:
 
 
 def test_many_differences_make_no_name(lab: Path) -> None:
-    names = list(cells_of([StoredRun(lab / "calm-512"), StoredRun(lab / "mixed")]))
+    names = list(cases_of([StoredRun(lab / "calm-512"), StoredRun(lab / "mixed")]))
     assert names == [str(lab / "calm-512"), str(lab / "mixed")]
 
 
@@ -293,17 +293,23 @@ def test_a_request_that_only_one_side_delivers_is_named(lab: Path, bufferlab: An
     slow = lab / "crawling.toml"
     slow.write_text(PROFILE.format(bandwidth=4e6))
     measured = simulated(lab, "timed", lab / "true.toml", *CALM[:2], *CALM[4:], "protocol.timeout_s=2s")
-    cell = score_cell([measured], freeze(slow))
-    assert cell.fates
-    fate = cell.fates[0]
-    assert (fate.run, fate.replication, fate.measured, fate.predicted) == (str(measured), 0, "Success", "Failed")
-    assert cell.compared + len(cell.fates) == cell.offered == 40
+    case = score_case([measured], freeze(slow))
+    assert case.outcomes
+    outcome = case.outcomes[0]
+    assert (outcome.run, outcome.replication, outcome.measured, outcome.predicted) == (
+        str(measured),
+        0,
+        "Success",
+        "Failed",
+    )
+    assert case.compared + len(case.outcomes) == case.offered == 40
     ended = bufferlab("validate", measured, "--profile", slow)
     assert ended.status == 1
     assert (
-        f"request {fate.room} of replication 0 of {measured}: Success when measured, Failed when predicted" in ended.out
+        f"request {outcome.room} of replication 0 of {measured}: Success when measured, Failed when predicted"
+        in ended.out
     )
-    assert f"{len(cell.fates)} requests ended otherwise on one side" in ended.out
+    assert f"{len(case.outcomes)} requests ended otherwise on one side" in ended.out
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -315,7 +321,7 @@ def test_the_gate(lab: Path, bufferlab: Any) -> None:
     ended = bufferlab("validate", run, "--profile", slow, "--max-error", "p50=0.05")
     assert ended.status == 1
     assert "seed-resume: p50 is off by" in ended.out
-    assert "the bar is 5 %" in ended.out
+    assert "the tolerance is 5 %" in ended.out
     # Without the gate a miss is told, and no failure.
     told = bufferlab("validate", run, "--profile", slow)
     assert told.status == 0
@@ -335,7 +341,7 @@ def test_everything_is_written(lab: Path, folder: Path, bufferlab: Any) -> None:
     printed = json.loads(ended.out)
     made = folder / "new/validation"
     assert sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()) == [
-        "cells.csv", "figures/bland-altman.png", "figures/errors.png", "figures/qq.png", "figures/quantiles.png",
+        "cases.csv", "figures/bland-altman.png", "figures/errors.png", "figures/qq.png", "figures/quantiles.png",
         "validation.json",
     ]  # fmt: skip
     assert [path.name for path in (folder / "new").iterdir()] == ["validation"]
@@ -344,20 +350,20 @@ def test_everything_is_written(lab: Path, folder: Path, bufferlab: Any) -> None:
     assert stored["schema"] == "bufferlab-validation/1"
     assert stored["profile"]["sha256"] == freeze(lab / "slow.toml").digest
     assert "arrival_s" in stored["boundary"]
-    assert [one["name"] for one in stored["cells"]] == [f"protocol.sizing.tokens={n}" for n in (512, 1024, 2048)]
-    (cell,) = (one for one in stored["cells"] if one["repeats"] == 2)
-    assert cell["stands_in_for_a_measurement"] is True
-    assert cell["runs"] == [str(lab / "calm-1024"), str(lab / "again")]
-    assert cell["figures"]["p50"]["noise"] == {"floor": 0, "largest": 0, "each": [0, 0]}
-    assert cell["figures"]["p50"]["verdict"] in {"off", "no interval"}
-    assert cell["bland_altman"]["low_s"] < cell["bland_altman"]["bias_s"] < cell["bland_altman"]["high_s"]
-    assert [one["name"] for one in cell["stages"]] == list(STAGES) == list(stored["stages"])
-    assert len(cell["qq"]["levels"]) == len(cell["qq"]["measured_s"]) == len(cell["qq"]["predicted_s"])
+    assert [one["name"] for one in stored["cases"]] == [f"protocol.sizing.tokens={n}" for n in (512, 1024, 2048)]
+    (case,) = (one for one in stored["cases"] if one["repeats"] == 2)
+    assert case["stands_in_for_a_measurement"] is True
+    assert case["runs"] == [str(lab / "calm-1024"), str(lab / "again")]
+    assert case["figures"]["p50"]["noise"] == {"floor": 0, "largest": 0, "each": [0, 0]}
+    assert case["figures"]["p50"]["verdict"] in {"off", "no interval"}
+    assert case["bland_altman"]["low_s"] < case["bland_altman"]["bias_s"] < case["bland_altman"]["high_s"]
+    assert [one["name"] for one in case["stages"]] == list(STAGES) == list(stored["stages"])
+    assert len(case["qq"]["levels"]) == len(case["qq"]["measured_s"]) == len(case["qq"]["predicted_s"])
     assert {one["objective"] for one in stored["decision"]} == {"mean", "p50", "p99"}
-    with (made / "cells.csv").open() as file:
+    with (made / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["cell"] for row in rows] == [one["name"] for one in stored["cells"]]
-    assert float(rows[1]["p50_bias"]) == cell["figures"]["p50"]["bias"]["value"]
+    assert [row["case"] for row in rows] == [one["name"] for one in stored["cases"]]
+    assert float(rows[1]["p50_bias"]) == case["figures"]["p50"]["bias"]["value"]
     # The same again is the same, but for where it is written.
     assert json.loads(bufferlab(*arguments, "--json").out) == printed
 
@@ -377,13 +383,13 @@ def test_the_text_says_what_was_compared_with_what(lab: Path, bufferlab: Any) ->
 
 def test_the_same_from_python(lab: Path, tmp_path: Path) -> None:
     frozen = freeze("tcp-loopback")
-    cells = [score_cell([lab / "calm-512"], frozen, name="small")]
-    decision = decide(cells)
-    write_report(cells, decision, frozen, tmp_path / "out")
-    assert json.loads((tmp_path / "out/validation.json").read_text()) == report_content(cells, decision, frozen)
-    assert "small" in report_text(cells, decision, frozen)
+    cases = [score_case([lab / "calm-512"], frozen, name="small")]
+    decision = decide(cases)
+    write_report(cases, decision, frozen, tmp_path / "out")
+    assert json.loads((tmp_path / "out/validation.json").read_text()) == report_content(cases, decision, frozen)
+    assert "small" in report_text(cases, decision, frozen)
     with pytest.raises(ValueError, match="the records of small were not kept"):
-        write_report(cells, decision, frozen, tmp_path / "other", timelines=True)
+        write_report(cases, decision, frozen, tmp_path / "other", timelines=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

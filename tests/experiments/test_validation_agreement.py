@@ -13,12 +13,22 @@ from hypothesis import strategies as st
 from experiments.errors import UserError
 from experiments.stats.intervals import Estimate, quantile
 from experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
-from experiments.validation.bars import AT_BAR, BARS, NO_INTERVAL, OFF, UNTOLD, USUAL, WITHIN, judge, parse_bars
 from experiments.validation.decision import OBJECTIVES, Candidate, choices_of, kendall, pick, regret, spearman
 from experiments.validation.noise import noise_floor, of_distances, of_rates, of_samples, relative
 from experiments.validation.report import _verdict
 from experiments.validation.resampling import percentile_interval, resampling
 from experiments.validation.scores import called, over_repeats, size_of
+from experiments.validation.tolerances import (
+    AT_TOLERANCE,
+    NO_INTERVAL,
+    OFF,
+    TOLERANCES,
+    UNTOLD,
+    USUAL,
+    WITHIN,
+    judge,
+    parse_tolerances,
+)
 
 # Whole multiples of a power of two, so that sums of them are exact.
 exact = st.integers(-(2**20), 2**20).map(lambda number: number / 64)
@@ -94,7 +104,7 @@ def test_equal_samples_lie_on_the_diagonal() -> None:
     assert (measured[0], measured[-1]) == (values.min(), values.max())
 
 
-# --- noise and bars ------------------------------------------------------------------------------------------------
+# --- noise and tolerances ------------------------------------------------------------------------------------------------
 
 
 def test_each_repeat_is_compared_with_the_others_of_the_same_requests() -> None:
@@ -129,12 +139,12 @@ def test_relative_errors() -> None:
         (-0.03, 0.01, 0.05, WITHIN),
         (0.01, 0.02, 0.03, WITHIN),  # a bias that is known, and small
         (-0.01, 0.03, 0.07, UNTOLD),
-        (-0.01, 0.06, 0.13, UNTOLD),  # beyond the bar, and nobody knows
+        (-0.01, 0.06, 0.13, UNTOLD),  # beyond the tolerance, and nobody knows
         (0.06, 0.07, 0.08, OFF),
         (0.01, 0.06, 0.11, OFF),
-        (0.01, 0.04, 0.07, AT_BAR),
+        (0.01, 0.04, 0.07, AT_TOLERANCE),
         (-0.11, -0.06, -0.01, OFF),
-        (-0.07, -0.04, -0.01, AT_BAR),
+        (-0.07, -0.04, -0.01, AT_TOLERANCE),
         (0.0, 0.0, 0.0, WITHIN),
         (None, 0.01, None, NO_INTERVAL),
     ],
@@ -206,7 +216,7 @@ def test_a_choice_is_one_of_those_that_the_repeats_cannot_tell_apart() -> None:
     assert choices_of(apart).left_out == ()
 
 
-def test_cells_that_differ_in_two_settings_are_named_and_do_not_vanish() -> None:
+def test_cases_that_differ_in_two_settings_are_named_and_do_not_vanish() -> None:
     two = [
         candidate("one", [1.0, 1.1], 1.0, **{"protocol.sizing.tokens": 256, "language.tp": 1}),
         candidate("other", [1.2, 1.3], 1.0, **{"protocol.sizing.tokens": 512, "language.tp": 2}),
@@ -220,25 +230,27 @@ def test_cells_that_differ_in_two_settings_are_named_and_do_not_vanish() -> None
     assert "language.tp, protocol.sizing.tokens" in found.left_out[0]
 
 
-def test_the_usual_bars() -> None:
+def test_the_usual_tolerances() -> None:
     assert (
-        dict(BARS) == {"p50": 0.05, "p99": 0.10, "throughput": 0.03} == parse_bars("p50=0.05, p99=0.1,throughput=.03")
+        dict(TOLERANCES)
+        == {"p50": 0.05, "p99": 0.10, "throughput": 0.03}
+        == parse_tolerances("p50=0.05, p99=0.1,throughput=.03")
     )
 
 
-def test_the_bars_of_the_first_token_are_those_of_the_latency() -> None:
-    assert USUAL == {**BARS, "ttft_p50": 0.05, "ttft_p99": 0.10}
-    assert parse_bars("ttft_p90=0.2") == {"ttft_p90": 0.2}
+def test_the_tolerances_of_the_first_token_are_those_of_the_latency() -> None:
+    assert USUAL == {**TOLERANCES, "ttft_p50": 0.05, "ttft_p99": 0.10}
+    assert parse_tolerances("ttft_p90=0.2") == {"ttft_p90": 0.2}
     with pytest.raises(UserError, match="with each of mean, p50, p90, p99, throughput, ttft_mean, ttft_p50, ttft_p90,"):
-        parse_bars("ttft=0.1")
+        parse_tolerances("ttft=0.1")
 
 
 @pytest.mark.parametrize(
     "text", ["", "p50", "p50=", "p51=0.1", "p50=x", "p50=-1", "p50=nan", "p50=0.1,p50=0.2", "p50=inf"]
 )
-def test_bars_that_mean_nothing_are_refused(text: str) -> None:
+def test_tolerances_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="--max-error"):
-        parse_bars(text)
+        parse_tolerances(text)
 
 
 # --- choices -------------------------------------------------------------------------------------------------------

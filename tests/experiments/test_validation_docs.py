@@ -1,4 +1,4 @@
-"""docs/validation.md: its stages and bars are those of the code, and its examples run."""
+"""docs/validation.md: its stages and tolerances are those of the code, and its examples run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.validation import BARS
+from experiments.validation import TOLERANCES
 from experiments.validation.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +21,8 @@ def test_the_stages_are_those_of_the_code() -> None:
     assert rows == [(name, begin, end) for name, (begin, end) in STAGES.items()]
 
 
-def test_the_bars_are_those_of_the_code() -> None:
-    told = ", ".join(f"{100 * bar:g} % for {name}" for name, bar in BARS.items())
+def test_the_tolerances_are_those_of_the_code() -> None:
+    told = ", ".join(f"{100 * tolerance:g} % for {name}" for name, tolerance in TOLERANCES.items())
     assert told.replace(", 3 %", " and 3 %") in PAGE
 
 

@@ -69,7 +69,7 @@ def test_the_socket_engine_and_mooncake_say_nothing_about_each_other(measured: s
     [
         (["language.tp=2"], {"host": HostCosts()}, "no all-reduces"),
         (["language.tp=2"], {"host": HostCosts(collective_quantiles_s=(1e-4, 1e-3))}, ""),
-        (["language.poll_interval_s=15ms"], {"host": HostCosts()}, "loops turned every 15 ms"),
+        (["language.poll_interval_s=15ms"], {"host": HostCosts()}, "loops iterated every 15 ms"),
         (["language.poll_interval_s=15ms"], {"host": HostCosts(), "wakeup_s": 4e-4}, ""),
         ([], {"host": HostCosts()}, ""),
     ],

@@ -25,19 +25,19 @@ def test_measured_repeats_have_a_noise_floor_and_both_sides_the_same_requests(bu
         "validate", "first", "second", "--profile", "tcp-loopback", "--out", "out", "--timeline", "--json"
     )
     assert ended.status == 0
-    (cell,) = json.loads(ended.out)["cells"]
-    assert (cell["kind"], cell["stands_in_for_a_measurement"], cell["repeats"]) == ("real", False, 2)
-    assert cell["requests"] == {"offered": 12, "compared": 12}
-    assert cell["fates"] == []
-    for figure in cell["figures"].values():
+    (case,) = json.loads(ended.out)["cases"]
+    assert (case["kind"], case["stands_in_for_a_measurement"], case["repeats"]) == ("real", False, 2)
+    assert case["requests"] == {"offered": 12, "compared": 12}
+    assert case["outcomes"] == []
+    for figure in case["figures"].values():
         assert figure["noise"]["floor"] > 0
         assert figure["measured"] > 0
-    assert cell["wasserstein_us"]["value"] > 0
+    assert case["wasserstein_us"]["value"] > 0
     # Whatever the machine is busy with, the stages are all of the latency.
     for side in ("measured", "predicted"):
-        whole = sum(one[f"{side}_s"]["mean"] for one in cell["stages"])
-        assert whole == pytest.approx(cell["figures"]["mean"][side])
-    events = json.loads((folder / "out/timelines/cell-1.json").read_text())["traceEvents"]
+        whole = sum(one[f"{side}_s"]["mean"] for one in case["stages"])
+        assert whole == pytest.approx(case["figures"]["mean"][side])
+    events = json.loads((folder / "out/timelines/case-1.json").read_text())["traceEvents"]
     worlds = {one["args"]["name"].split()[0] for one in events if one["name"] == "process_name"}
     assert worlds == {"simulated", "measured"}
     assert json.loads((folder / "first/timeline.json").read_text())["traceEvents"]

@@ -114,8 +114,8 @@ def forget_failures(patch: pytest.MonkeyPatch, reason_has: str) -> None:
 
 @exhibit(
     "B4",
-    "Copied again at every turn",
-    wrong="While a request waits for more blocks, what arrived of it is copied at every turn of the loop.",
+    "Copied again at every iteration",
+    wrong="While a request waits for more blocks, what arrived of it is copied at every iteration of the loop.",
     ruled_out="copied_tokens remembers what was copied, so a chunk is copied once (LanguageRank._copy_out).",
     bound=Bound(
         name="B4: a resume that waits",
@@ -126,7 +126,7 @@ def forget_failures(patch: pytest.MonkeyPatch, reason_has: str) -> None:
     ),
     breaks={9},
 )
-def copied_at_every_turn(patch: pytest.MonkeyPatch) -> None:
+def copied_at_every_iteration(patch: pytest.MonkeyPatch) -> None:
     original = LanguageRank._grant_resumes
 
     def grant_resumes(self: LanguageRank, now: float, actions: list[Any]) -> bool:
@@ -203,7 +203,7 @@ def double_free_after_retraction(patch: pytest.MonkeyPatch) -> None:
     def deliver(self: LanguageRank, room: LanguageRoom, now: float, actions: list[Any]) -> None:
         prefilled = room.blocks  # the record that free_with_req forgets to clear
         original(self, room, now, actions)
-        self.pool.release(prefilled, room.key)  # the second prefill, which in the fork comes some turns later
+        self.pool.release(prefilled, room.key)  # the second prefill, which in the fork comes some iterations later
 
     patch.setattr(LanguageRank, "_deliver", deliver)
 
@@ -303,7 +303,7 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
         language_tp=2,
         encode_blocks=1,
         language_blocks=1,
-        atomic_turns=True,
+        atomic_iterations=True,
         faults=(Fault.FAIL,),
         most_faults=1,
     ),
@@ -385,7 +385,7 @@ def empty_embedding(patch: pytest.MonkeyPatch) -> None:
     "B15",
     "The offset counted twice",
     wrong="The chunk's offset within the request is added to a block address, so a resume is written past its own blocks.",
-    ruled_out="A grant is a list of blocks and the chunk starts in the first of them (BufferLayout.pieces).",
+    ruled_out="A grant is a list of blocks and the chunk starts in the first of them (BufferLayout.segments).",
     bound=Bound(name="B15: two chunks", lengths=(3,)),
     breaks={2},
 )
@@ -442,7 +442,7 @@ def dropped_without_source(patch: pytest.MonkeyPatch) -> None:
     "B18",
     "Blocks held until the prefill is over",
     wrong="All blocks of the allocation, the unused tail too, stay with a request that was copied out of them long ago.",
-    ruled_out="LanguageRank._deliver releases all blocks in the turn that copies, before the delivery.",
+    ruled_out="LanguageRank._deliver releases all blocks in the iteration that copies, before the delivery.",
     bound=Bound(name="B18: one token in two blocks", lengths=(1,), default_tokens=(4,), encode_blocks=1),
     breaks={26},
 )
@@ -451,7 +451,7 @@ def held_until_prefilled(patch: pytest.MonkeyPatch) -> None:
         self._copy_out(room, actions)
         actions.append(Deliver(*room.key, self._known_total(room)))
         actions.append(Conclude(*room.key, Status.Success))
-        # Released some turns later, when the model has run over it.
+        # Released some iterations later, when the model has run over it.
         self._step(room, LanguageStep.DELIVERED_AND_KEPT, now)
         self._leave_group(room)
 

@@ -55,7 +55,7 @@ def cancellation_forgotten(patch: pytest.MonkeyPatch) -> None:
         encode_blocks=1,
         language_blocks=1,
         timers=True,
-        atomic_turns=True,
+        atomic_iterations=True,
         faults=(Fault.DIE,),
         most_faults=1,
     ),
@@ -102,7 +102,7 @@ def quarantine_from_the_living(patch: pytest.MonkeyPatch) -> None:
     "F4",
     "A timer that belongs to another",
     wrong="A surplus encode rank's timer ran from submission on, through all that its group waited for, and ended the room.",
-    ruled_out="Who waits for its group has no timer; each phase that the group enters has a new one (EncodeRank._on_turn).",
+    ruled_out="Who waits for its group has no timer; each phase that the group enters has a new one (EncodeRank._on_iteration).",
     bound=Bound(
         name="F4: a surplus encode rank, and a lost message",
         lengths=(1,),

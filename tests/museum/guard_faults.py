@@ -74,7 +74,7 @@ def written_after_cancel(patch: pytest.MonkeyPatch) -> None:
     "G16",
     "Read behind the fence",
     wrong="What had arrived for a room that failed is still read, out of blocks that are the room's no longer.",
-    ruled_out="Only _copy_out reads blocks, and only in the turn that still owns them (LanguageRank._copy_out).",
+    ruled_out="Only _copy_out reads blocks, and only in the iteration that still owns them (LanguageRank._copy_out).",
     bound=one_abort("G16: an abort after the last status"),
     breaks={16},
 )

@@ -121,7 +121,7 @@ def abort_is_a_no_op(patch: pytest.MonkeyPatch) -> None:
     "N6",
     "An abort that waits for blocks",
     wrong="The abort of a request that waits for blocks is noticed only when it gets them, and then it is still encoded.",
-    ruled_out="An abort is noted in every phase and the next turn ends the room (LanguageRank._on_abort).",
+    ruled_out="An abort is noted in every phase and the next iteration ends the room (LanguageRank._on_abort).",
     bound=one_room("N6: an abort before the first allocation", Fault.ABORT),
     breaks={25},
 )

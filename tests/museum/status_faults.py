@@ -147,7 +147,7 @@ def resume_edits_a_record(patch: pytest.MonkeyPatch) -> None:
         lengths=(3,),
         discipline="free_then_alloc",  # of that version: the blocks of the first chunk are free when the second is written
         language_tp=2,
-        atomic_turns=True,
+        atomic_iterations=True,
     ),
     breaks={2, 14},
 )
@@ -177,7 +177,7 @@ def resume_without_gate(patch: pytest.MonkeyPatch) -> None:
         lengths=(3,),
         discipline="alloc_then_free",  # of that version: the blocks of the first chunk are free when the second is written
         language_tp=2,
-        atomic_turns=True,
+        atomic_iterations=True,
     ),
     breaks={2, 14},
 )
@@ -227,20 +227,20 @@ def last_destination_decides(patch: pytest.MonkeyPatch) -> None:
 
 @exhibit(
     "S8",
-    "The same Transferring, acted on every turn",
-    wrong="A room that is still Transferring is resumed at every turn: its blocks, being written to, are freed again.",
+    "The same Transferring, acted on every iteration",
+    wrong="A room that is still Transferring is resumed at every iteration: its blocks, being written to, are freed again.",
     ruled_out="The group's progress of a room only rises and each rise is acted on once (RankCore._agree).",
     bound=Bound(name="S8: two chunks", lengths=(3,), discipline="free_then_alloc"),  # of that version
     breaks={2, 7},
 )
-def transferring_acted_on_every_turn(patch: pytest.MonkeyPatch) -> None:
+def transferring_acted_on_every_iteration(patch: pytest.MonkeyPatch) -> None:
     original = LanguageRank._agree
 
     def agree(self: LanguageRank, room: LanguageRoom, progress: int) -> bool:
         news = original(self, room, progress)
         if room.over or progress < FIRST_CHUNK or (progress - FIRST_CHUNK) % 2:
             return news
-        # The original polls every room at every turn. Ours looks at what moved, and takes a turn when one is due.
+        # The original polls every room at every iteration. Ours looks at what moved, and holds an iteration when one is due.
         self._moved[room.number] = None
         self._freed = True
         if not news:

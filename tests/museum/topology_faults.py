@@ -12,7 +12,7 @@ import protocol.encode
 from protocol.checker.bounds import Bound, Fault
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank
-from protocol.messages import LanguageRequest, Turn
+from protocol.messages import Iteration, LanguageRequest
 from protocol.status import Status
 from protocol.topology import RankId, Side, destinations
 
@@ -47,7 +47,7 @@ def surplus_rank_waits(patch: pytest.MonkeyPatch) -> None:
         encode_blocks=1,
         language_blocks=1,
         arrivals_any=False,
-        atomic_turns=True,
+        atomic_iterations=True,
     ),
     breaks={10, 14, 21},
 )
@@ -142,7 +142,7 @@ def only_the_failing_destination_is_told(patch: pytest.MonkeyPatch) -> None:
     "T6",
     "Decided on what arrived here",
     wrong="A rank acts on its own arrivals before the group has agreed, so the queues of the ranks differ.",
-    ruled_out="Every decision is made in a turn, on the minimum over all ranks (agreement.hold_turn).",
+    ruled_out="Every decision is made in an iteration, on the minimum over all ranks (agreement.hold_iteration).",
     bound=Bound(
         name="T6: an announced length, two ranks",
         lengths=(1,),
@@ -154,14 +154,14 @@ def only_the_failing_destination_is_told(patch: pytest.MonkeyPatch) -> None:
     breaks={12},
 )
 def decided_locally(patch: pytest.MonkeyPatch) -> None:
-    original = LanguageRank._on_turn
+    original = LanguageRank._on_iteration
 
-    def on_turn(self: LanguageRank, turn: Turn, now: float, actions: list[Any]) -> None:
+    def on_iteration(self: LanguageRank, iteration: Iteration, now: float, actions: list[Any]) -> None:
         mine = self.candidates()
-        arrived_here = tuple(zip(mine, self.votes(mine), strict=True))
-        original(self, msgspec.structs.replace(turn, progress=arrived_here), now, actions)
+        arrived_here = tuple(zip(mine, self.progress_of(mine), strict=True))
+        original(self, msgspec.structs.replace(iteration, progress=arrived_here), now, actions)
 
-    patch.setattr(LanguageRank, "_on_turn", on_turn)
+    patch.setattr(LanguageRank, "_on_iteration", on_iteration)
 
 
 @exhibit(
@@ -169,7 +169,7 @@ def decided_locally(patch: pytest.MonkeyPatch) -> None:
     "Responders of the chunk before",
     wrong="The ranks that confirmed the first chunk count for the second, which is over at its first answer.",
     ruled_out="The set of ranks that hold a chunk starts empty with each chunk (EncodeRank._start_chunk).",
-    bound=Bound(name="T7: two ranks, two chunks", lengths=(3,), language_tp=2, atomic_turns=True),
+    bound=Bound(name="T7: two ranks, two chunks", lengths=(3,), language_tp=2, atomic_iterations=True),
     breaks={10},
 )
 def responders_kept(patch: pytest.MonkeyPatch) -> None:

@@ -39,18 +39,18 @@ class Stage(World):
         while self.channels:
             self.deliver_message(*next(iter(self.channels)))
 
-    def turns(self, count: int = 1) -> None:
-        """Hold turns of the encode side and then of the language side."""
+    def iterations(self, count: int = 1) -> None:
+        """Hold iterations of the encode side and then of the language side."""
         for _ in range(count):
-            self.turn(Side.ENCODE)
-            self.turn(Side.LANGUAGE)
+            self.iteration(Side.ENCODE)
+            self.iteration(Side.LANGUAGE)
 
     def until_writing(self, room: int, total_tokens: int, incarnation: int = 0) -> None:
         """Submit a request and bring it to where all writes of its first chunk are in flight."""
         before = sum(len(queue) for queue in self.writing.values())
         self.submit(room, total_tokens, incarnation)
         for _ in range(3):
-            self.turns()
+            self.iterations()
             self.send_all()
             while self.encoding:
                 self.finish_encode()

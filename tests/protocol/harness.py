@@ -1,7 +1,7 @@
 """Both sides wired back to back in one process, without a clock: for tests, exploration and the docs.
 
 A ``World`` holds the rank cores of one encode and one language instance, the messages between them and the work they
-asked for. Nothing moves by itself: the caller delivers a message, finishes a write or holds a turn. ``run_until_quiet``
+asked for. Nothing moves by itself: the caller delivers a message, finishes a write or holds an iteration. ``run_until_quiet``
 does so in a fixed order until nothing is left to do.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.disciplines import make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
@@ -164,10 +164,10 @@ class World:
         done = WriteDone(work.room, work.incarnation, work.epoch, work.destination, ok, quiet, reason)
         self.feed(rank_id, done)
 
-    def turn(self, side: Side) -> None:
-        """Hold one turn of one side's group."""
+    def iteration(self, side: Side) -> None:
+        """Hold one iteration of one side's group."""
         members = self.encode if side is Side.ENCODE else self.language
-        agreed = hold_turn(members)
+        agreed = hold_iteration(members)
         for member in members:
             self.feed(member.rank_id, agreed)
 
@@ -180,7 +180,7 @@ class World:
             before = len(self.records)
             busy = bool(self.channels) or bool(self.encoding) or any(self.writing.values())
             for side in Side:
-                self.turn(side)
+                self.iteration(side)
             for source, target in list(self.channels):
                 while (source, target) in self.channels:
                     self.deliver_message(source, target)

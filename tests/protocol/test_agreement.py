@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.agreement import MOST_ROOMS, NOBODY, Ballot, agree, hold_turn
+from protocol.agreement import MOST_ROOMS, NOBODY, Proposal, agree, hold_iteration
 from protocol.disciplines import make_discipline
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
-from protocol.messages import Abort, ChunkStatus, Conclude, EncodeRequest, LanguageRequest, Offer, Turn
+from protocol.messages import Abort, ChunkStatus, Conclude, EncodeRequest, Iteration, LanguageRequest, Offer
 from protocol.sizing import Fixed
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -21,52 +21,52 @@ from protocol.topology import RankId, Side
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)
 L0, L1 = RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)
 NewStage = Callable[..., Any]
-BALLOTS = st.builds(Ballot, st.integers(0, 9), st.integers(0, 9), st.one_of(st.integers(0, 9), st.just(NOBODY)))
+PROPOSALS = st.builds(Proposal, st.integers(0, 9), st.integers(0, 9), st.one_of(st.integers(0, 9), st.just(NOBODY)))
 
 
-class Voter:
+class FakeMember:
     """A member with fixed facts."""
 
-    def __init__(self, ballot: Ballot, progress: dict[int, int]) -> None:
-        self._ballot = ballot
+    def __init__(self, proposal: Proposal, progress: dict[int, int]) -> None:
+        self._proposal = proposal
         self._progress = progress
 
-    def ballot(self) -> Ballot:
-        return self._ballot
+    def proposal(self) -> Proposal:
+        return self._proposal
 
     def candidates(self) -> Sequence[int]:
         return list(self._progress)
 
-    def votes(self, candidates: Sequence[int]) -> list[int]:
+    def progress_of(self, candidates: Sequence[int]) -> list[int]:
         return [self._progress.get(number, 0) for number in candidates]
 
 
-VOTERS = st.builds(Voter, BALLOTS, st.dictionaries(st.integers(0, 9), st.integers(1, 9)))
+VOTERS = st.builds(FakeMember, PROPOSALS, st.dictionaries(st.integers(0, 9), st.integers(1, 9)))
 
 
-@given(st.lists(BALLOTS, min_size=1, max_size=4))
-def test_a_ballot_is_the_minimum_of_every_fact(ballots: list[Ballot]) -> None:
-    agreed = agree(ballots)
-    assert agreed.submitted == min(ballot.submitted for ballot in ballots)
-    assert agreed.free_blocks == min(ballot.free_blocks for ballot in ballots)
-    failed = [ballot.failed for ballot in ballots if ballot.failed != NOBODY]
+@given(st.lists(PROPOSALS, min_size=1, max_size=4))
+def test_a_proposal_is_the_minimum_of_every_fact(proposals: list[Proposal]) -> None:
+    agreed = agree(proposals)
+    assert agreed.submitted == min(proposal.submitted for proposal in proposals)
+    assert agreed.free_blocks == min(proposal.free_blocks for proposal in proposals)
+    failed = [proposal.failed for proposal in proposals if proposal.failed != NOBODY]
     assert agreed.failed == min(failed, default=NOBODY), "any failure wins"
 
 
 @given(st.lists(VOTERS, min_size=2, max_size=4))
-def test_the_slowest_decides_about_the_rooms_of_rank_0(voters: list[Voter]) -> None:
-    turn = hold_turn(voters)
-    assert turn == Turn(
-        *agree([voter.ballot() for voter in voters]),
+def test_the_slowest_decides_about_the_rooms_of_rank_0(members: list[FakeMember]) -> None:
+    iteration = hold_iteration(members)
+    assert iteration == Iteration(
+        *agree([member.proposal() for member in members]),
         tuple(
-            (number, min(voter.votes([number])[0] for voter in voters)) for number in voters[0].candidates()
+            (number, min(member.progress_of([number])[0] for member in members)) for number in members[0].candidates()
         ),
     )  # fmt: skip
 
 
-@given(st.lists(st.sampled_from(["request", "status", "abort", "turn"]), max_size=25), st.data())
+@given(st.lists(st.sampled_from(["request", "status", "abort", "iteration"]), max_size=25), st.data())
 def test_one_rank_agrees_with_itself(steps: list[str], data: st.DataObject) -> None:
-    """A group of one takes a shorter way to the same turn."""
+    """A group of one takes a shorter way to the same iteration."""
     core = LanguageRank(
         L0, layout=BufferLayout(1, 1), discipline=make_discipline("window"), sizing=Fixed(2), pool_blocks=9
     )
@@ -80,19 +80,19 @@ def test_one_rank_agrees_with_itself(steps: list[str], data: st.DataObject) -> N
             core.handle(ChunkStatus(room, 0, 0, Status.Success, 1, 1), 0.0)
         elif step == "abort":
             core.handle(Abort(room, 0), 0.0)
-        turn = hold_turn([core])
-        assert turn == hold_turn([core, core])
-        if step == "turn":
-            core.handle(turn, 0.0)
+        iteration = hold_iteration([core])
+        assert iteration == hold_iteration([core, core])
+        if step == "iteration":
+            core.handle(iteration, 0.0)
 
 
 def test_nothing_is_decided_before_all_ranks_have_the_request(stage: NewStage) -> None:
     world = stage(language_tp=2)
     world.feed(L0, LanguageRequest(1, 0))
-    world.turns(2)
+    world.iterations(2)
     assert not world.channels
     world.feed(L1, LanguageRequest(1, 0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert sorted(world.channels) == [(L0, E0), (L1, E0)]
 
 
@@ -135,34 +135,34 @@ def test_a_failure_waits_for_the_encode_rank_that_has_no_request_yet(
     assert world.quiescent
 
 
-def test_many_failures_at_once_end_in_few_turns(stage: NewStage) -> None:
-    """A peer that goes down fails all its rooms; they must not trickle out one a turn."""
+def test_many_failures_at_once_end_in_few_iterations(stage: NewStage) -> None:
+    """A peer that goes down fails all its rooms; they must not trickle out one an iteration."""
     world = stage(language_tp=2)
     for room in range(20):
         world.submit(room, 4)
     for rank_id in (L0, L1):
         for room in range(20):
             world.feed(rank_id, Abort(room, 0))
-    world.turns(2)
+    world.iterations(2)
     assert all(len(world.concluded[room, 0]) >= 2 for room in range(20))
     world.run_until_quiet()
     assert world.quiescent
 
 
 def test_a_failure_on_one_rank_outweighs_success_on_the_others(stage: NewStage) -> None:
-    """Two rooms fail on a rank that has not heard of their success; the ballot has place for one."""
+    """Two rooms fail on a rank that has not heard of their success; the proposal has place for one."""
     world = stage(language_tp=2)
     for room in (1, 2):
         world.submit(room, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     for room in (1, 2):
         world.feed(L0, ChunkStatus(room, 0, 0, Status.Success, 4, 4))
         world.feed(L1, Abort(room, 0, "the client left"))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.delivered == []
     for room in (1, 2):
         assert [world.concluded[room, 0][rank_id].status for rank_id in (L0, L1)] == [Status.Failed] * 2
-    assert [list(member.candidates()) for member in world.language] == [[], []], "what is over is not voted on"
+    assert [list(member.candidates()) for member in world.language] == [[], []], "what is over is not reported on"
 
 
 def test_a_failure_that_must_wait_does_not_hide_another(stage: NewStage) -> None:
@@ -172,21 +172,21 @@ def test_a_failure_that_must_wait_does_not_hide_another(stage: NewStage) -> None
         world.feed(rank_id, LanguageRequest(room, 0))
     for room in (1, 2):
         world.feed(L1, Abort(room, 0, "the client left"))
-    world.turns(2)
+    world.iterations(2)
     assert world.outcomes(1) == [Status.Failed] * 2
     assert world.outcomes(2) == []
 
 
 def test_a_room_without_news_is_no_candidate(stage: NewStage) -> None:
-    """Rooms that wait cost a turn nothing, also those whose later chunk is on its way."""
+    """Rooms that wait cost an iteration nothing, also those whose later chunk is on its way."""
     world = stage(language_blocks=1)
     world.until_writing(1, 8)
     world.finish_write(E0)
     world.send_all()
-    world.turns()
+    world.iterations()
     world.send_all()
     assert [work.epoch for work in world.writing[E0]] == [1]
-    world.turns()
+    world.iterations()
     assert [list(member.candidates()) for member in world.ranks.values()] == [[], []]
 
 
@@ -196,11 +196,11 @@ def test_language_blocks_count_when_every_rank_has_them(stage: NewStage) -> None
     world.until_writing(1, 4)
     world.finish_write(E0, ok=False)
     world.send_all()
-    world.turns()
+    world.iterations()
     world.send_all()
     assert [member.pool.free for member in world.language] == [1, 0]
     world.submit(2, 4)
-    world.turns(2)
+    world.iterations(2)
     assert not world.channels, "neither rank offers what only one of them has"
     world.run_until_quiet()
     assert world.outcomes(2) == [Status.Success] * 3
@@ -211,23 +211,23 @@ def test_source_blocks_count_when_every_rank_has_them(stage: NewStage) -> None:
     world = stage(encode_tp=2, language_tp=2, encode_blocks=1)
     world.until_writing(1, 4)
     world.finish_write(E0, ok=False)
-    world.turns()
+    world.iterations()
     assert [member.pool.free for member in world.encode] == [1, 0]
     for rank_id, receiver in ((E0, L0), (E1, L1)):
         world.feed(rank_id, EncodeRequest(2, 0, 4))
         world.feed(rank_id, Offer(2, 0, 0, receiver, (7,), 4, 0))
-    world.turns(2)
+    world.iterations(2)
     assert not world.encoding, "neither rank encodes into what only one of them has"
     world.finish_write(E1)
-    world.turns()
+    world.iterations()
     assert [rank_id for rank_id, _ in world.encoding] == [E0, E1]
 
 
-def test_a_group_decides_about_so_many_rooms_in_a_turn_and_about_more_in_the_next() -> None:
+def test_a_group_decides_about_so_many_rooms_in_an_iteration_and_about_more_in_the_next() -> None:
     ready = dict.fromkeys(range(100), 1)
-    ballot = Ballot(100, 8, NOBODY)
-    turn = hold_turn([Voter(ballot, ready), Voter(ballot, ready)])
-    assert turn.progress == tuple((number, 1) for number in range(MOST_ROOMS))
+    proposal = Proposal(100, 8, NOBODY)
+    iteration = hold_iteration([FakeMember(proposal, ready), FakeMember(proposal, ready)])
+    assert iteration.progress == tuple((number, 1) for number in range(MOST_ROOMS))
     members = [reader(rank) for rank in (L0, L1)]
     for number in range(150):
         for member in members:
@@ -236,9 +236,9 @@ def test_a_group_decides_about_so_many_rooms_in_a_turn_and_about_more_in_the_nex
     ended: list[int] = []
     again: list[bool] = []
     for _ in range(4):
-        turn = hold_turn(members)
+        iteration = hold_iteration(members)
         first, second = (
-            [one.room for one in member.handle(turn, 0.0) if isinstance(one, Conclude)] for member in members
+            [one.room for one in member.handle(iteration, 0.0) if isinstance(one, Conclude)] for member in members
         )
         assert first == second
         ended.append(len(first))
@@ -253,25 +253,25 @@ def reader(rank_id: RankId) -> LanguageRank:
     )
 
 
-def test_rooms_that_were_left_for_the_next_turn_are_known_to_wait_for_it() -> None:
-    """Nothing arrives in between, so only the core can say that another turn is due; a lone rank leaves none."""
+def test_rooms_that_were_left_for_the_next_iteration_are_known_to_wait_for_it() -> None:
+    """Nothing arrives in between, so only the core can say that another iteration is due; a lone rank leaves none."""
     members = [reader(rank) for rank in (L0, L1)]
     lone = reader(L0)
     for number in range(100):
         for member in (*members, lone):
             member.handle(LanguageRequest(number, 0), 0.0)
     for group in (members, [lone]):
-        turn = hold_turn(group)
+        iteration = hold_iteration(group)
         for member in group:
-            member.handle(turn, 0.0)
+            member.handle(iteration, 0.0)
             for number in range(100):
                 member.handle(ChunkStatus(number, 0, 0, Status.Success, 3, 3), 0.0)
-        turn = hold_turn(group)
+        iteration = hold_iteration(group)
         for member in group:
-            member.handle(turn, 0.0)
+            member.handle(iteration, 0.0)
         first = group[0]
         assert (len(first.rooms), first.unsettled) == ((36, True) if len(group) > 1 else (0, False))
-    turn = hold_turn(members)
+    iteration = hold_iteration(members)
     for member in members:
-        member.handle(turn, 0.0)
+        member.handle(iteration, 0.0)
     assert (members[0].rooms, members[0].unsettled) == ({}, False)

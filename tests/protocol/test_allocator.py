@@ -167,7 +167,7 @@ def test_the_shortest_run_that_is_long_enough_then_the_longest_ones() -> None:
     assert pool.allocate(4, "d") == (0, 1, 2, 5)
     pool.release([6, 8], "a")
     pool.release([7], "b")
-    assert pool.allocate(4, "e") == (6, 7, 8, 9), "what came free piece by piece is one run again"
+    assert pool.allocate(4, "e") == (6, 7, 8, 9), "what came free segment by segment is one run again"
     pool = BlockPool(6)
     pool.allocate(6, "a")
     pool.release([0, 1, 2, 4, 5], "a")
@@ -179,7 +179,7 @@ def test_blocks_of_embeddings_of_any_length_stay_neighbours() -> None:
     draw = random.Random(1)
     pool = BlockPool(512)
     held: list[tuple[int, tuple[int, ...]]] = []
-    blocks = pieces = 0
+    blocks = segments = 0
     for room in range(3000):
         count = min(1 + int(draw.lognormvariate(2.3, 0.8)), 128)
         while len(held) > 15 or pool.free < count:
@@ -189,5 +189,5 @@ def test_blocks_of_embeddings_of_any_length_stay_neighbours() -> None:
         assert granted is not None
         held.append((room, granted))
         blocks += count
-        pieces += len(runs(list(granted)))
-    assert blocks / pieces > 8
+        segments += len(runs(list(granted)))
+    assert blocks / segments > 8

@@ -62,11 +62,11 @@ def test_an_immediate_failure_reaches_requests_that_come_later(stage: NewStage, 
 def test_an_early_offer_creates_no_room_and_is_used(stage: NewStage) -> None:
     world = stage()
     world.feed(E0, Offer(1, 0, 0, L0, (3,), 4, 0))
-    world.turns(2)
+    world.iterations(2)
     assert not world.encode[0].rooms
     assert world.records == []
     world.feed(E0, EncodeRequest(1, 0, 4))
-    world.turns()
+    world.iterations()
     world.finish_encode()
     assert [work.target_blocks for work in world.writing[E0]] == [(3,)]
 
@@ -75,7 +75,7 @@ def test_an_early_offer_does_not_outlive_its_minute(stage: NewStage) -> None:
     world = stage()
     world.feed(E0, Offer(1, 0, 0, L0, (3,), 4, 0))
     world.now = 61.0
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     world.feed(E0, EncodeRequest(1, 0, 4))
     assert [record.event for record in world.records] == [Event.SUBMITTED]
 
@@ -84,7 +84,7 @@ def test_an_early_failure_does_not_outlive_its_minute(stage: NewStage) -> None:
     world = stage()
     world.feed(L0, ChunkStatus(1, 0, 0, F, 4, 0, "gone"))
     world.now = 61.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.submit(1, 4)
     world.run_until_quiet()
     assert world.outcomes(1) == [S, S]
@@ -133,7 +133,7 @@ def test_a_cancellation_before_the_request(stage: NewStage, offer_first: bool) -
     world.feed(E0, EncodeRequest(1, 0, 4))
     if not offer_first:
         world.feed(E0, offer)
-    world.turns(3)
+    world.iterations(3)
     assert world.reason(1, E0) == "cancelled by language0.0: the client left"
     assert not world.encoding
     assert not world.encode[0].rooms

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.checker.snapshot import freeze
 from protocol.disciplines import make_discipline
 from protocol.encode import EncodeRank
@@ -85,7 +85,7 @@ def test_a_room_behind_a_stuck_one_is_stuck_in_the_same_queue_and_not_in_another
 
 
 def test_rooms_that_hold_nothing_and_could_go_on_are_not_counted_with_the_stuck_ones() -> None:
-    """They wait in a queue of their own, whose turn has only not come yet."""
+    """They wait in a queue of their own, whose iteration has only not come yet."""
     stuck = [(1, 1), (2, 2)]
     found = find_deadlock([language(4, {1: 2, 2: 2}, stuck), encode(2, {}, [(3, 1), (4, 2), (5, 3), (6, 1)])])
     assert found is not None
@@ -222,8 +222,8 @@ def test_the_order_of_the_pools_does_not_matter(order: tuple[int, ...]) -> None:
 # --- the cores say who holds what ----------------------------------------------------------------------------------
 
 
-def turn(core: EncodeRank | LanguageRank) -> None:
-    core.handle(hold_turn([core]), 0.0)
+def iteration(core: EncodeRank | LanguageRank) -> None:
+    core.handle(hold_iteration([core]), 0.0)
 
 
 def reader(discipline: str, blocks: int, **options) -> LanguageRank:
@@ -239,10 +239,10 @@ def reader(discipline: str, blocks: int, **options) -> LanguageRank:
 def partly_received(core: LanguageRank, rooms: int, total: int) -> None:
     for room in range(rooms):
         core.handle(LanguageRequest(room, 0), 0.0)
-    turn(core)
+    iteration(core)
     for room in range(rooms):
         core.handle(ChunkStatus(room, 0, 0, Status.Transferring, total, 2), 0.0)
-    turn(core)
+    iteration(core)
 
 
 def test_hold_and_wait_on_the_language_side() -> None:
@@ -266,7 +266,7 @@ def test_new_rooms_wait_behind_resumes_only_where_these_go_first() -> None:
         core = reader("alloc_then_free", 5, resume_first=resume_first)
         partly_received(core, 2, total=4)
         core.handle(LanguageRequest(2, 0), 0.0)
-        turn(core)
+        iteration(core)
         assert [[demand.key[0] for demand in queue] for queue in core.queues()] == queues
 
 
@@ -282,7 +282,7 @@ def test_rooms_that_wait_for_source_blocks() -> None:
     for room in range(2):
         core.handle(EncodeRequest(room, 0, 2), 0.0)
         core.handle(Offer(room, 0, 0, RankId(Side.LANGUAGE, 0, 0), (room,), 1, 0), 0.0)
-    turn(core)
+    iteration(core)
     assert core.held_blocks() == {(0, 0): 2}
     assert [list(queue) for queue in core.queues()] == [[Demand((1, 0), 2)]]
     assert core.usable_blocks((1, 0)) == 3
@@ -309,7 +309,7 @@ def test_to_look_asks_the_policy_nothing_and_changes_nothing() -> None:
         for room in range(4):
             core.handle(LanguageRequest(room, 0), 0.0)
         for _ in range(3):
-            turn(core)
+            iteration(core)
             for _ in range(looks):
                 find_deadlock([core])
         return policy.calls, [list(queue) for queue in core.queues()], freeze(core)
@@ -317,13 +317,15 @@ def test_to_look_asks_the_policy_nothing_and_changes_nothing() -> None:
     assert run(0) == run(5)
 
 
-def test_a_waiting_room_wants_what_it_asked_for_at_the_last_turn() -> None:
+def test_a_waiting_room_wants_what_it_asked_for_at_the_last_iteration() -> None:
     policy = Counting()
     core = reader("window", 3, sizing=policy)
     for room in range(4):
         core.handle(LanguageRequest(room, 0), 0.0)
-    turn(core)  # the first gets two blocks, the second asks for three and waits; nobody has asked for the others yet
+    iteration(
+        core
+    )  # the first gets two blocks, the second asks for three and waits; nobody has asked for the others yet
     assert [list(queue) for queue in core.queues()] == [[Demand((1, 0), 3), Demand((2, 0), 1), Demand((3, 0), 1)]]
-    turn(core)
+    iteration(core)
     assert next(iter(core.queues()[0])) == Demand((1, 0), 3), "more than the pool has is never asked for"
     assert policy.calls == 3

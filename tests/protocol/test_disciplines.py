@@ -159,7 +159,7 @@ def test_a_window_reuses_its_own_blocks_only_after_they_are_copied_out(stage: Ne
     world.finish_write(E0)
     world.send_all()
     assert world.copied == {}
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.copied[1, L0] == [(0, 4)]
     world.send_all()
     (second,) = world.writing[E0]
@@ -330,9 +330,9 @@ def test_a_second_announcement_is_ignored(stage: NewStage) -> None:
     world.submit(1, 4)
     world.feed(L0, Announce(1, 0, 4))
     world.feed(L0, Announce(1, 0, 8))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, Announce(1, 0, 8))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].ignored_messages == 2
     assert allocations(world, 1) == [4]
 
@@ -351,13 +351,13 @@ def test_an_announcement_that_the_discipline_does_not_know_is_ignored(stage: New
 
 @pytest.mark.parametrize("resume_first", [True, False])
 def test_resumes_go_before_new_rooms_if_told_so(stage: NewStage, resume_first: bool) -> None:
-    """One block is free, wanted by a resume and by a new room in the same turn."""
+    """One block is free, wanted by a resume and by a new room in the same iteration."""
     world = stage(language_blocks=2, resume_first=resume_first)
     world.until_writing(1, 12)
     world.finish_write(E0)
     world.send_all()
     world.submit(2, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert allocations(world, 1) == ([4, 8] if resume_first else [4, 4])
     assert allocations(world, 2) == ([] if resume_first else [4])
     world.run_until_quiet()
@@ -372,11 +372,11 @@ def test_a_waiting_resume_is_not_overtaken(stage: NewStage) -> None:
     world.finish_write(E0)  # of room 1
     world.send_all()
     world.submit(3, 4)
-    world.turns(2)
+    world.iterations(2)
     assert allocations(world, 3) == []
     world.finish_write(E0)  # of room 2
     world.send_all()
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert allocations(world, 1) == [4, 8]
     world.run_until_quiet()
     assert all(world.outcomes(room) == [S, S] for room in (1, 2, 3))
@@ -389,11 +389,11 @@ def test_resumes_are_served_in_the_order_they_began_to_wait(stage: NewStage) -> 
     for _ in range(2):
         world.finish_write(E0)  # of rooms 1 and 2, which now wait for one block more
         world.send_all()
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.LANGUAGE)
     assert world.language[0].waiting_rooms == 2
     world.finish_write(E0)  # of room 3
     world.send_all()
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     resumed = [record.room for record in world.records if record.event is Event.RESUMED]
     assert resumed == [1, 2]
 
@@ -413,21 +413,21 @@ def test_requests_get_source_blocks_in_order(stage: NewStage) -> None:
     world.submit(2, 8)
     world.submit(3, 4)
     for _ in range(3):
-        world.turns()
+        world.iterations()
         world.send_all()
     assert not world.encoding
     world.finish_write(E0)
-    world.turn(Side.ENCODE)
-    assert [work.room for _, work in world.encoding] == [2], "what room 1 releases counts in the same turn"
+    world.iteration(Side.ENCODE)
+    assert [work.room for _, work in world.encoding] == [2], "what room 1 releases counts in the same iteration"
 
 
 def test_a_large_new_room_is_not_overtaken_by_small_ones(stage: NewStage) -> None:
     world = stage(language_blocks=4, discipline="exact_announce")
     for room, total in ((1, 8), (2, 16), (3, 4)):
         world.submit(room, total)
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     world.send_all()
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     # Room 3 would fit, but room 2 came first; its source waits as well, so only rooms 1 and 2 are announced.
     assert (allocations(world, 1), allocations(world, 2), allocations(world, 3)) == ([8], [], [])
     world.run_until_quiet()
@@ -447,7 +447,7 @@ def test_new_rooms_leave_the_reserve_to_resumes(stage: NewStage) -> None:
     world.language[0] = world.ranks[L0] = scenario.make_language_rank(L0, world._record)
     for room in (1, 2, 3):
         world.submit(room, 12)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert [allocations(world, room) for room in (1, 2, 3)] == [[4], [4], []]
     assert world.language[0].pool.free == 1
     world.run_until_quiet()
@@ -472,19 +472,19 @@ class ByRoom(SizingPolicy):
 
 
 def test_blocks_a_resume_gives_back_reach_the_new_rooms_that_were_asked_before_it(stage: NewStage) -> None:
-    """Nothing arrives between the two turns, so only the core can say that the second is due."""
+    """Nothing arrives between the two iterations, so only the core can say that the second is due."""
     world = stage(sizing=ByRoom, language_blocks=3, resume_first=False)
     world.until_writing(1, 16)
     world.submit(2, 8)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.finish_write(E0)
     world.send_all()
     language = world.language[0]
     assert not language.unsettled
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert (language.pool.free, language.waiting_rooms) == (2, 1), "the resume needs one block of its three"
     assert language.unsettled
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert (language.pool.free, language.waiting_rooms) == (0, 0)
     assert not language.unsettled
     world.run_until_quiet()
@@ -502,12 +502,12 @@ def test_a_room_that_fails_while_it_waits_to_resume_frees_its_blocks_at_once(sta
     for _ in range(2):
         world.finish_write(E0)
     world.send_all()
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].waiting_rooms == 2
     world.feed(L0, Abort(1, 0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.fenced == 0
-    assert allocations(world, 2) == [4, 4], "what it held serves the next in the same turn"
+    assert allocations(world, 2) == [4, 4], "what it held serves the next in the same iteration"
 
 
 def test_a_discipline_is_known_by_being_in_the_folder_and_its_claims_fit_together() -> None:

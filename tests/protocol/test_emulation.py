@@ -1,4 +1,4 @@
-"""What both drivers make of service times: when a loop turns, what a pass takes and how long, who prepares images."""
+"""What both drivers make of service times: when a loop iterates, what a pass takes and how long, who prepares images."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def rooms_of(passes: Passes) -> list[list[int]]:
 # --- loops ---
 
 
-def test_a_loop_turns_on_its_grid_and_a_long_turn_starts_a_new_one() -> None:
+def test_a_loop_iterates_on_its_grid_and_a_long_iteration_starts_a_new_one() -> None:
     grid = LoopGrid(0.25)
     assert grid.next_s(0.0) == 0.0
-    grid.end_turn(0.0, 0.0)
+    grid.end_iteration(0.0, 0.0)
     assert grid.next_s(0.0) == 0.25
     assert grid.next_s(0.6) == 0.75
-    grid.end_turn(0.75, 0.6)  # busy until 1.35
+    grid.end_iteration(0.75, 0.6)  # busy until 1.35
     assert grid.next_s(0.8) == 1.35
-    grid.end_turn(1.35, 0.1)  # shorter than the period: the loop sleeps for the rest
+    grid.end_iteration(1.35, 0.1)  # shorter than the period: the loop sleeps for the rest
     assert grid.next_s(1.36) == 1.6
 
 
@@ -54,9 +54,11 @@ def test_a_loop_turns_on_its_grid_and_a_long_turn_starts_a_new_one() -> None:
     period_s=st.sampled_from([0.001, 0.0003, 1 / 3, 7.0]),
     after_s=st.floats(0, 1e4),
 )
-def test_the_next_turn_is_the_first_grid_point_not_before_now(origin_s: float, period_s: float, after_s: float) -> None:
+def test_the_next_iteration_is_the_first_grid_point_not_before_now(
+    origin_s: float, period_s: float, after_s: float
+) -> None:
     grid = LoopGrid(period_s)
-    grid.end_turn(0.0, origin_s)
+    grid.end_iteration(0.0, origin_s)
     origin_s, now = grid.origin_s, grid.origin_s + after_s
     next_s = grid.next_s(now)
     assert next_s >= now

@@ -41,7 +41,7 @@ def test_a_failed_write_fails_the_room_everywhere(
             while queue:
                 world.finish_write(rank_id)
         world.send_all()
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.LANGUAGE)
         world.send_all()
     culprit = RankId(Side.ENCODE, 0, (language_tp - 1) % encode_tp)
     world.writing[culprit].rotate(1)
@@ -71,7 +71,7 @@ def test_blocks_are_fenced_until_the_writer_is_quiet(stage: NewStage) -> None:
     world.until_writing(1, 4)
     world.finish_write(E0, ok=False)
     world.send_all()
-    world.turns()
+    world.iterations()
     world.send_all()
     first, second = (member.pool for member in world.language)
     assert (first.fenced, first.free) == (0, 8), "no write to the first rank is in flight any more"
@@ -115,17 +115,17 @@ def finish_all_writes(world: Any) -> None:
 
 # How far a room has come when it is aborted, as the number of steps taken of the ones below.
 STEPS: list[tuple[str, Callable[[Any], object]]] = [
-    ("agreed on by the language side", lambda world: world.turn(Side.LANGUAGE)),
+    ("agreed on by the language side", lambda world: world.iteration(Side.LANGUAGE)),
     ("announced or offered", lambda world: world.send_all()),
-    ("agreed on by the encode side", lambda world: world.turn(Side.ENCODE)),
+    ("agreed on by the encode side", lambda world: world.iteration(Side.ENCODE)),
     ("announced", lambda world: world.send_all()),
-    ("announcement agreed on", lambda world: world.turn(Side.LANGUAGE)),
+    ("announcement agreed on", lambda world: world.iteration(Side.LANGUAGE)),
     ("exact offer", lambda world: world.send_all()),
     ("encoded", lambda world: [world.finish_encode() for _ in list(world.encoding)]),
     ("one write landed", lambda world: world.finish_write(E0)),
     ("all writes landed", finish_all_writes),
     ("statuses known", lambda world: world.send_all()),
-    ("next offer made", lambda world: world.turn(Side.LANGUAGE)),
+    ("next offer made", lambda world: world.iteration(Side.LANGUAGE)),
     ("second chunk in flight", lambda world: world.send_all()),
 ]  # fmt: skip
 
@@ -143,10 +143,10 @@ def test_an_abort_in_any_phase(stage: NewStage, steps: int, discipline: str, abo
         world.check_memory()
     for rank_id in aborted:
         world.feed(rank_id, Abort(1, 0, "the client left"))
-    world.turns()
+    world.iterations()
     world.check_memory()
     world.send_all()
-    world.turns()
+    world.iterations()
     world.check_memory()
     world.run_until_quiet()
     assert world.outcomes(2) == [S] * 4
@@ -197,7 +197,7 @@ def test_a_surplus_rank_does_not_time_out_while_the_others_transfer(stage: NewSt
         while world.writing[E0]:
             world.finish_write(E0)
         world.send_all()
-        world.turns()
+        world.iterations()
         world.send_all()
     world.run_until_quiet()
     assert [conclusion.reason for conclusion in world.concluded[1, 0].values()] == [""] * 3
@@ -208,15 +208,15 @@ def test_a_surplus_rank_that_times_out_fails_the_transfer(stage: NewStage) -> No
     """It has nobody to tell but its group; the rank that writes tells the language side."""
     world = stage(encode_tp=2, timeout_s=10.0)
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.send_all()
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     world.now = 5.0
     world.finish_encode()
     assert len(world.writing[E0]) == 1
     world.now = 10.0
-    world.turn(Side.ENCODE)
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     assert world.reason(1, E1) == "timed out while encoding"
     assert [(message.status, message.reason) for message in world.channels[E0, L0]] == [(F, world.reason(1, E0))]
     assert world.statuses(1, Side.ENCODE)[-1][0] is F
@@ -229,7 +229,7 @@ def test_progress_in_every_phase_keeps_a_room_alive(stage: NewStage) -> None:
     world.submit(1, 16)
     for _ in range(12):
         world.now += 4.0
-        world.turns()
+        world.iterations()
         world.send_all()
         while world.encoding:
             world.finish_encode()
@@ -240,10 +240,10 @@ def test_progress_in_every_phase_keeps_a_room_alive(stage: NewStage) -> None:
 
 
 def wait(world: Any) -> None:
-    """More than half of the ten seconds that a phase may take; turns are held all the time."""
+    """More than half of the ten seconds that a phase may take; iterations are held all the time."""
     for _ in range(6):
         world.now += 1.0
-        world.turns()
+        world.iterations()
 
 
 def test_every_phase_on_the_encode_side_has_its_own_time(stage: NewStage) -> None:
@@ -256,7 +256,7 @@ def test_every_phase_on_the_encode_side_has_its_own_time(stage: NewStage) -> Non
     wait(world)  # for the source blocks, which the failed room's write holds
     assert not world.encoding
     world.finish_write(E0)
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     wait(world)
     world.finish_encode()
     wait(world)
@@ -265,7 +265,7 @@ def test_every_phase_on_the_encode_side_has_its_own_time(stage: NewStage) -> Non
     world.feed(E0, Offer(1, 0, 1, L0, (0,), 4, 4))
     wait(world)
     world.finish_write(E0)
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     assert world.outcomes(1) == [S]
 
 
@@ -274,9 +274,9 @@ def fence_a_block(world: Any) -> None:
     world.feed(L0, LanguageRequest(2, 0))
     if world.spec.discipline == "exact_announce":
         world.feed(L0, Announce(2, 0, 4))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, Abort(2, 0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.fenced == 1
 
 
@@ -284,7 +284,7 @@ def test_every_phase_of_a_resume_has_its_own_time(stage: NewStage) -> None:
     world = stage(timeout_s=10.0, language_blocks=2, discipline="alloc_then_free")
     fence_a_block(world)
     world.feed(L0, LanguageRequest(1, 0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     wait(world)
     world.feed(L0, ChunkStatus(1, 0, 0, T, 8, 4))
     wait(world)
@@ -292,7 +292,7 @@ def test_every_phase_of_a_resume_has_its_own_time(stage: NewStage) -> None:
     world.feed(L0, Quiet(2, 0))
     wait(world)
     world.feed(L0, ChunkStatus(1, 0, 1, S, 8, 8))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.outcomes(1) == [S]
 
 
@@ -307,20 +307,20 @@ def test_every_phase_of_an_announced_request_has_its_own_time(stage: NewStage) -
     world.feed(L0, Quiet(2, 0))
     wait(world)
     world.feed(L0, ChunkStatus(1, 0, 0, S, 4, 4))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.outcomes(1) == [S]
 
 
 def time_out(world: Any) -> None:
     world.now += 10.0
     assert min(member.next_deadline() for member in world.ranks.values() if member.next_deadline()) <= world.now
-    world.turns(4)
+    world.iterations(4)
 
 
 def test_timeout_while_the_encode_side_waits_for_memory(stage: NewStage) -> None:
     world = stage(timeout_s=10.0)
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.channels.clear()  # the offer is lost
     time_out(world)
     assert world.reason(1, E0) == "timed out while waiting for memory on the language side"
@@ -344,7 +344,7 @@ def test_timeout_while_waiting_for_source_blocks(stage: NewStage, discipline: st
     world.submit(1, 4)
     world.submit(2, 4)
     for _ in range(2):
-        world.turns()
+        world.iterations()
         world.send_all()
     world.finish_encode()
     time_out(world)
@@ -354,9 +354,9 @@ def test_timeout_while_waiting_for_source_blocks(stage: NewStage, discipline: st
 def test_timeout_while_encoding(stage: NewStage) -> None:
     world = stage(timeout_s=10.0)
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.send_all()
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     time_out(world)
     assert world.reason(1, E0) == "timed out while encoding"
     assert world.encode[0].pool.free == 7, "the encoder may still write into the source block"
@@ -371,7 +371,7 @@ def test_timeout_while_writing(stage: NewStage, chunk: int) -> None:
     if chunk:
         world.finish_write(E0)
         world.send_all()
-        world.turns()
+        world.iterations()
         world.send_all()
     time_out(world)
     assert world.reason(1, E0) == f"timed out while writing chunk {chunk}"
@@ -384,7 +384,7 @@ def test_timeout_while_waiting_for_blocks(stage: NewStage) -> None:
     world = stage(timeout_s=10.0, language_blocks=1)
     world.submit(1, 4)
     world.submit(2, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     time_out(world)
     assert world.reason(2, L0) == "timed out while waiting for blocks"
     world.run_until_quiet()
@@ -414,9 +414,9 @@ def test_timeout_while_the_group_waits_for_a_members_request(stage: NewStage) ->
     world = stage(timeout_s=10.0, language_tp=2)
     world.feed(L0, LanguageRequest(1, 0))
     world.now = 10.0
-    world.turns(2)
+    world.iterations(2)
     world.feed(L1, LanguageRequest(1, 0))
-    world.turns()
+    world.iterations()
     assert "timed out while" in world.reason(1, L0)
     assert "announced length" not in world.reason(1, L0)
 
@@ -436,27 +436,27 @@ def test_a_timeout_is_positive(stage: NewStage, timeout_s: float) -> None:
         stage(timeout_s=timeout_s)
 
 
-# --- turns that are due although nothing arrives ---
+# --- iterations that are due although nothing arrives ---
 
 
-def test_memory_that_falls_quiet_calls_for_a_turn(stage: NewStage) -> None:
+def test_memory_that_falls_quiet_calls_for_an_iteration(stage: NewStage) -> None:
     """On both sides a room may wait for it, and no message would wake the loop."""
     world = stage(language_blocks=1, encode_blocks=1)
     world.until_writing(1, 4)
     world.submit(2, 4)
-    world.turns(2)
+    world.iterations(2)
     world.feed(L0, Abort(1, 0))
     assert world.language[0].unsettled, "the failure"
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert not world.language[0].unsettled
     world.send_all()
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     assert not world.encode[0].unsettled
     world.finish_write(E0)
     world.send_all()
     assert world.encode[0].unsettled, "source blocks came free"
     assert world.language[0].unsettled, "so did language blocks"
-    world.turns()
+    world.iterations()
     assert not world.encode[0].unsettled
     assert not world.language[0].unsettled
     assert world.language[0].pool.free == 0, "the next room has them"
@@ -470,7 +470,7 @@ def test_a_lost_cancel_or_quiet_is_repeated(stage: NewStage, lost: type) -> None
     world = stage()
     world.until_writing(1, 4)
     world.feed(L0, Abort(1, 0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     if lost is Cancel:
         (cancel,) = world.channels.pop((L0, E0))
         assert isinstance(cancel, Cancel)
@@ -485,7 +485,7 @@ def test_a_lost_cancel_or_quiet_is_repeated(stage: NewStage, lost: type) -> None
     for _ in range(3):
         assert world.language[0].next_deadline() == world.now + 1.0
         world.now += 1.0
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.LANGUAGE)
         assert [type(message) for message in world.channels.pop((L0, E0))] == [Cancel]
     world.now += 1.0
     world.run_until_quiet()
@@ -498,11 +498,11 @@ def test_a_lost_cancel_is_repeated_long_before_a_phase_would_time_out(stage: New
     world = stage(timeout_s=180.0)
     world.until_writing(1, 4)
     world.feed(L0, Abort(1, 0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.channels.clear()
     assert world.language[0].next_deadline() == 1.0
     world.now = 1.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert [type(message) for message in world.channels[L0, E0]] == [Cancel]
 
 
@@ -512,7 +512,7 @@ def test_ranks_of_two_writers_agree_when_only_one_write_fails(stage: NewStage) -
     world.until_writing(1, 4)
     world.finish_write(E0)
     world.send_all()
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.delivered == []
     world.finish_write(E1, ok=False)
     world.run_until_quiet()

@@ -1,7 +1,7 @@
 """Ranks learn facts at different moments and still decide the same.
 
 Hypothesis picks the next move again and again: a rank gets its request, a message arrives, a forward pass or a write
-ends, a group begins a turn, a rank carries out the turn its group agreed on (possibly long after the others). In the
+ends, a group begins an iteration, a rank carries out the iteration its group agreed on (possibly long after the others). In the
 end everything has arrived whatever the order was.
 """
 
@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.disciplines import DISCIPLINES
-from protocol.messages import Abort, EncodeRequest, LanguageRequest, Turn
+from protocol.messages import Abort, EncodeRequest, Iteration, LanguageRequest
 from protocol.recording import histories
 from protocol.status import FINAL, Status
 from protocol.topology import RankId, Side
@@ -44,14 +44,14 @@ class Player:
                     todo.append(LanguageRequest(room, 0, true_tokens=total))
             self.requests[member.rank_id] = todo
         # What a side agreed on and which of its ranks have not carried it out yet.
-        self.turns: dict[Side, tuple[Turn, list[RankId]]] = {}
+        self.iterations: dict[Side, tuple[Iteration, list[RankId]]] = {}
 
     def moves(self) -> list[Move]:
         world = self.world
         found: list[Move] = []
         for side, members in ((Side.ENCODE, world.encode), (Side.LANGUAGE, world.language)):
-            if side in self.turns:
-                for rank_id in self.turns[side][1]:
+            if side in self.iterations:
+                for rank_id in self.iterations[side][1]:
                     found.append(partial(self._carry_out, side, rank_id))
             else:
                 found.append(partial(self._begin, side, members))
@@ -76,8 +76,8 @@ class Player:
 
     def finish(self) -> None:
         """Let everything run to its end in a fixed order."""
-        for side in list(self.turns):
-            for rank_id in list(self.turns[side][1]):
+        for side in list(self.iterations):
+            for rank_id in list(self.iterations[side][1]):
                 self._carry_out(side, rank_id)
         for rank_id, todo in self.requests.items():
             while todo:
@@ -88,14 +88,14 @@ class Player:
         self.world.feed(rank_id, self.requests[rank_id].popleft())
 
     def _begin(self, side: Side, members: list[Any]) -> None:
-        self.turns[side] = (hold_turn(members), [member.rank_id for member in members])
+        self.iterations[side] = (hold_iteration(members), [member.rank_id for member in members])
 
     def _carry_out(self, side: Side, rank_id: RankId) -> None:
-        turn, waiting = self.turns[side]
+        iteration, waiting = self.iterations[side]
         waiting.remove(rank_id)
         if not waiting:
-            del self.turns[side]
-        self.world.feed(rank_id, turn)
+            del self.iterations[side]
+        self.world.feed(rank_id, iteration)
 
     def _finish_write(self, rank_id: RankId, index: int) -> None:
         writes = self.world.writing[rank_id]
@@ -157,8 +157,8 @@ def test_any_interleaving_delivers_everything(
     for room, total in enumerate(lengths):
         assert world.outcomes(room) == [S] * len(world.ranks)
         for member in world.language:
-            pieces = world.copied[room, member.rank_id]
-            tokens = [token for start, count in pieces for token in range(start, start + count)]
+            segments = world.copied[room, member.rank_id]
+            tokens = [token for start, count in segments for token in range(start, start + count)]
             assert tokens == list(range(total)), "every token once and in order"
     delivered = [(deliver.room, rank_id, deliver.total_tokens) for rank_id, deliver in world.delivered]
     assert sorted(delivered) == [

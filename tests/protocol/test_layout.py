@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.chunks import Chunk
-from protocol.layout import AUX, DEEPSTACK, EMBEDDINGS, FILL_IDS, MROPE, BufferLayout, Piece
+from protocol.layout import AUX, DEEPSTACK, EMBEDDINGS, FILL_IDS, MROPE, BufferLayout, Segment
 
 MIB = 2**20
 
@@ -88,18 +88,18 @@ def test_every_byte_lands_once_in_its_place_and_no_other(
     move: tuple[BufferLayout, Chunk, list[int], list[int], int],
 ) -> None:
     layout, chunk, source_blocks, target_blocks, pool = move
-    pieces = layout.pieces(chunk, source_blocks, target_blocks)
-    assert sum(piece.length for piece in pieces) == layout.chunk_bytes(chunk)
-    assert min(piece.length for piece in pieces) > 0
+    segments = layout.segments(chunk, source_blocks, target_blocks)
+    assert sum(segment.length for segment in segments) == layout.chunk_bytes(chunk)
+    assert min(segment.length for segment in segments) > 0
     for index, kind in enumerate(layout.kinds):
         size = pool * kind.bytes_per_block
         source = np.arange(size, dtype=np.int64)  # every byte says where it came from
         landed, expected = np.full(size, -1), np.full(size, -1)
         times = np.zeros(size, dtype=int)
-        for piece in pieces:
-            if piece.kind == index:
-                at = slice(piece.target_offset, piece.target_offset + piece.length)
-                landed[at] = source[piece.source_offset : piece.source_offset + piece.length]
+        for segment in segments:
+            if segment.kind == index:
+                at = slice(segment.target_offset, segment.target_offset + segment.length)
+                landed[at] = source[segment.source_offset : segment.source_offset + segment.length]
                 times[at] += 1
         if index == AUX:
             if chunk.start_token == 0:
@@ -117,16 +117,16 @@ def test_every_byte_lands_once_in_its_place_and_no_other(
         assert times.max() <= 1
 
 
-def test_neighbours_on_both_sides_are_one_piece() -> None:
+def test_neighbours_on_both_sides_are_one_segment() -> None:
     layout = BufferLayout(4, hidden=1)
     chunk = Chunk(0, 10, True)
-    embeddings = [piece for piece in layout.pieces(chunk, [2, 3, 4], [5, 6, 7]) if piece.kind == EMBEDDINGS]
-    assert embeddings == [Piece(EMBEDDINGS, 16, 40, 20)]
-    assert len(layout.pieces(chunk, [2, 3, 4], [5, 6, 7])) == 4
+    embeddings = [segment for segment in layout.segments(chunk, [2, 3, 4], [5, 6, 7]) if segment.kind == EMBEDDINGS]
+    assert embeddings == [Segment(EMBEDDINGS, 16, 40, 20)]
+    assert len(layout.segments(chunk, [2, 3, 4], [5, 6, 7])) == 4
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "pieces"),
+    ("source", "target", "segments"),
     [
         ([0, 1, 2], [0, 1, 2], 1),
         ([0, 1, 2], [0, 2, 4], 3),
@@ -135,9 +135,9 @@ def test_neighbours_on_both_sides_are_one_piece() -> None:
         ([2, 1, 0], [2, 1, 0], 3),
     ],
 )
-def test_only_what_is_contiguous_on_both_sides_is_joined(source: list[int], target: list[int], pieces: int) -> None:
-    found = BufferLayout(4, 1).pieces(Chunk(0, 12, True), source, target)
-    assert sum(piece.kind == EMBEDDINGS for piece in found) == pieces
+def test_only_what_is_contiguous_on_both_sides_is_joined(source: list[int], target: list[int], segments: int) -> None:
+    found = BufferLayout(4, 1).segments(Chunk(0, 12, True), source, target)
+    assert sum(segment.kind == EMBEDDINGS for segment in found) == segments
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_only_what_is_contiguous_on_both_sides_is_joined(source: list[int], targ
 )
 def test_what_does_not_fit_is_refused(chunk: Chunk, source: list[int], target: list[int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        BufferLayout(4, 1).pieces(chunk, source, target)
+        BufferLayout(4, 1).segments(chunk, source, target)

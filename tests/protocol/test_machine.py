@@ -7,7 +7,7 @@ happened. In the end everything is let go on, and every room must have ended and
 What a random schedule may not do is what no deployment does either:
 
 * a message takes at most SLOWEST_S, and no rank gets a request more than SLOWEST_S after the first;
-* time does not pass a deadline before the group has held the turn that looks at it;
+* time does not pass a deadline before the group has held the iteration that looks at it;
 * a quarantine is as long as it must be: it does not end while the writer, which was never gone here, can still write.
 """
 
@@ -32,12 +32,12 @@ from hypothesis.stateful import (
 from liveness_faults import no_cancel
 from topology_faults import decided_locally
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.checker.bounds import CONTAINED, Bound, Fault
 from protocol.checker.invariants import (
-    Broken,
     Local,
     Step,
+    Violation,
     Write,
     check_end,
     check_group,
@@ -93,38 +93,41 @@ class Fleet:
 
     # --- what may happen ---
 
-    def turning(self) -> set[RankId]:
-        """Ranks that have agreed on a turn and take nothing else before they have carried it out."""
-        return {thing.item.taker for thing in self.under_way if thing.item.what == "turn"}
+    def iterating(self) -> set[RankId]:
+        """Ranks that have agreed on an iteration and take nothing else before they have carried it out."""
+        return {thing.item.taker for thing in self.under_way if thing.item.what == "iteration"}
 
     def things(self, *kinds: str) -> list[Thing]:
         """What is under way and may be the next to arrive."""
-        turning = self.turning()
+        iterating = self.iterating()
         return [
             thing
             for thing in self.under_way
-            if thing.item.what in kinds and (thing.item.what == "turn" or thing.item.taker not in turning)
+            if thing.item.what in kinds and (thing.item.what == "iteration" or thing.item.taker not in iterating)
         ]
 
     def waiting(self) -> list[RankId]:
         """Ranks that may get their next request."""
-        turning = self.turning()
+        iterating = self.iterating()
         return [
             rank_id
             for rank_id, requests in self.requests.items()
-            if self.core(rank_id)._submitted < len(requests) and rank_id not in turning
+            if self.core(rank_id)._submitted < len(requests) and rank_id not in iterating
         ]
 
     def idle_groups(self) -> list[Side]:
-        turning = self.turning()
-        return [side for side, members in self.groups.items() if not turning.intersection(members)]
+        iterating = self.iterating()
+        return [side for side, members in self.groups.items() if not iterating.intersection(members)]
 
     def moves(self) -> list[Callable[[], None]]:
         """All that goes well."""
         return [
             *(partial(self.submit, rank_id) for rank_id in self.waiting()),
-            *(partial(self.arrive, thing) for thing in self.things("message", "encode", "write", "late", "turn", "up")),
-            *(partial(self.begin_turn, side) for side in self.idle_groups()),
+            *(
+                partial(self.arrive, thing)
+                for thing in self.things("message", "encode", "write", "late", "iteration", "up")
+            ),
+            *(partial(self.begin_iteration, side) for side in self.idle_groups()),
         ]
 
     # --- moves ---
@@ -134,14 +137,14 @@ class Fleet:
         self.first_given_s.setdefault(number, self.now)
         self.feed(rank_id, self.requests[rank_id][number])
 
-    def begin_turn(self, side: Side) -> None:
+    def begin_iteration(self, side: Side) -> None:
         members = self.groups[side]
-        turn = hold_turn([self.core(member) for member in members])
+        iteration = hold_iteration([self.core(member) for member in members])
         for member in members:
             if len(members) == 1:
-                self.feed(member, turn)
+                self.feed(member, iteration)
             else:
-                self.add(Item("turn", member, turn, member))
+                self.add(Item("iteration", member, iteration, member))
 
     def arrive(self, thing: Thing) -> None:
         self.under_way.remove(thing)
@@ -221,13 +224,13 @@ class Fleet:
     def let_time_pass(self) -> bool:
         """Up to the next thing that time brings about, which happens; False if there is none.
 
-        That is the turn which looks at a deadline that has come, or whatever takes no longer than it may.
+        That is the iteration which looks at a deadline that has come, or whatever takes no longer than it may.
         """
         for side, members in self.groups.items():
             if any((due := self.core(member).next_deadline()) is not None and due <= self.now for member in members):
-                self.finish_turn(side)
-                self.begin_turn(side)
-                self.finish_turn(side)
+                self.finish_iteration(side)
+                self.begin_iteration(side)
+                self.finish_iteration(side)
                 return True
         self.prolong_quarantines()
         deadlines = [self.core(rank_id).next_deadline() for rank_id in self.locals]
@@ -248,17 +251,17 @@ class Fleet:
         happens()
         return True
 
-    def finish_turn(self, side: Side) -> None:
-        for thing in self.things("turn"):
+    def finish_iteration(self, side: Side) -> None:
+        for thing in self.things("iteration"):
             if thing.item.taker.side is side:
                 self.arrive(thing)
 
     def arrive_now(self, thing: Thing) -> None:
-        self.finish_turn(thing.item.taker.side)
+        self.finish_iteration(thing.item.taker.side)
         self.arrive(thing)
 
     def submit_now(self, rank_id: RankId) -> None:
-        self.finish_turn(rank_id.side)
+        self.finish_iteration(rank_id.side)
         self.submit(rank_id)
 
     def prolong_quarantines(self) -> None:
@@ -286,12 +289,12 @@ class Fleet:
         """Let everything go on until only time could change anything."""
         for _ in range(500):
             before = [freeze(local.core) for local in self.locals.values()]
-            while self.waiting() or self.things("message", "encode", "write", "late", "turn", "up"):
+            while self.waiting() or self.things("message", "encode", "write", "late", "iteration", "up"):
                 self.moves()[0]()
                 self.check()
             for side in self.groups:
-                self.begin_turn(side)
-                self.finish_turn(side)
+                self.begin_iteration(side)
+                self.finish_iteration(side)
                 self.check()
             if not self.under_way and [freeze(local.core) for local in self.locals.values()] == before:
                 return
@@ -336,8 +339,8 @@ def key_of(content: Any) -> tuple[int, int] | None:
 
 
 def nothing_broken(found: Any) -> None:
-    told: list[Broken] = list(found)
-    assert not told, "; ".join(f"invariant {broken.invariant}: {broken.what}" for broken in told)
+    told: list[Violation] = list(found)
+    assert not told, "; ".join(f"invariant {violations.invariant}: {violations.what}" for violations in told)
 
 
 @st.composite
@@ -421,14 +424,14 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.fleet.idle_groups())
     @rule(pick=ANY)
-    def begin_turn(self, pick: int) -> None:
+    def begin_iteration(self, pick: int) -> None:
         sides = self.fleet.idle_groups()
-        self.fleet.begin_turn(sides[pick % len(sides)])
+        self.fleet.begin_iteration(sides[pick % len(sides)])
 
-    @precondition(lambda self: self._has("turn"))
+    @precondition(lambda self: self._has("iteration"))
     @rule(pick=ANY)
-    def carry_out_turn(self, pick: int) -> None:
-        self.fleet.arrive(self._one(pick, "turn"))
+    def carry_out_iteration(self, pick: int) -> None:
+        self.fleet.arrive(self._one(pick, "iteration"))
 
     # --- what goes wrong ---
 
@@ -465,12 +468,12 @@ class Machine(RuleBasedStateMachine):
         self.fleet.duplicate(self._one(pick, "message"))
 
     def _rooms(self) -> list[tuple[RankId, Any]]:
-        turning = self.fleet.turning()
+        iterating = self.fleet.iterating()
         return [
             (rank_id, room)
             for rank_id in self.fleet.locals
             for room in self.fleet.core(rank_id).rooms.values()
-            if rank_id not in turning and not room.over
+            if rank_id not in iterating and not room.over
         ]
 
     @precondition(lambda self: self._may(Fault.ABORT) and self._rooms())
@@ -480,12 +483,12 @@ class Machine(RuleBasedStateMachine):
         self.fleet.abort(*rooms[pick % len(rooms)])
 
     def _believers(self) -> list[tuple[RankId, RankId]]:
-        turning, locals_ = self.fleet.turning(), self.fleet.locals
+        iterating, locals_ = self.fleet.iterating(), self.fleet.locals
         return [
             (rank_id, peer)
             for rank_id, local in locals_.items()
             for peer in locals_
-            if peer.side is not rank_id.side and rank_id not in turning and peer not in local.core._down
+            if peer.side is not rank_id.side and rank_id not in iterating and peer not in local.core._down
         ]
 
     @precondition(lambda self: self._may(Fault.SUSPECT) and self._believers())

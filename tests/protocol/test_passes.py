@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.disciplines import make_discipline
 from protocol.encode import EncodeRank
 from protocol.language import CANCEL_RETRY_S, LanguageRank
@@ -34,8 +34,8 @@ WRITER = RankId(Side.ENCODE, 0, 0)
 READER = RankId(Side.LANGUAGE, 0, 0)
 
 
-def turn(core: EncodeRank | LanguageRank, now: float = 0.0) -> list[Action]:
-    return core.handle(hold_turn([core]), now)
+def iteration(core: EncodeRank | LanguageRank, now: float = 0.0) -> list[Action]:
+    return core.handle(hold_iteration([core]), now)
 
 
 def of(actions: list[Action], kind: type) -> list:
@@ -59,14 +59,14 @@ def encoder(batch: int | None) -> EncodeRank:
 
 
 def test_without_a_limit_a_pass_takes_all_that_fits() -> None:
-    assert [start.room for start in of(turn(encoder(None)), StartEncode)] == [0, 1, 2, 3, 4]
+    assert [start.room for start in of(iteration(encoder(None)), StartEncode)] == [0, 1, 2, 3, 4]
 
 
-def test_a_pass_takes_its_batch_and_the_next_turn_goes_on_by_itself() -> None:
+def test_a_pass_takes_its_batch_and_the_next_iteration_goes_on_by_itself() -> None:
     rank = encoder(2)
     passes = []
     while True:
-        started = of(turn(rank), StartEncode)
+        started = of(iteration(rank), StartEncode)
         passes.append([start.room for start in started])
         if not rank.unsettled:
             break
@@ -74,7 +74,7 @@ def test_a_pass_takes_its_batch_and_the_next_turn_goes_on_by_itself() -> None:
 
 
 def test_a_pass_says_what_each_request_costs() -> None:
-    assert {start.encode_s for start in of(turn(encoder(None)), StartEncode)} == {0.5}
+    assert {start.encode_s for start in of(iteration(encoder(None)), StartEncode)} == {0.5}
 
 
 def test_a_failed_room_does_not_count_towards_the_batch() -> None:
@@ -82,14 +82,14 @@ def test_a_failed_room_does_not_count_towards_the_batch() -> None:
     for room in range(3):
         rank.handle(EncodeRequest(room, 0, 8), 0.0)
         rank.handle(Offer(room, 0, 0, READER, (room,), 4, 0), 0.0)
-    assert [start.room for start in of(turn(rank), StartEncode)] == [0]
-    turn(rank)
+    assert [start.room for start in of(iteration(rank), StartEncode)] == [0]
+    iteration(rank)
     rank.handle(Abort(1, 0), 0.0)
-    turn(rank)
+    iteration(rank)
     rank.handle(Abort(0, 0), 0.0)
     rank.handle(Encoded(0, 0), 0.0)
-    turn(rank)
-    assert [start.room for start in of(turn(rank), StartEncode)] == [2]
+    iteration(rank)
+    assert [start.room for start in of(iteration(rank), StartEncode)] == [2]
 
 
 def test_a_batch_of_nothing_is_refused() -> None:
@@ -117,7 +117,7 @@ def all_chunks(rank: LanguageRank, total: int) -> list[int]:
     """Sizes of the chunks, in tokens, in which ``total`` tokens come."""
     rank.handle(LanguageRequest(0, 0), 0.0)
     chunks, here = [], 0
-    actions = turn(rank)
+    actions = iteration(rank)
     while here < total:
         (offer,) = messages(actions, Offer)
         assert offer.sent_tokens == here
@@ -126,7 +126,7 @@ def all_chunks(rank: LanguageRank, total: int) -> list[int]:
         here += size
         status = Status.Success if here == total else Status.Transferring
         rank.handle(ChunkStatus(0, 0, offer.epoch, status, total, here), 0.0)
-        actions = turn(rank)
+        actions = iteration(rank)
     assert of(actions, Deliver)
     return chunks
 
@@ -164,9 +164,9 @@ def delivered(records: list[Record] | None = None, **options) -> LanguageRank:
     rank = reader(release_after_prefill=True, blocks=1, recorder=records, **options)
     for room in range(2):
         rank.handle(LanguageRequest(room, 0), 0.0)
-    turn(rank)
+    iteration(rank)
     rank.handle(ChunkStatus(0, 0, 0, Status.Success, 4, 4), 1.0)
-    actions = turn(rank, 1.0)
+    actions = iteration(rank, 1.0)
     assert [action.room for action in of(actions, Deliver)] == [0]
     assert [action.status for action in of(actions, Conclude)] == [Status.Success]
     return rank
@@ -176,17 +176,17 @@ def test_a_delivered_room_keeps_its_blocks_until_it_is_prefilled() -> None:
     records: list[Record] = []
     rank = delivered(records)
     assert rank.pool.free == 0
-    assert not messages(turn(rank, 2.0), Offer)
+    assert not messages(iteration(rank, 2.0), Offer)
     rank.handle(Prefilled(0, 0), 3.0)
     assert rank.unsettled  # the room that waits must not need another event
-    assert [offer.room for offer in messages(turn(rank, 3.0), Offer)] == [1]
+    assert [offer.room for offer in messages(iteration(rank, 3.0), Offer)] == [1]
     assert [record.time_s for record in records if record.event is Event.RELEASED] == [3.0]
 
 
 def test_a_long_prefill_is_no_time_out_and_no_business_of_the_writer() -> None:
     rank = delivered()
     rank.handle(PeerDown(WRITER), 2.0)
-    actions = turn(rank, 1000.0)
+    actions = iteration(rank, 1000.0)
     assert not [one for one in of(actions, Conclude) if one.room == 0]
     assert not messages(rank.handle(PeerUp(WRITER), 1001.0), Cancel)
     assert rank.pool.fenced == 0
@@ -197,9 +197,9 @@ def test_a_long_prefill_is_no_time_out_and_no_business_of_the_writer() -> None:
 def test_prefilled_means_nothing_to_a_room_whose_writer_may_write() -> None:
     rank = reader(release_after_prefill=True, blocks=1)
     rank.handle(LanguageRequest(0, 0), 0.0)
-    turn(rank)
+    iteration(rank)
     rank.handle(Abort(0, 0), 0.0)
-    turn(rank)
+    iteration(rank)
     rank.handle(Prefilled(0, 0), CANCEL_RETRY_S / 2)
     rank.handle(Prefilled(7, 0), CANCEL_RETRY_S / 2)
     assert (rank.pool.free, rank.pool.fenced, rank.ignored_messages) == (0, 1, 2)
@@ -211,13 +211,13 @@ def test_prefilled_means_nothing_to_a_room_whose_writer_may_write() -> None:
 def test_the_timers_of_ended_rooms_do_not_pile_up_and_those_of_the_living_go_off() -> None:
     rank = reader(blocks=8)
     rank.handle(LanguageRequest(0, 0), 0.0)
-    turn(rank)
+    iteration(rank)
     for room in range(1, 3000):
         rank.handle(LanguageRequest(room, 0), room / 1000)
-        turn(rank, room / 1000)
+        iteration(rank, room / 1000)
         rank.handle(ChunkStatus(room, 0, 0, Status.Success, 4, 4), room / 1000)
-        turn(rank, room / 1000)
+        iteration(rank, room / 1000)
     assert len(rank._timers) < 200
     assert rank.next_deadline() == 30.0
-    assert [one.room for one in of(turn(rank, 31.0), Conclude)] == []
-    assert [one.room for one in of(turn(rank, 31.0), Conclude)] == [0]
+    assert [one.room for one in of(iteration(rank, 31.0), Conclude)] == []
+    assert [one.room for one in of(iteration(rank, 31.0), Conclude)] == [0]

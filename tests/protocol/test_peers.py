@@ -21,7 +21,7 @@ def test_a_language_rank_goes_down_with_a_write_in_flight(stage: NewStage) -> No
     world = stage(language_tp=2)
     world.until_writing(1, 4)
     world.feed(E0, PeerDown(L1))
-    world.turns(2)
+    world.iterations(2)
     assert world.reason(1, E0) == "language0.1 is down"
     assert world.encode[0].pool.free == 7, "the source stays until the engine has given up"
     world.finish_write(E0)
@@ -37,16 +37,16 @@ def test_an_encode_rank_goes_down_with_a_write_in_flight(stage: NewStage) -> Non
     world.until_writing(1, 4)
     world.writing[E0].clear()
     world.feed(L0, PeerDown(E0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.reason(1, L0) == "encode0.0 is down"
     pool = world.language[0].pool
     assert pool.fenced == 1
     assert world.language[0].next_deadline() == 60.0
     world.now = 59.9
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert pool.fenced == 1
     world.now = 60.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert (pool.fenced, pool.free) == (0, 8)
     assert not world.language[0].rooms
 
@@ -54,18 +54,18 @@ def test_an_encode_rank_goes_down_with_a_write_in_flight(stage: NewStage) -> Non
 def test_an_encode_rank_goes_down_after_the_cancel(stage: NewStage) -> None:
     world = stage(timeout_s=1.0)
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.now = 1.0
-    world.turn(Side.LANGUAGE)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert [type(message) for message in world.channels[L0, E0]] == [Offer, Cancel]
     world.now = 1.5
     world.feed(L0, PeerDown(E0))
     world.now = 61.4
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.fenced == 1
     world.now = 61.5
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.free == 8
 
 
@@ -77,7 +77,7 @@ def test_a_repeated_peer_down_does_not_prolong_the_quarantine(stage: NewStage) -
     for second in range(0, 65, 5):
         world.now = float(second)
         world.feed(L0, PeerDown(E0))
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.free == 8
 
 
@@ -86,15 +86,15 @@ def test_a_restarted_writer_cannot_speak_for_the_old_one(stage: NewStage) -> Non
     world = stage()
     world.until_writing(1, 4)
     world.feed(L0, PeerDown(E0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, PeerUp(E0))
     for _ in range(2):
         world.feed(L0, Quiet(1, 0))
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.LANGUAGE)
         assert world.language[0].pool.fenced == 1
     assert world.language[0].ignored_messages == 1, "the second one says nothing new"
     world.now = 60.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.free == 8
 
 
@@ -103,7 +103,7 @@ def test_one_of_two_writers_goes_down(stage: NewStage) -> None:
     world = stage(encode_tp=2, language_tp=2)
     world.until_writing(1, 4)
     world.feed(L0, PeerDown(E0))
-    world.turns()
+    world.iterations()
     world.send_all()
     world.finish_write(E1)
     world.run_until_quiet()
@@ -160,7 +160,7 @@ def test_an_early_offer_of_a_rank_that_went_down_is_not_used(stage: NewStage) ->
     world.feed(E0, PeerUp(L0))
     world.feed(E0, EncodeRequest(1, 0, 4))
     for _ in range(2):
-        world.turn(Side.ENCODE)
+        world.iteration(Side.ENCODE)
         while world.encoding:
             world.finish_encode()
     assert not world.writing[E0]
@@ -174,7 +174,7 @@ def test_an_early_cancellation_outlives_its_sender(stage: NewStage) -> None:
     world.feed(E0, PeerUp(L0))
     world.feed(E0, EncodeRequest(1, 0, 4))
     world.feed(E0, Offer(1, 0, 0, L0, (3,), 4, 0))
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     assert world.reason(1, E0) == "cancelled by language0.0: the client left"
     assert not world.encoding
 
@@ -184,7 +184,7 @@ def test_a_rank_that_comes_back_is_told_again(stage: NewStage) -> None:
     world = stage()
     world.until_writing(1, 4)
     world.feed(L0, PeerDown(E0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.channels.clear()
     world.feed(L0, PeerUp(E0))
     assert list(world.channels[L0, E0]) == [Cancel(1, 0, L0, "encode0.0 is down")]
@@ -194,20 +194,20 @@ def test_a_rank_that_was_declared_down_by_mistake_is_told(stage: NewStage) -> No
     """It is alive and has the offer: it must not write into the blocks once they are given to another room."""
     world = stage(language_blocks=1)
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.send_all()
     world.feed(L0, PeerDown(E0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, PeerUp(E0))
     world.send_all()
     world.now = 61.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.free == 1
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     while world.encoding:
         world.finish_encode()
     world.submit(2, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.check_memory()
     world.run_until_quiet()
     assert world.outcomes(1) == [F, F]
@@ -225,26 +225,26 @@ def test_an_early_cancellation_outlives_a_peer_that_was_declared_down_by_mistake
     world.feed(E0, PeerUp(L0))
     world.feed(E0, Offer(1, 0, 0, L0, (3,), 4, 0))
     world.feed(E0, EncodeRequest(1, 0, 4))
-    world.turns(2)
+    world.iterations(2)
     assert not world.encoding
     assert not world.writing[E0]
     assert world.outcomes(1) == [F]
 
 
 def test_a_request_for_a_peer_that_is_down_is_in_quarantine_like_any_other(stage: NewStage) -> None:
-    """The group learns of one failed room a turn, so the second is offered before it fails. Found by random faults."""
+    """The group learns of one failed room an iteration, so the second is offered before it fails. Found by random faults."""
     world = stage(encode_tp=2, language_tp=2, timeout_s=10.0)
     for member in world.language:
         world.feed(member.rank_id, PeerDown(E1))
     world.submit(1, 4)
     world.submit(2, 4)
-    world.turns(3)
+    world.iterations(3)
     assert [member.pool.fenced for member in world.language] == [1, 1]
     world.run_until_quiet()
     assert [member.pool.fenced for member in world.language] == [0, 1], "the first one's writer lives and answers"
     world.channels.pop((L1, E1), None)  # nobody takes what was sent to the other
     world.now = 60.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[1].pool.free == 8
     assert not world.language[1].rooms
 
@@ -253,14 +253,14 @@ def test_a_quarantine_ends_without_a_word_only_while_the_writer_is_down(stage: N
     """It came up again and no Cancel has reached it: it still has the offer. Found by the checker and at random."""
     world = stage(language_blocks=1)
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.send_all()
     world.feed(L0, PeerDown(E0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, PeerUp(E0))
     world.channels.clear()  # both cancellations are lost
     world.now = 61.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.fenced == 1, "E0 may still write"
     assert [type(message) for message in world.channels.pop((L0, E0))] == [Cancel], "so it is asked again"
     world.now = 62.0
@@ -273,14 +273,14 @@ def test_a_peer_that_goes_down_again_begins_a_new_quarantine(stage: NewStage) ->
     world = stage()
     world.until_writing(1, 4)
     world.feed(L0, PeerDown(E0))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, PeerUp(E0))
     world.now = 59.0
     world.feed(L0, PeerDown(E0))
     world.feed(L0, Quiet(1, 0))
     world.now = 61.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.fenced == 1
     world.now = 119.0
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.free == 8

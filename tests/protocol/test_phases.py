@@ -99,9 +99,9 @@ class Taken(NamedTuple):
 
 
 def bounds() -> Iterator[Bound]:
-    yield Bound(name="two chunks, two ranks", lengths=(3,), encode_tp=2, language_tp=2, atomic_turns=True)
-    yield Bound(name="a surplus rank", lengths=(1,), encode_tp=2, atomic_turns=True)
-    yield Bound(name="announced", lengths=(1,), discipline="exact_announce", language_tp=2, atomic_turns=True)
+    yield Bound(name="two chunks, two ranks", lengths=(3,), encode_tp=2, language_tp=2, atomic_iterations=True)
+    yield Bound(name="a surplus rank", lengths=(1,), encode_tp=2, atomic_iterations=True)
+    yield Bound(name="announced", lengths=(1,), discipline="exact_announce", language_tp=2, atomic_iterations=True)
     yield Bound(name="never fits", lengths=(3,), discipline="default_fail", encode_blocks=2)
     yield Bound(
         name="announced, never fits", lengths=(5,), discipline="exact_announce", encode_blocks=3, language_blocks=2
@@ -113,12 +113,12 @@ def bounds() -> Iterator[Bound]:
                 faults=(fault,), most_faults=2 if fault is Fault.SUSPECT else 1,
             )  # fmt: skip
     yield Bound(
-        name="a surplus rank fails", lengths=(1,), encode_tp=2, timers=True, atomic_turns=True,
+        name="a surplus rank fails", lengths=(1,), encode_tp=2, timers=True, atomic_iterations=True,
         faults=(Fault.EARLY,), most_faults=1,
     )  # fmt: skip
     yield Bound(
         name="two rooms fail at once", lengths=(1, 1), encode_tp=2, language_tp=2, encode_blocks=1, language_blocks=1,
-        arrivals_any=False, atomic_turns=True, faults=(Fault.ABORT,), most_faults=2,
+        arrivals_any=False, atomic_iterations=True, faults=(Fault.ABORT,), most_faults=2,
     )  # fmt: skip
     for fault in (Fault.ABORT, Fault.EARLY, Fault.SUSPECT):
         yield Bound(
@@ -134,7 +134,7 @@ def bounds() -> Iterator[Bound]:
         faults=(Fault.SUSPECT,), most_faults=1,
     )  # fmt: skip
     yield Bound(
-        name="an abort, two ranks", lengths=(3,), encode_tp=2, language_tp=2, atomic_turns=True,
+        name="an abort, two ranks", lengths=(3,), encode_tp=2, language_tp=2, atomic_iterations=True,
         faults=(Fault.ABORT,), most_faults=1,
     )  # fmt: skip
     yield Bound(
@@ -183,8 +183,8 @@ def taken() -> Taken:
 ELSEWHERE = {
     (LanguagePhase.HOLDS_CHUNK, LanguageStep.DELIVERED_AND_KEPT): "the explored language side keeps nothing",
     (LanguagePhase.PREFILLING, LanguageStep.PREFILLED): "the explored language side keeps nothing",
-    (EncodePhase.FAILED, EncodeStep.ALL_RANKS_READY): "a rank fails between its group's vote and its turn",
-    (EncodePhase.FAILED, EncodeStep.SOURCE_GRANTED): "a rank fails between its group's vote and its turn",
+    (EncodePhase.FAILED, EncodeStep.ALL_RANKS_READY): "a rank fails between its group's agreement and its iteration",
+    (EncodePhase.FAILED, EncodeStep.SOURCE_GRANTED): "a rank fails between its group's agreement and its iteration",
 }
 """What no exploration takes, each with the reason; the tests below do."""
 
@@ -207,7 +207,7 @@ def test_a_timer_runs_only_in_a_phase_that_has_one(side: Side) -> None:
 def test_what_a_phase_takes_is_what_changes_it(side: Side) -> None:
     heeded = {(phase, name) for phase, name in taken().heeded if isinstance(phase, KINDS[side][0])}
     takes = {(phase, name) for phase, row in TABLES[side].items() for name in row.takes}
-    assert {one for one in heeded if one[1] != "Turn"} <= takes
+    assert {one for one in heeded if one[1] != "Iteration"} <= takes
     assert takes - heeded <= UNSEEN
 
 
@@ -275,23 +275,23 @@ def test_entering_a_phase_sets_its_timer_and_no_other(side: Side) -> None:
 def test_a_delivered_room_keeps_its_blocks_in_a_phase_without_a_timer() -> None:
     core = core_with_a_room(Side.LANGUAGE)
     room = core.rooms[7, 2]
-    core.handle(core.lone_turn(), 0.0)
+    core.handle(core.lone_iteration(), 0.0)
     core.handle(ChunkStatus(7, 2, 0, Status.Success, 4, 4), 0.0)
-    core.handle(core.lone_turn(), 0.0)
+    core.handle(core.lone_iteration(), 0.0)
     assert (room.phase, room.deadline) == (LanguagePhase.PREFILLING, None)
     core.handle(Prefilled(7, 2), 9.0)
     assert room.phase is LanguagePhase.ENDED
     assert core.pool.free == 2
 
 
-def test_a_rank_that_fails_between_the_vote_and_the_turn_goes_on_with_its_group() -> None:
+def test_a_rank_that_fails_between_the_agreement_and_the_iteration_goes_on_with_its_group() -> None:
     world = World(WorldSpec(discipline="exact_announce"))
     (core,) = world.encode
     core.handle(EncodeRequest(7, 0, 1), 0.0)
-    turn = core.lone_turn()
+    iteration = core.lone_iteration()
     room = core.rooms[7, 0]
     core._fail(room, "between the two", 0.0, [])
-    actions = core.handle(turn, 0.0)
+    actions = core.handle(iteration, 0.0)
     assert [type(action).__name__ for action in actions] == ["StartEncode"]
     assert (room.phase, room.deadline) == (EncodePhase.FAILED, None)
-    assert msgspec.structs.asdict(core.lone_turn())["failed"] == room.number
+    assert msgspec.structs.asdict(core.lone_iteration())["failed"] == room.number

@@ -1,4 +1,4 @@
-"""The integrals of a pool's use, against levels integrated piece by piece."""
+"""The integrals of a pool's use, against levels integrated segment by segment."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from protocol.recording import TRACKS, Event, Record, Track, histories
+from protocol.recording import ORDERING_DOMAINS, Event, OrderingDomain, Record, histories
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -14,9 +14,9 @@ L0, L1 = RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)
 NewStage = Callable[..., Any]
 
 
-def test_every_event_has_a_track() -> None:
-    assert set(TRACKS) == set(Event)
-    apart = {event for event, track in TRACKS.items() if track is not Track.ROOM}
+def test_every_event_has_a_ordering_domain() -> None:
+    assert set(ORDERING_DOMAINS) == set(Event)
+    apart = {event for event, domain in ORDERING_DOMAINS.items() if domain is not OrderingDomain.ROOM}
     assert apart == {
         Event.OFFER_RECEIVED,
         Event.WRITE_STARTED,
@@ -31,7 +31,7 @@ def record(event: Event, status: Status | None, tokens: int, detail: str = "", r
     return Record(0.0, rank_id, 1, event, status, tokens, 0, detail)
 
 
-def test_each_track_has_its_own_history() -> None:
+def test_each_domain_has_its_own_history() -> None:
     records = [
         record(Event.SUBMITTED, Status.Bootstrapping, 0),
         record(Event.OFFER_RECEIVED, None, 0, "language0.1"),
@@ -60,9 +60,9 @@ def test_concurrent_steps_may_come_in_any_order(stage: NewStage) -> None:
     def play(swapped: bool) -> list[Record]:
         world = stage(language_tp=2, discipline="exact_announce")
         world.submit(1, 4)
-        world.turns()
+        world.iterations()
         world.send_all()
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.LANGUAGE)
         steps: list[Callable[[], object]] = [
             lambda: world.deliver_message(L0, E0),
             lambda: world.deliver_message(L1, E0),
@@ -82,7 +82,7 @@ def test_concurrent_steps_may_come_in_any_order(stage: NewStage) -> None:
     assert histories(straight) == histories(swapped)
 
 
-def test_the_order_within_a_track_counts() -> None:
+def test_the_order_within_a_ordering_domain_counts() -> None:
     first = record(Event.CHUNK_STARTED, Status.WaitingForInput, 0)
     second = record(Event.CHUNK_DONE, Status.Transferring, 4)
     assert histories([first, second]) != histories([second, first])

@@ -21,20 +21,20 @@ L0, L1 = (RankId(Side.LANGUAGE, 0, rank) for rank in range(2))
 
 
 class Slow(World):
-    """A world with three encode ranks, the last of them surplus, and two language ranks; turns at every move."""
+    """A world with three encode ranks, the last of them surplus, and two language ranks; iterations at every move."""
 
     def __init__(self, **spec: Any) -> None:
         super().__init__(WorldSpec(encode_tp=3, language_tp=2, timeout_s=TIMEOUT_S, **spec))
 
     def wait(self, lasts_s: float = SLOW_S) -> None:
-        """Let time pass, with a turn of everybody at its end; then nothing may have timed out."""
+        """Let time pass, with an iteration of everybody at its end; then nothing may have timed out."""
         self.now += lasts_s
-        self.turns()
+        self.iterations()
 
-    def turns(self) -> None:
+    def iterations(self) -> None:
         for _ in range(2):
             for side in Side:
-                self.turn(side)
+                self.iteration(side)
         for (room, _), ends in self.concluded.items():
             assert {end.status for end in ends.values()} == {Status.Success}, (self.now, room, ends)
 
@@ -43,16 +43,16 @@ class Slow(World):
         for source, to in list(self.channels):
             while to == target and (source, to) in self.channels and isinstance(self.channels[source, to][0], kinds):
                 self.deliver_message(source, to)
-        self.turns()
+        self.iterations()
 
     def encoded(self) -> None:
         while self.encoding:
             self.finish_encode()
-        self.turns()
+        self.iterations()
 
     def written(self, rank_id: RankId) -> None:
         self.finish_write(rank_id)
-        self.turns()
+        self.iterations()
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["the first rank is slow", "the second rank is slow"])
@@ -69,10 +69,10 @@ def test_every_phase_may_last_as_long_as_its_timer(discipline: str, first: bool)
     world.feed(quick_reader, LanguageRequest(1, 0))
     world.wait()
     world.feed(slow_reader, LanguageRequest(1, 0))
-    world.turns()
+    world.iterations()
     if announces:
         world.feed(slow, EncodeRequest(1, 0, 12))
-        world.turns()
+        world.iterations()
         world.hear(quick_reader, Announce)
         world.encoded()
         world.wait()
@@ -98,7 +98,7 @@ def test_every_phase_may_last_as_long_as_its_timer(discipline: str, first: bool)
             world.hear(slow, Offer)
             world.wait(0.8 * SLOW_S)
             world.hear(quick, Offer)
-    world.turns()
+    world.iterations()
     assert {end.status for end in world.concluded[1, 0].values()} == {Status.Success}
     assert len(world.concluded[1, 0]) == 5
     assert world.now > 1.8 * TIMEOUT_S
@@ -116,7 +116,7 @@ def test_a_surplus_rank_waits_for_source_blocks_as_long_as_the_others() -> None:
         if room == 2:
             for rank_id in (L0, L1):
                 world.feed(rank_id, LanguageRequest(2, 0))
-        world.turns()
+        world.iterations()
         for writer in (E0, E1):
             world.hear(writer, Offer)
     assert len(world.encoding) == 3, "the first room has all of the blocks"
@@ -138,12 +138,12 @@ def test_a_wait_for_blocks_begins_when_all_ranks_of_the_group_have_the_request(l
     for rank_id in (L0, L1):
         world.feed(rank_id, LanguageRequest(1, 0))  # holds the only block
     world.feed(early, LanguageRequest(2, 0))
-    world.turns()
+    world.iterations()
     world.wait(0.5 * TIMEOUT_S)
     for rank_id in (L0, L1):
         world.feed(rank_id, Abort(1, 0))
     for side in (Side.LANGUAGE, Side.ENCODE):
-        world.turn(side)
+        world.iteration(side)
     world.concluded.clear()
     world.wait(0.4 * TIMEOUT_S)
     world.feed(late, LanguageRequest(2, 0))
@@ -156,12 +156,12 @@ def test_a_phase_that_takes_longer_ends_the_room_on_the_rank_that_waits(discipli
     """And only there: the others hear of it from their group or from the other side."""
     world = World(WorldSpec(encode_tp=3, language_tp=2, timeout_s=TIMEOUT_S, discipline=discipline))
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
-    world.turn(Side.ENCODE)
+    world.iteration(Side.LANGUAGE)
+    world.iteration(Side.ENCODE)
     world.now = TIMEOUT_S + 1.0
     for _ in range(2):
-        world.turn(Side.ENCODE)
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.ENCODE)
+        world.iteration(Side.LANGUAGE)
     reasons = {rank_id: end.reason for rank_id, end in world.concluded[1, 0].items()}
     if discipline == "window":
         assert all("timed out while waiting for memory on the language side" in reasons[one] for one in (E0, E1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.errors import ProtocolError
 from protocol.messages import (
     Cancel,
@@ -72,12 +72,12 @@ def test_a_status_is_sent_only_when_all_destinations_hold_the_chunk(stage: NewSt
 def test_a_first_chunk_starts_only_when_all_have_offered(stage: NewStage) -> None:
     world = stage(language_tp=2)
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.deliver_message(L0, E0)
-    world.turns(3)
+    world.iterations(3)
     assert not world.encoding
     world.deliver_message(L1, E0)
-    world.turns()
+    world.iterations()
     world.finish_encode()
     assert [work.destination for work in world.writing[E0]] == [L0, L1]
 
@@ -89,10 +89,10 @@ def test_a_resumed_chunk_starts_only_when_all_have_offered_for_it(stage: NewStag
         world.finish_write(E0)
         world.finish_write(E0)
         world.send_all()
-        world.turn(Side.LANGUAGE)
+        world.iteration(Side.LANGUAGE)
         assert [message.epoch for queue in world.channels.values() for message in queue] == [epoch, epoch]
         world.deliver_message(L1, E0)
-        world.turns(3)
+        world.iterations(3)
         assert not world.writing[E0], "one rank is ready, the other is not"
         world.deliver_message(L0, E0)
         assert [(work.destination, work.epoch) for work in world.writing[E0]] == [(L0, epoch), (L1, epoch)]
@@ -109,7 +109,7 @@ def test_unequal_capacities_never_give_success_with_a_hole(stage: NewStage) -> N
     world = stage(language_tp=2)
     world.feed(E0, EncodeRequest(1, 0, 8))
     offers(world, 0, 0, (L0, (5,)), (L1, (6, 7)))
-    world.turn(Side.ENCODE)
+    world.iteration(Side.ENCODE)
     world.finish_encode()
     assert [(work.chunk.tokens, work.chunk.is_last) for work in world.writing[E0]] == [(4, False), (4, False)]
     world.finish_write(E0)
@@ -126,9 +126,9 @@ def test_a_language_rank_takes_less_than_it_offered(stage: NewStage) -> None:
     """Its group partner offered less, so both got less: the next offers start at the common cut."""
     world = stage(default_tokens=8)
     world.submit(1, 12)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, ChunkStatus(1, 0, 0, T, 12, 4))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.copied[1, L0] == [(0, 4)]
     resume = world.channels[L0, E0][-1]
     assert (resume.epoch, resume.sent_tokens, resume.capacity_tokens) == (1, 4, 8)
@@ -138,11 +138,11 @@ def test_a_repeated_offer_is_ignored(stage: NewStage) -> None:
     world = stage(language_tp=2)
     world.feed(E0, EncodeRequest(1, 0, 4))
     offers(world, 0, 0, (L0, (0,)), (L0, (3,)))
-    world.turns(2)
+    world.iterations(2)
     assert not world.encoding, "two offers of one rank are not offers of two"
     assert world.encode[0].ignored_messages == 1
     offers(world, 0, 0, (L1, (1,)))
-    world.turns()
+    world.iterations()
     world.finish_encode()
     assert [work.target_blocks for work in world.writing[E0]] == [(0,), (1,)]
     offers(world, 0, 0, (L1, (2,)))
@@ -157,9 +157,9 @@ def test_a_repeated_status_is_ignored(stage: NewStage) -> None:
     partial = world.channels[E0, L0][0]
     world.send_all()
     world.feed(L0, partial)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, partial)
-    world.turns(2)
+    world.iterations(2)
     assert world.language[0].ignored_messages == 2
     assert world.copied[1, L0] == [(0, 4)]
     world.run_until_quiet()
@@ -171,9 +171,9 @@ def test_a_repeated_status_is_ignored(stage: NewStage) -> None:
 def test_a_status_of_another_epoch_is_ignored(stage: NewStage, epoch: int) -> None:
     world = stage()
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, ChunkStatus(1, 0, epoch, S, 4, 4))
-    world.turns(2)
+    world.iterations(2)
     assert world.language[0].ignored_messages == 1
     assert world.delivered == []
 
@@ -183,7 +183,7 @@ def test_an_offer_of_another_epoch_is_ignored(stage: NewStage, epoch: int) -> No
     world = stage()
     world.feed(E0, EncodeRequest(1, 0, 4))
     offers(world, epoch, 0, (L0, (0,)))
-    world.turns(2)
+    world.iterations(2)
     assert world.encode[0].ignored_messages == 1
     assert not world.encoding
 
@@ -204,7 +204,7 @@ def test_a_repeated_write_done_of_the_last_chunk_is_ignored(stage: NewStage) -> 
     world.until_writing(1, 8)
     world.finish_write(E0)
     world.send_all()
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.send_all()
     assert [work.epoch for work in world.writing[E0]] == [1]
     world.feed(E0, WriteDone(1, 0, 0, L0, ok=True))
@@ -218,7 +218,7 @@ def test_a_forward_pass_that_nobody_started_is_ignored(stage: NewStage) -> None:
     """There are no source blocks yet that it could have filled."""
     world = stage()
     world.submit(1, 4)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(E0, Encoded(1, 0))
     world.send_all()
     assert world.encode[0].ignored_messages == 1
@@ -249,12 +249,12 @@ def test_a_status_before_the_offer_is_ignored(stage: NewStage) -> None:
 def test_another_incarnation_is_ignored_on_the_language_side(stage: NewStage) -> None:
     world = stage()
     world.submit(1, 4, incarnation=5)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     for incarnation in (4, 6):
         world.feed(L0, ChunkStatus(1, incarnation, 0, S, 4, 4))
         world.feed(L0, ChunkStatus(1, incarnation, 0, F, 4, 0, "not yours"))
         world.feed(L0, Quiet(1, incarnation))
-    world.turns(2)
+    world.iterations(2)
     assert list(world.language[0].rooms) == [(1, 5)]
     assert not world.concluded
     world.run_until_quiet()
@@ -301,10 +301,10 @@ def test_an_impossible_offer_fails_the_room_and_nothing_else(
     world.submit(2, 4)
     world.feed(E0, EncodeRequest(1, 0, 4))
     world.feed(E0, Offer(1, 0, 0, L0, blocks, capacity, sent))
-    world.turns()
+    world.iterations()
     while world.encoding:
         world.finish_encode()
-    world.turns()
+    world.iterations()
     assert world.outcomes(1) == [F]
     assert f"offer for {capacity} tokens in {len(blocks)} blocks" in world.reason(1, E0)
     world.run_until_quiet()
@@ -327,9 +327,9 @@ def test_an_impossible_status_fails_the_room_and_nothing_else(
 ) -> None:
     world = stage()
     world.submit(1, 8)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, ChunkStatus(1, 0, 0, status, total, upto))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.outcomes(1) == [F]
     assert "impossible status" in world.reason(1, L0)
     assert not world.delivered
@@ -341,11 +341,11 @@ def test_an_impossible_status_fails_the_room_and_nothing_else(
 def test_a_total_that_changes_fails_the_room(stage: NewStage) -> None:
     world = stage()
     world.submit(1, 12)
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, ChunkStatus(1, 0, 0, T, 12, 4))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     world.feed(L0, ChunkStatus(1, 0, 1, S, 8, 8))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert "impossible status" in world.reason(1, L0)
 
 
@@ -354,10 +354,10 @@ def test_one_submission_of_one_incarnation(stage: NewStage, rank_id: RankId) -> 
     world = stage()
     request = EncodeRequest(1, 0, 4) if rank_id == E0 else LanguageRequest(1, 0)
     world.feed(rank_id, request)
-    before = world.ranks[rank_id].ballot()
+    before = world.ranks[rank_id].proposal()
     with pytest.raises(ProtocolError, match="room 1 incarnation 0 is already there"):
         world.feed(rank_id, request)
-    assert world.ranks[rank_id].ballot() == before
+    assert world.ranks[rank_id].proposal() == before
 
 
 @pytest.mark.parametrize(("rank_id", "message"), [(E0, Quiet(1, 0)), (L0, Cancel(1, 0, L0))])
@@ -369,9 +369,9 @@ def test_a_message_for_the_other_role_is_a_protocol_error(stage: NewStage, rank_
     assert not world.ranks[rank_id].rooms
 
 
-def language_turn(world: Any) -> list[type]:
-    """Hold a turn of the only language rank; the kinds of its actions in order, notes apart."""
-    actions = world.language[0].handle(hold_turn(world.language), world.now)
+def language_iteration(world: Any) -> list[type]:
+    """Hold an iteration of the only language rank; the kinds of its actions in order, notes apart."""
+    actions = world.language[0].handle(hold_iteration(world.language), world.now)
     world._note(L0, actions)
     return [type(action) for action in actions if not isinstance(action, Note)]
 
@@ -383,7 +383,7 @@ def test_memory_is_copied_out_before_it_is_offered_again_or_delivered(stage: New
     for expected in ([CopyOut, Send], [CopyOut, Deliver, Conclude]):
         world.finish_write(E0)
         world.send_all()
-        assert language_turn(world) == expected
+        assert language_iteration(world) == expected
         world.send_all()
 
 
@@ -394,7 +394,7 @@ def test_what_follows_a_copy_is_recorded_when_the_copy_is_over(stage: NewStage) 
     world.finish_write(E0)
     world.send_all()
     before = len(world.records)
-    actions = world.language[0].handle(hold_turn(world.language), world.now)
+    actions = world.language[0].handle(hold_iteration(world.language), world.now)
     assert [record.event for record in world.records[before:]] == [Event.CHUNK_RECEIVED]
     (copy,) = (index for index, action in enumerate(actions) if isinstance(action, CopyOut))
     assert [action.event for action in actions[copy:] if isinstance(action, Note)] == [Event.DELIVERED, Event.RELEASED]
@@ -409,7 +409,7 @@ def test_rooms_do_not_wait_for_each_other(stage: NewStage) -> None:
     world.writing[E0].rotate()
     world.finish_write(E0)
     world.send_all()
-    world.turns()
+    world.iterations()
     assert (first.room, second.room) == (1, 2)
     assert world.outcomes(2) == [S, S]
     assert world.outcomes(1) == []
@@ -420,12 +420,12 @@ def test_a_room_number_may_be_used_again_while_the_old_room_drains(stage: NewSta
     world = stage(timeout_s=None)
     world.until_writing(1, 4)
     world.feed(L0, ChunkStatus(1, 0, 0, F, 4, 0, "gone"))
-    world.turn(Side.LANGUAGE)
+    world.iteration(Side.LANGUAGE)
     assert world.language[0].pool.fenced == 1
     world.submit(1, 8, incarnation=1)
     old = world.writing[E0].popleft()
     for _ in range(6):
-        world.turns()
+        world.iterations()
         world.send_all()
         while world.encoding:
             world.finish_encode()

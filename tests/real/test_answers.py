@@ -58,9 +58,9 @@ def said_by(program: str, size: int) -> list[list[str]]:
     return [process.communicate(timeout=60)[0].splitlines() for process in (first, *others)]
 
 
-TURNS = """
+ITERATIONS = """
 import sys
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.disciplines import make_discipline
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
@@ -90,18 +90,18 @@ if rank == 0:
     print(group.port, flush=True)
 group.join("127.0.0.1", port or group.port)
 for _ in range(30):
-    expected = hold_turn(simulated)
+    expected = hold_iteration(simulated)
     for one in simulated:
         one.handle(expected, 0.0)
-    turn, _ = group.hold_turn(own, leaving=False)
-    own.handle(turn, 0.0)
-    print(turn == expected, len(turn.progress), flush=True)
+    iteration, _ = group.hold_iteration(own, leaving=False)
+    own.handle(iteration, 0.0)
+    print(iteration == expected, len(iteration.progress), flush=True)
 group.leave()
 """
 
 
-def test_a_measured_group_decides_about_as_many_rooms_in_a_turn_as_a_simulated_one() -> None:
-    for lines in said_by(TURNS, 2):
+def test_a_measured_group_decides_about_as_many_rooms_in_an_iteration_as_a_simulated_one() -> None:
+    for lines in said_by(ITERATIONS, 2):
         assert {line.split()[0] for line in lines} == {"True"}
         assert [int(line.split()[1]) for line in lines][:3] == [64, 61, 0]
 

@@ -28,7 +28,7 @@ from real.bench import link as bench_link
 from real.bench.link import count_steps, measure_link
 from real.bench.pair import LinkBench, spawn
 from real.bench.pattern import PATTERN_WORDS, SHIFT_BYTES, Pattern
-from real.bench.tasks import Cell, SideSpec, Timed
+from real.bench.tasks import Case, SideSpec, Timed
 from real.engine.mooncake_start import import_mooncake
 from real.errors import EngineError, EngineMissing, EngineStartError
 
@@ -104,12 +104,12 @@ def test_content_goes_on_behind_its_period_and_no_block_size_repeats_it() -> Non
 # --- figures ---
 
 
-def test_the_figures_of_a_cell_follow_from_its_times() -> None:
+def test_the_figures_of_a_case_follow_from_its_times() -> None:
     """Two threads, ten blocks of 1000 bytes a batch; two rounds of 4 batches each (2 per thread)."""
     fast = Timed(0.02, [0.010] * 4, [0.001] * 4, 0.03, 0.01)
     slow = Timed(0.04, [0.020] * 4, [0.004] * 4, 0.03, 0.02)
     raw = [Timed(0.01, [0.01], [], 0, 0), Timed(0.02, [0.02], [], 0, 0)]
-    row = bench_link._row(Cell(1000, 10, 2), [fast, slow], raw)
+    row = bench_link._row(Case(1000, 10, 2), [fast, slow], raw)
     assert row.bytes_per_s.median == pytest.approx((4 * 10_000 / 0.02 + 4 * 10_000 / 0.04) / 2)
     assert row.bytes_per_s.relative_iqr == pytest.approx(0.5e6 / 1.5e6)
     assert row.socket_bytes_per_s.median == pytest.approx((20_000 / 0.01 + 20_000 / 0.02) / 2)
@@ -120,7 +120,7 @@ def test_the_figures_of_a_cell_follow_from_its_times() -> None:
     assert row.batches == 8
 
 
-def test_every_cell_gets_about_the_same_time() -> None:
+def test_every_case_gets_about_the_same_time() -> None:
     def repeats(batch_s: float) -> int:
         return bench_link._repeats(Timed(0, [1.0, batch_s], [], 0, 0))
 
@@ -131,7 +131,7 @@ def test_every_cell_gets_about_the_same_time() -> None:
 
 # --- two processes ---
 
-CELLS = [Cell(4096, 1, 1), Cell(5000, 7, 1), Cell(64 << 10, 4, 2)]
+CASES = [Case(4096, 1, 1), Case(5000, 7, 1), Case(64 << 10, 4, 2)]
 
 
 def no_child_is_left() -> bool:
@@ -139,26 +139,26 @@ def no_child_is_left() -> bool:
 
 
 @over_mooncake
-def test_all_bytes_of_all_cells_are_compared_and_timed() -> None:
+def test_all_bytes_of_all_cases_are_compared_and_timed() -> None:
     started: list[str] = []
     steps: list[int] = []
     report = measure_link(
-        CELLS,
+        CASES,
         rounds=2,
         seed=3,
         begin=lambda proof: started.append(proof.actual),
         progress=lambda: steps.append(1),
     )
     assert started == ["tcp"]
-    assert len(steps) == count_steps(CELLS, 2) == 3 * 6
+    assert len(steps) == count_steps(CASES, 2) == 3 * 6
     assert report.mismatches == []
-    assert report.verified_bytes == 3 * sum(cell.total_bytes for cell in CELLS)
+    assert report.verified_bytes == 3 * sum(case.total_bytes for case in CASES)
     assert report.written_bytes > report.verified_bytes
-    assert [row.cell for row in report.rows] == CELLS
+    assert [row.case for row in report.rows] == CASES
     for row in report.rows:
         assert 0 < row.batch_s[0] <= row.batch_s[1] <= row.batch_s[2] <= row.batch_s[3]
         assert 0 < row.post_s < row.batch_s[3]
-        assert row.batches >= 2 * row.cell.threads * bench_link.FEWEST_REPEATS
+        assert row.batches >= 2 * row.case.threads * bench_link.FEWEST_REPEATS
         assert row.source_cpu > 0
         assert row.target_cpu > 0
         assert row.socket_bytes_per_s.median > 0
@@ -174,7 +174,7 @@ def test_wrong_bytes_are_told() -> None:
     def other_seed(spec: SideSpec, errors: Path) -> subprocess.Popen[bytes]:
         return spawn(spec if spec.is_source else msgspec.structs.replace(spec, seed=spec.seed + 1), errors)
 
-    report = measure_link(CELLS[:1], rounds=2, spawn=other_seed)
+    report = measure_link(CASES[:1], rounds=2, spawn=other_seed)
     assert len(report.mismatches) == 3
     assert report.verified_bytes == 0
     assert report.mismatches[0].startswith("1 × 1 × 4096 bytes: byte 0 is 0x")
@@ -194,7 +194,7 @@ def test_a_side_that_dies_ends_the_measurement(killed: bool) -> None:
 
     started_s = time.monotonic()
     with pytest.raises(EngineError, match=f"the {'source' if killed else 'target'} ended with status -9"):
-        measure_link(CELLS[1:2], rounds=50, progress=kill, spawn=remembered)
+        measure_link(CASES[1:2], rounds=50, progress=kill, spawn=remembered)
     assert time.monotonic() - started_s < 20
     assert no_child_is_left()
 
@@ -226,7 +226,7 @@ def test_a_side_without_mooncake_says_what_mends_it() -> None:
         return process
 
     with pytest.raises(EngineMissing, match="run: pip install"):
-        measure_link(CELLS[:1], rounds=1, spawn=without)
+        measure_link(CASES[:1], rounds=1, spawn=without)
 
 
 @over_mooncake
@@ -278,8 +278,8 @@ FINE: dict[str, Any] = {
         ({"seed": -1}, "--seed is -1, it must be at least 0"),
         ({"min_gbps": 0.0}, "--min-GBps is 0.0, it must be a finite number more than 0"),
         ({"min_gbps": float("nan")}, "--min-GBps is nan, it must be"),
-        ({"block": "1GiB", "batch": "65536"}, "the largest cell of --block, --batch and --threads takes 64 TiB"),
-        ({"batch": ",".join(map(str, range(1, 502)))}, "make 501 cells, at most 500"),
+        ({"block": "1GiB", "batch": "65536"}, "the largest case of --block, --batch and --threads takes 64 TiB"),
+        ({"batch": ",".join(map(str, range(1, 502)))}, "make 501 cases, at most 500"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(changes: dict[str, Any], words: str) -> None:
@@ -289,11 +289,11 @@ def test_bad_options_are_refused_in_one_sentence(changes: dict[str, Any], words:
     assert "\n" not in str(refused.value)
 
 
-def test_cells_are_all_combinations_once() -> None:
+def test_cases_are_all_combinations_once() -> None:
     sweep = make_sweep(**(FINE | {"block": "1MiB, 4KiB,4096", "batch": "16,1", "threads": "2,1"}))
     assert sweep.shapes[:4] == [(4096, 1, 1), (4096, 16, 1), (1 << 20, 1, 1), (1 << 20, 16, 1)]
     assert len(sweep.shapes) == 8
-    assert sweep.steps == count_steps([Cell(*shape) for shape in sweep.shapes], sweep.rounds)
+    assert sweep.steps == count_steps([Case(*shape) for shape in sweep.shapes], sweep.rounds)
 
 
 def test_a_taken_folder_is_refused_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_the_command_writes_what_calibration_reads(tmp_path: Path) -> None:
     assert ended.returncode == 1, ended.stderr
     result = json.loads(ended.stdout)
     assert result["failures"] == [
-        f"the fastest cell moves {result['fastest_GBps']:.3g} GB/s, --min-GBps asks for 1e+06",
+        f"the fastest case moves {result['fastest_GBps']:.3g} GB/s, --min-GBps asks for 1e+06",
     ]
     assert ended.stderr.startswith("link       Mooncake writes between two processes")
     assert json.loads((tmp_path / "out/link.json").read_text()) == result
@@ -441,17 +441,17 @@ def test_a_requests_time_is_its_writes_and_its_control(ratio: ModuleType) -> Non
 def test_the_wheels_benchmark_is_measured_and_ended(ratio: ModuleType) -> None:
     binary = ratio.bench_binary()
     assert binary is not None, "the wheel ships it"
-    cell = Cell(64 << 10, 16, 1)
-    with ratio.bench_target(binary, cell, ratio.FORCE_TCP) as target:
+    case = Case(64 << 10, 16, 1)
+    with ratio.bench_target(binary, case, ratio.FORCE_TCP) as target:
         targets = [child for child in psutil.Process().children() if "-mode=target" in child.cmdline()]
         assert len(targets) == 1
-        assert ratio.bench_rate(binary, cell, target, ratio.FORCE_TCP) > 1e6
+        assert ratio.bench_rate(binary, case, target, ratio.FORCE_TCP) > 1e6
     assert not targets[0].is_running()
     with pytest.raises(EngineError, match="failed with status 1"):
-        ratio.bench_rate(Path("/bin/false"), cell, target, {})
+        ratio.bench_rate(Path("/bin/false"), case, target, {})
     with (
         pytest.raises(EngineError, match="transfer_engine_bench does not start"),
-        ratio.bench_target(Path("/bin/false"), cell, {}),
+        ratio.bench_target(Path("/bin/false"), case, {}),
     ):
         pass
 

@@ -37,7 +37,7 @@ from real.control.guard import Guard, HttpServer, LineSigner, Refusal, Refusals,
 from real.control.registry_client import RegistryClient, http_session
 from real.control.route import Route
 from real.errors import EngineStartError
-from real.hosts import seat
+from real.hosts import agent
 from real.hosts.coordinator import Coordinator
 from real.hosts.joining import (
     TO_COORDINATOR,
@@ -51,7 +51,7 @@ from real.hosts.joining import (
     Welcome,
     sources_digest,
 )
-from real.run.orders import ORDER, Describe, Ready, Stop, order_frames, parse_order
+from real.run.commands import ORDER, Describe, Ready, Stop, command_frames, parse_command
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -103,7 +103,7 @@ def test_holders_of_the_token_are_heard(context: zmq.Context[zmq.Socket[bytes]],
 @pytest.mark.parametrize("guard", [None, Guard(OTHER)])
 def test_nobody_else_is(guard: Guard | None, context: zmq.Context[zmq.Socket[bytes]], inbox: Inbox) -> None:
     with closing(Outbox(context, HOST, inbox.port, guard)) as stranger:
-        stranger.send(order_frames(Stop()))
+        stranger.send(command_frames(Stop()))
         # ZeroMQ may have closed the connection before anybody could look whose it was.
         assert {(one.port, one.address) for one in until(inbox.refused)} <= {
             ("port", HOST), ("port", "an unknown address")
@@ -258,21 +258,21 @@ def test_a_message_that_is_too_long_is_not_taken(
         until(lambda: (outbox.send([b"short"]), time.sleep(0.05), arrived(inbox, 0.1))[2])
 
 
-def test_orders_have_a_door_of_their_own_where_anybody_may_speak(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def test_commands_have_a_door_of_their_own_where_anybody_may_speak(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     with closing(Inbox(context, HOST, Guard(TOKEN), is_open=True)) as inbox:
-        assert inbox.port != inbox.orders_port
+        assert inbox.port != inbox.commands_port
         with closing(Outbox(context, HOST, inbox.port)) as stranger:
-            stranger.send(order_frames(Stop()))
-            assert until(lambda: arrived(inbox)) == [order_frames(Stop())]
-            assert list(inbox.orders()) == []
-        with closing(Outbox(context, HOST, inbox.orders_port, Guard(TOKEN))) as router:
-            router.send(order_frames(Describe(3)))
-            assert until(lambda: list(inbox.orders())) == [order_frames(Describe(3))]
+            stranger.send(command_frames(Stop()))
+            assert until(lambda: arrived(inbox)) == [command_frames(Stop())]
+            assert list(inbox.commands()) == []
+        with closing(Outbox(context, HOST, inbox.commands_port, Guard(TOKEN))) as router:
+            router.send(command_frames(Describe(3)))
+            assert until(lambda: list(inbox.commands())) == [command_frames(Describe(3))]
 
 
-def test_what_is_no_order_is_a_value_error_and_nothing_else() -> None:
+def test_what_is_no_command_is_a_value_error_and_nothing_else() -> None:
     draw = random.Random(7)
-    good = [order_frames(order) for order in (Stop(), Describe(1))]
+    good = [command_frames(command) for order in (Stop(), Describe(1))]
     for _ in range(2000):
         [mark, body] = draw.choice(good)
         frames = draw.choice(
@@ -282,9 +282,9 @@ def test_what_is_no_order_is_a_value_error_and_nothing_else() -> None:
             ]
         )  # fmt: skip
         with pytest.raises(ValueError, match=r"no order|frames are"):
-            parse_order(frames)
-    assert parse_order([ORDER, msgspec.msgpack.encode(Stop())]) == Stop()
-    assert Ready not in (type(parse_order(frames)) for frames in good)
+            parse_command(frames)
+    assert parse_command([ORDER, msgspec.msgpack.encode(Stop())]) == Stop()
+    assert Ready not in (type(parse_command(frames)) for frames in good)
 
 
 # --- the registry ---
@@ -525,7 +525,7 @@ def test_the_coordinator_takes_those_who_hold_the_token_and_names_the_others() -
                 while True:
                     stranger.receive(TO_RANK)
         with pytest.raises(EngineStartError, match="has another token"):
-            seat.take_part((HOST, port), Side.ENCODE, 0, host=HOST, wait_s=5.0, token=lambda: OTHER)
+            agent.take_part((HOST, port), Side.ENCODE, 0, host=HOST, wait_s=5.0, token=lambda: OTHER)
         with pytest.raises(EngineStartError, match=r"these ranks have not come: encode 0, language 0"):
             hosts.gather(0.1)
         with closing(Line(socket.create_connection((HOST, port)))) as rank:
@@ -551,7 +551,7 @@ def test_a_rank_obeys_no_coordinator_without_the_token() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(EngineStartError, match="has another token"):
-            seat.take_part(false.getsockname(), Side.ENCODE, 0, host=HOST, wait_s=5.0, token=lambda: TOKEN)
+            agent.take_part(false.getsockname(), Side.ENCODE, 0, host=HOST, wait_s=5.0, token=lambda: TOKEN)
         thread.join()
 
 

@@ -27,10 +27,10 @@ from protocol.wire.codec import encode
 from real.control.channel import Outbox
 from real.control.guard import Guard, new_token
 from real.control.registry_client import RegistryClient, http_session
-from real.hosts import seat
+from real.hosts import agent
 from real.hosts.coordinator import Coordinator
+from real.run.commands import Ready, Stop, command_frames
 from real.run.launcher import RealOutcome, run_real
-from real.run.orders import Ready, Stop, order_frames
 from real.run.ranks import Ranks
 from sim.network.link import load_profile
 from sim.run import simulate
@@ -139,22 +139,22 @@ class Run:
             port = int(hosts.address.rpartition(":")[2])
             way = Listener(port)
             self._listeners.append(way)
-            seats = [
+            agents = [
                 threading.Thread(
-                    target=seat.take_part,
+                    target=agent.take_part,
                     args=((HOST, way.port), rank_id.side, numbers[rank_id]),
                     kwargs={"host": HOST, "wait_s": 10.0, "token": lambda: self.token},
                 )
                 for rank_id in ids
             ]
-            for one in seats:
+            for one in agents:
                 one.start()
             hosts.gather(30.0)
             self.begin_when_ready(len(ids), port, bytes(way.heard))
             outcome = run_real(self.spec, requests, hosts=hosts)
             for speaker in self.strangers:
                 speaker.join()
-        for one in seats:
+        for one in agents:
             one.join()
         for one in self._listeners:
             one.close()
@@ -166,8 +166,8 @@ class Run:
         before = Ranks.note_ready
 
         def note(made: Ranks, order: Ready) -> bool:
-            taken = before(made, order)
-            ready.append(order)
+            taken = before(made, command)
+            ready.append(command)
             if len(ready) == ranks:
                 control = [one.route.control_port for one in ready] + [made._inbox.port]
                 registries = [int(address.rpartition(":")[2]) for address in made._bootstraps]
@@ -198,7 +198,7 @@ def overheard_message(way: Listener, token: str) -> list[bytes]:
     outbox.close()
     context.term()
     offer = encode(Offer(1, 0, 0, LANGUAGE, (1, 2, 3), 48, 0))
-    frames = [*order_frames(Stop()), *offer, b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)]
+    frames = [*command_frames(Stop()), *offer, b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)]
     return [bytes(way.heard), bytes(way.heard[:64]), *frames]
 
 

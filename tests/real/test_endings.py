@@ -26,7 +26,7 @@ ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 SMALL = Scenario(
     block_tokens=16, hidden=64, sizing_options={"tokens": 64}, encode_blocks=64, language_blocks=64, timeout_s=10.0
 )
-BRISK = Patience(silence_s=3.0, standstill_s=3.0)
+BRISK = Patience(silence_s=3.0, no_progress_s=3.0)
 BEATS = Heartbeats(interval_s=0.5)
 
 

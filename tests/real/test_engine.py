@@ -16,7 +16,7 @@ from protocol.chunks import plan_chunk
 from protocol.layout import EMBEDDINGS, BufferLayout
 from real.engine.content import room_content
 from real.engine.memory import Pool, addresses
-from real.engine.mooncake_engine import PIECES_IN_FLIGHT, MooncakeEngine
+from real.engine.mooncake_engine import SEGMENTS_IN_FLIGHT, MooncakeEngine
 from real.engine.mooncake_start import (
     SYSTEM_LIBRARIES_COMMAND,
     WHEEL_COMMAND,
@@ -123,8 +123,8 @@ def test_every_kind_arrives_in_chunks_with_a_partial_last_block(engine: Mooncake
         chunk = plan_chunk(
             total_tokens=total, sent_tokens=sent, capacities_tokens=[len(target_blocks) * 16], block_tokens=16
         )
-        pieces = LAYOUT.pieces(chunk, source_blocks, target_blocks)
-        result = engine.write(peer.session, addresses(pieces, pool.bases, peer.bases))
+        segments = LAYOUT.segments(chunk, source_blocks, target_blocks)
+        result = engine.write(peer.session, addresses(segments, pool.bases, peer.bases))
         assert result.ok, result.failure
         assert result.quiet
         assert result.completed_bytes == LAYOUT.chunk_bytes(chunk)
@@ -143,19 +143,19 @@ def test_a_target_out_of_range_fails_at_once(engine: MooncakeEngine, pool: Pool,
         result = engine.write(peer.session, [(source, good, 64), (source, bad, 64), (source, good, 64)])
         assert not result.ok
         assert result.elapsed_s < 1.0
-        assert result.completed_bytes == 128, "the other pieces are written all the same"
+        assert result.completed_bytes == 128, "the other segments are written all the same"
         assert not result.quiet
         assert peer.session in result.failure
     assert engine.write(peer.session, [(source, good, 64)]).ok, "the connection stays usable"
 
 
-def test_more_pieces_than_the_engine_can_queue_are_cut(engine: MooncakeEngine, pool: Pool, peer: Peer) -> None:
-    """Handed over at once, 3000 pieces leave some unfinished for ever and spoil the connection."""
-    pieces = [(pool.bases[0] + 8 * n, peer.bases[0] + 8 * n, 8) for n in range(3 * PIECES_IN_FLIGHT)]
-    result = engine.write(peer.session, pieces)
+def test_more_segments_than_the_engine_can_queue_are_cut(engine: MooncakeEngine, pool: Pool, peer: Peer) -> None:
+    """Handed over at once, 3000 segments leave some unfinished for ever and spoil the connection."""
+    segments = [(pool.bases[0] + 8 * n, peer.bases[0] + 8 * n, 8) for n in range(3 * SEGMENTS_IN_FLIGHT)]
+    result = engine.write(peer.session, segments)
     assert result.ok, result.failure
-    assert result.completed_bytes == 8 * len(pieces)
-    assert engine.write(peer.session, pieces[:1]).ok
+    assert result.completed_bytes == 8 * len(segments)
+    assert engine.write(peer.session, segments[:1]).ok
 
 
 def test_a_peer_that_is_not_there_is_named(engine: MooncakeEngine, pool: Pool) -> None:
@@ -200,8 +200,8 @@ def test_the_loopback_counter_sees_the_bytes(engine: MooncakeEngine, pool: Pool,
     if "tcp:lo" not in before:
         pytest.skip("this system has no counters under /sys/class/net")
     size = LAYOUT.kinds[EMBEDDINGS].bytes_per_block * PEER_BLOCKS
-    pieces = [(pool.bases[0], peer.bases[0], size)] * 8
-    assert engine.write(peer.session, pieces).ok
+    segments = [(pool.bases[0], peer.bases[0], size)] * 8
+    assert engine.write(peer.session, segments).ok
     proof = with_traffic(engine.proof, before, sent_counters(), 8 * size)
     assert proof.actual == "tcp"
     assert "rose by" in proof.evidence[-1]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from real.engine.base import Piece, TransferEngine, WriteResult
+from real.engine.base import Segment, TransferEngine, WriteResult
 from real.engine.registry import engine_class, engines, start_engine, transports
 from real.errors import EngineError, EngineMissing
 
@@ -179,29 +179,29 @@ class TestEveryEngine:
     ) -> None:
         rng = np.random.default_rng(5)
         expected = np.zeros(1 << 20, dtype=np.uint8)
-        pieces: list[Piece] = []
+        segments: list[Segment] = []
         starts = np.sort(rng.choice(1 << 12, 60, replace=False)) * 256  # in slots of 256 bytes, never overlapping
         for start in starts.tolist():
             length, at = int(rng.integers(1, 257)), int(rng.integers(0, SIZE - 257))
-            pieces.append((source + at, peer.base + start, length))
+            segments.append((source + at, peer.base + start, length))
             expected[start : start + length] = memory[at : at + length]
-        result = engine.write(peer.session, pieces)
+        result = engine.write(peer.session, segments)
         assert result.ok, result.failure
         assert result.quiet
         assert result.failure == ""
-        assert result.completed_bytes == sum(length for _, _, length in pieces)
+        assert result.completed_bytes == sum(length for _, _, length in segments)
         assert peer.holds(0, expected)
 
-    def test_one_large_piece_and_thousands_of_small_ones(
+    def test_one_large_segment_and_thousands_of_small_ones(
         self, engine: TransferEngine, memory: np.ndarray, source: int, peer: Peer
     ) -> None:
         result = engine.write(peer.session, [(source, peer.base, SIZE)])
         assert result.ok, result.failure
         assert peer.holds(0, memory)
-        # Backwards: the last piece of the source first.
+        # Backwards: the last segment of the source first.
         count, size = 3000, 24
-        pieces = [(source + (count - 1 - n) * size, peer.base + n * size, size) for n in range(count)]
-        result = engine.write(peer.session, pieces)
+        segments = [(source + (count - 1 - n) * size, peer.base + n * size, size) for n in range(count)]
+        result = engine.write(peer.session, segments)
         assert result.ok, result.failure
         assert result.completed_bytes == count * size
         assert peer.holds(
@@ -209,8 +209,8 @@ class TestEveryEngine:
         )
 
     def test_nothing_to_write_is_a_success(self, engine: TransferEngine, source: int, peer: Peer) -> None:
-        for session, pieces in (("127.0.0.1:1", []), (peer.session, [(source, peer.base, 0)])):
-            result = engine.write(session, pieces)
+        for session, segments in (("127.0.0.1:1", []), (peer.session, [(source, peer.base, 0)])):
+            result = engine.write(session, segments)
             assert result.ok
             assert result.quiet
             assert result.completed_bytes == 0
@@ -223,9 +223,9 @@ class TestEveryEngine:
         def write(number: int) -> None:
             for round_ in range(6):
                 at = number * share
-                pieces = [(source + at + n, peer.base + at + n, 1024) for n in range(0, share, 1024)]
+                segments = [(source + at + n, peer.base + at + n, 1024) for n in range(0, share, 1024)]
                 results.append(
-                    engine.write(peer.session, pieces if round_ % 2 else [(source + at, peer.base + at, share)])
+                    engine.write(peer.session, segments if round_ % 2 else [(source + at, peer.base + at, share)])
                 )
 
         threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
@@ -252,13 +252,13 @@ class TestEveryEngine:
             memory[:size] = before
 
     def test_posting_is_a_part_of_the_write(self, engine: TransferEngine, source: int, peer: Peer) -> None:
-        pieces = [(source + n, peer.base + n, 4096) for n in range(0, 8 << 20, 4096)]
+        segments = [(source + n, peer.base + n, 4096) for n in range(0, 8 << 20, 4096)]
         started = time.perf_counter()
-        result = engine.write(peer.session, pieces)
+        result = engine.write(peer.session, segments)
         took_s = time.perf_counter() - started
         assert result.ok, result.failure
         assert 0 < result.posted_s <= result.elapsed_s <= took_s
-        assert engine.write("127.0.0.1:1", pieces[:1]).posted_s == 0, "nothing was handed over"
+        assert engine.write("127.0.0.1:1", segments[:1]).posted_s == 0, "nothing was handed over"
 
     # --- what is not registered ---
 
@@ -339,19 +339,19 @@ class TestEveryEngine:
         self, engine: TransferEngine, memory: np.ndarray, source: int, new_peer: Callable[[], Peer]
     ) -> None:
         peer = new_peer()
-        pieces = [(source + n, peer.base + n, 1 << 20) for n in range(0, SIZE, 1 << 20)]
+        segments = [(source + n, peer.base + n, 1 << 20) for n in range(0, SIZE, 1 << 20)]
         assert engine.connect(peer.session)
-        assert engine.write(peer.session, pieces).ok
+        assert engine.write(peer.session, segments).ok
         killer = threading.Timer(0.05, peer.process.kill)
         killer.start()
-        results: list[WriteResult] = [engine.write(peer.session, pieces)]
+        results: list[WriteResult] = [engine.write(peer.session, segments)]
         while results[-1].ok:  # bounded by the test's timeout
-            results.append(engine.write(peer.session, pieces))
+            results.append(engine.write(peer.session, segments))
         killer.join()
         assert results[-1].elapsed_s < 10.0
         peer.process.wait(10)
         for _ in range(2):
-            result = engine.write(peer.session, pieces[:2])
+            result = engine.write(peer.session, segments[:2])
             assert not result.ok
             assert result.elapsed_s < 10.0
         successor = new_peer()

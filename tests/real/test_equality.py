@@ -9,7 +9,7 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
-from protocol.recording import Record, Track, histories
+from protocol.recording import OrderingDomain, Record, histories
 from protocol.status import Status
 from protocol.topology import Side
 from real.run.launcher import RealOutcome, run_real
@@ -157,6 +157,6 @@ def test_the_comparison_can_fail() -> None:
     simulate(other, requests([200]), link, recorder=lambda *fields: second.append(Record(*fields)))
     with pytest.raises(AssertionError):
         assert_equal_histories(first, second)
-    tracks = {key[2] for key in histories(first)}
-    assert {Track.ROOM.value, Track.COMPUTE.value} < tracks
+    domains = {key[2] for key in histories(first)}
+    assert {OrderingDomain.ROOM.value, OrderingDomain.COMPUTE.value} < domains
     assert {key[1].side for key in histories(first)} == set(Side)

@@ -17,9 +17,9 @@ from protocol.topology import RankId, Side
 from real.control.spec import Heartbeats
 from real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill, run_drill
 from real.faults import CorruptFrame, Kill, Pause, RefuseRegistration, Restart
+from real.run.commands import GROUP_STATUS, Holdings
+from real.run.deadlock_probe import DeadlockProbe, look_s
 from real.run.launcher import run_real
-from real.run.orders import GROUP_STATUS, Holdings
-from real.run.standstill import Standstill, look_s
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -168,8 +168,8 @@ def test_a_look_at_rooms_that_wait_leaves_the_ranks_in_step(tmp_path: Path, monk
     policy = tmp_path / "mine.py"
     policy.write_text(COUNTING)
     looks = []
-    begin = Standstill.begin
-    monkeypatch.setattr(Standstill, "begin", lambda self, asked: looks.append(asked) or begin(self, asked))
+    begin = DeadlockProbe.begin
+    monkeypatch.setattr(DeadlockProbe, "begin", lambda self, asked: looks.append(asked) or begin(self, asked))
     spec = Scenario(
         block_tokens=16, hidden=64, sizing=f"{policy}:Counting", language_tp=2, encode_blocks=64, language_blocks=3,
         timeout_s=30.0, services=ServiceTimes(encode_per_token_s=0.02),
@@ -275,12 +275,12 @@ def holdings(
     )
 
 
-def looked(standstill: Standstill, ranks: set[RankId], *answers: Holdings) -> object:
-    standstill.begin(ranks)
+def looked(deadlock_probe: DeadlockProbe, ranks: set[RankId], *answers: Holdings) -> object:
+    deadlock_probe.begin(ranks)
     found = None
     for answer in answers:
         assert found is None
-        found = standstill.add(answer)
+        found = deadlock_probe.add(answer)
     return found
 
 
@@ -288,23 +288,23 @@ RANK = RankId(Side.LANGUAGE, 0, 0)
 
 
 def test_two_looks_at_the_same_deadlock_find_it_and_one_does_not() -> None:
-    standstill = Standstill()
-    assert looked(standstill, {RANK}, holdings(1)) is None
-    found = looked(standstill, {RANK}, holdings(2))
+    deadlock_probe = DeadlockProbe()
+    assert looked(deadlock_probe, {RANK}, holdings(1)) is None
+    found = looked(deadlock_probe, {RANK}, holdings(2))
     assert str(found).startswith("room 1 holds 1 of language0 and waits for 1 of language0")
 
 
 def test_a_rank_that_recorded_something_between_the_looks_was_not_standing_still() -> None:
-    standstill = Standstill()
-    assert looked(standstill, {RANK}, holdings(1)) is None
-    assert looked(standstill, {RANK}, holdings(2, events=6)) is None
-    assert looked(standstill, {RANK}, holdings(3, events=6)) is not None
+    deadlock_probe = DeadlockProbe()
+    assert looked(deadlock_probe, {RANK}, holdings(1)) is None
+    assert looked(deadlock_probe, {RANK}, holdings(2, events=6)) is None
+    assert looked(deadlock_probe, {RANK}, holdings(3, events=6)) is not None
 
 
 def test_rooms_that_come_meanwhile_and_wait_behind_it_change_nothing() -> None:
-    standstill = Standstill()
-    assert looked(standstill, {RANK}, holdings(1)) is None
-    found = looked(standstill, {RANK}, holdings(2, queued=((3, 0), (4, 0))))
+    deadlock_probe = DeadlockProbe()
+    assert looked(deadlock_probe, {RANK}, holdings(1)) is None
+    found = looked(deadlock_probe, {RANK}, holdings(2, queued=((3, 0), (4, 0))))
     assert str(found).endswith("(4 rooms are stuck)")
 
 
@@ -313,17 +313,17 @@ def test_looks_are_close_enough_for_short_timers() -> None:
 
 
 def test_rooms_that_could_go_on_are_no_deadlock() -> None:
-    standstill = Standstill()
+    deadlock_probe = DeadlockProbe()
     for number in (1, 2, 3):
-        assert looked(standstill, {RANK}, holdings(number, free_again=True)) is None
+        assert looked(deadlock_probe, {RANK}, holdings(number, free_again=True)) is None
 
 
 def test_an_incomplete_look_an_old_answer_and_a_move_in_between_count_for_nothing() -> None:
-    standstill = Standstill()
+    deadlock_probe = DeadlockProbe()
     other = RankId(Side.LANGUAGE, 1, 0)
-    assert looked(standstill, {RANK, other}, holdings(1)) is None
-    assert looked(standstill, {RANK, other}, holdings(2), holdings(1, instance=1)) is None
-    assert looked(standstill, {RANK, other}, holdings(3), holdings(3, instance=1)) is None
-    standstill.forget()
-    assert looked(standstill, {RANK, other}, holdings(4), holdings(4, instance=1)) is None
-    assert looked(standstill, {RANK, other}, holdings(5), holdings(5, instance=1)) is not None
+    assert looked(deadlock_probe, {RANK, other}, holdings(1)) is None
+    assert looked(deadlock_probe, {RANK, other}, holdings(2), holdings(1, instance=1)) is None
+    assert looked(deadlock_probe, {RANK, other}, holdings(3), holdings(3, instance=1)) is None
+    deadlock_probe.forget()
+    assert looked(deadlock_probe, {RANK, other}, holdings(4), holdings(4, instance=1)) is None
+    assert looked(deadlock_probe, {RANK, other}, holdings(5), holdings(5, instance=1)) is not None

@@ -30,7 +30,7 @@ from real.control.route import ROUTER, Route
 from real.control.spec import RankSpec
 from real.errors import EngineError, EngineStartError
 from real.faults import Kill, RefuseRegistration
-from real.hosts import joining, seat
+from real.hosts import agent, joining
 from real.hosts.coordinator import Coordinator
 from real.hosts.joining import (
     TO_COORDINATOR,
@@ -156,7 +156,7 @@ def test_who_is_refused(change: dict[str, Any], reason: str) -> None:
 def test_the_refused_rank_says_why() -> None:
     words = r"refuses encode rank 1: the run has encode ranks 0 to 0"
     with Coordinator(SCENARIO, HOST, 0) as hosts, pytest.raises(EngineStartError, match=words):
-        seat.take_part((HOST, port_of(hosts)), Side.ENCODE, 1, host=HOST, wait_s=5.0)
+        agent.take_part((HOST, port_of(hosts)), Side.ENCODE, 1, host=HOST, wait_s=5.0)
 
 
 def test_a_rank_that_leaves_before_the_run_can_be_replaced_and_later_not() -> None:
@@ -205,7 +205,7 @@ def test_no_coordinator() -> None:
     with closing(socket.socket()) as reserved:
         reserved.bind((HOST, 0))
         with pytest.raises(EngineStartError, match=r"no coordinator is at 127\.0\.0\.1:\d+ after 0\.3 s"):
-            seat.take_part((HOST, reserved.getsockname()[1]), Side.ENCODE, 0, host=HOST, wait_s=0.3)
+            agent.take_part((HOST, reserved.getsockname()[1]), Side.ENCODE, 0, host=HOST, wait_s=0.3)
 
 
 def test_a_coordinator_that_comes_later_is_met() -> None:
@@ -216,7 +216,7 @@ def test_a_coordinator_that_comes_later_is_met() -> None:
 
     def come() -> None:
         try:
-            seat.take_part((HOST, port), Side.ENCODE, 5, host=HOST, wait_s=20.0)
+            agent.take_part((HOST, port), Side.ENCODE, 5, host=HOST, wait_s=20.0)
         except EngineStartError as error:
             met.append(error)
 
@@ -232,7 +232,7 @@ def test_something_else_is_at_the_address(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(joining, "SILENCE_S", 0.2)
     words = r"is no coordinator of this version: nothing was heard for 0\.2 s"
     with closing(socket.create_server((HOST, 0))) as other, pytest.raises(EngineStartError, match=words):
-        seat.take_part(other.getsockname(), Side.ENCODE, 0, host=HOST, wait_s=5.0)
+        agent.take_part(other.getsockname(), Side.ENCODE, 0, host=HOST, wait_s=5.0)
 
 
 def test_a_taken_address_is_refused() -> None:
@@ -330,7 +330,7 @@ def test_a_silent_place_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
         assert process.how_it_ended() == "is lost: nothing was heard for 0.5 s (on 127.0.0.1)"
 
 
-# --- a seat whose coordinator goes ---
+# --- a rank agent whose coordinator goes ---
 
 
 @contextmanager
@@ -344,7 +344,7 @@ def seated(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Line, list[str]]]:
     def sit() -> None:
         with closing(Line(theirs)) as line, ThisHost() as here:
             try:
-                seat.Seat(line, ENCODE, here).take_part()
+                agent.RankAgent(line, ENCODE, here).take_part()
             except EngineError as error:
                 said.append(str(error))
             else:
@@ -361,7 +361,7 @@ def seated(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Line, list[str]]]:
     assert not thread.is_alive()
 
 
-def test_a_seat_answers_and_leaves_when_the_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_agent_answers_and_leaves_when_the_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with seated(monkeypatch) as (line, said):
         before_s = time.monotonic()
         line.send(Ask(12.5))
@@ -384,7 +384,7 @@ def test_a_seat_answers_and_leaves_when_the_run_is_over(monkeypatch: pytest.Monk
         (lambda line: line.send(Leave("it broke")), "the run was not carried through: it broke"),
     ],
 )
-def test_a_seat_leaves_when_the_coordinator_does(
+def test_a_rank_agent_leaves_when_the_coordinator_does(
     monkeypatch: pytest.MonkeyPatch, end: Callable[[Line], None], reason: str
 ) -> None:
     with seated(monkeypatch) as (line, said):
@@ -392,7 +392,7 @@ def test_a_seat_leaves_when_the_coordinator_does(
     assert said == [reason]
 
 
-def test_a_seat_leaves_when_the_coordinator_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_agent_leaves_when_the_coordinator_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "SILENCE_S", 0.3)
     with seated(monkeypatch) as (_, said):
         deadline_s = time.monotonic() + 10.0
@@ -520,4 +520,4 @@ def test_a_thread_beside_a_rank_that_breaks_ends_the_rank_with_a_sentence() -> N
         with pytest.raises(
             EngineError, match=r"encode0\.0 cannot go on: its 'reporter' thread ended with OSError: the"
         ):
-            seat.Seat(ours, ENCODE, here).take_part()
+            agent.RankAgent(ours, ENCODE, here).take_part()

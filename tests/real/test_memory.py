@@ -156,10 +156,10 @@ def test_fill_and_gather_round_trip_in_any_block_order(layout: BufferLayout, tok
 
 @given(layouts, st.integers(1, 80), st.integers(1, 4), st.data())
 @few
-def test_chunks_moved_by_the_protocols_pieces_arrive(
+def test_chunks_moved_by_the_protocols_segments_arrive(
     layout: BufferLayout, tokens: int, window_blocks: int, data: st.DataObject
 ) -> None:
-    """The wire replaced by memmove: source pool, pieces of each chunk, reused target blocks."""
+    """The wire replaced by memmove: source pool, segments of each chunk, reused target blocks."""
     source, target = Pool(layout, layout.blocks_for(tokens) + 2), Pool(layout, window_blocks + 2)
     source_blocks = data.draw(st.permutations(range(source.blocks)))[: source.blocks - 2]
     expected = room_content(data.draw(rooms), 0, tokens, layout)
@@ -174,8 +174,8 @@ def test_chunks_moved_by_the_protocols_pieces_arrive(
             capacities_tokens=[window_blocks * layout.block_tokens],
             block_tokens=layout.block_tokens,
         )
-        pieces = layout.pieces(chunk, source_blocks, target_blocks)
-        for source_address, target_address, length in addresses(pieces, source.bases, target.bases):
+        segments = layout.segments(chunk, source_blocks, target_blocks)
+        for source_address, target_address, length in addresses(segments, source.bases, target.bases):
             ctypes.memmove(target_address, source_address, length)
         received = target.gather(target_blocks, chunk.tokens, start_token=sent)
         assert first_difference(expected.rows(sent, chunk.end_token), received) is None

@@ -6,12 +6,12 @@ import pytest
 
 from protocol.topology import RankId, Side
 from real.control.spec import Heartbeats
-from real.run.orders import Alive
+from real.run.commands import Alive
 from real.run.patience import ASK_S, Patience, Watch
 from real.run.troubles import Troubles
 
 ONE, TWO = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
-PATIENCE = Patience(silence_s=10.0, standstill_s=20.0)
+PATIENCE = Patience(silence_s=10.0, no_progress_s=20.0)
 STEP_S = 0.25
 
 
@@ -44,7 +44,7 @@ def test_the_rank_that_does_not_answer_is_silent_and_the_others_are_not() -> Non
     assert run.watch.silent(run.now_s) == {}
     run.pass_time(2 * STEP_S, ONE, TWO)
     assert run.watch.silent(run.now_s).keys() == {TWO}
-    assert not run.stands_still(), "whoever does not answer is no standstill"
+    assert not run.stands_still(), "whoever does not answer is no deadlock_probe"
 
 
 def test_silence_counts_only_while_somebody_waits() -> None:
@@ -74,15 +74,15 @@ def test_nothing_stands_still_while_something_is_recorded_or_expected() -> None:
     run = Run(ONE, TWO)
     for _ in range(10):
         run.events += 1
-        run.pass_time(PATIENCE.standstill_s - ASK_S, ONE, TWO)
+        run.pass_time(PATIENCE.no_progress_s - ASK_S, ONE, TWO)
         assert not run.stands_still()
     run.expects_s = 100.0  # a long pass, of which nothing is heard until it is over
-    run.pass_time(PATIENCE.standstill_s + 2 * ASK_S, ONE, TWO)
+    run.pass_time(PATIENCE.no_progress_s + 2 * ASK_S, ONE, TWO)
     assert not run.stands_still()
     run.expects_s = None
     run.pass_time(100.0, ONE, TWO)
     assert not run.stands_still()
-    run.pass_time(PATIENCE.standstill_s, ONE, TWO)
+    run.pass_time(PATIENCE.no_progress_s, ONE, TWO)
     assert run.stands_still()
 
 
@@ -94,21 +94,21 @@ def test_what_is_expected_again_and_again_and_moves_nothing_is_waited_for_once()
         run.pass_time(STEP_S, ONE)
         if run.stands_still():
             ends_s.append(run.now_s)
-    assert 2 * PATIENCE.standstill_s < ends_s[0] < 2 * PATIENCE.standstill_s + 10.0
+    assert 2 * PATIENCE.no_progress_s < ends_s[0] < 2 * PATIENCE.no_progress_s + 10.0
 
 
 def test_the_callers_own_plans_are_waited_for() -> None:
     run = Run(ONE)
-    run.pass_time(PATIENCE.standstill_s + 2 * ASK_S, ONE)
+    run.pass_time(PATIENCE.no_progress_s + 2 * ASK_S, ONE)
     assert not run.stands_still(expected_s=500.0)
-    run.pass_time(500.0 + PATIENCE.standstill_s, ONE)
+    run.pass_time(500.0 + PATIENCE.no_progress_s, ONE)
     assert run.stands_still(expected_s=500.0)
 
 
 def test_patience_is_longer_than_any_timer() -> None:
-    assert Patience.of(Heartbeats(), None) == Patience(silence_s=30.0, standstill_s=90.0)
+    assert Patience.of(Heartbeats(), None) == Patience(silence_s=30.0, no_progress_s=90.0)
     patience = Patience.of(Heartbeats(interval_s=20.0, failures=3), 600.0)
-    assert (patience.silence_s, patience.standstill_s) == (140.0, 690.0)
+    assert (patience.silence_s, patience.no_progress_s) == (140.0, 690.0)
     with pytest.raises(ValueError, match=r"silence_s is 0, it must be more than 0"):
         Patience(silence_s=0)
 

@@ -20,9 +20,9 @@ from protocol.topology import RankId, Side
 from real.errors import EngineMissing
 from real.run import rank as real_rank
 from real.run.clock import RunClock
+from real.run.commands import MISSING_STATUS, Broken, Records, parse_command
 from real.run.driver import Driver
 from real.run.journal import Journal
-from real.run.orders import MISSING_STATUS, Broken, Records, parse_order
 from real.run.rank import RankProcess
 from real.run.writes import Writes
 from real.threads import FAILURES
@@ -30,15 +30,15 @@ from real.threads import FAILURES
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 
 
-class Heard:
+class Decoded:
     """Everything that leaves a rank, in order: numbers of rooms that the router hears of, and what others hear."""
 
     def __init__(self) -> None:
         self.order: list[Any] = []
 
     def to_router(self, frames: list[bytes]) -> None:
-        order = parse_order(frames)
-        self.order.append([room for _, room, *_ in order.records] if isinstance(order, Records) else order)
+        command = parse_command(frames)
+        self.order.append([room for _, room, *_ in order.records] if isinstance(command, Records) else command)
 
     def to_peer(self, to: RankId, message: Any) -> None:
         self.order.append(message)
@@ -47,7 +47,7 @@ class Heard:
         return lambda *_arguments, **_options: self.order.append(what)
 
 
-def rank_that_tells(heard: Heard, *, mortal: bool) -> tuple[RankProcess, Driver]:
+def rank_that_tells(heard: Decoded, *, mortal: bool) -> tuple[RankProcess, Driver]:
     """A rank and its driver, of which everybody but what is told is played."""
     spec: Any = SimpleNamespace(
         rank_id=ENCODE,
@@ -86,7 +86,7 @@ WRITE = StartWrite(4, 0, 0, LANGUAGE, Chunk(0, 16, is_last=True), (0,), (0,))
 @pytest.mark.parametrize("mortal", [True, False])
 def test_where_a_death_is_planned_records_are_sent_on_before_anybody_hears_of_what_was_done(*, mortal: bool) -> None:
     """Also what is recorded while a copy is taken, of a room that waits behind it."""
-    heard = Heard()
+    heard = Decoded()
     rank, driver = rank_that_tells(heard, mortal=mortal)
     actions: list[Action] = [
         note(1), Send(LANGUAGE, "first"), COPY, note(2), note(3), Send(LANGUAGE, "second"), Send(LANGUAGE, "third"),
@@ -109,7 +109,7 @@ def test_where_a_death_is_planned_records_are_sent_on_before_anybody_hears_of_wh
     ],
 )
 def test_a_rank_that_breaks_tells_what_it_recorded_and_then_why(error: BaseException, reason: str) -> None:
-    heard = Heard()
+    heard = Decoded()
     rank, driver = rank_that_tells(heard, mortal=False)
     driver._carry_out([note(1), note(2)])
     rank.tell_broken(error)

@@ -15,7 +15,7 @@ pytest.importorskip("zmq", reason="needs pyzmq")
 from protocol.topology import RankId, Side
 from real.errors import EngineError, EngineMissing, EngineStartError
 from real.run import ranks as real_ranks
-from real.run.orders import GROUP_STATUS, MISSING_STATUS
+from real.run.commands import GROUP_STATUS, MISSING_STATUS
 from real.run.ranks import Child, Ranks
 
 

@@ -56,10 +56,10 @@ def test_the_archive_holds_files_after_their_folders() -> None:
         path: content for path, (content, _) in files.items()
     }
     assert entries["init"][0] == 0o100755
-    order = list(entries)
+    command = list(entries)
     for path in files:
         for parent in Path(path).parents[:-1]:
-            assert order.index(str(parent)) < order.index(path)
+            assert command.index(str(parent)) < command.index(path)
             assert entries[str(parent)][0] == 0o040755
 
 
@@ -80,8 +80,8 @@ def modules(tmp_path: Path) -> Path:
 
 
 def test_modules_come_after_what_they_depend_on(modules: Path) -> None:
-    order = load_order(modules, ["rdma_rxe", "configfs"])
-    assert list(order) == ["configfs", "ib_core", "udp_tunnel", "rdma_rxe"]
+    command = load_order(modules, ["rdma_rxe", "configfs"])
+    assert list(command) == ["configfs", "ib_core", "udp_tunnel", "rdma_rxe"]
     assert order["rdma_rxe"] == module("ib-core", "udp_tunnel", "libcrc32c")
 
 

@@ -34,16 +34,16 @@ from real.run import processes as real_processes
 from real.run import restarts as real_restarts
 from real.run import spool as real_spool
 from real.run import watching as real_watching
-from real.run.orders import (
+from real.run.commands import (
     GROUP_STATUS,
     Alive,
     Ask,
     Broken,
+    Command,
     Concluded,
     Describe,
     GiveUp,
     Holdings,
-    Order,
     Records,
     Report,
     Start,
@@ -57,7 +57,7 @@ from real.run.router import Router
 
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64, timeout_s=None)
-PATIENCE = Patience(silence_s=0.3, standstill_s=0.6, report_s=1.0)
+PATIENCE = Patience(silence_s=0.3, no_progress_s=0.6, report_s=1.0)
 
 
 class PlayedProcess:
@@ -106,15 +106,15 @@ class PlayedRank:
         self.expects_s: float | None = None
         self.report: dict[str, Any] = {}
         self.told = 0
-        self.missed: list[Order] = []
+        self.missed: list[Command] = []
 
-    def take(self, order: Order) -> None:
+    def take(self, command: Command) -> None:
         if self.process.status is not None:
             return
         if self.silent:
-            self.missed.append(order)
+            self.missed.append(command)
             return
-        match order:
+        match command:
             case Submit(request) if self.concludes:
                 up = self.stage.played[self.stage.partner.get(request.room, LANGUAGE)].process.status is None
                 self.conclude(request.room, Status.Success if up else Status.Failed)
@@ -142,7 +142,7 @@ class PlayedRank:
     def go_on(self) -> None:
         self.silent = False
         for order in self.missed:
-            self.take(order)
+            self.take(command)
 
 
 class Stage:
@@ -167,7 +167,7 @@ class Stage:
         self.refused: Callable[[], list[Any]] = list
         self.clocks = dict.fromkeys(self.ids, SAME)
         self.memory: dict[RankId, str] = {}
-        self._said: list[Order] = []
+        self._said: list[Command] = []
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._zero_s = 0.0
 
@@ -177,8 +177,8 @@ class Stage:
     def at(self, time_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._later, (time_s, len(self._later), action))
 
-    def say(self, order: Order) -> None:
-        self._said.append(order)
+    def say(self, command: Command) -> None:
+        self._said.append(command)
 
     def begin(self, rank_id: RankId, zero_s: float) -> None:
         self._zero_s = zero_s
@@ -190,10 +190,10 @@ class Stage:
     def alive(self, rank_id: RankId) -> bool:
         return not self.children[rank_id].gone
 
-    def send(self, rank_id: RankId, order: Order) -> None:
-        self.played[rank_id].take(order)
+    def send(self, rank_id: RankId, command: Command) -> None:
+        self.played[rank_id].take(command)
 
-    def receive(self, timeout_s: float) -> Iterator[Order]:
+    def receive(self, timeout_s: float) -> Iterator[Command]:
         while self._later and self._later[0][0] <= self.now_s():
             heapq.heappop(self._later)[2]()
         if not self._said:
@@ -421,12 +421,12 @@ def test_a_rank_without_a_report_at_the_end_is_named_and_the_rest_is_kept(how: s
     rank = stage.played[LANGUAGE]
     rank.reports = False
 
-    def strike(order: Order) -> None:
-        if isinstance(order, Stop):
+    def strike(command: Command) -> None:
+        if isinstance(command, Stop):
             rank.silent = how == "silent"
             rank.process.status = {"gone": 0, "killed": -9}.get(how)
         else:
-            PlayedRank.take(rank, order)
+            PlayedRank.take(rank, command)
 
     rank.take = strike  # type: ignore[method-assign]
     outcome = play(stage, 0.0, 0.1)
@@ -472,7 +472,7 @@ def test_an_account_that_is_not_even_is_told(report: dict[str, Any], sentence: s
     assert play(stage, 0.0).violations == ()
 
 
-def test_an_order_that_makes_no_sense_ends_the_run_and_not_its_results() -> None:
+def test_a_command_that_makes_no_sense_ends_the_run_and_not_its_results() -> None:
     stage = Stage()
     stage.at(0.15, lambda: stage.say(Stop()))
     outcome = play(stage, 0.0, 0.1, 5.0)
@@ -537,7 +537,7 @@ def fail(error: Exception) -> None:
     ("error", "told"),
     [
         (FULL, IN_WORDS),
-        (EngineError("encode1.0 takes no orders any more"), "encode1.0 takes no orders any more"),
+        (EngineError("encode1.0 takes no commands any more"), "encode1.0 takes no commands any more"),
         (zmq.ZMQError(zmq.EAGAIN), "Resource temporarily unavailable"),
     ],
 )
@@ -555,17 +555,17 @@ def test_what_goes_wrong_while_the_accounts_are_collected_costs_those_alone() ->
     stage = Stage()
     take = stage.played[ENCODE].take
 
-    def strike(order: Order) -> None:
-        if isinstance(order, Stop):
+    def strike(command: Command) -> None:
+        if isinstance(command, Stop):
             fail(FULL)
-        take(order)
+        take(command)
 
     stage.played[ENCODE].take = strike  # type: ignore[method-assign]
     outcome = play(stage, 0.0, 0.1)
     assert outcome.succeeded_rooms == {1, 2}
     assert outcome.verified_rooms == 2
     assert [fault.partition(" s ")[2] for fault in outcome.faults] == [
-        f"the ranks could not give their accounts: {IN_WORDS}"
+        f"the ranks could not give their record_store: {IN_WORDS}"
     ]
     assert outcome.cut_short == {ENCODE}
     assert stage.played[ENCODE].process.got == [signal.SIGKILL]
@@ -633,10 +633,10 @@ def test_deadlocks_are_those_that_the_probe_sees_also_under_traffic(*, stuck: bo
         stage.say(Holdings(LANGUAGE, number, held, queues, [(one, 2), (two, 2)], [(key, 7) for key, _ in held]))
         stage.say(Holdings(ENCODE, number, [], [], [], []))
 
-    def answer(order: Order) -> None:
-        if isinstance(order, Describe):
-            describe(order.number)
-        PlayedRank.take(rank, order)
+    def answer(command: Command) -> None:
+        if isinstance(command, Describe):
+            describe(command.number)
+        PlayedRank.take(rank, command)
 
     rank.take = answer  # type: ignore[method-assign]
     if not stuck:

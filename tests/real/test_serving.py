@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 NAMES = ("the simulator", "the measured run")
 
-# Loops turn every 160 ms and passes are shorter, so both worlds turn on the same grid, and what happens between two
-# turns comes some 60 ms after the one and before the other: that much may a busy machine be late.
-TURN_S = 0.16
+# Loops iterate every 160 ms and passes are shorter, so both worlds iterate on the same grid, and what happens between two
+# iterations comes some 60 ms after the one and before the other: that much may a busy machine be late.
+ITERATION_S = 0.16
 SERVED = Scenario(
     block_tokens=16,
     hidden=64,
@@ -37,8 +37,8 @@ SERVED = Scenario(
     release_after_prefill=True,
     timeout_s=30.0,
     services=ServiceTimes(
-        encode_poll_interval_s=TURN_S,
-        language_poll_interval_s=TURN_S,
+        encode_poll_interval_s=ITERATION_S,
+        language_poll_interval_s=ITERATION_S,
         encode_base_s=0.03,
         encode_per_token_s=1e-4,
         prefill_base_s=0.05,
@@ -51,8 +51,8 @@ TOKENS = (150, 60, 240, 90, 320, 40, 130, 200, 64, 100)
 
 
 def served_requests() -> list[Request]:
-    """Pairs that come 10 ms after a turn and are prepared in 4 to 32 ms, two at a time. Three pairs come at once."""
-    moments = [turn * TURN_S + 0.01 for turn in (1, 1, 2, 2, 2, 2, 2, 2, 8, 8)]
+    """Pairs that come 10 ms after an iteration and are prepared in 4 to 32 ms, two at a time. Three pairs come at once."""
+    moments = [iteration * ITERATION_S + 0.01 for iteration in (1, 1, 2, 2, 2, 2, 2, 2, 8, 8)]
     return [
         Request(room, moment, tokens, images=1)
         for room, (moment, tokens) in enumerate(zip(moments, TOKENS, strict=True), 1)
@@ -66,8 +66,8 @@ def simulated(scenario: Scenario, requests: Iterable[Request]) -> tuple[list[Rec
     return records, outcome.end_s
 
 
-def orders(records: Iterable[Record]) -> dict[tuple[RankId, Event], list[int]]:
-    """In which order the rooms got on, rank by rank, through what the turns of a loop decide."""
+def commands(records: Iterable[Record]) -> dict[tuple[RankId, Event], list[int]]:
+    """In which order the rooms got on, rank by rank, through what the iterations of a loop decide."""
     found: dict[tuple[RankId, Event], list[int]] = {}
     for record in records:
         if record.event in (Event.ALLOCATED, Event.ENCODE_STARTED, Event.DELIVERED, Event.RELEASED):
@@ -81,7 +81,7 @@ def passes(records: Iterable[Record], event: Event, rank_id: RankId) -> list[lis
     last_s = -1.0
     for record in records:
         if record.event is event and record.rank_id == rank_id:
-            if record.time_s - last_s > TURN_S / 4:
+            if record.time_s - last_s > ITERATION_S / 4:
                 found.append([])
             found[-1].append(record.room)
             last_s = record.time_s
@@ -92,7 +92,7 @@ def test_a_serving_configuration_runs_alike_in_both_worlds(record_property: pyte
     expected, simulated_s = simulated(SERVED, served_requests())
     measured = run_real(SERVED, served_requests())
     assert differences(expected, measured.records, NAMES) == []
-    assert orders(measured.records) == orders(expected)
+    assert commands(measured.records) == commands(expected)
     encode, language = SERVED.encode_ids()[0], SERVED.language_ids()[0]
     encoder, prefill = passes(expected, Event.ENCODE_STARTED, encode), passes(expected, Event.RELEASED, language)
     assert passes(measured.records, Event.ENCODE_STARTED, encode) == encoder
@@ -107,7 +107,7 @@ def test_a_serving_configuration_runs_alike_in_both_worlds(record_property: pyte
             for room in range(1, len(TOKENS) + 1)
         )
     }
-    assert max(waited_s.values()) > TURN_S
+    assert max(waited_s.values()) > ITERATION_S
     assert (measured.mismatches, measured.rooms_left, measured.blocks_lost) == ([], 0, 0)
     record_property("simulated_s", simulated_s)
     record_property("measured_s", measured.end_s)

@@ -134,14 +134,14 @@ class Rank:
     def take(self, *fields: bytes) -> None:
         self.hear(self.wire.take(list(fields)))
 
-    def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass, then what is due, then hold a turn."""
+    def iteration(self, seconds: float = 0.0) -> None:
+        """Let time pass, then what is due, then hold an iteration."""
         self.now += seconds
         due = [message for at_s, message in self.delayed if at_s <= self.now]
         self.delayed = [one for one in self.delayed if one[0] > self.now]
         for message in due:
             self.feed(message)
-        self.feed(self.core.lone_turn())
+        self.feed(self.core.lone_iteration())
 
     def said(self) -> list[list[bytes]]:
         frames = [frames for _, frames in self.pushed]
@@ -182,7 +182,7 @@ class LanguageSide(Rank):
 
     def submit(self, room: int) -> None:
         self.feed(LanguageRequest(room, 0, 1))
-        self.turn()
+        self.iteration()
 
     def writes_total(self, block: int, total: int) -> None:
         self.pool.view(AUX, block, 1)[0, AUX_TOTAL_TOKENS] = total
@@ -205,10 +205,10 @@ class EncodeSide(Rank):
     def submit(self, room: int, tokens: int) -> None:
         self.feed(EncodeRequest(room, 0, tokens))
         self.hear(self.wire.submitted(room))
-        self.turn()
+        self.iteration()
 
     def encode(self) -> None:
-        self.turn()
+        self.iteration()
         for start in self.took(StartEncode):
             self.feed(Encoded(start.room, start.incarnation))
 
@@ -243,10 +243,10 @@ def test_a_language_rank_registers_and_asks_in_the_forks_frames() -> None:
     assert rank.said() == [[b"9", *address(0), b"0,1,2,3", b"1", b"64"]]
     rank.writes_total(0, 70)
     rank.take(b"9", b"3")
-    rank.turn()
+    rank.iteration()
     assert rank.said() == [[b"9", *address(0), b"4", b"1", b"64", b"16"]]
     rank.take(b"9", b"4")
-    rank.turn()
+    rank.iteration()
     assert rank.took(Conclude) == [Conclude(9, 0, Status.Success)]
     assert (rank.said(), rank.core.pool.free, rank.core.rooms) == ([], 16, {})
 
@@ -275,18 +275,18 @@ def test_a_double_of_the_first_status_moves_nothing() -> None:
     rank.writes_total(0, 70)
     for _ in range(3):
         rank.take(b"1", b"3")
-    rank.turn()
+    rank.iteration()
     assert len(rank.said()) == 2
     rank.take(b"1", b"3")
-    rank.turn()
+    rank.iteration()
     assert rank.said() == []
     rank.take(b"1", b"4")
     rank.take(b"1", b"4")
-    rank.turn()
+    rank.iteration()
     assert [one.status for one in rank.took(Conclude)] == [Status.Success]
     rank.take(b"1", b"4")
     rank.take(b"1", b"3")
-    rank.turn()
+    rank.iteration()
     assert rank.core.rooms == {}
     assert rank.said() == []
 
@@ -296,7 +296,7 @@ def test_a_length_that_was_never_written_is_not_taken_from_the_blocks_last_owner
     rank.writes_total(0, 50)
     rank.submit(1)
     rank.take(b"1", b"4")
-    rank.turn()
+    rank.iteration()
     [concluded] = rank.took(Conclude)
     assert (concluded.status, "impossible status" in concluded.reason) == (Status.Failed, True)
 
@@ -307,8 +307,8 @@ def test_a_status_that_contradicts_the_length_fails_the_room_and_frees_its_block
     rank.submit(1)
     rank.writes_total(0, total)
     rank.take(b"1", number)
-    rank.turn()
-    rank.turn()
+    rank.iteration()
+    rank.iteration()
     assert [one.status for one in rank.took(Conclude)] == [Status.Failed]
     # Whatever it says, it comes after its writes.
     assert (rank.core.pool.free, rank.core.rooms) == (16, {})
@@ -318,15 +318,15 @@ def test_blocks_of_a_room_that_was_given_up_stay_fenced_until_its_chunk_has_land
     rank = LanguageSide()
     rank.submit(1)
     rank.feed(Abort(1, 0))
-    rank.turn()
+    rank.iteration()
     assert [one.status for one in rank.took(Conclude)] == [Status.Failed]
     rank.said()
     for _ in range(1000):  # time alone frees nothing, and nothing can be said about it
-        rank.turn(CANCEL_RETRY_S)
+        rank.iteration(CANCEL_RETRY_S)
     assert (rank.fenced, rank.core.pool.free) == (1, 12)
     assert rank.said() == []
     rank.take(b"1", b"3")
-    rank.turn()
+    rank.iteration()
     assert (rank.fenced, rank.core.pool.free, rank.core.rooms) == (0, 16, {})
 
 
@@ -335,14 +335,14 @@ def test_in_a_resume_only_the_end_proves_that_the_writer_is_quiet() -> None:
     rank.submit(1)
     rank.writes_total(0, 70)
     rank.take(b"1", b"3")
-    rank.turn()
+    rank.iteration()
     rank.feed(Abort(1, 0))
-    rank.turn()
+    rank.iteration()
     rank.take(b"1", b"3")  # a double of the first chunk's
-    rank.turn(CANCEL_RETRY_S)
+    rank.iteration(CANCEL_RETRY_S)
     assert rank.fenced == 1
     rank.take(b"1", b"4")
-    rank.turn()
+    rank.iteration()
     assert (rank.fenced, rank.core.pool.free) == (0, 16)
 
 
@@ -350,14 +350,14 @@ def test_after_failed_a_forks_write_may_still_land_for_a_while() -> None:
     rank = LanguageSide()
     rank.submit(1)
     rank.take(b"1", b"0")
-    rank.turn()
+    rank.iteration()
     assert [one.reason for one in rank.took(Conclude)] == ["the encode side failed"]
     assert rank.wire.awaits_quiet(1)
     for _ in range(int(QUARANTINE_S / CANCEL_RETRY_S) - 1):
-        rank.turn(CANCEL_RETRY_S)
+        rank.iteration(CANCEL_RETRY_S)
     assert rank.fenced == 1
     for _ in range(3):
-        rank.turn(CANCEL_RETRY_S)
+        rank.iteration(CANCEL_RETRY_S)
     assert (rank.fenced, rank.core.pool.free) == (0, 16)
 
 
@@ -365,8 +365,8 @@ def test_failed_of_an_encode_rank_of_ours_comes_when_nothing_can_land() -> None:
     rank = LanguageSide(ours=True)
     rank.submit(1)
     rank.take(b"1", b"0")
-    rank.turn()
-    rank.turn()
+    rank.iteration()
+    rank.iteration()
     assert (rank.fenced, rank.core.pool.free, rank.core.rooms) == (0, 16, {})
 
 
@@ -374,9 +374,9 @@ def test_failed_frees_a_room_that_was_given_up_before_without_waiting_to_be_aske
     rank = LanguageSide(ours=True)
     rank.submit(1)
     rank.feed(Abort(1, 0))
-    rank.turn()
+    rank.iteration()
     rank.take(b"1", b"0")
-    rank.turn()
+    rank.iteration()
     assert (rank.fenced, rank.core.pool.free) == (0, 16)
 
 
@@ -385,9 +385,9 @@ def test_failed_is_the_last_word_also_about_an_offer_that_crosses_it() -> None:
     rank = LanguageSide(ours=True)
     rank.take(b"1", b"0")
     rank.feed(LanguageRequest(1, 0, 1))
-    rank.turn()
-    rank.turn(CANCEL_RETRY_S)
-    rank.turn(CANCEL_RETRY_S)
+    rank.iteration()
+    rank.iteration(CANCEL_RETRY_S)
+    rank.iteration(CANCEL_RETRY_S)
     assert [one.status for one in rank.took(Conclude)] == [Status.Failed]
     assert (rank.core.pool.free, rank.core.rooms) == (16, {})
 
@@ -396,9 +396,9 @@ def test_an_encode_rank_that_is_gone_is_waited_for_as_everywhere() -> None:
     rank = LanguageSide()
     rank.submit(1)
     rank.feed(PeerDown(ENCODE0))
-    rank.turn()
+    rank.iteration()
     assert rank.fenced == 1
-    rank.turn(QUARANTINE_S)
+    rank.iteration(QUARANTINE_S)
     assert (rank.fenced, rank.core.pool.free) == (0, 16)
 
 
@@ -411,10 +411,10 @@ def test_an_encode_rank_that_moved_says_nothing_more_about_its_rooms(ours: bool)
     rank.feed(PeerUp(ENCODE0))
     assert rank.said()[-1] == rank.register[0]  # it is registered with, as the first one was
     for _ in range(int(QUARANTINE_S / CANCEL_RETRY_S) - 1):
-        rank.turn(CANCEL_RETRY_S)
+        rank.iteration(CANCEL_RETRY_S)
     assert rank.fenced == 1
     for _ in range(4):
-        rank.turn(CANCEL_RETRY_S)
+        rank.iteration(CANCEL_RETRY_S)
     assert (rank.fenced, rank.core.pool.free) == (0, 16)
 
 
@@ -432,7 +432,7 @@ def test_what_an_encode_rank_does_not_say_is_dropped_and_counted(
     assert re.fullmatch(r"language0\.0: dropped a control frame: [^\n]+\n", capsys.readouterr().err)
     rank.writes_total(0, 20)
     rank.take(b"1", b"4")
-    rank.turn()
+    rank.iteration()
     assert [one.status for one in rank.took(Conclude)] == [Status.Success]
 
 
@@ -441,8 +441,8 @@ def test_what_is_known_of_ended_rooms_does_not_pile_up() -> None:
     for room in range(2000):
         rank.submit(room)
         rank.take(str(room).encode(), b"0")
-        rank.turn(EARLY_LIFETIME_S / 50)
-        rank.turn()
+        rank.iteration(EARLY_LIFETIME_S / 50)
+        rank.iteration()
         rank.take(str(room + 100_000).encode(), b"0")  # of a room that never comes
     assert rank.core.rooms == {}
     assert sum(rank.wire.awaits_quiet(room) for room in range(200_000)) < 300
@@ -473,7 +473,7 @@ def test_an_encode_rank_serves_a_request_in_two_chunks() -> None:
     rank.take(*resume(5, b"7,4,5", 64, 48))
     rank.write()
     assert rank.said() == [[b"5", b"4"]]
-    rank.turn()
+    rank.iteration()
     assert (rank.core.rooms, rank.core.pool.free) == ({}, 64)
 
 
@@ -493,10 +493,10 @@ def test_doubled_and_late_frames_start_nothing() -> None:
     rank.take(*resume(5, b"7,4,5", 64, 48))
     assert len(rank.took(StartWrite)) == 1
     rank.feed(WriteDone(5, 0, 1, LANGUAGE[0], True))
-    rank.turn()
+    rank.iteration()
     rank.take(*resume(5, b"7,4,5", 64, 48))
     rank.take(*init(5, b"3,1,2,0", 64))
-    rank.turn()
+    rank.iteration()
     assert rank.core.rooms == {}
     assert rank.said() == [[b"5", b"3"], [b"5", b"4"]]
 
@@ -507,14 +507,14 @@ def test_failed_is_said_only_when_nothing_can_land_any_more() -> None:
     served(rank, 5, 40)
     [write] = rank.took(StartWrite)
     rank.feed(Abort(5, 0))
-    rank.turn()
-    rank.turn()
+    rank.iteration()
+    rank.iteration()
     assert rank.said() == []  # the write is in flight
     rank.feed(WriteDone(5, 0, 0, write.destination, False, False, "given up"))
-    rank.turn()
+    rank.iteration()
     assert rank.said() == []  # and may still land
     rank.feed(WriterQuiet(5, 0, write.destination))
-    rank.turn()
+    rank.iteration()
     assert rank.said() == [[b"5", b"0"]]
     assert rank.core.rooms == {}
 
@@ -523,7 +523,7 @@ def test_whoever_asks_for_a_room_that_has_failed_is_told() -> None:
     rank = EncodeSide(encode_blocks=2)
     rank.take(*register())
     rank.submit(5, 100)  # does not fit the source pool
-    rank.turn()
+    rank.iteration()
     assert (rank.said(), rank.core.rooms) == ([], {})
     rank.take(*init(5, b"3,1,2,0", 64))
     assert rank.said() == [[b"5", b"0"]]
@@ -560,7 +560,7 @@ def test_destinations_are_sessions_and_unequal_memory_fails_the_room() -> None:
     assert rank.said() == [[b"5", b"3"]] * 2
     rank.take(*resume(5, b"4,5,6", 64, 48, number=0))
     rank.take(*resume(5, b"4,5", 64, 32, number=1))
-    rank.turn()
+    rank.iteration()
     assert rank.said() == [[b"5", b"0"]] * 2
     [concluded] = rank.took(Conclude)
     assert "offer 32 and 48 tokens" in concluded.reason
@@ -587,11 +587,11 @@ def test_a_third_session_is_no_destination_unless_it_comes_after_one_is_gone() -
     rank.take(*init(5, b"0,1,2,3", 64, number=1))
     assert rank.wire.frames_dropped == 1
     rank.write()
-    rank.turn()
+    rank.iteration()
     rank.down.add(LANGUAGE[0])
     rank.feed(PeerDown(LANGUAGE[0]))
     rank.submit(6, 40)
-    rank.turn()
+    rank.iteration()
     assert [one.reason for one in rank.took(Conclude) if one.room == 6] == ["a destination rank is down"]
     rank.take(*register(2))
     rank.said()
@@ -651,9 +651,9 @@ def test_without_a_successor_rooms_for_one_that_is_gone_fail_at_once() -> None:
     rank.down.add(LANGUAGE[0])
     rank.feed(PeerDown(LANGUAGE[0]))
     rank.hear(rank.wire.lost(LANGUAGE[0]))
-    rank.turn()
+    rank.iteration()
     rank.submit(6, 40)
-    rank.turn()
+    rank.iteration()
     assert [one.reason for one in rank.took(Conclude) if one.room == 6] == ["a destination rank is down"]
 
 
@@ -667,12 +667,12 @@ def test_a_session_beyond_those_expected_is_told_of_a_room_that_has_failed() -> 
     for room, late in ((2, True), (3, False)):
         rank.feed(EncodeRequest(room, 0, 5000))  # more than the pool has
         if late:
-            rank.turn()
+            rank.iteration()
         rank.said()
         for _ in range(2):
             rank.take(*init(room, b"0,1,2,3", 64, number=1))
         assert rank.said() == [[str(room).encode(), b"0"]]
-        rank.turn()
+        rank.iteration()
     assert rank.pushed == []
 
 

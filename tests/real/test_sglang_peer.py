@@ -1,7 +1,7 @@
 """A peer that is not ours, written from the protocol's description: raw frames, an engine of its own, plain HTTP.
 
 It plays the SGLang fork's language rank against our encode rank, and its encode rank against our language rank. Nothing
-of our codec or wire is used on its side; what is ours is the test content, the process under test and its orders. Names
+of our codec or wire is used on its side; what is ours is the test content, the process under test and its commands. Names
 and layouts are those of the fork's own code: its registry's fields are embedding_tp_size and embedding_dp_size, it packs
 base pointers as 64-bit words, and of a row of aux it writes word 0 (the length) and word 1 (the mrope delta).
 """
@@ -40,7 +40,7 @@ from real.control.route import ROUTER, Route
 from real.control.spec import Heartbeats, RankSpec
 from real.engine.content import room_content
 from real.hosts.places import ThisHost
-from real.run.orders import Concluded, Order, Ready, Report, Start, Stop, Submit, order_frames, parse_order
+from real.run.commands import Command, Concluded, Ready, Report, Start, Stop, Submit, command_frames, parse_command
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -76,7 +76,7 @@ class Alone:
     def __init__(self, spec: Scenario, rank_id: RankId, bootstrap: str = "", meeting: str = "") -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._inbox = Inbox(self._context, HOST)
-        self._told: list[Order] = []
+        self._payloads: list[Command] = []
         self._host = ThisHost(HOST)
         self._host.__enter__()
         self.bootstrap = bootstrap or self._host.bind_registry(rank_id)
@@ -99,25 +99,27 @@ class Alone:
         self._outbox = Outbox(self._context, route.host, route.control_port)
         self.tell(Start(time.monotonic()))
 
-    def tell(self, order: Order) -> None:
+    def tell(self, command: Command) -> None:
         assert self._outbox is not None
-        self._outbox.send(order_frames(order))
+        self._outbox.send(command_frames(command))
 
     def expect(self, kind: type[Wanted]) -> Wanted:
         """The next order of this kind that the rank gives."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
-            for number, order in enumerate(self._told):
-                if isinstance(order, kind):
-                    del self._told[number]
-                    return order
+            for number, command in enumerate(self._payloads):
+                if isinstance(command, kind):
+                    del self._payloads[number]
+                    return command
             assert self.process.poll() is None, self.process.last_words()
             assert time.monotonic() < deadline_s, f"no {kind.__name__} came"
             self._inbox.wait(0.05)
             for frames in self._inbox.messages():
-                order = parse_order(frames)
+                command = parse_command(frames)
                 # What it recorded meanwhile comes along with the end of a room.
-                self._told.append(msgspec.structs.replace(order, records=[]) if isinstance(order, Concluded) else order)
+                self._payloads.append(
+                    msgspec.structs.replace(command, records=[]) if isinstance(command, Concluded) else command
+                )
 
     def end(self) -> Report:
         self.tell(Stop())
@@ -474,7 +476,7 @@ def blocks_of(frames: list[bytes]) -> list[int]:
 
 def write(peer: Peer, to: Register, room: int, total: int, start: int, blocks: list[int], end: int) -> None:
     """Write tokens from ``start`` to ``end``, a block's end, into the receiver's blocks, aux with the first of all."""
-    pieces: list[tuple[int, int, int]] = []
+    segments: list[tuple[int, int, int]] = []
     for number, block in enumerate(blocks):
         first = start + number * BLOCK
         if first >= end:
@@ -485,12 +487,12 @@ def write(peer: Peer, to: Register, room: int, total: int, start: int, blocks: l
             # Laid out in the peer's own registered pool, at its block of the same number, and written from there.
             source = peer.pools[kind][number * peer.strides[kind] :]
             source[: len(content)] = np.frombuffer(content, dtype=np.uint8)
-            pieces.append((source.ctypes.data, to.bases[kind] + block * peer.strides[kind], len(content)))
+            segments.append((source.ctypes.data, to.bases[kind] + block * peer.strides[kind], len(content)))
     if start == 0:
         aux = block_bytes(room, total, 0)[AUX]
         peer.pools[AUX][: len(aux)] = np.frombuffer(aux, dtype=np.uint8)
-        pieces.append((peer.pools[AUX].ctypes.data, to.bases[AUX] + blocks[0] * 64, 64))
-    sources, targets, lengths = (list(column) for column in zip(*pieces, strict=True))
+        segments.append((peer.pools[AUX].ctypes.data, to.bases[AUX] + blocks[0] * 64, 64))
+    sources, targets, lengths = (list(column) for column in zip(*segments, strict=True))
     assert peer.engine.batch_transfer_sync_write(to.session, sources, targets, lengths) == 0
 
 

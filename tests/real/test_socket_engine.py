@@ -25,9 +25,9 @@ from real.engine.socket_wire import (
     HEAD,
     HELLO_BYTES,
     MOST_BYTES,
-    MOST_PIECES,
-    PIECES,
+    MOST_SEGMENTS,
     PLACE,
+    SEGMENTS,
     TAG_BYTES,
     MalformedError,
     Seal,
@@ -166,15 +166,15 @@ def test_whoever_says_nothing_makes_room_and_is_not_counted(target: End, monkeyp
 # --- what is malformed ---
 
 
-def head(pieces: list[tuple[int, int]], sequence: int = 0) -> bytes:
-    return HEAD.pack(sequence, len(pieces)) + b"".join(PLACE.pack(*piece) for piece in pieces)
+def head(segments: list[tuple[int, int]], sequence: int = 0) -> bytes:
+    return HEAD.pack(sequence, len(segments)) + b"".join(PLACE.pack(*segment) for segment in segments)
 
 
 @pytest.mark.parametrize(
     "said",
     [
         lambda base: HEAD.pack(0, 0),
-        lambda base: HEAD.pack(0, MOST_PIECES + 1),
+        lambda base: HEAD.pack(0, MOST_SEGMENTS + 1),
         lambda base: HEAD.pack(0, 2**32 - 1),
         lambda base: head([(base, 64)], sequence=1),
     ],
@@ -189,7 +189,7 @@ def test_a_head_that_is_none_ends_the_connection(target: End, said: object) -> N
 def test_a_message_beyond_the_bounds_ends_the_connection_before_its_bytes(target: End, lengths: list[int]) -> None:
     line, seal = member(target)
     said = head([(target.base, length) for length in lengths])
-    line.sendall(said + seal.tag(PIECES, said))
+    line.sendall(said + seal.tag(SEGMENTS, said))
     assert is_closed(line)
     assert untouched(target)
 
@@ -198,7 +198,7 @@ def test_no_byte_is_placed_under_a_wrong_tag(target: End) -> None:
     line, seal = member(target)
     said = head([(target.base, 64)])
     other = head([(target.base + 64, 64)])
-    line.sendall(said + seal.tag(PIECES, other) + b"x" * 64)
+    line.sendall(said + seal.tag(SEGMENTS, other) + b"x" * 64)
     assert is_closed(line)
     assert untouched(target)
 
@@ -221,25 +221,29 @@ def test_noise_ends_a_connection_and_nothing_else(target: End, source: End, nois
 
 @given(st.lists(st.integers(0, 3 * MOST_BYTES), max_size=20))
 def test_messages_carry_every_byte_once_within_their_bounds(lengths: list[int]) -> None:
-    pieces, at = [], 4096
+    segments, at = [], 4096
     for length in lengths:
-        pieces.append((at, at + 10**12, length))
+        segments.append((at, at + 10**12, length))
         at += length + 1
-    made = list(messages(pieces))
-    assert all(0 < len(one.pieces) <= MOST_PIECES for one in made)
-    assert all(one.size_bytes == sum(piece[2] for piece in one.pieces) <= MOST_BYTES for one in made)
-    parts = [part for one in made for part in one.pieces]
+    made = list(messages(segments))
+    assert all(0 < len(one.segments) <= MOST_SEGMENTS for one in made)
+    assert all(one.size_bytes == sum(segment[2] for segment in one.segments) <= MOST_BYTES for one in made)
+    parts = [part for one in made for part in one.segments]
     assert all(target - source == 10**12 for source, target, _ in parts)
     joined: list[tuple[int, int, int]] = []
     for source, target, length in parts:
         if joined and joined[-1][0] + joined[-1][2] == source:
             source, target, length = joined[-1][0], joined[-1][1], joined.pop()[2] + length
         joined.append((source, target, length))
-    assert joined == [piece for piece in pieces if piece[2]]
+    assert joined == [segment for segment in segments if segment[2]]
 
 
-def test_many_small_pieces_are_several_messages() -> None:
-    assert [len(one.pieces) for one in messages([(1, 1, 1)] * (2 * MOST_PIECES + 5))] == [MOST_PIECES, MOST_PIECES, 5]
+def test_many_small_segments_are_several_messages() -> None:
+    assert [len(one.segments) for one in messages([(1, 1, 1)] * (2 * MOST_SEGMENTS + 5))] == [
+        MOST_SEGMENTS,
+        MOST_SEGMENTS,
+        5,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -290,10 +294,10 @@ def test_a_peer_that_comes_back_between_two_writes_costs_no_write(source: End, t
     assert (result.ok, result.quiet) == (False, True), "the kept connection is known to be closed"
 
 
-def test_withdrawn_memory_is_written_no_more_not_even_in_the_middle_of_a_piece(target: End) -> None:
+def test_withdrawn_memory_is_written_no_more_not_even_in_the_middle_of_a_segment(target: End) -> None:
     line, seal = member(target)
     said = head([(target.base, SIZE), (target.base, 10)])
-    line.sendall(said + seal.tag(PIECES, said) + b"x" * 1000)
+    line.sendall(said + seal.tag(SEGMENTS, said) + b"x" * 1000)
     while target.memory[999] != ord("x"):  # bounded by the test's time
         time.sleep(0.001)
     target.engine.unregister_region(target.base)
@@ -309,7 +313,7 @@ def test_withdrawn_memory_is_written_no_more_not_even_in_the_middle_of_a_piece(t
 def test_a_writer_that_ends_in_the_middle_leaves_the_engine_as_it_was(source: End, target: End) -> None:
     line, seal = member(target)
     said = head([(target.base, SIZE)])
-    line.sendall(said + seal.tag(PIECES, said) + b"x" * 1000)
+    line.sendall(said + seal.tag(SEGMENTS, said) + b"x" * 1000)
     line.close()
     result = source.engine.write(target.engine.session, [(source.base, target.base, SIZE)])
     assert result.ok, result.failure

@@ -34,7 +34,7 @@ from protocol.chunks import plan_chunk
 from protocol.emulation.loop import LoopGrid
 from protocol.emulation.passes import Passes
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
-from protocol.messages import Action, CopyOut, Deliver, Quiet, StartEncode, StartWrite, Turn, WriteDone
+from protocol.messages import Action, CopyOut, Deliver, Iteration, Quiet, StartEncode, StartWrite, WriteDone
 from protocol.topology import RankId, Side
 from real.control.route import Route
 from real.control.spec import Heartbeats
@@ -133,17 +133,17 @@ def test_what_was_spent_before_the_start_and_by_earlier_threads_does_not_count()
     meter = Meter(read=lambda: next(readings))
     assert not meter.started
     meter.start()
-    usage = meter.stop(Counts(turns=7), WriteCounts(pieces=3), durations([1.0, 3.0]))
+    usage = meter.stop(Counts(iterations=7), WriteCounts(segments=3), durations([1.0, 3.0]))
     assert usage is not None
     assert [getattr(usage, part) for part in PARTS] == [0.5, 0.0, 0.75, 0.125, 0.0625, 0.0]
-    assert (usage.turns, usage.pieces, usage.collectives) == (7, 3, 2)
+    assert (usage.iterations, usage.segments, usage.collectives) == (7, 3, 2)
     assert usage.collective_quantiles_s[QUANTILES // 2] == 2.0
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(usage), type=Usage) == usage
 
 
 @pytest.mark.skipif(read_threads() is None, reason="the kernel does not say what threads spend")
 def test_a_busy_thread_is_found_by_its_name() -> None:
-    """Only what cannot depend on other load: processor time, lower bounds and order."""
+    """Only what cannot depend on other load: processor time, lower bounds and command."""
     busy_s = 0.15
     worked, leave = threading.Event(), threading.Event()
 
@@ -219,7 +219,7 @@ def test_memory_is_bounded_and_the_sample_favours_nobody() -> None:
     tenths = [sum(1 for one in made.kept if one // MOST_DURATIONS == tenth) for tenth in range(10)]
     expected = MOST_DURATIONS / 10
     assert all(abs(tenth - expected) < 5 * (expected * 0.9) ** 0.5 for tenth in tenths), tenths
-    # The first of a turn's all-reduces waits for the others, the second does not.
+    # The first of an iteration's all-reduces waits for the others, the second does not.
     alternating = durations([float(number % 2) for number in range(10_000)], most=1_000)
     assert abs(sum(alternating.kept) - 500) < 5 * 250**0.5
 
@@ -256,13 +256,13 @@ class SlowPool:
         self._clock.sleep(self._copy_s)
 
 
-TURN_S, PASS_S = 0.001, 0.010
+ITERATION_S, PASS_S = 0.001, 0.010
 Make = Callable[[Side, float, list[Action]], Driver]
 
 
 @pytest.fixture
 def make_driver(monkeypatch: pytest.MonkeyPatch) -> Make:
-    """A driver that has only what a turn needs; one second after zero its core answers with the actions."""
+    """A driver that has only what an iteration needs; one second after zero its core answers with the actions."""
 
     def make(side: Side, copy_s: float, actions: list[Action]) -> Driver:
         clock = Clock()
@@ -274,8 +274,8 @@ def make_driver(monkeypatch: pytest.MonkeyPatch) -> Make:
         made.rank_id, made.scenario = RankId(side, 0, 0), scenario
         made.clock, made.counts, made.agenda = RunClock(clock.now_s - 1.0), Counts(), Agenda()
         made.journal = SimpleNamespace(send_on=lambda: None)  # type: ignore[assignment]
-        made.core = SimpleNamespace(handle=lambda turn, now: actions)  # type: ignore[assignment]
-        made.grid = LoopGrid(TURN_S)
+        made.core = SimpleNamespace(handle=lambda iteration, now: actions)  # type: ignore[assignment]
+        made.grid = LoopGrid(ITERATION_S)
         pool: Any = SlowPool(clock, copy_s)
         made.forward = Forward(made.rank_id, scenario, pool, Passes(scenario), made.agenda, made.counts)
         made.grid.next_s(1.0)
@@ -285,12 +285,12 @@ def make_driver(monkeypatch: pytest.MonkeyPatch) -> Make:
 
 
 @pytest.mark.parametrize(("fill_s", "ends_s"), [(0.0, 1.010), (0.002, 1.010), (0.004, 1.010), (0.020, 1.040)])
-def test_a_turn_lasts_as_long_as_its_pass_or_the_filling_whichever_is_longer(
+def test_an_iteration_lasts_as_long_as_its_pass_or_the_filling_whichever_is_longer(
     make_driver: Make, fill_s: float, ends_s: float
 ) -> None:
     encodes: list[Action] = [StartEncode(1, 0, 8, (0,)), StartEncode(2, 0, 5, (1,))]
     one = make_driver(Side.ENCODE, fill_s, encodes)
-    one.turn(Turn(0, 0, 0, ()))
+    one.iteration(Iteration(0, 0, 0, ()))
     assert one.grid.next_s(1.0) == pytest.approx(ends_s, abs=1e-9)
     # The pass is over when it is; one that filled for longer notices it late.
     assert [due_s - one.clock.zero_s for due_s in one.agenda.times_s] == pytest.approx([1.010, 1.010], abs=1e-9)
@@ -300,17 +300,17 @@ def test_a_turn_lasts_as_long_as_its_pass_or_the_filling_whichever_is_longer(
 
 def test_on_the_language_side_the_pass_begins_behind_the_copies(make_driver: Make) -> None:
     one = make_driver(Side.LANGUAGE, 0.003, [CopyOut(1, 0, 0, 8, (0,)), CopyOut(1, 0, 8, 4, (1,)), Deliver(1, 0, 12)])
-    one.turn(Turn(0, 0, 0, ()))
+    one.iteration(Iteration(0, 0, 0, ()))
     assert one.grid.next_s(1.0) == pytest.approx(1.016, abs=1e-9)
     assert (one.counts.copies, one.counts.copy_bytes) == (2, 12 * one.scenario.layout.bytes_per_token)
     assert one.counts.copy_cpu_s == pytest.approx(0.006, abs=1e-9)
 
 
 @pytest.mark.parametrize(("side", "copies"), [(Side.ENCODE, 0), (Side.LANGUAGE, 2)])
-def test_a_turn_without_a_pass_ends_with_what_it_did(make_driver: Make, side: Side, copies: int) -> None:
+def test_an_iteration_without_a_pass_ends_with_what_it_did(make_driver: Make, side: Side, copies: int) -> None:
     one = make_driver(side, 0.003, [CopyOut(1, 0, 0, 8, (0,))] * copies)
-    one.turn(Turn(0, 0, 0, ()))
-    expected_s = 1.0 + (0.003 * copies or TURN_S)
+    one.iteration(Iteration(0, 0, 0, ()))
+    expected_s = 1.0 + (0.003 * copies or ITERATION_S)
     assert one.grid.next_s(1.0) == pytest.approx(expected_s, abs=1e-9)
 
 
@@ -320,10 +320,10 @@ def test_each_thread_of_a_writer_counts_what_the_engine_took() -> None:
     counted: list[int] = []
 
     class Wire:
-        def write(self, session: str, pieces: Sequence[tuple[int, int, int]]) -> WriteResult:
+        def write(self, session: str, segments: Sequence[tuple[int, int, int]]) -> WriteResult:
             if session.endswith("1.0") and len(done) >= 2:
                 raise EngineError("refused before anything was sent")
-            size = sum(length for _, _, length in pieces)
+            size = sum(length for _, _, length in segments)
             return WriteResult(ok=True, elapsed_s=0.25, completed_bytes=size, quiet=True)
 
     def finish(one: WriteDone) -> None:
@@ -387,7 +387,7 @@ def test_the_account_of_a_run_agrees_with_its_events(tmp_path: Path) -> None:
         written = of[of.event == "write_done"]
         assert encode.writes == len(written) >= 2 * 12
         assert encode.write_bytes == written.bytes.sum()
-        assert encode.pieces >= encode.writes
+        assert encode.segments >= encode.writes
         assert encode.write_s > 0
         assert encode.fills == (of.event == "encoded").sum() == 12
         assert encode.fill_bytes == tokens * config.layout.bytes_per_token
@@ -397,7 +397,7 @@ def test_the_account_of_a_run_agrees_with_its_events(tmp_path: Path) -> None:
             assert one.copies == len(received) > 12
             assert one.copy_bytes == received.bytes.sum() == encode.fill_bytes
             assert 0 < one.copy_cpu_s < one.lasts_s
-            assert one.collectives >= one.turns > 0
+            assert one.collectives >= one.iterations > 0
             assert len(one.collective_quantiles_s) == QUANTILES
             assert 0 < one.collective_quantiles_s[0] <= one.collective_quantiles_s[-1]
             assert one.collective_cpu_s > 0
@@ -410,9 +410,9 @@ def test_the_account_of_a_run_agrees_with_its_events(tmp_path: Path) -> None:
             assert one.inputs > 12, name
         assert encode.writer_cpu_s > 0
         assert encode.engine_cpu_s > 0
-        assert encode.turns > 0
+        assert encode.iterations > 0
         assert (encode.collectives, encode.collective_quantiles_s) == (0, ())
-        assert (router.turns, router.writes, router.engine_cpu_s) == (0, 0, 0.0)
+        assert (router.iterations, router.writes, router.engine_cpu_s) == (0, 0, 0.0)
         # Every rank concludes every request, and says so at least.
         assert router.inputs >= 3 * 12
         last_s = of.time_s.max()

@@ -28,24 +28,24 @@ WAIT_S = 10.0
 
 
 class Wire:
-    """Takes the place of an engine: moves the pieces, after ``gates[session]`` has opened where there is one."""
+    """Takes the place of an engine: moves the segments, after ``gates[session]`` has opened where there is one."""
 
     def __init__(self) -> None:
         self.gates: dict[str, threading.Event] = {}
-        self.writes: list[tuple[str, int]] = []  # (session, pieces)
+        self.writes: list[tuple[str, int]] = []  # (session, segments)
         self.refusal: Exception | None = None
         self.registered: list[range] = []  # addresses; what lies elsewhere is refused, as an engine does
 
-    def write(self, session: str, pieces: Sequence[tuple[int, int, int]], timeout_s: float = 30.0) -> WriteResult:
+    def write(self, session: str, segments: Sequence[tuple[int, int, int]], timeout_s: float = 30.0) -> WriteResult:
         assert self.gates.get(session) is None or self.gates[session].wait(WAIT_S)
-        self.writes.append((session, len(pieces)))
+        self.writes.append((session, len(segments)))
         if self.refusal is not None:
             raise self.refusal
-        if not all(any(target in region for region in self.registered) for _, target, _ in pieces):
+        if not all(any(target in region for region in self.registered) for _, target, _ in segments):
             return WriteResult(ok=False, elapsed_s=0.0, completed_bytes=0, quiet=False, failure="no such memory")
-        for source, target, length in pieces:
+        for source, target, length in segments:
             ctypes.memmove(target, source, length)
-        return WriteResult(ok=True, elapsed_s=0.0, completed_bytes=sum(piece[2] for piece in pieces), quiet=True)
+        return WriteResult(ok=True, elapsed_s=0.0, completed_bytes=sum(segment[2] for segment in segments), quiet=True)
 
 
 class Bench:
@@ -82,16 +82,16 @@ def bench(**changes: Any) -> Bench:
     return Bench(Scenario(block_tokens=8, hidden=32, language_instances=2, **changes))
 
 
-def test_neighbouring_blocks_are_one_piece_and_arrive() -> None:
+def test_neighbouring_blocks_are_one_segment_and_arrive() -> None:
     one = bench()
-    for room, source, target, pieces in (
-        (1, (0, 1, 2), (5, 6, 7), 4),  # one piece for each of three kinds, and aux
+    for room, source, target, segments in (
+        (1, (0, 1, 2), (5, 6, 7), 4),  # one segment for each of three kinds, and aux
         (2, (4, 9, 3), (0, 1, 2), 10),  # neighbours on one side only are no neighbours
         (3, (10, 11, 13), (10, 11, 12), 7),
     ):
         write = one.start(room, 0, source, target)
         assert one.next_done() == WriteDone(room, 0, 0, write.destination, True)
-        assert one.wire.writes[-1] == (str(write.destination), pieces)
+        assert one.wire.writes[-1] == (str(write.destination), segments)
         received = one.targets[write.destination].gather(target, TOKENS)
         assert first_difference(room_content(room, 0, TOKENS, one.scenario.layout), received) is None
     one.writer.close()
@@ -145,7 +145,7 @@ def test_a_write_that_is_refused_fails_its_room_and_no_other() -> None:
     one.writer.close()
 
 
-def test_an_injected_fault_is_one_piece_that_can_never_land() -> None:
+def test_an_injected_fault_is_one_segment_that_can_never_land() -> None:
     one = bench(faults=(WriteFault(room=1),))
     one.start(1, 0, (0, 2, 4), (0, 1, 2))
     done = one.next_done()

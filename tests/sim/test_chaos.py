@@ -1,4 +1,4 @@
-"""Random runs with random faults keep every law, and would not if the protocol were broken."""
+"""Random runs with random faults keep every invariant, and would not if the protocol were violations."""
 
 import pickle
 from collections import Counter
@@ -15,9 +15,9 @@ from protocol.emulation.scenario import Request, Scenario
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.language_phases import LanguagePhase
-from protocol.messages import Abort, Action, Turn
+from protocol.messages import Abort, Action, Iteration
 from sim.chaos import ChaosCase, ChaosOutcome, describe, draw_case, run_case, run_seed
-from sim.cluster import turns
+from sim.cluster import iterations
 from sim.faults import FaultPlan
 from sim.network.link import LinkProfile
 
@@ -33,8 +33,8 @@ def violated(seeds: range) -> list[ChaosOutcome]:
 
 def test_some_hundred_seeds_are_clean() -> None:
     outcomes = [run_seed(seed) for seed in range(300)]
-    broken = [describe(outcome) for outcome in outcomes if outcome.violations]
-    assert not broken, "\n".join(broken)
+    violations = [describe(outcome) for outcome in outcomes if outcome.violations]
+    assert not violations, "\n".join(violations)
     # The runs are no use unless much happens in them and much is served nevertheless.
     assert set().union(*(outcome.faults for outcome in outcomes)) == KINDS
     requests, succeeded = (sum(getattr(one, field) for one in outcomes) for field in ("requests", "succeeded"))
@@ -46,8 +46,8 @@ def test_some_hundred_seeds_are_clean() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(1000, 11000, 1000))
 def test_thousands_of_seeds_are_clean(first: int) -> None:
-    broken = [describe(outcome) for outcome in violated(range(first, first + 1000))]
-    assert not broken, "\n".join(broken)
+    violations = [describe(outcome) for outcome in violated(range(first, first + 1000))]
+    assert not violations, "\n".join(violations)
 
 
 def test_a_seed_is_a_pure_function_and_travels() -> None:
@@ -103,7 +103,7 @@ def release_instead_of_fencing(patch: pytest.MonkeyPatch) -> None:
         room.phase = LanguagePhase.AWAITING_RESUME
         concluded(self, room, reason, now, actions)
 
-    patch.setattr(LanguageRank, "_conclude_failed", broken)
+    patch.setattr(LanguageRank, "_conclude_failed", violations)
 
 
 def forget_the_fence_of_the_pool(patch: pytest.MonkeyPatch) -> None:
@@ -134,16 +134,16 @@ def tell_before_all_hold(patch: pytest.MonkeyPatch) -> None:
             room.landed.discard(event.destination)
         done(self, event, now, actions)
 
-    patch.setattr(EncodeRank, "_on_write_done", broken)
+    patch.setattr(EncodeRank, "_on_write_done", violations)
 
 
 def act_on_own_progress(patch: pytest.MonkeyPatch) -> None:
-    def hold_turn(members: list[Any]) -> Turn:
-        ballot = agree([member.ballot() for member in members])
+    def hold_iteration(members: list[Any]) -> Iteration:
+        proposal = agree([member.proposal() for member in members])
         candidates = tuple(members[0].candidates())
-        return Turn(*ballot, tuple(zip(candidates, members[0].votes(candidates), strict=True)))
+        return Iteration(*proposal, tuple(zip(candidates, members[0].progress_of(candidates), strict=True)))
 
-    patch.setattr(turns, "hold_turn", hold_turn)
+    patch.setattr(iterations, "hold_iteration", hold_iteration)
 
 
 def never_repeat_a_cancel(patch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def conclude_twice(patch: pytest.MonkeyPatch) -> None:
         reaped(self, room, now, actions)
         actions.append(actions[-1])
 
-    patch.setattr(EncodeRank, "_conclude_success", broken)
+    patch.setattr(EncodeRank, "_conclude_success", violations)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def conclude_twice(patch: pytest.MonkeyPatch) -> None:
         (conclude_twice, "concludes Success on encode"),
     ],
 )  # fmt: skip
-def test_a_broken_core_is_caught(broken: Break, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_core_is_caught(violations: Break, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
     for seed in range(150):
         if any(word in violation for violation in run_seed(seed).violations):
@@ -185,15 +185,15 @@ def test_an_exception_of_a_core_is_a_violation_that_names_it(monkeypatch: pytest
     def broken(self: LanguageRank, *_: object) -> None:
         raise KeyError("gone")
 
-    monkeypatch.setattr(LanguageRank, "_deliver", broken)
+    monkeypatch.setattr(LanguageRank, "_deliver", violations)
     link = LinkProfile(
-        name="test", latency_s=0.0, per_piece_s=0.0, bandwidth_Bps=1e9, control_latency_s=0.0, copy_bandwidth_Bps=1e9
+        name="test", latency_s=0.0, per_segment_s=0.0, bandwidth_Bps=1e9, control_latency_s=0.0, copy_bandwidth_Bps=1e9
     )
     scenario = Scenario(block_tokens=4, hidden=8, sizing_options={"tokens": 8}, timeout_s=1.0)
     outcome = run_case(
         ChaosCase(scenario=scenario, requests=(Request(0, 0.0, 4),), link=link, plan=FaultPlan(), calm=True)
     )
-    assert any("KeyError in broken: 'gone'" in violation for violation in outcome.violations)
+    assert any("KeyError in violations: 'gone'" in violation for violation in outcome.violations)
     assert (outcome.succeeded, outcome.failed) == (0, 1)
 
 
@@ -206,5 +206,5 @@ def test_an_abort_that_nobody_asked_for_is_seen_in_a_calm_run(monkeypatch: pytes
 
     calm = next(seed for seed in range(100) if draw_case(seed).calm and draw_case(seed).scenario.discipline == "window")
     assert run_seed(calm).violations == ()
-    monkeypatch.setattr(EncodeRank, "_on_request", broken)
+    monkeypatch.setattr(EncodeRank, "_on_request", violations)
     assert any("fails without a reason" in violation for violation in run_seed(calm).violations)

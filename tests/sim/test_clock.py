@@ -19,12 +19,12 @@ def test_calls_come_in_order_of_time_and_ties_in_order_of_scheduling() -> None:
 
 def test_calls_that_come_last_wait_for_plain_calls_of_the_same_moment() -> None:
     clock, seen = Clock(), []
-    clock.call_last_at(1.0, 1, seen.append, "turn of group 1")
-    clock.call_last_at(1.0, 0, seen.append, "turn of group 0")
+    clock.call_last_at(1.0, 1, seen.append, "iteration of group 1")
+    clock.call_last_at(1.0, 0, seen.append, "iteration of group 0")
     clock.call_at(1.0, lambda: clock.call_after(0.0, seen.append, "a call it made"))
     clock.call_at(1.0, seen.append, "message")
     clock.run_while_busy()
-    assert seen == ["message", "a call it made", "turn of group 0", "turn of group 1"]
+    assert seen == ["message", "a call it made", "iteration of group 0", "iteration of group 1"]
 
 
 def test_reminders_do_not_keep_the_run_alive_but_come_in_order() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 Path("host.toml").write_text('''
 latency_s = 0.3e-3
-per_piece_s = 0.1e-3
+per_segment_s = 0.1e-3
 bandwidth_Bps = 2.4e9
 control_latency_s = 0.25e-3
 copy_bandwidth_Bps = 12e9
@@ -46,10 +46,10 @@ for example, settings in (
     config = load(example, settings)
     target = Path(sys.argv[1]) / example
     with RunWriter(target, config) as writer:
-        one, broken = simulate_one(config, 0, writer)
+        one, violations = simulate_one(config, 0, writer)
         writer.finish({}, {})
         writer.publish()
-    assert not broken, broken
+    assert not violations, violations
 print("compiled" if compiled_copy() is not None else "plain")
 """
 

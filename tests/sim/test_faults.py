@@ -10,7 +10,7 @@ import pytest
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
 from protocol.messages import Abort, Cancel, ChunkStatus, EncodeRequest, Offer, PeerDown, PeerUp, WriteDone, WriterQuiet
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from sim.clock import Clock
@@ -21,7 +21,7 @@ from sim.run import SimulationOutcome, simulate
 from sim.workload import generate, load_mix
 
 LINK = LinkProfile(
-    name="test", latency_s=0.001, per_piece_s=0.0, bandwidth_Bps=math.inf, control_latency_s=0.001,
+    name="test", latency_s=0.001, per_segment_s=0.0, bandwidth_Bps=math.inf, control_latency_s=0.001,
     copy_bandwidth_Bps=math.inf,
 )  # fmt: skip
 SMALL = Scenario(
@@ -354,7 +354,7 @@ def test_first_contact_is_paid_again_after_a_restart() -> None:
     assert waits == pytest.approx([0.501, 0.001, 0.501])
 
 
-def test_a_hang_makes_inputs_and_turns_wait_in_their_order() -> None:
+def test_a_hang_makes_inputs_and_iterations_wait_in_their_order() -> None:
     plain, hung = one(FaultPlan()), one(FaultPlan(incidents=(Hang(0.005, E0, 2.0),)))
     assert [type(event) for _, to, event in plain.inputs if to == E0][:3] == [
         type(event) for _, to, event in hung.inputs if to == E0
@@ -365,7 +365,7 @@ def test_a_hang_makes_inputs_and_turns_wait_in_their_order() -> None:
     assert hung.cluster.requests.succeeded == 1
 
 
-def test_a_hung_member_stops_the_turns_of_its_group() -> None:
+def test_a_hung_member_stops_the_iterations_of_its_group() -> None:
     run = one(FaultPlan(incidents=(Hang(0.0, L1, 1.0),)), PAIRS)
     assert run.times_s(Event.OFFERED, Side.LANGUAGE)[0] == pytest.approx(1.0)
     assert run.cluster.requests.succeeded == 1
@@ -379,7 +379,7 @@ def test_a_slow_rank_takes_longer_over_everything() -> None:
 
     for first, last in ((Event.ENCODE_STARTED, Event.ENCODED), (Event.WRITE_STARTED, Event.WRITE_DONE)):
         assert took_s(slow, first, last) == pytest.approx(10 * took_s(plain, first, last))
-    assert slow.cluster.turns.held <= plain.cluster.turns.held
+    assert slow.cluster.iterations.held <= plain.cluster.iterations.held
     assert slow.cluster.requests.succeeded == 1
 
 
@@ -426,7 +426,7 @@ def test_a_plan_is_data() -> None:
 
 
 @pytest.mark.parametrize("build", [Faults, lambda: PlannedFaults(FaultPlan())])
-def test_the_laws_hold_with_an_injector(build: Callable[[], Faults]) -> None:
-    checker = LawChecker(SMALL)
+def test_the_invariants_hold_with_an_injector(build: Callable[[], Faults]) -> None:
+    checker = InvariantMonitor(SMALL)
     simulate(SMALL, checker.announced([Request(0, 0.0, 30)]), LINK, recorder=checker, faults=build())
     assert checker.examples == checker.open_rooms == []

@@ -19,7 +19,7 @@ from sim.chaos import draw_case, run_case
 from sim.clock import Clock
 from sim.cluster.cluster import Cluster
 from sim.cluster.dedicated import DedicatedProcessors
-from sim.cluster.messages import AT_ONCE, IN_ENCODE_TURNS, IN_LANGUAGE_TURNS
+from sim.cluster.messages import AT_ONCE, IN_ENCODE_ITERATIONS, IN_LANGUAGE_ITERATIONS
 from sim.cluster.shared import SharedHost
 from sim.faults import FaultPlan, PlannedFaults
 from sim.host.costs import SPREADS, HostCosts, host_from
@@ -31,9 +31,9 @@ from sim.streams import stream
 COSTS = HostCosts(
     processors=2,
     input_s=100e-6,
-    turn_s=100e-6,
+    iteration_s=100e-6,
     message_s=50e-6,
-    order_s=80e-6,
+    command_s=80e-6,
     fill_bandwidth_Bps=8e9,
     write_processors=1.2,
     collective_processors=0.5,
@@ -42,7 +42,7 @@ COSTS = HostCosts(
 LINK = LinkProfile(
     name="small host",
     latency_s=0.3e-3,
-    per_piece_s=0.1e-3,
+    per_segment_s=0.1e-3,
     bandwidth_Bps=2.4e9,
     control_latency_s=0.25e-3,
     copy_bandwidth_Bps=12e9,
@@ -92,23 +92,23 @@ def latencies(scenario: Scenario, requests: list[Request], link: LinkProfile) ->
 
 @pytest.mark.parametrize("tokens", [300, 1024, 3000])
 def test_a_request_that_is_alone_takes_as_long_as_without_a_host(tokens: int) -> None:
-    # Free of its own wake: what its ranks do after an input or a turn can meet its next step.
-    quiet = on(math.inf, turn_s=0.0, input_s=0.0)
+    # Free of its own wake: what its ranks do after an input or an iteration can meet its next step.
+    quiet = on(math.inf, iteration_s=0.0, input_s=0.0)
     with_host, without = (
         latencies(SCENARIO, [Request(0, 0.0, tokens)], link)[0] for link in (quiet, change(LINK, host=None))
     )
-    # Turns lie on a grid of 1 ms, so a microsecond of rounding could move one by a period.
+    # Iterations lie on a grid of 1 ms, so a microsecond of rounding could move one by a period.
     assert with_host == pytest.approx(without, abs=1e-9)
 
 
-def test_its_own_wake_moves_a_lone_request_by_a_turn_at_most() -> None:
+def test_its_own_wake_moves_a_lone_request_by_an_iteration_at_most() -> None:
     with_host, without = (
         latencies(SCENARIO, [Request(0, 0.0, 3000)], link)[0] for link in (LINK, change(LINK, host=None))
     )
     assert abs(with_host - without) < SCENARIO.services.language_poll_interval_s + 0.5e-3
 
 
-# --- what a turn and a sleep cost ---
+# --- what an iteration and a sleep cost ---
 
 
 def firsts(link: LinkProfile, event: Event, scenario: Scenario = SCENARIO) -> list[float]:
@@ -121,37 +121,37 @@ def firsts(link: LinkProfile, event: Event, scenario: Scenario = SCENARIO) -> li
 
 
 def on_the_grid(times_s: list[float], period_s: float) -> list[float]:
-    """How long after a turn was due each of them is."""
+    """How long after an iteration was due each of them is."""
     return [math.fmod(one + 1e-9, period_s) - 1e-9 for one in times_s]
 
 
-def test_the_work_of_a_turn_comes_before_what_it_decides() -> None:
+def test_the_work_of_an_iteration_comes_before_what_it_decides() -> None:
     scenario = change(SCENARIO, services=ServiceTimes(language_poll_interval_s=0.01, encode_per_token_s=1e-6))
-    link = change(on(math.inf, turn_s=0.4e-3), wakeup_s=0.0)
+    link = change(on(math.inf, iteration_s=0.4e-3), wakeup_s=0.0)
     for event in (Event.OFFERED, Event.CHUNK_RECEIVED):
         assert on_the_grid(firsts(link, event, scenario), 0.01) == pytest.approx([0.4e-3] * 6, abs=1e-8)
 
 
-@pytest.mark.parametrize(("turn_s", "late_s"), [(0.015, 0.9e-3), (0.002, 0.3e-3)])
-def test_a_loop_wakes_up_later_from_a_sound_sleep_than_from_a_nap(turn_s: float, late_s: float) -> None:
-    services = ServiceTimes(language_poll_interval_s=turn_s, encode_per_token_s=1e-6)
+@pytest.mark.parametrize(("iteration_s", "late_s"), [(0.015, 0.9e-3), (0.002, 0.3e-3)])
+def test_a_loop_wakes_up_later_from_a_sound_sleep_than_from_a_nap(iteration_s: float, late_s: float) -> None:
+    services = ServiceTimes(language_poll_interval_s=iteration_s, encode_per_token_s=1e-6)
     link = change(on(math.inf, asleep_after_s=2.5e-3, nap_wakeup_s=0.3e-3), wakeup_s=0.9e-3)
-    found = on_the_grid(firsts(link, Event.CHUNK_RECEIVED, change(SCENARIO, services=services)), turn_s)
-    # The nap ends when the clock says so; a sound sleep does unless a message came shortly before the turn.
+    found = on_the_grid(firsts(link, Event.CHUNK_RECEIVED, change(SCENARIO, services=services)), iteration_s)
+    # The nap ends when the clock says so; a sound sleep does unless a message came shortly before the iteration.
     assert found == pytest.approx([late_s] * 6, abs=1e-8)
 
 
 def test_the_first_copy_after_a_sound_sleep_takes_longer() -> None:
     copies: dict[tuple[float, float], list[float]] = {}
-    for turn_s in (0.015, 0.001):
-        services = ServiceTimes(language_poll_interval_s=turn_s, encode_per_token_s=1e-6)
+    for iteration_s in (0.015, 0.001):
+        services = ServiceTimes(language_poll_interval_s=iteration_s, encode_per_token_s=1e-6)
         for cold_s in (0.0, 0.7e-3):
             link = on(math.inf, asleep_after_s=3e-3, cold_copy_s=cold_s)
             records = observe(change(SCENARIO, services=services), evenly(6, 0.211, tokens=900), link).records
             ends = [[one.time_s for one in records if one.event is event] for event in
                     (Event.CHUNK_RECEIVED, Event.DELIVERED)]  # fmt: skip
-            copies[turn_s, cold_s] = [end_s - begin_s for begin_s, end_s in zip(*ends, strict=True)]
-    longer = [[b - a for a, b in zip(copies[turn_s, 0.0], copies[turn_s, 0.7e-3], strict=True)] for turn_s in
+            copies[iteration_s, cold_s] = [end_s - begin_s for begin_s, end_s in zip(*ends, strict=True)]
+    longer = [[b - a for a, b in zip(copies[iteration_s, 0.0], copies[iteration_s, 0.7e-3], strict=True)] for iteration_s in
               (0.015, 0.001)]  # fmt: skip
     assert longer[0] == pytest.approx([0.7e-3] * 6, abs=1e-9)
     assert longer[1] == pytest.approx([0.0] * 6, abs=1e-9)
@@ -219,7 +219,7 @@ def test_what_varies_does_so_about_its_mean(field: str) -> None:
     assert same == steady
     assert len(set(varied)) > len(set(steady))
     assert sum(twice) > sum(steady)
-    # Turns lie on a grid, so a mean over 40 requests need not be met by more than a part of a period each.
+    # Iterations lie on a grid, so a mean over 40 requests need not be met by more than a part of a period each.
     assert sum(varied) == pytest.approx(sum(steady), rel=0.06)
 
 
@@ -243,8 +243,8 @@ def test_no_request_and_no_message_overtakes_another() -> None:
 
 def test_the_ranks_of_a_group_come_together_while_nothing_is_due() -> None:
     one, two = (observe(change(SCENARIO, language_tp=tp), evenly(20, 0.02), LINK).outcome for tp in (1, 2))
-    assert one.turns < 200  # 20 requests, some turns each
-    assert two.turns > 300  # 0.4 s of a turn every millisecond
+    assert one.iterations < 200  # 20 requests, some iterations each
+    assert two.iterations > 300  # 0.4 s of an iteration every millisecond
 
 
 def test_longer_all_reduces_make_groups_slower_and_leave_lone_ranks_alone() -> None:
@@ -256,8 +256,8 @@ def test_longer_all_reduces_make_groups_slower_and_leave_lone_ranks_alone() -> N
 
 
 @pytest.mark.parametrize("timeout_s", [None, 0.5])
-def test_idle_turns_do_not_keep_a_deadlock_going_for_ever(timeout_s: float | None) -> None:
-    # Both requests hold what the other needs, and both groups turn.
+def test_idle_iterations_do_not_keep_a_deadlock_going_for_ever(timeout_s: float | None) -> None:
+    # Both requests hold what the other needs, and both groups iterate.
     scenario = change(
         SCENARIO, encode_tp=2, language_tp=2, language_blocks=16, discipline="alloc_then_free", timeout_s=timeout_s,
     )  # fmt: skip
@@ -271,12 +271,12 @@ def test_idle_turns_do_not_keep_a_deadlock_going_for_ever(timeout_s: float | Non
 # --- faults ---
 
 
-def test_chaos_on_few_processors_breaks_no_law() -> None:
+def test_chaos_on_few_processors_violates_no_invariant() -> None:
     cases = (draw_case(seed) for seed in range(400))
     hosted = [case for case in cases if case.link.host is not None]
     assert len(hosted) > 60
-    broken = [outcome for outcome in map(run_case, hosted) if outcome.violations]
-    assert broken == []
+    violations = [outcome for outcome in map(run_case, hosted) if outcome.violations]
+    assert violations == []
 
 
 @settings(max_examples=30, deadline=None)
@@ -317,7 +317,7 @@ def test_no_two_processes_and_no_two_threads_live_through_the_same_noise() -> No
 
 
 def test_a_host_is_read_from_its_table() -> None:
-    table = {"latency_s": 0, "per_piece_s": 0, "bandwidth_Bps": 1, "control_latency_s": 0, "copy_bandwidth_Bps": 1}
+    table = {"latency_s": 0, "per_segment_s": 0, "bandwidth_Bps": 1, "control_latency_s": 0, "copy_bandwidth_Bps": 1}
     host = profile_from({**table, "host": {"processors": 2, "collective_quantiles_s": [0.1, 0.2]}}, name="mine").host
     assert host == HostCosts(processors=2.0, collective_quantiles_s=(0.1, 0.2))
     assert profile_from(table, name="mine").host is None
@@ -360,9 +360,9 @@ def test_a_quantile_lies_between_its_steps(steps: list[float], probability: floa
     [
         (None, AT_ONCE, Conclude(0, 0, Status.Failed)),
         (COSTS, AT_ONCE, CopyOut(0, 0, 0, 8, (1,))),
-        (None, IN_ENCODE_TURNS, Deliver(0, 0, 8)),
-        (COSTS, IN_ENCODE_TURNS, CopyOut(0, 0, 0, 8, (1,))),
-        (None, IN_LANGUAGE_TURNS, StartEncode(0, 0, 8, (1,))),
+        (None, IN_ENCODE_ITERATIONS, Deliver(0, 0, 8)),
+        (COSTS, IN_ENCODE_ITERATIONS, CopyOut(0, 0, 0, 8, (1,))),
+        (None, IN_LANGUAGE_ITERATIONS, StartEncode(0, 0, 8, (1,))),
     ],
 )
 def test_what_a_core_may_not_ask_for_now_is_refused_on_every_host(

@@ -15,7 +15,7 @@ from sim.observe import ObservedRun, observe
 from sim.run import simulate
 
 FREE = LinkProfile(
-    name="free", latency_s=0.0, per_piece_s=0.0, bandwidth_Bps=math.inf, control_latency_s=0.0,
+    name="free", latency_s=0.0, per_segment_s=0.0, bandwidth_Bps=math.inf, control_latency_s=0.0,
     copy_bandwidth_Bps=math.inf,
 )  # fmt: skip
 # A token has 2 × 6 bytes of embedding and 16 of ids and positions: 28 bytes. 64 bytes of aux in the first chunk.
@@ -126,7 +126,7 @@ def test_the_ranks_of_an_instance_share_adapters_only_where_the_profile_says_so(
 
 
 def test_where_nobody_can_share_the_network_is_left_out_and_nothing_changes() -> None:
-    shared = msgspec.structs.replace(SECOND, shared_by="rank", per_piece_s=0.01, latency_s=0.1, first_contact_s=0.5)
+    shared = msgspec.structs.replace(SECOND, shared_by="rank", per_segment_s=0.01, latency_s=0.1, first_contact_s=0.5)
     alone = msgspec.structs.replace(shared, shared_by="nobody")
     requests = [Request(room, 0.3 * room, 5 + 7 * room) for room in range(6)]
     pairs = change(SMALL, encode_tp=2, language_tp=3)
@@ -172,7 +172,7 @@ def test_a_prefill_pass_takes_its_batch_and_releases_what_it_is_through_with(
 def test_blocks_that_are_kept_for_the_prefill_make_others_wait() -> None:
     early = observe(prefilling(None, release_after_prefill=False, blocks=10), at_once([10, 10]), FREE)
     late = observe(prefilling(None, release_after_prefill=True, blocks=10), at_once([10, 10]), FREE)
-    # Copied out, the blocks are free at once, but the loop that would hand them out is in the prefill's turn.
+    # Copied out, the blocks are free at once, but the loop that would hand them out is in the prefill's iteration.
     assert ends(early, Event.ALLOCATED, Side.LANGUAGE) == pytest.approx([0.0, 0.0])
     assert ends(late, Event.ALLOCATED, Side.LANGUAGE) == pytest.approx([0.0, 2.0])
 

@@ -16,7 +16,7 @@ from sim.network.link import (
     Contacts,
     LinkProfile,
     TransferWorker,
-    count_pieces,
+    count_segments,
     load_profile,
     profile_from,
     profile_names,
@@ -24,7 +24,7 @@ from sim.network.link import (
 
 FIELDS = {
     "latency_s": 1e-5,
-    "per_piece_s": 1e-6,
+    "per_segment_s": 1e-6,
     "bandwidth_Bps": 1e9,
     "control_latency_s": 1e-4,
     "copy_bandwidth_Bps": math.inf,
@@ -39,15 +39,15 @@ def test_every_shipped_profile_loads_and_states_its_source(name: str) -> None:
 
 
 def test_the_loopback_law() -> None:
-    # 2 MiB in 4 pieces: 25 us + 4 * 28.8 us + 2 MiB / 1.84 GB/s
+    # 2 MiB in 4 segments: 25 us + 4 * 28.8 us + 2 MiB / 1.84 GB/s
     assert load_profile("tcp-loopback").write_s(2**21, 4) == pytest.approx(25e-6 + 115.2e-6 + 1139.757e-6, rel=1e-6)
     assert load_profile("cx7-400g").write_s(49_600_000, 4) == pytest.approx(5.83e-6 + 1e-3)
 
 
-def test_a_message_rate_bounds_small_pieces_and_the_bandwidth_large_ones() -> None:
+def test_a_message_rate_bounds_small_segments_and_the_bandwidth_large_ones() -> None:
     profile = profile_from({**FIELDS, "message_rate_per_s": 1e6}, name="mine")
     posted_s = 1e-5 + 100 * 1e-6
-    assert profile.write_s(50_000, 100) == pytest.approx(posted_s + 100e-6)  # 100 pieces at 1e6 a second
+    assert profile.write_s(50_000, 100) == pytest.approx(posted_s + 100e-6)  # 100 segments at 1e6 a second
     assert profile.write_s(500_000, 100) == pytest.approx(posted_s + 500e-6)  # 500 kB at 1 GB/s
 
 
@@ -61,14 +61,14 @@ def test_a_write_of_at_least_the_threshold_uses_all_adapters() -> None:
     assert profile.write_s(0, 100) == pytest.approx(1e-5 + 100e-6 + 100e-6)
 
 
-def test_the_first_piece_on_each_queue_costs_more() -> None:
+def test_the_first_segment_on_each_queue_costs_more() -> None:
     profile = profile_from({**FIELDS, "per_queue_s": 5e-6, "queues": 8}, name="mine")
     assert profile.write_s(0, 3) == pytest.approx(1e-5 + 3 * 1e-6 + 3 * 5e-6)
     assert profile.write_s(0, 20) == pytest.approx(1e-5 + 20 * 1e-6 + 8 * 5e-6)
 
 
-def test_queues_alone_make_pieces_count() -> None:
-    assert profile_from({**FIELDS, "per_piece_s": 0, "per_queue_s": 5e-6, "queues": 8}, name="mine").counts_pieces
+def test_queues_alone_make_segments_count() -> None:
+    assert profile_from({**FIELDS, "per_segment_s": 0, "per_queue_s": 5e-6, "queues": 8}, name="mine").counts_segments
 
 
 def test_how_a_profile_was_calibrated_changes_nothing() -> None:
@@ -81,10 +81,10 @@ def test_what_is_not_said_costs_nothing() -> None:
     assert plain.write_s(2000, 4) == 1e-5 + 4e-6 + 2000 / 1e9
     assert not plain.contended
     free = LinkProfile(
-        name="free", bandwidth_Bps=math.inf, latency_s=0, per_piece_s=0, control_latency_s=0, copy_bandwidth_Bps=1e9
+        name="free", bandwidth_Bps=math.inf, latency_s=0, per_segment_s=0, control_latency_s=0, copy_bandwidth_Bps=1e9
     )
     assert free.write_s(2**40, 10**6) == 0.0
-    assert not free.counts_pieces
+    assert not free.counts_segments
 
 
 SOME_PROFILES = st.builds(
@@ -92,7 +92,7 @@ SOME_PROFILES = st.builds(
     name=st.just("some"),
     bandwidth_Bps=st.floats(1e6, 1e12) | st.just(math.inf),
     latency_s=st.floats(0, 1e-3),
-    per_piece_s=st.floats(0, 1e-4),
+    per_segment_s=st.floats(0, 1e-4),
     control_latency_s=st.just(0.0),
     copy_bandwidth_Bps=st.just(1e9),
     message_rate_per_s=st.floats(1e3, 1e9) | st.just(math.inf),
@@ -103,22 +103,24 @@ SOME_PROFILES = st.builds(
 )
 
 
-@given(profile=SOME_PROFILES, bytes_=st.integers(0, 2**34), pieces=st.integers(0, 4096), factor=st.floats(0.25, 8))
-def test_a_slow_rank_takes_so_many_times_as_long(profile: LinkProfile, bytes_: int, pieces: int, factor: float) -> None:
-    slow_s = profile.slowed(factor).write_s(bytes_, pieces)
-    assert slow_s == pytest.approx(factor * profile.write_s(bytes_, pieces), rel=1e-12)
+@given(profile=SOME_PROFILES, bytes_=st.integers(0, 2**34), segments=st.integers(0, 4096), factor=st.floats(0.25, 8))
+def test_a_slow_rank_takes_so_many_times_as_long(
+    profile: LinkProfile, bytes_: int, segments: int, factor: float
+) -> None:
+    slow_s = profile.slowed(factor).write_s(bytes_, segments)
+    assert slow_s == pytest.approx(factor * profile.write_s(bytes_, segments), rel=1e-12)
 
 
 @given(
     profile=SOME_PROFILES,
     bytes_=st.integers(0, 2**34),
-    pieces=st.integers(0, 4096),
+    segments=st.integers(0, 4096),
     more=st.floats(1, 10),
     field=st.sampled_from(["bandwidth_Bps", "message_rate_per_s"]),
 )
-def test_a_faster_link_is_no_slower(profile: LinkProfile, bytes_: int, pieces: int, more: float, field: str) -> None:
+def test_a_faster_link_is_no_slower(profile: LinkProfile, bytes_: int, segments: int, more: float, field: str) -> None:
     faster = msgspec.structs.replace(profile, **{field: getattr(profile, field) * more})
-    assert faster.write_s(bytes_, pieces) <= profile.write_s(bytes_, pieces)
+    assert faster.write_s(bytes_, segments) <= profile.write_s(bytes_, segments)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -134,7 +136,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     [
         ({"latency_s": None}, "latency_s is missing"),
         ({"latency_s": -1.0}, "latency_s is -1.0, it must be at least 0"),
-        ({"per_piece_s": math.nan}, "per_piece_s is nan"),
+        ({"per_segment_s": math.nan}, "per_segment_s is nan"),
         ({"control_latency_s": math.inf}, "control_latency_s is inf"),
         ({"bandwidth_Bps": 0}, "bandwidth_Bps is 0.0, it must be above 0"),
         ({"copy_bandwidth_Bps": "fast"}, "copy_bandwidth_Bps is 'fast', it must be a number"),
@@ -183,13 +185,13 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     data=st.data(),
     deepstack=st.sampled_from([0, 3]),
 )
-def test_pieces_are_counted_as_the_layout_cuts_them(
+def test_segments_are_counted_as_the_layout_cuts_them(
     source: list[int], target: list[int], start: int, data: st.DataObject, deepstack: int
 ) -> None:
     layout = BufferLayout(4, hidden=8, deepstack_layers=deepstack)
     tokens = data.draw(st.integers(1, 4 * (6 - start)))
     chunk = Chunk(4 * start, tokens, True)
-    assert count_pieces(layout, chunk, source, target) == len(layout.pieces(chunk, source, target))
+    assert count_segments(layout, chunk, source, target) == len(layout.segments(chunk, source, target))
 
 
 def test_the_worker_writes_one_after_another() -> None:

@@ -26,11 +26,11 @@ def rows(file: str, **wanted: str) -> Iterator[dict[str, str]]:
 
 
 def write_errors(profile: LinkProfile, found: Iterator[dict[str, str]], time: str = "time_us") -> list[float]:
-    """Relative errors of ``write_s`` for rows of one write of ``batch`` pieces each."""
+    """Relative errors of ``write_s`` for rows of one write of ``batch`` segments each."""
     errors = []
     for row in found:
-        pieces = int(row["batch"])
-        predicted_s = profile.write_s(pieces * int(row["msg_bytes"]), pieces)
+        segments = int(row["batch"])
+        predicted_s = profile.write_s(segments * int(row["msg_bytes"]), segments)
         errors.append(abs(predicted_s / (1e-6 * float(row[time])) - 1))
     return errors
 
@@ -48,7 +48,7 @@ def test_connectx7_single_writes() -> None:
 
 THOR2_AS_PUBLISHED = {
     "latency_s": 7.2e-6,
-    "per_piece_s": 0.19e-6,
+    "per_segment_s": 0.19e-6,
     "message_rate_per_s": 1 / 0.035e-6,
     "bandwidth_Bps": 48.7e9,
 }
@@ -73,18 +73,20 @@ def test_thor2_with_sixteen_queue_pairs_is_another_link() -> None:
     assert sum(found) / len(found) > 0.3
 
 
-def closed_loop_Bps(profile: LinkProfile, threads: int, batch: int, piece_bytes: int, rounds: int = 3) -> float:  # noqa: N802
+def closed_loop_Bps(profile: LinkProfile, threads: int, batch: int, segment_bytes: int, rounds: int = 3) -> float:  # noqa: N802
     """Throughput of ``threads`` that write one batch after the other from one instance to another."""
     clock = Clock()
     network = Network(clock, profile)
     moved = 0
 
     def move(left: int) -> None:
-        network.start("initiator", "target", batch * piece_bytes, batch, clock.call_after, profile.latency_s, end, left)
+        network.start(
+            "initiator", "target", batch * segment_bytes, batch, clock.call_after, profile.latency_s, end, left
+        )
 
     def end(left: int) -> None:
         nonlocal moved
-        moved += batch * piece_bytes
+        moved += batch * segment_bytes
         if left:
             post(left - 1)
 

@@ -20,7 +20,7 @@ PLAIN = LinkProfile(
     name="plain",
     bandwidth_Bps=1e6,
     latency_s=0.0,
-    per_piece_s=0.0,
+    per_segment_s=0.0,
     control_latency_s=0.0,
     copy_bandwidth_Bps=math.inf,
     shared_by="rank",
@@ -36,7 +36,7 @@ class Write(NamedTuple):
     sender: Any
     receiver: Any
     bytes_: int
-    pieces: int = 1
+    segments: int = 1
 
 
 class Run:
@@ -52,7 +52,7 @@ class Run:
             self.clock.call_at(write.start_s, self._start, number, write)
 
     def _start(self, number: int, write: Write) -> None:
-        self.network.start(write.sender, write.receiver, write.bytes_, write.pieces, self._ended, number)
+        self.network.start(write.sender, write.receiver, write.bytes_, write.segments, self._ended, number)
 
     def _ended(self, number: int) -> None:
         assert number not in self.ends
@@ -72,8 +72,8 @@ def ends(profile: LinkProfile, *writes: Write, slow: Iterable[tuple[Any, float]]
 
 def test_a_write_alone_takes_what_the_profile_says() -> None:
     profile = changed(adapters=4, stripe_threshold_bytes=1_000_000, message_rate_per_s=400.0)
-    for bytes_, pieces in ((999_999, 1), (1_000_000, 1), (8_000_000, 3), (10, 7), (4_000_000, 1600)):
-        assert ends(profile, Write(0.0, "a", "z", bytes_, pieces)) == [profile.write_s(bytes_, pieces)]
+    for bytes_, segments in ((999_999, 1), (1_000_000, 1), (8_000_000, 3), (10, 7), (4_000_000, 1600)):
+        assert ends(profile, Write(0.0, "a", "z", bytes_, segments)) == [profile.write_s(bytes_, segments)]
 
 
 def test_two_senders_into_one_receiver() -> None:
@@ -104,8 +104,8 @@ def test_an_unstriped_write_leaves_the_other_adapters_alone() -> None:
     assert ends(profile, small[0], Write(0.0, "b", "z", 3_000_000)) == [1.0, 2.0]
 
 
-def test_many_small_pieces_share_like_many_bytes() -> None:
-    # 1000 pieces at 1000 a second are 1 s of work whatever their bytes, as is 1 MB.
+def test_many_small_segments_share_like_many_bytes() -> None:
+    # 1000 segments at 1000 a second are 1 s of work whatever their bytes, as is 1 MB.
     profile = changed(message_rate_per_s=1000.0)
     assert ends(profile, Write(0.0, "a", "z", 10, 1000), Write(0.0, "b", "z", 1_000_000)) == [2.0, 2.0]
 
@@ -147,10 +147,10 @@ def test_what_weighs_nothing_takes_no_time() -> None:
     assert ends(changed(bandwidth_Bps=math.inf), Write(1.0, "a", "z", 2**60)) == [1.0]
 
 
-@pytest.mark.parametrize(("bytes_", "pieces"), [(-1, 1), (1, -1)])
-def test_negative_amounts_are_refused(bytes_: int, pieces: int) -> None:
+@pytest.mark.parametrize(("bytes_", "segments"), [(-1, 1), (1, -1)])
+def test_negative_amounts_are_refused(bytes_: int, segments: int) -> None:
     with pytest.raises(ValueError, match="neither may be negative"):
-        Network(Clock(), PLAIN).start("a", "z", bytes_, pieces, print)
+        Network(Clock(), PLAIN).start("a", "z", bytes_, segments, print)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, math.inf, math.nan])
@@ -257,7 +257,7 @@ def exact_ends(profile: LinkProfile, writes: Sequence[Write], slow: dict[Any, fl
         paths[number] = (path, cap)
         left[number] = Fraction(write.bytes_) / rate
         if profile.message_rate_per_s < math.inf:
-            left[number] = max(left[number], write.pieces / Fraction(profile.message_rate_per_s))
+            left[number] = max(left[number], write.segments / Fraction(profile.message_rate_per_s))
     starts = sorted((Fraction(write.start_s), number) for number, write in enumerate(writes))
     moving: set[int] = set()
     found: dict[int, float] = {}
@@ -339,7 +339,7 @@ def test_work_is_conserved_and_nothing_is_exceeded(
                 used[node] = used.get(node, 0.0) + flow.share
         assert all(share <= 1 + 1e-12 for share in used.values())
     for sender, write in by_sender.items():
-        assert moved[sender] == pytest.approx(profile.adapter_s(write.bytes_, write.pieces), rel=1e-9)
+        assert moved[sender] == pytest.approx(profile.adapter_s(write.bytes_, write.segments), rel=1e-9)
     assert network.under_way() == []
     statistics = network.statistics()
     total = sum(write.bytes_ for write in writes)

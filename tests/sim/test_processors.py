@@ -110,14 +110,14 @@ def test_it_is_the_exact_fluid(count: Fraction, works: list[tuple[Fraction, Frac
     assert processors.running == processors.calls == 0
 
 
-@pytest.mark.parametrize("law", ["deterministic", "exponential"])
-def test_mean_times_are_those_of_processor_sharing(law: str) -> None:
-    """M/G/1 processor sharing: the mean time is 1 / (1 - ρ), whatever the law (Kleinrock 1967)."""
+@pytest.mark.parametrize("invariant", ["deterministic", "exponential"])
+def test_mean_times_are_those_of_processor_sharing(invariant: str) -> None:
+    """M/G/1 processor sharing: the mean time is 1 / (1 - ρ), whatever the invariant (Kleinrock 1967)."""
     load, expected, means = 0.7, 1 / 0.3, []
     for seed in range(30):
-        draws = stream(seed, 0, "processors", law)
+        draws = stream(seed, 0, "processors", invariant)
         number = 3000
-        works = numpy.ones(number) if law == "deterministic" else draws.exponential(1.0, number)
+        works = numpy.ones(number) if invariant == "deterministic" else draws.exponential(1.0, number)
         arrivals = numpy.cumsum(draws.exponential(1 / load, number))
         ends, _ = ends_of(1, [(float(a), float(w), 1.0) for a, w in zip(arrivals, works, strict=True)])
         means.append(float(numpy.mean((numpy.array(ends) - arrivals)[500:])))

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
 from sim.network.link import LinkProfile
-from sim.observe import broken_laws, observe
+from sim.observe import observe, violations_of
 from sim.run import simulate
 
 RESUMING = ("window", "exact_announce")
@@ -54,7 +54,7 @@ SMALL = Scenario(
 LINK = LinkProfile(
     name="dyadic",
     latency_s=3 * TICK_S,
-    per_piece_s=TICK_S,
+    per_segment_s=TICK_S,
     bandwidth_Bps=2.0**18,
     control_latency_s=5 * TICK_S,
     copy_bandwidth_Bps=2.0**20,
@@ -62,7 +62,7 @@ LINK = LinkProfile(
 FREE = LinkProfile(
     name="free",
     latency_s=0.0,
-    per_piece_s=0.0,
+    per_segment_s=0.0,
     bandwidth_Bps=math.inf,
     control_latency_s=0.0,
     copy_bandwidth_Bps=math.inf,
@@ -75,8 +75,8 @@ def change(one: Any, **fields: Any) -> Any:
 
 
 def records_of(scenario: Scenario, requests: Iterable[Request], link: LinkProfile) -> list[Record]:
-    """All records of a run that keeps all laws."""
-    checker = LawChecker(scenario)
+    """All records of a run that keeps all invariants."""
+    checker = InvariantMonitor(scenario)
     records: list[Record] = []
 
     def keep(*record: Any) -> None:
@@ -84,7 +84,7 @@ def records_of(scenario: Scenario, requests: Iterable[Request], link: LinkProfil
         checker(*record)
 
     outcome = simulate(scenario, checker.announced(requests), link, recorder=keep)
-    assert broken_laws(checker, outcome) == []
+    assert violations_of(checker, outcome) == []
     return records
 
 
@@ -188,7 +188,7 @@ def test_the_rows_of_a_run_are_requests_that_give_the_same_run(
     assert (first.outcome, first.rows) == (second.outcome, second.rows)
 
 
-# A deadlock that stands while the copies of a turn go on.
+# A deadlock that stands while the copies of an iteration go on.
 @example(
     requests=[
         Request(room, 0.0, tokens, encode_factor=0.5, prefill_factor=0.5) for room, tokens in enumerate([1, 49, 17, 1])
@@ -272,7 +272,7 @@ def test_a_run_with_all_times_doubled_is_the_same_run(
     link = change(
         LINK,
         latency_s=factor * LINK.latency_s,
-        per_piece_s=factor * LINK.per_piece_s,
+        per_segment_s=factor * LINK.per_segment_s,
         control_latency_s=factor * LINK.control_latency_s,
         bandwidth_Bps=LINK.bandwidth_Bps / factor,
         copy_bandwidth_Bps=LINK.copy_bandwidth_Bps / factor,
@@ -446,10 +446,10 @@ def test_larger_pools_delay_nobody_where_all_queues_are_first_come_first_served(
     requests: list[Request], setting: Setting, language: list[int], encode: list[int]
 ) -> None:
     # A prefill takes no time here: one that begins sooner may hold up an offer, as in the first anomaly below. Nor does
-    # a piece: a pool with more room may have its free blocks in other runs.
+    # a segment: a pool with more room may have its free blocks in other runs.
     services = ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0, encode_per_token_s=20 * TICK_S)
     scenario = change(SMALL, services=services, encode_batch=1, prefill_batch_tokens=1, **setting)
-    link = change(LINK, copy_bandwidth_Bps=math.inf, per_piece_s=0.0)
+    link = change(LINK, copy_bandwidth_Bps=math.inf, per_segment_s=0.0)
     small, large = (
         delivered_s(change(scenario, encode_blocks=source, language_blocks=target), requests, link)
         for source, target in zip(encode, language, strict=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
-from protocol.messages import Turn
+from protocol.messages import Iteration
 from protocol.recording import Event, Record
 from protocol.sizing import RequestView, SizingPolicy
 from protocol.status import Status
@@ -29,7 +29,7 @@ from sim.workload import constant_mix, generate, load_mix, spread
 LINK = LinkProfile(
     name="test",
     latency_s=10e-6,
-    per_piece_s=1e-6,
+    per_segment_s=1e-6,
     bandwidth_Bps=1e9,
     control_latency_s=100e-6,
     copy_bandwidth_Bps=1e9,
@@ -37,7 +37,7 @@ LINK = LinkProfile(
 FREE = LinkProfile(
     name="free",
     latency_s=0.0,
-    per_piece_s=0.0,
+    per_segment_s=0.0,
     bandwidth_Bps=1e9,
     control_latency_s=0.0,
     copy_bandwidth_Bps=math.inf,
@@ -137,18 +137,18 @@ def test_several_instances() -> None:
 
 def test_the_latency_of_one_chunk() -> None:
     run = observe(SMALL, [Request(0, 0.0003, 500)], LINK)
-    # Language turn at 1 ms, offer 100 us, encode turn at 2 ms, pass of 5 ms.
+    # Language iteration at 1 ms, offer 100 us, encode iteration at 2 ms, pass of 5 ms.
     assert run.times_s(0, Event.OFFERED) == [pytest.approx(0.001)]
     assert run.times_s(0, Event.OFFERS_COMPLETE) == [pytest.approx(0.0011)]
     assert run.times_s(0, Event.ENCODE_STARTED) == [pytest.approx(0.002)]
     assert run.times_s(0, Event.ENCODED) == [pytest.approx(0.007)]
-    # Fresh pools are contiguous: 3 kinds and aux make 4 pieces.
+    # Fresh pools are contiguous: 3 kinds and aux make 4 segments.
     landed_s = 0.007 + 10e-6 + 4e-6 + (500 * 144 + 64) / 1e9
     assert run.times_s(0, Event.CHUNK_DONE) == [pytest.approx(landed_s)]
-    # The status arrives at 7.19 ms; language turn at 8 ms, gather copy.
+    # The status arrives at 7.19 ms; language iteration at 8 ms, gather copy.
     assert run.times_s(0, Event.CHUNK_RECEIVED) == [pytest.approx(0.008)]
     assert run.rows[0].delivered_s == pytest.approx(0.008 + 500 * 144 / 1e9)
-    # The encode turn that was due during the pass is the first after it: 8 ms, the loop starts anew at 7 ms.
+    # The encode iteration that was due during the pass is the first after it: 8 ms, the loop starts anew at 7 ms.
     assert run.times_s(0, Event.RELEASED, Side.ENCODE) == [pytest.approx(0.008)]
 
 
@@ -156,7 +156,7 @@ def test_what_the_operating_system_adds() -> None:
     link = msgspec.structs.replace(LINK, submit_latency_s=0.0005, wakeup_s=0.0001, copy_latency_s=0.0002)
     run = observe(SMALL, [Request(0, 0.0003, 500)], link)
     assert run.times_s(0, Event.SUBMITTED) == [pytest.approx(0.0008)] * 2
-    # Turns lie on the same grid, and each comes round 0.1 ms late.
+    # Iterations lie on the same grid, and each comes round 0.1 ms late.
     assert run.times_s(0, Event.OFFERED) == [pytest.approx(0.0011)]
     assert run.times_s(0, Event.ENCODE_STARTED) == [pytest.approx(0.0021)]
     assert run.times_s(0, Event.ENCODED) == [pytest.approx(0.0072)]
@@ -169,10 +169,10 @@ def test_the_latency_of_two_chunks() -> None:
     run = observe(SMALL, [Request(0, 0.0003, 2000)], LINK)
     landed_s = 0.007 + 10e-6 + 4e-6 + (1024 * 144 + 64) / 1e9
     assert run.times_s(0, Event.CHUNK_DONE)[0] == pytest.approx(landed_s)
-    # Turn at 8 ms; the copy delays the offer behind it.
+    # Iteration at 8 ms; the copy delays the offer behind it.
     resumed_s = 0.008 + 1024 * 144 / 1e9
     assert run.times_s(0, Event.RESUMED) == [pytest.approx(resumed_s)]
-    second_s = resumed_s + 100e-6 + 10e-6 + 3e-6 + 976 * 144 / 1e9  # no aux: 3 pieces
+    second_s = resumed_s + 100e-6 + 10e-6 + 3e-6 + 976 * 144 / 1e9  # no aux: 3 segments
     assert run.times_s(0, Event.CHUNK_DONE)[1] == pytest.approx(second_s)
     assert run.rows[0].delivered_s == pytest.approx(0.009 + 976 * 144 / 1e9)
 
@@ -183,12 +183,12 @@ def test_destinations_are_written_one_after_another() -> None:
     assert run.times_s(0, Event.WRITE_DONE) == [pytest.approx(0.007 + write_s), pytest.approx(0.007 + 2 * write_s)]
 
 
-def test_requests_of_one_turn_share_the_pass_and_prefill_delays_the_next_turn() -> None:
+def test_requests_of_one_iteration_share_the_pass_and_prefill_delays_the_next_iteration() -> None:
     services = ServiceTimes(encode_per_token_s=1e-5, prefill_base_s=0.05, prefill_per_token_s=1e-5)
     run = observe(change(SMALL, services=services), [*requests_of([500, 100]), Request(2, 0.0095, 100)], LINK)
     for room in (0, 1):
         assert run.times_s(room, Event.ENCODED) == [pytest.approx(0.001 + 0.006)]
-    # Language turn at 8 ms: both copies, then a prefill over both; room 2 is seen only when it ends.
+    # Language iteration at 8 ms: both copies, then a prefill over both; room 2 is seen only when it ends.
     busy_s = 600 * 144 / 1e9 + 0.05 + 0.006
     assert run.times_s(2, Event.OFFERED) == [pytest.approx(0.008 + busy_s)]
 
@@ -198,21 +198,21 @@ def test_rooms_wait_for_blocks_in_order() -> None:
     run = observe(scenario, requests_of([500, 700, 100]), LINK)
     offered = [run.times_s(room, Event.OFFERED)[0] for room in range(3)]
     delivered = [run.times_s(room, Event.DELIVERED)[0] for room in range(3)]
-    # Offer at 0, encode turn at 1 ms, encoded at 6 ms, language turn at 7 ms; the next room gets the blocks there,
+    # Offer at 0, encode iteration at 1 ms, encoded at 6 ms, language iteration at 7 ms; the next room gets the blocks there,
     # behind the copy, and so on after a prefill of 3 ms.
     assert offered[0] == 0.0
     assert delivered[0] == offered[1] == pytest.approx(0.007 + 500 * 144 / 1e9)
     assert delivered[1] == offered[2]
     assert run.rows[1].delivered_s is not None
-    # 7.17 ms offer, encode turn at 8 ms (its loop started anew at 6 ms), encoded at 13 ms. The language loop was busy
-    # until 10.072 ms and turns every millisecond from there.
+    # 7.17 ms offer, encode iteration at 8 ms (its loop started anew at 6 ms), encoded at 13 ms. The language loop was busy
+    # until 10.072 ms and iterations every millisecond from there.
     assert delivered[1] == pytest.approx(0.007 + 500 * 144 / 1e9 + 0.003 + 0.004 + 700 * 144 / 1e9)
     blocked_s = offered[1] + offered[2]
     assert run.log.pools[Side.LANGUAGE].blocked_s == pytest.approx(blocked_s)
     assert run.log.pools[Side.LANGUAGE].peak_blocks == 8
 
 
-def test_encode_source_blocks_that_come_free_are_granted_in_the_same_turn() -> None:
+def test_encode_source_blocks_that_come_free_are_granted_in_the_same_iteration() -> None:
     run = observe(change(SMALL, encode_blocks=4), requests_of([500, 500]), LINK)
     assert run.times_s(1, Event.ENCODE_STARTED)[0] == pytest.approx(run.times_s(0, Event.RELEASED, Side.ENCODE)[0])
 
@@ -354,7 +354,7 @@ def test_a_core_names_the_same_waiting_rooms_one_by_one_and_in_its_queues(discip
 
 
 @pytest.mark.parametrize("language_tp", [1, 2])
-def test_a_group_decides_about_no_more_rooms_in_a_turn_than_a_measured_one(language_tp: int) -> None:
+def test_a_group_decides_about_no_more_rooms_in_an_iteration_than_a_measured_one(language_tp: int) -> None:
     scenario = change(
         SMALL, discipline="exact_announce", language_tp=language_tp, encode_blocks=200, language_blocks=200
     )
@@ -395,15 +395,17 @@ def test_another_discipline_sees_the_same_requests() -> None:
 
 
 class RestlessTimers(Timers):
-    """Hold every turn of the grid while anything is unfinished, as a real polling loop does."""
+    """Hold every iteration of the grid while anything is unfinished, as a real polling loop does."""
 
     def set_reminder(self, group, core):  # type: ignore[no-untyped-def]
-        if not group.turn_due and (self._requests.fates or any(core.rooms for core in self._state.living)):
-            self._host.plan_turn(group, self._clock.now)
+        if not group.iteration_due and (self._requests.outcomes or any(core.rooms for core in self._state.living)):
+            self._host.plan_iteration(group, self._clock.now)
 
 
 @pytest.mark.parametrize("discipline", DISCIPLINES)
-def test_turns_that_are_not_held_would_have_changed_nothing(discipline: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iterations_that_are_not_held_would_have_changed_nothing(
+    discipline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def records(timers: type[Timers]) -> tuple[list[Record], int]:
         monkeypatch.setattr("sim.cluster.cluster.Timers", timers)
         found: list[Record] = []
@@ -416,12 +418,12 @@ def test_turns_that_are_not_held_would_have_changed_nothing(discipline: str, mon
         )
         cluster.feed(iter(mixed_requests()))
         clock.run_while_busy()
-        return found, cluster.turns.held
+        return found, cluster.iterations.held
 
-    lazy, lazy_turns = records(Timers)
-    restless, restless_turns = records(RestlessTimers)
+    lazy, lazy_iterations = records(Timers)
+    restless, restless_iterations = records(RestlessTimers)
     assert lazy == restless
-    assert lazy_turns < restless_turns
+    assert lazy_iterations < restless_iterations
 
 
 def test_requests_are_pulled_one_at_a_time_and_progress_is_told() -> None:
@@ -500,10 +502,10 @@ def test_a_faster_link_never_delays_a_single_request(tokens: int, bandwidths: li
     assert fast.rows[0].delivered_s <= slow.rows[0].delivered_s
 
 
-def test_a_turn_is_only_a_function_of_what_it_finds() -> None:
-    # What the driver relies on when it leaves turns out: an empty turn on an idle core asks for nothing.
+def test_an_iteration_is_only_a_function_of_what_it_finds() -> None:
+    # What the driver relies on when it leaves turns out: an empty iteration on an idle core asks for nothing.
     core = SMALL.make_language_rank(LANGUAGE, None)
-    assert core.handle(Turn(0, core.pool.blocks, 2**62), 0.0) == []
+    assert core.handle(Iteration(0, core.pool.blocks, 2**62), 0.0) == []
     assert not core.unsettled
 
 

@@ -23,7 +23,7 @@ DESTINATIONS = [RankId(Side.LANGUAGE, 0, rank) for rank in range(3)]
 PROFILE = profile_from(
     {
         "latency_s": 0.5,
-        "per_piece_s": 0.25,
+        "per_segment_s": 0.25,
         "bandwidth_Bps": 1000,
         "control_latency_s": 0,
         "copy_bandwidth_Bps": math.inf,
@@ -34,7 +34,7 @@ PROFILE = profile_from(
 
 
 def write_to(destination: RankId, blocks: tuple[int, ...] = (0,), room: int = 0) -> StartWrite:
-    """A write of whole blocks that starts at the second block, so that it has 3 pieces per run of blocks."""
+    """A write of whole blocks that starts at the second block, so that it has 3 segments per run of blocks."""
     chunk = Chunk(4, 4 * len(blocks), True)
     return StartWrite(room, 0, 0, destination, chunk, tuple(range(len(blocks) + 1)), blocks)
 
@@ -51,7 +51,7 @@ def test_posting_the_adapters_and_the_latency_follow_each_other() -> None:
         clock.call_at(time_s, lambda number=number: counts.append((number, len(network.under_way()))))
     counts: list[tuple[int, int]] = []
     clock.run_while_busy()
-    # 3 pieces posted in 0.75 s, 2 s on the adapters, 0.5 s of latency
+    # 3 segments posted in 0.75 s, 2 s on the adapters, 0.5 s of latency
     assert seen == [(3.25, writes[0], "mark"), (6.5, writes[1], "mark")]
     assert all(expected == found for expected, found in counts)
     assert (worker.busy_s, worker.waiting) == (6.5, 0)
@@ -69,7 +69,7 @@ def test_two_threads_of_a_rank_post_side_by_side_and_share_its_adapters() -> Non
 
 def test_two_ranks_into_one_share_its_adapters_but_not_with_a_slow_one() -> None:
     clock, ends = Clock(), {}
-    network = Network(clock, msgspec.structs.replace(PROFILE, latency_s=0.0, per_piece_s=0.0))
+    network = Network(clock, msgspec.structs.replace(PROFILE, latency_s=0.0, per_segment_s=0.0))
     for rank, bytes_, slowness in ((WRITER, 1000, 1.0), (OTHER, 1000, 4.0)):
         worker = QueuedWorker(clock, network, LAYOUT, rank, slowness=slowness)
         worker.queue(write_to(DESTINATIONS[0]), bytes_, lambda write, rank: ends.update({rank: clock.now}), rank)
@@ -95,7 +95,7 @@ def test_a_write_that_is_queued_when_one_ends_comes_after_those_that_waited() ->
 
 def test_contact_is_made_again_after_a_restart() -> None:
     clock, ends = Clock(), []
-    profile = msgspec.structs.replace(PROFILE, first_contact_s=10.0, latency_s=0.0, per_piece_s=0.0)
+    profile = msgspec.structs.replace(PROFILE, first_contact_s=10.0, latency_s=0.0, per_segment_s=0.0)
     contacts = Contacts(profile.first_contact_s)
     worker = QueuedWorker(clock, Network(clock, profile), LAYOUT, WRITER, contacts)
     for _ in range(3):
@@ -118,7 +118,7 @@ QUEUED = st.lists(
 PROFILES = st.fixed_dictionaries(
     {
         "latency_s": st.sampled_from([0.0, 0.01]) | st.floats(0, 1),
-        "per_piece_s": st.sampled_from([0.0, 0.001]) | st.floats(0, 0.1),
+        "per_segment_s": st.sampled_from([0.0, 0.001]) | st.floats(0, 0.1),
         "per_queue_s": st.sampled_from([0.0, 0.002]),
         "queues": st.integers(1, 4),
         "bandwidth_Bps": st.floats(100, 1e6) | st.just(math.inf),

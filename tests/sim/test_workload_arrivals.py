@@ -167,8 +167,8 @@ def test_the_clock_may_be_asked_in_pieces() -> None:
     arrivals = Arrivals(rate_log_sd=0.5, rate_time_constant_s=3.0)
     times = next(even_times(1.0, 1, 0))
     whole = Pace(arrivals, 2.0, 1, 0).seconds(times)
-    pieces = Pace(arrivals, 2.0, 1, 0)
-    found = numpy.concatenate([pieces.seconds(part) for part in numpy.array_split(times, 100)])
+    segments = Pace(arrivals, 2.0, 1, 0)
+    found = numpy.concatenate([segments.seconds(part) for part in numpy.array_split(times, 100)])
     assert found == pytest.approx(whole, rel=1e-12)
 
 

@@ -84,7 +84,7 @@ def run_scenario(name: str, device: str, folder: Path) -> dict[str, Any]:
     summary = json.loads((measured / "summary.json").read_text())
     differences = list(compared["differences"])
     if summary["invariant_violations"]:
-        differences.append(f"{summary['invariant_violations']} broken laws or mismatches of data")
+        differences.append(f"{summary['invariant_violations']} violations or mismatches of data")
     return {
         "name": name,
         "transport": proof["actual"],

@@ -1,22 +1,22 @@
-"""What the software costs the processors, from the accounts that the processes of measured runs kept (``usage``).
+"""What the software costs the processors, from the usages that the processes of measured runs kept (``usage``).
 
 Every run says how long its threads were on a processor and what they did meanwhile. From the runs whose groups have one
 rank:
 
 * ``message_s``: ZeroMQ's threads of all processes, over the messages that went through them;
-* ``order_s``: the router's thread, over the orders that it gave and took;
-* ``input_s``, and the same for a turn (``turn_s``): the ranks' threads without their copies and their test content,
-  over what they took and the turns they held;
+* ``command_s``: the router's thread, over the commands that it gave and took;
+* ``input_s``, and the same for an iteration (``iteration_s``): the ranks' threads without their copies and their test content,
+  over what they took and the iterations they held;
 * ``fill_bandwidth_Bps``: bytes of test content, over the time that making it took;
 * ``write_processors``: the threads of writers and engines on both sides, over the time that the profile gives the
   writes. Measured it would be longer where they were in each other's way.
 
-Ranks of a larger group hold turns that do nothing, so what an input costs cannot be told there. They tell all-reduces:
+Ranks of a larger group hold iterations that do nothing, so what an input costs cannot be told there. They tell all-reduces:
 
 * ``collective_quantiles_s``: how long these took, at every probability on the rank where that was least: what they
   take longer on the others is the wait for the last rank to come, or for a processor;
 * ``collective_processors``: gloo's threads, and what the ranks' threads did beyond copies, test content and inputs,
-  over the time of their all-reduces. The few turns that did something are in it.
+  over the time of their all-reduces. The few iterations that did something are in it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ Steps = np.ndarray[Any, np.dtype[np.float64]]
 """Quantiles at equal steps of probability from 0 to 1."""
 
 
-class Account(NamedTuple):
-    """The accounts of one replication of a run, all of it on one host.
+class CpuUsage(NamedTuple):
+    """The usages of one replication of a run, all of it on one host.
 
     ``largest_group``: ranks of the larger of its two sides' groups. ``processors``: that it could use; None where that
     is not known. ``prefills``: whether language ranks hear of the ends of prefill passes.
@@ -82,10 +82,10 @@ class Found(NamedTuple):
 
 
 def why_unfit(run: StoredRun) -> str | None:
-    """What keeps the accounts of a run from telling anything, as a clause about it; None where they do."""
+    """What keeps the CPU usage of a run from telling anything, as a clause about it; None where they do."""
     config = run.config
     if not any(ROUTER in usage for usage in run.usage):
-        return "whose processes kept no account of their processor time; it must be a measured run that has one"
+        return "whose processes kept no CPU usage of their processor time; it must be a measured run that has one"
     if config.incidents or config.faults or config.random_faults.happens:
         return "which has faults or incidents; only undisturbed runs can be used"
     if "hosts" in json.loads((run.path / "environment.json").read_text(encoding="utf-8")):
@@ -93,30 +93,30 @@ def why_unfit(run: StoredRun) -> str | None:
     return None
 
 
-def accounts_of(run: StoredRun) -> list[Account]:
+def cpu_usages_of(run: StoredRun) -> list[CpuUsage]:
     """Those of every replication of a run; none of a run that is unfit."""
     if why_unfit(run) is not None:
         return []
     config = run.config
     largest = max(config.encode.tp, config.language.tp)
     prefills = config.language.release == "prefill"
-    return [Account(usage, largest, run.processors, prefills) for usage in run.usage if ROUTER in usage]
+    return [CpuUsage(usage, largest, run.processors, prefills) for usage in run.usage if ROUTER in usage]
 
 
-def tells_inputs(account: Account) -> bool:
+def tells_inputs(usage: CpuUsage) -> bool:
     """Whether it tells what an input costs, without which there are no costs at all."""
-    return account.largest_group == 1 and _works(account) > 0
+    return usage.largest_group == 1 and _works(usage) > 0
 
 
-def host_costs(accounts: Sequence[Account], link: LinkProfile, base: HostCosts | None = None) -> Found | None:
+def host_costs(usages: Sequence[CpuUsage], link: LinkProfile, base: HostCosts | None = None) -> Found | None:
     """The costs, each with its interval over the runs; None where no run tells what an input costs.
 
     ``link``: the profile of the same host that has the latencies. ``base``: has what no run tells. The value of a cost
     is a ratio of sums over all runs, and at least 0; its interval is that of the runs' own ratios, from two runs on.
     ``processors`` are the most that any run could use.
     """
-    lone = [one for one in accounts if tells_inputs(one)]
-    groups = [one for one in accounts if one.largest_group > 1]
+    lone = [one for one in usages if tells_inputs(one)]
+    groups = [one for one in usages if one.largest_group > 1]
     input_s = _ratio(lone, _thread_s, _works)
     if input_s is None:
         return None
@@ -125,13 +125,13 @@ def host_costs(accounts: Sequence[Account], link: LinkProfile, base: HostCosts |
     # Of a write's duration the profile counts the part in which the rank's thread takes its end.
     taken_s = HostCosts(input_s=step_s, message_s=message_s["value"] or 0.0).before_s(link.control_latency_s)
     quantiles = _collective_quantiles_s(groups)
-    known = [float(one.processors) for one in accounts if one.processors is not None]
+    known = [float(one.processors) for one in usages if one.processors is not None]
     estimates = {
         "processors": unbounded(max(known, default=None)),
         "input_s": input_s,
-        "turn_s": input_s,
+        "iteration_s": input_s,
         "message_s": message_s,
-        "order_s": _ratio(lone, lambda one: one.router["main_cpu_s"], _orders),
+        "command_s": _ratio(lone, lambda one: one.router["main_cpu_s"], _commands),
         "fill_bandwidth_Bps": _ratio(lone, lambda one: one.total("fill_bytes"), lambda one: one.total("fill_cpu_s")),
         "write_processors": _ratio(lone, _write_cpu_s, lambda one: _writes_s(one, link, taken_s)),
         "collective_processors": _ratio(groups, lambda one: _collective_cpu_s(one, step_s), _collective_s),
@@ -152,10 +152,10 @@ def host_costs(accounts: Sequence[Account], link: LinkProfile, base: HostCosts |
 
 
 def _ratio(
-    accounts: Sequence[Account], above: Callable[[Account], float], below: Callable[[Account], float]
+    usages: Sequence[CpuUsage], above: Callable[[CpuUsage], float], below: Callable[[CpuUsage], float]
 ) -> Estimate | None:
     """The ratio of two sums over runs, at least 0; None where the lower one is 0."""
-    sums = [(above(one), under) for one in accounts if (under := below(one)) > 0]
+    sums = [(above(one), under) for one in usages if (under := below(one)) > 0]
     if not sums:
         return None
     value = sum(over for over, _ in sums) / sum(under for _, under in sums)
@@ -181,19 +181,19 @@ def _over_runs(values: Sequence[float], value: float | None = None) -> Estimate 
 # --- what the threads of a run spent, seconds, and on how much ---
 
 
-def _thread_s(one: Account) -> float:
+def _thread_s(one: CpuUsage) -> float:
     return one.total("main_cpu_s") - one.total("copy_cpu_s", "fill_cpu_s")
 
 
-def _works(one: Account) -> float:
-    return one.total("inputs", "turns")
+def _works(one: CpuUsage) -> float:
+    return one.total("inputs", "iterations")
 
 
-def _control_s(one: Account) -> float:
+def _control_s(one: CpuUsage) -> float:
     return float(sum(each["control_cpu_s"] for each in one.usage.values()))
 
 
-def _messages(one: Account) -> float:
+def _messages(one: CpuUsage) -> float:
     """All that went through sockets: what processes took, without the ends of a rank's own writes and passes."""
     taken = one.total("inputs") - one.total("writes", "fills") + float(one.router["inputs"])
     if one.prefills:  # every request that a language rank took ends with one
@@ -201,19 +201,19 @@ def _messages(one: Account) -> float:
     return taken
 
 
-def _orders(one: Account) -> float:
+def _commands(one: CpuUsage) -> float:
     return one.total("submissions") + float(one.router["inputs"])
 
 
-def _write_cpu_s(one: Account) -> float:
+def _write_cpu_s(one: CpuUsage) -> float:
     return one.total("writer_cpu_s", "engine_cpu_s")
 
 
-def _writes_s(one: Account, link: LinkProfile, taken_s: float) -> float:
-    """How long the writes take by the profile, each as one of its rank's mean size and number of pieces."""
+def _writes_s(one: CpuUsage, link: LinkProfile, taken_s: float) -> float:
+    """How long the writes take by the profile, each as one of its rank's mean size and number of segments."""
     return float(
         sum(
-            number * max(0.0, link.write_s(each["write_bytes"] / number, each["pieces"] / number) - taken_s)
+            number * max(0.0, link.write_s(each["write_bytes"] / number, each["segments"] / number) - taken_s)
             for each in one.ranks
             if (number := each["writes"])
         )
@@ -223,7 +223,7 @@ def _writes_s(one: Account, link: LinkProfile, taken_s: float) -> float:
 # --- all-reduces ---
 
 
-def _groups(one: Account) -> list[list[Mapping[str, Any]]]:
+def _groups(one: CpuUsage) -> list[list[Mapping[str, Any]]]:
     """The ranks of every group with more than one, which are those that held all-reduces."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for name, usage in one.usage.items():
@@ -237,7 +237,7 @@ def _least_s(group: Sequence[Mapping[str, Any]]) -> Steps:
     return least
 
 
-def _collective_s(one: Account) -> float:
+def _collective_s(one: CpuUsage) -> float:
     """How long the all-reduces of all ranks took together, linear between quantiles as ``HostCosts`` has them."""
     found = 0.0
     for group in _groups(one):
@@ -246,13 +246,13 @@ def _collective_s(one: Account) -> float:
     return found
 
 
-def _collective_cpu_s(one: Account, step_s: float) -> float:
+def _collective_cpu_s(one: CpuUsage, step_s: float) -> float:
     members = [usage for group in _groups(one) for usage in group]
     spent_s = sum(usage["collective_cpu_s"] + usage["main_cpu_s"] for usage in members)
     known_s = sum(usage["copy_cpu_s"] + usage["fill_cpu_s"] + step_s * usage["inputs"] for usage in members)
     return float(spent_s - known_s)
 
 
-def _collective_quantiles_s(accounts: Sequence[Account]) -> list[Steps]:
+def _collective_quantiles_s(usages: Sequence[CpuUsage]) -> list[Steps]:
     """Those of every run, over its groups."""
-    return [np.mean([_least_s(group) for group in groups], axis=0) for one in accounts if (groups := _groups(one))]
+    return [np.mean([_least_s(group) for group in groups], axis=0) for one in usages if (groups := _groups(one))]

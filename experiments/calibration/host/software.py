@@ -1,4 +1,4 @@
-"""What the software around the link takes: control messages, turns, copies, first contacts, the rest of a request."""
+"""What the software around the link takes: control messages, iterations, copies, first contacts, the rest of a request."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from experiments.calibration.input.runs import SOUND_SLEEP_S, Observed
-from experiments.calibration.laws.cells import Cells
 from experiments.calibration.laws.choosing import Chosen, choose
 from experiments.calibration.laws.fitting import certainty
 from experiments.calibration.laws.forms import FORMS
+from experiments.calibration.laws.samples import Samples
 from experiments.stats.intervals import Estimate, across_replications, unbounded
 from sim.streams import stream
 
@@ -51,40 +51,40 @@ def _average(values: Sequence[float]) -> Estimate | None:
     return across_replications([float(np.mean(part)) for part in np.array_split(np.asarray(values), BATCHES)])
 
 
-def write_cells(seen: Observed) -> Cells:
-    """The median write of every size and number of pieces, first contacts left out."""
+def write_samples(seen: Observed) -> Samples:
+    """The median write of every size and number of segments, first contacts left out."""
     found: dict[tuple[int, int], list[float]] = {}
     for write in seen.writes:
         if not write.first and write.seconds > 0:
-            found.setdefault((write.bytes, write.pieces), []).append(write.seconds)
+            found.setdefault((write.bytes, write.segments), []).append(write.seconds)
     shapes = sorted(found)
-    return Cells(
-        np.array([bytes_ / pieces for bytes_, pieces in shapes]),
-        np.array([float(pieces) for _, pieces in shapes]),
+    return Samples(
+        np.array([bytes_ / segments for bytes_, segments in shapes]),
+        np.array([float(segments) for _, segments in shapes]),
         np.ones(len(shapes)),
         np.array([median(found[shape]) for shape in shapes]),
     )
 
 
-def link_law(seen: Observed) -> tuple[Chosen, Cells] | None:
+def link_law(seen: Observed) -> tuple[Chosen, Samples] | None:
     """The law of the writes, of those that a profile can say; None where their sizes are too few."""
-    cells = write_cells(seen)
-    chosen = choose(cells, SIMULATED, may_fill=False) if len(cells) >= 2 else None
-    return None if chosen is None else (chosen, cells)
+    samples = write_samples(seen)
+    chosen = choose(samples, SIMULATED, may_fill=False) if len(samples) >= 2 else None
+    return None if chosen is None else (chosen, samples)
 
 
 def first_contact(seen: Observed, law: Chosen) -> Estimate | None:
     """How much longer a first write takes than the law says, at least 0."""
     firsts = [write for write in seen.writes if write.first]
-    cells = Cells(
-        np.array([write.bytes / write.pieces for write in firsts]),
-        np.array([float(write.pieces) for write in firsts]),
+    samples = Samples(
+        np.array([write.bytes / write.segments for write in firsts]),
+        np.array([float(write.segments) for write in firsts]),
         np.ones(len(firsts)),
         np.array([write.seconds for write in firsts]),
     )
     if not firsts:
         return None
-    return _at_least_zero(typical((cells.seconds - law.fit.seconds(cells)).tolist()))
+    return _at_least_zero(typical((samples.seconds - law.fit.seconds(samples)).tolist()))
 
 
 def copies(seen: Observed, seed: int) -> dict[str, Estimate]:
@@ -98,13 +98,13 @@ def copies(seen: Observed, seed: int) -> dict[str, Estimate]:
     if not all(time > 0 for time in times.values()):
         return {"copy_bandwidth_Bps": unbounded(None), "copy_latency_s": unbounded(0.0)}
     sizes = sorted(times)
-    cells = Cells(
+    samples = Samples(
         np.array(sizes, dtype=float), np.ones(len(sizes)), np.ones(len(sizes)), np.array([times[one] for one in sizes])
     )
-    chosen = choose(cells, LATENCY_AND_RATE, may_fill=False)
+    chosen = choose(samples, LATENCY_AND_RATE, may_fill=False)
     if chosen is None:
         return {"copy_bandwidth_Bps": unbounded(sizes[0] / times[sizes[0]]), "copy_latency_s": unbounded(0.0)}
-    sure = certainty(chosen.fit, cells, stream(seed, 0, "calibration", "copies"))
+    sure = certainty(chosen.fit, samples, stream(seed, 0, "calibration", "copies"))
     names = {"bandwidth_Bps": "copy_bandwidth_Bps", "latency_s": "copy_latency_s"}
     found_here = {names[name]: interval for name, interval in sure.intervals.items()}
     return {"copy_latency_s": unbounded(0.0), **found_here}
@@ -118,10 +118,10 @@ def software(seen: Observed, seed: int) -> dict[str, Any]:
     found["wakeup_s"] = _at_least_zero(typical(seen.late_s or seen.short_late_s))
     found["nap_wakeup_s"] = _at_least_zero(_average(seen.naps_s))
     found["cold_copy_s"] = _cold_copy(seen, found)
-    found["encode_turn_cost_s"] = typical(seen.encode_turns_s)
+    found["encode_iteration_cost_s"] = typical(seen.encode_iterations_s)
     message_s = control["value"] if control is not None and control["value"] is not None else 0.0
     beyond: dict[str, Callable[[], list[float]]] = {
-        "language_turn_cost_s": lambda: [one - message_s for one in seen.language_turns_s],
+        "language_iteration_cost_s": lambda: [one - message_s for one in seen.language_iterations_s],
         "request_constant_s": lambda: [one.rest_s - one.messages * message_s for one in seen.requests],
     }
     for name, values in beyond.items():

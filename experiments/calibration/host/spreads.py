@@ -36,7 +36,7 @@ def spread(ratios: Sequence[float]) -> tuple[float, ...]:
 
 def _ratios(seen: Observed, profile: LinkProfile) -> Iterator[tuple[str, list[float]]]:
     writes = [write for write in seen.writes if not write.first]
-    yield "write_spread", [write.seconds / profile.write_s(write.bytes, write.pieces) for write in writes]
+    yield "write_spread", [write.seconds / profile.write_s(write.bytes, write.segments) for write in writes]
     cold_s = profile.host.cold_copy_s if profile.host is not None else 0.0
     copies = [*seen.copies, *((bytes_, seconds - cold_s) for bytes_, seconds in seen.cold_copies)]
     yield "copy_spread", [seconds / copy_s for bytes_, seconds in copies if (copy_s := profile.copy_s(bytes_))]

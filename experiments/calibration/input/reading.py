@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.calibration.bench_link import CSV_FILE, JSON_FILE
-from experiments.calibration.host.host import Account, accounts_of, tells_inputs, why_unfit
+from experiments.calibration.host.host import CpuUsage, cpu_usages_of, tells_inputs, why_unfit
 from experiments.calibration.input.rows import MICRO, LeftOut, Row, read_rows, unknown_columns
 from experiments.calibration.input.runs import Observed, observe
 from experiments.errors import UserError
@@ -81,25 +81,25 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
     return found
 
 
-def read_accounts(asked: Sequence[Path], measurements: Sequence[Path]) -> list[Account]:
-    """What the processes of measured runs kept account of: those of ``asked``, or else of the runs in ``measurements``.
+def read_cpu_usages(asked: Sequence[Path], measurements: Sequence[Path]) -> list[CpuUsage]:
+    """What the processes of measured runs kept usage of: those of ``asked``, or else of the runs in ``measurements``.
 
     Raises UserError for a run in ``asked`` that keeps none, and where all of them together tell no costs.
     """
     if not asked:
-        return [account for path in measurements if is_finished_run(path) for account in accounts_of(StoredRun(path))]
+        return [account for path in measurements if is_finished_run(path) for usage in cpu_usages_of(StoredRun(path))]
     found = []
     for path in asked:
         if not is_finished_run(path):
-            raise UserError(f"--accounts has {str(path)!r}, it must be a finished run directory (with a summary.json)")
+            raise UserError(f"--cpu-usage has {str(path)!r}, it must be a finished run directory (with a summary.json)")
         run = StoredRun(path)
         reason = why_unfit(run)
         if reason is not None:
-            raise UserError(f"--accounts has {str(path)!r}, {reason}")
-        found += accounts_of(run)
+            raise UserError(f"--cpu-usage has {str(path)!r}, {reason}")
+        found += cpu_usages_of(run)
     if not any(map(tells_inputs, found)):
         raise UserError(
-            "--accounts has only runs whose groups have several ranks, it must have one with encode.tp = 1 and "
+            "--cpu-usage has only runs whose groups have several ranks, it must have one with encode.tp = 1 and "
             "language.tp = 1 as well: only that tells what an input costs"
         )
     return found

@@ -1,9 +1,9 @@
 """Reads tables of link measurements, and names every row that cannot be meant as it stands.
 
 A table is a CSV with the columns of ``COLUMNS``, or what ``bufferlab bench-link`` writes. One row says how long a batch
-of ``batch`` pieces of ``msg_bytes`` took each of ``threads`` threads (``time_us``), or what all of them moved together
+of ``batch`` segments of ``msg_bytes`` took each of ``threads`` threads (``time_us``), or what all of them moved together
 (``bw_GBps``, 10^9 bytes per second). A table of a serving system has no ``msg_bytes``, since there nobody knows how a
-transfer is cut: its rows say how long ``total_bytes`` took, and are used as transfers of one piece. Nothing is
+transfer is cut: its rows say how long ``total_bytes`` took, and are used as transfers of one segment. Nothing is
 repaired: a row is used as it stands, or it is left out and said why.
 """
 
@@ -120,10 +120,10 @@ def read_rows(path: Path) -> tuple[list[Row], list[LeftOut]]:
     _check_columns(path, set(lines[0][1]))
     rows: list[Row] = []
     left_out: list[LeftOut] = []
-    in_pieces = {_table(fields) for _, fields in lines if fields.get(COUNTS[0])}
+    in_segments = {_table(fields) for _, fields in lines if fields.get(COUNTS[0])}
     for number, fields in lines:
         try:
-            rows.append(_row(path.name, number, fields, whole=_table(fields) not in in_pieces))
+            rows.append(_row(path.name, number, fields, whole=_table(fields) not in in_segments))
         except _UnusableError as problem:
             left_out.append(LeftOut(file=path.name, row=number, table=_table(fields), reason=str(problem)))
     return rows, left_out
@@ -177,7 +177,7 @@ def _table(fields: Mapping[str, str]) -> str:
 
 
 def _row(file: str, number: int, fields: Mapping[str, str], *, whole: bool) -> Row:
-    """``whole``: no row of its table has a size of pieces. Raises _UnusableError saying why it cannot be used."""
+    """``whole``: no row of its table has a size of segments. Raises _UnusableError saying why it cannot be used."""
     if not _table(fields):
         raise _UnusableError("table is empty")
     whole = whole and bool(fields.get(TOTAL))
@@ -216,7 +216,7 @@ def _row(file: str, number: int, fields: Mapping[str, str], *, whole: bool) -> R
 
 
 def _counts_of_total(fields: Mapping[str, str]) -> dict[str, int]:
-    """Size, pieces and threads where only the bytes of all of them are known: what is not given is one."""
+    """Size, segments and threads where only the bytes of all of them are known: what is not given is one."""
     shares = {name: _count(fields, name) if fields.get(name) else 1 for name in COUNTS[1:]}
     total, parts = _count(fields, TOTAL), math.prod(shares.values())
     if total % parts:

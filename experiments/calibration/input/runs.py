@@ -1,4 +1,4 @@
-"""What the events of a run directory say about single writes, messages, copies and turns.
+"""What the events of a run directory say about single writes, messages, copies and iterations.
 
 Everything is a time between two recorded events, of one rank or of two whose clocks are one (ranks of one host, or as
 the launcher aligned them):
@@ -13,7 +13,7 @@ the launcher aligned them):
   the pass left the rank's thread nothing to do for ``SOUND_SLEEP_S``;
 * a *nap*: from OFFERS_COMPLETE to ENCODE_STARTED, less half a period of the encode loop, for a request that is alone,
   where the period is shorter than ``SOUND_SLEEP_S``: requests come at any time of it;
-* a *turn* of the encode loop: from OFFERS_COMPLETE to ENCODE_STARTED; of the language loop: from the last CHUNK_DONE to
+* a *iteration* of the encode loop: from OFFERS_COMPLETE to ENCODE_STARTED; of the language loop: from the last CHUNK_DONE to
   CHUNK_RECEIVED, less a control message. Both only for a request that is alone, and where the loop's period is 0;
 * a *request*: from its arrival to its delivery, less its pass, chunks, copies and control messages, under the same
   conditions.
@@ -29,7 +29,7 @@ from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
-from experiments.calibration.input.pieces import Pools
+from experiments.calibration.input.segments import Pools
 from experiments.config.schema import Config
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
@@ -44,7 +44,7 @@ WELL_OVER = 1.5
 
 
 SOUND_SLEEP_S = 3e-3
-"""A thread that has slept so long wakes up late and cold. Loops that turn like decode steps sleep 10 ms and more, those
+"""A thread that has slept so long wakes up late and cold. Loops that iterate like decode steps sleep 10 ms and more, those
 of a millisecond hardly."""
 
 
@@ -52,7 +52,7 @@ class Write(NamedTuple):
     """One write that landed. ``first``: whether it made contact between its two ranks."""
 
     bytes: int
-    pieces: int
+    segments: int
     seconds: float
     first: bool
 
@@ -82,8 +82,8 @@ class Observed:
     short_late_s: list[float] = field(default_factory=list)
     """After sleeps that were not sound."""
     naps_s: list[float] = field(default_factory=list)
-    encode_turns_s: list[float] = field(default_factory=list)
-    language_turns_s: list[float] = field(default_factory=list)
+    encode_iterations_s: list[float] = field(default_factory=list)
+    language_iterations_s: list[float] = field(default_factory=list)
     requests: list[Alone] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
 
@@ -134,7 +134,7 @@ def _alone(spans: dict[int, tuple[float, float]], rooms: Iterable[int]) -> dict[
 
 
 def _peer(record: Record) -> RankId:
-    """The language rank that a record of a destination track names first."""
+    """The language rank that a record of a destination domain names first."""
     side, _, numbers = record.detail.split(" ", 1)[0].partition(Side.LANGUAGE.value)
     instance, _, rank = numbers.partition(".")
     if side or not (instance.isdigit() and rank.isdigit()):
@@ -164,12 +164,12 @@ def _writes(config: Config, lengths: dict[int, int], records: list[Record], seen
             free_s[worker] = record.time_s
             first = (record.rank_id, peer) not in met
             met.add((record.rank_id, peer))
-            pieces = pools.pieces(record, peer, start.tokens) if record.bytes else None
+            segments = pools.segments(record, peer, start.tokens) if record.bytes else None
             write = None
-            if pieces is None:
-                seen.unused["writes that failed, or whose number of pieces is not known"] += 1
+            if segments is None:
+                seen.unused["writes that failed, or whose number of segments is not known"] += 1
             else:
-                write = Write(record.bytes, pieces, record.time_s - begin_s, first)
+                write = Write(record.bytes, segments, record.time_s - begin_s, first)
             done.append((begin_s, record.time_s, worker, write))
     side_by_side = _side_by_side(done)
     for place, (*_, write) in enumerate(done):
@@ -250,10 +250,10 @@ def _submits(records: list[Record], arrivals_s: dict[int, float], seen: Observed
 
 
 def fill_s_per_byte(run: StoredRun, replication: int) -> float:
-    """How long a byte of test content keeps an encode rank's thread busy, if its account says so, else 0."""
-    accounts = run.usage[replication].values() if replication < len(run.usage) else ()
-    bytes_ = sum(one["fill_bytes"] for one in accounts)
-    return float(sum(one["fill_cpu_s"] for one in accounts) / bytes_) if bytes_ else 0.0
+    """How long a byte of test content keeps an encode rank's thread busy, if its usage says so, else 0."""
+    usages = run.usage[replication].values() if replication < len(run.usage) else ()
+    bytes_ = sum(one["fill_bytes"] for one in usages)
+    return float(sum(one["fill_cpu_s"] for one in usages) / bytes_) if bytes_ else 0.0
 
 
 def _passes(
@@ -297,10 +297,10 @@ def _loops(config: Config, records: list[Record], alone: dict[int, float], seen:
     if 0 < services.encode_poll_interval_s < SOUND_SLEEP_S and not services.preprocess_per_token_s:
         _naps(records, alone, services.encode_poll_interval_s, seen)
     if services.encode_poll_interval_s or services.language_poll_interval_s:
-        seen.unused["runs whose poll_interval_s is not 0, for turns and requests"] += 1
+        seen.unused["runs whose poll_interval_s is not 0, for iterations and requests"] += 1
         return
     if services.preprocess_per_token_s:
-        seen.unused["runs that prepare images, for turns and requests"] += 1
+        seen.unused["runs that prepare images, for iterations and requests"] += 1
         return
     by_room: dict[int, list[Record]] = {}
     for record in records:
@@ -329,9 +329,9 @@ def _alone_room(records: list[Record], arrival_s: float, seen: Observed) -> None
         event, time_s = record.event, record.time_s
         begins = event not in last
         if event is Event.ENCODE_STARTED and begins:
-            seen.encode_turns_s.append(time_s - last.get(Event.OFFERS_COMPLETE, time_s))
+            seen.encode_iterations_s.append(time_s - last.get(Event.OFFERS_COMPLETE, time_s))
         elif event is Event.CHUNK_RECEIVED and last.get(Event.CHUNK_DONE, -1.0) > last.get(event, -1.0):
-            seen.language_turns_s.append(time_s - last[Event.CHUNK_DONE])
+            seen.language_iterations_s.append(time_s - last[Event.CHUNK_DONE])
             spent_s += last[Event.CHUNK_DONE] - last[Event.CHUNK_STARTED]
             messages += 2
         elif event is Event.ENCODED and begins:

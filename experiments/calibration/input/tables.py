@@ -10,10 +10,10 @@ import numpy as np
 
 from experiments.calibration.input.groups import Group
 from experiments.calibration.input.rows import TIME, LeftOut, Row
-from experiments.calibration.laws.cells import Array, Cells, cells_of
 from experiments.calibration.laws.choosing import Chosen, choose, dimension
 from experiments.calibration.laws.fitting import Certainty, certainty
 from experiments.calibration.laws.forms import FORMS, Form
+from experiments.calibration.laws.samples import Array, Samples, samples_of
 from sim.streams import stream
 
 HOLDOUTS = ("odd", "even", "none")
@@ -39,15 +39,15 @@ def fit_table(
     seen = [row for row, one in zip(rows, hidden, strict=True) if not one]
     if len(seen) < FEWEST_FITTED or (holdout != "none" and len(seen) == len(rows)):
         return None
-    cells = cells_of(seen)
-    chosen = choose(cells, forms)
+    samples = samples_of(seen)
+    chosen = choose(samples, forms)
     if chosen is None:
         return None
-    residuals = predict(chosen, rows, dimension(cells))
+    residuals = predict(chosen, rows, dimension(samples))
     judged = hidden if any(hidden) else [True] * len(rows)
     errors = [abs(line["error"]) for line, one in zip(residuals, judged, strict=True) if one]
     roundings = [row.rounding for row, one in zip(rows, judged, strict=True) if one]
-    sure = certainty(chosen.fit, cells, stream(seed, 0, "calibration", group.name))
+    sure = certainty(chosen.fit, samples, stream(seed, 0, "calibration", group.name))
     return {
         "name": group.name,
         "form": chosen.name,
@@ -90,8 +90,8 @@ def describe(chosen: Chosen, sure: Certainty) -> dict[str, Any]:
 
 def predict(chosen: Chosen, rows: Sequence[Row], along: int | None) -> list[dict[str, Any]]:
     """Each row beside what the law says of it, in seconds or bytes per second, whichever was measured."""
-    cells = cells_of(rows)
-    said: Array = chosen.seconds(cells, along)
+    samples = samples_of(rows)
+    said: Array = chosen.seconds(samples, along)
     lines = []
     for row, seconds in zip(rows, said.tolist(), strict=True):
         value = seconds if row.kind == TIME else row.bytes_moved / seconds
@@ -104,14 +104,14 @@ def predict(chosen: Chosen, rows: Sequence[Row], along: int | None) -> list[dict
     return lines
 
 
-def predict_table(chosen: Chosen, cells: Cells, group: Group) -> dict[str, Any]:
-    """How well a law for ``cells`` says what is in another table; ``untold``: what all of its own cells had alike."""
+def predict_table(chosen: Chosen, samples: Samples, group: Group) -> dict[str, Any]:
+    """How well a law for ``samples`` says what is in another table; ``untold``: what all of its own samples had alike."""
     residuals = predict(chosen, group.rows, None)
     errors = [abs(line["error"]) for line in residuals]
-    other = cells_of(group.rows)
+    other = samples_of(group.rows)
     untold = [
         name
-        for name, own, asked in zip(DIMENSIONS, _columns(cells), _columns(other), strict=True)
+        for name, own, asked in zip(DIMENSIONS, _columns(samples), _columns(other), strict=True)
         if len(set(own)) == 1 and set(asked) != set(own)
     ]
     return {
@@ -124,12 +124,12 @@ def predict_table(chosen: Chosen, cells: Cells, group: Group) -> dict[str, Any]:
     }
 
 
-def _columns(cells: Cells) -> tuple[Array, Array, Array]:
-    return cells.size_bytes, cells.pieces, cells.threads
+def _columns(samples: Samples) -> tuple[Array, Array, Array]:
+    return samples.size_bytes, samples.segments, samples.threads
 
 
 def repeat_spread(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """Cells that were measured more than once on one system, and how far apart: no law can do better than that."""
+    """Samples that were measured more than once on one system, and how far apart: no law can do better than that."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for group in groups:
         for row in group.rows:

@@ -1,1 +1,1 @@
-"""The laws that a link may follow, fitted to measured cells and chosen by their error on held-out ones."""
+"""The laws that a link may follow, fitted to measured samples and chosen by their error on held-out ones."""

@@ -1,13 +1,13 @@
-"""The laws that a link may follow: what one batch of pieces takes a writing thread.
+"""The laws that a link may follow: what one batch of segments takes a writing thread.
 
-For ``n`` pieces of ``m`` bytes from each of ``T`` threads that write one batch after the other over the same adapters,
+For ``n`` segments of ``m`` bytes from each of ``T`` threads that write one batch after the other over the same adapters,
 every law is a sum of parts that cost something, each cost at least 0:
 
-    latency_s + per_piece_s · n + per_queue_s · min(n, queues) + T · n · max(1 / message_rate_per_s, m / bandwidth_Bps)
+    latency_s + per_segment_s · n + per_queue_s · min(n, queues) + T · n · max(1 / message_rate_per_s, m / bandwidth_Bps)
 
-so that for a given *shape* (the size below which pieces cost the same, how sharp that bend is, the number of queues)
+so that for a given *shape* (the size below which segments cost the same, how sharp that bend is, the number of queues)
 the costs follow from linear least squares. So do those of several adapters, which a write has together from some size
-on. One law is of another kind: ``crowded`` lets bytes cost more the more pieces a batch keeps in flight.
+on. One law is of another kind: ``crowded`` lets bytes cost more the more segments a batch keeps in flight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from experiments.calibration.laws.cells import Array, Cells
+from experiments.calibration.laws.samples import Array, Samples
 
 Shape = Mapping[str, float]
 
@@ -62,33 +62,33 @@ class Form:
 
     @property
     def continuous(self) -> int:
-        """Number of parameters that may have any value: so many cells at least are needed to tell them."""
+        """Number of parameters that may have any value: so many samples at least are needed to tell them."""
         return len(self.costs) + ("knee_bytes" in self.shape)
 
-    def columns(self, cells: Cells, shape: Shape) -> Array:
-        """One column a cost: its part's seconds per unit of it, for every cell."""
-        return np.column_stack([PARTS[name](cells, shape) for name in self.costs])
+    def columns(self, samples: Samples, shape: Shape) -> Array:
+        """One column a cost: its part's seconds per unit of it, for every sample."""
+        return np.column_stack([PARTS[name](samples, shape) for name in self.costs])
 
-    def shapes(self, cells: Cells) -> list[dict[str, float]]:
-        """Shapes to try for these cells; none if the cells cannot tell."""
+    def shapes(self, samples: Samples) -> list[dict[str, float]]:
+        """Shapes to try for these samples; none if the samples cannot tell."""
         grids: list[Sequence[float]] = []
         for name in self.shape:
             if name == "knee_bytes":
-                grids.append(_between(cells.size_bytes, KNEES_BETWEEN_SIZES))
+                grids.append(_between(samples.size_bytes, KNEES_BETWEEN_SIZES))
             elif name == "stripe_threshold_bytes":
-                grids.append(_between(cells.size_bytes * cells.pieces, 1))
+                grids.append(_between(samples.size_bytes * samples.segments, 1))
             else:
                 grids.append(SHARPNESS)
         known = {self.counted: float(self.count)} if self.counted else {}
         return [known | dict(zip(self.shape, values, strict=True)) for values in product(*grids)]
 
-    def variants(self, cells: Cells) -> list[Form]:
-        """The law itself, or with each number of queues or adapters that these cells might tell."""
+    def variants(self, samples: Samples) -> list[Form]:
+        """The law itself, or with each number of queues or adapters that these samples might tell."""
         if not self.counted:
             return [self]
         if self.counted == "adapters":
             return [replace(self, count=adapters) for adapters in ADAPTERS]
-        least, most = cells.pieces.min(), cells.pieces.max()
+        least, most = samples.segments.min(), samples.segments.max()
         return [replace(self, count=queues) for queues in QUEUES if least < queues < most]
 
 
@@ -101,38 +101,40 @@ def _between(values: Array, steps: int) -> list[float]:
     return [float(low * (high / low) ** place) for low, high in pairwise(sizes) for place in places]
 
 
-def _bytes(cells: Cells, shape: Shape) -> Array:
-    """Bytes that the adapters move for a batch; a piece below the knee counts as one of the knee's size."""
-    size, knee = cells.size_bytes, shape.get("knee_bytes", 0.0)
+def _bytes(samples: Samples, shape: Shape) -> Array:
+    """Bytes that the adapters move for a batch; a segment below the knee counts as one of the knee's size."""
+    size, knee = samples.size_bytes, shape.get("knee_bytes", 0.0)
     if "sharpness" in shape:
         power = shape["sharpness"]
         counted = (size**power + knee**power) ** (1 / power)
     else:
         counted = np.maximum(size, knee)
-    return np.asarray(cells.threads * cells.pieces * counted)
+    return np.asarray(samples.threads * samples.segments * counted)
 
 
-def _striped_bytes(cells: Cells, shape: Shape) -> Array:
+def _striped_bytes(samples: Samples, shape: Shape) -> Array:
     """Bytes that one adapter moves for a batch: from the threshold on all share it, below as many as there are."""
     adapters = shape["adapters"]
-    striped = cells.size_bytes * cells.pieces >= shape["stripe_threshold_bytes"]
-    writers = np.where(striped, cells.threads / adapters, np.maximum(cells.threads / adapters, 1.0))
-    return np.asarray(cells.pieces * cells.size_bytes * writers)
+    striped = samples.size_bytes * samples.segments >= shape["stripe_threshold_bytes"]
+    writers = np.where(striped, samples.threads / adapters, np.maximum(samples.threads / adapters, 1.0))
+    return np.asarray(samples.segments * samples.size_bytes * writers)
 
 
-def _crowd(cells: Cells, shape: Shape) -> Array:
-    return np.asarray(_bytes(cells, shape) * np.log2(cells.pieces))
+def _crowd(samples: Samples, shape: Shape) -> Array:
+    return np.asarray(_bytes(samples, shape) * np.log2(samples.segments))
 
 
-PARTS: dict[str, Callable[[Cells, Shape], Array]] = {
-    "latency_s": lambda cells, _: np.ones(len(cells)),
-    "per_piece_s": lambda cells, _: cells.pieces,
-    "per_queue_s": lambda cells, shape: np.minimum(cells.pieces, shape["queues"]),
-    "per_byte_s": lambda cells, shape: _striped_bytes(cells, shape) if "adapters" in shape else _bytes(cells, shape),
+PARTS: dict[str, Callable[[Samples, Shape], Array]] = {
+    "latency_s": lambda samples, _: np.ones(len(samples)),
+    "per_segment_s": lambda samples, _: samples.segments,
+    "per_queue_s": lambda samples, shape: np.minimum(samples.segments, shape["queues"]),
+    "per_byte_s": lambda samples, shape: (
+        _striped_bytes(samples, shape) if "adapters" in shape else _bytes(samples, shape)
+    ),
     "crowding_s_per_byte": _crowd,
 }
 DISCRETE = ("queues", "adapters", "sharpness", "stripe_threshold_bytes")
-"""Parameters that cells tell only up to a choice among some, so that they have no standard error."""
+"""Parameters that samples tell only up to a choice among some, so that they have no standard error."""
 
 _BEND = "T·n·max(1/message_rate_per_s, m/bandwidth_Bps)"
 _SMOOTH = "T·n·(message_rate_per_s^-p + (m/bandwidth_Bps)^p)^(1/p)"
@@ -150,32 +152,32 @@ FORMS = (
         ("per_byte_s", "crowding_s_per_byte"),
         simulated=False,
     ),
-    Form("pieces", f"latency_s + per_piece_s·n + {_PLAIN}", ("latency_s", "per_piece_s", "per_byte_s")),
+    Form("segments", f"latency_s + per_segment_s·n + {_PLAIN}", ("latency_s", "per_segment_s", "per_byte_s")),
     Form("latency and roof", f"latency_s + {_BEND}", ("latency_s", "per_byte_s"), ("knee_bytes",)),
     Form(
         "latency and smooth roof", f"latency_s + {_SMOOTH}", ("latency_s", "per_byte_s"), ("knee_bytes", "sharpness"),
         simulated=False,
     ),
-    Form("batch", f"latency_s + per_piece_s·n + {_BEND}", ("latency_s", "per_piece_s", "per_byte_s"), ("knee_bytes",)),
+    Form("batch", f"latency_s + per_segment_s·n + {_BEND}", ("latency_s", "per_segment_s", "per_byte_s"), ("knee_bytes",)),
     Form("queues", f"latency_s + {_QUEUES} + {_PLAIN}", ("latency_s", "per_queue_s", "per_byte_s"), counted="queues"),
     Form(
         "adapters", f"latency_s + {_STRIPED}", ("latency_s", "per_byte_s"), ("stripe_threshold_bytes",),
         counted="adapters",
     ),
     Form(
-        "adapters and pieces", f"latency_s + per_piece_s·n + {_STRIPED}", ("latency_s", "per_piece_s", "per_byte_s"),
+        "adapters and segments", f"latency_s + per_segment_s·n + {_STRIPED}", ("latency_s", "per_segment_s", "per_byte_s"),
         ("stripe_threshold_bytes",), counted="adapters",
     ),
     Form(
-        "queues and pieces",
-        f"latency_s + per_piece_s·n + {_QUEUES} + {_PLAIN}",
-        ("latency_s", "per_piece_s", "per_queue_s", "per_byte_s"),
+        "queues and segments",
+        f"latency_s + per_segment_s·n + {_QUEUES} + {_PLAIN}",
+        ("latency_s", "per_segment_s", "per_queue_s", "per_byte_s"),
         counted="queues",
     ),
     Form(
         "queues and batch",
-        f"latency_s + per_piece_s·n + {_QUEUES} + {_BEND}",
-        ("latency_s", "per_piece_s", "per_queue_s", "per_byte_s"),
+        f"latency_s + per_segment_s·n + {_QUEUES} + {_BEND}",
+        ("latency_s", "per_segment_s", "per_queue_s", "per_byte_s"),
         ("knee_bytes",),
         counted="queues",
     ),
@@ -192,12 +194,12 @@ def parameters(form: Form, costs: Array, shape: Shape) -> dict[str, float]:
     return found | {name: float(value) for name, value in shape.items() if name != "knee_bytes"}
 
 
-def seconds(form: Form, found: Mapping[str, float], cells: Cells) -> Array:
-    """What the law says for these cells, from its parameters."""
+def seconds(form: Form, found: Mapping[str, float], samples: Samples) -> Array:
+    """What the law says for these samples, from its parameters."""
     costs = [1 / found["bandwidth_Bps"] if name == "per_byte_s" else found[name] for name in form.costs]
     shape = {name: found[name] for name in DISCRETE if name in found}
     if "knee_bytes" in form.shape:
         # Where bytes cost nothing, neither does a bend in what they cost.
         free = math.isinf(found["bandwidth_Bps"])
         shape["knee_bytes"] = 0.0 if free else found["bandwidth_Bps"] / found["message_rate_per_s"]
-    return np.asarray(form.columns(cells, shape) @ np.array(costs))
+    return np.asarray(form.columns(samples, shape) @ np.array(costs))

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.calibration.laws.cells import Array
+from experiments.calibration.laws.samples import Array
 
 RIDGE = 1e-13
 """Keeps columns that say the same from having no solution; it moves no other one by more than rounding does."""

@@ -10,7 +10,7 @@ from joblib import delayed
 from experiments.commands.checking.parallel import Progress, in_parallel
 from experiments.text import table
 from protocol.checker.explorer import explore
-from protocol.checker.suites import GridCell, grid
+from protocol.checker.suites import GridCase, grid
 from protocol.disciplines import DISCIPLINES
 
 _WAITING = sorted(
@@ -27,29 +27,29 @@ when their first chunk was too small waits for nobody."""
 
 
 def check_grid(most_requests: int, *, jobs: int, progress: Progress | None = None) -> dict[str, Any]:
-    """In how many cells of the grid each discipline can deadlock: within the language pool, across the two sides."""
+    """In how many cases of the grid each discipline can deadlock: within the language pool, across the two sides."""
     began = time.perf_counter()
-    cells = list(grid(most_requests))
+    cases = list(grid(most_requests))
     tasks = (
-        delayed(_deadlocks)(cell, name)
-        for cell in sorted(cells, key=lambda cell: len(cell.requests), reverse=True)
+        delayed(_deadlocks)(case, name)
+        for case in sorted(cases, key=lambda case: len(case.requests), reverse=True)
         for name in GRID_ROWS
     )
     counted = ("deadlock", "within_pool", "across_sides", "one_oversized", "states", "searches")
     rows = {name: dict.fromkeys(counted, 0) for name in GRID_ROWS}
-    for cell, name, (within, across), states, searches in in_parallel(jobs, tasks):
+    for case, name, (within, across), states, searches in in_parallel(jobs, tasks):
         row = rows[name]
         row["deadlock"] += within or across
         row["within_pool"] += within
         row["across_sides"] += across
-        row["one_oversized"] += (within or across) and cell.oversized == 1
+        row["one_oversized"] += (within or across) and case.oversized == 1
         row["states"] += states
         row["searches"] += searches
         if progress is not None:
-            progress(f"{name}, {cell.requests}")
+            progress(f"{name}, {case.requests}")
     return {
-        "configurations": len(cells),
-        "one_oversized": sum(cell.oversized == 1 for cell in cells),
+        "configurations": len(cases),
+        "one_oversized": sum(case.oversized == 1 for case in cases),
         "most_requests": most_requests,
         "rows": rows,
         "states": sum(row["states"] for row in rows.values()),
@@ -62,10 +62,10 @@ def count_grid(most_requests: int) -> int:
     return len(list(grid(most_requests))) * len(GRID_ROWS)
 
 
-def _deadlocks(cell: GridCell, name: str) -> tuple[GridCell, str, tuple[bool, bool], int, int]:
+def _deadlocks(case: GridCase, name: str) -> tuple[GridCase, str, tuple[bool, bool], int, int]:
     discipline, resume_first = GRID_ROWS[name]
     states = searches = within = across = 0
-    for bound in cell.bounds(discipline, resume_first=resume_first) if cell.contended else ():
+    for bound in case.bounds(discipline, resume_first=resume_first) if case.contended else ():
         result = explore(bound, keep_going=True)
         other = [finding for finding in result.findings if finding.invariant != 21]
         if other:
@@ -74,7 +74,7 @@ def _deadlocks(cell: GridCell, name: str) -> tuple[GridCell, str, tuple[bool, bo
         searches += 1
         within += result.dead_ends[0]
         across += result.dead_ends[1]
-    return cell, name, (within > 0, across > 0), states, searches
+    return case, name, (within > 0, across > 0), states, searches
 
 
 def grid_text(report: dict[str, Any]) -> str:

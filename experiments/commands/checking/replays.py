@@ -23,9 +23,11 @@ def replay_file(path: Path) -> dict[str, Any]:
         done = replay(bound, finding.moves)
     except ScheduleError as error:
         # The core has changed since: a schedule that it does not go along with any more does no harm.
-        return {"configuration": bound.name, "lines": [], "broken": [], "not_possible": str(error)}
-    broken = [{"invariant": number, "name": STATEMENTS[number][0], "what": what} for number, what in done.broken]
-    return {"configuration": f"{bound.name}: {summary(bound)}", "lines": list(done.lines), "broken": broken}
+        return {"configuration": bound.name, "lines": [], "violations": [], "not_possible": str(error)}
+    violations = [
+        {"invariant": number, "name": STATEMENTS[number][0], "what": what} for number, what in done.violations
+    ]
+    return {"configuration": f"{bound.name}: {summary(bound)}", "lines": list(done.lines), "violations": violations}
 
 
 def replay_text(done: dict[str, Any]) -> str:
@@ -33,8 +35,8 @@ def replay_text(done: dict[str, Any]) -> str:
     lines = [done["configuration"], *done["lines"], ""]
     if "not_possible" in done:
         lines.append(f"the core does not go along with this schedule: {done['not_possible']}")
-    for broken in done["broken"]:
-        lines.append(f"invariant {broken['invariant']}, {broken['name']}, is broken: {broken['what']}")
-    if not done["broken"]:
+    for violations in done["violations"]:
+        lines.append(f"invariant {violations['invariant']}, {violations['name']}, is broken: {violations['what']}")
+    if not done["violations"]:
         lines.append("no invariant is broken")
     return "\n".join(lines)

@@ -100,7 +100,7 @@ def _report(results: Sequence[tuple[Exploration, float]], wall_s: float) -> dict
         "local_steps": sum(one.local_steps for one, _ in results),
         "configurations": len(results),
         "complete": sum(one.complete for one, _ in results),
-        "broken_configurations": sum(bool(one.findings) for one, _ in results),
+        "violating_configurations": sum(bool(one.findings) for one, _ in results),
         "invariants": len(STATEMENTS),
         "violations": [
             {
@@ -120,7 +120,7 @@ def _report(results: Sequence[tuple[Exploration, float]], wall_s: float) -> dict
                 "transitions": one.transitions,
                 "longest_moves": one.depth,
                 "complete": one.complete,
-                "broken": [finding.invariant for finding in one.findings],
+                "violations": [finding.invariant for finding in one.findings],
                 "wall_s": round(took_s, 3),
             }
             for one, took_s in results
@@ -149,7 +149,9 @@ def report_text(report: dict[str, Any], *, verbose: bool) -> str:
     if verbose:
         rows = [("configuration", "states", "transitions", "longest", "seconds", "")]
         for one in report["results"]:
-            note = ", ".join(f"breaks {number}" for number in one["broken"]) or ("" if one["complete"] else "cut short")
+            note = ", ".join(f"breaks {number}" for number in one["violations"]) or (
+                "" if one["complete"] else "cut short"
+            )
             numbers = (one["states"], one["transitions"], one["longest_moves"])
             rows.append((one["name"], *map(str, numbers), f"{one['wall_s']:.1f}", note))
         lines += [table(rows), ""]
@@ -164,11 +166,11 @@ def report_text(report: dict[str, Any], *, verbose: bool) -> str:
             )
         if "file" in violation:
             lines.append(f"saved; replay it with: bufferlab check --replay {violation['file']}")
-    cut_short = report["configurations"] - report["complete"] - report["broken_configurations"]
+    cut_short = report["configurations"] - report["complete"] - report["violating_configurations"]
     lines.append(
         f"{report['configurations']} configurations, {report['states']} states, {report['transitions']} transitions "
         f"in {report['wall_s']:.1f} s"
-        + (f"; {report['broken_configurations']} broken" if report["broken_configurations"] else "")
+        + (f"; {report['violating_configurations']} broken" if report["violating_configurations"] else "")
         + (f"; {cut_short} cut short by the budget" if cut_short else "")
     )
     if not report["violations"]:

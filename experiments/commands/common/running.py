@@ -75,5 +75,5 @@ def run_into_directory(
         print(f"run directory: {claim.target}")
     if faulted is not None:
         raise faulted
-    # The laws are checks that every run states it keeps.
+    # The invariants are checks that every run states it keeps.
     raise typer.Exit(CHECK_FAILED if summary["invariant_violations"] else DONE)

@@ -12,12 +12,12 @@ and not once per global state.
 
 from protocol.checker.invariants import states, steps, writes  # noqa: F401 - their predicates register themselves
 from protocol.checker.invariants.base import (
-    Broken,
     Content,
     Ghost,
     Hit,
     Local,
     Step,
+    Violation,
     Write,
     check_group,
     check_local,
@@ -30,12 +30,12 @@ from protocol.checker.invariants.statements import STATEMENTS
 
 __all__ = [
     "STATEMENTS",
-    "Broken",
     "Content",
     "Ghost",
     "Hit",
     "Local",
     "Step",
+    "Violation",
     "Write",
     "check_end",
     "check_group",

@@ -18,7 +18,7 @@ from protocol.status import Status
 from protocol.topology import RankId, Side
 
 
-class Broken(NamedTuple):
+class Violation(NamedTuple):
     """A broken invariant."""
 
     invariant: int
@@ -124,31 +124,31 @@ def on_write(number: int) -> Wrap:
 
 
 def on_group(number: int) -> Wrap:
-    """A predicate over all ranks of a group, none of which is in the middle of a turn."""
+    """A predicate over all ranks of a group, none of which is in the middle of an iteration."""
     return _add(GROUP, number)
 
 
-def check_local(local: Local) -> tuple[Broken, ...]:
+def check_local(local: Local) -> tuple[Violation, ...]:
     """Everything wrong with one rank's state."""
-    return tuple([Broken(number, what) for number, predicate in LOCAL for what in predicate(local)])
+    return tuple([Violation(number, what) for number, predicate in LOCAL for what in predicate(local)])
 
 
-def check_step(step: Step) -> tuple[Broken, ...]:
+def check_step(step: Step) -> tuple[Violation, ...]:
     """Everything wrong with one step. A step that raised is only that."""
     if step.error is not None:
         number = next((number for kind, number in ERRORS.items() if isinstance(step.error, kind)), 19)
-        return (Broken(number, f"{step.rank_id} raised {type(step.error).__name__}: {step.error}"),)
-    return tuple([Broken(number, what) for number, predicate in STEP for what in predicate(step)])
+        return (Violation(number, f"{step.rank_id} raised {type(step.error).__name__}: {step.error}"),)
+    return tuple([Violation(number, what) for number, predicate in STEP for what in predicate(step)])
 
 
-def check_write(write: Write) -> tuple[Broken, ...]:
+def check_write(write: Write) -> tuple[Violation, ...]:
     """Everything wrong with a write under way."""
-    return tuple([Broken(number, what) for number, predicate in WRITE for what in predicate(write)])
+    return tuple([Violation(number, what) for number, predicate in WRITE for what in predicate(write)])
 
 
-def check_group(members: list[Local]) -> tuple[Broken, ...]:
+def check_group(members: list[Local]) -> tuple[Violation, ...]:
     """Everything wrong between the ranks of a group."""
-    return tuple([Broken(number, what) for number, predicate in GROUP for what in predicate(members)])
+    return tuple([Violation(number, what) for number, predicate in GROUP for what in predicate(members)])
 
 
 def held_blocks(room: Any) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ STATEMENTS: dict[int, tuple[str, str]] = {
     ),
     10: ("no success with a hole", "Success is sent only when every required destination has acknowledged every token"),
     11: ("same cut on all destinations", "for each chunk all destinations of a room are cut at the same token"),
-    12: ("agreement", "the ranks of a group take the same decisions, and their queues are equal between turns"),
+    12: ("agreement", "the ranks of a group take the same decisions, and their queues are equal between iterations"),
     13: (
         "no orphan state",
         "a room exists only after a local submission and until it is reaped; no late message makes one",
@@ -45,7 +45,7 @@ STATEMENTS: dict[int, tuple[str, str]] = {
     20: ("quarantine is temporary", "whatever waits for a silent writer has a timer armed"),
     21: (
         "no deadlock",
-        "an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due turn is "
+        "an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due iteration is "
         "known to be due",
     ),
     22: (

@@ -28,6 +28,7 @@ from protocol.messages import (
     CopyOut,
     Deliver,
     EncodeRequest,
+    Iteration,
     LanguageRequest,
     Offer,
     PeerDown,
@@ -35,7 +36,6 @@ from protocol.messages import (
     Send,
     StartEncode,
     StartWrite,
-    Turn,
     WriteDone,
 )
 from protocol.rank import RoomKey
@@ -231,7 +231,7 @@ def _reads_are_of_owned_blocks(step: Step) -> Iterator[str]:
 @on_step(18)
 def _other_rooms_do_not_move(step: Step) -> Iterator[str]:
     given = step.given
-    if isinstance(given, Turn | PeerDown | PeerUp) or not hasattr(given, "room"):
+    if isinstance(given, Iteration | PeerDown | PeerUp) or not hasattr(given, "room"):
         return
     key = (given.room, given.incarnation)  # type: ignore[attr-defined]
     for before, after in room_pairs(step):
@@ -280,7 +280,7 @@ def _failures_are_told(step: Step) -> Iterator[str]:
 
 @on_step(24)
 def _first_come_first_served(step: Step) -> Iterator[str]:
-    if not isinstance(step.given, Turn):
+    if not isinstance(step.given, Iteration):
         return
     before, after = step.before.core, step.after.core
     if isinstance(before, EncodeRank) and isinstance(after, EncodeRank):
@@ -321,12 +321,12 @@ def _aborts_are_prompt(step: Step) -> Iterator[str]:
             taken = taken and bool(required(step.bound, step.rank_id))
         if taken and (after is None or not after.failure):
             yield f"the abort of room {key} left it alive on {step.rank_id}"
-    elif isinstance(given, Turn):
-        doomed = {given.failed} | {number for number, vote in given.progress if vote == FAILED}
+    elif isinstance(given, Iteration):
+        doomed = {given.failed} | {number for number, progress in given.progress if progress == FAILED}
         for room in step.before.core.rooms.values():
             decided = room.number in doomed and room.number < given.submitted  # every rank has it
             if decided and not room.over and room.key not in dict(step.after.ghost.ends):
-                yield f"room {room.key} failed and its group's turn did not end it on {step.rank_id}"
+                yield f"room {room.key} failed and its group's iteration did not end it on {step.rank_id}"
 
 
 @on_step(26)

@@ -34,7 +34,7 @@ SECOND_MOMENTS = {"exponential": 2.0, "deterministic": 1.0, "hyperexponential": 
 FREE = LinkProfile(
     name="free",
     latency_s=0.0,
-    per_piece_s=0.0,
+    per_segment_s=0.0,
     bandwidth_Bps=math.inf,
     control_latency_s=0.0,
     copy_bandwidth_Bps=math.inf,
@@ -179,7 +179,7 @@ def run(
 class Turnstile(Faults):
     """Sends away whoever is not given a slot on arrival: its client goes at once. Makes a queue a loss system."""
 
-    AFTER_ALL_TURNS = 1 << 20
+    AFTER_ALL_ITERATIONS = 1 << 20
 
     def __init__(self) -> None:
         self.sent_away: set[int] = set()
@@ -190,10 +190,10 @@ class Turnstile(Faults):
         self._cores = {core.rank_id: core for core in cluster.cores}
 
     def admits(self, rank_id: RankId, event: object) -> bool:
-        """Let everything pass; look at a new request when all turns of its moment are over."""
+        """Let everything pass; look at a new request when all iterations of its moment are over."""
         if type(event) is LanguageRequest:
             clock = self._cluster.clock
-            clock.call_last_at(clock.now, self.AFTER_ALL_TURNS, self._look, rank_id, event)
+            clock.call_last_at(clock.now, self.AFTER_ALL_ITERATIONS, self._look, rank_id, event)
         return True
 
     def _look(self, rank_id: RankId, request: LanguageRequest) -> None:

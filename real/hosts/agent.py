@@ -49,7 +49,7 @@ from real.threads import ThreadBrokeError, ThreadFailures
 RETRY_S = 0.2
 
 
-class Seat:
+class RankAgent:
     """One rank's place in a run. ``device``: the RDMA adapter of this rank in place of the run's, "" for the run's."""
 
     def __init__(self, line: Line, rank_id: RankId, here: ThisHost, device: str = "") -> None:
@@ -175,7 +175,7 @@ def take_part(
             raise EngineStartError(f"the coordinator refuses {side.value} rank {number}: {answer.reason}")
         assert isinstance(answer, Welcome)
         with ThisHost(host, held) as here:
-            Seat(line, answer.rank_id, here, device).take_part()
+            RankAgent(line, answer.rank_id, here, device).take_part()
 
 
 def _connect(coordinator: tuple[str, int], wait_s: float) -> socket.socket:

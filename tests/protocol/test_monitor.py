@@ -1,11 +1,11 @@
-"""Every law is broken once by hand, so that the count in summary.json is known to be real."""
+"""Every invariant is broken once by hand, so that the count in summary.json is known to be real."""
 
 from collections.abc import Callable
 
 import pytest
 
 from protocol.emulation.scenario import Request, Scenario
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -47,13 +47,13 @@ def good() -> Lines:
 
 def check(lines: Lines, *, language_tp: int = 1, blocks: int = 4, again: Lines | None = None) -> list[str]:
     scenario = Scenario(block_tokens=8, hidden=4, language_tp=language_tp, language_blocks=blocks, encode_blocks=blocks)
-    checker = LawChecker(scenario)
+    checker = InvariantMonitor(scenario)
     for life in (lines, again or []):
         checker.expect(Request(room=1, arrival_s=0, total_tokens=24))
         for line in life:
             checker.record(line)
     checker.finish()
-    assert checker.broken == len(checker.examples)
+    assert checker.violations == len(checker.examples)
     return checker.examples
 
 
@@ -146,7 +146,7 @@ def fails_with_success(lines: Lines) -> None:
     lines[find(lines, Event.DELIVERED)] = record(5, LANGUAGE, Event.FAILED, OK, 24)
 
 
-def test_a_good_life_breaks_no_law() -> None:
+def test_a_good_life_violates_no_invariant() -> None:
     assert check(good()) == []
 
 
@@ -176,7 +176,7 @@ def test_a_good_life_breaks_no_law() -> None:
         (fails_with_success, "failed, yet released in Success"),
     ],
 )
-def test_a_broken_law_is_counted_and_told(fault: Callable[[Lines], None], word: str) -> None:
+def test_a_violation_is_counted_and_told(fault: Callable[[Lines], None], word: str) -> None:
     lines = good()
     fault(lines)
     told = check(lines)
@@ -201,7 +201,7 @@ def test_the_group_ends_alike() -> None:
     assert any("another rank of the group delivered it" in line for line in check(lines, language_tp=2))
 
 
-def test_an_unfinished_room_is_no_broken_law() -> None:
+def test_an_unfinished_room_is_no_violation() -> None:
     # A deadlock is told as such; that a room waits breaks no rule.
     assert check(good()[:10]) == []
 
@@ -212,8 +212,8 @@ def test_a_room_number_may_live_again() -> None:
 
 
 def test_only_some_examples_are_kept_but_all_are_counted() -> None:
-    checker = LawChecker(Scenario(block_tokens=8, hidden=4))
+    checker = InvariantMonitor(Scenario(block_tokens=8, hidden=4))
     for _ in range(1000):
         checker.record(good()[0])
-    assert checker.broken == 1000
+    assert checker.violations == 1000
     assert len(checker.examples) == 20

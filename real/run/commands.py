@@ -132,7 +132,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     quarantined: list[int] = []
 
 
-Told = tuple[float, int, Event, Status | None, int, int, str]
+RecordPayload = tuple[float, int, Event, Status | None, int, int, str]
 """A record as a rank tells it: without its own name, in seconds of its own clock."""
 
 
@@ -141,7 +141,7 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
 
     rank_id: RankId
     generation: int
-    records: list[Told]
+    records: list[RecordPayload]
 
 
 class Concluded(msgspec.Struct, frozen=True, tag="concluded"):
@@ -154,7 +154,7 @@ class Concluded(msgspec.Struct, frozen=True, tag="concluded"):
     status: Status
     reason: str = ""
     generation: int = 0
-    records: list[Told] = []
+    records: list[RecordPayload] = []
 
 
 class Broken(msgspec.Struct, frozen=True, tag="broken"):
@@ -164,7 +164,7 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     reason: str
 
 
-Order = (
+Command = (
     Ready
     | Start
     | Submit
@@ -182,15 +182,15 @@ Order = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Order)
+_decoder = msgspec.msgpack.Decoder(Command)
 
 
-def order_frames(order: Order) -> list[bytes]:
-    """The frames of an order."""
-    return [ORDER, _encoder.encode(order)]
+def command_frames(command: Command) -> list[bytes]:
+    """The frames of a command."""
+    return [ORDER, _encoder.encode(command)]
 
 
-def parse_order(frames: list[bytes]) -> Order:
+def parse_command(frames: list[bytes]) -> Command:
     """The order in ``frames``. Raises ValueError if there is none."""
     if len(frames) != 2 or frames[0] != ORDER:
         raise ValueError(f"{len(frames)} frames are no order")

@@ -1,4 +1,4 @@
-"""What a whole run owes at its end; the laws of single records are tested with the protocol."""
+"""What a whole run owes at its end; the invariants of single records are tested with the protocol."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.pooluse import PoolUse
 from protocol.observe.runlog import RequestRow, RunLog
 from protocol.recording import Event, Record
@@ -20,20 +20,20 @@ from sim.network.link import load_profile
 from sim.observe import (
     STATIONS,
     Book,
-    LawError,
+    InvariantError,
     ObservedRun,
     StationFlow,
-    broken_accounts,
-    broken_ends,
-    broken_laws,
     observe,
+    violations_at_the_end,
+    violations_of,
+    violations_of_counts,
 )
 from sim.run import SimulationOutcome, simulate
 
 SCENARIO = Scenario(block_tokens=4, hidden=8, language_blocks=4, sizing_options={"tokens": 8})
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 CLEAN = SimulationOutcome(
-    end_s=1.0, deadlocks=(), events=1, turns=1, submitted=1, succeeded=1, failed=0, unfinished=0,
+    end_s=1.0, deadlocks=(), events=1, iterations=1, submitted=1, succeeded=1, failed=0, unfinished=0,
     bytes_written=0, bytes_landed=0, leftovers=(),
 )  # fmt: skip
 Step = tuple[float, RankId, Event, Status | None, int, int]
@@ -53,24 +53,24 @@ WHOLE: list[Step] = [
 
 
 def violations(steps: list[Step], outcome: SimulationOutcome = CLEAN) -> list[str]:
-    checker = LawChecker(SCENARIO)
+    checker = InvariantMonitor(SCENARIO)
     checker.expect(Request(0, 0.0, 8))
     for time_s, rank_id, event, status, tokens, bytes_ in steps:
         checker(time_s, rank_id, 0, event, status, tokens, bytes_, str(LANGUAGE))
-    return broken_laws(checker, outcome)
+    return violations_of(checker, outcome)
 
 
-def test_a_clean_run_breaks_no_law() -> None:
+def test_a_clean_run_violates_no_invariant() -> None:
     assert violations(WHOLE) == []
-    checker = LawChecker(SCENARIO)
+    checker = InvariantMonitor(SCENARIO)
     requests = [Request(room, room * 1e-4, 5 * room + 1) for room in range(10)]
     outcome = simulate(SCENARIO, checker.announced(requests), load_profile("cx7-400g"), recorder=checker)
-    assert broken_laws(checker, outcome) == []
+    assert violations_of(checker, outcome) == []
     assert checker.open_rooms == []
 
 
 @pytest.mark.parametrize(
-    ("number", "step", "law"),
+    ("number", "step", "invariant"),
     [
         (8, (0.05, LANGUAGE, Event.CHUNK_RECEIVED, Status.Success, 8, 256), "time goes back from 0.2 to 0.05"),
         (8, (0.2, LANGUAGE, Event.CHUNK_RECEIVED, Status.Bootstrapping, 8, 256), "WaitingForInput became Bootstrapping"),
@@ -81,9 +81,9 @@ def test_a_clean_run_breaks_no_law() -> None:
         (5, (0.1, ENCODE, Event.WRITE_DONE, None, 8, 319), "319 bytes landed at language0.0, the request has 320"),
     ],
 )  # fmt: skip
-def test_a_broken_law_is_named(number: int, step: Step, law: str) -> None:
+def test_a_violation_is_named(number: int, step: Step, invariant: str) -> None:
     found = violations([*WHOLE[:number], step, *WHOLE[number + 1 :]])
-    assert any(law in violation for violation in found), found
+    assert any(invariant in violation for violation in found), found
 
 
 def test_rooms_that_never_end_and_ends_that_come_twice() -> None:
@@ -97,7 +97,7 @@ def test_rooms_that_never_end_and_ends_that_come_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "law"),
+    ("fields", "invariant"),
     [
         ({"unfinished": 1, "succeeded": 0}, "1 requests never ended"),
         ({"leftovers": ("encode0.0 remembers 1 rooms",)}, "encode0.0 remembers 1 rooms"),
@@ -106,8 +106,8 @@ def test_rooms_that_never_end_and_ends_that_come_twice() -> None:
         ({"bytes_written": 7}, "0 bytes landed, 7 were written"),
     ],
 )
-def test_the_outcome_must_add_up(fields: dict[str, object], law: str) -> None:
-    assert violations(WHOLE, msgspec.structs.replace(CLEAN, **fields)) == [law]
+def test_the_outcome_must_add_up(fields: dict[str, object], invariant: str) -> None:
+    assert violations(WHOLE, msgspec.structs.replace(CLEAN, **fields)) == [invariant]
 
 
 def test_a_run_that_stands_still_owes_its_unfinished_rooms_nothing() -> None:
@@ -118,15 +118,15 @@ def test_a_run_that_stands_still_owes_its_unfinished_rooms_nothing() -> None:
 def test_what_is_forgiven_and_what_had_ended_owe_nothing_but_the_sums() -> None:
     open_rooms = [(0, ENCODE), (0, LANGUAGE)]
     cut = msgspec.structs.replace(CLEAN, succeeded=0, unfinished=1)
-    assert broken_ends(open_rooms, cut, forgives=True) == []
+    assert violations_at_the_end(open_rooms, cut, forgives=True) == []
     one_ended = msgspec.structs.replace(cut, ended=frozenset({LANGUAGE}))
-    assert broken_ends(open_rooms, one_ended) == [f"room 0 never ended on {ENCODE}"]
-    assert broken_ends([], msgspec.structs.replace(CLEAN, bytes_landed=1), forgives=True)
+    assert violations_at_the_end(open_rooms, one_ended) == [f"room 0 never ended on {ENCODE}"]
+    assert violations_at_the_end([], msgspec.structs.replace(CLEAN, bytes_landed=1), forgives=True)
 
 
-def test_an_observed_run_that_breaks_a_law_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LawChecker, "finish", lambda self: self._break("made up", LANGUAGE, 1, Event.RELEASED))
-    with pytest.raises(LawError, match=r"room 1 on language0\.0, released: made up"):
+def test_an_observed_run_that_violates_a_invariant_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InvariantMonitor, "finish", lambda self: self._break("made up", LANGUAGE, 1, Event.RELEASED))
+    with pytest.raises(InvariantError, match=r"room 1 on language0\.0, released: made up"):
         observe(SCENARIO, [Request(0, 0.0, 8)], load_profile("cx7-400g"))
 
 
@@ -160,7 +160,7 @@ def accounts(
         book(*record)
     if tamper is not None:
         tamper(book, log)
-    return broken_accounts(book, log, run.rows if rows is None else rows, outcome or run.outcome)
+    return violations_of_counts(book, log, run.rows if rows is None else rows, outcome or run.outcome)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_every_request_has_one_row_and_one_end(busy: ObservedRun) -> None:
 
 def test_an_observed_run_with_uneven_accounts_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StationFlow, "advance", lambda self, time_s: setattr(self, "number_s", 1.0))
-    with pytest.raises(LawError, match="Little's law fails for 'encode rank'"):
+    with pytest.raises(InvariantError, match="Little's law fails for 'encode rank'"):
         observe(SCENARIO, [Request(0, 0.0, 8)], load_profile("cx7-400g"))
 
 
@@ -304,7 +304,7 @@ def test_whatever_happens_in_a_run_its_accounts_are_even(
     failing: set[int],
     late: bool,
 ) -> None:
-    # Deadlocks, time-outs, refusals and failed writes included; observe raises when a law is broken.
+    # Deadlocks, time-outs, refusals and failed writes included; observe raises when an invariant is violations.
     scenario = msgspec.structs.replace(
         BUSY, discipline=discipline, encode_tp=shape[0], language_tp=shape[1], language_blocks=blocks,
         timeout_s=timeout_s, faults=tuple(WriteFault(room) for room in sorted(failing)), release_after_prefill=late,

@@ -1,4 +1,4 @@
-"""One replication of one cell of a sweep: its figures under their paths in summary.json."""
+"""One replication of one configuration of a sweep: its figures under their paths in summary.json."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ NOT_COLUMNS = frozenset({"failures", "slo.limits", "capacity"})
 TIMES = ("latency_s", "transfer_s")
 
 
-def run_cell(config: Config, replication: int) -> Result:
-    """Simulate one replication: its summary, its quantiles at ``LEVELS``, the laws it broke, the seconds it took."""
+def run_configuration(config: Config, replication: int) -> Result:
+    """Simulate one replication: its summary, its quantiles at ``LEVELS``, the invariants it broke, the seconds it took."""
     started_s = time.perf_counter()
-    one, broken = simulate_one(config, replication)
+    one, violations = simulate_one(config, replication)
     return {
         "summary": _summary(one),
         "latency_s": _quantiles(one.latencies_s()),
         "transfer_s": _quantiles(one.transfers_s()),
-        "broken": broken,
+        "violations": violations,
         "wall_s": time.perf_counter() - started_s,
     }
 
@@ -71,7 +71,7 @@ def is_estimate(table: Mapping[str, Any]) -> bool:
 def run_task(config: Config, replication: int, title: str) -> Result:
     """The same as a task of an executor, whose errors say which run it was."""
     try:
-        return run_cell(config, replication)
+        return run_configuration(config, replication)
     except Exception as error:
         # Whoever reads it needs to know which run it was; the type tells more than the text alone.
         raise RunFailedError(f"{title}, replication {replication}: {type(error).__name__}: {error}") from error

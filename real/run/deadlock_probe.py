@@ -14,7 +14,7 @@ from protocol.observe.deadlock import Deadlock, find_deadlock
 from protocol.rank import RoomKey
 from protocol.topology import RankId
 from protocol.waits import Demand
-from real.run.orders import Holdings
+from real.run.commands import Holdings
 
 LOOK_S = 0.4
 """Time between two looks, and how long an instance must have concluded nothing before the first: a hundred times what
@@ -51,7 +51,7 @@ class _Seen:
         return self._usable[key]
 
 
-class Standstill:
+class DeadlockProbe:
     """Collects what the groups' first ranks hold, look after look, and compares each with the one before."""
 
     def __init__(self) -> None:

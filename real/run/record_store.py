@@ -18,35 +18,35 @@ from protocol.lifecycle import PROCESS_ENDED, life_of_the_lost
 from protocol.recording import Event, Record
 from protocol.status import FINAL, Status
 from protocol.topology import RankId
-from real.run.orders import Records, Told
+from real.run.commands import RecordPayload, Records
 from real.run.spool import Spool
 
 _PROGRESS = frozenset({Event.CHUNK_STARTED, Event.CHUNK_DONE, Event.CHUNK_RECEIVED, Event.DELIVERED})
 """Events whose tokens say how far a room has come."""
 
 
-class Accounts:
+class RecordStore:
     """Keeps the records of a run's processes, and completes those of processes that ended in it.
 
     Times are seconds of the run.
     """
 
     def __init__(self) -> None:
-        self._told: dict[tuple[RankId, int], Spool] = {}
+        self._payloads: dict[tuple[RankId, int], Spool] = {}
         self._ended: dict[tuple[RankId, int], tuple[float, frozenset[int]]] = {}
         self._refused: list[Record] = []
         self._delivered: Counter[tuple[RankId, int]] = Counter()
 
     def close(self) -> None:
         """Let go of all records: nobody will read them."""
-        for spool in self._told.values():
+        for spool in self._payloads.values():
             spool.close()
 
     def add(self, told: Records) -> None:
         """Take what a process recorded."""
         self.take(told.rank_id, told.generation, told.records)
 
-    def take(self, rank_id: RankId, generation: int, records: list[Told]) -> None:
+    def take(self, rank_id: RankId, generation: int, records: list[RecordPayload]) -> None:
         """Take what the process of a rank recorded. Raises OSError, after it is taken, when the disk is full."""
         self._delivered[rank_id, generation] += sum(event is Event.DELIVERED for _, _, event, *_ in records)
         self._of(rank_id, generation).add(records)
@@ -65,9 +65,9 @@ class Accounts:
         self._ended[rank_id, generation] = time_s, frozenset(waiting)
 
     def _of(self, rank_id: RankId, generation: int) -> Spool:
-        if (rank_id, generation) not in self._told:
-            self._told[rank_id, generation] = Spool(rank_id)
-        return self._told[rank_id, generation]
+        if (rank_id, generation) not in self._payloads:
+            self._payloads[rank_id, generation] = Spool(rank_id)
+        return self._payloads[rank_id, generation]
 
     def merged(self, clocked: Callable[[Iterable[Record]], Iterable[Record]] = iter) -> Iterable[Record]:
         """Everything in order of time; see ``records``."""
@@ -79,7 +79,7 @@ class Accounts:
         ``clocked`` turns the times of what processes told into times of the run, where their clocks differ.
         """
         each: list[Iterable[Record]] = [self._refused]
-        for (rank_id, generation), told in self._told.items():
+        for (rank_id, generation), told in self._payloads.items():
             records = clocked(told)
             if (rank_id, generation) in self._ended:
                 time_s, waiting = self._ended[rank_id, generation]

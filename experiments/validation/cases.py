@@ -1,4 +1,4 @@
-"""Cells: measured runs of one configuration are repeats of each other, and are scored together."""
+"""Cases: measured runs of one configuration are repeats of each other, and are scored together."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
-from experiments.validation.bars import USUAL
 from experiments.validation.frozen import FrozenProfile
-from experiments.validation.pairing import Fate, Repeat, pair_run, profile_on
+from experiments.validation.pairing import Outcome, Repeat, pair_run, profile_on
 from experiments.validation.scores import FigureScore, Scores, score
 from experiments.validation.stages import StageScore, stage_scores
+from experiments.validation.tolerances import USUAL
 from protocol.naming import flat
 
 Settings = dict[str, Any]
 """A configuration by the whole names of its settings, without those that say which repeat it is."""
 
 WHICH_REPEAT = ("run.name", "run.seed", "run.replications")
-"""Settings in which repeats of one cell may differ."""
+"""Settings in which repeats of one case may differ."""
 PROCESSORS = "host.processors"
 NAME_LETTERS = 60
 
 
 @dataclass(frozen=True)
-class CellScore:
-    """One cell: what was measured, what a frozen profile predicted, and how far it is off.
+class CaseScore:
+    """One case: what was measured, what a frozen profile predicted, and how far it is off.
 
     ``kind``: "real", or "sim" where a simulated run stands in for a measured one. ``settings``: see ``Settings``.
-    ``fates``: requests that ended otherwise on one side than on the other; they are in no score.
+    ``outcomes``: requests that ended otherwise on one side than on the other; they are in no score.
     """
 
     name: str
@@ -46,9 +46,9 @@ class CellScore:
         return sum(len(one.arrivals_s) for one in self.repeats)
 
     @property
-    def fates(self) -> tuple[Fate, ...]:
+    def outcomes(self) -> tuple[Outcome, ...]:
         """Of all repeats."""
-        return tuple(fate for one in self.repeats for fate in one.fates)
+        return tuple(outcome for one in self.repeats for outcome in one.outcomes)
 
     @property
     def runs(self) -> list[str]:
@@ -62,22 +62,22 @@ class CellScore:
 
     @property
     def misses(self) -> list[FigureScore]:
-        """Figures that are off, or whose value is beyond the bar where nothing says how sure it is."""
+        """Figures that are off, or whose value is beyond the tolerance where nothing says how sure it is."""
         return [one for one in (*self.scores.figures, *self.scores.ttft) if one.missed]
 
 
-def score_cell(
+def score_case(
     measured_runs: Sequence[StoredRun | Path | str],
     profile: FrozenProfile,
     *,
     name: str = "",
-    bars: Mapping[str, float] = USUAL,
+    tolerances: Mapping[str, float] = USUAL,
     seed: int = 0,
     keep_records: bool = False,
-) -> CellScore:
+) -> CaseScore:
     """Predict runs of one configuration with ``profile`` and score the prediction.
 
-    ``bars``: what relative error of which figure is allowed. ``keep_records``: of the first repeat, for a timeline.
+    ``tolerances``: what relative error of which figure is allowed. ``keep_records``: of the first repeat, for a timeline.
     Raises UserError, in one sentence, for a run that cannot
     be used, or if the runs differ in more than their name, seed and number of replications.
     """
@@ -97,14 +97,14 @@ def score_cell(
         for repeat in pair_run(run, profile_on(run, profile), keep_records=keep_records and run is runs[0])
     )
     named = name or runs[0].config.run.name
-    return CellScore(
+    return CaseScore(
         name=named, kind=runs[0].kind, settings=settings, repeats=repeats,
-        scores=score(repeats, bars, seed=seed, name=named), stages=stage_scores([one.stages_s for one in repeats]),
+        scores=score(repeats, tolerances, seed=seed, name=named), stages=stage_scores([one.stages_s for one in repeats]),
     )  # fmt: skip
 
 
-def cells_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
-    """The runs of each cell by its name: the settings in which cells differ, or a run's path where these are many.
+def cases_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
+    """The runs of each case by its name: the settings in which cases differ, or a run's path where these are many.
 
     Raises UserError for a run that is given twice.
     """
@@ -114,20 +114,20 @@ def cells_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
         if path in seen:
             raise UserError(f"RUN {str(run.path)!r} is given twice, it must be given once")
         seen[path] = str(run.path)
-    cells: list[tuple[str, Settings, list[StoredRun]]] = []
+    cases: list[tuple[str, Settings, list[StoredRun]]] = []
     for run in runs:
         settings = settings_of(run)
-        for kind, known, members in cells:
+        for kind, known, members in cases:
             if (kind, known) == (run.kind, settings):
                 members.append(run)
                 break
         else:
-            cells.append((run.kind, settings, [run]))
-    every = {name for _, settings, _ in cells for name in settings}
-    varied = [name for name in sorted(every) if any(one.get(name) != cells[0][1].get(name) for _, one, _ in cells)]
-    kinds = len({kind for kind, _, _ in cells}) > 1
+            cases.append((run.kind, settings, [run]))
+    every = {name for _, settings, _ in cases for name in settings}
+    varied = [name for name in sorted(every) if any(one.get(name) != cases[0][1].get(name) for _, one, _ in cases)]
+    kinds = len({kind for kind, _, _ in cases}) > 1
     named: dict[str, list[StoredRun]] = {}
-    for kind, settings, members in cells:
+    for kind, settings, members in cases:
         label = " ".join([f"{name}={settings.get(name)}" for name in varied] + [kind] * kinds)
         if not label:
             label = members[0].config.run.name
@@ -136,7 +136,7 @@ def cells_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
 
 
 def settings_of(run: StoredRun) -> Settings:
-    """What tells the cell of a run, the processors that it could use (``PROCESSORS``) among it.
+    """What tells the case of a run, the processors that it could use (``PROCESSORS``) among it.
 
     A measured run does not depend on the simulator's link profile, and a simulated one not on its host.
     """

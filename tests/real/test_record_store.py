@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from protocol.emulation.scenario import Request, Scenario
-from protocol.observe.monitor import LawChecker
+from protocol.observe.monitor import InvariantMonitor
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
-from real.run.accounts import Accounts
-from real.run.orders import Records
+from real.run.commands import Records
+from real.run.record_store import RecordStore
 
 LANGUAGE = RankId(Side.LANGUAGE, 0, 0)
 SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64)
@@ -27,16 +27,16 @@ def told(*steps: tuple[float, int, Event, Status, int]) -> Records:
     return Records(LANGUAGE, 0, [(*step, 0, "") for step in steps])
 
 
-def lasts(accounts: Accounts, room: int) -> list[tuple[float, Event, Status | None, int]]:
-    (kept,) = [listed for listed in map(list, accounts.records()) if any(one.room == room for one in listed)]
+def lasts(record_store: RecordStore, room: int) -> list[tuple[float, Event, Status | None, int]]:
+    (kept,) = [listed for listed in map(list, record_store.records()) if any(one.room == room for one in listed)]
     return [(one.time_s, one.event, one.status, one.tokens) for one in kept if one.room == room]
 
 
 def test_a_room_fails_where_it_was_when_its_process_ended() -> None:
-    accounts = Accounts()
-    accounts.end(LANGUAGE, 0, [1], 2.0)
+    record_store = RecordStore()
+    record_store.end(LANGUAGE, 0, [1], 2.0)
     # What it said before its end may be read after that was noticed.
-    accounts.add(
+    record_store.add(
         told(
             (0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0),
             (0.2, 1, Event.OFFERED, Status.WaitingForInput, 0),
@@ -44,87 +44,87 @@ def test_a_room_fails_where_it_was_when_its_process_ended() -> None:
             (0.4, 1, Event.ALLOCATED, Status.Transferring, 1024),
         )
     )
-    assert lasts(accounts, 1)[-2:] == [
+    assert lasts(record_store, 1)[-2:] == [
         (2.0, Event.FAILED, Status.Failed, 64),
         (2.0, Event.RELEASED, Status.Failed, 64),
     ]
 
 
 def test_a_delivered_room_is_released_and_one_that_was_over_stays_as_it_is() -> None:
-    accounts = Accounts()
+    record_store = RecordStore()
     over = (
         (0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0),
         (0.5, 1, Event.DELIVERED, Status.Success, 64),
         (0.5, 1, Event.RELEASED, Status.Success, 64),
     )
-    accounts.add(
+    record_store.add(
         told(*over, (0.6, 2, Event.SUBMITTED, Status.Bootstrapping, 0), (0.9, 2, Event.DELIVERED, Status.Success, 80))
     )
-    accounts.end(LANGUAGE, 0, [], 0.8)
-    assert len(lasts(accounts, 1)) == 3
+    record_store.end(LANGUAGE, 0, [], 0.8)
+    assert len(lasts(record_store, 1)) == 3
     # Not before the last thing it wrote down, however early its end was noticed.
-    assert lasts(accounts, 2)[-1] == (0.9, Event.RELEASED, Status.Success, 80)
-    assert len(lasts(accounts, 2)) == 3
+    assert lasts(record_store, 2)[-1] == (0.9, Event.RELEASED, Status.Success, 80)
+    assert len(lasts(record_store, 2)) == 3
 
 
 def test_rooms_of_which_nothing_was_heard_and_refused_ones_failed_as_they_came() -> None:
-    accounts = Accounts()
-    accounts.end(LANGUAGE, 0, [3], 1.5)
-    accounts.refuse(LANGUAGE, 4, 2.5, "refused: language0 is down")
+    record_store = RecordStore()
+    record_store.end(LANGUAGE, 0, [3], 1.5)
+    record_store.refuse(LANGUAGE, 4, 2.5, "refused: language0 is down")
     for room, time_s in ((3, 1.5), (4, 2.5)):
-        assert lasts(accounts, room) == [
+        assert lasts(record_store, room) == [
             (time_s, Event.SUBMITTED, Status.Bootstrapping, 0),
             (time_s, Event.FAILED, Status.Failed, 0),
             (time_s, Event.RELEASED, Status.Failed, 0),
         ]
 
 
-def test_a_new_process_has_an_account_of_its_own_and_no_law_is_broken() -> None:
-    accounts = Accounts()
-    accounts.add(told((0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0)))
-    accounts.end(LANGUAGE, 0, [1], 0.5)
-    accounts.add(Records(LANGUAGE, 1, [(0.9, 2, Event.SUBMITTED, Status.Bootstrapping, 0, 0, "")]))
-    accounts.end(LANGUAGE, 1, [2], 1.0)
-    laws = LawChecker(SCENARIO)
+def test_a_new_process_has_an_account_of_its_own_and_no_invariant_is_broken() -> None:
+    record_store = RecordStore()
+    record_store.add(told((0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0)))
+    record_store.end(LANGUAGE, 0, [1], 0.5)
+    record_store.add(Records(LANGUAGE, 1, [(0.9, 2, Event.SUBMITTED, Status.Bootstrapping, 0, 0, "")]))
+    record_store.end(LANGUAGE, 1, [2], 1.0)
+    invariants = InvariantMonitor(SCENARIO)
     for room in (1, 2):
-        laws.expect(Request(room, 0.0, 10))
-    records: list[Record] = sorted(chain(*accounts.records()), key=lambda one: one.time_s)
+        invariants.expect(Request(room, 0.0, 10))
+    records: list[Record] = sorted(chain(*record_store.records()), key=lambda one: one.time_s)
     for record in records:
-        laws(*record)
+        invariants(*record)
     assert [(one.room, one.event.value) for one in records] == [
         *((1, event) for event in ("submitted", "failed", "released")),
         *((2, event) for event in ("submitted", "failed", "released")),
     ]
-    assert (laws.broken, laws.open_rooms) == (0, [])
+    assert (invariants.broken, invariants.open_rooms) == (0, [])
 
 
 def test_what_was_told_in_parts_is_read_as_one_and_by_several_at_a_time() -> None:
-    accounts = Accounts()
+    record_store = RecordStore()
     for first in range(0, 6, 2):
-        accounts.add(
+        record_store.add(
             told(*((0.1 * room, room, Event.SUBMITTED, Status.Bootstrapping, 0) for room in (first, first + 1)))
         )
-    accounts.add(told())
-    _, process = accounts.records(lambda records: (one._replace(time_s=one.time_s + 1.0) for one in records))
+    record_store.add(told())
+    _, process = record_store.records(lambda records: (one._replace(time_s=one.time_s + 1.0) for one in records))
     assert [(round(one.time_s, 3), one.room) for one in process] == [(1 + room / 10, room) for room in range(6)]
-    (_, once), (_, again) = accounts.records(), accounts.records()
+    (_, once), (_, again) = record_store.records(), record_store.records()
     assert [one.room for pair in zip(once, again, strict=True) for one in pair] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 def test_a_room_that_ended_before_its_process_did_is_not_failed_for_want_of_the_last_part() -> None:
-    accounts = Accounts()
-    accounts.add(told((0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0)))
-    accounts.end(LANGUAGE, 0, [], 2.0)
-    assert lasts(accounts, 1) == [(0.1, Event.SUBMITTED, Status.Bootstrapping, 0)]
+    record_store = RecordStore()
+    record_store.add(told((0.1, 1, Event.SUBMITTED, Status.Bootstrapping, 0)))
+    record_store.end(LANGUAGE, 0, [], 2.0)
+    assert lasts(record_store, 1) == [(0.1, Event.SUBMITTED, Status.Bootstrapping, 0)]
 
 
 def test_all_records_are_read_in_order_and_anew_and_never_held_at_once() -> None:
-    accounts = Accounts()
+    record_store = RecordStore()
     for part in range(40):
         for rank in (0, 1):
             steps = [(part + step / 1000, 1, Event.SUBMITTED, Status.Bootstrapping, 0, 0, "") for step in range(1000)]
-            accounts.add(Records(RankId(Side.ENCODE, 0, rank), 0, steps))
-    merged = accounts.merged()
+            record_store.add(Records(RankId(Side.ENCODE, 0, rank), 0, steps))
+    merged = record_store.merged()
     for _ in range(2):
         tracemalloc.start()
         last_s, count = 0.0, 0
@@ -165,19 +165,19 @@ def test_what_the_disk_has_no_room_for_is_said_once_and_not_lost(
 ) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk(room))
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    accounts = Accounts()
+    record_store = RecordStore()
     rank = RankId(Side.ENCODE, 0, 0)
     refused = []
     for part in range(10):
         steps = [(part + step / 1000, 1, Event.DELIVERED, None, 0, 0, "") for step in range(1000)]
         try:
-            accounts.add(Records(rank, 0, steps))
+            record_store.add(Records(rank, 0, steps))
         except OSError as error:
             refused.append(error.filename)
     assert refused == [str(tmp_path)]
-    assert accounts.delivered(rank, 0) == 10_000
+    assert record_store.delivered(rank, 0) == 10_000
     for _ in range(2):
-        assert [round(1000 * one.time_s) for one in accounts.merged()] == list(range(10_000))
+        assert [round(1000 * one.time_s) for one in record_store.merged()] == list(range(10_000))
 
 
 def test_that_no_file_can_be_made_is_like_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +185,9 @@ def test_that_no_file_can_be_made_is_like_a_full_disk(monkeypatch: pytest.Monkey
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    accounts = Accounts()
+    record_store = RecordStore()
     rank = RankId(Side.ENCODE, 0, 0)
     steps = [(step / 1000, 1, Event.DELIVERED, None, 0, 0, "") for step in range(1000)]
     with pytest.raises(OSError, match="Too many open files"):
-        accounts.add(Records(rank, 0, steps))
-    assert len(list(accounts.merged())) == 1000
+        record_store.add(Records(rank, 0, steps))
+    assert len(list(record_store.merged())) == 1000

@@ -1,26 +1,26 @@
-"""Turns of a group's scheduler loop: what all hosts have in common. When the ranks act on one is theirs to say."""
+"""Iterations of a group's scheduler loop: what all hosts have in common. When the ranks act on one is theirs to say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
 
-from protocol.agreement import hold_turn
+from protocol.agreement import hold_iteration
 from protocol.emulation.passes import Delivered
-from protocol.messages import Encoded, Note, Prefilled, StartEncode, Turn
+from protocol.messages import Encoded, Iteration, Note, Prefilled, StartEncode
 from protocol.recording import Event
 from protocol.sizing import must_answer_alike
 from sim.cluster.group import Group, Rank
 from sim.cluster.host import Host
-from sim.cluster.messages import IN_ENCODE_TURNS, Messages
+from sim.cluster.messages import IN_ENCODE_ITERATIONS, Messages
 from sim.cluster.state import State
 from sim.cluster.timers import Timers
 
 Started = list[tuple[Rank, Encoded]]
 
 
-class Turns:
-    """``held``: how many turns all groups have had."""
+class Iterations:
+    """``held``: how many iterations all groups have had."""
 
     def __init__(self, state: State, host: Host, timers: Timers, messages: Messages) -> None:
         self.held = 0
@@ -36,43 +36,43 @@ class Turns:
         self._records_prefill = state.recorder is not None and self._prefills
         self._tells_prefill = self._releases_late or self._records_prefill
 
-    # --- a turn begins and ends ---
+    # --- an iteration begins and ends ---
 
     def held_up(self, group: Group, now: float) -> bool:
-        """Whether a fault holds up the group's turn. It is held later then, if ever."""
-        assert self._faults is not None  # asked by whoever holds the turn
+        """Whether a fault holds up the group's iteration. It is held later then, if ever."""
+        assert self._faults is not None  # asked by whoever holds the iteration
         ready_s = max(map(self._faults.ready_s, (rank.core.rank_id for rank in group.ranks)))
         if ready_s <= now:
             return False
         if ready_s < inf:
-            self._host.plan_turn(group, ready_s)
+            self._host.plan_iteration(group, ready_s)
         return True
 
-    def hold(self, group: Group) -> Turn:
+    def hold(self, group: Group) -> Iteration:
         """What the ranks of a group agree on."""
         self.held += 1
         if self._state.later:
             self._state.note_due(self._clock._now)
-        return hold_turn(group.cores)
+        return hold_iteration(group.cores)
 
     def end(self, group: Group, began_s: float, lasts_s: float) -> None:
-        """A turn that began at ``began_s`` and is busy for ``lasts_s`` has been acted on: see to the next."""
+        """An iteration that began at ``began_s`` and is busy for ``lasts_s`` has been acted on: see to the next."""
         now = self._clock._now
-        group.grid.end_turn(began_s, lasts_s)
+        group.grid.end_iteration(began_s, lasts_s)
         if group.passes.waiting:
-            self._host.plan_turn(group, now)
+            self._host.plan_iteration(group, now)
             return
         for core in group.cores:
             if core.unsettled:
-                self._host.plan_turn(group, now)
+                self._host.plan_iteration(group, now)
                 return
         for core in group.cores:
             self._set_reminder(group, core)
 
     # --- passes ---
 
-    def encoder_pass(self, group: Group, turn: Turn) -> tuple[float, Started, list[int]]:
-        """Let every rank of an encode group act on the turn: how long the pass lasts that begins with it, what its
+    def encoder_pass(self, group: Group, iteration: Iteration) -> tuple[float, Started, list[int]]:
+        """Let every rank of an encode group act on the iteration: how long the pass lasts that begins with it, what its
         ranks are told at its end, and the tokens that each of them encodes.
         """
         now = self._clock._now
@@ -81,8 +81,8 @@ class Turns:
         work_s = 0.0
         for rank in group.ranks:
             own_s, own_tokens = 0.0, 0
-            actions = iter(rank.handle(turn, now))
-            while (action := self._messages.carry_out(rank, actions, IN_ENCODE_TURNS)) is not None:
+            actions = iter(rank.handle(iteration, now))
+            while (action := self._messages.carry_out(rank, actions, IN_ENCODE_ITERATIONS)) is not None:
                 assert isinstance(action, StartEncode)  # nothing else that is allowed takes time
                 own_s += action.encode_s
                 own_tokens += action.total_tokens
@@ -98,7 +98,7 @@ class Turns:
                 self._host.take(rank, event)
 
     def prefill_pass(self, group: Group, copies_s: float, over: Callable[[Group, list[Delivered]], object]) -> float:
-        """All ranks of a language group have acted on a turn, and their copies end in ``copies_s``: begin the pass.
+        """All ranks of a language group have acted on an iteration, and their copies end in ``copies_s``: begin the pass.
 
         How long it lasts. ``over`` is told of what was in it when it is over, if that matters.
         """

@@ -1,8 +1,8 @@
-"""How many pieces each write of a recorded run had.
+"""How many segments each write of a recorded run had.
 
-Events tell bytes, not pieces. But which blocks a room had follows from the order in which the ranks took and returned
+Events tell bytes, not segments. But which blocks a room had follows from the order in which the ranks took and returned
 blocks, since their pools give them out by a rule (``protocol.allocator``): the pools are filled and emptied once more,
-event by event, and the pieces of a write counted as the backend counted them.
+event by event, and the segments of a write counted as the backend counted them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from protocol.errors import OwnershipError, ProtocolError
 from protocol.layout import BufferLayout
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
-from sim.network.link import count_pieces
+from sim.network.link import count_segments
 
 ALL_FREE = 1 << 62
 
@@ -55,8 +55,8 @@ class Pools:
         except (OwnershipError, ProtocolError, ValueError):
             self.lost.add(record.rank_id)
 
-    def pieces(self, record: Record, destination: RankId, start_tokens: int) -> int | None:
-        """Pieces of the write whose WRITE_DONE ``record`` is; None if that is not known."""
+    def segments(self, record: Record, destination: RankId, start_tokens: int) -> int | None:
+        """Segments of the write whose WRITE_DONE ``record`` is; None if that is not known."""
         if record.rank_id in self.lost or destination in self.lost:
             return None
         source = self._held.get((record.rank_id, record.room), ())
@@ -66,7 +66,7 @@ class Pools:
         first = start_tokens // self._layout.block_tokens
         if len(target) < blocks or len(source) < first + blocks:
             return None
-        return count_pieces(self._layout, chunk, source, target)
+        return count_segments(self._layout, chunk, source, target)
 
     def _follow(self, record: Record) -> None:
         key = (record.rank_id, record.room)
