@@ -19,9 +19,10 @@ import typer.core
 
 from experiments.commands.common.exits import BAD_INPUT, CHECK_FAILED, DONE, INTERRUPTED, TERMINATED
 from experiments.commands.common.registry import all_commands, find_command
-from experiments.config.renamed import RenamedSetting
+from experiments.config.renamed import with_new_options
 from experiments.terminal import open_closed_streams, show_what_can_be_shown
 from experiments.termination import termination_like_interrupt
+from protocol.naming import Renamed
 
 COLLECTED_AFTER = (50_000, 20, 50)
 """When the garbage collector looks. Modules stay once they are loaded, and runs leave hardly any cycles: with Python's
@@ -111,7 +112,7 @@ def _one_line(
     line: str | None = None,
 ) -> None:
     """A warning for a user is one line without a place in our code; all others are shown as Python does."""
-    if issubclass(category, RenamedSetting):
+    if issubclass(category, Renamed):
         print(f"bufferlab: {message}", file=sys.stderr)
     else:
         _showwarning(message, category, filename, lineno, file, line)
@@ -128,7 +129,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 
             check_compiled()
         status = command.main(
-            args=None if arguments is None else list(arguments), prog_name="bufferlab", standalone_mode=False
+            args=with_new_options(sys.argv[1:] if arguments is None else arguments),
+            prog_name="bufferlab",
+            standalone_mode=False,
         )
         sys.stdout.flush()
         if status == INTERRUPTED:  # what typer makes of Ctrl-C within a command

@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # The U-shape in five configurations
+# # The U-shape in five settings
 #
 # The language side of a disaggregated multimodal server sets memory aside for an embedding before it knows how long the
 # embedding is. Too little, and the transfer is cut and must be resumed; too much, and the pool fills with blocks nobody
@@ -27,8 +27,9 @@ from experiments.sweeps.sweep import run_sweep
 
 # %% [markdown]
 # A plan is a shipped example (`bufferlab examples` lists them) or a file of your own, and values for the fields that
-# are to vary. Every configuration of the grid is checked as a whole configuration before anything runs. Replications repeat a
-# configuration with other draws: that is where the intervals come from. All configurations see the same requests.
+# are to vary. Every configuration of the grid is checked as a whole before anything runs. Replications
+# repeat a configuration with other draws: that is where the intervals come from. All configurations see the same
+# requests.
 
 # %%
 plan = make_plan(

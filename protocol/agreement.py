@@ -1,17 +1,17 @@
 """How the ranks of a tensor-parallel group take every decision together.
 
 Ranks learn facts at different moments: a status reaches one before the other. If each acted on its own arrivals, their
-pools and queues would drift apart (hazard T6). So an iteration of the scheduler loop has two steps, both element-wise minima
-over the group, which is one all-reduce each on a real machine:
+pools and queues would drift apart (hazard T6). So an iteration of the scheduler loop has two steps, both element-wise
+minima over the group, which is one all-reduce each on a real machine:
 
 1. the *proposal*: how many submissions this rank has, how many blocks are free, and the first room it knows to have
    failed (any failure wins, hence the minimum over room numbers with ``NOBODY`` for "none");
-2. the *progress*: for the rooms rank 0 sees progress in, how far this rank has come (a number that only rises, or FAILED).
-   A room cannot progress without rank 0, so asking only for its candidates loses nothing and keeps an iteration's cost
-   proportional to what changed, not to the rooms that wait. Failures that rank 0 knows of travel here too, all at once;
-   the proposal's place for one is for those it does not know. An iteration decides about ``MOST_ROOMS`` rooms, in the order in
-   which they moved on at rank 0, and the next iteration about more: what travels in an iteration is bounded. A lone rank asks
-   nobody, so nothing of it is bounded.
+2. the *progress*: for the rooms rank 0 sees progress in, how far this rank has come (a number that only rises, or
+   FAILED). A room cannot progress without rank 0, so asking only for its candidates loses nothing and keeps an
+   iteration's cost proportional to what changed, not to the rooms that wait. Failures that rank 0 knows of travel here
+   too, all at once; the proposal's place for one is for those it does not know. An iteration decides about
+   ``MOST_ROOMS`` rooms, in the order in which they moved on at rank 0, and the next iteration about more: what travels
+   in an iteration is bounded. A lone rank asks nobody, so nothing of it is bounded.
 
 The ranks then receive the same ``Iteration`` and make the same decisions in the same order.
 """
@@ -62,7 +62,7 @@ def proposed(leader: Member) -> tuple[int, ...]:
 
 
 def is_cut_short(leader: Member, iteration: Iteration) -> bool:
-    """Whether the iteration that ``leader`` has just carried out left rooms for the next one, which asks about others."""
+    """Whether the iteration that ``leader`` has just carried out left rooms for the next one, which asks of others."""
     if len(iteration.progress) != MOST_ROOMS:
         return False
     then = proposed(leader)

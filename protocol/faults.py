@@ -176,7 +176,7 @@ class Restart(IncidentKind, frozen=True, tag="restart"):
 
 
 class Hang(IncidentKind, frozen=True, tag="hang"):
-    """The rank stands still for ``lasts_s``: what it is given waits, and so do its group's iterations. Its writes go on."""
+    """The rank stands still for ``lasts_s``: its inputs wait, and so do its group's iterations. Its writes go on."""
 
     kind: ClassVar[str] = "hang"
     called: ClassVar[str] = "hang"
@@ -194,7 +194,7 @@ class Hang(IncidentKind, frozen=True, tag="hang"):
 
 
 class Slow(IncidentKind, frozen=True, tag="slow"):
-    """The rank's writes and copies take ``factor`` times as long, and so do its group's iterations and the work in them."""
+    """The rank's writes and copies take ``factor`` times as long, as do its group's iterations and the work in them."""
 
     kind: ClassVar[str] = "slow"
     called: ClassVar[str] = "slow rank"

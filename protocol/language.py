@@ -255,8 +255,8 @@ class LanguageRank(RankCore[LanguageRoom]):
     def queues(self) -> list[Iterator[Demand]]:
         """The rooms that wait for blocks; new rooms wait behind all resumes only if these go first.
 
-        To look changes nothing, so the sizing policy is not asked: a room wants what it asked for at the last iteration that
-        came to it, and one that no iteration has come to yet wants at least one block.
+        To look changes nothing, so the sizing policy is not asked: a room wants what it asked for at the last iteration
+        that came to it, and one that no iteration has come to yet wants at least one block.
         """
         resuming = (Demand(room.key, self._next_blocks(room)) for room in self._resuming if not room.over)
         new = (Demand(room.key, room.asked_blocks or 1) for room in self._new if not room.over)

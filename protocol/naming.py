@@ -9,6 +9,11 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+
+class Renamed(UserWarning):
+    """Something has the name of before the last release: it is accepted, and the sentence says the new one."""
+
+
 SHORTEST = 3
 """Characters of a beginning that says anything."""
 

@@ -5,8 +5,8 @@ the room's phase says where it leads, and a step that has no place in the row ra
 nothing. Entering a phase arms the timer of its row, or disarms whatever timer ran before. So no timer outlives its
 phase, and none can be forgotten where the table has one.
 
-A failure that a rank of the language side notes is no phase of its own: its group's next iteration ends the room, and until
-then the group's decisions carry the room on like any other.
+A failure that a rank of the language side notes is no phase of its own: its group's next iteration ends the room, and
+until then the group's decisions carry the room on like any other.
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ class RankCore(Generic[RoomType]):
         return room
 
     def _note_cut(self, iteration: Iteration) -> None:
-        """The iteration has been carried out: see whether it left rooms for the next one, which only rank 0 can know."""
+        """The iteration is carried out: see whether it left rooms for the next one, which only rank 0 can know."""
         self._cut = len(iteration.progress) == MOST_ROOMS and self.rank_id.rank == 0 and is_cut_short(self, iteration)
 
     def _settle_first_timer(self) -> None:

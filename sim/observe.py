@@ -1,8 +1,8 @@
 """Runs that are watched from beginning to end: for tests, notebooks and small studies.
 
-The invariants of single records are ``protocol.observe.monitor``; what a whole run owes is here, since only a simulated run
-has an outcome to hold against its records. ``Book`` keeps the accounts that this takes: who went into which station and
-came out again, and which bytes were written.
+The invariants of single records are ``protocol.observe.monitor``; what a whole run owes is here, since only a simulated
+run has an outcome to hold against its records. ``Book`` keeps the accounts that this takes: who went into which station
+and came out again, and which bytes were written.
 """
 
 from __future__ import annotations
@@ -238,11 +238,12 @@ class Book:
         return found
 
 
-# --- invariants ----------------------------------------------------------------------------------------------------------
+# --- invariants
+# ----------------------------------------------------------------------------------------------------------
 
 
 def violations_of(checker: InvariantMonitor, outcome: SimulationOutcome) -> list[str]:
-    """The run is over: what ``checker`` saw, and the invariants of its end, one sentence for each that is violations."""
+    """The run is over: what ``checker`` saw, and the invariants of its end, one sentence for each violation."""
     checker.finish()
     return [*checker.examples, *violations_at_the_end(checker.open_rooms, outcome)]
 
@@ -250,7 +251,7 @@ def violations_of(checker: InvariantMonitor, outcome: SimulationOutcome) -> list
 def violations_at_the_end(
     open_rooms: Iterable[tuple[int, RankId]], outcome: SimulationOutcome, *, forgives: bool = False
 ) -> list[str]:
-    """The invariants of a run's end, one sentence for each that is violations.
+    """The invariants of a run's end, one sentence for each violation.
 
     Every room that was submitted to a rank is released there, no rank holds a block, the counts add up, and what was
     written has landed unless something failed. A run that stands still for good, a deadlock without timers, owes its

@@ -4,8 +4,8 @@ and writes the table in docs/disciplines.md.
     python tools/disciplines.py [--requests N] [--replications N] [--sweep DIR] [--out DIR]
 
 Multi-image documents through pools of five sizes, every discipline with what it needs: a default of 4,096 tokens, and a
-slot that holds 32,768 where a slot is the discipline. All cells see the same requests. The sweep goes to --sweep DIR
-(default: a folder of its own in runs/) and can be interrupted; the same command goes on.
+slot that holds 32,768 where a slot is the discipline. All configurations see the same requests. The sweep goes to
+--sweep DIR (default: a folder of its own in runs/) and can be interrupted; the same command goes on.
 
 Exit status: 0, 1 if a run breaks, 2 for bad input, 130 when interrupted.
 """
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sweep", type=Path, metavar="DIR", help="where the runs are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="the folder of disciplines.md")
     options = parser.parse_args(arguments)
-    cells: list[dict[str, Any]] = [
+    configurations: list[dict[str, Any]] = [
         {
             "protocol.discipline": name,
             "protocol.sizing.tokens": SLOT_TOKENS if DISCIPLINES[name].has_slots else DEFAULT_TOKENS,
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page.check()
         plan = make_plan(
             CONFIG,
-            cells=cells,
+            configurations=configurations,
             grid={"language.pool_blocks": list(POOLS)},
             settings=[*SETTINGS, f"workload.requests={options.requests}"],
             replications=options.replications,

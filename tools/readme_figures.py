@@ -54,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_figure(options.out, "--out")
         sizes = [int(size) for size in options.sizes.split(",")]
         workloads = [_workload(text) for text in options.workload or WORKLOADS]
-        cells = [
+        configurations = [
             {"workload.preset": name, "workload.rate_rps": rate_for(name, busy, options.set)}
             for name, busy in workloads
         ]
         plan = make_plan(
             CONFIG,
-            cells=cells,
+            configurations=configurations,
             grid={"protocol.sizing.tokens": sizes},
             settings=common,
             replications=options.replications,

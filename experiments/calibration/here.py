@@ -1,9 +1,9 @@
 """Measures this host for a link profile, in about half a minute: ``bufferlab calibrate --here``.
 
-* the *link*: a few cells of ``bench-link``, which tell what a first contact costs and what the link does by itself;
-* *one request at a time*, with blocks of two sizes, which tells latencies. One loop iterates every millisecond, the other
-  like a decode step: what a thread does after a sound sleep takes longer. The threads of a run sleep, wake up and wait
-  for each other, which no benchmark of a link does, so its writes decide the law of the profile;
+* the *link*: a few cases of ``bench-link``, which tell what a first contact costs and what the link does by itself;
+* *one request at a time*, with blocks of two sizes, which tells latencies. One loop iterates every millisecond, the
+  other like a decode step: what a thread does after a sound sleep takes longer. The threads of a run sleep, wake up and
+  wait for each other, which no benchmark of a link does, so its writes decide the law of the profile;
 * *two language ranks*, again one request at a time: how long all-reduces take;
 * a *closed loop* of 16 requests, twice: what the software costs the processors when they have no time.
 
@@ -28,7 +28,7 @@ from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
 from experiments.workloads.loading import load
 
-EXAMPLE = "validation-cell"
+EXAMPLE = "validation-case"
 LINK = "link"
 """The folder of bench-link's files beside those of the runs."""
 
@@ -44,7 +44,7 @@ def of_blocks(tokens: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Planned:
-    """One measured run. ``overrides``: settings in which it differs from the example ``validation-cell``.
+    """One measured run. ``overrides``: settings in which it differs from the example ``validation-case``.
 
     ``load``: a key of the campaign's loads; None where ``overrides`` say how requests come. ``requests``: so many that
     a run takes 1 to 4 s. ``processors``: how many of the host's the run may use; None for all.

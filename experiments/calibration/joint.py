@@ -26,7 +26,7 @@ from sim.streams import stream
 
 @dataclass(frozen=True)
 class Joint:
-    """A law that a profile can say, the samples it was fitted to, and where these are from; ``hidden`` rows were not."""
+    """A law that a profile can say, the samples it was fitted to, and their origin; ``hidden`` rows were not."""
 
     chosen: Chosen
     samples: Samples

@@ -38,7 +38,7 @@ def calibrate(
     predicted: Annotated[
         list[str] | None, typer.Option("--predict", metavar="NAME", help="Predict this table from the fitted ones.")
     ] = None,
-    accounts: Annotated[
+    cpu_usage: Annotated[
         list[Path] | None,
         typer.Option(
             "--cpu-usage", metavar="RUN", help="A run that only says what processors do; several may be given."
@@ -63,7 +63,7 @@ def calibrate(
     if out is None:
         refuse_unused(context, {"--base"}, "without --out: it is where the profile takes what was not measured from")
     if here:
-        given = {"MEASUREMENTS": measurements, "--table": tables, "--predict": predicted, "--cpu-usage": accounts}
+        given = {"MEASUREMENTS": measurements, "--table": tables, "--predict": predicted, "--cpu-usage": cpu_usage}
         for name, value in given.items():
             if value:
                 raise UserError(f"{name} is given with --here, which measures all that it fits")
@@ -79,7 +79,7 @@ def calibrate(
         with bar("calibrate", len(measurements), "steps") as shown:
             result = fit_measurements(
                 measurements, holdout=holdout, tables=tables or (), predicted=predicted or (),
-                accounts=accounts or (), out=out, base=base, seed=seed,
+                usages=cpu_usage or (), out=out, base=base, seed=seed,
                 command=shlex.join(["bufferlab", *sys.argv[1:]]), more=shown.more, progress=shown.step,
             )  # fmt: skip
     except NoProfileError as error:

@@ -21,6 +21,7 @@ def examples(
     as_json: JsonOption = False,
 ) -> None:
     """Lists the shipped example configurations, shows one, or writes one to a file."""
+    from experiments.config.renamed import new_example
     from experiments.config.shipped import example_names, example_text, example_title
     from experiments.errors import UserError
 
@@ -41,7 +42,7 @@ def examples(
         else:
             print(f"wrote {path}; run it with: bufferlab sim {path}")
     elif show is not None:
-        text = example_text(show)
+        text = example_text(new_example(show))
         if as_json:
             print_json({"name": show, "text": text})
         else:

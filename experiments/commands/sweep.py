@@ -41,7 +41,7 @@ def sweep(
         typer.Option(
             "--baseline",
             metavar="KEY.PATH=VALUE",
-            help="Compare every configuration with the one like it that has this. [default: the first of the same requests]",
+            help="Compare each configuration with its like that has this. [default: the first of the same requests]",
         ),
     ] = None,
     jobs: Annotated[

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sim.faults import FaultPlan
 
 NAME_DIGITS = 16
-"""Hexadecimal digits of a fingerprint that stand in names: 64 bits, of which two among 100,000 cells are alike with a
-probability of 3e-10. Whoever opens what has such a name compares the whole fingerprint."""
+"""Hexadecimal digits of a fingerprint that stand in names: 64 bits, of which two among 100,000 configurations are alike
+with a probability of 3e-10. Whoever opens what has such a name compares the whole fingerprint."""
 
 
 def scenario_of(sections: Sections) -> Scenario:
@@ -118,5 +118,5 @@ def digests_of(sections: Sections) -> dict[str, str]:
 
 
 def name_digits(fingerprint: str) -> str:
-    """The part of a fingerprint that names run directories and cells."""
+    """The part of a fingerprint that names run directories and configurations."""
     return fingerprint[:NAME_DIGITS]

@@ -1,12 +1,13 @@
-"""Settings that had another name in the last release: the old one still works, and one line names the new one."""
+"""Settings, options and examples that had another name in the last release: the old one works, a line names the new."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.errors import UserError
+from protocol.naming import Renamed
 
 OLD_NAMES = {
     ("encode", "turn_s"): "poll_interval_s",
@@ -15,8 +16,16 @@ OLD_NAMES = {
 """(section, old name) → new name. An entry leaves with the release after the one in which it came."""
 
 
-class RenamedSetting(UserWarning):
-    """A configuration has a setting by its old name."""
+OLD_OPTIONS = {
+    ("sweep", "--cells"): "--configurations",
+    ("calibrate", "--accounts"): "--cpu-usage",
+}
+"""(command, old name) → new name."""
+
+OLD_EXAMPLES = {"validation-cell": "validation-case"}
+
+OLD_TABLES = {"cells": "configurations"}
+"""Of [sweep] in the file of a sweep."""
 
 
 def new_path(parts: list[str]) -> list[str]:
@@ -45,6 +54,39 @@ def with_new_names(tree: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
+def with_new_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command, its name first, in which every option has its new name."""
+    command = arguments[0] if arguments else ""
+    named = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        new = OLD_OPTIONS.get((command, option))
+        if new is not None:
+            _say(f"{command} {option}", f"{command} {new}")
+        named.append(f"{new or option}{equals}{value}")
+    return named
+
+
+def new_example(name: str) -> str:
+    """The name that an example has now."""
+    new = OLD_EXAMPLES.get(name)
+    if new is None:
+        return name
+    _say(f"the example {name}", new)
+    return new
+
+
+def with_new_tables(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the [sweep] table of a file of configurations in which every table has its new name."""
+    renamed = {old: new for old, new in OLD_TABLES.items() if old in sweep and new not in sweep}
+    for old, new in renamed.items():
+        _say(f"sweep.{old}", f"sweep.{new}")
+    return {renamed.get(name, name): value for name, value in sweep.items()}
+
+
 def _warn(section: str, old: str, new: str) -> None:
-    message = f"{section}.{old} is called {section}.{new} now; the old name works until the next release"
-    warnings.warn(message, RenamedSetting, stacklevel=3)
+    _say(f"{section}.{old}", f"{section}.{new}")
+
+
+def _say(old: str, new: str) -> None:
+    warnings.warn(f"{old} is called {new} now; the old name works until the next release", Renamed, stacklevel=3)

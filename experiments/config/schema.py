@@ -69,7 +69,7 @@ class Config(Sections):
         return fingerprint_of(self.resolved().tree(), self.input_digests())
 
     def digest(self) -> str:
-        """The part of the fingerprint that names run directories and cells."""
+        """The part of the fingerprint that names run directories and configurations."""
         return name_digits(self.fingerprint())
 
     def check_real(self, memory_bytes: int | None) -> None:

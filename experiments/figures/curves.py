@@ -34,7 +34,7 @@ def swept_columns(table: pd.DataFrame) -> list[str]:
 
 
 def lines_of(table: pd.DataFrame, x: str, lines: Sequence[str] | None = None) -> list[tuple[str, pd.DataFrame]]:
-    """(label, rows) of every curve, in the order of the cells.
+    """(label, rows) of every curve, in the order of the configurations.
 
     Curves are told apart by as few of the swept fields as do it: a rate that goes with a workload adds nothing.
     """

@@ -145,7 +145,7 @@ class _Measured:
     """Of the last replication: where the blocks of each rank lie."""
 
     def take(self, number: int, outcome: RealOutcome, recorder: RunRecorder) -> list[str]:
-        """Give one replication's records to ``recorder`` and keep the rest; the invariants that were violations."""
+        """Give one replication's records to ``recorder`` and keep the rest; the invariants that were violated."""
         recorder.excuse(outcome.cut_short)
         for request in outcome.requests:
             recorder.expect(request)

@@ -121,7 +121,7 @@ def publish(writer: RunWriter, draw: Draw | None, notice: Notice | None) -> None
 
 
 def tell(notice: Notice | None, violations: Sequence[str]) -> None:
-    """Tell the user of the first invariants that were violations."""
+    """Tell the user of the first violations of invariants."""
     if notice is not None:
         for line in violations[:SHOWN_VIOLATIONS]:
             notice(f"violation: {line}")

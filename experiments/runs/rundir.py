@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 SUMMARY_SCHEMA = "bufferlab-summary/1"
 EVENTS, REQUESTS = "events.parquet", "requests.parquet"
 
+OLD_COUNTS = {"turns": "iterations", "pieces": "segments"}
+"""Names that fields of ``real.run.usage.Usage`` have in runs that were measured before the last release."""
+
 
 class RunWriter:
     """Gathers one run in a hidden folder beside ``target`` and moves it there when it is complete.
@@ -212,7 +215,13 @@ class StoredRun:
         """By replication and process ("router", "encode0.0", …), where its processor time went and what it did (the
         fields of ``real.run.usage.Usage``); empty of a simulated run and of one before that was measured."""
         usage: list[dict[str, Any]] = self._environment.get("usage", [])
-        return usage
+        return [
+            {
+                process: {OLD_COUNTS.get(name, name): value for name, value in one.items()}
+                for process, one in run.items()
+            }
+            for run in usage
+        ]
 
     def quarantined(self, replication: int) -> set[tuple[int, RankId]]:
         """Rooms of which a rank still held blocks in quarantine when a measured run ended."""
@@ -304,3 +313,7 @@ def _record(row: tuple[Any, ...]) -> Record:
         bytes_,
         detail,
     )
+
+
+def _with_new_names(counts: dict[str, Any]) -> dict[str, Any]:
+    return {OLD_COUNTS.get(name, name): value for name, value in counts.items()}

@@ -41,8 +41,8 @@ no interval either.
   but the counts (``run.warmup_requests`` of each; the window then begins with the arrival of the next one);
   ``mser5_requests``, how many first requests MSER-5 would leave out; ``mser5_unknown``, in how many replications it
   found the run too short to tell.
-* ``invariant_violations``: invariants found violations in the records (``protocol.observe``) and at the end of the run (rooms
-  left, blocks missing), plus wrong bytes and embeddings that were not compared in a measured run.
+* ``invariant_violations``: violations of invariants found in the records (``protocol.observe``) and at the end of the
+  run (rooms left, blocks missing), plus wrong bytes and embeddings that were not compared in a measured run.
   ``monitored_replications``: in how many replications the records were looked at: all of a measured run, the first of a
   simulated one. The end is looked at in all.
 * ``faults``: a sentence for everything that went wrong with a process of a measured run and was not in its plan; a run

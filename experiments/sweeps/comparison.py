@@ -1,4 +1,4 @@
-"""The figures of every configuration of a sweep from those of its replications, and what tells the configurations apart."""
+"""The figures of a sweep's configurations from those of their replications, and what tells them apart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FIGURES = {figure.name: figure for figure in FIGURES}
 
 
 def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
-    """What sweep.json says of the results: every configuration with its differences, and which configurations may be the best."""
+    """What sweep.json says of the results: every configuration, its differences, and which may be the best."""
     parts = {
         configuration.number: results[first : first + plan.replications]
         for configuration, first in zip(plan.configurations, range(0, len(results), plan.replications), strict=True)
@@ -60,7 +60,7 @@ def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
 
 
 def _combined(summaries: Sequence[Any], path: str = "") -> Any:
-    """The figures of a configuration from those of its replications, as ``summary.summarise`` would put them together."""
+    """The figures of a configuration from those of its replications, as ``summary.summarise`` puts them together."""
     first = summaries[0]
     if path == "failures":
         return counted(sum(map(Counter, summaries), Counter()))
@@ -110,7 +110,8 @@ def _all_delivered(figures: Mapping[str, float | None]) -> bool:
 def _lowest(plan: Plan, summaries: Mapping[int, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """For the configurations of every workload, which has the lowest latency and which others may have it in truth.
 
-    Configurations that did not deliver every request are left out: the slowest requests are missing from their latencies.
+    Configurations that did not deliver every request are left out: the slowest requests are missing from their
+    latencies.
     """
     groups: dict[str, list[Configuration]] = {}
     for configuration in plan.configurations:

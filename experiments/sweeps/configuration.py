@@ -32,7 +32,7 @@ TIMES = ("latency_s", "transfer_s")
 
 
 def run_configuration(config: Config, replication: int) -> Result:
-    """Simulate one replication: its summary, its quantiles at ``LEVELS``, the invariants it broke, the seconds it took."""
+    """Simulate one replication: its summary, its quantiles at ``LEVELS``, the invariants it violated, its seconds."""
     started_s = time.perf_counter()
     one, violations = simulate_one(config, replication)
     return {

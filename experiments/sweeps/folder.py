@@ -1,7 +1,7 @@
 """The directory of a sweep: what is finished is kept, so that an interrupted sweep goes on where it stopped.
 
-``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``configurations/`` holds a small file
-for every finished replication of a configuration, named by the configuration's digest; it holds the configuration's whole fingerprint, so that it
+``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``configurations/`` has a small
+file for every finished replication of a configuration, named by its digest; it holds the whole fingerprint, so that it
 is taken for no other. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end. Every file is written under
 another name and then renamed, so none is ever half there.
 """
@@ -136,8 +136,9 @@ class SweepFolder:
             write_json(self.folder / PLAN_FILE, content)
 
     def load(self, fingerprint: str, replication: int) -> Result | None:
-        """What is kept of a finished replication of the configuration; None if it is not there, cannot be read, or is of
-        another configuration whose fingerprint begins alike."""
+        """What is kept of a finished replication of the configuration; None if it is not there, cannot be read, or is
+        of another one whose fingerprint begins alike.
+        """
         try:
             content = json.loads(self._file(fingerprint, replication).read_bytes())
         except (OSError, ValueError):

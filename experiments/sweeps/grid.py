@@ -1,8 +1,8 @@
 """The configurations of a sweep: grids and lists of settings, crossed, and each checked as a whole configuration.
 
-A grid gives values to fields, and every combination is a configuration, the last field running fastest. A list gives whole
-configurations. With both, every listed configuration is crossed with the grid, which is how fields that belong together (a workload and
-its rate) meet fields that are free (the default allocation).
+A grid gives values to fields, and every combination is a configuration, the last field running fastest. A list gives
+whole configurations. With both, every listed configuration is crossed with the grid, which is how fields that belong
+together (a workload and its rate) meet fields that are free (the default allocation).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tomli_w
 from experiments.config.build import NAME_DIGITS
 from experiments.config.overrides import anchor_files, apply_override
 from experiments.config.problems import shown
+from experiments.config.renamed import with_new_tables
 from experiments.config.schema import Config, parse
 from experiments.errors import UserError
 from experiments.workloads.loading import load
@@ -118,8 +119,8 @@ def parse_setting(option: str, name: str) -> tuple[str, Any]:
 def read_configurations(path: Path) -> tuple[list[Settings], dict[str, list[Any]]]:
     """The listed configurations and the grid of a file; file names in it are relative to it.
 
-    A TOML file has a table ``[sweep.grid]`` of lists, or tables ``[[sweep.configurations]]`` of settings, or both. A JSON file
-    is a list of objects. Fields are written as in a configuration, nested or with their path in quotes.
+    A TOML file has a table ``[sweep.grid]`` of lists, or tables ``[[sweep.configurations]]`` of settings, or both. A
+    JSON file is a list of objects. Fields are written as in a configuration, nested or with their path in quotes.
     Raises UserError: one sentence with the file and what is wrong in it.
     """
     where = f"--configurations is {str(path)!r}, "
@@ -135,6 +136,8 @@ def read_configurations(path: Path) -> tuple[list[Settings], dict[str, list[Any]
     if isinstance(content, list):
         content = {"sweep": {"configurations": content}}
     table = content.get("sweep") if isinstance(content, dict) else None
+    if isinstance(table, dict):
+        table = with_new_tables(table)
     if not isinstance(table, dict) or set(content) != {"sweep"} or not table or set(table) - {"grid", "configurations"}:
         raise UserError(
             f"{where}it must hold [sweep.grid] or [[sweep.configurations]] and nothing else (or a JSON list)"
@@ -181,16 +184,17 @@ def cross(listed: Sequence[Mapping[str, Any]], grid: Mapping[str, Sequence[Any]]
 
 
 def make_configurations(source: str, common: Sequence[str], configurations: Sequence[Settings]) -> list[Configuration]:
-    """Checked configurations: the configuration ``source`` with the ``common`` overrides and each configuration's settings.
+    """Checked configurations: the configuration ``source`` with the ``common`` overrides and each configuration's
+    settings.
 
-    Raises UserError naming the configuration: for a configuration that is not allowed, a workload that cannot be simulated, and
-    two configurations that are the same.
+    Raises UserError naming the configuration: for a configuration that is not allowed, a workload that cannot be
+    simulated, and two configurations that are the same.
     """
     from experiments.workloads.requests import check_requests
 
     if not configurations:
         raise UserError(
-            "the sweep has no configurations, it must have at least one value of --grid or one configuration of --configurations"
+            "the sweep has no configurations, it must have at least one value of --grid or one of --configurations"
         )
     if len(configurations) > MAX_CONFIGURATIONS:
         raise UserError(
@@ -210,12 +214,12 @@ def make_configurations(source: str, common: Sequence[str], configurations: Sequ
         twin = seen.setdefault(configuration.digest, configuration)
         if twin.fingerprint != configuration.fingerprint:
             raise UserError(
-                f"{configuration.title()} and {twin.title()} are different configurations that chance gives the same name, "
-                f"{configuration.digest}; put them into two sweeps"
+                f"{configuration.title()} and {twin.title()} are different configurations that chance "
+                f"gives the same name, {configuration.digest}; put them into two sweeps"
             )
         if twin is not configuration:
             raise UserError(
-                f"{configuration.title()} is the same configuration as {twin.title()}, every configuration must be another"
+                f"{configuration.title()} is the same configuration as {twin.title()}, each must be another"
             )
         made.append(configuration)
     return made
@@ -227,10 +231,12 @@ def swept_fields(configurations: Iterable[Configuration]) -> list[str]:
 
 
 def find_baselines(configurations: Sequence[Configuration], chosen: Sequence[tuple[str, Any]]) -> dict[int, int]:
-    """The configuration each configuration is compared with, by number; configurations without one, and baselines themselves, are left out.
+    """The configuration each configuration is compared with, by number; configurations without one, and baselines
+    themselves, are left out.
 
-    ``chosen`` are the baseline's values: a configuration's baseline has them and is like it in all other swept fields. Without
-    any, it is the first configuration that is asked for the same requests. Raises UserError for a value that no configuration has.
+    ``chosen`` are the baseline's values: a configuration's baseline has them and is like it in all other swept fields.
+    Without any, it is the first configuration that is asked for the same requests. Raises UserError for a value that no
+    configuration has.
     """
     fields = swept_fields(configurations)
     for field, value in chosen:

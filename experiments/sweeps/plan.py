@@ -121,7 +121,8 @@ def make_plan(
 ) -> Plan:
     """Check all configurations of a sweep of the configuration ``source`` (a file, run directory or shipped example).
 
-    ``settings`` are ``key.path=value`` overrides for every configuration. Raises UserError: one sentence that names the configuration.
+    ``settings`` are ``key.path=value`` overrides for every configuration. Raises UserError: one sentence that names the
+    configuration.
     """
     common = list(settings)
     if replications is not None:
@@ -134,7 +135,7 @@ def make_plan(
         if configuration.config.run.replications != first.replications:
             raise UserError(
                 f"{made[0].title()} has {first.replications} replications and {configuration.title()} "
-                f"{configuration.config.run.replications}, because a file has the same requests in each; --replications "
+                f"{configuration.config.run.replications}, as a file has the same requests in each; --replications "
                 f"gives all configurations the same number"
             )
     return Plan(first.name, tuple(made), first.replications, first.seed, find_baselines(made, baseline))

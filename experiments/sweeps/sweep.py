@@ -1,18 +1,18 @@
 """Sweeps: one simulated run for every configuration of a grid or list of settings and every replication.
 
-Configurations are asked for the same requests (common random numbers) unless the swept fields are about the requests or the
-seed, so the difference between two configurations is taken replication by replication: most of what chance does to both drops
-out of it. A sweep leaves
+Configurations are asked for the same requests (common random numbers) unless the swept fields are about the requests or
+the seed, so the difference between two configurations is taken replication by replication: most of what chance does to
+both drops out of it. A sweep leaves
 
-* ``sweep.parquet``: one row per configuration and replication. ``configuration`` (from 1), ``digest``, ``seed``, ``replication`` (from
-  0), the swept fields as they resolve (5ms is 0.005), then every figure of ``summary.json`` under its path, such as
-  ``latency_s.p99``; see ``summary`` for what each means. It holds no wall-clock time, so a sweep repeats it byte for
-  byte, on any number of cores.
+* ``sweep.parquet``: one row per configuration and replication. ``configuration`` (from 1), ``digest``, ``seed``,
+  ``replication`` (from 0), the swept fields as they resolve (5ms is 0.005), then every figure of ``summary.json`` under
+  its path, such as ``latency_s.p99``; see ``summary`` for what each means. It holds no wall-clock time, so a sweep
+  repeats it byte for byte, on any number of cores.
 * ``quantiles.parquet``: for the same rows, ``latency_s`` and ``transfer_s`` at each ``share`` of the delivered
   requests, which is all that distribution plots need.
-* ``sweep.json``: the plan, versions, and for every configuration its figures with 95 % intervals across replications, as in a
-  run's ``summary.json``, the differences from its baseline, and per workload the configurations that may be the best. Only the
-  fields called ``wall_s`` differ when a sweep is repeated.
+* ``sweep.json``: the plan, versions, and for every configuration its figures with 95 % intervals across replications,
+  as in a run's ``summary.json``, the differences from its baseline, and per workload the configurations that may be the
+  best. Only the fields called ``wall_s`` differ when a sweep is repeated.
 """
 
 from __future__ import annotations

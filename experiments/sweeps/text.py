@@ -20,7 +20,8 @@ def plan_text(plan: Plan) -> str:
     """What is about to run: its size, and the values of every swept field."""
     runs = len(plan.configurations) * plan.replications
     lines = [
-        f"sweep of {plan.name}: {_count(len(plan.configurations), 'configuration')} × {_count(plan.replications, 'replication')} = "
+        f"sweep of {plan.name}: {_count(len(plan.configurations), 'configuration')} × "
+        f"{_count(plan.replications, 'replication')} = "
         f"{_count(runs, 'run')}, about {plan.requests} requests"
     ]
     lines += [f"  {line}" for traffic in plan.traffics[:SHOWN_WORKLOADS] for line in traffic.text.splitlines()]

@@ -1,7 +1,7 @@
 """The validation campaign: what is measured, in which order, and what of it fits the profile that predicts the rest.
 
 Runs that tell *latencies* have one request at a time on one encode and one language rank, at a rate so low that all
-threads sleep between two of them. Of two others only the *accounts* are used, which say where processors' time went: a
+threads sleep between two of them. Of two others only the *CPU usage* is used, which say where processors' time went: a
 closed loop, and two language ranks with hardly anything to do. So no latency under load, with several ranks or of
 another discipline is in the profile: all *cases* are held out. A round measures every run once, in an order drawn
 anew, so that what disturbs the machine disturbs all alike.
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.calibration.here import (
-    ACCOUNTS,
     ALONE,
     CALIBRATING,
     CAPACITY,
+    USAGES,
     Planned,
     measure_one,
     of_blocks,
@@ -135,9 +135,9 @@ def calibration_runs(folder: Path, rounds: int) -> list[Path]:
     return _runs(folder, rounds, ALONE)
 
 
-def account_runs(folder: Path, rounds: int) -> list[Path]:
+def cpu_usage_runs(folder: Path, rounds: int) -> list[Path]:
     """The runs that tell what the software costs the processors."""
-    return _runs(folder, rounds, ACCOUNTS)
+    return _runs(folder, rounds, USAGES)
 
 
 def _runs(folder: Path, rounds: int, names: tuple[str, ...]) -> list[Path]:

@@ -77,7 +77,8 @@ def score_case(
 ) -> CaseScore:
     """Predict runs of one configuration with ``profile`` and score the prediction.
 
-    ``tolerances``: what relative error of which figure is allowed. ``keep_records``: of the first repeat, for a timeline.
+    ``tolerances``: what relative error of which figure is allowed. ``keep_records``: of the first repeat, for a
+    timeline.
     Raises UserError, in one sentence, for a run that cannot
     be used, or if the runs differ in more than their name, seed and number of replications.
     """
@@ -99,8 +100,8 @@ def score_case(
     named = name or runs[0].config.run.name
     return CaseScore(
         name=named, kind=runs[0].kind, settings=settings, repeats=repeats,
-        scores=score(repeats, tolerances, seed=seed, name=named), stages=stage_scores([one.stages_s for one in repeats]),
-    )  # fmt: skip
+        scores=score(repeats, tolerances, seed=seed, name=named), stages=stage_scores([one.stages_s for one in
+    repeats]), )  # fmt: skip
 
 
 def cases_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:

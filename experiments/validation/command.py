@@ -59,8 +59,8 @@ def validate(
 ) -> Validation:
     """Predict ``runs`` with ``profile``, score them case by case, and write ``out`` if it is given.
 
-    ``max_error``: tolerances such as ``p50=0.05`` that must be met; otherwise the usual ones are told and nothing hangs on
-    them. ``progress`` is told the name of a run's case, once for every run that is scored.
+    ``max_error``: tolerances such as ``p50=0.05`` that must be met; otherwise the usual ones are told and nothing hangs
+    on them. ``progress`` is told the name of a run's case, once for every run that is scored.
     Raises UserError, in one sentence, for bad input; nothing is written then.
     """
     tolerances: Mapping[str, float] = USUAL if max_error is None else parse_tolerances(max_error)

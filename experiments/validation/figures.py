@@ -74,7 +74,7 @@ def difference_figure(cases: Sequence[CaseScore]) -> Figure:
 
 
 def error_figure(cases: Sequence[CaseScore]) -> Figure:
-    """The biases that have tolerances, case by case, with their intervals, the tolerance, and the noise of one repeat in grey."""
+    """The biases that have tolerances, case by case, with intervals, tolerance, and the noise of one repeat in grey."""
     from experiments.validation.rescoring import rows_of
 
     return bias_figure({_title(name): row for name, row in rows_of(cases).items()})
@@ -101,7 +101,7 @@ VERDICT_COLOURS = {WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_TOLERANCE: COLOURS
 
 
 def draw_bias(axes: Axes, place: int, one: Judged) -> None:
-    """One bias with its interval, in the colour of its verdict; ticks at the tolerance, the noise of one repeat in grey."""
+    """One bias with its interval, in the colour of its verdict; ticks at the tolerance, one repeat's noise in grey."""
     bias, tolerance, noise, verdict = one.bias, one.tolerance, one.noise, one.verdict
     if noise is not None:
         axes.barh(place, 200 * noise, left=-100 * noise, height=0.7, color="#dddddd")

@@ -40,8 +40,8 @@ class FigureScore:
     """One figure, predicted against measured.
 
     ``measured``, ``predicted``: means over the repeats, seconds or requests a second. ``bias``: their ratio − 1.
-    ``error``: its absolute value, with the interval of it. ``verdict``: see ``tolerances.judge``. ``called``: its name, and
-    what it is where too few requests lie beyond a quantile in some repeat.
+    ``error``: its absolute value, with the interval of it. ``verdict``: see ``tolerances.judge``. ``called``: its name,
+    and what it is where too few requests lie beyond a quantile in some repeat.
     """
 
     name: str

@@ -46,10 +46,10 @@ def parse_tolerances(text: str) -> dict[str, float]:
 def judge(bias: Estimate, tolerance: float | None) -> str | None:
     """What is said of a bias with its interval; None without a tolerance.
 
-    *within the tolerance*: the interval lies inside it. *not told apart*: it reaches beyond and holds 0, so the measurement
-    is too rough to say more. *off*: it does not hold 0, and the value is beyond the tolerance. *at the tolerance*: it does not hold
-    0, so there is a bias, whose value is inside the tolerance while its interval reaches beyond. *no interval*: there are too
-    few repeats, and too short.
+    *within the tolerance*: the interval lies inside it. *not told apart*: it reaches beyond and holds 0, so the
+    measurement is too rough to say more. *off*: it does not hold 0, and the value is beyond the tolerance. *at the
+    tolerance*: it does not hold 0, so there is a bias, whose value is inside the tolerance while its interval reaches
+    beyond. *no interval*: there are too few repeats, and too short.
     """
     value, low, high = bias["value"], bias["low"], bias["high"]
     if tolerance is None or value is None:

@@ -14,7 +14,7 @@ from typing import Any
 from experiments.config.inputs import RUN_CONFIG, RUN_REQUESTS, is_workload
 from experiments.config.overrides import anchor_files, apply_override
 from experiments.config.problems import shown
-from experiments.config.renamed import with_new_names
+from experiments.config.renamed import new_example, with_new_names
 from experiments.config.schema import Config, parse
 from experiments.config.sections.workload import WORKLOAD_SOURCES
 from experiments.config.shipped import example_names, example_text
@@ -35,6 +35,8 @@ def load(source: str, overrides: Iterable[str] = ()) -> Config:
     File names in a configuration file are relative to it, those in overrides to the current folder.
     Raises UserError before anything else happens.
     """
+    if not Path(source).exists():
+        source = new_example(source)
     path = Path(source)
     # A file wins over an example of its name; a name that looks like a path is never an example.
     if path.is_file():

@@ -59,8 +59,8 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     ``default_tokens``: what each language rank allocates first; one number for all of them, or one for each.
     ``arrivals_any``: each rank gets each request whenever it likes, else all requests are there at the start.
     ``atomic_iterations``: all ranks of a group carry out an iteration at the same moment.
-    ``instant``: messages arrive and forward passes end in the move that starts them. Only writes and iterations take time:
-    rooms still get and return blocks in every order, but not every order of arrival is seen.
+    ``instant``: messages arrive and forward passes end in the move that starts them. Only writes and iterations take
+    time: rooms still get and return blocks in every order, but not every order of arrival is seen.
     ``most_faults``: how many of ``faults`` may happen in one run.
     ``hazards``: the rows of the hazard catalogue that this configuration is there for.
     """

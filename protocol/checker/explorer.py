@@ -25,7 +25,7 @@ FAULTS = frozenset(str(fault) for fault in Fault)
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """A broken invariant with the shortest schedule that breaks it."""
+    """A violated invariant, with the shortest schedule that violates it."""
 
     invariant: int
     what: str

@@ -44,7 +44,7 @@ class LocalSteps:
         self.items: list[Item] = []
         self.takers: list[int] = []
         self._numbers: list[dict[Any, int]] = [{} for _ in self.ranks]
-        self._broken: list[list[tuple[Violation, ...]]] = [[] for _ in self.ranks]
+        self._violations: list[list[tuple[Violation, ...]]] = [[] for _ in self.ranks]
         self._item_numbers: dict[Item, int] = {}
         self._steps: list[dict[Any, Result]] = [{} for _ in self.ranks]
         self._iterations: dict[tuple[int, ...], Iteration | None] = {}
@@ -70,7 +70,7 @@ class LocalSteps:
         if number is None:
             number = self._numbers[place][key] = len(self.locals[place])
             self.locals[place].append(local)
-            self._broken[place].append(check_local(local))
+            self._violations[place].append(check_local(local))
         return number
 
     def item(self, item: Item) -> int:
@@ -100,7 +100,7 @@ class LocalSteps:
         after = self._number(place, step.after)
         violations = [*check_step(step)]
         if after != number:
-            violations += self._broken[place][after]
+            violations += self._violations[place][after]
         if not isinstance(given, Iteration):
             violations += self._missed_iteration(place, number, after, given)
         return after, tuple([self.item(item) for item in started(step)]), tuple(violations)
@@ -122,7 +122,7 @@ class LocalSteps:
         return found
 
     def _missed_iteration(self, place: int, before: int, after: int, given: Any) -> list[Violation]:
-        """Whether a lone rank's input made an iteration due without anybody noticing (drivers hold no iteration then)."""
+        """Whether a lone rank's input made an iteration due that nobody noticed (drivers hold none then)."""
         members = next(members for members in self.groups if place in members)
         if len(members) > 1 or isinstance(given, Landed | TimerGoesOff):
             return []

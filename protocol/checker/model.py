@@ -1,22 +1,23 @@
 """The two sides as a transition system: states, and the moves possible in each.
 
 A state is three things: where each rank is (a number in that rank's table of local states), what is under way (a bag of
-numbers: messages, forward passes, writes, agreed iterations), and which faults have happened. It holds no order of arrival
-and no time, so *every* order of arrival and completion is explored, not only those that a network is likely to show.
+numbers: messages, forward passes, writes, agreed iterations), and which faults have happened. It holds no order of
+arrival and no time, so *every* order of arrival and completion is explored, not only those that a network is likely to
+show.
 
 The environment:
 
 * every message, forward pass and write under way may be the next to arrive. Real channels are first-in first-out; any
   order includes that one;
 * requests reach each rank in the order of their submission, whenever they like;
-* a group agrees on an iteration at one moment and its ranks carry it out one by one. A rank that has agreed takes nothing
-  else before it has carried out the iteration, as in ``real.run.rank``; with ``atomic_iterations`` all do so at once, as in
-  ``sim.cluster.cluster``. An iteration that would change nothing is not a move;
+* a group agrees on an iteration at one moment and its ranks carry it out one by one. A rank that has agreed takes
+  nothing else before it has carried out the iteration, as in ``real.run.rank``; with ``atomic_iterations`` all do so at
+  once, as in ``sim.cluster.cluster``. An iteration that would change nothing is not a move;
 * time passes only when nothing else can happen; then any timer may be the next to go off. A timer that goes off
   before that is a fault;
 * a fault is a move like any other while the bound allows one more. When a rank is gone the others of its group hold no
-  iteration any more and end as well, each some time after (``protocol.lifecycle``). A peer that stays declared down for a
-  whole quarantine is gone, and what it had under way has arrived by then. Once it is up again the quarantine protects
+  iteration any more and end as well, each some time after (``protocol.lifecycle``). A peer that stays declared down for
+  a whole quarantine is gone, and what it had under way has arrived by then. Once it is up again the quarantine protects
   from nothing, so it may end at any moment.
 
 What a rank does is in ``localsteps``, where a move leads in ``effects``, and what is wrong with a state in

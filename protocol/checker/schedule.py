@@ -69,7 +69,7 @@ def replay(bound: Bound, moves: Sequence[Move]) -> Replay:
         found += verdicts.violations_at_end(state)
     elif not any(move.kind not in set(Fault) for move, _, _ in model.moves(state)):
         found.append(verdicts.deadlock(state))
-    return Replay(lines=tuple(lines), broken=tuple(dict.fromkeys(found)), waiting=verdicts.waiting(state))
+    return Replay(lines=tuple(lines), violations=tuple(dict.fromkeys(found)), waiting=verdicts.waiting(state))
 
 
 def _carried_out(
@@ -113,13 +113,13 @@ class _Watched(LocalSteps):
 
 
 def describe(finding: Finding, bound: Bound) -> str:
-    """A finding as text: what is broken, the configuration, the schedule move by move."""
+    """A finding as text: what is violated, the configuration, the schedule move by move."""
     name, statement = STATEMENTS[finding.invariant]
     done = replay(bound, finding.moves)
     return "\n".join(
         [
             f"invariant {finding.invariant}, {name}: {statement}",
-            f"broken: {finding.what}",
+            f"violated: {finding.what}",
             f"in {bound.name!r}: {summary(bound)}",
             *done.lines,
         ]

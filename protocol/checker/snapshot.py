@@ -24,10 +24,10 @@ _FIXED = frozenset({"_handlers", "_phases", "_recorder", "_stays", "_steps", "di
 """The same for the whole life of a core."""
 
 _SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages"})
-"""Written before it is read in every iteration (the first two), told by the rooms' deadlines (timers), or only counted."""
+"""Written before read in every iteration (the first two), told by the rooms' deadlines (timers), or only counted."""
 
 _TOLD = frozenset({"asked_blocks", "timed"})
-"""Of a room: written in every iteration before it is used, and otherwise read only by those who look at it from outside; and
+"""Of a room: written in every iteration before it is used, and otherwise read only by those who look from outside; and
 what its deadline tells."""
 
 FAILURE = "failed"

@@ -16,9 +16,9 @@ DEAD = -1
 class Move(NamedTuple):
     """One step of a schedule.
 
-    ``kind``: "submit" (the next request reaches ``rank``), "take" (``item`` arrives), "iteration" (the group of ``rank``,
-    its first, agrees on an iteration), "timer" (of ``room`` on ``rank``), "follow" (``rank`` ends because another of its
-    group has) or the name of a fault, with what it concerns.
+    ``kind``: "submit" (the next request reaches ``rank``), "take" (``item`` arrives), "iteration" (the group of
+    ``rank``, its first, agrees on an iteration), "timer" (of ``room`` on ``rank``), "follow" (``rank`` ends because
+    another of its group has) or the name of a fault, with what it concerns.
     """
 
     kind: str

@@ -31,8 +31,8 @@ NOW = 0.0
 class Item(NamedTuple):
     """Something under way: ``taker`` will get it, ``source`` has sent it.
 
-    ``what``: "message", "encode", "write", "late" (a failed write whose bytes are still on their way), "iteration" (agreed
-    on and not carried out yet), "down" and "up" (what a rank will learn about ``content``, its peer).
+    ``what``: "message", "encode", "write", "late" (a failed write whose bytes are still on their way), "iteration"
+    (agreed on and not carried out yet), "down" and "up" (what a rank will learn about ``content``, its peer).
     """
 
     what: str

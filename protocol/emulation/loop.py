@@ -33,7 +33,7 @@ class LoopGrid:
         return origin_s + self.index * period_s
 
     def end_iteration(self, began_s: float, lasts_s: float) -> None:
-        """An iteration that began at ``began_s`` is busy for ``lasts_s``; the next comes a period later, or when it ends."""
+        """An iteration begun at ``began_s`` is busy for ``lasts_s``; the next comes a period later, or at its end."""
         if lasts_s > self.period_s:
             self.origin_s = began_s + lasts_s
             self.index = 0

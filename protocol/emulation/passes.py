@@ -1,7 +1,8 @@
 """Forward passes, as both drivers emulate them: what goes into one, and how long it lasts.
 
-A pass is the work of an iteration of a scheduler loop. The cores say which requests an encoder pass takes (``StartEncode``)
-and which are delivered to the language model (``Deliver``); the rules here make passes of them. They hold no clock.
+A pass is the work of an iteration of a scheduler loop. The cores say which requests an encoder pass takes
+(``StartEncode``) and which are delivered to the language model (``Deliver``); the rules here make passes of them. They
+hold no clock.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Delivered(NamedTuple):
 class Passes:
     """The passes of one instance. ``slowness``: how many times longer they take on its slowest rank.
 
-    ``waiting``: what is delivered and waits for its prefill, in order. While there is any, every iteration starts a pass.
+    ``waiting``: what is delivered and waits for its prefill, in order. While there is any, every iteration starts a
+    pass.
     """
 
     __slots__ = ("_encode_base_s", "_most_tokens", "_prefill_base_s", "_prefill_s", "slowness", "waiting")

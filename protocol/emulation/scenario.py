@@ -67,10 +67,11 @@ class WriteFault(msgspec.Struct, frozen=True):
 class ServiceTimes(msgspec.Struct, frozen=True):
     """How long the scheduler loops and the forward passes in them take, in seconds.
 
-    A loop looks at its rooms every ``*_poll_interval_s``. An iteration that starts a forward pass lasts as long as the pass.
-    One encoder pass over everything the iteration started takes base + the sum over its images of per_image + per_token * k
-    + per_token2 * k², k being the image's tokens (attention does not cross images). One prefill pass takes base + the
-    sum over its requests of per_token * t + per_token2 * t², t being the request's tokens.
+    A loop looks at its rooms every ``*_poll_interval_s``. An iteration that starts a forward pass lasts as long as the
+    pass. One encoder pass over everything the iteration started takes base + the sum over its images of per_image +
+    per_token
+    * k + per_token2 * k², k being the image's tokens (attention does not cross images). One prefill pass takes base +
+    the sum over its requests of per_token * t + per_token2 * t², t being the request's tokens.
 
     Before its pass a request is prepared (decoding, resizing) by one of ``preprocess_workers`` processors of its encode
     instance, first come, first served, which takes ``preprocess_per_token_s`` for every token of its images.

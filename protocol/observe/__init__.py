@@ -1,1 +1,1 @@
-"""What is told by the records of a run: rows, pool integrals, deadlocks, broken invariants."""
+"""What is told by the records of a run: rows, pool integrals, deadlocks, violations of invariants."""

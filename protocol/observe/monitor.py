@@ -16,7 +16,7 @@ from protocol.status import FINAL, LEGAL, Status
 from protocol.topology import RankId, Side
 
 KEPT_EXAMPLES = 20
-"""More are only counted: one broken rule can break at every event."""
+"""More are only counted: one rule may be violated at every event."""
 
 _PROGRESS = frozenset({Event.CHUNK_STARTED, Event.CHUNK_DONE, Event.CHUNK_RECEIVED, Event.DELIVERED, Event.RELEASED})
 """Events whose tokens say how far the room has come."""
@@ -56,8 +56,8 @@ class _Life:
 class InvariantMonitor:
     """A Recorder that counts violations. ``expect`` must be called for a request before its first record.
 
-    Invariants: time never goes back · nothing happens outside a room's life, which is submitted once and released once · a
-    status moves along the legal table, so it never falls and ends once · tokens never fall and never exceed the
+    Invariants: time never goes back · nothing happens outside a room's life, which is submitted once and released once
+    · a status moves along the legal table, so it never falls and ends once · tokens never fall and never exceed the
     request · what arrives fits the blocks that were allocated for it · what is delivered is complete and was written,
     in tokens and in bytes · a room is delivered or failed at most once, and on the language side exactly once before
     its release, with the status that says so · what is prefilled was delivered there and is prefilled once · the

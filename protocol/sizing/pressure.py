@@ -18,8 +18,8 @@ class PressureAware(SizingPolicy):
 
     so it never rises with occupancy. A smaller first allocation trades one more resume for an earlier start: while
     requests queue for blocks, a room that starts with a part moves its first chunk during what would have been waiting.
-    There is no memory in it, hence nothing to oscillate: a request is asked for again at every iteration while it waits, and
-    each answer is a function of that iteration's occupancy alone.
+    There is no memory in it, hence nothing to oscillate: a request is asked for again at every iteration while it
+    waits, and each answer is a function of that iteration's occupancy alone.
 
     ``base``: another policy of this package by its name, with its ``base_options``; ``tokens`` is its default.
     """

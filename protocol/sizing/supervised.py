@@ -2,10 +2,10 @@
 
 The policies of this package are held to their contract by tests; one that a user brings along is held to it while it
 runs. That ranks answer alike cannot be seen by one rank, nor by the encode side, whose ranks each see the offers of
-their own destinations only. So every rank keeps its answers of an iteration and the driver compares them before the group's
-next one, which is early enough: up to the first answer that differs all ranks were asked the same questions, whatever
-they do afterwards. The simulator has all of a group's ranks at hand, the real backend exchanges a checksum in one
-all-reduce and, only if it differs, the answers. Both report ``disagreement``. A lone rank has nothing to compare.
+their own destinations only. So every rank keeps its answers of an iteration and the driver compares them before the
+group's next one, which is early enough: up to the first answer that differs all ranks were asked the same questions,
+whatever they do afterwards. The simulator has all of a group's ranks at hand, the real backend exchanges a checksum in
+one all-reduce and, only if it differs, the answers. Both report ``disagreement``. A lone rank has nothing to compare.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ class Inbox:
     """Where a process receives. ``wait`` also returns when another thread of the process calls ``wake``.
 
     ``guard``: of the run's token, whose holders alone are let in; without one everybody is. With ``is_open`` there are
-    two doors: anybody may come in at ``port``, and holders of the token give their commands at ``commands_port``. Else both
-    are one. ``name``: what the guarded port is called when somebody is refused. ``most_connections``: how many of its
-    are kept open at a time.
+    two doors: anybody may come in at ``port``, and holders of the token give their commands at ``commands_port``. Else
+    both are one. ``name``: what the guarded port is called when somebody is refused. ``most_connections``: how many of
+    its are kept open at a time.
     """
 
     def __init__(

@@ -103,18 +103,18 @@ class Collective:
         candidates = numbers[:count]
         progress: tuple[tuple[int, int], ...] = ()
         if candidates:
-            progress = torch.tensor(member.progress_of(candidates), dtype=torch.int64)
-            self._reduce(progress)
-            progress = tuple(zip(candidates, progress.tolist(), strict=True))
+            second = torch.tensor(member.progress_of(candidates), dtype=torch.int64)
+            self._reduce(second)
+            progress = tuple(zip(candidates, second.tolist(), strict=True))
         agreed = Proposal(submitted, free_blocks, failed)
         return Iteration(*agreed, progress), bool(all_leave)
 
     def must_answer_alike(self, rank_id: RankId, policy: Supervised) -> None:
         """Compare what the group's copies of a policy answered since the last iteration; all ranks must call it.
 
-        Raises SizingError on every rank if they differ, and GroupBroken like ``hold_iteration``. Costs an all-reduce of 16
-        bytes after iterations with answers: up to the first one that differs all ranks give equally many, so either all of
-        them get here with answers or none.
+        Raises SizingError on every rank if they differ, and GroupBroken like ``hold_iteration``. Costs an all-reduce of
+        16 bytes after iterations with answers: up to the first one that differs all ranks give equally many, so either
+        all of them get here with answers or none.
         """
         answers = policy.take_answers()
         if not answers:

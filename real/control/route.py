@@ -13,9 +13,9 @@ ROUTER = RankId(Side.ENCODE, -1, -1)
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One process's entry in a bootstrap registry: how to reach it and where its memory lies.
 
-    ``commands_port``: where it takes the router's commands, if that is another port: control messages of the fork's wire
-    come from anybody. ``generation``: how many processes had this rank's name before it. ``session``: its engine's peer
-    name, host:port.
+    ``commands_port``: where it takes the router's commands, if that is another port: control messages of the fork's
+    wire come from anybody. ``generation``: how many processes had this rank's name before it. ``session``: its engine's
+    peer name, host:port.
     ``bases``: addresses of its pools, one per buffer kind. ``collective_port``: where rank 0 of a group keeps the
     group's store. ``failed_is_quiet``: on the wire of the SGLang fork, whether it says Failed only when nothing of the
     room can land any more.

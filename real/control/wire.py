@@ -67,7 +67,7 @@ class Wire(ABC):
         self.frames_dropped = 0
         self.messages_stale = 0
         self.peers: tuple[RankId, ...] = ()
-        self._connection = line
+        self._connection = connection
         self._guard = guard_of(spec.token)
 
     @abstractmethod

@@ -71,13 +71,13 @@ class TransferEngine(ABC):
 
     **Registration.** Only registered memory is written from or to. A source outside of it is refused with EngineError
     before anything is sent. A target outside of the peer's regions fails the write, and no byte of that segment is
-    placed anywhere; other segments of the same write may be placed. Regions never overlap; whoever registers memory keeps
-    it alive until it is withdrawn.
+    placed anywhere; other segments of the same write may be placed. Regions never overlap; whoever registers memory
+    keeps it alive until it is withdrawn.
 
     **What a result says.** ``ok``: every byte lies in the peer's memory, where a thread of the peer that learns of it
-    afterwards finds it. The peer may conclude nothing from bytes alone, since segments arrive in any order and a segment
-    in parts. ``quiet``: source and target may be used again. A write that is ok is quiet; one that failed with bytes
-    under way is not, and then up to ``late_write_s`` may pass, with the peer running, before the last of them has
+    afterwards finds it. The peer may conclude nothing from bytes alone, since segments arrive in any order and a
+    segment in parts. ``quiet``: source and target may be used again. A write that is ok is quiet; one that failed with
+    bytes under way is not, and then up to ``late_write_s`` may pass, with the peer running, before the last of them has
     landed. A source that is changed before its write is quiet may arrive torn.
 
     **Failure.** `write` and `connect` return within their time limit, whatever the peer does: one that has died fails a

@@ -1,9 +1,10 @@
 """An engine of our own over plain sockets, which needs nothing but Python's standard library.
 
 It is for tests, and for machines where Mooncake cannot be installed (macOS, Arm). It keeps the contract of every engine
-and checks more than it must: peers prove that they hold the run's token, the target of every segment is looked up in the
-receiving process, and an answer comes only when the bytes lie there. It is **no model of RDMA**, nor of Mooncake's tcp:
-a thread of the receiving process copies every byte, competing with that process's other threads for its interpreter.
+and checks more than it must: peers prove that they hold the run's token, the target of every segment is looked up in
+the receiving process, and an answer comes only when the bytes lie there. It is **no model of RDMA**, nor of Mooncake's
+tcp: a thread of the receiving process copies every byte, competing with that process's other threads for its
+interpreter.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
 
 A tag is an HMAC with a key of the run's token, both random numbers and the engine's number: so whoever does not hold
 the token is no client and no server, and no message is begun, changed, or repeated on another connection. The bytes of
-the segments themselves are neither signed nor hidden. Without a token the key is one that everybody can compute, and the
-tags only tell a message from noise.
+the segments themselves are neither signed nor hidden. Without a token the key is one that everybody can compute, and
+the tags only tell a message from noise.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 To import torch takes longer than most runs, so it is done once for all ranks that a process starts. Run as
 ``python -m real.hosts.fork_server FD MODULE``, with the socket to its launcher as descriptor FD. It first says whether
-it can serve (`Warm`), then answers each `ForkOrder` with a `Forked`. Nothing but imports happens before a fork: there
+it can serve (`Warm`), then answers each `ForkCommand` with a `Forked`. Nothing but imports happens before a fork: there
 is one thread, no socket of ZeroMQ and no device, and Mooncake, which starts threads, is loaded by the rank.
 
 A forked rank is what ``python -m MODULE`` would be: its own session, streams, environment and working folder, and no
@@ -52,7 +52,7 @@ class Warm(msgspec.Struct, frozen=True):
     unfit: str = ""
 
 
-class ForkOrder(msgspec.Struct, frozen=True):
+class ForkCommand(msgspec.Struct, frozen=True):
     """Fork a rank. With it come descriptors: its standard input, output and error, one that takes its exit status, and
     those that it is to have under the numbers ``kept``."""
 
@@ -84,7 +84,7 @@ class Server:
         for descriptor in (self._control.fileno(), self._launcher):
             self._poll.register(descriptor, select.POLLIN)
 
-    def serve(self) -> tuple[ForkOrder, list[int]]:
+    def serve(self) -> tuple[ForkCommand, list[int]]:
         """Fork and wait for ranks until nobody wants any more. Returns in a rank alone: what it was asked to be, and
         the descriptors that came with that."""
         serving = True
@@ -100,7 +100,7 @@ class Server:
                         self._poll.unregister(self._control)
                         serving = False
                     elif self._fork(received):
-                        return msgspec.json.decode(message, type=ForkOrder), received
+                        return msgspec.json.decode(message, type=ForkCommand), received
         os._exit(0)
 
     def _receive(self) -> tuple[bytes, list[int]]:
@@ -152,7 +152,7 @@ class Server:
         os._exit(0)
 
 
-def become(module: str, order: ForkOrder, received: list[int]) -> Callable[[], int]:
+def become(module: str, command: ForkCommand, received: list[int]) -> Callable[[], int]:
     """Make this forked process what a fresh ``python -m module`` would be; what it is to do."""
     os.setsid()
     _take_descriptors(dict(zip((0, 1, 2, *command.kept), (*received[:3], *received[4:]), strict=True)))
@@ -237,8 +237,8 @@ def main() -> NoReturn:
     gc.freeze()
     server = Server(control)
     control.send(msgspec.json.encode(Warm(_unfit())))
-    order, received = server.serve()
-    leave_after(become(module, order, received))
+    command, received = server.serve()
+    leave_after(become(module, command, received))
 
 
 if __name__ == "__main__":

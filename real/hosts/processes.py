@@ -28,7 +28,7 @@ from typing import IO, Protocol, TypeVar
 import msgspec
 
 from real.engine.variables import cleaned
-from real.hosts.fork_server import EXIT_STATUS, HEADER, MOST_BYTES, Forked, ForkOrder, Surroundings, Warm
+from real.hosts.fork_server import EXIT_STATUS, HEADER, MOST_BYTES, ForkCommand, Forked, Surroundings, Warm
 
 RANK, FORK_SERVER = "real.run.rank", "real.hosts.fork_server"
 WARM_TIMEOUT_S = 90.0
@@ -166,7 +166,7 @@ class ForkServer:
             try:
                 self._control.settimeout(ANSWER_TIMEOUT_S)
                 descriptors = [stdin, sink.fileno(), sink.fileno(), told, *kept]
-                socket.send_fds(self._control, [msgspec.json.encode(ForkOrder(tuple(kept)))], descriptors)
+                socket.send_fds(self._control, [msgspec.json.encode(ForkCommand(tuple(kept)))], descriptors)
                 answer, pidfds = self._receive(Forked)
             except OSError as error:
                 raise ServerGoneError(str(error)) from error

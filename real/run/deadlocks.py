@@ -1,4 +1,4 @@
-"""Looks for deadlocks among the ranks of a measured run (see ``deadlock_probe``), and ends those that no timer will end."""
+"""Looks for deadlocks among the ranks of a measured run (see ``deadlock_probe``), and ends those that no timer will."""
 
 from __future__ import annotations
 

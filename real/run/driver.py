@@ -187,8 +187,7 @@ class Driver:
         return bool(self._completions or self._news_of_peers)
 
     def iteration_due(self, now: float) -> bool:
-        """Whether an iteration could change anything when this host's clock shows ``now``; a lone rank need not hold the
-        others."""
+        """Whether an iteration could change anything at ``now`` of this host; a lone rank need not hold others."""
         deadline = self.core.next_deadline()
         timed_out = deadline is not None and self.clock.zero_s + deadline <= now
         return self._work_left or timed_out

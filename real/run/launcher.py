@@ -3,8 +3,8 @@
 The ranks are children of this process, or come by themselves from other hosts (see ``hosts``). The launching process
 is the router. It never touches the data; it sends every request to all ranks of its two instances at its arrival time
 and waits until each of them has concluded it. It also carries out a plan of faults, and it notices when nothing moves
-any more (see ``deadlock_probe``). What a rank does about a dead peer is not its business: the ranks watch each other (see
-``heartbeat``).
+any more (see ``deadlock_probe``). What a rank does about a dead peer is not its business: the ranks watch each other
+(see ``heartbeat``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One rank as an operating-system process: the protocol core, its memory, its engine and its scheduler loop.
 
 The main thread owns the core. It takes messages and completions as they come and holds a scheduler iteration every
-``*_poll_interval_s``; an iteration that starts a forward pass is followed by the next one only when the pass is over, while
-messages go on being taken, as the original backend's control thread does. The writer's thread moves bytes, the
+``*_poll_interval_s``; an iteration that starts a forward pass is followed by the next one only when the pass is over,
+while messages go on being taken, as the original backend's control thread does. The writer's thread moves bytes, the
 verifier's compares them, the heartbeat's watches the other side; they only hand things over.
 
 Run as ``python -m real.run.rank`` with a RankSpec as one line of JSON on standard input. The process ends when standard
@@ -158,7 +158,7 @@ class RankProcess:
             return
         self._obey(command)
 
-    def _obey(self, order: Start | Submit | GiveUp | Describe | Ask | Stop) -> None:
+    def _obey(self, command: Start | Submit | GiveUp | Describe | Ask | Stop) -> None:
         driver = self.driver
         match command:
             case Start(zero_s):

@@ -36,12 +36,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     first contacts.
 
     Counts: ``inputs``: messages, requests, completions and timers fed to the core, for the router commands taken.
-    ``submissions``: requests taken, for the router requests submitted. ``iterations``: iterations of the scheduler loop that were
-    held. ``collectives``: all-reduces. ``fills``: rooms whose test content was made in an encoder pass, ``fill_bytes``
-    of it, in ``fill_cpu_s`` of the main thread's processor time. ``copies``: chunks copied out of the blocks, with
-    ``copy_bytes`` in ``copy_cpu_s``. Both bytes are of tokens; a write's (``write_bytes``, those that arrived) have the
-    aux words as well. ``writes``: those that the engine took, ``segments`` in all, in ``write_s`` of the writer's
-    threads' elapsed time, added up.
+    ``submissions``: requests taken, for the router requests submitted. ``iterations``: iterations of the scheduler loop
+    that were held. ``collectives``: all-reduces. ``fills``: rooms whose test content was made in an encoder pass,
+    ``fill_bytes`` of it, in ``fill_cpu_s`` of the main thread's processor time. ``copies``: chunks copied out of the
+    blocks, with ``copy_bytes`` in ``copy_cpu_s``. Both bytes are of tokens; a write's (``write_bytes``, those that
+    arrived) have the aux words as well. ``writes``: those that the engine took, ``segments`` in all, in ``write_s`` of
+    the writer's threads' elapsed time, added up.
 
     ``collective_quantiles_s``: the quantiles 0, 0.025 … 1 of how long the all-reduces took, the wait for the group's
     other ranks with it; empty without any.

@@ -89,7 +89,7 @@ def _draw_host(draws: numpy.random.Generator) -> HostCosts | None:
         input_s=_pick(draws, (0.0, 5e-5, 1e-3)),
         iteration_s=_pick(draws, (0.0, 2e-4)),
         message_s=_pick(draws, (0.0, 5e-5)),
-        order_s=_pick(draws, (0.0, 1e-4)),
+        command_s=_pick(draws, (0.0, 1e-4)),
         fill_bandwidth_Bps=_pick(draws, (1e5, ENOUGH)),
         write_processors=_pick(draws, (0.0, 0.5, 1.5)),
         collective_processors=_pick(draws, (0.5, 1.0)),

@@ -18,7 +18,7 @@ from sim.faults import (
 )
 
 MOST_VIOLATIONS = 20
-"""Kept of one run; what is broken once tends to break often."""
+"""Kept of one run; what is violated once tends to be so often."""
 
 
 class Watch(PlannedFaults):

@@ -2,10 +2,10 @@
 
 The cores decide, the simulator only says *when*. A rank has independent actors, as the real one has threads:
 
-* the *scheduler loop* of its group (``iterations``). Iterations lie on a grid of the loop's period. An iteration that does work
-  (encoder pass, gather copies and prefill) lasts as long as the work if that is longer than the period, and a new grid
-  starts where it ends. Whatever arrives meanwhile is seen at the next iteration, or at this one if it arrives at the same
-  moment.
+* the *scheduler loop* of its group (``iterations``). Iterations lie on a grid of the loop's period. An iteration that
+  does work (encoder pass, gather copies and prefill) lasts as long as the work if that is longer than the period, and a
+  new grid starts where it ends. Whatever arrives meanwhile is seen at the next iteration, or at this one if it arrives
+  at the same moment.
 * the *control thread* (``messages``): a message reaches the core ``control_latency_s`` after it was sent, whatever the
   loop does, unless the threads share the processors of a host.
 * the *transfer workers* of an encode rank. Those of a link that may be shared ask the ``network`` when a write ends;
@@ -16,8 +16,8 @@ Before a request reaches the encode ranks (``requests``), a processor of their i
 What it takes the threads to do all this is the host's to say (``host``): ``dedicated`` processors charge nothing, a
 ``shared`` host has threads wait for each other.
 
-Idle loops cost nothing: an iteration that would find what the last one found is not held. That changes no result, because a
-iteration is a function of what it finds, and leaves the grid as it is.
+Idle loops cost nothing: an iteration that would find what the last one found is not held. That changes no result,
+because a iteration is a function of what it finds, and leaves the grid as it is.
 
 What goes wrong is not decided here either: a ``faults.Faults`` is asked wherever something may (see there).
 """

@@ -18,8 +18,8 @@ Take = Callable[[Rank, object], None]
 
 
 class Host(ABC):
-    """``begin(messages, iterations)`` must be called before anything happens. It says what the threads do their work with,
-    and binds how a process takes what reaches it.
+    """``begin(messages, iterations)`` must be called before anything happens. It says what the threads do their work
+    with, and binds how a process takes what reaches it.
 
     ``control_s``: how long a control message is on its way, before the thread that receives it.
     ``receive(rank, message)``: a message has reached a process: give it to the core when its thread takes it.

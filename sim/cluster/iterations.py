@@ -98,7 +98,8 @@ class Iterations:
                 self._host.take(rank, event)
 
     def prefill_pass(self, group: Group, copies_s: float, over: Callable[[Group, list[Delivered]], object]) -> float:
-        """All ranks of a language group have acted on an iteration, and their copies end in ``copies_s``: begin the pass.
+        """All ranks of a language group have acted on an iteration, and their copies end in ``copies_s``: begin the
+        pass.
 
         How long it lasts. ``over`` is told of what was in it when it is over, if that matters.
         """

@@ -1,7 +1,8 @@
 """Iterations on a host that threads share: the threads of a group meet, agree, and each acts on it.
 
-The ranks of a group of more than one come together every iteration, whether there is anything to do or not. Such an *idle
-iteration* changes nothing but takes its part of the processors, so it is held as long as anything else goes on anywhere.
+The ranks of a group of more than one come together every iteration, whether there is anything to do or not. Such an
+*idle iteration* changes nothing but takes its part of the processors, so it is held as long as anything else goes on
+anywhere.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ class Meetings:
             return
         meeting.began_s = now
         iteration = self._iterations.hold(group)
-        # The work of an iteration comes before what it decides. One that nobody asked for has none unless something came.
+        # The work of an iteration comes before what it decides. One that nobody asked for has none unless something
+        # came.
         work_s = 0.0 if meeting.idle and not iteration.progress else self._host.iteration_s
         for rank in group.ranks:
             self._processors.run(work_s, 1.0, self._iterated, meeting, rank, iteration)
@@ -206,7 +208,7 @@ class Meetings:
         self._clock.call_after(self._threads.late_s(group, 0.0), self._iterations.prefilled, group, done)
 
     def _acted(self, meeting: _Meeting, rank: Rank) -> bool:
-        """A rank has acted on the iteration and goes on with what has come meanwhile; whether it was the last to do so."""
+        """A rank has acted on the iteration and goes on with what has come meanwhile; whether it was the last."""
         self._threads.of[rank].leave()
         meeting.left -= 1
         return not meeting.left

@@ -83,7 +83,8 @@ class Messages:
         if group.iteration_due:
             return
         core = rank.core
-        # What an iteration finds: rooms that moved on or failed, blocks that came free, and on the language side new rooms.
+        # What an iteration finds: rooms that moved on or failed, blocks that came free, and on the language side new
+        # rooms.
         if core.has_news or type(event) is LanguageRequest:
             self._plan_iteration(group, now)
         else:

@@ -89,7 +89,7 @@ class Faults:
         return True
 
     def ready_s(self, rank_id: RankId) -> float:
-        """When the rank can hold an iteration at the earliest: a time in the past, in the future, or never (infinity)."""
+        """When the rank can hold an iteration at the earliest: a time, past or future, or never (infinity)."""
         return 0.0
 
     def write_ends(self, writer: RankId, write: StartWrite) -> WriteEnd:

@@ -29,7 +29,8 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``processors``: how many it has, above 0; ``inf`` for as many as there are threads.
     ``input_s``: a rank's thread, to take a message or a completion and to do what follows from it.
-    ``iteration_s``: the same thread, for an iteration of its loop that finds something to do, without copies and passes.
+    ``iteration_s``: the same thread, for an iteration of its loop that finds something to do, without copies and
+    passes.
     ``message_s``: the threads that carry messages, for one message.
     ``command_s``: the router, for a command that it gives to a rank or takes from one.
     ``fill_bandwidth_Bps``: at which an encoder pass writes its output, in the rank's thread.
@@ -39,11 +40,10 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     it takes, at equal steps of probability from 0 to 1, when nothing else goes on. The ranks of a group of more than
     one hold one every iteration, whether there is anything to do or not, and a second one where rooms have moved on.
     ``asleep_after_s``: a rank's thread that has had nothing to do for so long sleeps soundly. When the clock says that
-    an iteration or the end of a pass is due it wakes up ``wakeup_s`` of the link late, and the first copy of that iteration takes
-    ``cold_copy_s`` longer, with caches that have turned to other things. From a shorter sleep it wakes up
-    ``nap_wakeup_s`` late. At 0 every sleep is sound.
-    ``*_spread``: how a duration varies from one time to the next: factors of what the profile says, equally likely, for
-    writes, control messages, copies, submissions and wake-ups.
+    an iteration or the end of a pass is due it wakes up ``wakeup_s`` of the link late, and the first copy of that
+    iteration takes ``cold_copy_s`` longer, with caches that have turned to other things. From a shorter sleep it wakes
+    up ``nap_wakeup_s`` late. At 0 every sleep is sound. ``*_spread``: how a duration varies from one time to the next:
+    factors of what the profile says, equally likely, for writes, control messages, copies, submissions and wake-ups.
 
     Raises ValueError for a value out of range.
     """

@@ -39,8 +39,8 @@ class _Work(Flow):
 
 
 class SharedProcessors:
-    """``count`` processors, shared max–min fairly among segments of work: none has more than its width, and none has less
-    than another unless that is its width.
+    """``count`` processors, shared max–min fairly among segments of work: none has more than its width, and none has
+    less than another unless that is its width.
 
     ``busy_s``: processor seconds spent. Raises ValueError for a count that is not above 0.
     """

@@ -2,9 +2,10 @@
 
 The adapters of a sender, and those of a receiver, are one *node* each, with both directions apart. A write occupies a
 node on either side. Its *work* is how long it would occupy all adapters of a node (``LinkProfile.adapter_s``).
-So a capacity is 1, a rate is the part of all adapters that a flow has, and a write of many small segments and one of many
-bytes share by the same rule. A flow never gets more than ``LinkProfile.share`` of its size. The switches between the
-adapters hold nobody back, and a bundle of adapters is a pool: which of them an unstriped write is on is not modelled.
+So a capacity is 1, a rate is the part of all adapters that a flow has, and a write of many small segments and one of
+many bytes share by the same rule. A flow never gets more than ``LinkProfile.share`` of its size. The switches between
+the adapters hold nobody back, and a bundle of adapters is a pool: which of them an unstriped write is on is not
+modelled.
 
 What it costs: a flow that gets its cap without anybody losing anything, and one whose end helps nobody, is O(1). Any
 other start or end looks at the flows that are connected with it through shared nodes, and only those whose rate changes

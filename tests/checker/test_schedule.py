@@ -30,7 +30,7 @@ ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 
 DEADLOCK = """\
 invariant 21, no deadlock: an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due iteration is known to be due
-violations: nothing can happen any more; encode0.0 has 0 of 4 blocks free: room 0 holds 2 and is waiting for memory on the \
+violated: nothing can happen any more; encode0.0 has 0 of 4 blocks free: room 0 holds 2 and is waiting for memory on the \
 language side, room 1 holds 2 and is waiting for memory on the language side; language0.0 has 0 of 2 blocks free: \
 room 0 holds 1 and is waiting for blocks to resume, room 1 holds 1 and is waiting for blocks to resume
 in 'B1: two requests of two blocks in a pool of two': alloc_then_free, 1x1 ranks; rooms of 3, 3 tokens; \
@@ -81,7 +81,7 @@ def test_the_text_of_the_deadlock() -> None:
 
 def test_replaying_the_deadlock_ends_in_it() -> None:
     done = replay(HOLD_AND_WAIT, deadlock().moves)
-    assert [(violations.invariant, violations.what) for violations in done.violations] == [(21, deadlock().what)]
+    assert [(violation.invariant, violation.what) for violation in done.violations] == [(21, deadlock().what)]
     assert deadlock().what == f"nothing can happen any more; {done.waiting}"
     assert list(done.lines) == [line for line in DEADLOCK.splitlines() if line.startswith(" ")]
 

@@ -225,9 +225,9 @@ def test_the_interval_is_that_of_the_runs() -> None:
     truths = [msgspec.structs.replace(TRUTH, command_s=command_s) for command_s in (60e-6, 70e-6, 80e-6)]
     command = costs_of(*map(lone_usage, truths)).estimates["command_s"]
     # Student's t of 97.5 % with 2 degrees of freedom is 4.303, the standard deviation 10 µs.
-    assert order["value"] == pytest.approx(70e-6)
-    assert order["low"] == pytest.approx(70e-6 - 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
-    assert order["high"] == pytest.approx(70e-6 + 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
+    assert command["value"] == pytest.approx(70e-6)
+    assert command["low"] == pytest.approx(70e-6 - 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
+    assert command["high"] == pytest.approx(70e-6 + 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
 
 
 def test_a_long_run_counts_for_more_than_a_short_one() -> None:
@@ -274,12 +274,12 @@ def test_no_usages_tell_nothing() -> None:
 def test_a_run_without_writes_and_test_content_tells_the_rest() -> None:
     nothing = {"writes": 0, "write_bytes": 0, "segments": 0, "fills": 0, "fill_bytes": 0, "fill_cpu_s": 0.0}
     idle = {"writer_cpu_s": 0.0, "engine_cpu_s": 0.0}
-    usage = lone_usage(load=Load(chunks=0))
-    usage = {name: one | idle | (nothing if name == "encode0.0" else {}) for name, one in usage.usage.items()}
+    whole = lone_usage(load=Load(chunks=0))
+    usage = {name: one | idle | (nothing if name == "encode0.0" else {}) for name, one in whole.usage.items()}
     # Without test content the ends of its passes would pass for messages: take them out.
     usage["encode0.0"]["inputs"] -= 40
     usage["encode0.0"]["main_cpu_s"] -= 40 * TRUTH.input_s
-    found = costs_of(usage._replace(usage=usage))
+    found = costs_of(whole._replace(usage=usage))
     assert found.untold == ["fill_bandwidth_Bps", "write_processors", *OF_GROUPS]
     assert math.isinf(found.costs.fill_bandwidth_Bps)
     assert found.costs.write_processors == 0
@@ -377,7 +377,7 @@ def test_a_simulated_run_costs_what_its_usages_say(tally: type[Tally]) -> None:
     # The usage that a measured run keeps of the same. The threads of both ranks are added up anyway.
     usage = {
         "router": process(
-            main_cpu_s=work_s["_ran"], control_cpu_s=work_s["_take"] + work_s["run"], inputs=times["run"]
+            main_cpu_s=work_s["_ran"], control_cpu_s=work_s["_take_message"] + work_s["run"], inputs=times["run"]
         ),
         "encode0.0": process(
             main_cpu_s=work_s["_taken"] + work_s["leave"] + work_s["_filled"],

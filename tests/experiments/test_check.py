@@ -51,9 +51,9 @@ def test_a_deadlock_is_printed_saved_and_replays(bufferlab: Any, folder: Path) -
     assert f"bufferlab check --replay {saved.relative_to(folder)}" in ended.out
     again = bufferlab("check", "--replay", saved)
     assert again.status == 1
-    assert "invariant 21, no deadlock, is broken: nothing can happen any more" in again.out
+    assert "invariant 21, no deadlock, is violated: nothing can happen any more" in again.out
     report = json.loads(bufferlab("check", "--replay", saved, "--json").out)
-    assert [broken["invariant"] for broken in report["broken"]] == [21]
+    assert [one["invariant"] for one in report["violations"]] == [21]
 
 
 def test_a_schedule_that_the_core_does_not_go_along_with_any_more(bufferlab: Any, folder: Path) -> None:

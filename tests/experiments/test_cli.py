@@ -318,11 +318,11 @@ def test_a_deadlock_is_reported(bufferlab: Any) -> None:
     assert summary["latency_s"]["p50"] == {"value": None, "low": None, "high": None}
 
 
-def test_broken_laws_end_with_status_1(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_violations_end_with_status_1(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from protocol.observe.monitor import InvariantMonitor
 
     monkeypatch.setattr(InvariantMonitor, "finish", lambda self: self._break("made up", None, 1, None))
-    monkeypatch.setattr(InvariantMonitor, "_break", lambda self, *_: setattr(self, "broken", 1))
+    monkeypatch.setattr(InvariantMonitor, "_break", lambda self, *_: setattr(self, "violations", 1))
     ended = bufferlab("sim", "seed-small", "--no-plots")
     assert ended.status == 1
     assert "1 BROKEN LAWS" in ended.out

@@ -76,7 +76,7 @@ def environment(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_who_was_refused_is_told_each_for_itself_and_is_no_broken_law(played: Played, tmp_path: Path) -> None:
+def test_who_was_refused_is_told_each_for_itself_and_is_no_violation(played: Played, tmp_path: Path) -> None:
     refused = [Refusal(f"control port of language{number}.0", "127.0.0.1", 79) for number in range(5)]
     played.more = {"refused": refused, "incidents": [Incident(0.5, "something")]}
     summary, said = measured(tmp_path / "run")
@@ -94,7 +94,7 @@ def test_a_room_without_an_end_is_told_unless_its_rank_said_it_is_in_quarantine(
         "left": frozenset({(4, ENCODE)}), "rooms_left": 1,
     }  # fmt: skip
     summary, said = measured(tmp_path / "run")
-    assert said == ["broken law: room 2 never ended on language0.0"]
+    assert said == ["violation: room 2 never ended on language0.0"]
     assert summary["invariant_violations"] == 1
     assert environment(tmp_path / "run")["quarantined"] == [
         {"replication": 0, "rank": "language0.0", "room": 1},

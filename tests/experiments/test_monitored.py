@@ -11,7 +11,7 @@ import pytest
 from experiments.runs import simulate
 from experiments.runs.replication import Replication
 from experiments.runs.summary import summarise
-from experiments.sweeps.configuration import run_cell
+from experiments.sweeps.configuration import run_configuration
 from experiments.workloads.loading import load
 from protocol.observe.monitor import InvariantMonitor
 from protocol.recording import Event
@@ -72,7 +72,7 @@ def test_the_first_replication_is_the_one_and_the_summary_says_so(
 
 def test_the_cells_of_a_sweep_say_which_of_their_replications_were_monitored() -> None:
     config = load("seed-small", [])
-    assert [run_cell(config, number)["summary"]["monitored_replications"] for number in (0, 1)] == [1, 0]
+    assert [run_configuration(config, number)["summary"]["monitored_replications"] for number in (0, 1)] == [1, 0]
 
 
 def test_what_the_run_owes_at_its_end_is_looked_at_in_every_replication(monkeypatch: pytest.MonkeyPatch) -> None:

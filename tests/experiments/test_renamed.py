@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from experiments.config.renamed import OLD_NAMES, RenamedSetting
+import sim
+from experiments.config.renamed import OLD_NAMES, with_new_options
 from experiments.config.schema import parse
 from experiments.errors import UserError
+from experiments.sweeps.grid import read_configurations
 from experiments.workloads.loading import load
+from protocol.naming import Renamed
+from sim.network.link import profile_from
+from sim.network.renamed import OLD_FIELDS, OLD_HOST_FIELDS
 
 
 @pytest.mark.parametrize(("section", "old"), OLD_NAMES)
@@ -19,13 +25,13 @@ def test_an_old_name_is_the_new_one(section: str, old: str, tmp_path: Path) -> N
     new = OLD_NAMES[section, old]
     expected = load("quickstart", [f"{section}.{new}=7ms"])
     assert getattr(getattr(expected, section), new) == 0.007
-    with pytest.warns(RenamedSetting, match=rf"^{section}\.{old} is called {section}\.{new} now") as told:
+    with pytest.warns(Renamed, match=rf"^{section}\.{old} is called {section}\.{new} now") as told:
         assert load("quickstart", [f"{section}.{old}=7ms"]) == expected
     assert len(told) == 1
     assert old not in type(getattr(expected, section)).model_fields
     file = tmp_path / "quickstart.toml"
     file.write_text(f'[workload]\npreset = "mixed"\nrate_rps = 1\n[{section}]\n{old} = "7ms"\n')
-    with pytest.warns(RenamedSetting):
+    with pytest.warns(Renamed):
         assert getattr(getattr(load(str(file)), section), new) == 0.007
 
 
@@ -45,6 +51,45 @@ def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
         "bufferlab: language.turn_s is called language.poll_interval_s now; the old name works until the next release"
     ]
     assert "poll_interval_s = 0.002" in (tmp_path / "run" / "config.toml").read_text()
+
+
+SHIPPED = tomllib.loads((Path(sim.__file__).parent / "profiles" / "tcp-loopback.toml").read_text())
+SHIPPED = {name: value for name, value in SHIPPED.items() if name not in {"host", *OLD_FIELDS.values()}}
+
+
+def test_a_profile_with_old_names_is_the_one_with_the_new() -> None:
+    new = dict.fromkeys(OLD_FIELDS.values(), 1e-4) | {"host": dict.fromkeys(OLD_HOST_FIELDS.values(), 2e-4)}
+    old = dict.fromkeys(OLD_FIELDS, 1e-4) | {"host": dict.fromkeys(OLD_HOST_FIELDS, 2e-4)}
+    with pytest.warns(Renamed) as told:
+        assert profile_from(SHIPPED | old, name="mine") == profile_from(SHIPPED | new, name="mine")
+    assert [str(one.message) for one in told] == [
+        "link profile mine: per_piece_s is called per_segment_s now; the old name works until the next release",
+        "link profile mine, [host]: turn_s is called iteration_s now, order_s is called command_s now; the old names work "
+        "until the next release",
+    ]
+    with pytest.raises(ValueError, match="link profile mine: per_segment_s is there, and per_piece_s, its old name"):
+        profile_from(SHIPPED | new | {"per_piece_s": 0.0}, name="mine")
+
+
+def test_options_and_tables_and_examples_have_their_old_names() -> None:
+    with pytest.warns(Renamed, match="^sweep --cells is called sweep --configurations now; the old name works until"):
+        assert with_new_options(["sweep", "demo", "--cells=load.toml"]) == [
+            "sweep",
+            "demo",
+            "--configurations=load.toml",
+        ]
+    with pytest.warns(Renamed, match="^calibrate --accounts is called calibrate --cpu-usage now"):
+        assert with_new_options(["calibrate", "a", "--accounts", "b"]) == ["calibrate", "a", "--cpu-usage", "b"]
+    assert with_new_options(["sim", "--cells", "x"]) == ["sim", "--cells", "x"]
+    with pytest.warns(Renamed, match="^the example validation-cell is called validation-case now"):
+        assert load("validation-cell") == load("validation-case")
+
+
+def test_a_file_of_configurations_with_its_old_name_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "load.toml"
+    file.write_text("[[sweep.cells]]\nworkload.rate_rps = 2\n[[sweep.cells]]\nworkload.rate_rps = 3\n")
+    with pytest.warns(Renamed, match=r"^sweep\.cells is called sweep\.configurations now"):
+        assert read_configurations(file)[0] == [{"workload.rate_rps": 2}, {"workload.rate_rps": 3}]
 
 
 def _environment() -> dict[str, str]:

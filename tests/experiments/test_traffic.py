@@ -127,8 +127,7 @@ def test_files_in_a_grid_and_in_configurations_are_whole(mine: Path, bufferlab: 
     refused = bufferlab(*mixed)
     assert refused.status == 2
     assert (
-        "has 1 replications and configuration 2 (workload.requests=9) 5, because a file has the same requests"
-        in refused.err
+        "has 1 replications and configuration 2 (workload.requests=9) 5, as a file has the same requests" in refused.err
     )
     one = bufferlab(*mixed, "--replications", 1)
     assert [configuration["requests"]["offered"] for configuration in json.loads(one.out)["configurations"]] == [50, 9]

@@ -36,7 +36,7 @@ def said(run: Run, chosen: FrozenProfile) -> list[str]:
 
 
 def test_processes_that_shared_processors_need_a_host() -> None:
-    config = load("validation-cell", ["encode.tp=2", "language.tp=2", "language.instances=2"])
+    config = load("validation-case", ["encode.tp=2", "language.tp=2", "language.instances=2"])
     (sentence,) = said(Run(config), profile())
     assert sentence.startswith("this profile has no [host]: 7 processes shared 2 processors")
     assert "bufferlab calibrate --here --out my.toml" in sentence
@@ -57,7 +57,7 @@ def test_processes_that_shared_processors_need_a_host() -> None:
     ],
 )
 def test_the_socket_engine_and_mooncake_say_nothing_about_each_other(measured: str, described: str, part: str) -> None:
-    config = load("validation-cell", [f"real.transport={measured}"])
+    config = load("validation-case", [f"real.transport={measured}"])
     chosen = FrozenProfile("mine", "0", freeze("tcp-loopback").link, described)
     sentences = said(Run(config, processors=8), chosen)
     assert len(sentences) == bool(part)
@@ -77,6 +77,6 @@ def test_the_socket_engine_and_mooncake_say_nothing_about_each_other(measured: s
 def test_groups_need_all_reduces_and_slow_loops_wake_ups(
     settings: list[str], fields: dict[str, Any], part: str
 ) -> None:
-    found = said(Run(load("validation-cell", settings)), profile(**fields))
+    found = said(Run(load("validation-case", settings)), profile(**fields))
     assert len(found) == bool(part)
     assert all(part in one for one in found)

@@ -59,9 +59,9 @@ def test_the_counterexample_replays(exhibit: Exhibit) -> None:
         exhibit.variant(patch)
         again, bound = from_file(to_file(finding, exhibit.bound))
         assert again == finding
-        violations = {violations.invariant for violations in replay(bound, again.moves).violations}
+        violations = {violation.invariant for violation in replay(bound, again.moves).violations}
     # That no way leads to an end is told by the whole search and not by one schedule.
-    assert finding.invariant in broken or finding.what.startswith("no way leads to an end")
+    assert finding.invariant in violations or finding.what.startswith("no way leads to an end")
 
 
 @pytest.mark.parametrize("id_", ["B1", "B2"])

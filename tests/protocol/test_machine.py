@@ -340,7 +340,7 @@ def key_of(content: Any) -> tuple[int, int] | None:
 
 def nothing_broken(found: Any) -> None:
     told: list[Violation] = list(found)
-    assert not told, "; ".join(f"invariant {violations.invariant}: {violations.what}" for violations in told)
+    assert not told, "; ".join(f"invariant {violation.invariant}: {violation.what}" for violation in told)
 
 
 @st.composite

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import IllegalTransitionError
-from protocol.recording import TRACKS, Track
+from protocol.recording import ORDERING_DOMAINS, OrderingDomain
 from protocol.status import Status, advance, chunk_status, group_status, is_resume
 from protocol.topology import RankId, Side
 from protocol.wire.codec import SglangStatus, decode_sglang, encode_sglang
@@ -102,7 +102,7 @@ def test_three_resumes_never_lower_a_status(stage: Callable[..., Any], tp: int) 
         recorded = [
             record.status
             for record in world.records
-            if record.rank_id == RankId(side, 0, rank) and TRACKS[record.event] is Track.ROOM
+            if record.rank_id == RankId(side, 0, rank) and ORDERING_DOMAINS[record.event] is OrderingDomain.ROOM
         ]
         assert None not in recorded
         assert recorded == sorted(recorded)

@@ -272,7 +272,7 @@ def test_commands_have_a_door_of_their_own_where_anybody_may_speak(context: zmq.
 
 def test_what_is_no_command_is_a_value_error_and_nothing_else() -> None:
     draw = random.Random(7)
-    good = [command_frames(command) for order in (Stop(), Describe(1))]
+    good = [command_frames(command) for command in (Stop(), Describe(1))]
     for _ in range(2000):
         [mark, body] = draw.choice(good)
         frames = draw.choice(

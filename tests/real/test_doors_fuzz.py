@@ -165,7 +165,7 @@ class Run:
         ready: list[Ready] = []
         before = Ranks.note_ready
 
-        def note(made: Ranks, order: Ready) -> bool:
+        def note(made: Ranks, command: Ready) -> bool:
             taken = before(made, command)
             ready.append(command)
             if len(ready) == ranks:

@@ -38,7 +38,7 @@ class Decoded:
 
     def to_router(self, frames: list[bytes]) -> None:
         command = parse_command(frames)
-        self.order.append([room for _, room, *_ in order.records] if isinstance(command, Records) else command)
+        self.order.append([room for _, room, *_ in command.records] if isinstance(command, Records) else command)
 
     def to_peer(self, to: RankId, message: Any) -> None:
         self.order.append(message)

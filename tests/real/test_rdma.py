@@ -80,8 +80,8 @@ def modules(tmp_path: Path) -> Path:
 
 
 def test_modules_come_after_what_they_depend_on(modules: Path) -> None:
-    command = load_order(modules, ["rdma_rxe", "configfs"])
-    assert list(command) == ["configfs", "ib_core", "udp_tunnel", "rdma_rxe"]
+    order = load_order(modules, ["rdma_rxe", "configfs"])
+    assert list(order) == ["configfs", "ib_core", "udp_tunnel", "rdma_rxe"]
     assert order["rdma_rxe"] == module("ib-core", "udp_tunnel", "libcrc32c")
 
 

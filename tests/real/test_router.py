@@ -141,7 +141,7 @@ class PlayedRank:
 
     def go_on(self) -> None:
         self.silent = False
-        for order in self.missed:
+        for command in self.missed:
             self.take(command)
 
 

@@ -1,4 +1,4 @@
-"""Random runs with random faults keep every invariant, and would not if the protocol were violations."""
+"""Random runs with random faults keep every invariant, and would not if the protocol were broken."""
 
 import pickle
 from collections import Counter
@@ -103,7 +103,7 @@ def release_instead_of_fencing(patch: pytest.MonkeyPatch) -> None:
         room.phase = LanguagePhase.AWAITING_RESUME
         concluded(self, room, reason, now, actions)
 
-    patch.setattr(LanguageRank, "_conclude_failed", violations)
+    patch.setattr(LanguageRank, "_conclude_failed", broken)
 
 
 def forget_the_fence_of_the_pool(patch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def tell_before_all_hold(patch: pytest.MonkeyPatch) -> None:
             room.landed.discard(event.destination)
         done(self, event, now, actions)
 
-    patch.setattr(EncodeRank, "_on_write_done", violations)
+    patch.setattr(EncodeRank, "_on_write_done", broken)
 
 
 def act_on_own_progress(patch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def conclude_twice(patch: pytest.MonkeyPatch) -> None:
         reaped(self, room, now, actions)
         actions.append(actions[-1])
 
-    patch.setattr(EncodeRank, "_conclude_success", violations)
+    patch.setattr(EncodeRank, "_conclude_success", broken)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def conclude_twice(patch: pytest.MonkeyPatch) -> None:
         (conclude_twice, "concludes Success on encode"),
     ],
 )  # fmt: skip
-def test_a_broken_core_is_caught(violations: Break, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_core_is_caught(broken: Break, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
     for seed in range(150):
         if any(word in violation for violation in run_seed(seed).violations):
@@ -185,7 +185,7 @@ def test_an_exception_of_a_core_is_a_violation_that_names_it(monkeypatch: pytest
     def broken(self: LanguageRank, *_: object) -> None:
         raise KeyError("gone")
 
-    monkeypatch.setattr(LanguageRank, "_deliver", violations)
+    monkeypatch.setattr(LanguageRank, "_deliver", broken)
     link = LinkProfile(
         name="test", latency_s=0.0, per_segment_s=0.0, bandwidth_Bps=1e9, control_latency_s=0.0, copy_bandwidth_Bps=1e9
     )
@@ -193,7 +193,7 @@ def test_an_exception_of_a_core_is_a_violation_that_names_it(monkeypatch: pytest
     outcome = run_case(
         ChaosCase(scenario=scenario, requests=(Request(0, 0.0, 4),), link=link, plan=FaultPlan(), calm=True)
     )
-    assert any("KeyError in violations: 'gone'" in violation for violation in outcome.violations)
+    assert any("KeyError in broken: 'gone'" in violation for violation in outcome.violations)
     assert (outcome.succeeded, outcome.failed) == (0, 1)
 
 
@@ -206,5 +206,5 @@ def test_an_abort_that_nobody_asked_for_is_seen_in_a_calm_run(monkeypatch: pytes
 
     calm = next(seed for seed in range(100) if draw_case(seed).calm and draw_case(seed).scenario.discipline == "window")
     assert run_seed(calm).violations == ()
-    monkeypatch.setattr(EncodeRank, "_on_request", violations)
+    monkeypatch.setattr(EncodeRank, "_on_request", broken)
     assert any("fails without a reason" in violation for violation in run_seed(calm).violations)

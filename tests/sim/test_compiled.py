@@ -41,7 +41,7 @@ for example, settings in (
     ("ustudy", ["workload.requests=100", "language.instances=2", "encode.transfer_workers=2",
                 "protocol.discipline=alloc_then_free", "protocol.timeout_s=20s"]),
     ("faults", ["workload.requests=150"]),
-    ("validation-cell", ["link.profile=host.toml", "encode.tp=2", "language.tp=2"]),
+    ("validation-case", ["link.profile=host.toml", "encode.tp=2", "language.tp=2"]),
 ):
     config = load(example, settings)
     target = Path(sys.argv[1]) / example
@@ -77,7 +77,7 @@ def test_the_compiled_copy_writes_the_same_bytes(tmp_path: Path) -> None:
             env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.stdout.split() == [code], done.stderr
-    for example in ("quickstart", "mixed", "ustudy", "faults", "validation-cell"):
+    for example in ("quickstart", "mixed", "ustudy", "faults", "validation-case"):
         for name in ("events.parquet", "requests.parquet"):
             plain, compiled = ((tmp_path / code / example / name).read_bytes() for code in ("plain", "compiled"))
             assert plain == compiled, (example, name)

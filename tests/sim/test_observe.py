@@ -304,7 +304,7 @@ def test_whatever_happens_in_a_run_its_accounts_are_even(
     failing: set[int],
     late: bool,
 ) -> None:
-    # Deadlocks, time-outs, refusals and failed writes included; observe raises when an invariant is violations.
+    # Deadlocks, time-outs, refusals and failed writes included; observe raises when an invariant is violated.
     scenario = msgspec.structs.replace(
         BUSY, discipline=discipline, encode_tp=shape[0], language_tp=shape[1], language_blocks=blocks,
         timeout_s=timeout_s, faults=tuple(WriteFault(room) for room in sorted(failing)), release_after_prefill=late,

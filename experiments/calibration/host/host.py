@@ -5,13 +5,14 @@ rank:
 
 * ``message_s``: ZeroMQ's threads of all processes, over the messages that went through them;
 * ``command_s``: the router's thread, over the commands that it gave and took;
-* ``input_s``, and the same for an iteration (``iteration_s``): the ranks' threads without their copies and their test content,
-  over what they took and the iterations they held;
+* ``input_s``, and the same for an iteration (``iteration_s``): the ranks' threads without their copies and their test
+  content, over what they took and the iterations they held;
 * ``fill_bandwidth_Bps``: bytes of test content, over the time that making it took;
 * ``write_processors``: the threads of writers and engines on both sides, over the time that the profile gives the
   writes. Measured it would be longer where they were in each other's way.
 
-Ranks of a larger group hold iterations that do nothing, so what an input costs cannot be told there. They tell all-reduces:
+Ranks of a larger group hold iterations that do nothing, so what an input costs cannot be told there. They tell
+all-reduces:
 
 * ``collective_quantiles_s``: how long these took, at every probability on the rank where that was least: what they
   take longer on the others is the wait for the last rank to come, or for a processor;

@@ -1,4 +1,4 @@
-"""What the software around the link takes: control messages, iterations, copies, first contacts, the rest of a request."""
+"""What the software around the link takes: control messages, iterations, copies, first contacts, the rest."""
 
 from __future__ import annotations
 

@@ -82,12 +82,13 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
 
 
 def read_cpu_usages(asked: Sequence[Path], measurements: Sequence[Path]) -> list[CpuUsage]:
-    """What the processes of measured runs kept usage of: those of ``asked``, or else of the runs in ``measurements``.
+    """What the processes of measured runs used of processors: those of ``asked``, or else of the runs in
+    ``measurements``.
 
     Raises UserError for a run in ``asked`` that keeps none, and where all of them together tell no costs.
     """
     if not asked:
-        return [account for path in measurements if is_finished_run(path) for usage in cpu_usages_of(StoredRun(path))]
+        return [one for path in measurements if is_finished_run(path) for one in cpu_usages_of(StoredRun(path))]
     found = []
     for path in asked:
         if not is_finished_run(path):

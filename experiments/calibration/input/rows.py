@@ -1,10 +1,10 @@
 """Reads tables of link measurements, and names every row that cannot be meant as it stands.
 
 A table is a CSV with the columns of ``COLUMNS``, or what ``bufferlab bench-link`` writes. One row says how long a batch
-of ``batch`` segments of ``msg_bytes`` took each of ``threads`` threads (``time_us``), or what all of them moved together
-(``bw_GBps``, 10^9 bytes per second). A table of a serving system has no ``msg_bytes``, since there nobody knows how a
-transfer is cut: its rows say how long ``total_bytes`` took, and are used as transfers of one segment. Nothing is
-repaired: a row is used as it stands, or it is left out and said why.
+of ``batch`` segments of ``msg_bytes`` took each of ``threads`` threads (``time_us``), or what all of them moved
+together (``bw_GBps``, 10^9 bytes per second). A table of a serving system has no ``msg_bytes``, since there nobody
+knows how a transfer is cut: its rows say how long ``total_bytes`` took, and are used as transfers of one segment.
+Nothing is repaired: a row is used as it stands, or it is left out and said why.
 """
 
 from __future__ import annotations

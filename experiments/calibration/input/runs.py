@@ -13,8 +13,9 @@ the launcher aligned them):
   the pass left the rank's thread nothing to do for ``SOUND_SLEEP_S``;
 * a *nap*: from OFFERS_COMPLETE to ENCODE_STARTED, less half a period of the encode loop, for a request that is alone,
   where the period is shorter than ``SOUND_SLEEP_S``: requests come at any time of it;
-* a *iteration* of the encode loop: from OFFERS_COMPLETE to ENCODE_STARTED; of the language loop: from the last CHUNK_DONE to
-  CHUNK_RECEIVED, less a control message. Both only for a request that is alone, and where the loop's period is 0;
+* a *iteration* of the encode loop: from OFFERS_COMPLETE to ENCODE_STARTED; of the language loop: from the last
+  CHUNK_DONE to CHUNK_RECEIVED, less a control message. Both only for a request that is alone, and where the loop's
+  period is 0;
 * a *request*: from its arrival to its delivery, less its pass, chunks, copies and control messages, under the same
   conditions.
 """
@@ -44,8 +45,8 @@ WELL_OVER = 1.5
 
 
 SOUND_SLEEP_S = 3e-3
-"""A thread that has slept so long wakes up late and cold. Loops that iterate like decode steps sleep 10 ms and more, those
-of a millisecond hardly."""
+"""A thread that has slept so long wakes up late and cold. Loops that iterate like decode steps sleep 10 ms and more,
+those of a millisecond hardly."""
 
 
 class Write(NamedTuple):

@@ -105,7 +105,7 @@ def predict(chosen: Chosen, rows: Sequence[Row], along: int | None) -> list[dict
 
 
 def predict_table(chosen: Chosen, samples: Samples, group: Group) -> dict[str, Any]:
-    """How well a law for ``samples`` says what is in another table; ``untold``: what all of its own samples had alike."""
+    """How well a law for ``samples`` says what is in another table; ``untold``: what its own samples had alike."""
     residuals = predict(chosen, group.rows, None)
     errors = [abs(line["error"]) for line in residuals]
     other = samples_of(group.rows)

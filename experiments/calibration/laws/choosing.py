@@ -2,8 +2,8 @@
 
 Every law is fitted with some samples left out and asked for them. The simplest law wins whose mean error is within one
 standard error of the best one's. Where no law does well, and only one of size, segments and threads varies, what a law
-leaves may be filled in by interpolation between the samples. That is told, since it says nothing of other samples; beyond
-the last of them the law keeps the factor that it had there.
+leaves may be filled in by interpolation between the samples. That is told, since it says nothing of other samples;
+beyond the last of them the law keeps the factor that it had there.
 """
 
 from __future__ import annotations

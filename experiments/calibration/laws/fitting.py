@@ -1,7 +1,8 @@
 """Fits one law to measured samples, in relative error, so that a short write counts as much as a long one.
 
 For every shape that is tried the costs are those of non-negative least squares, hence no start has to be guessed and
-the same samples always give the same fit. Samples that lie far off count less (Huber's weights) and are told as outliers.
+the same samples always give the same fit. Samples that lie far off count less (Huber's weights) and are told as
+outliers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The laws that a link may follow: what one batch of segments takes a writing thread.
 
-For ``n`` segments of ``m`` bytes from each of ``T`` threads that write one batch after the other over the same adapters,
-every law is a sum of parts that cost something, each cost at least 0:
+For ``n`` segments of ``m`` bytes from each of ``T`` threads that write one batch after the other over the same
+adapters, every law is a sum of parts that cost something, each cost at least 0:
 
-    latency_s + per_segment_s · n + per_queue_s · min(n, queues) + T · n · max(1 / message_rate_per_s, m / bandwidth_Bps)
+    latency_s + per_segment_s · n + per_queue_s · min(n, queues) + T · n · max(1 / message_rate_per_s, m /
+    bandwidth_Bps)
 
 so that for a given *shape* (the size below which segments cost the same, how sharp that bend is, the number of queues)
 the costs follow from linear least squares. So do those of several adapters, which a write has together from some size
@@ -158,15 +159,15 @@ FORMS = (
         "latency and smooth roof", f"latency_s + {_SMOOTH}", ("latency_s", "per_byte_s"), ("knee_bytes", "sharpness"),
         simulated=False,
     ),
-    Form("batch", f"latency_s + per_segment_s·n + {_BEND}", ("latency_s", "per_segment_s", "per_byte_s"), ("knee_bytes",)),
-    Form("queues", f"latency_s + {_QUEUES} + {_PLAIN}", ("latency_s", "per_queue_s", "per_byte_s"), counted="queues"),
-    Form(
+    Form("batch", f"latency_s + per_segment_s·n + {_BEND}", ("latency_s", "per_segment_s", "per_byte_s"),
+    ("knee_bytes",)), Form("queues", f"latency_s + {_QUEUES} + {_PLAIN}", ("latency_s", "per_queue_s", "per_byte_s"),
+    counted="queues"), Form(
         "adapters", f"latency_s + {_STRIPED}", ("latency_s", "per_byte_s"), ("stripe_threshold_bytes",),
         counted="adapters",
     ),
     Form(
-        "adapters and segments", f"latency_s + per_segment_s·n + {_STRIPED}", ("latency_s", "per_segment_s", "per_byte_s"),
-        ("stripe_threshold_bytes",), counted="adapters",
+        "adapters and segments", f"latency_s + per_segment_s·n + {_STRIPED}", ("latency_s", "per_segment_s",
+        "per_byte_s"), ("stripe_threshold_bytes",), counted="adapters",
     ),
     Form(
         "queues and segments",

@@ -35,8 +35,8 @@ def replay_text(done: dict[str, Any]) -> str:
     lines = [done["configuration"], *done["lines"], ""]
     if "not_possible" in done:
         lines.append(f"the core does not go along with this schedule: {done['not_possible']}")
-    for violations in done["violations"]:
-        lines.append(f"invariant {violations['invariant']}, {violations['name']}, is broken: {violations['what']}")
+    for violation in done["violations"]:
+        lines.append(f"invariant {violation['invariant']}, {violation['name']}, is violated: {violation['what']}")
     if not done["violations"]:
-        lines.append("no invariant is broken")
+        lines.append("no invariant is violated")
     return "\n".join(lines)

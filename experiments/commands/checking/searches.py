@@ -170,7 +170,11 @@ def report_text(report: dict[str, Any], *, verbose: bool) -> str:
     lines.append(
         f"{report['configurations']} configurations, {report['states']} states, {report['transitions']} transitions "
         f"in {report['wall_s']:.1f} s"
-        + (f"; {report['violating_configurations']} broken" if report["violating_configurations"] else "")
+        + (
+            f"; {report['violating_configurations']} in which an invariant is violated"
+            if report["violating_configurations"]
+            else ""
+        )
         + (f"; {cut_short} cut short by the budget" if cut_short else "")
     )
     if not report["violations"]:

@@ -59,7 +59,7 @@ def run_demo(
 
     This host is measured first, unless ``profile`` names a link profile of it. Then every row is predicted, and only
     then measured, ``rounds`` times. Where the real backend is missing, the simulator runs alone and ``real`` says why.
-    ``passed`` is False when a world's status paths differ, a byte arrived wrong or a law was violations.
+    ``passed`` is False when a world's status paths differ, a byte arrived wrong or an invariant was violated.
     """
     require_empty_folder(out)
     frozen = None if profile is None else freeze(profile)

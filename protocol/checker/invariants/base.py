@@ -19,7 +19,7 @@ from protocol.topology import RankId, Side
 
 
 class Violation(NamedTuple):
-    """A broken invariant."""
+    """A violation of an invariant."""
 
     invariant: int
     what: str

@@ -45,8 +45,8 @@ STATEMENTS: dict[int, tuple[str, str]] = {
     20: ("quarantine is temporary", "whatever waits for a silent writer has a timer armed"),
     21: (
         "no deadlock",
-        "an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due iteration is "
-        "known to be due",
+        "an unfinished room always has a move or a timer ahead, which is of whoever is waited for, and a due iteration "
+        "is known to be due",
     ),
     22: (
         "every room terminates",
