@@ -329,6 +329,41 @@ def test_a_copy_of_the_launcher_has_a_server_of_its_own(tmp_path: Path) -> None:
     assert first["imported_by"] == last["imported_by"] != copy["imported_by"]
 
 
+LEAVES = """
+import atexit, sys, threading, time
+from real.leaving import leave_after
+
+class Part:
+    def __del__(self):
+        print("taken apart")
+
+part = Part()
+atexit.register(print, "at exit")
+
+def later():
+    time.sleep(0.2)
+    print("thread")
+
+def main():
+    threading.Thread(target=later).start()
+    print("main")
+    if sys.argv[1] == "raises":
+        raise ValueError("so it is")
+    return 3
+
+leave_after(main)
+"""
+
+
+@pytest.mark.parametrize(("how", "status", "last"), [("returns", 3, []), ("raises", 1, ["taken apart"])])
+def test_who_leaves_at_once_has_finished_all_the_same(how: str, status: int, last: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES, how], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (status, ["main", "thread", "at exit", *last])
+    assert ("ValueError: so it is" in done.stderr) == (how == "raises")
+
+
 @pytest.mark.real
 def test_the_ranks_of_all_runs_are_forked_from_one_import(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs torch")
