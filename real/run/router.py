@@ -1,11 +1,11 @@
 """The router of a measured run: hands out its requests, hears what the ranks say, and has each part look to its own.
 
-state         what all parts know of the run
-requests      handed out, and waited for until all of their ranks have concluded them
-processes     that end, and what ends with them; restarts: instances that come back
-inflicting    the plan of faults, carried out
-watching      nobody stays silent and nothing stands still; deadlocks: rooms that wait for each other
-ending        the ranks report and leave; settlement: what came of it all
+* ``state``: what all parts know of the run;
+* ``requests``: handed out, and waited for until all of their ranks have concluded them;
+* ``processes``: those that end, and what ends with them; ``restarts``: instances that come back;
+* ``inflicting``: the plan of faults, carried out;
+* ``watching``: nobody stays silent and nothing stands still; ``deadlocks``: no rooms wait for each other for ever;
+* ``ending``: the ranks report and leave; ``settlement``: what came of it all.
 """
 
 from __future__ import annotations

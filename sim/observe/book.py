@@ -1,37 +1,21 @@
-"""Runs that are watched from beginning to end: for tests, notebooks and small studies.
-
-The invariants of single records are ``protocol.observe.monitor``; what a whole run owes is here, since only a simulated
-run has an outcome to hold against its records. ``Book`` keeps the accounts that this takes: who went into which station
-and came out again, and which bytes were written.
-"""
+"""The accounts of a run, kept from its records: who went into which station and came out again, what blocks were held,
+and which bytes were written."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from protocol.chunks import Chunk
 from protocol.emulation.scenario import Request, Scenario
-from protocol.observe.monitor import InvariantMonitor
-from protocol.observe.runlog import RequestRow, RunLog
-from protocol.recording import Event, Record
-from protocol.status import FINAL, Status
+from protocol.recording import Event
+from protocol.status import Status
 from protocol.topology import RankId, Side
-from sim.network.link import LinkProfile
-from sim.run import SimulationOutcome, simulate
 
 ROUNDING = 1e-9
 """Two sums of the same times in another order differ by a few parts in 1e16 for each summand."""
-
-
-class InvariantError(Exception):
-    """A run broke an invariant."""
-
-
-# --- accounts ------------------------------------------------------------------------------------------------------
 
 
 class Station(NamedTuple):
@@ -116,12 +100,6 @@ class Book:
         """Announce a request."""
         self._arrivals_s[request.room] = request.arrival_s
         self.bytes_expected += self._destinations * self._layout.chunk_bytes(Chunk(0, request.total_tokens, True))
-
-    def announced(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """The same requests; each is expected from when it is asked for."""
-        for request in requests:
-            self.expect(request)
-            yield request
 
     def __call__(
         self,
@@ -236,147 +214,3 @@ class Book:
                     f"inside add up to {flow.sojourn_s!r} s"
                 )
         return found
-
-
-# --- invariants
-# ----------------------------------------------------------------------------------------------------------
-
-
-def violations_of(checker: InvariantMonitor, outcome: SimulationOutcome) -> list[str]:
-    """The run is over: what ``checker`` saw, and the invariants of its end, one sentence for each violation."""
-    checker.finish()
-    return [*checker.examples, *violations_at_the_end(checker.open_rooms, outcome)]
-
-
-def violations_at_the_end(
-    open_rooms: Iterable[tuple[int, RankId]], outcome: SimulationOutcome, *, forgives: bool = False
-) -> list[str]:
-    """The invariants of a run's end, one sentence for each violation.
-
-    Every room that was submitted to a rank is released there, no rank holds a block, the counts add up, and what was
-    written has landed unless something failed. A run that stands still for good, a deadlock without timers, owes its
-    unfinished rooms nothing, and no run owes anything on ranks whose processes had ended. ``forgives``: whatever never
-    ended may do so, as where messages are lost and no timers are.
-    """
-    violations: list[str] = []
-    stuck = outcome.unfinished > 0 and (outcome.deadlock or forgives)
-    if not stuck:
-        violations.extend(
-            f"room {room} never ended on {rank_id}" for room, rank_id in open_rooms if rank_id not in outcome.ended
-        )
-        violations.extend(outcome.leftovers)
-        if outcome.unfinished and not outcome.ended:
-            violations.append(f"{outcome.unfinished} requests never ended")
-    if outcome.submitted != outcome.succeeded + outcome.failed + outcome.unfinished:
-        violations.append(
-            f"{outcome.submitted} requests were submitted, {outcome.succeeded} succeeded, {outcome.failed} failed, "
-            f"{outcome.unfinished} are unfinished"
-        )
-    clean = not outcome.failed and not outcome.ended and not stuck
-    if outcome.bytes_landed > outcome.bytes_written or (clean and outcome.bytes_landed != outcome.bytes_written):
-        violations.append(f"{outcome.bytes_landed} bytes landed, {outcome.bytes_written} were written")
-    return violations
-
-
-def violations_of_counts(book: Book, log: RunLog, rows: Iterable[RequestRow], outcome: SimulationOutcome) -> list[str]:
-    """The run is over: whether all that counted it came to the same, one sentence for each that did not.
-
-    The book, the run log and the cluster count bytes, blocks and requests each in a way of its own.
-    """
-    book.finish(outcome.end_s)
-    violations = list(book.violations)
-    if book.last_s > outcome.end_s:
-        violations.append(f"something happened at {book.last_s!r}, the run ended at {outcome.end_s!r}")
-    if (book.bytes_started, book.bytes_done) != (outcome.bytes_written, outcome.bytes_landed):
-        violations.append(
-            f"the records have {book.bytes_started} bytes written and {book.bytes_done} landed, the run "
-            f"{outcome.bytes_written} and {outcome.bytes_landed}"
-        )
-    for side, use in log.pools.items():
-        by_room, by_time = book.held_block_s[side], use.to_the_end_block_s
-        if not math.isclose(by_room, by_time, rel_tol=ROUNDING, abs_tol=ROUNDING * outcome.end_s):
-            violations.append(
-                f"rooms held blocks of the {side.value} side for {by_room!r} block-seconds, the pool was held for "
-                f"{by_time!r}"
-            )
-        if not 0 <= use.held_blocks <= use.peak_blocks <= use.pool_blocks:
-            violations.append(
-                f"the {side.value} side holds {use.held_blocks} blocks and held {use.peak_blocks} of {use.pool_blocks}"
-            )
-    ended = [Status[row.status] for row in rows]
-    counted = (
-        len(ended),
-        ended.count(Status.Success),
-        ended.count(Status.Failed),
-        sum(status not in FINAL for status in ended),
-    )
-    said = (outcome.submitted, outcome.succeeded, outcome.failed, outcome.unfinished)
-    # A request that still has rooms may have ended for its client, so unfinished ones may be in any status.
-    if counted[0] != said[0] or (not outcome.unfinished and counted != said):
-        violations.append(
-            "the rows have {} requests, {} succeeded, {} failed, {} unfinished; the run {}, {}, {}, {}".format(
-                *counted, *said
-            )
-        )
-    if not outcome.failed and not outcome.unfinished and book.bytes_expected != outcome.bytes_landed:
-        violations.append(f"{outcome.bytes_landed} bytes landed, the requests have {book.bytes_expected}")
-    return violations
-
-
-# --- runs ----------------------------------------------------------------------------------------------------------
-
-
-class ObservedRun(NamedTuple):
-    """A run with all it wrote down: for small runs, in tests and notebooks. ``stations``: what went through each."""
-
-    outcome: SimulationOutcome
-    records: list[Record]
-    rows: list[RequestRow]
-    log: RunLog
-    stations: dict[str, StationFlow]
-
-    def times_s(self, room: int, event: Event, side: Side | None = None) -> list[float]:
-        """When ``event`` happened to ``room``, on any rank of ``side`` or of both."""
-        return [
-            record.time_s
-            for record in self.records
-            if record.room == room and record.event is event and side in (None, record.rank_id.side)
-        ]
-
-    def path(self, room: int, rank_id: RankId) -> list[tuple[Status, int]]:
-        """The (status, tokens) path of a room on one rank, repetitions of a status removed."""
-        path: list[tuple[Status, int]] = []
-        for record in self.records:
-            if record.room != room or record.rank_id != rank_id or record.status is None:
-                continue
-            if not path or path[-1][0] is not record.status:
-                path.append((record.status, record.tokens))
-        return path
-
-
-def observe(scenario: Scenario, requests: Iterable[Request], link: LinkProfile) -> ObservedRun:
-    """Simulate and keep everything. Raises InvariantError when the run violates a invariant."""
-    checker = InvariantMonitor(scenario)
-    book = Book(scenario)
-    records: list[Record] = []
-    rows: list[RequestRow] = []
-    log = RunLog(scenario, rows.append)
-
-    def keep(
-        time_s: float,
-        rank_id: RankId,
-        room: int,
-        event: Event,
-        status: Status | None,
-        tokens: int,
-        bytes_: int,
-        detail: str,
-    ) -> None:
-        records.append(Record(time_s, rank_id, room, event, status, tokens, bytes_, detail))
-        checker(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-        book(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-
-    outcome = simulate(scenario, book.announced(checker.announced(requests)), link, recorder=keep, run_log=log)
-    if violations := violations_of(checker, outcome) + violations_of_counts(book, log, rows, outcome):
-        raise InvariantError("; ".join(violations[:5]))
-    return ObservedRun(outcome, records, rows, log, book.stations)
