@@ -139,14 +139,18 @@ def test_numbers_out_of_range_are_refused_by_every_plan(kind: str, changes: dict
 
 
 def test_what_an_incident_is_called_in_a_line() -> None:
-    assert [str(example(kind)) for kind in KINDS] == [
-        "death of encode0.0 at 1.500 s",
-        "restart of language0 at 1.500 s after 1.500 s",
-        "hang of encode0.0 at 1.500 s for 1.500 s",
-        "encode0.0 1.5 times slower",
-        "abort of room 2 at 1.500 s",
-        "language0.0 takes encode0.0 for dead at 1.500 s for 1.500 s",
-    ]
+    lines = {kind: str(example(kind)) for kind in KINDS}
+    assert (
+        lines.items()
+        >= {
+            "death": "death of encode0.0 at 1.500 s",
+            "restart": "restart of language0 at 1.500 s after 1.500 s",
+            "hang": "hang of encode0.0 at 1.500 s for 1.500 s",
+            "slow": "encode0.0 1.5 times slower",
+            "abort": "abort of room 2 at 1.500 s",
+            "false-alarm": "language0.0 takes encode0.0 for dead at 1.500 s for 1.500 s",
+        }.items()
+    )
 
 
 def test_a_simulated_abort_is_told_to_the_ranks_of_its_room(tmp_path: Path) -> None:
