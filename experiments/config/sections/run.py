@@ -50,7 +50,7 @@ class Real(Section):
     """What only the real backend needs."""
 
     transport: Annotated[str, BeforeValidator(_transport)] = "tcp"
-    """What carries the data: Mooncake's tcp or rdma, or our own socket engine; a run in which another one ran stops."""
+    """What carries the data, one of the transports in docs/real.md; a run in which another one ran fails."""
     device: str = ""
     """The network device, for rdma."""
     memory: Literal["auto", "host", "gpu"] = "auto"
