@@ -39,6 +39,7 @@ from experiments.figures.style import (
     unit_of,
 )
 from experiments.runs.rundir import StoredRun
+from experiments.runs.tables import read_numbers
 from experiments.stats.intervals import across_replications
 from experiments.stats.quantiles import LEVELS, at_levels
 
@@ -209,8 +210,8 @@ def plot_ecdf(
 def _run_quantiles(run: StoredRun, quantity: str) -> Samples:
     """Quantiles at ``LEVELS`` of every replication of a run."""
     since = {"latency_s": "arrival_s", "transfer_s": "encoded_s"}[quantity]
-    table = run.requests()
-    table["taken_s"] = table["delivered_s"] - table[since]
-    return np.array(
-        [at_levels(one["taken_s"].dropna().to_numpy(dtype=float)) for _, one in table.groupby("replication")]
-    )
+    table = read_numbers(run.requests_path, ["replication", "delivered_s", since])
+    taken_s = table["delivered_s"] - table[since]
+    delivered = ~np.isnan(taken_s)
+    numbers = np.unique(table["replication"])
+    return np.array([at_levels(taken_s[delivered & (table["replication"] == number)]) for number in numbers])

@@ -8,16 +8,19 @@ other side go on with; counters show the blocks that a rank's pool holds. Times 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments.files import write_atomically
 from experiments.runs.rundir import StoredRun
 from experiments.runs.spans import Write, in_order, writes_of
+from experiments.runs.tables import read_numbers, row_groups
 from protocol.emulation.scenario import Scenario
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
@@ -82,21 +85,44 @@ class _Drawing:
 
 def run_timeline(run: StoredRun, replication: int = 0, *, most_records: int = MOST_RECORDS) -> Timeline:
     """One replication of a stored run."""
+    table = read_numbers(run.requests_path, ["replication", "arrival_s", "room"])
+    rows = np.flatnonzero(table["replication"] == replication)
+    rows = rows[np.lexsort((table["room"][rows], table["arrival_s"][rows]))]
+    requests = dict(zip(table["room"][rows].tolist(), table["arrival_s"][rows].tolist(), strict=True))
+    # Of a long run, what comes after the last event of the requests that are shown need not be read.
+    counts, ends_s = _events_of_rooms(run, replication)
+    count = _fitting(requests, counts, most_records)
+    end_s = max((ends_s.get(room, 0.0) for room in list(requests)[:count]), default=0.0)
     records = in_order(
-        record for number, record in run.records() if number == replication
-    )  # fmt: skip
-    table = run.requests()
-    rows = table[table["replication"] == replication].sort_values(["arrival_s", "room"], kind="stable")
-    requests = dict(zip(rows["room"].tolist(), rows["arrival_s"].tolist(), strict=True))
-    return timeline([Scene("", records, run.config.scenario(), requests)], most_records=most_records)
+        record for number, record in run.records(replication) if number == replication and record.time_s <= end_s
+    )
+    return timeline([Scene("", records, run.config.scenario(), requests)], count=count)
 
 
-def timeline(scenes: Sequence[Scene], *, most_records: int = MOST_RECORDS) -> Timeline:
+def _events_of_rooms(run: StoredRun, replication: int) -> tuple[Counter[int], dict[int, float]]:
+    """How many events every room of a replication has, and when the last one was."""
+    counts: Counter[int] = Counter()
+    ends_s: dict[int, float] = {}
+    for columns in row_groups(run.events_path, ["replication", "room", "time_s"], replication=replication):
+        chosen = columns.numbers["replication"] == replication
+        rooms, places, events = np.unique(columns.numbers["room"][chosen], return_inverse=True, return_counts=True)
+        last_s = np.zeros(len(rooms))
+        np.maximum.at(last_s, places, columns.numbers["time_s"][chosen])
+        for room, number, time_s in zip(rooms.tolist(), events.tolist(), last_s.tolist(), strict=True):
+            counts[room] += number
+            ends_s[room] = max(time_s, ends_s.get(room, 0.0))
+    return counts, ends_s
+
+
+def timeline(scenes: Sequence[Scene], *, most_records: int = MOST_RECORDS, count: int | None = None) -> Timeline:
     """Several replications of the same requests below each other, in the order given.
 
-    All of them show the same requests: as many of the first ones as ``most_records`` recorded events allow.
+    All of them show the same requests: the first ``count``, or as many as ``most_records`` recorded events allow.
     """
-    count = min((_fitting(scene, most_records // len(scenes)) for scene in scenes), default=0)
+    if count is None:
+        each = [Counter(record.room for record in scene.records) for scene in scenes]
+        most = most_records // max(len(scenes), 1)
+        count = min((_fitting(scene.requests, of, most) for scene, of in zip(scenes, each, strict=True)), default=0)
     events: Trace = []
     processes = 0
     for scene in scenes:
@@ -114,17 +140,14 @@ def write_timeline(made: Timeline, path: Path) -> None:
         file.write("\n]}\n")
 
 
-def _fitting(scene: Scene, most_records: int) -> int:
+def _fitting(requests: Collection[int], of_room: Mapping[int, int], most_records: int) -> int:
     """How many of the first requests have no more records than that together; at least one."""
-    of_room: dict[int, int] = defaultdict(int)
-    for record in scene.records:
-        of_room[record.room] += 1
     total = 0
-    for count, room in enumerate(scene.requests):
-        total += of_room[room]
+    for count, room in enumerate(requests):
+        total += of_room.get(room, 0)
         if total > most_records:
             return max(count, 1)
-    return len(scene.requests)
+    return len(requests)
 
 
 # --- what there is to show ---

@@ -35,7 +35,7 @@ from experiments.files import (
     write_json,
     write_text,
 )
-from experiments.runs.tables import EventTable, RequestTable
+from experiments.runs.tables import EventTable, RequestTable, groups_with
 from protocol.faults import KINDS
 from protocol.observe.runlog import RequestRow
 from protocol.recording import Event, Record, Recorder
@@ -274,12 +274,15 @@ class StoredRun:
 
         return pd.read_parquet(self.events_path)
 
-    def records(self) -> Iterator[tuple[int, Record]]:
-        """(replication, record) of every event, in the order recorded, a row group at a time."""
+    def records(self, replication: int | None = None) -> Iterator[tuple[int, Record]]:
+        """(replication, record) of every event, in the order recorded, a row group at a time.
+
+        With ``replication``, row groups that have no event of it are passed over.
+        """
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(self.events_path)
-        for group in range(file.num_row_groups):
+        for group in groups_with(file, replication):
             table: pa.Table = file.read_row_group(group)
             columns: Sequence[list[Any]] = [column.to_pylist() for column in table.columns]
             for row in zip(*columns, strict=True):

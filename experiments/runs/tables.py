@@ -24,6 +24,7 @@ from protocol.topology import RankId
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS = 1 << 16
 
@@ -268,15 +269,20 @@ def row_groups(
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path, read_dictionary=list(texts))
-    place = file.schema_arrow.get_field_index("replication")
-    for number in range(file.num_row_groups):
-        told = file.metadata.row_group(number).column(place).statistics
-        if replication is not None and told is not None and not told.min <= replication <= told.max:
-            continue
+    for number in groups_with(file, replication):
         table = file.read_row_group(number, columns=[*names, *texts])
         yield Columns(
             {name: _numbers(table.column(name)) for name in names}, {name: _coded(table.column(name)) for name in texts}
         )
+
+
+def groups_with(file: pq.ParquetFile, replication: int | None) -> Iterator[int]:
+    """The row groups that may have rows of a replication; all of them for None."""
+    place = file.schema_arrow.get_field_index("replication")
+    for number in range(file.num_row_groups):
+        told = file.metadata.row_group(number).column(place).statistics
+        if replication is None or told is None or told.min <= replication <= told.max:
+            yield number
 
 
 def read_numbers(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from experiments.figures.directory import drawing
-from experiments.figures.timeline import run_timeline, write_timeline
+from experiments.figures.timeline import Scene, run_timeline, timeline, write_timeline
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
+from experiments.runs.spans import in_order
 from experiments.workloads.loading import load
 from protocol.recording import Event
 
@@ -140,6 +141,15 @@ def test_a_long_run_shows_its_first_requests(run: StoredRun, tmp_path: Path) -> 
     write_timeline(part, tmp_path / "part.json")
     assert_rules(events_in(tmp_path / "part.json"))
     assert [path.name for path in tmp_path.iterdir()] == ["part.json"]
+
+
+@pytest.mark.parametrize("most_records", [400, 100_000])
+def test_what_comes_after_the_shown_requests_is_not_read_and_not_missed(run: StoredRun, most_records: int) -> None:
+    rows = run.requests().sort_values(["arrival_s", "room"])
+    requests = dict(zip(rows["room"].tolist(), rows["arrival_s"].tolist(), strict=True))
+    every = in_order(record for _, record in run.records())
+    whole = timeline([Scene("", every, run.config.scenario(), requests)], most_records=most_records)
+    assert run_timeline(run, most_records=most_records) == whole
 
 
 def test_faults_have_a_timeline_too(tmp_path: Path) -> None:
