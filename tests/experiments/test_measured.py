@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("zmq", reason="needs pyzmq")
 
+from experiments.calibration.input.reading import read_inputs
 from experiments.config.schema import Config
 from experiments.errors import RunFaultedError
 from experiments.runs import measure
@@ -109,7 +110,7 @@ def test_a_run_whose_proof_fails_is_kept_whole_and_ends_as_one_that_met_a_fault(
     sentence = "the data of an rdma engine went over tcp (eth0 rose)"
     refuted = TransportProof(requested="rdma", actual="tcp", evidence=["eth0 rose"], refuted=sentence)
     played.more = {"proof": refuted, "faults": (sentence,)}
-    config = small(**{"run.replications": 2})
+    config = small(**{"run.replications": 2, "real.transport": "rdma"})
     with pytest.raises(RunFaultedError, match="the run directory has all that was done") as told:
         measured(tmp_path / "run", config)
     assert str(told.value).count(sentence) == 2  # it is so in each replication, and none is given away
@@ -120,6 +121,7 @@ def test_a_run_whose_proof_fails_is_kept_whole_and_ends_as_one_that_met_a_fault(
     assert len(StoredRun(tmp_path / "run").events()) > 8
     proofs = environment(tmp_path / "run")["transport_proof"]["replications"]
     assert [one["refuted"] for one in proofs] == [sentence] * 2
+    assert read_inputs([tmp_path / "run"]).transport == "tcp"  # a profile made from it is of what ran
     # The command: all of it is shown, one sentence says why, and its status is 1.
     settings = ("--set", "workload.requests=4", "--set", "run.replications=1", "--no-plots")
     ended = bufferlab("real", "quickstart", *settings, "--out", tmp_path / "again")
