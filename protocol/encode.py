@@ -268,8 +268,10 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         status = room.status
         room.offers[offer.receiver] = offer
-        if self._recorder is not None:
+        if self._tells_details:
             self._record(now, room, Event.OFFER_RECEIVED, None, offer.sent_tokens, 0, str(offer.receiver))
+        else:
+            self.untold += 1
         holds = len(offer.blocks) * self.layout.block_tokens
         if offer.sent_tokens != room.sent_tokens or offer.capacity_tokens != holds or not holds:
             self._fail(
@@ -459,15 +461,16 @@ class EncodeRank(RankCore[EncodeRoom]):
         self._step(room, ON_WRITES_STARTED, now)
         room.chunk = chunk
         room.landed = set()
-        recorded = self._recorder is not None
-        if recorded:
+        if self._recorder is not None:
             size = self.layout.chunk_bytes(chunk)
             self._record(now, room, Event.CHUNK_STARTED, room.status, room.sent_tokens, size)
         number, incarnation = room.key
         for peer in room.destinations:
             room.writing.add(peer)
-            if recorded:
+            if self._tells_details:
                 self._record(now, room, Event.WRITE_STARTED, None, chunk.start_token, 0, str(peer))
+            else:
+                self.untold += 1
             target = room.offers[peer].blocks
             actions.append(StartWrite(number, incarnation, room.epoch, peer, chunk, room.source, target))
 

@@ -555,7 +555,10 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._step(room, ON_BLOCKS_GRANTED, now)
         room.blocks = blocks
         room.capacity_tokens = len(blocks) * self.layout.block_tokens
-        self._record(now, room, event, room.status, room.got_tokens)
+        if self._tells_details:
+            self._record(now, room, event, room.status, room.got_tokens)
+        else:
+            self.untold += 1
         number, incarnation = room.key
         offer = Offer(number, incarnation, room.epoch, self.rank_id, blocks, room.capacity_tokens, room.got_tokens)
         actions.append(Send(room.writer, offer))

@@ -13,7 +13,7 @@ from protocol.errors import IllegalStepError, ProtocolError
 from protocol.layout import BufferLayout
 from protocol.messages import Iteration, Message, Offer
 from protocol.phases import Phase, Step, Table, Timer, in_words, landings
-from protocol.recording import Event, Recorder
+from protocol.recording import Event, Recorder, wants_details
 from protocol.status import Status, advance
 from protocol.topology import RankId
 
@@ -131,6 +131,9 @@ class RankCore(Generic[RoomType]):
         self.rooms: dict[RoomKey, RoomType] = {}
         self.ignored_messages = 0
         self._recorder = recorder
+        self._tells_details = wants_details(recorder)
+        self.untold = 0
+        """How many details happened of which no recorder was told."""
         self._phases = phases
         self._steps, self._stays = landings(phases, {**delays, Timer.PHASE: timeout_s})
         self._by_number: dict[int, RoomType] = {}

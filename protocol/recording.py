@@ -101,6 +101,15 @@ class Recorder(Protocol):
         """Take one record; see ``Record`` for the fields."""
 
 
+DETAILS = frozenset({Event.OFFERED, Event.RESUMED, Event.OFFER_RECEIVED, Event.WRITE_STARTED})
+"""What neither rows nor figures need: whoever stores or checks records wants these too."""
+
+
+def wants_details(recorder: Recorder | None) -> bool:
+    """Whether a recorder is to be told of ``DETAILS``. One that says nothing about it, in ``wants_details``, is."""
+    return recorder is not None and bool(getattr(recorder, "wants_details", True))
+
+
 Step = tuple[Event, Status | None, int]
 HistoryKey = tuple[int, RankId, str]
 

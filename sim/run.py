@@ -28,7 +28,8 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     seen and the rooms in the cycle (see ``protocol.observe.deadlock``); timers may have ended it. ``leftovers``: a
     sentence for every rank that was not empty at the end; ``ended``: ranks whose processes had ended by then, of which
     nothing can be said. ``events``: calls on the virtual clock (one more for a prefill pass of which only a recorder is
-    told the end); ``iterations``: those of them that were iterations of a scheduler loop.
+    told the end); ``iterations``: those of them that were iterations of a scheduler loop. ``untold``: details that
+    happened and of which no recorder was told (see ``protocol.recording``).
     """
 
     end_s: float
@@ -44,6 +45,7 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     leftovers: tuple[str, ...]
     adapters_s: float | None = None
     ended: frozenset[RankId] = frozenset()
+    untold: int = 0
 
     @property
     def deadlock(self) -> bool:
@@ -114,6 +116,7 @@ def simulate(
         bytes_landed=cluster.messages.bytes_landed,
         leftovers=tuple(cluster.leftovers()),
         ended=cluster.ended(),
+        untold=cluster.untold,
         adapters_s=cluster.adapters_s(),
     )
 

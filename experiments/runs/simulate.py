@@ -54,6 +54,7 @@ def simulate_one(
     except SizingError as error:  # a user's own policy
         raise RunFailedError(str(error)) from error
     one = recorder.finish(outcome.end_s, deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)
+    one.records += outcome.untold  # events of the protocol, whoever wanted to know
     start_s, end_s = one.window_s
     if outcome.adapters_s is not None and end_s > start_s:
         one.adapters = min(outcome.adapters_s / (end_s - start_s), 1.0)

@@ -91,11 +91,15 @@ def growth_of(course: Course, *, disturbed: bool) -> tuple[float | None, float]:
 
     ``disturbed``: requests that time out do so for another reason than that the system is full.
     """
+    return _growth(course, disturbed=disturbed), _noise(course)
+
+
+def _growth(course: Course, *, disturbed: bool) -> float | None:
     growth = _slope(course.arrivals_s, course.ends_s)
     lost = float(np.mean(course.timed_out))
     if lost and not disturbed:
         growth = (1 + max(growth or 0.0, 0.0)) / max(1 - lost, 1 / len(course.arrivals_s)) - 1
-    return growth, _noise(course)
+    return growth
 
 
 def pauses(course: Course) -> list[tuple[int, float]]:
@@ -122,8 +126,11 @@ def overloaded(course: Course, levels: Mapping[str, Levels], *, disturbed: bool)
         part = course.part(first, last)
         if part.arrivals_s[-1] <= part.arrivals_s[0]:
             continue
-        growth, noise = growth_of(part, disturbed=disturbed)
-        if noise > MOST_NOISE or growth is None or growth <= max(LEAST_GROWTH, errors * noise):
+        growth = _growth(part, disturbed=disturbed)
+        if growth is None or growth <= LEAST_GROWTH:
+            continue  # as most do, and the noise takes longer to tell
+        noise = _noise(part)
+        if noise > MOST_NOISE or growth <= errors * noise:
             continue
         full = _full(part, levels)
         if full is not None:
@@ -192,18 +199,25 @@ def _noise(course: Course) -> float:
 def _slope(arrivals_s: Samples, ends_s: Samples) -> float | None:
     """Theil and Sen's slope of the times to the end against the arrivals."""
     points = []
-    for part in np.array_split(np.arange(len(arrivals_s)), PARTS):
-        times_s = (ends_s - arrivals_s)[part]
+    whole_s = ends_s - arrivals_s
+    for times_s, came_s in zip(np.array_split(whole_s, PARTS), np.array_split(arrivals_s, PARTS), strict=True):
         known = ~np.isnan(times_s)
         if known.any():
-            points.append((float(np.mean(arrivals_s[part][known])), float(np.median(times_s[known]))))
+            points.append((float(np.mean(came_s[known])), _median(times_s[known])))
     slopes = [
         (later[1] - sooner[1]) / (later[0] - sooner[0])
         for number, sooner in enumerate(points)
         for later in points[number + 1 :]
         if later[0] > sooner[0]
     ]
-    return float(np.median(slopes)) if slopes else None
+    return _median(np.array(slopes)) if slopes else None
+
+
+def _median(values: Samples) -> float:
+    """The median of some numbers: what numpy's own does about other things takes longer than the median."""
+    ordered = np.sort(values)
+    middle = len(ordered) // 2
+    return float(ordered[middle]) if len(ordered) % 2 else float((ordered[middle - 1] + ordered[middle]) / 2)
 
 
 def _spread(values: Samples) -> float:

@@ -48,8 +48,8 @@ no interval either.
 * ``faults``: a sentence for everything that went wrong with a process of a measured run and was not in its plan; a run
   with some ends with status 1. ``ended_early``: why requests were not handed out any more, if so; these are not among
   those offered.
-* ``events_per_request``: recorded events over requests. ``wall_s`` and ``requests_per_wall_s`` are the only figures
-  that differ when a simulated run is repeated.
+* ``events_per_request``: events of the protocol over requests, recorded or not. ``wall_s`` and ``requests_per_wall_s``
+  are the only figures that differ when a simulated run is repeated.
 * ``replications``: for each one its end and its window, whether it was monitored, whether it deadlocked and which rooms
   did, its faults, MSER-5's count (None: too short to tell) and ``latency_autocorrelation_requests``, how many
   successive requests tell as much about the mean latency as one independent request would.

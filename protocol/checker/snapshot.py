@@ -20,10 +20,12 @@ from protocol.sizing import SizingPolicy
 
 Core = EncodeRank | LanguageRank
 
-_FIXED = frozenset({"_handlers", "_phases", "_recorder", "_stays", "_steps", "discipline", "layout", "rank_id"})
+_FIXED = frozenset(
+    {"_handlers", "_phases", "_recorder", "_stays", "_steps", "_tells_details", "discipline", "layout", "rank_id"}
+)
 """The same for the whole life of a core."""
 
-_SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages"})
+_SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages", "untold"})
 """Written before read in every iteration (the first two), told by the rooms' deadlines (timers), or only counted."""
 
 _TOLD = frozenset({"asked_blocks", "timed"})

@@ -133,6 +133,8 @@ class RunLog:
     longer than the next iteration of their loop.
     """
 
+    wants_details = False
+
     def __init__(
         self, scenario: Scenario, on_request: Callable[[RequestRow], None], *, warmup_requests: int = 0
     ) -> None:

@@ -40,9 +40,10 @@ class StageUse(msgspec.Struct):
     def serve_by_any(self, group: Any, count: int, came_s: float, done_s: float) -> None:
         """The same for the ``count`` servers of a group with one queue, when it is not known which of them it was."""
         # The one that was free last before it came; else the one that was free first, for which it waited.
-        free_s = [self._free_s.get((group, number), 0.0) for number in range(count)]
-        before = [(time_s, number) for number, time_s in enumerate(free_s) if time_s <= came_s]
-        number = max(before)[1] if before else free_s.index(min(free_s))
+        free_s = [self._free_s.get((group, number), 0.0) for number in range(count)] if count > 1 else [0.0]
+        before = [time_s for time_s in free_s if time_s <= came_s]
+        # Of several that were free at that time the last, as of several for which it waited the first.
+        number = count - 1 - free_s[::-1].index(max(before)) if before else free_s.index(min(free_s))
         self.serve((group, number), came_s, done_s)
 
     def finish(self, time_s: float) -> None:

@@ -103,6 +103,11 @@ class Cluster:
         return self._state.copied_s
 
     @property
+    def untold(self) -> int:
+        """How many details happened so far of which no recorder was told (see ``protocol.recording``)."""
+        return self._state.untold + sum(core.untold for core in self._state.living)
+
+    @property
     def unfinished(self) -> int:
         """Requests that were submitted and not yet concluded on all of their ranks."""
         return len(self.requests.outcomes)

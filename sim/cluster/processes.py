@@ -83,6 +83,7 @@ class Processes:
         state.note_all(group)
         for rank in group.ranks:
             rank.gone = True
+            state.untold += rank.core.untold
             self._messages.end_writes(rank)
             if state.contacts is not None:
                 state.contacts.forget(rank.core.rank_id)

@@ -37,6 +37,7 @@ class State:
         self.contacts = Contacts(link.first_contact_s) if link.first_contact_s else None
         self.network = Network(clock, link) if link.contended and self._may_share() else None
         self.copied_s = 0.0
+        self.untold = 0  # details of which no recorder was told, on ranks whose processes have ended
         self.later: list[tuple[float, int, Group]] = []
         self._noted = 0
 

@@ -60,13 +60,14 @@ UNSEEN = {
     "_stays",
     "_phases",
     "_steps",
-    *("_handlers", "_recorder", "discipline", "layout", "rank_id"),  # fixed
+    *("_handlers", "_recorder", "_tells_details", "discipline", "layout", "rank_id"),  # fixed
     *(
         "_free",
         "_behind_copy",
         "_timers",
         "_timer_count",
         "ignored_messages",
+        "untold",
     ),  # without effect on what follows
 }
 
