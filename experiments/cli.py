@@ -1,4 +1,4 @@
-"""The command line of ``bufferlab``: collects the commands, and iterations errors into sentences and exit statuses.
+"""The command line of ``bufferlab``: collects the commands, and turns errors into sentences and exit statuses.
 
 What holds for all commands: exit status 0 done, 1 a stated check failed, 2 bad input (one sentence on stderr, nothing
 run, nothing written), 130 interrupted, 143 by SIGTERM. ``--json`` prints one JSON object on stdout and nothing else

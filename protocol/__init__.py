@@ -1,4 +1,4 @@
-"""The embedding-transfer protocol as plain objects: events in, actions out, no input or output.
+"""The embedding-transfer protocol as plain objects: inputs go in, actions come out, and nothing here does I/O.
 
 Both drivers, the simulator in ``sim`` and the Mooncake backend in ``real``, run exactly this code. Nothing here
 reads a clock, sleeps, draws a random number or opens a socket; ``now`` is always an argument.

@@ -1,17 +1,21 @@
 """How the ranks of a tensor-parallel group take every decision together.
 
-Ranks learn facts at different moments: a status reaches one before the other. If each acted on its own arrivals, their
-pools and queues would drift apart (hazard T6). So an iteration of the scheduler loop has two steps, both element-wise
-minima over the group, which is one all-reduce each on a real machine:
+Ranks learn facts at different moments: a status reaches one rank before the other. If each acted on its own arrivals,
+their pools and queues would drift apart (hazard T6). So an iteration of the scheduler loop begins with two group
+reductions. Each is an element-wise minimum over the group, and on a real machine it is one all-reduce:
 
-1. the *proposal*: how many submissions this rank has, how many blocks are free, and the first room it knows to have
-   failed (any failure wins, hence the minimum over room numbers with ``NOBODY`` for "none");
-2. the *progress*: for the rooms rank 0 sees progress in, how far this rank has come (a number that only rises, or
-   FAILED). A room cannot progress without rank 0, so asking only for its candidates loses nothing and keeps an
-   iteration's cost proportional to what changed, not to the rooms that wait. Failures that rank 0 knows of travel here
-   too, all at once; the proposal's place for one is for those it does not know. An iteration decides about
-   ``MOST_ROOMS`` rooms, in the order in which they moved on at rank 0, and the next iteration about more: what travels
-   in an iteration is bounded. A lone rank asks nobody, so nothing of it is bounded.
+1. the *proposal*: how many submissions a rank has, how many of its blocks are free, and the first room that it knows to
+   have failed. Any failure wins, hence the minimum over room numbers, with ``NOBODY`` for "none".
+2. the *progress* of candidates: the candidates are the rooms that moved on at rank 0, and every rank says how far each
+   of them has come on it (a number that only rises, or FAILED).
+
+No room can move on in the group before it does at rank 0. So to ask only for the candidates of rank 0 loses nothing,
+and the cost of an iteration grows with what changed and not with the rooms that wait. Rooms that rank 0 knows to have
+failed are candidates too, all at once; the proposal has room for one failure, for those that rank 0 does not know of.
+
+A group decides about at most ``MOST_ROOMS`` candidates in an iteration, in the order in which they moved on at rank 0;
+the next iteration decides about the others. So what travels in an iteration is bounded. A rank without a group asks
+nobody, and has no such bound.
 
 The ranks then receive the same ``Iteration`` and make the same decisions in the same order.
 """
@@ -25,7 +29,7 @@ from protocol.messages import Iteration
 
 NOBODY = 2**62
 FAILED = -1
-"""A progress below every progress, so that one rank's failure is the group's."""
+"""Stands for the progress of a room that failed. It is below every other, so one rank's failure is the group's."""
 
 
 MOST_ROOMS = 64
@@ -33,7 +37,7 @@ MOST_ROOMS = 64
 
 
 class Proposal(NamedTuple):
-    """A rank's part in step 1. ``failed`` is a submission number, NOBODY when there is none."""
+    """What one rank brings to the first reduction. ``failed`` is a submission number, NOBODY when there is none."""
 
     submitted: int
     free_blocks: int
@@ -53,7 +57,7 @@ class Member(Protocol):
         """How far each candidate has come on this rank."""
 
     def lone_iteration(self) -> Iteration:
-        """What a group agrees on that has no other member: the same, without the detour over lists of one."""
+        """What a group of this rank alone agrees on, without the two reductions."""
 
 
 def proposed(leader: Member) -> tuple[int, ...]:
@@ -62,7 +66,7 @@ def proposed(leader: Member) -> tuple[int, ...]:
 
 
 def is_cut_short(leader: Member, iteration: Iteration) -> bool:
-    """Whether the iteration that ``leader`` has just carried out left rooms for the next one, which asks of others."""
+    """Whether the iteration that ``leader`` has just carried out left candidates for the next one."""
     if len(iteration.progress) != MOST_ROOMS:
         return False
     then = proposed(leader)
@@ -70,12 +74,12 @@ def is_cut_short(leader: Member, iteration: Iteration) -> bool:
 
 
 def agree(proposals: Iterable[Sequence[int]]) -> Proposal:
-    """Step 1: the element-wise minimum."""
+    """The first reduction: the element-wise minimum of the group's proposals."""
     return Proposal(*map(min, zip(*proposals, strict=True)))
 
 
 def hold_iteration(members: Sequence[Member]) -> Iteration:
-    """Both steps within one process: the simulator's all-reduce."""
+    """Both reductions within one process, for the simulator."""
     if len(members) == 1:
         return members[0].lone_iteration()
     submitted, free_blocks, failed = agree([member.proposal() for member in members])

@@ -1,9 +1,9 @@
 """The block pool: every block is free, owned by one room, or fenced.
 
-A fenced block has no reader any more but a writer that may still be writing. It becomes free only when that writer is
-known to be quiet, so a late write never lands in the next owner's data.
+Nobody reads a fenced block any more, but its writer may still be writing into it. It becomes free only when that writer
+is known to be quiet, so a late write never lands in the next owner's data.
 
-Neighbours are worth keeping together: a chunk whose blocks follow each other on both sides is moved in one piece per
+Neighbours are worth keeping together: a chunk whose blocks follow each other on both sides is moved in one segment per
 buffer kind instead of one per block. So the pool knows its free blocks as runs of neighbours, gives a room the shortest
 run that is long enough, and takes from the longest ones only when none is.
 """
@@ -55,7 +55,7 @@ class BlockPool:
     def allocate(self, count: int, owner: Hashable) -> tuple[int, ...] | None:
         """Give ``count`` blocks to ``owner``, or None (and nothing changed) when fewer are free.
 
-        They are neighbours if that many free blocks are, and otherwise in as few runs as possible.
+        The blocks are neighbours if some run of free blocks is long enough, and otherwise in as few runs as possible.
         """
         if count < 1:
             raise ValueError(f"an allocation has at least one block, not {count}")
@@ -80,7 +80,7 @@ class BlockPool:
         return best
 
     def _take_longest(self, count: int) -> list[int]:
-        """``count`` blocks where no run has as many, from the longest runs; of equal ones the first."""
+        """Take ``count`` blocks when no run has as many: from the longest runs, and of equal ones from the first."""
         taken: list[int] = []
         while len(taken) < count:
             lengths = [end - start for start, end in zip(self._starts, self._ends, strict=True)]

@@ -1,4 +1,4 @@
-"""What one chunk carries: the cut that all destination ranks share."""
+"""What one chunk carries. All destination ranks of a request are cut at the same token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from protocol.errors import ProtocolError
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """``tokens`` tokens from ``start_token`` on; ``is_last`` when it ends at the request's last token."""
+    """``tokens`` tokens of a request from ``start_token`` on; ``is_last`` when they end at its last token."""
 
     start_token: int
     tokens: int
@@ -25,8 +25,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 def plan_chunk(*, total_tokens: int, sent_tokens: int, capacities_tokens: Iterable[int], block_tokens: int) -> Chunk:
     """Cut the next chunk of a request for all its destinations at once.
 
-    The smallest offered capacity decides for everybody, so that every destination is cut at the same, block-aligned
-    token and nobody's last rank decides for the others. ``is_last`` is derived from the cut.
+    The smallest capacity that a destination offered decides, so that the chunk ends at the same, block-aligned token
+    for all of them. ``is_last`` is derived from the cut.
 
     Raises ProtocolError when there is nothing to send, when ``sent_tokens`` is not a multiple of ``block_tokens``
     (rows would land shifted), when a capacity is not a positive multiple of it, or when nobody offered.

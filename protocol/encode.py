@@ -1,4 +1,4 @@
-"""The encode rank: owns the embedding, writes it chunk after chunk, tells the language side what all of it holds.
+"""The encode rank. It owns the embedding, writes it chunk after chunk, and says when all destinations hold a chunk.
 
 A room's life on this side::
 
@@ -16,12 +16,12 @@ Rules this file keeps:
 * messages with a wrong incarnation, epoch or destination are counted and ignored; they never create a room;
 * source blocks are released only when no write and no forward pass can touch them any more;
 * a Cancel is answered with Quiet exactly when no write to that destination is in flight and none can start;
-* a timer runs for what a rank waits for itself. One that has done its part and waits for the others of its group has
-  none: theirs run, and each phase that begins with the group's agreement gets a timer of its own. Which phases there
-  are, where each leads and which has a timer is said in ``encode_phases`` and nowhere else.
+* a timer runs while a rank waits for something itself. A rank that has done its part and waits for the others of its
+  group has no timer: theirs run. Each phase that begins with the group's agreement gets a timer of its own. The table
+  in ``encode_phases`` alone says which phases there are, where each leads and which has a timer.
 
-This module is longer than others because one object decides for all rooms of a rank, out of one state: what it keeps
-and what it decides are read together.
+This module is longer than others because one object decides about all rooms of a rank, and its state and its decisions
+are easier to read together.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ ON_WRITES_STARTED: Final = EncodeStep.WRITES_STARTED
 class EncodeRoom(Room):
     """A room on the encode side. ``offers``, ``chunk``, ``writing`` and ``landed`` belong to chunk ``epoch``.
 
-    ``encoding``: the encoder has the source blocks, also when the room has failed meanwhile.
+    ``encoding``: whether the encoder uses the source blocks, which it may go on doing after the room has failed.
     """
 
     __slots__ = (
@@ -198,9 +198,9 @@ class EncodeRank(RankCore[EncodeRoom]):
         return type(event) in self._handlers
 
     def replace_destination(self, key: RoomKey, absent: RankId, present: RankId) -> None:
-        """From now on ``present`` is a destination of the room in the place of ``absent``, which has offered nothing.
+        """Make ``present`` a destination of the room in the place of ``absent``, which has offered nothing.
 
-        For a wire on which anybody who asks for a room is one of its destinations.
+        The SGLang wire needs it: there, anybody who asks for a room becomes one of its destinations.
         """
         room = self.rooms[key]
         if absent not in room.destinations or absent in room.offers or room.epoch or present in room.destinations:
@@ -219,7 +219,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         return [(Demand(room.key, self.layout.blocks_for(room.total_tokens)) for room in rooms)]
 
     def waiting_among(self, keys: Set[RoomKey]) -> list[list[RoomKey]]:
-        """Those of these rooms that wait for source blocks."""
+        """The rooms among ``keys`` that wait for source blocks."""
         rooms = map(self.rooms.__getitem__, self.rooms.keys() & keys)
         return [[room.key for room in rooms if room.agreed >= OFFERED and not room.source and not room.over]]
 
@@ -443,7 +443,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             actions.append(StartEncode(room.key[0], room.key[1], room.total_tokens, granted, room.encode_s))
 
     def _start_chunk(self, room: EncodeRoom, now: float, actions: list[Action]) -> None:
-        """Start writing chunk ``epoch``: the data and all offers are there."""
+        """Start writing chunk ``epoch``; its data and all offers for it have come."""
         chunk = plan_chunk(
             total_tokens=room.total_tokens,
             sent_tokens=room.sent_tokens,

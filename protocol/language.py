@@ -4,21 +4,21 @@ A room's life on this side::
 
     submitted -> [length announced] -> blocks -> offer for chunk 0 -> status of chunk 0
               -> Success: copy out, release, deliver
-              -> Transferring: the rest is known now; as the discipline says, copy out, keep or release or wait for
-                 blocks, then offer for chunk 1 (a resume: sent_tokens > 0) -> ...
+              -> Transferring: the length is known now; copy out, keep or release blocks and wait for more, as the
+                 discipline says, then offer for chunk 1 (a resume: sent_tokens > 0) -> ...
 
 Rules this file keeps:
 
 * every decision (take blocks, copy, resume, deliver, fail) is made in an iteration, on what the whole group agreed on;
-* a status counts only for the outstanding epoch of the right incarnation, everything else is counted and ignored;
+* a status has an effect only for the outstanding epoch of the right incarnation; any other is counted and ignored;
 * a room that ends while a writer may still write fences its blocks, sends Cancel, and frees them on Quiet;
-* the length comes from the message, never from memory that may belong to somebody else already;
+* the length comes from the message, never from memory that another room may own by now;
 * a demand that can never be met fails at once and says why;
-* a timer runs for what a rank waits for itself: one that has done its part has none until its group has agreed. Which
-  phases there are, where each leads and which has a timer is said in ``language_phases`` and nowhere else.
+* a timer runs while a rank waits for something itself; a rank that has done its part has no timer until its group has
+  agreed. The table in ``language_phases`` alone says which phases there are, where each leads and which has a timer.
 
-This module is longer than others because one object decides for all rooms of a rank, out of one state: what it keeps
-and what it decides are read together.
+This module is longer than others because one object decides about all rooms of a rank, and its state and its decisions
+are easier to read together.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ OUTSTANDING = frozenset(
 class LanguageRoom(Room):
     """A room on the language side.
 
-    ``writer_gone``: the writer was declared down, so what it had on the way may land until the quarantine ends.
+    ``writer_gone``: the writer was declared down; writes that it had under way may land until the quarantine ends.
     ``upto_tokens``: what the last status said this rank holds; ``got_tokens``: what the group acted on.
-    ``asked_blocks``: what it asked for at the last iteration in which it was its turn to be served; 0 before.
+    ``asked_blocks``: what the room asked for when an iteration last came to it in its queue; 0 before that.
     """
 
     __slots__ = (
@@ -253,17 +253,17 @@ class LanguageRank(RankCore[LanguageRoom]):
         return {key: len(room.blocks) for key, room in self.rooms.items() if room.blocks and not room.over}
 
     def queues(self) -> list[Iterator[Demand]]:
-        """The rooms that wait for blocks; new rooms wait behind all resumes only if these go first.
+        """The rooms that wait for blocks: one queue if resumes go before new rooms, else one for each of the two.
 
-        To look changes nothing, so the sizing policy is not asked: a room wants what it asked for at the last iteration
-        that came to it, and one that no iteration has come to yet wants at least one block.
+        The sizing policy is not asked, since looking must change nothing. A room counts with what it asked for when an
+        iteration last came to it, and with one block if none has come to it yet.
         """
         resuming = (Demand(room.key, self._next_blocks(room)) for room in self._resuming if not room.over)
         new = (Demand(room.key, room.asked_blocks or 1) for room in self._new if not room.over)
         return [chain(resuming, new)] if self.resume_first else [new, resuming]
 
     def waiting_among(self, keys: Set[RoomKey]) -> list[list[RoomKey]]:
-        """Those of these rooms that wait for blocks, by queue."""
+        """The rooms among ``keys`` that wait for blocks, by queue."""
         rooms = [self.rooms[key] for key in self.rooms.keys() & keys]
         resuming = [room.key for room in rooms if room.phase is IN_AWAITING_RESUME]
         new = [room.key for room in rooms if room.phase is IN_AWAITING_BLOCKS]
@@ -489,7 +489,7 @@ class LanguageRank(RankCore[LanguageRoom]):
                 self._freed = True  # by a resume that took fewer than it held: the new rooms were asked before
 
     def _grant_resumes(self, now: float, actions: list[Action]) -> bool:
-        """Serve waiting resumes in order; whether none is left waiting."""
+        """Serve waiting resumes in order; return whether none is left waiting."""
         queue = self._resuming
         while queue:
             room = queue[0]
@@ -601,7 +601,7 @@ class LanguageRank(RankCore[LanguageRoom]):
     # --- memory ---
 
     def _end(self, room: LanguageRoom, now: float) -> None:
-        """Nothing of the room is left on this rank."""
+        """Forget the room: nothing of it is left on this rank."""
         if room.blocks:
             self._release(room, room.blocks)
         self._record(now, room, Event.RELEASED, room.status, room.got_tokens)

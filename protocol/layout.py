@@ -20,7 +20,7 @@ AUX_WORDS = 16
 AUX_TOTAL_TOKENS = 0
 AUX_MROPE_DELTA = 1
 AUX_DEFINED_WORDS = 2
-"""What the protocol lays down of a row of aux; the rest is left to whoever writes it."""
+"""The first words of a row of aux, whose meaning the protocol defines; the others belong to whoever writes them."""
 
 EMBEDDINGS, FILL_IDS, MROPE, AUX, DEEPSTACK = range(5)
 
@@ -90,7 +90,7 @@ class BufferLayout(msgspec.Struct, frozen=True, dict=True):
         return chunk.tokens * self.bytes_per_token + aux
 
     def segments(self, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]) -> list[Segment]:
-        """The copies that move ``chunk`` for one destination, kind by kind, neighbours joined.
+        """The copies that move ``chunk`` to one destination, kind by kind; neighbouring blocks are one segment.
 
         ``source_blocks``: all blocks of the request on the encode side; token t lies in block t // block_tokens.
         ``target_blocks``: the granted blocks; the chunk's first token goes to the start of the first one.

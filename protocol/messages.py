@@ -1,11 +1,11 @@
-"""What the two sides say to each other, and what a rank is told and tells its driver.
+"""The messages between the two sides, the inputs that a driver feeds to a rank, and the actions that a rank asks for.
 
 Three families of small immutable records:
 
 * *messages* cross the wire (Announce, Offer, ChunkStatus, Cancel, Quiet). Each carries the room's incarnation and,
   where it concerns one chunk, the epoch (chunk number), so that whatever is stale is recognised and ignored.
 * *inputs* are what a driver feeds to a rank: messages that arrived, submissions, completions, the group's agreement.
-* *actions* are what a rank asks of its driver. They are carried out in order; one that takes time delays those behind.
+* *actions* are what a rank asks of its driver. They are carried out in order; one that takes time delays the next.
 
 None of them can be part of a cycle of references, so the garbage collector does not follow them (``gc=False``).
 """
@@ -58,7 +58,7 @@ class ChunkStatus(msgspec.Struct, frozen=True, gc=False, tag="status"):
 
 
 class Cancel(msgspec.Struct, frozen=True, gc=False, tag="cancel"):
-    """Language to encode: the room is over here. Start no further write, and say when none is in flight."""
+    """Language to encode: the room is over here. Start no further write, and answer Quiet when none is in flight."""
 
     room: int
     incarnation: int
@@ -79,8 +79,10 @@ Message = Announce | Offer | ChunkStatus | Cancel | Quiet
 
 
 class EncodeRequest(msgspec.Struct, frozen=True, gc=False, tag="encode_request"):
-    """A request as the encode side sees it: its length is known. ``encode_s``: its part of an encoder pass, for
-    drivers that emulate one."""
+    """A request as the encode side sees it: its length is known.
+
+    ``encode_s``: how long an encoder pass takes for this request, for drivers that emulate the encoder.
+    """
 
     room: int
     incarnation: int
@@ -90,10 +92,10 @@ class EncodeRequest(msgspec.Struct, frozen=True, gc=False, tag="encode_request")
 
 
 class LanguageRequest(msgspec.Struct, frozen=True, gc=False, tag="language_request"):
-    """A request as the language side sees it: the text, what the router passes on, not the length.
+    """A request as the language side sees it: its text and what the router passes on, but not the embedding's length.
 
-    ``true_tokens`` is filled for the Oracle policy alone, as the bound. ``prefill_factor`` is for drivers that emulate
-    the prefill: how much longer than usual it takes.
+    ``true_tokens`` is that length; only the Oracle policy is given it, because it is the bound that no real policy
+    reaches. ``prefill_factor`` is for drivers that emulate the prefill: how many times longer than usual it takes.
     """
 
     room: int
@@ -184,7 +186,7 @@ class Send(msgspec.Struct, frozen=True, gc=False, tag="send"):
 
 
 class StartEncode(msgspec.Struct, frozen=True, gc=False, tag="start_encode"):
-    """Run the encoder and put the embedding into ``blocks``; answer with Encoded. ``encode_s`` is the request's."""
+    """Run the encoder and put the embedding into ``blocks``; answer with Encoded. ``encode_s``: as in EncodeRequest."""
 
     room: int
     incarnation: int
@@ -216,7 +218,7 @@ class CopyOut(msgspec.Struct, frozen=True, gc=False, tag="copy_out"):
 
 
 class Deliver(msgspec.Struct, frozen=True, gc=False, tag="deliver"):
-    """Hand the complete embedding to the language model; answer with Prefilled if its blocks are kept till then."""
+    """Hand the complete embedding to the language model; if the prefill keeps its blocks, answer with Prefilled."""
 
     room: int
     incarnation: int
@@ -234,9 +236,9 @@ class Conclude(msgspec.Struct, frozen=True, gc=False, tag="conclude"):
 
 
 class Note(msgspec.Struct, frozen=True, gc=False, tag="note"):
-    """Record this event now: it comes after a CopyOut of the same iteration, so only the driver knows its time.
+    """Record this event when the actions before it are done; one is a CopyOut, so only the driver knows the time.
 
-    The fields are those of ``recording.Record`` behind the rank.
+    The fields are those that follow the rank in ``recording.Record``.
     """
 
     room: int

@@ -1,12 +1,12 @@
-"""Phases as data: what a table says about each phase of a room, and what a rank makes of it.
+"""The phases of a room as data: the rows of a table, and the table as a rank uses it.
 
 A room is in one phase of its side's table at any time. A *step* is a decision of the core about one room: the row of
 the room's phase says where it leads, and a step that has no place in the row raises IllegalStepError and changes
 nothing. Entering a phase arms the timer of its row, or disarms whatever timer ran before. So no timer outlives its
 phase, and none can be forgotten where the table has one.
 
-A failure that a rank of the language side notes is no phase of its own: its group's next iteration ends the room, and
-until then the group's decisions carry the room on like any other.
+A rank of the language side that notes a failure does not change the room's phase. The group's next iteration ends the
+room, and until then the group's decisions carry it on like any other.
 """
 
 from __future__ import annotations

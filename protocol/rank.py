@@ -50,15 +50,15 @@ RoomType = TypeVar("RoomType", bound=Room)
 OTHER_RANK = "another rank of the group failed"
 
 MOST_IDLE_TIMERS = 64
-"""Entries of ended rooms that are not worth a sweep; beyond, they may be four times as many as the rooms."""
+"""Entries of ended rooms are swept out when there are more entries than this and four for every room together."""
 
 EARLY_LIFETIME_S = 60.0
 """How long a message that arrives before its request is kept: a router's two deliveries differ by milliseconds, so a
 minute is ample, and whatever is older belongs to a room that has long ended. It counts from the message's arrival."""
 
 EARLY_ROOMS = 4096
-"""Rooms for which early messages are kept; those of which nothing was heard for longest are dropped beyond. Their
-rooms' timers then deal with it."""
+"""The most rooms for which early messages are kept. Beyond, the messages of the room that has had none for the longest
+time are dropped, and the timers of that room deal with the loss."""
 
 EARLY_OF_A_ROOM = 256
 """Different messages that are kept for one room: each of its peers has one or two to send before the request comes."""
@@ -169,7 +169,7 @@ class RankCore(Generic[RoomType]):
         ]
 
     def lone_iteration(self) -> Iteration:
-        """What this rank agrees on with itself."""
+        """What a rank without a group agrees on: its own facts."""
         failed, rooms = self._failed, self._by_number
         if failed:
             candidates = self.candidates()
@@ -213,7 +213,7 @@ class RankCore(Generic[RoomType]):
             self._arm(room, delay_s, now)
 
     def _step(self, room: RoomType, step: Step, now: float) -> None:
-        """Go where the table leads, with the timer that it has there.
+        """Take the room to the phase to which the table leads, and arm the timer of that phase.
 
         Raises IllegalStepError, and changes nothing, for a step that has no place in the room's phase.
         """
@@ -248,7 +248,7 @@ class RankCore(Generic[RoomType]):
             self._moved[room.number] = None
 
     def _agree(self, room: RoomType, progress: int) -> bool:
-        """Take the group's progress of a room; whether that is news."""
+        """Take the group's progress of a room; return whether it has risen."""
         if room.over or progress <= room.agreed:
             return False
         room.agreed = progress
@@ -284,7 +284,7 @@ class RankCore(Generic[RoomType]):
         return room
 
     def _note_cut(self, iteration: Iteration) -> None:
-        """The iteration is carried out: see whether it left rooms for the next one, which only rank 0 can know."""
+        """Note, after an iteration, whether it left candidates for the next one; only rank 0 can know that."""
         self._cut = len(iteration.progress) == MOST_ROOMS and self.rank_id.rank == 0 and is_cut_short(self, iteration)
 
     def _settle_first_timer(self) -> None:

@@ -3,7 +3,7 @@
 Both drivers hand the cores a ``Recorder``; the cores call it at the same places in both worlds. A row of
 ``events.parquet`` is one call. The *history* of a room is what must be equal between a simulated and a measured run.
 Causally independent steps of one rank (a second destination's write, the encoder's forward pass) may interleave
-differently on a real machine, so each belongs to a domain of its own and is compared within it.
+differently on a real machine, so each belongs to an ordering domain of its own and is compared within it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from protocol.topology import RankId
 class Event(StrEnum):
     """Everything that is recorded, in the order of a room's life.
 
-    PREFILLED is recorded by the drivers, which hold the passes, where prefill takes time at all. It comes just before
-    RELEASED where blocks are kept for the prefill, else after it.
+    The drivers record PREFILLED, since they run the passes, and only if prefill takes time at all. It comes just before
+    RELEASED if blocks are kept for the prefill, and after it otherwise.
     """
 
     SUBMITTED = "submitted"
@@ -67,9 +67,9 @@ ORDERING_DOMAINS: dict[Event, OrderingDomain] = {
 class Record(NamedTuple):
     """One recorded event.
 
-    ``status``: the room's status after the event on that rank, None on the destination and compute domains.
+    ``status``: the room's status after the event on that rank, None in the destination and compute domains.
     ``tokens``: the room's sent_tokens (encode side) or received tokens (language side) after the event; for ALLOCATED
-    the tokens that the blocks the room holds from now on have room for.
+    the tokens that fit into all blocks that the room now holds.
     ``bytes``: payload bytes the event moved. ``detail``: the peer or the reason.
     """
 
@@ -115,7 +115,7 @@ HistoryKey = tuple[int, RankId, str]
 
 
 def histories(records: Iterable[Record]) -> dict[HistoryKey, list[Step]]:
-    """The sequence of (event, status, tokens) per (room, rank, domain).
+    """The sequence of (event, status, tokens) per (room, rank, ordering domain).
 
     ``records`` must be in recording order per rank. A destination domain's key holds the peer's name.
     """

@@ -2,11 +2,12 @@
 
 1. A status only rises, along the literal table ``LEGAL`` below; Failed may follow anything unfinished.
 2. Success and Failed are final *by construction*: their row in the table is empty. No numeric maximum decides.
-3. A resume never lowers a status. It is known by ``sent_tokens > 0`` and by nothing else.
-4. A finished chunk decides by (is it the last one, do all destination ranks hold it), see ``chunk_status``.
+3. A resume never lowers a status. An offer is a resume when ``sent_tokens > 0``, and nothing else marks it.
+4. The status after a finished chunk depends on two facts: whether the chunk is the last one, and whether all
+   destination ranks hold it (see ``chunk_status``).
 
-The numbers are the specification's. SGLang numbers the same statuses differently on the wire; ``codec`` translates
-and nothing else in the project knows.
+The numbers are the specification's. SGLang numbers the same statuses differently on the wire; only ``codec`` knows
+that, and translates.
 """
 
 from __future__ import annotations

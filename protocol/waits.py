@@ -1,4 +1,4 @@
-"""What a rank says of its blocks: which rooms hold some, and which wait for some. Whoever looks for deadlocks asks."""
+"""What a rank says of its blocks to the deadlock probe: which rooms hold some, and which wait for some."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Demand(NamedTuple):
 class Holder(Protocol):
     """What a rank core says about its pool.
 
-    A room that holds nothing waits for no more than it could be given if nobody else held any: more would be refused.
+    A room that holds no blocks never waits for more than it could be given if nobody else held any: such a demand is
+    refused.
     """
 
     rank_id: RankId
@@ -30,11 +31,11 @@ class Holder(Protocol):
     def queues(self) -> Sequence[Iterable[Demand]]:
         """Rooms that wait for blocks of this rank. Each queue is served in order, and no queue waits for another.
 
-        They may be long: whoever reads one may stop early.
+        Queues may be long, and a caller may stop reading one early.
         """
 
     def waiting_among(self, keys: Set[RoomKey]) -> Sequence[Iterable[RoomKey]]:
-        """Those of these rooms that wait in each of the queues, in any order."""
+        """For each queue, the rooms among ``keys`` that wait in it, in any order."""
 
     def usable_blocks(self, key: RoomKey) -> int:
         """Blocks the waiting room ``key`` could be given if nobody else held any."""

@@ -204,7 +204,7 @@ def fitted(folder: Path, rounds: int) -> FrozenProfile:
     """The profile of this machine, fitted once."""
     path = folder / PROFILE
     if not path.exists():
-        # Where the kernel does not count the time of threads there are no usages, and every thread has a processor.
+        # Where the kernel does not count the time of threads there is no CPU usage, and every thread has a processor.
         usages = [run for run in cpu_usage_runs(folder, rounds) if StoredRun(run).usage]
         calibrate(calibration_runs(folder, rounds), usages=usages, out=path, command="tools/campaign.py")
     return freeze(path)

@@ -49,7 +49,7 @@ INTRODUCTION = """\
 
 The transfer protocol of the SGLang fork that this project studies went wrong in many ways. Each exhibit puts one of
 those faults back into our core by a small patch and lets the checker (`protocol/checker`) search every order of events
-of a small configuration. It stops at the first broken invariant, with a schedule that no other is shorter than. The
+of a small configuration. It stops at the first violated invariant, with a schedule that no other is shorter than. The
 core without the patch then passes the same search, all of it, without a finding. A letter behind a number marks another
 form of the same fault.
 

@@ -8,7 +8,7 @@ default of 2 blocks, so about two thirds of the requests are resumed, and all of
 buffers have been needed once, and at the end: the table says how much its own memory (private pages) grew between, by
 the straight line through the samples, and how its open files and threads changed.
 
-The router's own growth is its usage of the run: when each request was concluded, and by whom. What ranks record lies
+The router's own growth is its record of the run: when each request was concluded, and by whom. What ranks record lies
 in a temporary file until the end.
 
 Exit status: 0; 1 when a request failed, an embedding differed, a block was lost, a rank grew by more than --max-growth

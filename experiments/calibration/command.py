@@ -60,7 +60,7 @@ def calibrate(
     """Fit what ``paths`` hold, and write the profile ``out`` if one is asked for; the result is the JSON report.
 
     ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
-    for the others, as is the profile's. ``usages``: measured runs that only say what the software costs the
+    for the others, as is the profile's. ``usages``: measured runs that say nothing but what the software costs the
     processors, in place of those in ``paths``. ``runs_decide``: the writes of the runs make the law of the profile if
     they have a good one, whatever tables there are. ``busy``: what others did with the processors meanwhile, where that
     is known; the profile keeps it. ``progress`` is told of every path and, ``more`` says how many, of every

@@ -89,7 +89,7 @@ CALIBRATING = (
 ALONE = (QUICK, SLOW)
 """One request at a time: they tell latencies."""
 USAGES = (CAPACITY, GROUP)
-"""Of these only the CPU usage of the processes are used."""
+"""Of these only the CPU usage of the processes is used."""
 
 HERE = ((QUICK, 0), (CAPACITY, 0), (SLOW, 0), (GROUP, 0), (CAPACITY, 1))
 """What is measured for a profile of this host, in order: name and number of each run."""
@@ -156,7 +156,7 @@ def fit_here(folder: Path, busy: Busy, *, out: Path | None, base: str, seed: int
     """What ``measure_here`` left in ``folder``, fitted; the profile ``out`` if one is asked for."""
     alone = [run_folder(folder, name, number) for name, number in HERE if name in ALONE]
     usages = [run_folder(folder, name, number) for name, number in HERE if name in USAGES]
-    # Where the kernel does not count the time of threads there are no usages, and every thread has a processor.
+    # Where the kernel does not count the time of threads there is no CPU usage, and every thread has a processor.
     kept = [run for run in usages if StoredRun(run).usage]
     result = calibrate(
         [folder / LINK, *alone], usages=kept if out is not None else (), out=out, base=base, seed=seed,

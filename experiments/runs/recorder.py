@@ -57,7 +57,7 @@ class RunRecorder:
 
     @property
     def examples(self) -> list[str]:
-        """The first invariants that were broken, a sentence each."""
+        """The first violations of invariants, a sentence each."""
         return [] if self._invariants is None else self._invariants.examples
 
     @property

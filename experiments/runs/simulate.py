@@ -23,8 +23,10 @@ from protocol.sizing import SizingError
 def simulate_one(
     config: Config, replication: int, writer: RunWriter | None = None, progress: Progress | None = None
 ) -> tuple[Replication, list[str]]:
-    """One simulated replication; also the invariants it broke, as far as they were looked for: those of its end in any
-    case, those of every record in ``MONITORED_REPLICATION``. Without a writer nothing is written.
+    """Simulate one replication; return it and a sentence for every violation that was found.
+
+    The invariants of the run's end are always looked at, those of every record only in ``MONITORED_REPLICATION``.
+    Without a writer nothing is written.
 
     Raises RunFailedError when a sizing policy from outside breaks its contract.
     """

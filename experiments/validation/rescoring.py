@@ -75,7 +75,7 @@ def read_rounds(page: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]
 
 
 def rescored(cases: Sequence[Mapping[str, str]], rounds: Sequence[Mapping[str, str]]) -> Rows:
-    """Every barred figure of every case judged by the interval of its bias over the rounds."""
+    """Every figure of every case that has a tolerance, judged by the interval of its bias over the rounds."""
     rows: dict[str, dict[str, Judged]] = {}
     for case in cases:
         name = case["case"]

@@ -3,7 +3,7 @@
 Breadth first, so the first broken invariant comes with a schedule that no other is shorter than. States are kept whole,
 not as hashes: what was explored was explored exactly.
 
-When no invariant is broken, the graph of states tells about progress. From every state, without any further fault, a
+When no invariant is violated, the graph of states tells about progress. From every state, without any further fault, a
 done state must be reachable. Then every fair run ends (finitely many faults, nothing that is possible for ever is put
 off for ever), and there is neither a deadlock nor a trap that a run could circle in.
 """

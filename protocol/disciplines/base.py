@@ -1,4 +1,4 @@
-"""What a discipline answers and what it claims."""
+"""What a discipline decides, and what it claims about itself."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class ResumeGrant(msgspec.Struct, frozen=True):
 class Discipline(ABC):
     """The base of all disciplines; all counts are language-side blocks.
 
-    What stands first are its claims. The checker, the wires and the figures ask for them instead of knowing names:
-    a discipline that claims ``may_deadlock = False`` and deadlocks is found out.
+    The attributes that come first are its claims. The checker, the wires and the figures ask for claims and not for
+    names, and the checker finds out a discipline that claims ``may_deadlock = False`` and deadlocks.
     """
 
     name: ClassVar[str]
     """What a configuration calls it."""
     announces_length: ClassVar[bool] = False
-    """Whether the encode side says the length before anything is taken for a request."""
+    """Whether the encode side announces a request's length before the language side takes blocks for it."""
     resumes: ClassVar[bool] = True
     """Whether a room whose first chunk was too small goes on with another."""
     releases_before_waiting: ClassVar[bool] = False
     """Whether a room copies its chunk out and returns its blocks before it waits for more."""
     may_deadlock: ClassVar[bool] = False
-    """Whether rooms may wait for each other for ever, so that only timers end them."""
+    """Whether rooms can wait for each other for ever, so that only their timers end them."""
     asks_policy: ClassVar[bool] = True
-    """Whether a sizing policy says what a new room asks for, where the length is not announced."""
+    """Whether a sizing policy decides what a new room asks for when the length is not announced."""
     one_resume: ClassVar[bool] = False
-    """Whether a room resumes at most once, then for all that is missing: the SGLang wire has no more."""
+    """Whether a room resumes at most once, for all that is missing; the SGLang wire allows no more."""
     waits_holding: ClassVar[bool] = False
     """Whether a room keeps old blocks while it waits for the new ones that replace them: the pool must hold both."""
     has_slots: ClassVar[bool] = False
@@ -45,15 +45,15 @@ class Discipline(ABC):
 
     @classmethod
     def made(cls, slot_blocks: int | None) -> Self:
-        """The discipline of one run; only those that have slots use ``slot_blocks``."""
+        """Make the discipline of one run; only disciplines that have slots use ``slot_blocks``."""
         return cls()
 
     @classmethod
     def serves(cls, blocks: int, *, first: int, pool: int, new: int) -> bool:
         """Whether a request of ``blocks``, alone and with nothing going wrong, is delivered.
 
-        ``first``: blocks that it takes at first; ``new``: how many of the ``pool`` new rooms may take, the rest is a
-        reserve. Written independently of the methods below: the checker compares the two.
+        ``first``: blocks that it takes at first; ``new``: how many of the ``pool`` new rooms may take, the rest being a
+        reserve. This method is written independently of those below, so that the checker can compare them.
         """
         return True
 

@@ -1,7 +1,7 @@
 """Measures the link between two processes of this host over our own engine, case by case, beside a plain socket.
 
 A *case* is a block size, a batch (blocks written together) and a number of threads. All cases are measured once in
-every round, in a command drawn anew, so that whatever disturbs the machine for a while disturbs all of them. Among them
+every round, in an order drawn anew, so that whatever disturbs the machine for a while disturbs all of them. Among them
 the same numbers of bytes go over one plain socket with an acknowledgement. After each measurement every byte of the
 target's memory is compared. Rounds differ by 10 to 40 % on an idle machine: medians are told with their quartiles.
 """
@@ -94,7 +94,7 @@ def measure_link(
     `count_steps` measurements. Raises EngineMissing or EngineStartError when the sides do not start, EngineError when
     a write fails. No process is left behind, whatever happens.
     """
-    command = random.Random(seed)
+    draws = random.Random(seed)
     sizes = sorted({case.total_bytes for case in cases})
     bench = LinkBench(
         transport=transport,
@@ -135,7 +135,7 @@ def measure_link(
         push_repeats = {size: _repeats(push(size, PROBE_REPEATS)) for size in sizes}
         for _ in range(rounds):
             steps: list[Case | int] = [*cases, *sizes]
-            command.shuffle(steps)
+            draws.shuffle(steps)
             for step in steps:
                 if isinstance(step, Case):
                     written[step].append(write(step, write_repeats[step]))

@@ -8,7 +8,7 @@ derived from it (HMAC-SHA256 over what they are for), and each kind of port has 
 * *HTTP* (the registries): every request is signed together with a number that the server has made for itself, one that
   grows with every request, its path and its body. So none is taken twice, or by another server. Answers are signed too.
 * *the coordinator's connections*: both ends begin with a random number each; every line is signed with a key of both,
-  its direction and its place in the command.
+  its direction and its place in the order.
 
 What is said over the last two can be read by whoever sees the network, but not changed, repeated or begun.
 """

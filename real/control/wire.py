@@ -1,9 +1,9 @@
 """How the two sides speak: what a message is on the control channel, and how the sides find and watch each other.
 
-A rank has one wire. It hands it every message for the other side and every multipart that is no order, and is told what
-that means for it: inputs of its core, or that a process now stands for a rank. Two wires: *extended*, below, has frames
-of its own with everything the cores say; *sglang* (``real.control.sglang``) speaks the SGLang fork's frames and nothing
-else.
+A rank has one wire. It hands to the wire every message for the other side, and every multipart that has come and is no
+command; the wire says what that means: inputs of the rank's core, or that a process now stands for a rank. There are
+two wires: *extended*, below, has frames of its own with everything the cores say; *sglang* (``real.control.sglang``)
+speaks the SGLang fork's frames and nothing else.
 """
 
 from __future__ import annotations

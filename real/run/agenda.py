@@ -32,7 +32,7 @@ class Agenda(Generic[Item]):
 
     @property
     def times_s(self) -> list[float]:
-        """When the items are due, the first one first and the others in no command."""
+        """When the items are due, the first one first and the others in no order."""
         return [due_s for due_s, _, _ in self._items]
 
     @property

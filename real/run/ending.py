@@ -1,4 +1,4 @@
-"""The end of a measured run: the ranks stop, give their record_store and leave."""
+"""The end of a measured run: the ranks stop, give their reports and leave."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Ending:
             for side in (Side.LANGUAGE, Side.ENCODE):
                 self._collect([one for one in state.ranks.ids if one.side is side and state.ranks.alive(one)])
         except BREAKS as error:
-            state.troubles.add(state.now_s(), f"the ranks could not give their record_store: {in_words(error)}")
+            state.troubles.add(state.now_s(), f"the ranks could not give their reports: {in_words(error)}")
             for rank_id, child in state.ranks.children.items():
                 if rank_id not in state.reports:
                     child.kill()

@@ -17,7 +17,7 @@ What it takes the threads to do all this is the host's to say (``host``): ``dedi
 ``shared`` host has threads wait for each other.
 
 Idle loops cost nothing: an iteration that would find what the last one found is not held. That changes no result,
-because a iteration is a function of what it finds, and leaves the grid as it is.
+because an iteration is a function of what it finds, and leaves the grid as it is.
 
 What goes wrong is not decided here either: a ``faults.Faults`` is asked wherever something may (see there).
 """

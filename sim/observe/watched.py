@@ -18,7 +18,7 @@ from sim.run import SimulationOutcome, simulate
 
 
 class InvariantError(Exception):
-    """A run broke an invariant."""
+    """A run violated an invariant."""
 
 
 class ObservedRun(NamedTuple):
@@ -50,7 +50,7 @@ class ObservedRun(NamedTuple):
 
 
 def observe(scenario: Scenario, requests: Iterable[Request], link: LinkProfile) -> ObservedRun:
-    """Simulate and keep everything. Raises InvariantError when the run violates a invariant."""
+    """Simulate and keep everything. Raises InvariantError when the run violates an invariant."""
     checker = InvariantMonitor(scenario)
     book = Book(scenario)
     records: list[Record] = []

@@ -1,4 +1,4 @@
-"""What the software costs the processors: usages of known costs give these back, and a profile has them."""
+"""What the software costs the processors: the CPU usage of known costs gives these back, and a profile has them."""
 
 import json
 import math
@@ -223,11 +223,11 @@ def test_whatever_the_costs_and_the_loads_are(steps: list[float], loads: list[Lo
 
 def test_the_interval_is_that_of_the_runs() -> None:
     truths = [msgspec.structs.replace(TRUTH, command_s=command_s) for command_s in (60e-6, 70e-6, 80e-6)]
-    command = costs_of(*map(lone_usage, truths)).estimates["command_s"]
+    estimate = costs_of(*map(lone_usage, truths)).estimates["command_s"]
     # Student's t of 97.5 % with 2 degrees of freedom is 4.303, the standard deviation 10 µs.
-    assert command["value"] == pytest.approx(70e-6)
-    assert command["low"] == pytest.approx(70e-6 - 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
-    assert command["high"] == pytest.approx(70e-6 + 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
+    assert estimate["value"] == pytest.approx(70e-6)
+    assert estimate["low"] == pytest.approx(70e-6 - 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
+    assert estimate["high"] == pytest.approx(70e-6 + 4.3027 * 10e-6 / math.sqrt(3), rel=1e-3)
 
 
 def test_a_long_run_counts_for_more_than_a_short_one() -> None:

@@ -40,14 +40,14 @@ def test_tables_of_rdma_writes_and_reads_are_predicted(published: dict[str, Any]
 @needs_rows
 def test_the_table_in_the_docs_is_what_comes_out(published: dict[str, Any]) -> None:
     marked = PAGE.partition("<!-- held-out errors: begin -->\n")[2].partition("<!-- held-out errors: end -->")[0]
-    lines = [tuple(sample.strip() for sample in line.strip("| ").split("|")) for line in marked.splitlines()]
+    lines = [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in marked.splitlines()]
     heading, _, *rows = lines
     wanted = errors_table(published["tables"])
     assert heading == wanted[0]
     assert [row[:4] for row in rows] == [row[:4] for row in wanted[1:]]
     for row, other in zip(rows, wanted[1:], strict=True):
         # Libraries differ in the last digits, and percent are rounded to two.
-        percents, others = ([float(sample.rstrip("% ")) for sample in line[4:] if sample] for line in (row, other))
+        percents, others = ([float(cell.rstrip("% ")) for cell in line[4:] if cell] for line in (row, other))
         assert percents == pytest.approx(others, abs=0.011), row[0]
 
 

@@ -1,4 +1,4 @@
-"""Every invariant is broken once by hand, so that the count in summary.json is known to be real."""
+"""Every invariant is violated once by hand, so that the count in summary.json is known to be real."""
 
 from collections.abc import Callable
 

@@ -188,9 +188,9 @@ def test_one_server_serves_until_something_changes_that_is_read_at_a_start(
     asked = [start("stay", **environment) for environment in cases]
     said = [told(tmp_path, number) for number in range(len(cases))]
     assert all(one["environment"].items() >= case.items() for one, case in zip(said, cases, strict=True))
-    command = list(dict.fromkeys(one["imported_by"] for one in said))
+    order = list(dict.fromkeys(one["imported_by"] for one in said))
     # Two are kept, so that the last one is new again.
-    assert [command.index(one["imported_by"]) for one in said] == [0, 0, 0, 0, 1, 0, 1, 2, 3, 4]
+    assert [order.index(one["imported_by"]) for one in said] == [0, 0, 0, 0, 1, 0, 1, 2, 3, 4]
     # Those of the earlier servers go on, and how they end is still told.
     assert [process.poll() for process in asked] == [None] * len(cases)
     for process in asked[:7]:

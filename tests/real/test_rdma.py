@@ -56,10 +56,10 @@ def test_the_archive_holds_files_after_their_folders() -> None:
         path: content for path, (content, _) in files.items()
     }
     assert entries["init"][0] == 0o100755
-    command = list(entries)
+    order = list(entries)
     for path in files:
         for parent in Path(path).parents[:-1]:
-            assert command.index(str(parent)) < command.index(path)
+            assert order.index(str(parent)) < order.index(path)
             assert entries[str(parent)][0] == 0o040755
 
 

@@ -565,7 +565,7 @@ def test_what_goes_wrong_while_the_accounts_are_collected_costs_those_alone() ->
     assert outcome.succeeded_rooms == {1, 2}
     assert outcome.verified_rooms == 2
     assert [fault.partition(" s ")[2] for fault in outcome.faults] == [
-        f"the ranks could not give their record_store: {IN_WORDS}"
+        f"the ranks could not give their reports: {IN_WORDS}"
     ]
     assert outcome.cut_short == {ENCODE}
     assert stage.played[ENCODE].process.got == [signal.SIGKILL]

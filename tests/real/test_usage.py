@@ -143,7 +143,7 @@ def test_what_was_spent_before_the_start_and_by_earlier_threads_does_not_count()
 
 @pytest.mark.skipif(read_threads() is None, reason="the kernel does not say what threads spend")
 def test_a_busy_thread_is_found_by_its_name() -> None:
-    """Only what cannot depend on other load: processor time, lower bounds and command."""
+    """Only what cannot depend on other load: processor time, lower bounds and order."""
     busy_s = 0.15
     worked, leave = threading.Event(), threading.Event()
 

@@ -112,7 +112,7 @@ def test_it_is_the_exact_fluid(count: Fraction, works: list[tuple[Fraction, Frac
 
 @pytest.mark.parametrize("invariant", ["deterministic", "exponential"])
 def test_mean_times_are_those_of_processor_sharing(invariant: str) -> None:
-    """M/G/1 processor sharing: the mean time is 1 / (1 - ρ), whatever the invariant (Kleinrock 1967)."""
+    """M/G/1 processor sharing: the mean time is 1 / (1 - ρ), whatever the law of the sizes (Kleinrock 1967)."""
     load, expected, means = 0.7, 1 / 0.3, []
     for seed in range(30):
         draws = stream(seed, 0, "processors", invariant)

@@ -503,7 +503,7 @@ def test_a_faster_link_never_delays_a_single_request(tokens: int, bandwidths: li
 
 
 def test_an_iteration_is_only_a_function_of_what_it_finds() -> None:
-    # What the driver relies on when it leaves turns out: an empty iteration on an idle core asks for nothing.
+    # What the driver relies on when it leaves iterations out: an empty one on an idle core asks for nothing.
     core = SMALL.make_language_rank(LANGUAGE, None)
     assert core.handle(Iteration(0, core.pool.blocks, 2**62), 0.0) == []
     assert not core.unsettled

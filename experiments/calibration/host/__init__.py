@@ -1,1 +1,1 @@
-"""What the software of a run costs, from the usages and the events of measured runs."""
+"""What the software of a run costs, from the CPU usage and the events of measured runs."""

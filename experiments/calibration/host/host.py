@@ -1,4 +1,4 @@
-"""What the software costs the processors, from the usages that the processes of measured runs kept (``usage``).
+"""What the software costs the processors, from the CPU usage that the processes of measured runs recorded (``usage``).
 
 Every run says how long its threads were on a processor and what they did meanwhile. From the runs whose groups have one
 rank:
@@ -47,7 +47,7 @@ Steps = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class CpuUsage(NamedTuple):
-    """The usages of one replication of a run, all of it on one host.
+    """The CPU usage of one replication of a run, all of it on one host.
 
     ``largest_group``: ranks of the larger of its two sides' groups. ``processors``: that it could use; None where that
     is not known. ``prefills``: whether language ranks hear of the ends of prefill passes.

@@ -82,7 +82,7 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
 
 
 def read_cpu_usages(asked: Sequence[Path], measurements: Sequence[Path]) -> list[CpuUsage]:
-    """What the processes of measured runs used of processors: those of ``asked``, or else of the runs in
+    """The CPU usage of the processes of measured runs: of those in ``asked``, or else of the runs in
     ``measurements``.
 
     Raises UserError for a run in ``asked`` that keeps none, and where all of them together tell no costs.

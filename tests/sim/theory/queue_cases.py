@@ -539,7 +539,7 @@ def md1_direct() -> Result:
 
 
 def vacation(arrivals: Times, services: Times, period_s: float) -> Times:
-    """When encoder passes end in a loop that iterations every ``period_s``."""
+    """When encoder passes end in a loop with an iteration every ``period_s``."""
     setting = msgspec.structs.replace(
         drivers.ENCODER, services=msgspec.structs.replace(drivers.ENCODER.services, encode_poll_interval_s=period_s)
     )
@@ -555,7 +555,7 @@ PERIOD_S = 0.5
     "M/G/1 with vacations (a loop that polls)",
     formula="E[S] + λE[R²]/(2(1 − λE[R])) + τ/2, R = max(S, τ)",
     source="Fuhrmann & Cooper 1985",
-    parts="encoder passes of one request in a loop that iterations every τ = 0.5 s, exponential passes of mean 1 s",
+    parts="encoder passes of one request in a loop with an iteration every τ = 0.5 s, exponential passes of mean 1 s",
     load="0.55",
 )
 def vacations() -> Result:
@@ -576,7 +576,7 @@ def vacations() -> Result:
     "polling delay",
     formula="τ/2",
     source="mean residual life, Kleinrock vol. 1, 5.2",
-    parts="arrival to offer, in a language loop that iterations every τ = 1 ms",
+    parts="arrival to offer, in a language loop with an iteration every τ = 1 ms",
     load="–",
     precision=0.02,
 )

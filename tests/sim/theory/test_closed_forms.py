@@ -112,7 +112,7 @@ def longer(give: Callable[..., float]) -> Callable[..., float]:
 
 
 def later(next_s: Callable[..., float]) -> Callable[..., float]:
-    """A loop that iterations a twentieth of its period late."""
+    """A loop whose iterations come a twentieth of its period late."""
     return lambda self, now: next_s(self, now) + 0.05 * self.period_s
 
 
