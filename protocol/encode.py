@@ -233,7 +233,8 @@ class EncodeRank(RankCore[EncodeRoom]):
         required = destinations(self.rank_id.rank, self.encode_tp, request.language_instance, self.language_tp)
         room = EncodeRoom(request, self._submitted, required)
         self._admit(room, now)
-        self._record(now, room, Event.SUBMITTED, room.status, 0)
+        if self._recorder is not None:
+            self._record(now, room, Event.SUBMITTED, room.status, 0)
         blocks = self.layout.blocks_for(room.total_tokens)
         if room.total_tokens < 1:
             self._fail(room, "the embedding is empty", now, actions)
@@ -286,7 +287,8 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         if status is BOOTSTRAPPING:
             self._set_status(room, WAITING_FOR_INPUT)
-        self._record(now, room, Event.OFFERS_COMPLETE, room.status, room.sent_tokens)
+        if self._recorder is not None:
+            self._record(now, room, Event.OFFERS_COMPLETE, room.status, room.sent_tokens)
         if room.phase is IN_AWAITING_FIRST_OFFERS:
             self._step(room, ON_OFFERS_COMPLETE, now)
             self._move(room, OFFERED)
@@ -311,7 +313,8 @@ class EncodeRank(RankCore[EncodeRoom]):
             self.ignored_messages += 1
             return
         room.encoding = False
-        self._record(now, room, Event.ENCODED, None, room.total_tokens)
+        if self._recorder is not None:
+            self._record(now, room, Event.ENCODED, None, room.total_tokens)
         if room.failure or room.over:
             self._reap_if_quiet(room, now)
             return
@@ -436,7 +439,8 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._step(room, ON_SOURCE_GRANTED, now)
             room.source = granted
             room.encoding = True
-            self._record(now, room, Event.ENCODE_STARTED, None, room.total_tokens)
+            if self._recorder is not None:
+                self._record(now, room, Event.ENCODE_STARTED, None, room.total_tokens)
             if self.discipline.announces_length and not room.failure:
                 for peer in room.destinations:
                     actions.append(Send(peer, Announce(*room.key, room.total_tokens)))
@@ -536,7 +540,8 @@ class EncodeRank(RankCore[EncodeRoom]):
     def _reap(self, room: EncodeRoom, now: float) -> None:
         if room.source:
             self.pool.release(room.source, room.key)
-        self._record(now, room, Event.RELEASED, room.status, room.sent_tokens)
+        if self._recorder is not None:
+            self._record(now, room, Event.RELEASED, room.status, room.sent_tokens)
         self._forget(room)
 
     def _answer_cancels(self, room: EncodeRoom, actions: list[Action]) -> None:

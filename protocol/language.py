@@ -280,7 +280,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         first = IN_AWAITING_LENGTH if self.discipline.announces_length else IN_JOINING
         room = LanguageRoom(request, self._submitted, writer, first)
         self._admit(room, now)
-        self._record(now, room, Event.SUBMITTED, room.status, 0)
+        if self._recorder is not None:
+            self._record(now, room, Event.SUBMITTED, room.status, 0)
         if writer in self._down:
             room.writer_gone = True
             self._fail(room, f"{writer} is down")
@@ -466,7 +467,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         total = self._known_total(room)
         self._copy_out(room, actions)
         actions.append(Deliver(room.key[0], room.key[1], total, room.request.prefill_factor))
-        self._record(now, room, Event.DELIVERED, room.status, total)
+        if self._recorder is not None:
+            self._record(now, room, Event.DELIVERED, room.status, total)
         self.sizing.completed(CompletedView(room.request, total, room.chunks))
         actions.append(Conclude(room.key[0], room.key[1], SUCCESS))
         if self.release_after_prefill:
@@ -506,7 +508,10 @@ class LanguageRank(RankCore[LanguageRoom]):
             self._copy_out(room, actions)
             self._release(room, room.blocks[grant.keep :])
             room.epoch += 1
-            self._record(now, room, Event.ALLOCATED, room.status, (grant.keep + grant.take) * self.layout.block_tokens)
+            if self._recorder is not None:
+                self._record(
+                    now, room, Event.ALLOCATED, room.status, (grant.keep + grant.take) * self.layout.block_tokens
+                )
             self._offer(room, kept + taken, Event.RESUMED, now, actions)
         return True
 
@@ -527,7 +532,8 @@ class LanguageRank(RankCore[LanguageRoom]):
                 return
             queue.popleft()
             taken = self._take(room, blocks)
-            self._record(now, room, Event.ALLOCATED, room.status, blocks * self.layout.block_tokens)
+            if self._recorder is not None:
+                self._record(now, room, Event.ALLOCATED, room.status, blocks * self.layout.block_tokens)
             self._set_status(room, WAITING_FOR_INPUT)
             self._offer(room, taken, Event.OFFERED, now, actions)
 
@@ -604,7 +610,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         """Forget the room: nothing of it is left on this rank."""
         if room.blocks:
             self._release(room, room.blocks)
-        self._record(now, room, Event.RELEASED, room.status, room.got_tokens)
+        if self._recorder is not None:
+            self._record(now, room, Event.RELEASED, room.status, room.got_tokens)
         self._forget(room)
 
     def _unfence(self, room: LanguageRoom, now: float) -> None:
