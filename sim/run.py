@@ -19,10 +19,10 @@ from sim.network.link import LinkProfile
 
 
 class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run came to. A request is concluded when all of its ranks have said so.
+    """What a run came to. A request is concluded when it is over on all of its ranks.
 
-    ``adapters_s``: how long the adapters of a rank (or instance) worked, the mean over those of the direction that
-    worked longer; None for a link that nobody shares.
+    ``adapters_s``: how long the adapters of a rank (or instance) worked: the mean over senders or over receivers,
+    whichever is larger; None for a link that nobody shares.
 
     ``end_s``: virtual time of the last thing that happened. ``deadlocks``: a sentence for every deadlock, when it was
     seen and the rooms in the cycle (see ``protocol.observe.deadlock``); timers may have ended it. ``leftovers``: a
@@ -70,16 +70,16 @@ def simulate(
     """Run ``requests`` (in order of arrival, pulled one at a time) through ``scenario`` over ``link``.
 
     With ``concurrency`` the loop is closed: so many requests are begun at the start, and the next one at the moment at
-    which one is concluded, whatever times they have. ``announce`` is told of every request just before its submission,
-    whose time is its arrival_s.
+    which one is concluded, whatever times they have. ``announce`` is called with every request just before its
+    submission; the request's arrival_s is then the time of that.
 
-    ``draws(name)``: the stream of what takes another time every time (see ``sim.host.costs``), always the same if None.
+    ``draws(name)``: the stream from which varying durations are drawn (see ``sim.host.costs``); None: they do not vary.
 
     ``warmup_requests``: how many first requests ``adapters_s`` leaves out.
 
     ``recorder`` and ``run_log`` receive every record in order of time; the run log is told of every request and is
-    finished at the end. ``progress(more)`` is told how many more requests are concluded, whenever some are, as that of
-    a measured run is. ``faults`` makes things go wrong. The run ends when every request is concluded and every rank is
+    finished at the end. ``progress(more)`` is called whenever ``more`` further requests are concluded, as in a
+    measured run. ``faults`` makes things go wrong. The run ends when every request is concluded and every rank is
     empty, or when nothing can happen any more.
     Raises ValueError for requests that are out of order or name an instance that is not there.
     """

@@ -1,1 +1,1 @@
-"""What a run may be told, checked in one sentence."""
+"""The settings of a run. What is wrong with them is said in one sentence before anything runs."""

@@ -1,4 +1,4 @@
-"""Everything that listens to a replication while it runs, simulated or measured, and what its user is told of it."""
+"""Everything that listens to a replication while it runs, simulated or measured, and the lines that its user sees."""
 
 from __future__ import annotations
 

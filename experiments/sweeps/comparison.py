@@ -1,4 +1,4 @@
-"""The figures of a sweep's configurations from those of their replications, and what tells them apart."""
+"""Combines the figures of replications into those of their configurations, and compares the configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One replication of one configuration of a sweep: its figures under their paths in summary.json."""
+"""Runs one replication of one configuration of a sweep, and names its figures by their paths in summary.json."""
 
 from __future__ import annotations
 

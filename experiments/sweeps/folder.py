@@ -1,9 +1,9 @@
-"""The directory of a sweep: what is finished is kept, so that an interrupted sweep goes on where it stopped.
+"""The directory of a sweep. Finished replications stay in it, so an interrupted sweep goes on where it stopped.
 
 ``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``configurations/`` has a small
-file for every finished replication of a configuration, named by its digest; it holds the whole fingerprint, so that it
-is taken for no other. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end. Every file is written under
-another name and then renamed, so none is ever half there.
+file for every finished replication of a configuration, named by its digest; it also holds the whole
+fingerprint, so that it cannot be mistaken for another's. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end.
+Every file is written under another name and then renamed, so none is ever half there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SWEEP_SCHEMA = "bufferlab-sweep/1"
 PLAN_FILE, TABLE_FILE, QUANTILES_FILE = "sweep.json", "sweep.parquet", "quantiles.parquet"
 CONFIGURATIONS_FOLDER, PLOTS_FOLDER = "configurations", "plots"
 OLD_DIGITS = 8
-"""Length of the identity of sweeps whose configurations had names as short, of which two could be alike."""
+"""The length of digests in sweeps of an older version, so short that two configurations could have the same one."""
 OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, CONFIGURATIONS_FOLDER, PLOTS_FOLDER}
 
 Result = dict[str, Any]
@@ -56,7 +56,7 @@ def code_digest() -> str:
 
 
 class SweepFolder:
-    """The files of one sweep at ``folder``; a context, which it belongs to alone from ``open`` on."""
+    """The files of one sweep at ``folder``, as a context manager; from ``open`` on no other command may use the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

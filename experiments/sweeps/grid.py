@@ -1,8 +1,8 @@
-"""The configurations of a sweep: grids and lists of settings, crossed, and each checked as a whole configuration.
+"""The configurations of a sweep: grids and lists of settings are crossed, and each combination is checked as a whole.
 
-A grid gives values to fields, and every combination is a configuration, the last field running fastest. A list gives
-whole configurations. With both, every listed configuration is crossed with the grid, which is how fields that belong
-together (a workload and its rate) meet fields that are free (the default allocation).
+A grid gives values to fields, and every combination is a configuration; the last field changes fastest. A list names
+the settings of each configuration. With both, every listed configuration is crossed with the grid, which is how fields
+that belong together (a workload and its rate) meet fields that are free (the default allocation).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Configuration:
     number: int
     """From 1, in the order of the grid or list."""
     settings: Settings
-    """What tells it from the other configurations."""
+    """The settings in which it differs from the other configurations."""
     config: Config
     fingerprint: str
-    """Of the configuration and the content of its input files; the same for any number of replications."""
+    """A digest of the configuration and the content of its input files, the same for any number of replications."""
 
     @property
     def digest(self) -> str:

@@ -1,6 +1,8 @@
-"""Whether the simulator predicts what was measured: runs are paired with their prediction (``pairing``), scored
-(``scores``, ``agreement``) beside what the measurement is off itself (``noise``) and stage by stage (``stages``), with
-intervals (``resampling``); what counts in the end is which setting it would choose (``decision``).
+"""Whether the simulator predicts what was measured.
+
+Measured runs are paired with their prediction (``pairing``). Their scores (``scores``, ``agreement``) have intervals
+(``resampling``) and stand beside what the measurement itself is off by (``noise``); ``stages`` scores every stage of a
+request. What counts in the end is the setting that the simulator would choose (``decision``).
 
 ``score_case``, ``decide`` and ``write_report`` do from Python what ``bufferlab validate`` does.
 """

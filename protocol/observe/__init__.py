@@ -1,1 +1,1 @@
-"""What is told by the records of a run: rows, pool integrals, deadlocks, violations of invariants."""
+"""What follows from the records of a run: rows, pool integrals, deadlocks, violations of invariants."""

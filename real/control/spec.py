@@ -1,4 +1,4 @@
-"""What a rank process is told as it starts."""
+"""The specification that a rank process gets as it starts."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """What a transport must do for a run: the contract that every engine keeps.
 
 An engine belongs to one process. It knows memory of that process (*regions*), has a name by which peers reach it (its
-*session*), and writes from its own regions into the regions of a peer, one-sided: no code of the peer's rank takes
-part, and the peer is not told. That bytes have arrived is said by control messages, which the writing rank sends when
-`write` has returned.
+*session*), and writes from its own regions into the regions of a peer. Such writes are one-sided: no code of the peer's
+rank takes part, and the peer does not learn of them. When `write` has returned, the writing rank sends control messages
+that say which bytes have arrived.
 
-A class that has this one as a base is found by its module's name (``real.engine.registry``): to add a transport is to
+The registry finds engine classes by the names of their modules (``real.engine.registry``), so to add a transport is to
 add one file ``real/engine/*_engine.py``. tests/real/test_engine_contract.py holds every engine to what is said here.
 """
 
@@ -43,7 +43,7 @@ class WriteResult(msgspec.Struct, frozen=True):
     ``elapsed_s``: from the call to its end; ``posted_s``: from the call until the last segment was
     handed to the engine, which may have moved many of them by then (0 when they were not all handed
     over). ``completed_bytes`` counts bytes that are known to lie in the peer's memory. ``quiet``
-    tells that the engine is known to write nothing more for this call: only then may its source and
+    says that the engine writes nothing more for this call: only then may its source and
     target blocks be used again. After a failure it is False whenever bytes may still be under way:
     the blocks stay fenced until the peer or the connection is known to be gone.
     """
@@ -101,14 +101,14 @@ class TransferEngine(ABC):
     """The transports that this class runs, each with one sentence for users."""
 
     called: ClassVar[str]
-    """Who moves the bytes, as a sentence calls it."""
+    """The name of what moves the bytes, for use in sentences."""
 
     resembles_networks: ClassVar[bool] = True
-    """Whether what is measured of it says something about other transports, and what is published about networks
-    something about it: else a link profile of it is made from measurements of it alone."""
+    """Whether its measurements say something about other transports, and published figures of networks about it. If not,
+    a link profile of this engine is made from its own measurements alone."""
 
     device_transports: ClassVar[frozenset[str]] = frozenset()
-    """Those of them for which an adapter can be named."""
+    """The transports for which an adapter can be named."""
 
     late_write_s: ClassVar[float] = 5.0
     """How long after a failed write its bytes may still land in a peer that runs."""
@@ -214,12 +214,12 @@ class TransferEngine(ABC):
             self._regions = [region for region in self._regions if region[0] != base]
 
     def _register(self, base: int, size_bytes: int) -> str:
-        """Tell whatever lies below; why it refuses, "" if it does not. Called with the lock of the regions held."""
+        """Register the region with the library below; return why it refuses, or "". The lock of the regions is held."""
         del base, size_bytes
         return ""
 
     def _unregister(self, base: int) -> None:
-        """Tell whatever lies below. Called with the lock of the regions held."""
+        """Withdraw the region from the library below. The lock of the regions is held."""
         del base
 
     def _covers(self, address: int, length: int) -> bool:
@@ -242,7 +242,8 @@ class TransferEngine(ABC):
     def connect(self, session: str) -> bool:
         """Make the first contact with a peer, within about 2 s; True when it answered.
 
-        `write` does it when nobody has. Better call it when the peer registers, when it is surely alive.
+        `write` does this if nobody has done it before. It is better done when the peer registers, as it is surely
+        alive then.
         """
 
     @abstractmethod

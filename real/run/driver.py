@@ -334,7 +334,7 @@ class Driver:
     # --- what goes out ---
 
     def iteration(self, iteration: Iteration) -> None:
-        """Act on the group's agreement. The iteration is over when the forward pass is that begins with it."""
+        """Act on the group's agreement. An iteration lasts until the forward pass that it begins has ended."""
         began_s = time.monotonic()
         self._news = False
         self._carry_out(self.core.handle(iteration, self.clock.now_s()))

@@ -1,4 +1,4 @@
-"""Runs a scenario for real: starts one process per rank, hands out the requests, collects the account.
+"""Runs a scenario for real: starts one process per rank, hands out the requests, and collects what the ranks report.
 
 The ranks are children of this process, or come by themselves from other hosts (see ``hosts``). The launching process
 is the router. It never touches the data; it sends every request to all ranks of its two instances at its arrival time
@@ -51,12 +51,12 @@ def run_real(
     With ``concurrency`` the loop is closed: so many requests are begun at the start, and the next one as soon as one is
     concluded on all of its ranks, whatever times they have.
     ``memory``: where block memory lies (see ``real.engine.placement``). ``heartbeats``: how the sides watch each other.
-    ``plan``: what is made to go wrong. ``hosts``: where the ranks live; all on this host if it is not given, where
-    alone processes can be killed, stopped and started again. ``patience``: how long the run waits for what gives no
-    sign of life.
+    ``plan``: what is made to go wrong. ``hosts``: where the ranks live. Without it they all live on this host, and only
+    there can processes be killed, stopped and started again. ``patience``: how long the run waits for a rank that gives
+    no sign of life.
     Raises ValueError for a plan or a request that names what is not there, EngineMissing or EngineStartError when the
-    ranks cannot start. What goes wrong with a rank in the run is told in the outcome (``faults``), beside all that was
-    done. No process is left behind, whatever happens.
+    ranks cannot start. If something goes wrong with a rank during the run, the outcome says so (``faults``),
+    beside all that was done. No process is left behind, whatever happens.
     """
     for request in requests:
         if request.encode_instance >= scenario.encode_instances or (

@@ -1,6 +1,6 @@
 """Sees that a measured run comes to an end: no rank stays silent, no request stands still, none comes for nobody.
 
-When that is so is told by ``patience``; this module asks the ranks, and acts.
+``patience`` decides when that is so; this module asks the ranks, and acts.
 """
 
 from __future__ import annotations

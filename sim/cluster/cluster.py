@@ -8,18 +8,18 @@ The cores decide, the simulator only says *when*. A rank has independent actors,
   at the same moment.
 * the *control thread* (``messages``): a message reaches the core ``control_latency_s`` after it was sent, whatever the
   loop does, unless the threads share the processors of a host.
-* the *transfer workers* of an encode rank. Those of a link that may be shared ask the ``network`` when a write ends;
-  where nobody can share, that is known when it is queued.
+* the *transfer workers* of an encode rank. Where writes may share adapters, the ``network`` says when a write ends;
+  where they cannot, its end is known when it is queued.
 
 Before a request reaches the encode ranks (``requests``), a processor of their instance prepares its images.
 
-What it takes the threads to do all this is the host's to say (``host``): ``dedicated`` processors charge nothing, a
-``shared`` host has threads wait for each other.
+The host (``host``) says how much processor time the threads need for all this: ``dedicated`` processors charge nothing,
+and on a ``shared`` host threads wait for each other.
 
 Idle loops cost nothing: an iteration that would find what the last one found is not held. That changes no result,
 because an iteration is a function of what it finds, and leaves the grid as it is.
 
-What goes wrong is not decided here either: a ``faults.Faults`` is asked wherever something may (see there).
+What goes wrong is not decided here either: wherever something may go wrong, a ``faults.Faults`` is asked.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Cluster:
 
     ``on_concluded(1)`` is called whenever one more request is concluded on all of its ranks.
     ``faults`` decides what goes wrong besides the scenario's own failed writes; None for nothing.
-    ``draws(name)``: the stream of what takes another time every time on a shared host, always the same if None.
+    ``draws(name)``: the stream from which varying durations on a shared host are drawn; None: they do not vary.
     Raises ValueError for a scenario that cannot be built.
     """
 
@@ -89,7 +89,7 @@ class Cluster:
 
     @property
     def network(self) -> Network | None:
-        """The adapters, if two writes can be on the same ones at a time."""
+        """The model of the adapters; None if two writes can never be on the same adapter at a time."""
         return self._state.network
 
     @property
@@ -192,7 +192,7 @@ class Cluster:
         self.requests.refuse(rank_id, key, reason)
 
     def end_processes(self, side: Side, instance: int) -> None:
-        """End all processes of an instance now. Their rooms and their memory are gone, and nobody is told."""
+        """End all processes of an instance now. Their rooms and their memory are gone, and no peer hears of it by this."""
         self._processes.end(side, instance)
 
     def start_processes(self, side: Side, instance: int) -> None:

@@ -1,7 +1,7 @@
 """A processor for every thread: nothing that a thread does waits for another, and nothing is charged.
 
-A rank takes messages whatever its loop does. Only an iteration's passes and copies last, and what follows a copy is due
-when the copy is over.
+A rank takes messages whatever its loop does. Only passes and copies take time in an iteration, and what follows a copy
+happens when the copy is over.
 """
 
 from __future__ import annotations

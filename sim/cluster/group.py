@@ -25,7 +25,8 @@ Worker = TransferWorker | QueuedWorker | HostedWorker
 class Rank:
     """One core with what its driver needs. ``gone``: its process has ended, another may have taken its name.
 
-    ``flying``: writes that are not over, with whose memory they go to and their bytes, where processes may end.
+    ``flying``: the writes under way, each with the rank whose memory it goes to and its bytes; kept only where
+    processes may end.
     """
 
     __slots__ = ("core", "flying", "gone", "group", "handle", "workers")

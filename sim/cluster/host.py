@@ -1,4 +1,4 @@
-"""What the threads of a cluster's processes run on, as a strategy: what it takes them to do what they have to do.
+"""The host that the threads of a cluster's processes run on, as a strategy: how long their work takes them.
 
 A cluster asks its host wherever a thread is to work. ``dedicated.DedicatedProcessors`` gives every thread a processor
 of its own and charges nothing; on ``shared.SharedHost`` threads wait for themselves and for each other.

@@ -1,4 +1,4 @@
-"""Iterations of a group's scheduler loop: what all hosts have in common. When the ranks act on one is theirs to say."""
+"""Iterations of a group's scheduler loop, as far as all hosts agree. The host says when the ranks act on one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Iterations on a host that threads share: the threads of a group meet, agree, and each acts on it.
 
-The ranks of a group of more than one come together every iteration, whether there is anything to do or not. Such an
-*idle iteration* changes nothing but takes its part of the processors, so it is held as long as anything else goes on
-anywhere.
+The ranks of a group of several come together in every iteration, whether there is anything to do or not. An iteration
+with nothing to do is *idle*. It changes nothing but takes its share of the processors, so it is held as long as
+anything else goes on anywhere.
 """
 
 from __future__ import annotations

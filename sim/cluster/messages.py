@@ -1,7 +1,8 @@
-"""What cores are given, and what they ask for: the one place where their actions are carried out, and the writes.
+"""The inputs of the cores and their actions: the one place that gives inputs, carries out actions and queues writes.
 
-A core's *input* is a message, or the end of something of its own. ``AT_ONCE`` is what may follow from it besides
-messages, ``IN_ENCODE_ITERATIONS`` and ``IN_LANGUAGE_ITERATIONS`` what may follow from iterations.
+A core's *input* is a message that arrives, or the end of one of its own writes or passes. ``AT_ONCE`` has the actions
+that may follow from such an input besides messages; ``IN_ENCODE_ITERATIONS`` and ``IN_LANGUAGE_ITERATIONS`` have those
+that may follow from iterations.
 """
 
 from __future__ import annotations

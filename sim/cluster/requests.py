@@ -53,8 +53,8 @@ class Requests:
     def feed(self, requests: Iterator[Request], before: Callable[[Request], None] | None = None) -> None:
         """Submit ``requests`` at their times, pulling the next one when the last arrives.
 
-        ``before`` is told of a request just before its submission. Requests that are out of order, or for an instance
-        that is not there, raise ValueError.
+        ``before`` is called with a request just before its submission. Requests that are out of order, or for an
+        instance that is not there, raise ValueError.
         """
         request = next(requests, None)
         if request is None:

@@ -1,11 +1,12 @@
 """A host whose threads share few processors.
 
-A rank has one thread for its messages and its loop, as a measured one has: what it takes, its iterations, its copies
-and the content of its passes follow each other. All threads of all ranks, and the router's, share the processors of one
-host; what they do there is in the link profile (``host``).
+A rank has one thread for its messages and its loop, as a measured one has. So the inputs that it takes, its iterations,
+its copies and the content of its passes follow each other. All threads of all ranks, and the
+router's, share the processors of one host; what their work costs there is in the link profile (``host``).
 
-Latencies are those of the profile. Of each, what the host's costs name is work, and only the rest passes by itself: a
-request that meets nobody takes as long as with dedicated processors, but for what it has to wait for itself.
+Latencies are those of the profile. The part of a latency that the host's costs name is work of a processor, and only
+the rest passes by itself. So a request that is alone takes as long as with dedicated processors, except where its own
+threads wait for each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all parts of a cluster share: what it runs, its ranks, what they are connected by, and the records of it all."""
+"""What all parts of a cluster share: its scenario, its ranks, the link between them, and the records of the run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The threads of all ranks on a host that they share, and how long what varies takes them this time.
+"""The threads of all ranks on a host that they share, and the durations that vary from one time to the next.
 
 Durations vary by factors that are drawn from streams of their own, named by what they are for and by the process, so
-that the next process under a rank's name does not live through what the last one did.
+that a process that is started anew under a rank's name draws other durations than the last one did.
 """
 
 from __future__ import annotations

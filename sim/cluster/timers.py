@@ -1,4 +1,4 @@
-"""Timers of the cores as reminders on the clock, and the look for deadlocks before one of them ends a room."""
+"""Timers of the cores as reminders on the clock, and the search for deadlocks before a timer ends a room."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Timers:
             self.set_reminder(group, core)
 
     def _look_before_the_timers(self) -> None:
-        """A timer is about to end a room, and with it the deadlock it may be in, which nobody would see then."""
+        """Look for deadlocks before a timer ends a room, since a deadlock that ends with the room would go unseen."""
         if len(self.deadlocks) >= MOST_DEADLOCKS:
             return  # nothing would be kept
         # Under overload every room times out, and to look at all rooms each time would be quadratic.

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from sim.workload import Columns
 
 Gives = Literal["requests", "lengths", "clients"]
-"""Requests with their times, a distribution that requests are drawn from, or clients that are replayed."""
+"""What a format yields: requests with their times, lengths that requests are drawn from, or clients to replay."""
 
 
 class ColumnsOption(Option, frozen=True, kw_only=True):
     """Which column of a file is which field: a table of texts."""
 
     def wrong(self, value: Any) -> str:
-        """What ``value`` must be, as the end of a sentence; empty if it is that."""
+        """Say what ``value`` should have been, as the end of a sentence; empty if it is right."""
         if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
             return ""
         return 'must be a table of names such as {total_tokens = "my column"}'
@@ -49,7 +49,7 @@ TABLE_OPTIONS: dict[str, Option] = {"time_unit": TIME_UNIT, "columns": COLUMNS}
 
 @dataclass(frozen=True)
 class Head:
-    """What a reader is recognised by: the kind of file and the names of its columns as ``plain_name`` writes them."""
+    """What readers recognise a file by: its kind, and the names of its columns as ``plain_name`` writes them."""
 
     path: Path
     container: str

@@ -1,6 +1,6 @@
 """Files as tables: CSV, JSON lines and Parquet, each cell as the file has it and each row with its line.
 
-What is in the cells of a column is told by ``cells``; CSV files are read by ``csvfile``.
+``cells`` reads the cells of a column; ``csvfile`` reads CSV files.
 """
 
 from __future__ import annotations

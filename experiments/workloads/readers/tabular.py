@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rows:
-    """The fields of the requests of a table, row by row; what is not known is not there."""
+    """The fields of the requests of a table, row by row. A field that the table does not have is None or absent."""
 
     arrival_s: np.ndarray
     total_tokens: np.ndarray
@@ -36,7 +36,7 @@ class Rows:
     client: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     keep: np.ndarray | None = None
-    """Which rows are requests; all of them if it is not there."""
+    """Which rows are requests; None if all are."""
 
 
 class TableReader(Reader):
@@ -44,7 +44,7 @@ class TableReader(Reader):
 
     options: ClassVar[Mapping[str, Option]] = TABLE_OPTIONS
     finds_clients: ClassVar[bool] = True
-    """Whether its clients are found in the columns of any table."""
+    """Whether clients are taken from any column whose name says that it has them, which no published trace has."""
 
     @abstractmethod
     def rows(self, fields: Fields, options: Mapping[str, Any]) -> Rows:

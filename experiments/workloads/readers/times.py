@@ -50,12 +50,12 @@ class Documented:
 
     unit: str
     by: str
-    """Who says so, as in ``because Mooncake's are``."""
+    """Whose documentation says so, as part of a sentence: ``because Mooncake's are``."""
     whole: bool = False
-    """Whether they are whole numbers, so that fractions mean that this is something else: seconds."""
+    """Whether the times are whole numbers by the documentation; fractions then mean that the file counts seconds."""
     slowest_rps: float = 0.0
     fastest_rps: float = np.inf
-    """Rates beyond which it is more likely that the file has another unit."""
+    """The highest plausible rate. Beyond it the file more likely counts in another unit."""
 
 
 @dataclass
