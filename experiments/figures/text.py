@@ -54,7 +54,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         lines.append(f"ENDED EARLY: {summary['ended_early']}")
     lines.append(summary["capacity"]["sentence"])
     if summary["invariant_violations"]:
-        lines.append(f"{summary['invariant_violations']} BROKEN LAWS: this run cannot be trusted")
+        lines.append(f"INVARIANTS VIOLATED: {summary['invariant_violations']}, so this run cannot be trusted")
     if not summary.get("events_kept", True):
         lines.append(
             "events were not kept: no figure of the pools, and nothing to compare, pair, validate or calibrate"

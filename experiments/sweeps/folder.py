@@ -56,7 +56,7 @@ def code_digest() -> str:
 
 
 class SweepFolder:
-    """The files of one sweep at ``folder``, as a context manager; from ``open`` on no other command may use the folder."""
+    """The files of one sweep at ``folder``, as a context manager; from ``open`` on, no other command may use it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -92,7 +92,7 @@ def sweep_text(report: Mapping[str, Any]) -> str:
         lines.append(f"lowest {name} latency: {titles[found['configuration']]}{rest}")
     violations = sum(configuration["invariant_violations"] for configuration in configurations)
     if violations:
-        lines.append(f"{violations} BROKEN INVARIANTS: this sweep cannot be trusted")
+        lines.append(f"INVARIANTS VIOLATED: {violations}, so this sweep cannot be trusted")
     lines.append(f"took {report['wall_s']:.1f} s of one core")
     return "\n".join(lines)
 

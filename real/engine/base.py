@@ -104,8 +104,8 @@ class TransferEngine(ABC):
     """The name of what moves the bytes, for use in sentences."""
 
     resembles_networks: ClassVar[bool] = True
-    """Whether its measurements say something about other transports, and published figures of networks about it. If not,
-    a link profile of this engine is made from its own measurements alone."""
+    """Whether its measurements say something about other transports, and published figures of networks about it. If
+    not, a link profile of this engine is made from its own measurements alone."""
 
     device_transports: ClassVar[frozenset[str]] = frozenset()
     """The transports for which an adapter can be named."""

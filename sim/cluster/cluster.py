@@ -192,7 +192,7 @@ class Cluster:
         self.requests.refuse(rank_id, key, reason)
 
     def end_processes(self, side: Side, instance: int) -> None:
-        """End all processes of an instance now. Their rooms and their memory are gone, and no peer hears of it by this."""
+        """End all processes of an instance now. Their rooms and their memory are gone; no peer hears of it by this."""
         self._processes.end(side, instance)
 
     def start_processes(self, side: Side, instance: int) -> None:

@@ -325,7 +325,7 @@ def test_violations_end_with_status_1(bufferlab: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(InvariantMonitor, "_break", lambda self, *_: setattr(self, "violations", 1))
     ended = bufferlab("sim", "seed-small", "--no-plots")
     assert ended.status == 1
-    assert "1 BROKEN LAWS" in ended.out
+    assert "INVARIANTS VIOLATED: 1," in ended.out
 
 
 def test_blocks_that_never_come_back_are_told_at_the_end(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +335,7 @@ def test_blocks_that_never_come_back_are_told_at_the_end(bufferlab: Any, monkeyp
     monkeypatch.setattr(BlockPool, "release", lambda self, blocks, owner: release(self, list(blocks)[1:], owner))
     ended = bufferlab("sim", "seed-small", "--no-plots")
     assert ended.status == 1
-    assert "2 BROKEN LAWS" in ended.out
+    assert "INVARIANTS VIOLATED: 2," in ended.out
     assert "language0.0 remembers 0 rooms and has 63 of 64 blocks free, 0 fenced" in ended.err
 
 
