@@ -67,8 +67,8 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """The rank's main thread comes round. ``events``: recorded so far. ``expects_s``: how long until the last thing is
-    due that it knows to come, the end of a pass or a timer; None when there is none."""
+    """A sign of life of the rank's main thread. ``events``: how many were recorded so far. ``expects_s``: how long
+    until the last thing is due that it expects, such as the end of a pass or a timer; None when it expects nothing."""
 
     rank_id: RankId
     events: int
@@ -103,7 +103,7 @@ class Holdings(msgspec.Struct, frozen=True, tag="holdings"):
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
-    """A rank's account of the run.
+    """What a rank reports at the end of the run.
 
     ``differences``: embeddings that do not match. ``rooms_left`` and ``blocks_lost``: what should not have been left;
     apart from it ``rooms_quarantined`` with ``blocks_fenced``, whose writer's process is gone and which wait for the
@@ -133,7 +133,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
 
 
 RecordPayload = tuple[float, int, Event, Status | None, int, int, str]
-"""A record as a rank tells it: without its own name, in seconds of its own clock."""
+"""A record as a rank sends it: without the rank's name, in seconds of its own clock."""
 
 
 class Records(msgspec.Struct, frozen=True, tag="records"):
@@ -186,12 +186,12 @@ _decoder = msgspec.msgpack.Decoder(Command)
 
 
 def command_frames(command: Command) -> list[bytes]:
-    """The frames of a command."""
+    """The frames of a command or report."""
     return [ORDER, _encoder.encode(command)]
 
 
 def parse_command(frames: list[bytes]) -> Command:
-    """The order in ``frames``. Raises ValueError if there is none."""
+    """The command or report in ``frames``. Raises ValueError if there is none."""
     if len(frames) != 2 or frames[0] != ORDER:
         raise ValueError(f"{len(frames)} frames are no order")
     try:

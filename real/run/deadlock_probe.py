@@ -1,9 +1,10 @@
 """Sees from outside that the rooms of a measured run are in a deadlock, and names them.
 
-The cores live in processes of their own, so nobody sees all of them at one moment. But a deadlock stays: when two looks
-at every group, some time apart, find that rooms wait for each other in both, and that no room which holds blocks and
-waits for more recorded a single event in between, then they also did at every moment between the looks, which makes
-them one consistent picture. Others may come and go meanwhile: they hold nothing that these wait for, or give it back.
+The cores live in processes of their own, so nobody sees all of them at one moment. But a deadlock stays. So the
+probe looks at every group twice, some time apart. If rooms wait for each other in both looks, and no room that holds
+blocks and waits for more recorded an event in between, then they also waited for each other at every moment between the
+looks, and the looks make one consistent picture. Other rooms may come and go meanwhile: they hold nothing that these
+rooms wait for, or give it back.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class DeadlockProbe:
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the look that is going on; its answers carry it."""
+        """The number of the look that is going on; the answers to it carry this number."""
         self._asked: set[RankId] = set()
         self._answers: dict[RankId, Holdings] = {}
         self._before: Mapping[RankId, Holdings] = {}

@@ -1,6 +1,6 @@
 """Drives a rank's protocol core: gives it what comes in, with the time, and carries out what it decides.
 
-Everything here is the main thread's but ``_write_done`` and ``_peer_news``, which only hand over.
+Only the main thread runs this code, except for ``_write_done`` and ``_peer_news``, which hand something over to it.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ most some 6 MB a connection at more than 1 GB/s, on a machine that is busy."""
 
 
 class Driver:
-    """The core of one rank and all that its inputs come from and its actions go to.
+    """The core of one rank, with the sources of its inputs and the receivers of its actions.
 
-    ``agenda``: inputs to come, by this host's clock. ``stopping``: whether the rank has been told to stop.
+    ``agenda``: inputs to come, by this host's clock. ``stopping``: whether the command to stop has come.
     """
 
     def __init__(self, spec: RankSpec, equipment: Equipment) -> None:

@@ -1,4 +1,4 @@
-"""What a rank's process works with and its protocol core knows nothing of: ports, engine, memory, group, registry."""
+"""What a rank's process has and its protocol core knows nothing of: ports, engine, memory, group, registry."""
 
 from __future__ import annotations
 

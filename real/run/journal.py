@@ -1,4 +1,4 @@
-"""What a rank writes down, and what it tells the router of it and of itself."""
+"""What a rank records, and what it reports to the router."""
 
 from __future__ import annotations
 

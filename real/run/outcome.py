@@ -59,8 +59,8 @@ class RealOutcome:
     processor time of each rank's last process went, and of the router's; without those that were killed, and None where
     the kernel does not say. ``refused``: who came to a port of the run and did not hold its token.
     ``faults``: a sentence for everything that went wrong with processes and was not in the plan. ``ended_early``: why
-    requests were not handed out any more, if so. ``violations``: a sentence for every rank whose account is not even at
-    the end: rooms left, blocks missing, embeddings that were delivered and not compared. ``cut_short``: ranks that were
+    requests were not handed out any more, if so. ``violations``: a sentence for every rank that is not empty at the
+    end: rooms left, blocks missing, embeddings that were delivered and not compared. ``cut_short``: ranks that were
     killed unplanned, so that their last records may be missing.
     """
 

@@ -1,8 +1,8 @@
 """When a measured run waits no longer: for a rank that gives no answer, and for requests with which nothing happens.
 
-A run may pause for as long as its traffic does; patience runs only while something is under way. Ranks that somebody
-waits for and of which nothing was heard for a while are asked for a sign of life, which also says what they have done
-and what they still expect. One that does not answer is silent. Requests stand still when every rank answers, none has
+A run may pause for as long as its traffic does; patience runs only while something is under way. A rank that somebody
+waits for and that has said nothing for a while is asked for a sign of life. Its answer also says what it has done and
+what it still expects. One that does not answer is silent. Requests stand still when every rank answers, none has
 recorded anything since and none expects anything more.
 """
 
@@ -30,7 +30,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """How long a run waits.
 
     ``silence_s``: for the answer of a rank that is asked for a sign of life. ``no_progress_s``: for anything to happen
-    while all ranks answer. ``report_s``: for the account of a rank that is alive, at the end.
+    while all ranks answer. ``report_s``: for the report of a rank that is alive, at the end.
     """
 
     silence_s: float = 30.0

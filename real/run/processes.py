@@ -1,4 +1,4 @@
-"""The rank processes that end in a measured run: noticed, told with their reasons, and with them what they take along.
+"""Notices the rank processes that end in a measured run, says why they did, and ends what was on them.
 
 What must follow from an end is the rule of ``protocol.lifecycle``: what was on the process fails, and the other ranks
 of its instance end as well.
@@ -129,7 +129,7 @@ class Processes:
         self._state.later(EXIT_TIMEOUT_S, lambda: None if child.gone else self.lose(child))
 
     def see_off(self, child: Child) -> None:
-        """Wait for the end of a process that has given its account, or is to give none."""
+        """Wait for the end of a process that has given its report, or is to give none."""
         if child.doomed or not child.ready:
             child.kill()
         try:

@@ -50,7 +50,7 @@ from real.run.usage import Meter, Usage
 from real.threads import FAILURES, ThreadBrokeError
 
 STOP_GRACE_S = 10.0
-"""How long a rank that was told to stop waits for its last rooms to fall quiet."""
+"""How long a rank that has the command to stop waits for its last rooms to fall quiet."""
 
 IDLE_WAIT_S = 0.05
 
@@ -58,7 +58,7 @@ SIGN_S = 1.0
 """How often a rank that closes says that it still does."""
 
 FOR_RANKS = (Start, Submit, GiveUp, Describe, Ask, Stop)
-"""Commands that a router gives; the others are what ranks say."""
+"""The commands, which a router gives; all others are reports of ranks."""
 
 
 class RankProcess:

@@ -53,7 +53,7 @@ SPARE_CONNECTIONS = 64
 """How many more are let into the router's port than the run has ranks, started again or not."""
 
 FOR_ROUTERS = (Ready, Alive, Concluded, WriteBegins, Holdings, Records, Report, Broken)
-"""Commands that ranks give; the others are what a router says."""
+"""The reports, which ranks give; all others are commands of a router."""
 
 
 @dataclass

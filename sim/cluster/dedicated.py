@@ -29,7 +29,7 @@ class DedicatedProcessors(Host):
         self.control_s = state.link.control_latency_s
 
     def begin(self, messages: Messages, iterations: Iterations) -> None:
-        """What the threads do their work with. Whatever reaches a process is its core's input at once."""
+        """Take the objects that do the threads' work. Whatever reaches a process becomes its core's input at once."""
         self._messages = messages
         self._iterations = iterations
         self.receive = self.take = messages.input
@@ -44,15 +44,15 @@ class DedicatedProcessors(Host):
         return QueuedWorker(self._clock, state.network, self._layout, rank_id, state.contacts, slowness)
 
     def add_process(self, rank: Rank) -> None:
-        """Its threads have what they need."""
+        """Do nothing: the threads of a process have their processors anyway."""
 
     def end_processes(self, group: Group) -> None:
-        """Whatever is decided in an iteration is carried out at once, so nothing is left."""
+        """Do nothing: what an iteration decides is carried out at once, so nothing is left."""
 
     # --- what reaches a process ---
 
     def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
-        """The link's latency later."""
+        """The request reaches the processes the link's latency later."""
         time_s = self._clock._now + self._link.submit_latency_s
         if time_s > self._clock._now:
             self._clock.call_at(time_s, reached, request, encode, language)

@@ -18,13 +18,12 @@ Take = Callable[[Rank, object], None]
 
 
 class Host(ABC):
-    """``begin(messages, iterations)`` must be called before anything happens. It says what the threads do their work
-    with, and binds how a process takes what reaches it.
+    """``begin(messages, iterations)`` must be called before anything happens. It gives the host the objects that do the
+    threads' work, and settles how a process takes what reaches it.
 
     ``control_s``: how long a control message is on its way, before the thread that receives it.
-    ``receive(rank, message)``: a message has reached a process: give it to the core when its thread takes it.
-    ``take(rank, event)``: something of a process's own is over, a write or a pass: tell the core when its thread takes
-    note.
+    ``receive(rank, message)``: a message has reached a process; give it to the core when its thread takes it.
+    ``take(rank, event)``: a write or a pass of a process is over; give that to the core when its thread takes note.
     """
 
     control_s: float

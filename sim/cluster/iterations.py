@@ -56,7 +56,7 @@ class Iterations:
         return hold_iteration(group.cores)
 
     def end(self, group: Group, began_s: float, lasts_s: float) -> None:
-        """An iteration that began at ``began_s`` and is busy for ``lasts_s`` has been acted on: see to the next."""
+        """End an iteration that began at ``began_s`` and is busy for ``lasts_s``, and plan the next one."""
         now = self._clock._now
         group.grid.end_iteration(began_s, lasts_s)
         if group.passes.waiting:
@@ -72,8 +72,9 @@ class Iterations:
     # --- passes ---
 
     def encoder_pass(self, group: Group, iteration: Iteration) -> tuple[float, Started, list[int]]:
-        """Let every rank of an encode group act on the iteration: how long the pass lasts that begins with it, what its
-        ranks are told at its end, and the tokens that each of them encodes.
+        """Let every rank of an encode group act on the iteration, which may begin a pass.
+
+        Returns how long the pass lasts, the inputs that its ranks get at its end, and the tokens that each encodes.
         """
         now = self._clock._now
         started: Started = []
@@ -98,10 +99,10 @@ class Iterations:
                 self._host.take(rank, event)
 
     def prefill_pass(self, group: Group, copies_s: float, over: Callable[[Group, list[Delivered]], object]) -> float:
-        """All ranks of a language group have acted on an iteration, and their copies end in ``copies_s``: begin the
-        pass.
+        """Begin the prefill pass, after all ranks of a language group have acted on an iteration.
 
-        How long it lasts. ``over`` is told of what was in it when it is over, if that matters.
+        Their copies end in ``copies_s``. Returns how long the pass lasts. At its end ``over`` is called with what was
+        in it, if that matters.
         """
         if group.compared:
             must_answer_alike(group.compared)

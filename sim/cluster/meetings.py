@@ -39,7 +39,7 @@ class _Meeting:
 
 
 class Meetings:
-    """At most one a group at a time. ``before_s``: of an input's work, what comes before it counts as taken."""
+    """The meetings of all groups, at most one a group at a time. ``before_s``: work on an input before it is taken."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Meetings:
         self._clock.call_last_at(group.grid.next_s(not_before_s), group.order, self._due, group, False)
 
     def _plan_idle(self, group: Group) -> None:
-        """Hold the next iteration of a group in which nothing is due, if it can be in anybody's way."""
+        """Hold an idle iteration of a group in which nothing is due, if it can take processors from anybody."""
         if len(group.ranks) == 1 or group.iteration_due:
             return
         if any(core.rooms for core in group.cores) and self._others_at_work():
@@ -156,7 +156,7 @@ class Meetings:
     # --- acting ---
 
     def _iterated(self, meeting: _Meeting, rank: Rank, iteration: Iteration) -> None:
-        """A rank has worked on the iteration and now acts on it: an encode rank when all have, as they share a pass."""
+        """A rank has worked on the iteration and acts on it; encode ranks first wait for all, as they share a pass."""
         if meeting.group.down:
             self._threads.of[rank].leave()
         elif meeting.group.side is Side.LANGUAGE:
@@ -208,7 +208,7 @@ class Meetings:
         self._clock.call_after(self._threads.late_s(group, 0.0), self._iterations.prefilled, group, done)
 
     def _acted(self, meeting: _Meeting, rank: Rank) -> bool:
-        """A rank has acted on the iteration and goes on with what has come meanwhile; whether it was the last."""
+        """A rank has acted on the iteration and goes on with what has come meanwhile; true if it was the last."""
         self._threads.of[rank].leave()
         meeting.left -= 1
         return not meeting.left

@@ -196,7 +196,7 @@ class Messages:
         self._host.take(rank, WriterQuiet(write.room, write.incarnation, write.destination))
 
     def end_writes(self, rank: Rank) -> None:
-        """A process has ended: none of its writes begins or is told of, some of those in flight land."""
+        """A process has ended: none of its writes begins or is reported; some of those in flight land."""
         for write, target, bytes_ in rank.flying.values():
             late_s = self._faults.outlives(rank.core.rank_id, write) if self._faults is not None else None
             if late_s is not None:

@@ -24,7 +24,7 @@ from sim.network.worker import HostedWorker
 
 
 class SharedHost(Host):
-    """The host that a link profile describes. ``draws``: the streams of what takes another time every time.
+    """The host that a link profile describes. ``draws``: the streams from which varying durations are drawn.
 
     Raises ValueError for a link without a host.
     """
@@ -46,7 +46,7 @@ class SharedHost(Host):
         self._handed_out_s = 0.0
 
     def begin(self, messages: Messages, iterations: Iterations) -> None:
-        """What the threads do their work with."""
+        """Take the objects that do the threads' work."""
         self._messages = messages
         self.receive, self.take = self._receive, self._take
         self._meetings = Meetings(self._state, self._host, self.threads, messages, iterations, self._before_s)
@@ -87,13 +87,13 @@ class SharedHost(Host):
         self.threads.router.run(commands_s, reached, request, encode, language)
 
     def _receive(self, rank: Rank, message: object) -> None:
-        """The threads that carry messages bring it to the rank's."""
+        """The threads that carry messages hand it to the rank's thread."""
         # All of what a message takes longer, or less long, lies in the thread: they come in the order they were sent.
         more_s = (self.threads.messages[rank].draw() - 1.0) * self._link.control_latency_s
         self.processors.run(self._host.message_s, 1.0, self._take_message, rank, message, more_s)
 
     def _take(self, rank: Rank, event: object) -> None:
-        """When the rank's thread is free, and has worked on it."""
+        """The core gets it when the rank's thread is free and has worked on it."""
         self.threads.of[rank].enter(self.processors.run, self._before_s, 1.0, self._taken, rank, event)
 
     def _take_message(self, rank: Rank, message: object, more_s: float) -> None:
@@ -108,7 +108,7 @@ class SharedHost(Host):
         self.processors.run(self._after_s, 1.0, self.threads.of[rank].leave)
 
     def report_conclusion(self) -> None:
-        """A message, and a command that the router takes."""
+        """It costs a message, and a report that the router takes."""
         self.processors.run(self._host.message_s, 1.0, self.threads.router.run, self._host.command_s, _nothing)
 
     # --- iterations ---

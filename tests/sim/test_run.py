@@ -205,7 +205,7 @@ def test_rooms_wait_for_blocks_in_order() -> None:
     assert delivered[1] == offered[2]
     assert run.rows[1].delivered_s is not None
     # 7.17 ms offer, encode iteration at 8 ms (its loop started anew at 6 ms), encoded at 13 ms. The language loop was busy
-    # until 10.072 ms and iterations every millisecond from there.
+    # until 10.072 ms and has an iteration every millisecond from there.
     assert delivered[1] == pytest.approx(0.007 + 500 * 144 / 1e9 + 0.003 + 0.004 + 700 * 144 / 1e9)
     blocked_s = offered[1] + offered[2]
     assert run.log.pools[Side.LANGUAGE].blocked_s == pytest.approx(blocked_s)

@@ -84,7 +84,7 @@ else:
 
 
 class RandomFaults(Section):
-    """What goes wrong by chance; in a measured run only failed writes. Rates are shares of all messages, writes or
+    """What goes wrong by chance. A measured run allows failed writes only. Rates are shares of all messages, writes or
     requests."""
 
     lost_messages: Share = 0.0

@@ -1,4 +1,4 @@
-"""The sections [link] and [model]: the network between the sides; what is served, which sets the bytes of a token."""
+"""The sections [link] and [model]: the network between the sides, and the model, which sets the bytes of a token."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Link(Section):
     profile: Annotated[str, BeforeValidator(_link_profile)] = "tcp-loopback"
     """A named link profile or a profile file."""
     processors: Annotated[float, Field(gt=0)] | None = None
-    """Of the host that all processes are on, in place of those that the profile's [host] has; inf for enough."""
+    """Processors of the host of all processes, in place of the number in the profile's [host]; inf for enough."""
 
     @model_validator(mode="after")
     def _has_a_host(self) -> Self:
@@ -51,7 +51,7 @@ class Link(Section):
         return self
 
     def load(self) -> LinkProfile:
-        """The profile, on a host with as many processors as are asked for."""
+        """The profile; its host has as many processors as ``processors`` asks for."""
         from sim.network.link import load_profile
 
         profile = load_profile(self.profile)

@@ -84,8 +84,8 @@ class Sizing(Section):
     policy: Annotated[str, BeforeValidator(_policy)] = "fixed"
     """The sizing policy: a known one, or your own as my_policies.py:MyPolicy or mypackage.mymodule:MyPolicy."""
     tokens: Annotated[int, Field(ge=1)] = 1024
-    """The default allocation; what fixed always takes, a learning policy before it has learnt. With the discipline slot
-    the size of every slot, whatever the policy."""
+    """The default allocation: fixed always takes it, and a learning policy takes it until it has learnt. With the
+    discipline slot it is the size of every slot, whatever the policy."""
 
     @model_validator(mode="after")
     def _policy_options(self) -> Self:
@@ -134,7 +134,7 @@ class Protocol(Section):
     discipline: Annotated[str, known(DISCIPLINES)] = DEFAULT_DISCIPLINE
     """How a room acquires and returns language-side blocks. With the sglang wire alloc_then_free unless it is given."""
     wire: Annotated[str, known(WIRES)] = EXTENDED
-    """What the sides say to each other: extended, or the SGLang fork's own frames, sglang, which can say less."""
+    """The wire format between the sides: extended, or sglang, the SGLang fork's own frames, which can say less."""
     block_tokens: Annotated[int, Field(ge=1)] = 128
     """Tokens of one buffer block."""
     timeout_s: Annotated[float | str | None, BeforeValidator(_timeout)] = 180.0

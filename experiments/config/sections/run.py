@@ -1,4 +1,4 @@
-"""Which run it is, what the service promises in it, and what only the real backend needs."""
+"""The sections [run], [slo] and [real]: the run, what the service promises in it, and what the real backend needs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run(Section):
 
 
 class Slo(Section):
-    """What the service promises; how many requests it is kept to is a figure of every run."""
+    """What the service promises. Every run says for how many requests the promise was kept."""
 
     ttft_s: Annotated[Duration | None, Field(gt=0, validation_alias=AliasChoices("ttft_s", "ttft"))] = None
     """The longest time from a request's arrival to the end of its prefill."""

@@ -66,7 +66,7 @@ class Encode(Serving):
     profile: Annotated[str, _service_profile("encode")] = "instant"
     """How long the encoder's passes take: a named profile or a TOML file."""
     preprocess_per_token_s: Duration | None = None
-    """Replaces the time the profile takes to prepare an image, per token of it; 0 when that is done elsewhere."""
+    """Replaces the profile's time to prepare an image, per token of it; 0 when images are prepared elsewhere."""
     preprocess_workers: Annotated[int, Field(ge=1, le=1024)] = 8
     """Processors of an instance that prepare images, one request each at a time."""
     batch_requests: Annotated[int | None, Field(ge=1)] = None
@@ -81,6 +81,6 @@ class Language(Serving):
     profile: Annotated[str, _service_profile("language")] = "instant"
     """How long prefill takes: a named profile or a TOML file."""
     batch_tokens: Annotated[int | None, Field(ge=1)] = None
-    """Most tokens of one prefill pass, but for a longer request, which has its own; no limit when absent."""
+    """Most tokens of one prefill pass; a request that is longer has a pass of its own. No limit when absent."""
     release: Literal["copy", "prefill"] = "copy"
     """When a delivered request gives its blocks back: when its tokens are copied out, or when its prefill is over."""

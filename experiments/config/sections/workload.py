@@ -78,7 +78,7 @@ class Workload(Section):
     request: Annotated[tuple[RequestSpec, ...] | None, Field(strict=False, min_length=1)] = None
     """Requests given one by one."""
     loop: Literal["open", "closed"] = "open"
-    """Whether requests come at their times, or in their order, each as soon as an earlier one is concluded."""
+    """open: requests come at their times; closed: in their order, each as soon as an earlier one is concluded."""
     concurrency: Annotated[int | None, Field(ge=1, le=MAX_CONCURRENCY)] = None
     """In a closed loop: how many requests are under way at a time."""
     requests: Annotated[int | None, Field(ge=1)] = None
@@ -94,8 +94,8 @@ class Workload(Section):
     options: Annotated[dict[str, Any], Field(default_factory=dict)]
     """What the preset or the kind of file lets one choose, such as variant = "native"."""
     cv: Annotated[float | None, Field(ge=0, le=100)] = None
-    """Coefficient of variation of the gaps between arrivals at a steady rate: 1 is Poisson, 0 a metronome, more bursts.
-    Replaces the preset's own (1 for lengths); that of every client where clients arrive on their own."""
+    """Coefficient of variation of the gaps between arrivals at a steady rate: 1 is Poisson, 0 a metronome, more is
+    bursty. Replaces the preset's own (1 for lengths), and that of every client where clients arrive on their own."""
     rate_log_sd: Annotated[float | None, Field(ge=0, le=3)] = None
     """Standard deviation of the logarithm of the arrival rate, which wanders. Replaces the preset's own (else 0)."""
     rate_time_constant_s: Annotated[float | None, BeforeValidator(duration), Field(gt=0)] = None
