@@ -1,4 +1,4 @@
-"""What a process of a measured run counts while it works; ``real.run.usage`` makes an account of it at the end."""
+"""What a process of a measured run counts while it works; ``real.run.usage`` adds the CPU usage at the end."""
 
 from __future__ import annotations
 

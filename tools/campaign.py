@@ -250,7 +250,7 @@ def host_line(host: HostCosts | None) -> list[str]:
     return [
         "",
         f"Processors: an input or an iteration takes {1e6 * host.input_s:.0f} µs of one, a message "
-        f"{1e6 * host.message_s:.0f}, an order {1e6 * host.command_s:.0f}; a write keeps {host.write_processors:.2f} "
+        f"{1e6 * host.message_s:.0f}, a command {1e6 * host.command_s:.0f}; a write keeps {host.write_processors:.2f} "
         f"busy, an all-reduce {host.collective_processors:.2f} on each rank for "
         f"{1e6 * host.collective_s(0.5):.0f} µs (median; {1e3 * host.collective_s(0.9):.1f} ms at 90 %).",
     ]

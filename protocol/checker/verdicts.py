@@ -86,7 +86,7 @@ class Verdicts:
     def waits_across(self, state: State) -> bool:
         """Whether some room holds blocks of the language side while it waits for blocks of the encode side.
 
-        Then a standstill is a circular wait across the two sides, else one within the language pool.
+        Then a deadlock is a circular wait across the two sides, else one within the language pool.
         """
         living = [self._steps.core(place, number) for place, number in enumerate(state[0]) if number != DEAD]
         waiting = {room.key for core in living if isinstance(core, EncodeRank) for room in core._awaiting_source}

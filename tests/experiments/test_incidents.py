@@ -99,7 +99,7 @@ def test_nothing_goes_wrong_unless_it_is_said(tmp_path: Path) -> None:
     assert fault_plan(config_of(tmp_path, "[workload]\nlengths = [5]\n"), 0) is None
 
 
-def test_the_run_shows_what_went_wrong_and_keeps_its_laws(tmp_path: Path) -> None:
+def test_the_run_shows_what_went_wrong_and_keeps_its_invariants(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     one, broken = simulate_one(config, 0)
     assert broken == []

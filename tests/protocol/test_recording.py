@@ -14,7 +14,7 @@ L0, L1 = RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)
 NewStage = Callable[..., Any]
 
 
-def test_every_event_has_a_ordering_domain() -> None:
+def test_every_event_has_an_ordering_domain() -> None:
     assert set(ORDERING_DOMAINS) == set(Event)
     apart = {event for event, domain in ORDERING_DOMAINS.items() if domain is not OrderingDomain.ROOM}
     assert apart == {
@@ -82,7 +82,7 @@ def test_concurrent_steps_may_come_in_any_order(stage: NewStage) -> None:
     assert histories(straight) == histories(swapped)
 
 
-def test_the_order_within_a_ordering_domain_counts() -> None:
+def test_the_order_within_an_ordering_domain_counts() -> None:
     first = record(Event.CHUNK_STARTED, Status.WaitingForInput, 0)
     second = record(Event.CHUNK_DONE, Status.Transferring, 4)
     assert histories([first, second]) != histories([second, first])

@@ -1,4 +1,4 @@
-"""The account of where a process's time went: of fabricated threads, of real ones, and of a run over Mooncake."""
+"""The CPU usage of a process, which says where its time went: of fabricated threads, of real ones, and of a run over Mooncake."""
 
 from __future__ import annotations
 

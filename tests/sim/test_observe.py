@@ -124,7 +124,7 @@ def test_what_is_forgiven_and_what_had_ended_owe_nothing_but_the_sums() -> None:
     assert violations_at_the_end([], msgspec.structs.replace(CLEAN, bytes_landed=1), forgives=True)
 
 
-def test_an_observed_run_that_violates_a_invariant_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_observed_run_that_violates_an_invariant_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InvariantMonitor, "finish", lambda self: self._break("made up", LANGUAGE, 1, Event.RELEASED))
     with pytest.raises(InvariantError, match=r"room 1 on language0\.0, released: made up"):
         observe(SCENARIO, [Request(0, 0.0, 8)], load_profile("cx7-400g"))
