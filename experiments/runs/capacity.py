@@ -147,8 +147,11 @@ def _levels(one: Replication) -> dict[str, Levels]:
     for side in (Side.LANGUAGE, Side.ENCODE):
         waits, held = one.wait_levels(side), one.held_levels(side)
         if waits is not None and held is not None:
-            share = [held.between(*_around(waits, place)) for place in range(len(waits.shares))]
-            found[f"{side.value}_pool"] = waits._replace(shares=np.where(np.array(share) >= FILLED, waits.shares, 0.0))
+            shares = np.zeros_like(waits.shares)
+            for place in np.flatnonzero(waits.shares):
+                if held.between(*_around(waits, int(place))) >= FILLED:
+                    shares[place] = waits.shares[place]
+            found[f"{side.value}_pool"] = waits._replace(shares=shares)
     servers = [name for name in STAGES if name not in POOLS]
     return found | {name: levels for name in servers if (levels := one.stage_levels(name)) is not None}
 
