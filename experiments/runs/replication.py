@@ -20,7 +20,7 @@ from experiments.stats.intervals import (
     Samples,
 )
 from experiments.stats.warmup import mser5
-from protocol.observe.pooluse import PoolUse, Totals
+from protocol.observe.pooluse import PoolUse
 from protocol.observe.runlog import RequestRow, RunLog
 from protocol.observe.stageuse import StageUse
 from protocol.topology import Side
@@ -267,9 +267,9 @@ def _levels(use: StageUse | None) -> Levels | None:
 
 
 def lengths_of(use: PoolUse, grid: Grid | None) -> Samples:
-    """The mean levels of a pool in successive stretches of time, one row each, in the order of ``Totals``."""
-    batches: list[Totals] = use.batches()
-    levels = np.array(batches).reshape(len(batches), 4) / use.batch_s
+    """The mean levels of a pool in successive stretches of time, one row each, in the order of ``pooluse.Totals``."""
+    marks = np.array(use.marks, dtype=np.float64).reshape(-1, 4)
+    levels = np.diff(marks, axis=0) / use.batch_s
     if grid is None or not len(levels):
         return levels
     # Lengths are powers of two, so a longer stretch is a whole number of shorter ones.
