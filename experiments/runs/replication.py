@@ -21,7 +21,8 @@ from experiments.stats.intervals import (
 )
 from experiments.stats.warmup import mser5
 from protocol.observe.pooluse import PoolUse
-from protocol.observe.runlog import RequestRow, RunLog
+from protocol.observe.progress import RequestRow
+from protocol.observe.runlog import RunLog
 from protocol.observe.stageuse import StageUse
 from protocol.topology import Side
 

@@ -37,7 +37,7 @@ from experiments.files import (
 )
 from experiments.runs.tables import EventTable, RequestTable, groups_with
 from protocol.faults import KINDS
-from protocol.observe.runlog import RequestRow
+from protocol.observe.progress import RequestRow
 from protocol.recording import Event, Record, Recorder
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.observe.runlog import RequestRow
+from protocol.observe.progress import RequestRow
 from protocol.recording import Event
 from protocol.status import Status
 from protocol.topology import RankId

@@ -31,7 +31,8 @@ from experiments.validation.frozen import FrozenProfile
 from experiments.validation.stages import stage_table
 from experiments.workloads.requests import check_requests, make_requests
 from protocol.emulation.scenario import Request
-from protocol.observe.runlog import RequestRow, RunLog
+from protocol.observe.progress import RequestRow
+from protocol.observe.runlog import RunLog
 from protocol.recording import Record
 from protocol.sizing import SizingError
 from sim.faults import PlannedFaults

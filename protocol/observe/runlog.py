@@ -10,103 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import msgspec
-
 from protocol.disciplines import make_discipline
 from protocol.emulation.scenario import Request, Scenario
 from protocol.observe.pooluse import PoolUse
+from protocol.observe.progress import OnRank, Progress, RequestRow
 from protocol.observe.stageuse import StageUse
 from protocol.recording import Event, Record
-from protocol.status import Status, group_status
+from protocol.status import Status
 from protocol.topology import RankId, Side, destinations
 
 ENCODE, LANGUAGE = Side  # by names of this module: a global is found many times as fast as a member of an Enum
 
 
-class RequestRow(msgspec.Struct, frozen=True):
-    """One row of requests.parquet without its replication. Seconds from the run's start; None: never happened.
-
-    ``encoded_s``: the last encode rank had the embedding. ``first_chunk_s``: the last encode rank knew that all its
-    destinations hold chunk 0. ``delivered_s``, ``released_s``: the last language rank delivered it, freed its blocks.
-    ``prefilled_s``: its prefill was over and its first token there; ``delivered_s`` where prefill takes no time.
-    """
-
-    room: int
-    arrival_s: float
-    text_tokens: int
-    images: int
-    total_tokens: int
-    first_allocation_tokens: int | None
-    chunks: int
-    encoded_s: float | None
-    first_chunk_s: float | None
-    delivered_s: float | None
-    released_s: float | None
-    status: str
-    failure: str
-    prefilled_s: float | None = None
-
-
-class _OnRank:
-    """What is known of one request on one rank. ``waits_since_s``: from when it waits for blocks, if it does."""
-
-    __slots__ = ("blocks", "capacity", "chunk_started_s", "received", "status", "useful", "waits_since_s")
-
-    def __init__(self) -> None:
-        self.status: Status | None = None
-        self.received = 0
-        self.blocks = 0
-        self.capacity = 0  # in tokens, of these blocks
-        self.useful = 0  # the tokens of that which have a use
-        self.waits_since_s: float | None = None
-        self.chunk_started_s: float | None = None
-
-
-class _Progress:
-    """What is known of one request while it runs; ``encode`` and ``language`` have its ranks of each side in order."""
-
-    __slots__ = (
-        "came_s",
-        "chunks",
-        "delivered_s",
-        "encode",
-        "encode_started_s",
-        "encoded_s",
-        "failure",
-        "first_allocation",
-        "first_chunk_s",
-        "language",
-        "left",
-        "prefilled_s",
-        "prefilling",
-        "released_s",
-        "request",
-    )  # fmt: skip
-
-    def __init__(self, request: Request, encode_tp: int, language_tp: int, prefilling: int) -> None:
-        self.request = request
-        self.encode = [_OnRank() for _ in range(encode_tp)]
-        self.language = [_OnRank() for _ in range(language_tp)]
-        self.first_allocation: int | None = None
-        self.chunks = 0
-        self.came_s = request.arrival_s
-        self.encode_started_s = 0.0
-        self.encoded_s: float | None = None
-        self.first_chunk_s: float | None = None
-        self.delivered_s: float | None = None
-        self.prefilled_s: float | None = None
-        self.released_s: float | None = None
-        self.failure = ""
-        self.left = encode_tp + language_tp  # ranks that have not released the room yet
-        self.prefilling = prefilling  # those on which its prefill is not over
-
-    def status(self) -> Status | None:
-        """Its status on the language side; None before that has any."""
-        told = [rank.status for rank in self.language if rank.status is not None]
-        return group_status(told) if told else None
-
-
-_Take = Callable[[_Progress, _OnRank, float, RankId, int, str], None]
+_Take = Callable[[Progress, OnRank, float, RankId, int, str], None]
 """Takes what happened to a request on a rank: when, to which rank, the tokens and the detail of the record."""
 
 
@@ -141,7 +57,7 @@ class RunLog:
         self._layout = scenario.layout
         self._encode_tp, self._language_tp = scenario.encode_tp, scenario.language_tp
         self._on_request = on_request
-        self._open: dict[int, _Progress] = {}
+        self._open: dict[int, Progress] = {}
         # Ranks that a delivered request waits for until it is prefilled.
         self._prefilling = scenario.language_tp if scenario.services.prefills else 0
         self._warmup_left = warmup_requests
@@ -203,8 +119,8 @@ class RunLog:
         """
         earlier = self._open.get(request.room)
         if earlier is not None:
-            self._on_request(self._row(earlier))
-        self._open[request.room] = _Progress(request, self._encode_tp, self._language_tp, self._prefilling)
+            self._on_request(earlier.row())
+        self._open[request.room] = Progress(request, self._encode_tp, self._language_tp, self._prefilling)
         if self._warmup_left >= 0:
             self._warmup_left -= 1
             if self._warmup_left < 0:
@@ -247,14 +163,14 @@ class RunLog:
         if take is not None:
             take(progress, rank, time_s, rank_id, tokens, detail)
 
-    def _end(self, progress: _Progress, time_s: float) -> None:
+    def _end(self, progress: Progress, time_s: float) -> None:
         """All of its ranks are done with a request."""
         del self._open[progress.request.room]
         self.window_end_s = time_s
         if not self._open:
             for use in self.pools.values():
                 use.keep(time_s)
-        self._on_request(self._row(progress))
+        self._on_request(progress.row())
 
     def finish(self, time_s: float) -> None:
         """End of the run at ``time_s``: integrals up to the end of the window, rows of the unfinished requests."""
@@ -266,29 +182,27 @@ class RunLog:
         for stage in self._stages():
             stage.finish(self.window_end_s)
         for progress in self._open.values():
-            self._on_request(self._row(progress))
+            self._on_request(progress.row())
         self._open.clear()
 
     # --- what happens on the language side ---
 
-    def _came(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
-    ) -> None:
+    def _came(self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str) -> None:
         progress.came_s = time_s
 
     def _came_and_waits(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         progress.came_s = time_s
         self._wait(rank, time_s, rank_id)
 
     def _waits(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         self._wait(rank, time_s, rank_id)
 
     def _allocated(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if tokens and rank.waits_since_s is not None:
             self._stop_waiting(rank, time_s, rank_id)
@@ -298,7 +212,7 @@ class RunLog:
         self._hold(self._language_pool, rank, time_s, self._layout.blocks_for(tokens), tokens, useful)
 
     def _received(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         rank.received = tokens
         if rank_id.rank == 0:
@@ -307,12 +221,12 @@ class RunLog:
             self._wait(rank, time_s, rank_id)
 
     def _delivered(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         progress.delivered_s = time_s
 
     def _prefilled(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if rank_id.rank == 0 and self.prefill is not None and progress.delivered_s is not None:
             self.prefill.serve(rank_id.instance, progress.delivered_s, time_s)
@@ -324,19 +238,19 @@ class RunLog:
     # --- what happens on the encode side ---
 
     def _preprocessed(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if self.preprocessing is not None and rank_id.rank == 0:
             self.preprocessing.serve_by_any(rank_id.instance, self._preparing, progress.came_s, time_s)
 
     def _offers_complete(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if not rank.blocks:
             self._wait(rank, time_s, rank_id)
 
     def _encode_started(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         progress.encode_started_s = time_s
         if rank.waits_since_s is not None:
@@ -346,26 +260,26 @@ class RunLog:
         self._hold(self._encode_pool, rank, time_s, blocks, blocks * self._layout.block_tokens, total)
 
     def _encoded(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         progress.encoded_s = time_s
         if rank_id.rank == 0:
             self.encoder.serve(rank_id.instance, progress.encode_started_s, time_s)
 
     def _chunk_started(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         rank.chunk_started_s = time_s
 
     def _write_done(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if rank.chunk_started_s is not None:
             worker = self._worker_of.get(detail.partition(" ")[0], 0) if self._worker_of else 0
             self.writers.serve((rank_id, worker), rank.chunk_started_s, time_s)
 
     def _chunk_done(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if progress.chunks == 0:
             progress.first_chunk_s = time_s
@@ -373,14 +287,14 @@ class RunLog:
     # --- what happens on both ---
 
     def _failed(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if rank.waits_since_s is not None:
             self._stop_waiting(rank, time_s, rank_id)
         progress.failure = progress.failure or detail
 
     def _released(
-        self, progress: _Progress, rank: _OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
+        self, progress: Progress, rank: OnRank, time_s: float, rank_id: RankId, tokens: int, detail: str
     ) -> None:
         if rank_id.side is LANGUAGE:
             progress.released_s = time_s
@@ -402,12 +316,12 @@ class RunLog:
 
     # --- integrals ---
 
-    def _wait(self, rank: _OnRank, time_s: float, rank_id: RankId) -> None:
+    def _wait(self, rank: OnRank, time_s: float, rank_id: RankId) -> None:
         if rank_id.rank == 0 and rank.waits_since_s is None:
             rank.waits_since_s = time_s
             self.pools[rank_id.side].wait(time_s, 1)
 
-    def _stop_waiting(self, rank: _OnRank, time_s: float, rank_id: RankId) -> None:
+    def _stop_waiting(self, rank: OnRank, time_s: float, rank_id: RankId) -> None:
         """The room waits there, and does so no longer."""
         assert rank.waits_since_s is not None
         # An iteration of the loop is what a room waits for in any case.
@@ -417,32 +331,6 @@ class RunLog:
             self.waits[rank_id.side].serve(rank_id.instance, since_s, time_s)
         self.pools[rank_id.side].wait(time_s, -1)
 
-    def _hold(self, pool: PoolUse, rank: _OnRank, time_s: float, blocks: int, capacity: int, useful: int) -> None:
+    def _hold(self, pool: PoolUse, rank: OnRank, time_s: float, blocks: int, capacity: int, useful: int) -> None:
         pool.change(time_s, blocks - rank.blocks, capacity - rank.capacity, useful - rank.useful)
         rank.blocks, rank.capacity, rank.useful = blocks, capacity, useful
-
-    def _prefilled_s(self, progress: _Progress, delivered_s: float | None) -> float | None:
-        if not self._prefilling:
-            return delivered_s
-        return None if progress.prefilling else progress.prefilled_s
-
-    def _row(self, progress: _Progress) -> RequestRow:
-        request = progress.request
-        status = progress.status() or Status.Bootstrapping
-        delivered_s = progress.delivered_s if status is Status.Success else None
-        return RequestRow(
-            room=request.room,
-            arrival_s=request.arrival_s,
-            text_tokens=request.text_tokens,
-            images=request.images,
-            total_tokens=request.total_tokens,
-            first_allocation_tokens=progress.first_allocation,
-            chunks=progress.chunks,
-            encoded_s=progress.encoded_s,
-            first_chunk_s=progress.first_chunk_s,
-            delivered_s=delivered_s,
-            released_s=progress.released_s,
-            status=status.name,
-            failure=progress.failure if status is Status.Failed else "",
-            prefilled_s=self._prefilled_s(progress, delivered_s),
-        )

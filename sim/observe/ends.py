@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 
 from protocol.observe.monitor import InvariantMonitor
-from protocol.observe.runlog import RequestRow, RunLog
+from protocol.observe.progress import RequestRow
+from protocol.observe.runlog import RunLog
 from protocol.status import FINAL, Status
 from protocol.topology import RankId
 from sim.observe.book import ROUNDING, Book

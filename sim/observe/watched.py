@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from protocol.emulation.scenario import Request, Scenario
 from protocol.observe.monitor import InvariantMonitor
-from protocol.observe.runlog import RequestRow, RunLog
+from protocol.observe.progress import RequestRow
+from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -20,7 +20,7 @@ from experiments.runs.rundir import (
 )
 from experiments.runs.tables import EVENT_COLUMNS, REQUEST_COLUMNS, number_column, row_groups, text_column
 from experiments.workloads.loading import load
-from protocol.observe.runlog import RequestRow
+from protocol.observe.progress import RequestRow
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side

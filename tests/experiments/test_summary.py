@@ -17,7 +17,7 @@ from experiments.runs.summary import each, summarise
 from experiments.stats.intervals import NOTHING, unbounded
 from experiments.workloads.loading import load
 from protocol.observe.pooluse import PoolUse
-from protocol.observe.runlog import RequestRow
+from protocol.observe.progress import RequestRow
 from protocol.topology import Side
 
 

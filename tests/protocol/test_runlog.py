@@ -10,7 +10,8 @@ import pytest
 
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.observe.pooluse import PoolUse
-from protocol.observe.runlog import RequestRow, RunLog
+from protocol.observe.progress import RequestRow
+from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side

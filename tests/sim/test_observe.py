@@ -12,7 +12,8 @@ from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
 from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.pooluse import PoolUse
-from protocol.observe.runlog import RequestRow, RunLog
+from protocol.observe.progress import RequestRow
+from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
