@@ -152,7 +152,7 @@ def _frozen(value: Any, *, ordered: bool = False) -> Any:
     if isinstance(value, Room):
         return value.key
     if kind is BlockPool:
-        return (tuple(value._starts), tuple(value._ends), value.free, _frozen(value._owner), _frozen(value._fenced))
+        return (tuple(value._starts), tuple(value._ends), value.free, tuple(value._owner), tuple(value._fenced))
     if kind is EarlyMessages:
         messages = ((key, tuple([message for _, message in kept])) for key, kept in value._kept.items())
         return tuple(sorted(messages, key=_by_name))

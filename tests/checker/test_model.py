@@ -115,7 +115,7 @@ def core_outline(core: Any, ended: Any) -> dict[str, Any]:
         elif name == "_by_number":
             value = {number: room.key for number, room in value.items()}
         elif name == "pool":
-            value = value.free, Counter(value._owner.values()), Counter(value._fenced.values())
+            value = value.free, Counter(value._owner), Counter(value._fenced)
         elif isinstance(value, deque):
             value = [room.key for room in value if not room.over]
         elif isinstance(value, EarlyMessages):

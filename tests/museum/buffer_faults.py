@@ -258,7 +258,7 @@ def warm_up_without_allocation(patch: pytest.MonkeyPatch) -> None:
         original(self, free, now, actions)
         for room in [room for room in self._awaiting_source if room.total_tokens == 1]:  # the warm-up
             self._awaiting_source.remove(room)
-            room.source = (next(iter(self.pool._owner)),)  # a random block; here none is free and all are somebody's
+            room.source = (0,)  # a random block; here none is free and all are somebody's
             self._step(room, EncodeStep.SOURCE_GRANTED, now)
             room.encoding = True
             actions.append(StartEncode(*room.key, room.total_tokens, room.source))

@@ -156,6 +156,55 @@ def test_a_block_named_twice_is_refused() -> None:
     assert (pool.free, pool.fenced) == (0, 1)
 
 
+def everything(pool: BlockPool) -> tuple[object, ...]:
+    owners = [(pool.owner(block), pool.fenced_for(block)) for block in range(pool.blocks)]
+    return pool.free, list(pool.free_blocks()), owners
+
+
+@pytest.mark.parametrize(
+    ("blocks", "owner", "refusal"),
+    [
+        ([1, 2, 3], "a", "block 3 is not owned by a, but by b"),
+        ([5, 0, 3], "a", "block 5 is not owned by a, but by None"),  # the first in the order given, not the lowest
+        ([0, 4], "a", "block 4 is not owned by a, but by None"),  # fenced
+        ([0, 5], "a", "block 5 is not owned by a, but by None"),  # free
+        ([-6, -5], "a", "block -6 is not owned by a, but by None"),  # not what a list has there, which is a's
+        ([-1, 0, 1], "a", "block -1 is not owned by a, but by None"),
+        ([5, 6], "a", "block 5 is not owned by a, but by None"),
+        ([6, 7], "a", "block 6 is not owned by a, but by None"),
+        ([5], None, "block 5 is not owned by None, but by None"),  # what is nobody's cannot be given back by nobody
+    ],
+)
+def test_a_refused_return_changes_nothing(blocks: list[int], owner: str | None, refusal: str) -> None:
+    pool = BlockPool(6)
+    assert pool.allocate(3, "a") == (0, 1, 2)
+    assert pool.allocate(1, "b") == (3,)
+    assert pool.allocate(1, "a") == (4,)
+    pool.fence([4], "a")
+    before = everything(pool)
+    for refused in (pool.release, pool.fence):
+        with pytest.raises(OwnershipError, match=f"^{refusal}$"):
+            refused(blocks, owner)
+        assert everything(pool) == before
+    with pytest.raises(OwnershipError, match=r"^block 3 is not fenced by a, but by None$"):
+        pool.unfence([4, 3], "a")
+    assert everything(pool) == before
+
+
+def test_blocks_come_back_in_any_order_and_in_any_number_of_runs() -> None:
+    pool = BlockPool(9)
+    pool.allocate(9, "a")
+    pool.release([7, 2, 0, 1, 5], "a")
+    assert list(pool.free_blocks()) == [0, 1, 2, 5, 7]
+    assert [pool.owner(block) for block in range(9)] == [None, None, None, "a", "a", None, "a", None, "a"]
+    assert pool.allocate(5, "b") == (0, 1, 2, 5, 7)
+    pool.fence([8, 3, 4], "a")
+    pool.unfence([4, 8, 3], "a")
+    assert list(pool.free_blocks()) == [3, 4, 8]
+    pool.release([], "b")
+    assert (pool.free, pool.fenced) == (3, 0)
+
+
 def test_the_shortest_run_that_is_long_enough_then_the_longest_ones() -> None:
     pool = BlockPool(10)
     pool.allocate(10, "a")

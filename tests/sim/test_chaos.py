@@ -109,9 +109,9 @@ def release_instead_of_fencing(patch: pytest.MonkeyPatch) -> None:
 def forget_the_fence_of_the_pool(patch: pytest.MonkeyPatch) -> None:
     def fence(self: BlockPool, blocks: tuple[int, ...], owner: object) -> None:
         for block in blocks:
-            del self._owner[block]
+            self._owner[block] = None
             self._fenced[block] = owner
-        self._return(blocks)
+            self._return([range(block, block + 1)])
 
     patch.setattr(BlockPool, "fence", fence)
 

@@ -29,14 +29,16 @@ from protocol.status import FINAL
 def _pool_is_partitioned(local: Local) -> Iterator[str]:
     pool = local.core.pool
     free = [*pool.free_blocks()]
-    if sorted([*free, *pool._owner, *pool._fenced]) != list(range(pool.blocks)) or len(free) != pool.free:
-        yield f"free {free}, owned {sorted(pool._owner)}, fenced {sorted(pool._fenced)} of {pool.blocks}"
+    owned = {block: owner for block, owner in enumerate(pool._owner) if owner is not None}
+    fenced = {block: owner for block, owner in enumerate(pool._fenced) if owner is not None}
+    if sorted([*free, *owned, *fenced]) != list(range(pool.blocks)) or len(free) != pool.free:
+        yield f"free {free}, owned {[*owned]}, fenced {[*fenced]} of {pool.blocks}"
     rooms: Rooms = local.core.rooms
     for room in rooms.values():
         for block in held_blocks(room):
             if room.key not in (pool.owner(block), pool.fenced_for(block)):
                 yield f"block {block} of room {room.key} is {state_of(local, block)}"
-    for block, holder in [*pool._owner.items(), *pool._fenced.items()]:
+    for block, holder in [*owned.items(), *fenced.items()]:
         room = rooms.get(cast(RoomKey, holder))
         if room is None or block not in held_blocks(room):
             yield f"block {block} is {state_of(local, block)}, which does not know of it"
