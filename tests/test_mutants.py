@@ -109,6 +109,12 @@ def test_the_killed_and_the_survivors_are_told_apart(capsys: pytest.CaptureFixtu
     assert f"[2/2] {chosen[1].id}: SURVIVED" in shown
 
 
+def test_the_tests_that_the_killers_run_are_there() -> None:
+    named = [argument for killer in mutants.KILLERS for argument in killer.arguments if argument.startswith("tests/")]
+    assert len(named) > len(mutants.RUNS_CORES)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_a_killer_that_does_not_end_has_noticed_something() -> None:
     killer = python("import protocol.status as status\nwhile status.is_resume(0): pass")
     (result,) = mutants.Runner([killer], limit_s=2.0).try_all([curated("status-first-offer-resumes")], jobs=4)

@@ -97,7 +97,7 @@ class Killer(NamedTuple):
     arguments: tuple[str, ...]
 
 
-RUNS_CORES = ("run", "instances", "faults", "invariants", "chaos")
+RUNS_CORES = ("run", "instances", "faults", "observe", "chaos")
 """Of tests/sim what runs the cores; the rest is about links, workloads and queueing theory."""
 
 KILLERS = (
