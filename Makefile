@@ -58,8 +58,9 @@ test-slow: setup-dev ## only the tests marked slow
 test-rdma: setup-dev ## the real backend over software RDMA in a small virtual machine; minutes, fetches 90 MB once
 	$(BIN)/pytest -m rdma_vm -s tests/real/test_rdma.py $(ARGS)
 
-bench: setup-dev ## time the simulator beside a bare SimPy loop, then the benchmarks in the test tree
+bench: setup-dev ## time the simulator beside a bare SimPy loop, how its cost grows, and the benchmarks in the test tree
 	$(BIN)/python tools/bench.py $(ARGS)
+	$(BIN)/python tools/growth.py $(filter --quick,$(ARGS))
 	$(BIN)/pytest -m "" --benchmark-enable --benchmark-only
 
 compiled: setup-dev ## compile the cores into build/compiled: put it on PYTHONPATH for twice the speed
