@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     pass
 
 NOT_FIGURES = frozenset(
-    {"schema", "kind", "transport", "faults", "ended_early", "wall_s", "requests_per_wall_s", "workload"}
+    {"schema", "kind", "transport", "faults", "ended_early", "events_kept", "wall_s", "requests_per_wall_s", "workload"}
 )
 NOT_COLUMNS = frozenset({"failures", "slo.limits", "capacity"})
 """Parts of a summary that are no figures; some have other fields in every run."""
