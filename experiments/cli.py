@@ -29,6 +29,8 @@ COLLECTED_AFTER = (50_000, 20, 50)
 own numbers a tenth of a short command's time goes into looking at all of them again and again."""
 
 _showwarning = warnings.showwarning
+_told: set[str] = set()
+"""The old names this command has warned of: a profile is read in many places, a setting may be given in several."""
 
 # typer brings its own copy of click in some versions; the base of its errors is the same class in all of them.
 UsageProblem: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -111,16 +113,18 @@ def _one_line(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning for a user is one line without a place in our code; all others are shown as Python does."""
-    if issubclass(category, Renamed):
-        print(f"bufferlab: {message}", file=sys.stderr)
-    else:
+    """A warning for a user is one line without a place in our code, once a command; others are shown as Python does."""
+    if not issubclass(category, Renamed):
         _showwarning(message, category, filename, lineno, file, line)
+    elif str(message) not in _told:
+        _told.add(str(message))
+        print(f"bufferlab: {message}", file=sys.stderr)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     open_closed_streams()
     show_what_can_be_shown()
+    _told.clear()
     warnings.showwarning = _one_line
     command = typer.main.get_command(app)
     try:

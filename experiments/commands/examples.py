@@ -29,7 +29,7 @@ def examples(
         raise UserError("--show and --write are both given, only one of them is allowed")
     if write is not None:
         name, path = write
-        text = example_text(name)
+        text = example_text(new_example(name))
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)

@@ -54,6 +54,25 @@ def with_new_names(tree: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
+def with_new_fields(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy of ``settings``, whose keys are paths such as ``encode.turn_s``, in which every path has its new name.
+
+    Raises UserError, which begins with ``where``, if a setting has both names.
+    """
+    renamed: dict[str, Any] = {}
+    for field, value in settings.items():
+        new = new_field(field)
+        if new in renamed or (new != field and new in settings):
+            raise UserError(f"{where} has {new} and its old name; it must have only {new}")
+        renamed[new] = value
+    return renamed
+
+
+def new_field(field: str) -> str:
+    """The path of a setting, such as ``encode.turn_s``, by its new name."""
+    return ".".join(new_path(field.split(".")))
+
+
 def with_new_options(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command, its name first, in which every option has its new name."""
     command = arguments[0] if arguments else ""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from experiments.errors import UserError
+from protocol.naming import Renamed
 
 EXECUTORS = ("local", "dask")
 CONNECT_TIMEOUT_S = 10
@@ -63,6 +65,9 @@ def run_tasks(
 
 def _numbered(index: int, function: Task, task: Sequence[Any]) -> tuple[int, Any]:
     in_worker = multiprocessing.parent_process() is not None
+    if in_worker:
+        # The process that checked the configuration has said so already.
+        warnings.simplefilter("ignore", Renamed)
     if in_worker and threading.current_thread() is threading.main_thread():
         # Ctrl-C goes to all processes of a terminal; only the one that started the others should answer it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

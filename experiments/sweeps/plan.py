@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.build import NAME_DIGITS
+from experiments.config.renamed import new_field, with_new_fields
 from experiments.errors import UserError
 from experiments.runs.environment import describe
 from experiments.sweeps.folder import (
@@ -129,7 +130,10 @@ def make_plan(
         common.append(f"run.replications={replications}")
     if seed is not None:
         common.append(f"run.seed={seed}")
-    made = make_configurations(source, common, cross(configurations, grid or {}) if configurations or grid else [])
+    listed = [with_new_fields(one, f"configuration {number}") for number, one in enumerate(configurations, 1)]
+    crossed = with_new_fields(grid or {}, "the grid")
+    made = make_configurations(source, common, cross(listed, crossed) if listed or crossed else [])
+    chosen = [(new_field(field), value) for field, value in baseline]
     first = made[0].config.run
     for configuration in made:
         if configuration.config.run.replications != first.replications:
@@ -138,4 +142,4 @@ def make_plan(
                 f"{configuration.config.run.replications}, as a file has the same requests in each; --replications "
                 f"gives all configurations the same number"
             )
-    return Plan(first.name, tuple(made), first.replications, first.seed, find_baselines(made, baseline))
+    return Plan(first.name, tuple(made), first.replications, first.seed, find_baselines(made, chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 
 import sim
+from experiments.commands.examples import examples
 from experiments.config.renamed import OLD_NAMES, with_new_options
 from experiments.config.schema import parse
+from experiments.config.shipped import example_text
 from experiments.errors import UserError
 from experiments.sweeps.grid import read_configurations
+from experiments.sweeps.plan import make_plan
 from experiments.workloads.loading import load
 from protocol.naming import Renamed
 from sim.network.link import profile_from
@@ -96,3 +100,47 @@ def _environment() -> dict[str, str]:
     import os
 
     return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_the_grid_of_a_sweep_has_the_new_names() -> None:
+    with pytest.warns(Renamed, match=r"^encode\.turn_s is called encode\.poll_interval_s now"):
+        plan = make_plan("seed-small", grid={"encode.turn_s": ["1ms", "2ms"]}, baseline=[("encode.turn_s", "2ms")])
+    assert plan.fields == ["encode.poll_interval_s"]
+    assert [one.value("encode.poll_interval_s") for one in plan.configurations] == [0.001, 0.002]
+    assert plan.baselines == {1: 2}
+    assert plan.identity == make_plan("seed-small", grid={"encode.poll_interval_s": ["1ms", "2ms"]}).identity
+
+
+@pytest.mark.filterwarnings("ignore::protocol.naming.Renamed")
+def test_a_sweep_that_names_a_setting_twice_is_refused() -> None:
+    both = {"encode.turn_s": "1ms", "encode.poll_interval_s": "2ms"}
+    with pytest.raises(UserError, match=r"^configuration 1 has encode\.poll_interval_s and its old name; it must have"):
+        make_plan("seed-small", configurations=[both])
+    with pytest.raises(UserError, match=r"^the grid has encode\.poll_interval_s and its old name; it must have only"):
+        make_plan("seed-small", grid={name: [value] for name, value in both.items()})
+
+
+def test_an_old_profile_is_told_once_by_a_command_and_its_workers(tmp_path: Path) -> None:
+    text = (Path(sim.__file__).parent / "profiles" / "tcp-loopback.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace("per_segment_s", "per_piece_s"))
+    (tmp_path / "old.toml").write_text('[workload]\nlengths = [500]\n[encode]\nturn_s = "5ms"\n')
+    command = ["sweep", "old.toml", "--set", "link.profile=mine.toml", "--set", "encode.turn_s=2ms", "--jobs", "2"]
+    command += ["--grid", "protocol.sizing.tokens=512,1024", "--no-plots", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", *command],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env=_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.partition(" now")[0] for line in done.stderr.splitlines() if " is called " in line) == [
+        "bufferlab: encode.turn_s is called encode.poll_interval_s",
+        "bufferlab: link profile mine: per_piece_s is called per_segment_s",
+    ]
+    assert "Renamed" not in done.stderr
+    assert json.loads(done.stdout)["plan"]["configurations"] == 2
+
+
+def test_an_example_is_written_by_its_old_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(Renamed, match="^the example validation-cell is called validation-case now"):
+        examples(write=("validation-cell", Path("mine.toml")))
+    assert Path("mine.toml").read_text() == example_text("validation-case")
