@@ -20,7 +20,7 @@ import typer.core
 from experiments.commands.common.exits import BAD_INPUT, CHECK_FAILED, DONE, INTERRUPTED, TERMINATED
 from experiments.commands.common.registry import all_commands, find_command
 from experiments.config.renamed import with_new_options
-from experiments.terminal import open_closed_streams, show_what_can_be_shown
+from experiments.terminal import open_closed_streams, show_what_can_be_shown, write_whether_read_or_not
 from experiments.termination import termination_like_interrupt
 from protocol.naming import Renamed
 
@@ -123,6 +123,7 @@ def _one_line(
 
 def _run(arguments: Sequence[str] | None) -> int:
     open_closed_streams()
+    write_whether_read_or_not()
     show_what_can_be_shown()
     _told.clear()
     warnings.showwarning = _one_line
@@ -145,13 +146,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         return INTERRUPTED
     except UsageProblem as error:
         return _refuse(error.format_message())  # type: ignore[attr-defined]
-    except BrokenPipeError:
-        return _enough()
-    except SystemExit as error:
-        # What typer makes of a pipe that was closed within a command.
-        if isinstance(error.__context__, BrokenPipeError):
-            return _enough()
-        raise
     except Exception as error:
         from experiments.errors import RunFailedError, UserError
         from experiments.files import DISK, reason
@@ -170,12 +164,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     if status == INTERRUPTED:  # typer turns Ctrl-C into this by itself
         print("bufferlab: interrupted", file=sys.stderr)
     return status if isinstance(status, int) else DONE
-
-
-def _enough() -> int:
-    """Whoever reads our output has enough, as in ``bufferlab examples | head -1``."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return DONE
 
 
 def _refuse(message: str) -> int:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import unicodedata
+from typing import Any
 
 HANDLER = "bufferlab-nearest"
 NEAREST = {
@@ -42,6 +43,54 @@ def show_what_can_be_shown() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what notebooks have in its place takes every character
             stream.reconfigure(errors=HANDLER)
+
+
+class _UntilNobodyReads(io.RawIOBase):
+    """Writes to a pipe as long as somebody reads it, and then nowhere: what is being done is done all the same."""
+
+    def __init__(self, stream: io.FileIO, owner: io.TextIOWrapper) -> None:
+        self._stream = stream
+        self._owner = owner  # which closes the stream when nobody has it any more
+
+    def write(self, data: Any, /) -> int | None:
+        try:
+            return self._stream.write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+def write_whether_read_or_not() -> None:
+    """From now on whoever stops reading what we print, as ``head`` does, ends nothing and loses nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue  # what notebooks and tests have in its place
+        buffered = isinstance(stream.buffer, io.BufferedWriter)
+        file = stream.buffer.raw if isinstance(stream.buffer, io.BufferedWriter) else stream.buffer
+        if not isinstance(file, io.FileIO):
+            continue
+        stream.flush()
+        lasting = _UntilNobodyReads(file, stream)
+        wrapped = io.TextIOWrapper(
+            io.BufferedWriter(lasting) if buffered else lasting,  # type: ignore[type-var]
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=not buffered,  # as PYTHONUNBUFFERED has it
+        )
+        setattr(sys, name, wrapped)
 
 
 def open_closed_streams() -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from experiments.runs.environment import (
     MOONCAKE_WHEELS,
@@ -75,7 +74,7 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Report:
 
     with ThreadPoolExecutor(1) as beside:
         say("the simulator")
-        simulation = beside.submit(_probe, [sys.executable, "-c", SIMULATOR_PROBE])
+        simulation = beside.submit(_probe, [sys.executable, "-P", "-c", SIMULATOR_PROBE])
         say("the import of Mooncake")
         installed = _installed()
         absent = installed["absent"]
@@ -167,7 +166,7 @@ def _installed(*, look_for_mooncake: bool = True) -> Report:
 
 def _import_mooncake(wheels: Mapping[str, str]) -> Report:
     """Whether it imports; if not, why, and the variable or the other module that is to blame, where one is."""
-    command = [sys.executable, "-c", IMPORT_PROBE]
+    command = [sys.executable, "-P", "-c", IMPORT_PROBE]
     result = _probe(command)
     found: Report = {"works": result["works"], "reason": result["reason"]}
     if result["works"]:
@@ -189,7 +188,7 @@ def _broken_packages() -> dict[str, str]:
     """Packages of the real backend that are there and do not import, with the reason."""
     broken = {}
     for name in REAL_PACKAGES:
-        result = _probe([sys.executable, "-c", f"import {IMPORT_NAMES.get(name, name)}"])
+        result = _probe([sys.executable, "-P", "-c", f"import {IMPORT_NAMES.get(name, name)}"])
         if not result["works"]:
             broken[name] = result["reason"]
     return broken
@@ -203,7 +202,7 @@ def _try_transports(tried: Mapping[str, str]) -> Report:
     """
     found: Report = {}
     while left := {transport: device for transport, device in tried.items() if transport not in found}:
-        result = _probe([sys.executable, "-c", TRANSPORTS_PROBE, json.dumps(left)])
+        result = _probe([sys.executable, "-P", "-c", TRANSPORTS_PROBE, json.dumps(left)])
         found |= {transport: told for transport, told in _described(result["output"]) if transport in left}
         if silent := [transport for transport in left if transport not in found]:
             reason = result["reason"] or "it says nothing"
@@ -223,10 +222,9 @@ def _probe(command: list[str], without: Sequence[str] = ()) -> Report:
     """Run a command that proves something, in the environment that ranks have; it gets a minute."""
     from real import lastwords
     from real.engine import variables
+    from real.interpreter import our_environment
 
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {name: value for name, value in variables.cleaned(os.environ).items() if name not in without}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    kept = {name: value for name, value in variables.cleaned(os.environ).items() if name not in without}
     try:
         done = subprocess.run(
             command,
@@ -235,7 +233,7 @@ def _probe(command: list[str], without: Sequence[str] = ()) -> Report:
             text=True,
             errors="replace",
             timeout=PROBE_TIMEOUT_S,
-            env=environment,
+            env=our_environment(kept),
             check=False,
         )
     except subprocess.TimeoutExpired as late:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from real.bench.tasks import (
 from real.control.guard import new_token
 from real.engine.variables import cleaned
 from real.errors import EngineError, EngineMissing, EngineStartError
+from real.interpreter import our_environment, ours
 from real.lastwords import cause
 
 START_TIMEOUT_S = 60.0
@@ -53,16 +53,13 @@ Expected = TypeVar("Expected")
 
 def spawn(spec: SideSpec, errors: Path) -> subprocess.Popen[bytes]:
     """Start the process of one side; ``errors`` takes its standard error."""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = cleaned(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     with errors.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "real.bench.side"],
+            ours("real.bench.side"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=sink,
-            env=environment,
+            env=our_environment(cleaned(os.environ)),
             start_new_session=True,  # Ctrl-C is for the launching process, which then ends the sides in order
         )
     assert process.stdin is not None

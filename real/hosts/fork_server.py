@@ -31,6 +31,7 @@ from typing import NoReturn
 import msgspec
 
 from real.engine.registry import engines
+from real.interpreter import ours
 from real.leaving import leave_after
 
 EXIT_STATUS = struct.Struct("=i")
@@ -162,11 +163,9 @@ def become(module: str, command: ForkCommand, received: list[int]) -> Callable[[
     os.environ.update(around.environment)
     time.tzset()
     tempfile.tempdir = None  # it is looked up once, and imports have done so
-    if not sys.flags.safe_path:  # else it does not begin with the working folder
-        sys.path[0] = around.folder
     os.chdir(around.folder)
     importlib.invalidate_caches()
-    called = [sys.executable, "-m", module]
+    called = ours(module)
     sys.orig_argv[:] = called
     sys.argv[:] = [sys.modules[module].__file__ or module]
     _show_as(called)
@@ -231,7 +230,7 @@ def main() -> NoReturn:
     for name in (module, *ALSO):
         importlib.import_module(name)
     engines()
-    _show_as([sys.executable, "-m", "real.hosts.fork_server"])
+    _show_as(ours("real.hosts.fork_server"))
     # What was imported is not looked through for garbage again, which would copy its pages in every rank.
     gc.collect()
     gc.freeze()

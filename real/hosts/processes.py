@@ -29,6 +29,7 @@ import msgspec
 
 from real.engine.variables import cleaned
 from real.hosts.fork_server import EXIT_STATUS, HEADER, MOST_BYTES, ForkCommand, Forked, Surroundings, Warm
+from real.interpreter import our_environment, ours
 
 RANK, FORK_SERVER = "real.run.rank", "real.hosts.fork_server"
 WARM_TIMEOUT_S = 90.0
@@ -143,7 +144,7 @@ class ForkServer:
         self._warm_until_s = time.monotonic() + patience_s
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", FORK_SERVER, str(theirs.fileno()), RANK],
+                ours(FORK_SERVER, str(theirs.fileno()), RANK),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what fails here fails again in a rank that is started anew, and is told
@@ -328,11 +329,7 @@ def conditions(environment: Mapping[str, str]) -> object:
 
 def rank_environment() -> dict[str, str]:
     """The environment that ranks have which this process starts now."""
-    environment = {**cleaned(os.environ), **RANK_ENVIRONMENT}
-    # The ranks must find the same source tree, also when this process was started from elsewhere.
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    return environment
+    return our_environment({**cleaned(os.environ), **RANK_ENVIRONMENT})
 
 
 def warm_up(patience_s: float = WARM_TIMEOUT_S) -> None:
@@ -352,7 +349,7 @@ def start_rank(environment: Mapping[str, str], sink: IO[bytes], kept: Sequence[i
     if forked is not None:
         return forked
     return subprocess.Popen(
-        [sys.executable, "-m", RANK],
+        ours(RANK),
         stdin=subprocess.PIPE,
         stdout=sink,
         stderr=sink,

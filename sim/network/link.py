@@ -20,7 +20,7 @@ from protocol.chunks import Chunk
 from protocol.layout import AUX, BufferLayout
 from protocol.topology import RankId
 from sim.host.costs import HostCosts, host_from
-from sim.network.renamed import OLD_FIELDS, OLD_HOST_FIELDS, with_new_names
+from sim.network.renamed import with_new_names
 
 SHARED_BY = ("rank", "instance", "nobody")
 COUNTS = ("queues", "adapters")
@@ -198,9 +198,7 @@ def load_profile(name_or_path: str | Path) -> LinkProfile:
 def profile_from(table: Mapping[str, Any], *, name: str) -> LinkProfile:
     """The profile in a table of fields. Raises ValueError naming the first unknown, missing or wrong field."""
     try:
-        table = with_new_names(table, OLD_FIELDS, profile=name)
-        if isinstance(table.get(HOST), Mapping):
-            table[HOST] = with_new_names(table[HOST], OLD_HOST_FIELDS, profile=f"{name}, [{HOST}]")
+        table = with_new_names(table, host=HOST, profile=name)
     except ValueError as error:
         raise ValueError(f"link profile {name}: {error}") from None
     known = (*_NUMBERS, *_TEXTS, HOST)

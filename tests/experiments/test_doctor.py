@@ -80,13 +80,11 @@ def test_where_dnf_is_the_names_are_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert mend(system_libraries=libraries) == ["dnf install -y libibverbs numactl-libs"]
 
 
-@pytest.mark.parametrize("through", ["cwd", "path"])
-def test_another_module_of_that_name_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, through: str) -> None:
-    other = folder / "elsewhere" if through == "path" else folder
+def test_another_module_of_that_name_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = folder / "elsewhere"
     (other / "mooncake").mkdir(parents=True)
     (other / "mooncake" / "__init__.py").touch()
-    if through == "path":
-        monkeypatch.setenv("PYTHONPATH", str(other))
+    monkeypatch.setenv("PYTHONPATH", str(other))
     monkeypatch.setattr(diagnosis, "package_version", lambda name: "1" if "non-cuda" in name else None)
     monkeypatch.setattr(diagnosis, "_loads", lambda _: True)
     monkeypatch.setattr(diagnosis, "REAL_PACKAGES", ())
@@ -96,6 +94,14 @@ def test_another_module_of_that_name_is_named(folder: Path, monkeypatch: pytest.
         f"{other / 'mooncake'} stands in the way of Mooncake's own modules: rename or remove it; {remedies.WITHOUT_MOONCAKE}"
     )
     assert "pip" not in told
+
+
+def test_a_folder_of_that_name_in_the_working_folder_is_in_nobodys_way(folder: Path) -> None:
+    (folder / "mooncake").mkdir()
+    (folder / "mooncake" / "__init__.py").write_text("raise RuntimeError('imported from the folder of the user')\n")
+    found = diagnosis._import_mooncake({})
+    assert "the folder of the user" not in found["reason"]
+    assert str(folder) not in found["reason"]
 
 
 def test_a_variable_of_the_loader_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,3 +112,5 @@ def test_whoever_has_read_enough_ends_nothing_badly(tmp_path: Path, arguments: s
         command.stdout.close()
         told = command.stderr.read()
         assert (command.wait(timeout=100), "rror" in told) == (0, False), told
+    if "run" in arguments.split():
+        assert (tmp_path / "run" / "summary.json").read_text().startswith("{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,19 @@ def test_a_gpus_memory_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"real.memory is 'gpu', but (torch sees no GPU|the socket engine writes host)"):
         run_measured(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_kept_whatever_lies_in_the_folder_and_whoever_reads(tmp_path: Path) -> None:
+    for name in ("torch", "zmq", "selectors", "msgspec", "real"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported from the folder of the user')\n")
+    command = [sys.executable, "-P", "-m", "experiments", "real", "seed-small", "--transport", "socket", "--no-plots"]
+    with subprocess.Popen(
+        [*command, "--out", "run"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert StoredRun(tmp_path / "run").summary["requests"]["succeeded"] == 1
