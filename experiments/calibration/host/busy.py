@@ -11,7 +11,10 @@ import os
 import resource
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import psutil
 
 TOO_BUSY = 0.10
 """Of the processors' time: what others take beyond this is no noise, it is another host that is measured."""
@@ -52,7 +55,7 @@ class Spent(NamedTuple):
 
 
 class BusyWatch:
-    """Watches from its making on. Processes that this one started count as its own once they have ended."""
+    """Watches from its making on. Processes that this one started, and those that these started, count as its own."""
 
     def __init__(self) -> None:
         self._processors = usable()
@@ -77,13 +80,26 @@ def spent(processors: tuple[int, ...]) -> Spent:
     each: list[Mapping[str, float]] = [one._asdict() for one in psutil.cpu_times(percpu=True)]
     chosen = [each[number] for number in processors if number < len(each)]
     own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    # What has ended is counted with its parent, and ranks are children of the fork server, which lives on.
+    living = psutil.Process().children(recursive=True)
     return Spent(
         at_s=time.monotonic(),
         # Times of guests are in those of user and nice already.
         busy_s=sum(one.get(name, 0.0) for one in chosen for name in ("user", "nice", "system", "irq", "softirq")),
         stolen_s=sum(one.get("steal", 0.0) for one in chosen),
-        own_s=sum(one.ru_utime + one.ru_stime for one in own),
+        own_s=sum(one.ru_utime + one.ru_stime for one in own) + sum(map(_of_living, living)),
     )
+
+
+def _of_living(process: psutil.Process) -> float:
+    """Processor seconds of a process and of its children that have ended; 0 if it has ended meanwhile."""
+    import psutil
+
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def between(before: Spent, now: Spent, processors: int) -> Busy:
