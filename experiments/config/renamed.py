@@ -27,6 +27,9 @@ OLD_EXAMPLES = {"validation-cell": "validation-case"}
 OLD_TABLES = {"cells": "configurations"}
 """Of [sweep] in the file of a sweep."""
 
+OLD_KEYS = {"cells": "configurations", "cell": "configuration"}
+"""In the files of finished sweeps."""
+
 
 def new_path(parts: list[str]) -> list[str]:
     """The path of a setting by its new name; ``parts`` is a path such as ``encode.turn_s`` split at its points."""
@@ -96,11 +99,23 @@ def new_example(name: str) -> str:
 
 
 def with_new_tables(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the [sweep] table of a file of configurations in which every table has its new name."""
-    renamed = {old: new for old, new in OLD_TABLES.items() if old in sweep and new not in sweep}
-    for old, new in renamed.items():
-        _say(f"sweep.{old}", f"sweep.{new}")
-    return {renamed.get(name, name): value for name, value in sweep.items()}
+    """A copy of the [sweep] table of a file of configurations in which every table has its new name.
+
+    Raises UserError if a table has both names.
+    """
+    for old, new in OLD_TABLES.items():
+        if old in sweep and new in sweep:
+            raise UserError(f"sweep has {new} and {old}, its old name; it must have only {new}")
+        if old in sweep:
+            _say(f"sweep.{old}", f"sweep.{new}")
+    return {OLD_TABLES.get(name, name): value for name, value in sweep.items()}
+
+
+def with_new_keys(content: Any) -> Any:
+    """A copy of what sweep.json holds in which every key has its new name. Nobody wrote them, so none is told."""
+    if isinstance(content, Mapping):
+        return {OLD_KEYS.get(name, name): with_new_keys(value) for name, value in content.items()}
+    return [with_new_keys(one) for one in content] if isinstance(content, list) else content
 
 
 def _warn(section: str, old: str, new: str) -> None:

@@ -20,6 +20,7 @@ import experiments
 import protocol
 import sim
 from experiments.config.build import NAME_DIGITS
+from experiments.config.renamed import OLD_KEYS
 from experiments.errors import UserError
 from experiments.files import LOCK, Claim, disk_errors, json_text, write_atomically, write_json, write_text
 from experiments.runs.environment import package_version
@@ -112,10 +113,8 @@ class SweepFolder:
             raise UserError(f"{where} holds other files, it must be a new or empty folder or one of this sweep")
         begun = found.get("plan", {})
         mended = "; give a new folder, or --force to start again"
-        if not force and len(str(begun.get("identity"))) == OLD_DIGITS:
-            raise UserError(
-                f"{where} holds a sweep of an older version, whose configurations have shorter names{mended}"
-            )
+        if not force and (len(str(begun.get("identity"))) == OLD_DIGITS or OLD_KEYS.keys() & begun.keys()):
+            raise UserError(f"{where} holds a sweep of an older version, which names configurations otherwise{mended}")
         if begun.get("identity") != plan["plan"]["identity"]:
             if force:
                 return False

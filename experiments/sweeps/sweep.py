@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.renamed import OLD_KEYS, with_new_keys
 from experiments.errors import UserError
 from experiments.runs.environment import usable_cpus
 from experiments.runs.recorder import Notice, Progress
@@ -118,14 +119,15 @@ def run_sweep(
 
 
 def read_sweep(folder: Path | str) -> Sweep:
-    """A finished sweep directory. Raises UserError if it is not one."""
+    """A finished sweep directory, of the last release as well. Raises UserError if it is not one."""
     import pandas as pd
 
     path = Path(folder)
     report = read_plan(path)
     if report is None or not report.get("finished"):
         raise UserError(f"SWEEP is {str(path)!r}, it must be the directory of a finished sweep (with a sweep.parquet)")
-    return Sweep(pd.read_parquet(path / TABLE_FILE), pd.read_parquet(path / QUANTILES_FILE), report)
+    table, quantiles = (pd.read_parquet(path / name).rename(columns=OLD_KEYS) for name in (TABLE_FILE, QUANTILES_FILE))
+    return Sweep(table, quantiles, with_new_keys(report))
 
 
 def _finish(

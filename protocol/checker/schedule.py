@@ -34,7 +34,7 @@ from protocol.messages import (
 from protocol.rank import RoomKey
 from protocol.topology import RankId
 
-SCHEMA = "bufferlab-schedule/1"
+SCHEMA, OLD_SCHEMA = "bufferlab-schedule/2", "bufferlab-schedule/1"
 
 
 class ScheduleError(Exception):
@@ -297,7 +297,9 @@ def to_file(finding: Finding, bound: Bound) -> dict[str, Any]:
 
 
 def from_file(data: Any) -> tuple[Finding, Bound]:
-    """What ``to_file`` has written. Raises ScheduleError for anything else."""
+    """What ``to_file`` has written, here or in the last release. Raises ScheduleError for anything else."""
+    if isinstance(data, dict) and data.get("schema") == OLD_SCHEMA:
+        data = {**_with_new_names(data), "schema": SCHEMA}
     try:
         file = msgspec.convert(data, _File)
         if file.schema_ != SCHEMA:
@@ -308,6 +310,19 @@ def from_file(data: Any) -> tuple[Finding, Bound]:
     except msgspec.ValidationError as error:
         raise ScheduleError(f"this is not a schedule: {error}") from error
     return Finding(invariant=file.invariant, what=file.what, moves=moves), file.bound
+
+
+def _with_new_names(data: Any) -> Any:
+    """What the last release wrote, in which an iteration was a turn."""
+    if isinstance(data, list):
+        return [_with_new_names(one) for one in data]
+    if not isinstance(data, dict):
+        return data
+    named = {"atomic_iterations" if name == "atomic_turns" else name: value for name, value in data.items()}
+    return {
+        name: "iteration" if name in {"kind", "what", "type"} and value == "turn" else _with_new_names(value)
+        for name, value in named.items()
+    }
 
 
 def _item_out(item: Item | None) -> _ItemEntry | None:

@@ -200,12 +200,25 @@ def garbled(path: list[Any], value: Any) -> Any:
 
 def test_a_file_is_readable_and_complete() -> None:
     data = to_file(deadlock(), HOLD_AND_WAIT)
-    assert data["schema"] == SCHEMA == "bufferlab-schedule/1"
+    assert data["schema"] == SCHEMA == "bufferlab-schedule/2"
     assert data["invariant"] == 21
     assert data["schedule"] == [line for line in DEADLOCK.splitlines() if line.startswith(" ")]
     assert data["bound"]["lengths"] == (3, 3)
     assert len(data["moves"]) == 16
     assert data["moves"][0] == {"kind": "submit", "rank": ("encode", 0, 0)}
+
+
+def test_a_file_of_the_last_release_is_the_same_schedule() -> None:
+    """An iteration was called a turn in it."""
+    # A group of two, so that what was agreed on is among the moves, too.
+    bound = msgspec.structs.replace(HOLD_AND_WAIT, language_tp=2)
+    found = explore(bound).findings[0]
+    text = json.dumps(to_file(found, bound))
+    assert '"what": "iteration"' in text
+    old = text.replace(SCHEMA, "bufferlab-schedule/1").replace('"atomic_iterations"', '"atomic_turns"')
+    old = old.replace('"iteration"', '"turn"')
+    assert old.count('"turn"') == text.count('"iteration"')
+    assert from_file(json.loads(old)) == (found, bound)
 
 
 @pytest.mark.parametrize("data", [None, 7, 1.5, True, "x", b"x", [], [7], {}, {"schema": SCHEMA}])
@@ -222,9 +235,9 @@ def test_a_missing_entry_is_refused_by_name(name: str) -> None:
         from_file(data)
 
 
-@pytest.mark.parametrize("schema", ["bufferlab-schedule/2", ""])
+@pytest.mark.parametrize("schema", ["bufferlab-schedule/3", ""])
 def test_another_schema_is_refused(schema: str) -> None:
-    with pytest.raises(ScheduleError, match="it must be 'bufferlab-schedule/1'"):
+    with pytest.raises(ScheduleError, match="it must be 'bufferlab-schedule/2'"):
         from_file(garbled(["schema"], schema))
 
 

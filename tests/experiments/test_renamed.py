@@ -143,3 +143,10 @@ def test_an_example_is_written_by_its_old_name(tmp_path: Path, monkeypatch: pyte
     with pytest.warns(Renamed, match="^the example validation-cell is called validation-case now"):
         examples(write=("validation-cell", Path("mine.toml")))
     assert Path("mine.toml").read_text() == example_text("validation-case")
+
+
+def test_a_file_of_configurations_with_both_names_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "load.toml"
+    file.write_text("[[sweep.cells]]\nworkload.rate_rps = 2\n[[sweep.configurations]]\nworkload.rate_rps = 3\n")
+    with pytest.raises(UserError, match=r"^sweep has configurations and cells, its old name; it must have only conf"):
+        read_configurations(file)

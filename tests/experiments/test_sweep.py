@@ -149,7 +149,7 @@ def test_a_sweep_with_the_short_names_of_before_is_not_gone_on_with(tmp_path: Pa
     stored["plan"]["identity"] = stored["plan"]["identity"][:8]
     (tmp_path / "out" / "sweep.json").write_text(json.dumps(stored))
     with pytest.raises(
-        UserError, match="holds a sweep of an older version, whose configurations have shorter names; give a"
+        UserError, match="holds a sweep of an older version, which names configurations otherwise; give a"
     ):
         run_sweep(plan, tmp_path / "out", jobs=1)
     run_sweep(plan, tmp_path / "out", jobs=1, force=True)
@@ -210,6 +210,26 @@ def test_a_row_is_what_the_run_came_to(done: Path) -> None:
     for name, value in expected.items():
         assert (value is None and pd.isna(row[name])) or row[name] == value, name
     assert not any("wall" in name for name in table.columns)
+
+
+def test_a_sweep_of_the_last_release_is_read_and_not_gone_on_with(done: Path, tmp_path: Path) -> None:
+    """Its configurations are called cells, in its tables, in sweep.json and in the name of their folder."""
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("sweep.parquet", "quantiles.parquet"):
+        pd.read_parquet(done / name).rename(columns={"configuration": "cell"}).to_parquet(old / name, index=False)
+    text = (done / "sweep.json").read_text()
+    (old / "sweep.json").write_text(
+        text.replace('"configurations":', '"cells":').replace('"configuration":', '"cell":')
+    )
+    (old / "cells").mkdir()
+
+    read, new = read_sweep(old), read_sweep(done)
+    assert (read.table.equals(new.table), read.quantiles.equals(new.quantiles)) == (True, True)
+    assert read.report == new.report
+    with pytest.raises(UserError, match="holds a sweep of an older version"):
+        run_sweep(make_plan("quickstart", grid=SIZES, settings=SHORT), old, jobs=1)
+    assert (old / "sweep.json").read_text() != text
 
 
 def test_a_configuration_has_the_figures_of_a_run(done: Path, tmp_path: Path) -> None:
