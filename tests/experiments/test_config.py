@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import tomli_w
-from pydantic import BaseModel
 
 from experiments.config.overrides import apply_override
 from experiments.config.schema import Config, parse
+from experiments.config.sections.base import Section
+from experiments.config.sections.faults import Incident
+from experiments.config.sections.serving import Encode, Language
 from experiments.config.shipped import example_names
 from experiments.errors import UserError
 from experiments.workloads.loading import load
@@ -203,17 +205,25 @@ def test_the_digest_tells_configurations_and_input_files_apart(tmp_path: Path) -
     assert load("seed-small", [f"workload.file={trace}"]).digest() != before
 
 
-def test_every_setting_is_explained() -> None:
-    def sections(model: type[BaseModel]) -> None:
+def test_every_setting_is_explained_and_its_schema_says_so() -> None:
+    schema = Config.model_json_schema()["$defs"]
+
+    def sections(model: type[Section]) -> None:
+        explained = model.explained()
         for name, field in model.model_fields.items():
             inner = field.annotation
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if isinstance(inner, type) and issubclass(inner, Section):
                 assert inner.__doc__
                 sections(inner)
             elif model is not Config:
-                assert field.description, f"{model.__name__}.{name} has no docstring"
+                assert explained.get(name), f"{model.__name__}.{name} has no docstring"
+                assert schema[model.__name__]["properties"][name]["description"] == explained[name]
 
     sections(Config)
+    # A docstring of its own class, one that is inherited, and what a field says of itself.
+    assert Encode.explained()["preprocess_workers"].startswith("Processors of an instance that prepare images")
+    assert Encode.explained()["instances"] == Language.explained()["instances"] == "Serving replicas."
+    assert Incident.explained()["kind"].startswith("Which kind it is: ")
 
 
 def test_overrides_choose_between_alternatives() -> None:

@@ -57,9 +57,12 @@ class _Incident(Section):
         return incident_of(self.kind, dict(self))
 
 
+_SETTINGS_OF_KINDS = [kind.settings() for kind in KINDS.values()]
+
+
 def _setting(name: str, setting: Setting) -> tuple[Any, Any]:
     """The type of a setting of incidents, and what it is."""
-    (type_,) = {kind.settings()[name] for kind in KINDS.values() if name in kind.settings()}
+    (type_,) = {settings[name] for settings in _SETTINGS_OF_KINDS if name in settings}
     least = Field(ge=int(setting.least))
     value: Any
     if type_ in PARSERS:
