@@ -78,6 +78,7 @@ HEAVY = {
     "multiprocessing",
     "scipy",
     "pandas",
+    "pyarrow.compute",
     "matplotlib",
     "asyncio",
     "torch",
