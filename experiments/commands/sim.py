@@ -40,10 +40,11 @@ def sim(
     as_json: JsonOption = False,
 ) -> None:
     """One simulated run, with its replications, into a run directory."""
+    refuse_force_without_out(context, out)
+    refuse_timeline_without_events(timeline=timeline, events=events)
+    asked = load_config(config, settings, seed)
     from experiments.figures.directory import drawing
     from experiments.runs.simulate import run_sim
 
-    refuse_force_without_out(context, out)
-    refuse_timeline_without_events(timeline=timeline, events=events)
     execute = functools.partial(run_sim, events=events, draw=drawing(plots=plots, timeline=timeline))
-    run_into_directory("sim", execute, load_config(config, settings, seed), out, force=force, as_json=as_json)
+    run_into_directory("sim", execute, asked, out, force=force, as_json=as_json)

@@ -61,6 +61,9 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
+    from experiments.arithmetic import load_numpy
+
+    load_numpy()
     from experiments.progress import bar
     from experiments.sweeps.grid import joined, parse_grid, parse_setting, read_configurations
     from experiments.sweeps.plan import make_plan

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 def load_config(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:
     """The configuration that CONFIG, ``--set`` and ``--seed`` ask for."""
+    from experiments.arithmetic import load_numpy
+
+    load_numpy()
     from experiments.workloads.loading import load
 
     overrides = list(settings or ())
