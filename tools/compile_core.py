@@ -36,7 +36,7 @@ MODULES = (
     *(f"protocol/{name}.py" for name in CORE),
     *(f"protocol/disciplines/{path.name}" for path in sorted((ROOT / "protocol/disciplines").glob("[a-z]*.py"))),
     *(f"protocol/emulation/{name}.py" for name in ("loop", "passes", "processors")),
-    *(f"protocol/observe/{name}.py" for name in ("deadlock", "monitor", "pooluse", "progress", "runlog")),
+    *(f"protocol/observe/{path.name}" for path in sorted((ROOT / "protocol/observe").glob("[a-z]*.py"))),
     *(f"sim/{name}.py" for name in ("clock", "fairshare", "run")),
     *(
         f"sim/cluster/{path.name}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.config.schema import Config
 from experiments.runs.replication import Limits, Replication
@@ -46,9 +45,13 @@ class RunRecorder:
             monitored=monitored,
         )
         self._invariants = InvariantMonitor(scenario) if monitored else None
-        self._writer = writer
         self._add_event = writer.event if writer is not None else None
-        self.log = RunLog(scenario, self._request, warmup_requests=config.run.warmup_requests)
+        self.log = RunLog(
+            scenario,
+            None if writer is None else writer.request,
+            columns=self.replication.requests,
+            warmup_requests=config.run.warmup_requests,
+        )
 
     @property
     def recorder(self) -> Recorder:
@@ -105,11 +108,6 @@ class RunRecorder:
             self._invariants.finish()
             one.violations = self._invariants.violations
         return one
-
-    def _request(self, row: Any) -> None:
-        self.replication.add(row)
-        if self._writer is not None:
-            self._writer.request(row)
 
 
 def publish(writer: RunWriter, draw: Draw | None, notice: Notice | None) -> None:

@@ -37,7 +37,7 @@ def replications_of(
     slo = Limits(config.slo.ttft_s, config.slo.latency_s)
     closed = config.workload.loop == "closed"
     made = [Replication(warmup_requests=warmup, slo=slo, closed=closed, disturbed=config.disturbed) for _ in notes]
-    logs = [RunLog(scenario, one.add, warmup_requests=warmup) for one in made]
+    logs = [RunLog(scenario, columns=one.requests, warmup_requests=warmup) for one in made]
     names = ["replication", "room", "arrival_s", "total_tokens", "text_tokens", "images"]
     for replication, room, arrival_s, total, text, images in zip(
         *(table[name].tolist() for name in names), strict=True

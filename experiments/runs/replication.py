@@ -20,16 +20,14 @@ from experiments.stats.intervals import (
     Samples,
 )
 from experiments.stats.warmup import mser5
+from protocol.observe.columns import RequestColumns
 from protocol.observe.pooluse import PoolUse
-from protocol.observe.progress import RequestRow
 from protocol.observe.runlog import RunLog
 from protocol.observe.stageuse import StageUse
 from protocol.topology import Side
 
 MEASURED_STAGES = ("preprocessing", "encoder", "writers", "prefill")
 """Stages whose work is in the records of both worlds."""
-NEVER_S = math.nan
-"""Stands for the time of something that did not happen."""
 EMPTY: Samples = np.zeros(0)
 
 
@@ -63,20 +61,11 @@ class Replication:
     closed: bool = False
     disturbed: bool = False
     monitored: bool = False
-    statuses: Counter[str] = field(default_factory=Counter)
-    room: array[int] = field(default_factory=lambda: array("q"))
-    arrival_s: array[float] = field(default_factory=lambda: array("d"))
-    encoded_s: array[float] = field(default_factory=lambda: array("d"))
-    delivered_s: array[float] = field(default_factory=lambda: array("d"))
-    prefilled_s: array[float] = field(default_factory=lambda: array("d"))
-    chunks: array[int] = field(default_factory=lambda: array("q"))
-    tokens: array[int] = field(default_factory=lambda: array("q"))
-    timed_out: array[int] = field(default_factory=lambda: array("b"))
+    requests: RequestColumns = field(default_factory=RequestColumns)
     pools: dict[Side, PoolUse] = field(default_factory=dict)
     stages: dict[str, StageUse] = field(default_factory=dict)
     waits: dict[Side, StageUse] = field(default_factory=dict)
     adapters: float | None = None
-    reasons: Counter[str] = field(default_factory=Counter)
     end_s: float = 0.0
     window_end_s: float | None = None
     deadlock: bool = False
@@ -88,25 +77,15 @@ class Replication:
     common: NDArray[np.bool_] | None = None
     _order: NDArray[np.intp] | None = None
 
-    def add(self, row: RequestRow) -> None:
-        """Take one finished or unfinished request."""
-        self.statuses[row.status] += 1
-        delivered = row.delivered_s is not None and row.encoded_s is not None
-        self.room.append(row.room)
-        self.arrival_s.append(row.arrival_s)
-        self.encoded_s.append(row.encoded_s if row.encoded_s is not None else NEVER_S)
-        self.delivered_s.append(row.delivered_s if row.delivered_s is not None and delivered else NEVER_S)
-        self.prefilled_s.append(row.prefilled_s if row.prefilled_s is not None and delivered else NEVER_S)
-        self.chunks.append(row.chunks)
-        self.tokens.append(row.total_tokens)
-        self.timed_out.append("timed out" in row.failure)
-        if row.failure:
-            self.reasons[row.failure] += 1
+    @property
+    def statuses(self) -> Counter[str]:
+        """How many requests came to each status, by its name."""
+        return self.requests.statuses
 
     @property
     def offered(self) -> int:
         """All requests, those of the warm-up included."""
-        return len(self.room)
+        return len(self.requests.room)
 
     def take(self, log: RunLog, end_s: float) -> None:
         """Take what ``log``, which is finished, has of the whole run. ``end_s``: when that ended."""
@@ -122,20 +101,20 @@ class Replication:
         It begins with the first arrival after the warm-up, and ends when all ranks are done with the last request; with
         the run, if they never were.
         """
-        counted = self._counted(self.arrival_s)
+        counted = self._counted("arrival_s")
         end_s = self.end_s if self.window_end_s is None else self.window_end_s
         return (min(float(counted[0]), end_s) if len(counted) else end_s), end_s
 
     def courses(self) -> tuple[Samples, Samples, Samples, Samples]:
         """Of the counted requests, in order of arrival: arrivals, ends of their prefills (NaN: never), whether they
         timed out, tokens."""
-        names = (self.arrival_s, self.prefilled_s, self.timed_out, self.tokens)
-        arrivals_s, ends_s, timed_out, tokens = (self._counted(values).astype(np.float64) for values in names)
+        names = ("arrival_s", "prefilled_s", "timed_out", "tokens")
+        arrivals_s, ends_s, timed_out, tokens = (self._counted(name).astype(np.float64) for name in names)
         return arrivals_s, ends_s, timed_out, tokens
 
     def prefill_ends_s(self) -> Samples:
         """When prefills ended, those of the warm-up with them, in no order; NaN for those that did not."""
-        return np.array(self.prefilled_s)
+        return np.array(self.requests.prefilled_s)
 
     def busy_until(self, time_s: float) -> dict[str, float | None]:
         """The share of the time until ``time_s`` that every stage was busy; of the pools, that rooms waited for them.
@@ -170,11 +149,11 @@ class Replication:
 
     def latencies_s(self) -> Samples:
         """Arrival to delivered of the delivered requests, in order of arrival."""
-        return self._of_delivered(self._counted(self.delivered_s) - self._counted(self.arrival_s))
+        return self._of_delivered(self._counted("delivered_s") - self._counted("arrival_s"))
 
     def ttfts_s(self) -> Samples:
         """Arrival to the end of the prefill of the requests that got there, in order of arrival."""
-        times_s = self._of_delivered(self._counted(self.prefilled_s) - self._counted(self.arrival_s))
+        times_s = self._of_delivered(self._counted("prefilled_s") - self._counted("arrival_s"))
         return times_s[~np.isnan(times_s)]
 
     def met(self, ttft: bool, latency: bool) -> Samples | None:
@@ -183,27 +162,27 @@ class Replication:
         None if none of the chosen ones is set.
         """
         limits = [
-            (limit_s, ends_s)
-            for chosen, limit_s, ends_s in (
-                (ttft, self.slo.ttft_s, self.prefilled_s),
-                (latency, self.slo.latency_s, self.delivered_s),
+            (limit_s, name)
+            for chosen, limit_s, name in (
+                (ttft, self.slo.ttft_s, "prefilled_s"),
+                (latency, self.slo.latency_s, "delivered_s"),
             )
             if chosen and limit_s is not None
         ]
         if not limits:
             return None
-        arrivals_s = self._counted(self.arrival_s)
+        arrivals_s = self._counted("arrival_s")
         # What never happened is NaN, which is within no limit.
-        kept = [self._counted(ends_s) - arrivals_s <= limit_s for limit_s, ends_s in limits]
+        kept = [self._counted(name) - arrivals_s <= limit_s for limit_s, name in limits]
         return np.logical_and.reduce(kept).astype(np.float64)
 
     def transfers_s(self) -> Samples:
         """Embedding ready to delivered of the delivered requests, in order of arrival."""
-        return self._of_delivered(self._counted(self.delivered_s) - self._counted(self.encoded_s))
+        return self._of_delivered(self._counted("delivered_s") - self._counted("encoded_s"))
 
     def chunk_counts(self) -> Samples:
         """Chunks of the delivered requests, in order of arrival."""
-        return self._of_delivered(self._counted(self.chunks).astype(np.float64))
+        return self._of_delivered(self._counted("chunks").astype(np.float64))
 
     def not_served(self) -> Samples:
         """1 for every request that was not delivered and 0 for the others, in order of arrival."""
@@ -211,11 +190,11 @@ class Replication:
 
     def delivered(self) -> NDArray[np.bool_]:
         """Which of the counted requests were delivered, in order of arrival."""
-        return ~np.isnan(self._counted(self.delivered_s))
+        return ~np.isnan(self._counted("delivered_s"))
 
     def rooms(self) -> NDArray[np.int64]:
         """Numbers of the counted requests, in order of arrival."""
-        return self._counted(self.room)
+        return self._counted("room")
 
     def only(self, common: NDArray[np.bool_]) -> Replication:
         """The same with its figures of delivered requests taken from some of them only."""
@@ -229,7 +208,7 @@ class Replication:
     def deliveries(self, grid: Grid | None = None) -> OneRun | None:
         """Deliveries a second in the window; the requests of a warm-up count if they are delivered in it."""
         start_s, end_s = self.window_s
-        times_s = np.frombuffer(self.delivered_s) - start_s
+        times_s = np.frombuffer(self.requests.delivered_s) - start_s
         times_s = times_s[times_s > 0]  # NaN is not
         whole_s = end_s - start_s
         cut = grid or self.grid()
@@ -242,7 +221,10 @@ class Replication:
     def mser5_requests(self) -> int | None:
         """How many first requests MSER-5 would leave out, from the latencies of all that were delivered."""
         order = self._in_order()
-        latencies = (np.frombuffer(self.delivered_s) - np.frombuffer(self.arrival_s))[order] if len(order) else EMPTY
+        delivered_s, arrivals_s = (
+            np.frombuffer(times_s) for times_s in (self.requests.delivered_s, self.requests.arrival_s)
+        )
+        latencies = (delivered_s - arrivals_s)[order] if len(order) else EMPTY
         delivered = np.flatnonzero(~np.isnan(latencies))
         cut = mser5(latencies[delivered])
         # Of all requests, so that the number can be put into run.warmup_requests.
@@ -250,10 +232,11 @@ class Replication:
 
     def _in_order(self) -> NDArray[np.intp]:
         if self._order is None or len(self._order) != self.offered:
-            self._order = np.lexsort((np.array(self.room), np.array(self.arrival_s)))
+            self._order = np.lexsort((np.array(self.requests.room), np.array(self.requests.arrival_s)))
         return self._order
 
-    def _counted(self, values: array[Any]) -> NDArray[Any]:
+    def _counted(self, column: str) -> NDArray[Any]:
+        values: array[Any] = getattr(self.requests, column)
         # A copy, so that the array may grow again.
         return np.array(values, dtype=values.typecode)[self._in_order()[self.warmup_requests :]]
 

@@ -97,7 +97,7 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
             "unfinished": sum(statuses[status.name] for status in Status if status not in FINAL),
             "not_served": offered - succeeded,
         },
-        "failures": counted(sum((one.reasons for one in replications), Counter())),
+        "failures": counted(sum((one.requests.reasons for one in replications), Counter())),
     }
     for figure in FIGURES:
         put(summary, figure.path, figure.estimate(replications))

@@ -185,10 +185,9 @@ def predict(
 
     def conclude(row: RequestRow) -> None:
         statuses[row.room] = row.status
-        figures.add(row)
 
     kept: list[Record] = []
-    log = RunLog(scenario, conclude, warmup_requests=warmup)
+    log = RunLog(scenario, conclude, columns=figures.requests, warmup_requests=warmup)
     plan = fault_plan(config, replication)
     try:
         outcome = simulate(

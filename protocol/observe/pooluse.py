@@ -12,27 +12,35 @@ together. By then it is known how long batches are at least, and none are cut th
 from __future__ import annotations
 
 import math
-
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
+from typing import final
 
 MOST_BATCHES = 1024
 """Between half as many and this many batches are there in the end: enough to see how long the levels remember."""
 FIRST_BATCH_S = 2.0**-20
 """About a microsecond, shorter than any transfer. Lengths are powers of two: their multiples are exact numbers."""
 MOST_STRETCHES = 1024
-"""Of time in which no level changed, noted and not integrated yet. As many arrays cost little more than one, and they
-are a small part of what a run keeps of its requests."""
-
-Stretch = tuple[float, int, int, int, int]
-"""Until when, and the levels until then: held blocks, held tokens, used tokens, waiting rooms."""
+"""Of time in which no level changed, noted and not integrated yet. They are a small part of what a run keeps of its
+requests."""
 
 Totals = tuple[float, float, float, float]
 """held_block_s, held_token_s, used_token_s and blocked_s since counting began."""
 
 
-class PoolUse(msgspec.Struct):
+@final
+class Stretch:
+    """The levels that a pool had, and until when. ``blocks`` are held, of ``tokens`` that are held ``used`` have a use,
+    and ``rooms`` wait. They are whole numbers."""
+
+    def __init__(self) -> None:
+        self.until_s = 0.0
+        self.blocks = 0.0
+        self.tokens = 0.0
+        self.used = 0.0
+        self.rooms = 0.0
+
+
+@final
+class PoolUse:
     """Use of one side's pools, over all its ranks; block-seconds and blocks are sums over the ranks.
 
     ``held_token_s``: integral of the capacity (tokens) rooms hold; ``used_token_s``: the part of it that real tokens
@@ -45,25 +53,33 @@ class PoolUse(msgspec.Struct):
     ``marks[j]`` holds the totals at start_s + j · batch_s.
     """
 
-    pool_blocks: int
-    held_block_s: float = 0.0
-    peak_blocks: int = 0
-    held_token_s: float = 0.0
-    used_token_s: float = 0.0
-    blocked_s: float = 0.0
-    start_s: float = 0.0
-    now_s: float = 0.0
-    batch_s: float = FIRST_BATCH_S
-    marks: list[Totals] = []
-    to_the_end_block_s: float = 0.0
-    held_blocks: int = 0
-    held_tokens: int = 0
-    used_tokens: int = 0
-    waiting_rooms: int = 0
-    _stretches: list[Stretch] = []
-    _integrated_s: float = 0.0
-    _kept: tuple[float, Totals, int] | None = None
-    _keep: tuple[int, float, Stretch, int] | None = None
+    def __init__(self, pool_blocks: int) -> None:
+        self.pool_blocks = pool_blocks
+        self.held_block_s = 0.0
+        self.peak_blocks = 0
+        self.held_token_s = 0.0
+        self.used_token_s = 0.0
+        self.blocked_s = 0.0
+        self.start_s = 0.0
+        self.now_s = 0.0
+        self.batch_s = FIRST_BATCH_S
+        self.marks: list[Totals] = []
+        self.to_the_end_block_s = 0.0
+        self.held_blocks = 0
+        self.held_tokens = 0
+        self.used_tokens = 0
+        self.waiting_rooms = 0
+        self._stretches: list[Stretch] = []  # the first ``_noted`` of them count, the others are for what comes
+        self._noted = 0
+        self._integrated_s = 0.0
+        # What is to be kept once the first ``_keep_after`` are integrated: with these levels from a time to another.
+        self._keep: Stretch | None = None
+        self._keep_after = 0
+        self._keep_since_s = 0.0
+        self._keep_peak = 0
+        self._kept: Totals | None = None
+        self._kept_s = 0.0
+        self._kept_peak = 0
 
     def count_from(self, start_s: float) -> None:
         """Count from ``start_s`` on, which must not be in the past; infinity until that time is known.
@@ -94,7 +110,7 @@ class PoolUse(msgspec.Struct):
         """Integrate the present levels up to ``time_s``. Earlier times change nothing."""
         if time_s >= self.now_s:
             self._note(time_s)
-        if self._stretches:
+        if self._noted:
             self._integrate()
 
     def keep(self, time_s: float) -> None:
@@ -102,9 +118,13 @@ class PoolUse(msgspec.Struct):
         # Nothing changes by this, not even by rounding: how often it is called depends on who feeds this.
         if math.isfinite(self.now_s):
             # Until the first stretch, what is held when counting begins is no part of the peak yet.
-            begun = bool(self._stretches) or bool(self.marks)
-            peak = self.peak_blocks if begun else max(self.peak_blocks, self.held_blocks)
-            self._keep = len(self._stretches), self.now_s, self._levels_until(time_s), peak
+            begun = self._noted > 0 or bool(self.marks)
+            if self._keep is None:
+                self._keep = Stretch()
+            self._set_levels(self._keep, time_s)
+            self._keep_after = self._noted
+            self._keep_since_s = self.now_s
+            self._keep_peak = self.peak_blocks if begun else max(self.peak_blocks, self.held_blocks)
 
     def finish(self, time_s: float, end_s: float) -> None:
         """Counting ends at ``time_s``: at the end of the run, ``end_s``, or at the time that was kept last."""
@@ -112,8 +132,8 @@ class PoolUse(msgspec.Struct):
         self.to_the_end_block_s = self.held_block_s
         if self._kept is None or time_s >= end_s:
             return
-        self.now_s, totals, self.peak_blocks = self._kept
-        self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s = totals
+        self.now_s, self.peak_blocks = self._kept_s, self._kept_peak
+        self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s = self._kept
         # The length of the batches stays what the longer time has made it.
         del self.marks[math.floor((self.now_s - self.start_s) / self.batch_s) + 1 :]
 
@@ -129,53 +149,65 @@ class PoolUse(msgspec.Struct):
         """How long the integrals have run."""
         return self.now_s - self.start_s if math.isfinite(self.start_s) else 0.0
 
-    def _levels_until(self, time_s: float) -> Stretch:
-        return time_s, self.held_blocks, self.held_tokens, self.used_tokens, self.waiting_rooms
-
     def _note(self, time_s: float) -> None:
         """The present levels stay until ``time_s``."""
-        stretches = self._stretches
-        if not stretches and not self.marks:
+        noted = self._noted
+        if not noted and not self.marks:
             self.peak_blocks = max(self.peak_blocks, self.held_blocks)  # what is held when counting begins
-        stretches.append((time_s, self.held_blocks, self.held_tokens, self.used_tokens, self.waiting_rooms))
+        if noted == len(self._stretches):
+            self._stretches.append(Stretch())
+        self._set_levels(self._stretches[noted], time_s)
         self.now_s = time_s
-        if len(stretches) == MOST_STRETCHES:
+        self._noted = noted + 1
+        if self._noted == MOST_STRETCHES:
             self._integrate()
 
-    def _integrate(self) -> None:
-        """Integrate what has been noted, and set the marks that lie in it."""
-        noted = np.array(self._stretches, dtype=np.float64)
-        self._stretches.clear()
-        ends_s = noted[:, 0]
-        self._coarsen(self.now_s)
-        count = math.floor((self.now_s - self.start_s) / self.batch_s) + 2  # one more than there can be
-        marks_s = self.start_s + np.arange(len(self.marks), count) * self.batch_s
-        marks_s = marks_s[marks_s <= self.now_s]
-        # Between two of these times every level is one of those noted.
-        times_s = np.sort(np.concatenate([ends_s, marks_s]), kind="stable")
-        lasted_s = np.diff(times_s, prepend=self._integrated_s)
-        levels = noted[np.searchsorted(ends_s, times_s), 1:]
-        steps = np.vstack([self._totals(), lasted_s[:, None] * levels])
-        sums = np.cumsum(steps, axis=0)[1:]  # one after the other, as they would be added without arrays
-        self.marks.extend(map(tuple, sums[np.searchsorted(times_s, marks_s)].tolist()))
-        if self._keep is not None:
-            self._kept = self._kept_from(self._keep, times_s, sums)
-            self._keep = None
-        self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s = sums[-1].tolist()
-        self._integrated_s = self.now_s
+    def _set_levels(self, stretch: Stretch, until_s: float) -> None:
+        stretch.until_s = until_s
+        stretch.blocks = float(self.held_blocks)
+        stretch.tokens = float(self.held_tokens)
+        stretch.used = float(self.used_tokens)
+        stretch.rooms = float(self.waiting_rooms)
 
-    def _kept_from(
-        self, keep: tuple[int, float, Stretch, int], times_s: NDArray[np.float64], sums: NDArray[np.float64]
-    ) -> tuple[float, Totals, int]:
-        """The totals at the time that was to be kept, after so many stretches of those that are integrated now."""
-        stretches, since_s, (time_s, *levels), peak_blocks = keep
-        place = int(np.searchsorted(times_s, since_s, side="right")) - 1 if stretches else -1
-        before = sums[place].tolist() if place >= 0 else self._totals()
-        passed_s = time_s - since_s
-        held_block_s, held_token_s, used_token_s, blocked_s = (
-            total + passed_s * level for total, level in zip(before, levels, strict=True)
+    def _integrate(self) -> None:
+        """Integrate what has been noted, one stretch after the other, and set the marks that lie in it."""
+        self._coarsen(self.now_s)
+        keep, keep_after = self._keep, self._keep_after
+        if keep is not None and keep_after == 0:
+            self._keep_from(keep)
+        start_s, batch_s, marks = self.start_s, self.batch_s, self.marks
+        mark_s = start_s + float(len(marks)) * batch_s
+        for number in range(self._noted):
+            stretch = self._stretches[number]
+            while mark_s <= stretch.until_s:
+                self._add(stretch, mark_s)
+                marks.append((self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s))
+                mark_s = start_s + float(len(marks)) * batch_s
+            self._add(stretch, stretch.until_s)
+            if keep is not None and number + 1 == keep_after:
+                self._keep_from(keep)
+        self._noted = 0
+        self._keep = None
+
+    def _add(self, stretch: Stretch, time_s: float) -> None:
+        """Add what the levels of ``stretch`` come to from what is integrated already until ``time_s``."""
+        lasted_s = time_s - self._integrated_s
+        self.held_block_s += lasted_s * stretch.blocks
+        self.held_token_s += lasted_s * stretch.tokens
+        self.used_token_s += lasted_s * stretch.used
+        self.blocked_s += lasted_s * stretch.rooms
+        self._integrated_s = time_s
+
+    def _keep_from(self, keep: Stretch) -> None:
+        """What has been integrated now is what had been when ``keep`` was made: keep the totals at its time."""
+        passed_s = keep.until_s - self._keep_since_s
+        self._kept = (
+            self.held_block_s + passed_s * keep.blocks,
+            self.held_token_s + passed_s * keep.tokens,
+            self.used_token_s + passed_s * keep.used,
+            self.blocked_s + passed_s * keep.rooms,
         )
-        return time_s, (held_block_s, held_token_s, used_token_s, blocked_s), peak_blocks
+        self._kept_s, self._kept_peak = keep.until_s, self._keep_peak
 
     def _coarsen(self, time_s: float) -> None:
         """Merge batches in pairs until those up to ``time_s`` are few enough."""
@@ -183,6 +215,3 @@ class PoolUse(msgspec.Struct):
             # The totals at every second mark: merging loses nothing.
             del self.marks[1::2]
             self.batch_s *= 2
-
-    def _totals(self) -> Totals:
-        return self.held_block_s, self.held_token_s, self.used_token_s, self.blocked_s

@@ -10,41 +10,50 @@ The busy time is kept for batches of time, as the use of a pool is (``pooluse``)
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import msgspec
+from typing import final
 
 from protocol.observe.pooluse import FIRST_BATCH_S, MOST_BATCHES
 
 
-class StageUse(msgspec.Struct):
+@final
+class StageUse:
     """``servers``: of all instances together. ``batches[j]``: their busy seconds from start_s + j · batch_s on.
 
-    Everything counts from ``start_s`` on.
+    Everything counts from ``start_s`` on. Servers are told by their numbers.
     """
 
-    servers: int
-    busy_s: float = 0.0
-    start_s: float = math.inf
-    batch_s: float = FIRST_BATCH_S
-    batches: list[float] = []
-    _free_s: dict[Any, float] = {}
+    def __init__(self, servers: int) -> None:
+        self.servers = servers
+        self.busy_s = 0.0
+        self.start_s = math.inf
+        self.batch_s = FIRST_BATCH_S
+        self.batches: list[float] = []
+        self._free_s: list[float] = []  # of each server, since when; since ever if it has done nothing yet
 
-    def serve(self, server: Any, came_s: float, done_s: float) -> None:
+    def serve(self, server: int, came_s: float, done_s: float) -> None:
         """``server`` was done at ``done_s`` with something that had come at ``came_s``, or had to wait then."""
-        begin_s = max(came_s, self._free_s.get(server, came_s), self.start_s)
-        self._free_s[server] = done_s
+        free_s = self._free_s
+        if server >= len(free_s):
+            free_s.extend([-math.inf] * (server + 1 - len(free_s)))
+        begin_s = max(max(came_s, free_s[server]), self.start_s)  # two by two: quicker than three
+        free_s[server] = done_s
         if done_s > begin_s:
             self._add(begin_s, done_s)
 
-    def serve_by_any(self, group: Any, count: int, came_s: float, done_s: float) -> None:
+    def serve_by_any(self, group: int, count: int, came_s: float, done_s: float) -> None:
         """The same for the ``count`` servers of a group with one queue, when it is not known which of them it was."""
         # The one that was free last before it came; else the one that was free first, for which it waited.
-        free_s = [self._free_s.get((group, number), 0.0) for number in range(count)] if count > 1 else [0.0]
-        before = [time_s for time_s in free_s if time_s <= came_s]
-        # Of several that were free at that time the last, as of several for which it waited the first.
-        number = count - 1 - free_s[::-1].index(max(before)) if before else free_s.index(min(free_s))
-        self.serve((group, number), came_s, done_s)
+        first, known = group * count, len(self._free_s)
+        chosen, chosen_s = -1, 0.0
+        soonest, soonest_s = first, math.inf
+        for server in range(first, first + count):
+            free_s = max(self._free_s[server], 0.0) if server < known else 0.0
+            # Of several that were free at that time the last, as of several for which it waited the first.
+            if free_s <= came_s and (chosen < 0 or free_s >= chosen_s):
+                chosen, chosen_s = server, free_s
+            if free_s < soonest_s:
+                soonest, soonest_s = server, free_s
+        self.serve(chosen if chosen >= 0 else soonest, came_s, done_s)
 
     def finish(self, time_s: float) -> None:
         """Counting ends at ``time_s``; only whole batches are left."""

@@ -17,38 +17,49 @@ from experiments.runs.summary import each, summarise
 from experiments.stats.intervals import NOTHING, unbounded
 from experiments.workloads.loading import load
 from protocol.observe.pooluse import PoolUse
-from protocol.observe.progress import RequestRow
+from protocol.observe.progress import NEVER_S
+from protocol.status import Status
 from protocol.topology import Side
 
 
-def row(
-    room: int, arrival_s: float, encoded_s: float | None, delivered_s: float | None, chunks: int, status: str
-) -> RequestRow:
-    return RequestRow(
-        room=room, arrival_s=arrival_s, text_tokens=0, images=1, total_tokens=10, first_allocation_tokens=8,
-        chunks=chunks, encoded_s=encoded_s, first_chunk_s=None, delivered_s=delivered_s, prefilled_s=delivered_s,
-        released_s=None,
-        status=status, failure=f"it has no room for {room} tokens" if status == "Failed" else "",
-    )  # fmt: skip
+def add(
+    one: Replication,
+    room: int,
+    arrival_s: float,
+    encoded_s: float,
+    delivered_s: float,
+    chunks: int,
+    status: Status,
+) -> None:
+    failure = f"it has no room for {room} tokens" if status is Status.Failed else ""
+    one.requests.add(room, arrival_s, encoded_s, delivered_s, delivered_s, chunks, 10, status, failure)
+
+
+def pool(blocks: int, now_s: float) -> PoolUse:
+    """A pool of which nothing was used."""
+    use = PoolUse(blocks)
+    use.now_s = now_s
+    return use
 
 
 def replication(shift: float = 0.0) -> Replication:
     """Four requests: latencies 1, 2 and 6 s (plus shift), transfers 0.5, 1 and 3 s; one failed, one never ended."""
     one = Replication()
-    one.add(row(1, 0.0, 0.5 + shift, 1.0 + shift, 1, "Success"))
-    one.add(row(2, 1.0, 2.0 + shift, 3.0 + shift, 2, "Success"))
-    one.add(row(3, 2.0, 5.0 + shift, 8.0 + shift, 4, "Success"))
-    one.add(row(4, 3.0, None, None, 0, "Failed"))
-    one.add(row(5, 3.0, 4.0, None, 1, "Transferring"))
+    add(one, 1, 0.0, 0.5 + shift, 1.0 + shift, 1, Status.Success)
+    add(one, 2, 1.0, 2.0 + shift, 3.0 + shift, 2, Status.Success)
+    add(one, 3, 2.0, 5.0 + shift, 8.0 + shift, 4, Status.Success)
+    add(one, 4, 3.0, NEVER_S, NEVER_S, 0, Status.Failed)
+    add(one, 5, 3.0, 4.0, NEVER_S, 1, Status.Transferring)
     one.end_s = 10.0
     one.records = 60
     one.pools = {
         # 200 block-seconds of 10 s · 40 blocks; 640 of 1600 token-seconds had a token.
-        Side.LANGUAGE: PoolUse(
-            40, held_block_s=200.0, peak_blocks=30, held_token_s=1600.0, used_token_s=640.0, blocked_s=7.0, now_s=10.0
-        ),
-        Side.ENCODE: PoolUse(20, now_s=10.0),
+        Side.LANGUAGE: pool(40, 10.0),
+        Side.ENCODE: pool(20, 10.0),
     }
+    use = one.pools[Side.LANGUAGE]
+    use.held_block_s, use.peak_blocks = 200.0, 30
+    use.held_token_s, use.used_token_s, use.blocked_s = 1600.0, 640.0, 7.0
     return one
 
 
@@ -107,8 +118,8 @@ def test_three_replications_have_t_intervals() -> None:
 
 
 def test_no_success_is_no_number() -> None:
-    one = Replication(pools={side: PoolUse(4, now_s=1.0) for side in Side}, end_s=1.0, window_end_s=1.0)
-    one.add(row(1, 0.0, None, None, 0, "Failed"))
+    one = Replication(pools={side: pool(4, 1.0) for side in Side}, end_s=1.0, window_end_s=1.0)
+    add(one, 1, 0.0, NEVER_S, NEVER_S, 0, Status.Failed)
     for runs in ([one], [one, one]):
         summary = summarise(runs, kind="real", transport="tcp", wall_s=0.1)
         for name in ("latency_s", "transfer_s", "resume"):
@@ -120,8 +131,8 @@ def test_no_success_is_no_number() -> None:
 
 def test_rows_in_any_order_of_completion_are_batched_by_arrival() -> None:
     one = Replication()
-    one.add(row(2, 5.0, 5.0, 6.0, 1, "Success"))
-    one.add(row(1, 0.0, 0.0, 9.0, 3, "Success"))
+    add(one, 2, 5.0, 5.0, 6.0, 1, Status.Success)
+    add(one, 1, 0.0, 0.0, 9.0, 3, Status.Success)
     assert one.latencies_s().tolist() == [9.0, 1.0]
     assert one.chunk_counts().tolist() == [3.0, 1.0]
 
@@ -238,8 +249,16 @@ def test_mser_counts_requests_that_were_not_delivered_too() -> None:
     for room in range(1000):
         slow = 100.0 if room < 200 else 0.0
         lost = room % 2 == 1
-        delivered_s = None if lost else room + slow + noise[room]
-        one.add(row(room, float(room), None if lost else room + 0.1, delivered_s, 1, "Failed" if lost else "Success"))
+        delivered_s = NEVER_S if lost else room + slow + noise[room]
+        add(
+            one,
+            room,
+            float(room),
+            NEVER_S if lost else room + 0.1,
+            delivered_s,
+            1,
+            Status.Failed if lost else Status.Success,
+        )
     assert one.mser5_requests() == 200
     (told,) = each([one])
     assert told["mser5_requests"] == 200

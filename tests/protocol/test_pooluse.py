@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.observe.pooluse import FIRST_BATCH_S, MOST_BATCHES, PoolUse
+from protocol.observe.pooluse import FIRST_BATCH_S, MOST_BATCHES, MOST_STRETCHES, PoolUse
 
 Step = tuple[float, int, int, int, int]
 """Seconds since the step before, then the levels from here on: blocks, tokens, used tokens, waiting rooms."""
@@ -145,3 +146,40 @@ def test_counting_may_be_found_to_have_ended_earlier(steps: list[Step], later: l
     assert (whole.counted_s, whole.peak_blocks) == (cut.counted_s, cut.peak_blocks)
     assert len(whole.batches()) == math.floor((kept_s - start_s) / whole.batch_s)
     assert whole.to_the_end_block_s >= whole.held_block_s
+
+
+def totals_in_arrays(history: list[tuple[float, tuple[int, int, int, int]]]) -> tuple[list[list[float]], float]:
+    """The totals at every mark and at the end, by cumulative sums over so many stretches at a time as are integrated
+    together; and how long batches are in the end."""
+    # Levels are noted when they change at another time than before, until then and from then on.
+    begins = [when for when, (time_s, _) in enumerate(history) if when == 0 or time_s > history[when - 1][0]]
+    ends_s = np.array([history[when][0] for when in begins[1:]])
+    levels = np.array([history[when - 1][1] for when in begins[1:]], dtype=np.float64)
+    batch_s, integrated_s, marks = FIRST_BATCH_S, 0.0, np.zeros((0, 4))
+    sums = np.zeros((1, 4))
+    for first in range(0, len(ends_s), MOST_STRETCHES):
+        some_s, held = ends_s[first : first + MOST_STRETCHES], levels[first : first + MOST_STRETCHES]
+        while some_s[-1] >= MOST_BATCHES * batch_s:
+            marks, batch_s = marks[::2], 2 * batch_s
+        marks_s = np.arange(len(marks), math.floor(some_s[-1] / batch_s) + 1) * batch_s
+        times_s = np.sort(np.concatenate([some_s, marks_s]), kind="stable")
+        lasted_s = np.diff(times_s, prepend=integrated_s)
+        sums = np.cumsum(np.vstack([sums[-1], lasted_s[:, None] * held[np.searchsorted(some_s, times_s)]]), axis=0)
+        marks = np.vstack([marks, sums[1:][np.searchsorted(times_s, marks_s)]])
+        integrated_s = some_s[-1]
+    return [*marks.tolist(), sums[-1].tolist()], batch_s
+
+
+@pytest.mark.parametrize(("seed", "steps", "scale_s"), [(1, 3, 1.0), (2, 700, 1e-6), (3, 5000, 1e-4), (4, 3000, 10.0)])
+def test_sums_are_those_of_arrays_to_the_last_bit(seed: int, steps: int, scale_s: float) -> None:
+    """However it is computed, a figure of a run does not change."""
+    draw = np.random.default_rng(seed)
+    use = PoolUse(50)
+    history = feed(
+        use,
+        [(float(since_s), *map(int, draw.integers(0, 50, 4))) for since_s in draw.exponential(scale_s, steps)],
+    )
+    use.advance(history[-1][0])
+    expected, batch_s = totals_in_arrays(history)
+    assert use.batch_s == batch_s
+    assert [*map(list, use.marks), totals(use)] == expected

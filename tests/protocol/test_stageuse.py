@@ -22,7 +22,7 @@ def test_one_server_first_come_first_served(jobs: list[tuple[float, float]], sta
         begin_s = max(came_s, free_s)
         free_s = begin_s + lasts_s
         busy.append((begin_s, free_s))
-        use.serve("one", came_s, free_s)
+        use.serve(0, came_s, free_s)
     end_s = max(free_s, start_s) + rest_s
     counted = sum(max(end - max(begin, start_s), 0.0) for begin, end in busy)
     assert use.busy_s == pytest.approx(counted, rel=1e-9, abs=1e-9)
@@ -46,7 +46,7 @@ def test_servers_with_one_queue_do_all_of_the_work(jobs: list[tuple[float, float
         free_s[server] = max(free_s[server], came_s) + lasts_s
         done.append((free_s[server], came_s))
     for done_s, came_s in sorted(done):
-        use.serve_by_any("group", count, came_s, done_s)
+        use.serve_by_any(0, count, came_s, done_s)
     work_s = sum(lasts_s for _, lasts_s in jobs)
     # Which of them it was is not known, so what overlaps may be told apart a little wrongly.
     assert use.busy_s == pytest.approx(work_s, rel=0.35)
@@ -57,8 +57,8 @@ def test_servers_with_one_queue_do_all_of_the_work(jobs: list[tuple[float, float
 def test_a_share_of_the_time_so_far() -> None:
     use = StageUse(2)
     use.start_s = 10.0
-    use.serve("a", 10.0, 20.0)
-    use.serve("b", 15.0, 20.0)
+    use.serve(0, 10.0, 20.0)
+    use.serve(1, 15.0, 20.0)
     use.finish(30.0)
     assert use.share_until(20.0) == pytest.approx(15 / 20, abs=0.01)
     assert use.share_until(30.0) == pytest.approx(15 / 40, abs=0.01)
