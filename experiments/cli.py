@@ -7,7 +7,6 @@ there. Each command is a module of ``experiments/commands/``, found there by its
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import warnings
@@ -20,13 +19,10 @@ import typer.core
 from experiments.commands.common.exits import BAD_INPUT, CHECK_FAILED, DONE, INTERRUPTED, TERMINATED
 from experiments.commands.common.registry import all_commands, find_command
 from experiments.config.renamed import with_new_options
+from experiments.starting import collect_seldom
 from experiments.terminal import open_closed_streams, show_what_can_be_shown, write_whether_read_or_not
 from experiments.termination import termination_like_interrupt
 from protocol.naming import Renamed
-
-COLLECTED_AFTER = (50_000, 20, 50)
-"""When the garbage collector looks. Modules stay once they are loaded, and runs leave hardly any cycles: with Python's
-own numbers a tenth of a short command's time goes into looking at all of them again and again."""
 
 _showwarning = warnings.showwarning
 _told: set[str] = set()
@@ -99,7 +95,7 @@ def _start(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; SIGTERM ends it in order as Ctrl-C does."""
-    gc.set_threshold(*COLLECTED_AFTER)
+    collect_seldom()
     with termination_like_interrupt() as termination:
         status = _run(arguments)
         return TERMINATED if termination.came and status == INTERRUPTED else status

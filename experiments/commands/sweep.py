@@ -61,7 +61,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
-    from experiments.arithmetic import load_numpy
+    from experiments.starting import load_numpy
 
     load_numpy()
     from experiments.progress import bar

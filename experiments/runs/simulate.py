@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,21 @@ from experiments.runs.rundir import RunWriter
 from experiments.runs.summary import each, summarise
 from experiments.workloads.requests import check_requests, make_requests
 from experiments.workloads.traffic import traffic_of
+from protocol.emulation.scenario import Request
 from protocol.sizing import SizingError
 
 
 def simulate_one(
-    config: Config, replication: int, writer: RunWriter | None = None, progress: Progress | None = None
+    config: Config,
+    replication: int,
+    writer: RunWriter | None = None,
+    progress: Progress | None = None,
+    requests: Iterable[Request] | None = None,
 ) -> tuple[Replication, list[str]]:
     """Simulate one replication; return it and a sentence for every violation that was found.
 
     The invariants of the run's end are always looked at, those of every record only in ``MONITORED_REPLICATION``.
-    Without a writer nothing is written.
+    Without a writer nothing is written. ``requests``: those of this replication, if they are drawn already.
 
     Raises RunFailedError when a sizing policy from outside breaks its contract.
     """
@@ -43,7 +49,7 @@ def simulate_one(
     try:
         outcome = simulate(
             config.scenario(),
-            make_requests(config, replication),
+            make_requests(config, replication) if requests is None else requests,
             config.link.load(),
             recorder=recorder.recorder,
             progress=progress,

@@ -18,6 +18,7 @@ from experiments.stats.quantiles import at_levels
 from experiments.sweeps.folder import (
     Result,
 )
+from experiments.workloads.sharing import SharedRequests
 from protocol.naming import flat
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ NOT_FIGURES = frozenset(
 NOT_COLUMNS = frozenset({"failures", "slo.limits", "capacity"})
 """Parts of a summary that are no figures; some have other fields in every run."""
 TIMES = ("latency_s", "transfer_s")
+SHARED = SharedRequests()
+"""What this process has drawn of a sweep."""
 
 
 def run_configuration(config: Config, replication: int) -> Result:
     """Simulate one replication: its summary, its quantiles at ``LEVELS``, the invariants it violated, its seconds."""
     started_s = time.perf_counter()
-    one, violations = simulate_one(config, replication)
+    one, violations = simulate_one(config, replication, requests=SHARED.of(config, replication))
     return {
         "summary": _summary(one),
         "latency_s": _quantiles(one.latencies_s()),

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from experiments.errors import UserError
+from experiments.starting import collect_seldom
 from protocol.naming import Renamed
 
 EXECUTORS = ("local", "dask")
@@ -66,6 +67,7 @@ def run_tasks(
 def _numbered(index: int, function: Task, task: Sequence[Any]) -> tuple[int, Any]:
     in_worker = multiprocessing.parent_process() is not None
     if in_worker:
+        collect_seldom()
         # The process that checked the configuration has said so already.
         warnings.simplefilter("ignore", Renamed)
     if in_worker and threading.current_thread() is threading.main_thread():

@@ -55,6 +55,15 @@ class Plan:
             for replication in range(self.replications)
         ]
 
+    def order(self) -> list[int]:
+        """In which order to run the tasks: those that see the same requests come one after the other."""
+        workloads: dict[str, int] = {}
+        places = [
+            (workloads.setdefault(configuration.workload, len(workloads)), replication)
+            for configuration, replication in self.tasks
+        ]
+        return sorted(range(len(places)), key=places.__getitem__)
+
     @cached_property
     def identity(self) -> str:
         """Names the configurations, whatever the number of replications, so that a sweep can be given more of them."""

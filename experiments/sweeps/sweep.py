@@ -32,7 +32,7 @@ from experiments.runs.environment import usable_cpus
 from experiments.runs.recorder import Notice, Progress
 from experiments.stats.quantiles import LEVELS
 from experiments.sweeps.comparison import figures_of
-from experiments.sweeps.configuration import TIMES, flat_figures, packed, run_task
+from experiments.sweeps.configuration import SHARED, TIMES, flat_figures, packed, run_task
 from experiments.sweeps.executor import check_executor, run_tasks
 from experiments.sweeps.folder import (
     QUANTILES_FILE,
@@ -98,11 +98,11 @@ def run_sweep(
             for configuration, number in tasks
         ]
         results = [None if one is None else packed(one) for one in kept]
-        pending = [index for index, result in enumerate(results) if result is None]
+        pending = [index for index in plan.order() if results[index] is None]
         if begin is not None:
             begin(len(tasks) - len(pending))
         calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
-        with closing(run_tasks(run_task, calls, jobs=workers, executor=executor, address=address)) as done:
+        with closing(run_tasks(run_task, calls, jobs=workers, executor=executor, address=address)) as done, SHARED:
             for number, result in done:
                 index = pending[number]
                 configuration, replication = tasks[index]

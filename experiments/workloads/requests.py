@@ -152,8 +152,13 @@ def _check_file(config: Config) -> None:
 
 def make_requests(config: Config, replication: int) -> Iterator[Request]:
     """The requests of one replication in order of arrival, made as they are asked for."""
+    return requests_from(config, make_columns(config, replication))
+
+
+def requests_from(config: Config, blocks: Iterable[Columns]) -> Iterator[Request]:
+    """The requests of columns, numbered from 1 and spread over the instances of a configuration."""
     return requests_of(
-        make_columns(config, replication),
+        blocks,
         first_room=1,
         encode_instances=config.encode.instances,
         language_instances=config.language.instances,

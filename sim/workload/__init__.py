@@ -15,7 +15,6 @@ from sim.workload.draw import (
     generate,
     generate_blocks,
     service_factors,
-    spread,
 )
 from sim.workload.lengths import (
     QUANTILE_LEVELS,
@@ -90,6 +89,5 @@ __all__ = [
     "mix_options",
     "requests_of",
     "service_factors",
-    "spread",
     "superposed_times",
 ]

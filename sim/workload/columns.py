@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy
 
@@ -62,43 +62,28 @@ class Columns:
 
     def rows(self, chosen: slice | Counts) -> Columns:
         """The rows at some places, in their order."""
-        return Columns(
-            arrival_s=self.arrival_s[chosen],
-            total_tokens=self.total_tokens[chosen],
-            text_tokens=self.text_tokens[chosen],
-            images=self.images[chosen],
-            image_tokens_hint=self.image_tokens_hint[chosen],
-            image_squares=self.image_squares[chosen],
-            encode_factor=self.encode_factor[chosen],
-            prefill_factor=self.prefill_factor[chosen],
-            client=self.client[chosen],
-            clients=self.clients,
-        )
+        return Columns(**{name: getattr(self, name)[chosen] for name in COLUMNS}, clients=self.clients)
+
+    def locked(self) -> Columns:
+        """These columns, which nobody can write to any more."""
+        for name in COLUMNS:
+            getattr(self, name).flags.writeable = False
+        return self
 
     def first(self, count: int | None) -> Columns:
         """The first ``count`` rows, or all."""
         return self.rows(slice(count))
 
 
+COLUMNS = tuple(one.name for one in fields(Columns) if one.name != "clients")
+
+
 def joined(blocks: Iterable[Columns]) -> Columns:
     """All rows of ``blocks``, at least one, which must have the same clients."""
     listed = list(blocks)
 
-    def column(name: str) -> numpy.ndarray:
-        return numpy.concatenate([getattr(block, name) for block in listed])
-
-    return Columns(
-        arrival_s=column("arrival_s"),
-        total_tokens=column("total_tokens"),
-        text_tokens=column("text_tokens"),
-        images=column("images"),
-        image_tokens_hint=column("image_tokens_hint"),
-        image_squares=column("image_squares"),
-        encode_factor=column("encode_factor"),
-        prefill_factor=column("prefill_factor"),
-        client=column("client"),
-        clients=listed[0].clients,
-    )
+    columns = {name: numpy.concatenate([getattr(block, name) for block in listed]) for name in COLUMNS}
+    return Columns(**columns, clients=listed[0].clients)
 
 
 def requests_of(

@@ -114,14 +114,6 @@ def _cut(source: _Source, requests: int) -> Iterator[Columns]:
         yield block.first(requests - first)
 
 
-def spread(requests: Iterable[Request], *, encode_instances: int, language_instances: int) -> Iterator[Request]:
-    """Send request i to instance i modulo their number, on each side."""
-    for number, request in enumerate(requests):
-        yield msgspec.structs.replace(
-            request, encode_instance=number % encode_instances, language_instance=number % language_instances
-        )
-
-
 def service_factors(log_sd: float, seed: int, replication: int) -> Iterator[tuple[Reals, Reals]]:
     """Blocks of 1024 lognormal factors of median 1, for encoding and for prefill."""
     for block in count():

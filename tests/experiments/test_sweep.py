@@ -355,7 +355,8 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(running, "run_configuration", lambda config, replication: counted(config, replication, None))
     begun: list[int] = []
     again = run_sweep(plan, tmp_path / "part", jobs=1, begin=begun.append)
-    assert (begun, calls) == ([2], [2, 0, 1, 2])
+    # Configurations that see the same requests come one after the other.
+    assert (begun, calls) == ([2], [1, 1, 2, 2])
     assert again.table.equals(whole.table)
     for name in ("sweep.parquet", "quantiles.parquet"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -24,7 +24,7 @@ from sim.network.link import LinkProfile
 from sim.observe import observe
 from sim.run import simulate
 from sim.streams import stream
-from sim.workload import constant_mix, generate, load_mix, spread
+from sim.workload import constant_mix, generate, load_mix
 
 LINK = LinkProfile(
     name="test",
@@ -122,7 +122,9 @@ def test_every_discipline_on_every_shape_ends_empty(discipline: str, shape: tupl
 
 def test_several_instances() -> None:
     scenario = change(SMALL, encode_instances=2, language_instances=3, encode_tp=2, language_tp=2)
-    requests = list(spread(requests_of([2000] * 12, 0.001), encode_instances=2, language_instances=3))
+    requests = [
+        Request(room, room * 0.001, 2000, encode_instance=room % 2, language_instance=room % 3) for room in range(12)
+    ]
     assert {(request.encode_instance, request.language_instance) for request in requests} == {
         (encode, language) for encode in range(2) for language in range(3)
     }

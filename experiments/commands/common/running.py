@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def load_config(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:
     """The configuration that CONFIG, ``--set`` and ``--seed`` ask for."""
-    from experiments.arithmetic import load_numpy
+    from experiments.starting import load_numpy
 
     load_numpy()
     from experiments.workloads.loading import load
