@@ -23,16 +23,16 @@ The ranks then receive the same ``Iteration`` and make the same decisions in the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from protocol.messages import Iteration
 
-NOBODY = 2**62
-FAILED = -1
+NOBODY: Final = 2**62
+FAILED: Final = -1
 """Stands for the progress of a room that failed. It is below every other, so one rank's failure is the group's."""
 
 
-MOST_ROOMS = 64
+MOST_ROOMS: Final = 64
 """Rooms that a group of several ranks decides about in one iteration."""
 
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Iterator
 from itertools import chain
+from typing import final
 
 from protocol.errors import OwnershipError
 
 
+@final
 class BlockPool:
     """A fixed set of block numbers ``0 .. blocks-1``."""
 

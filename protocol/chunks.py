@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import msgspec
+from collections.abc import Sequence
+from typing import Final, final
 
 from protocol.errors import ProtocolError
+from protocol.values import Value
 
 
-class Chunk(msgspec.Struct, frozen=True, gc=False):
+@final
+class Chunk(Value):
     """``tokens`` tokens of a request from ``start_token`` on; ``is_last`` when they end at its last token."""
 
-    start_token: int
-    tokens: int
-    is_last: bool
+    __match_args__: Final = ("start_token", "tokens", "is_last")
+
+    def __init__(self, start_token: int, tokens: int, is_last: bool) -> None:
+        self.start_token: Final = start_token
+        self.tokens: Final = tokens
+        self.is_last: Final = is_last
 
     @property
     def end_token(self) -> int:
@@ -22,7 +26,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
         return self.start_token + self.tokens
 
 
-def plan_chunk(*, total_tokens: int, sent_tokens: int, capacities_tokens: Iterable[int], block_tokens: int) -> Chunk:
+def plan_chunk(*, total_tokens: int, sent_tokens: int, capacities_tokens: Sequence[int], block_tokens: int) -> Chunk:
     """Cut the next chunk of a request for all its destinations at once.
 
     The smallest capacity that a destination offered decides, so that the chunk ends at the same, block-aligned token
@@ -31,16 +35,15 @@ def plan_chunk(*, total_tokens: int, sent_tokens: int, capacities_tokens: Iterab
     Raises ProtocolError when there is nothing to send, when ``sent_tokens`` is not a multiple of ``block_tokens``
     (rows would land shifted), when a capacity is not a positive multiple of it, or when nobody offered.
     """
-    capacities = tuple(capacities_tokens)
-    if not capacities:
+    if not capacities_tokens:
         raise ProtocolError("no destination offered any memory")
-    for capacity in capacities:
+    remaining = tokens = total_tokens - sent_tokens
+    for capacity in capacities_tokens:
         if capacity <= 0 or capacity % block_tokens:
             raise ProtocolError(f"capacity of {capacity} tokens is not a positive multiple of {block_tokens}")
+        tokens = min(tokens, capacity)
     if not 0 <= sent_tokens < total_tokens:
         raise ProtocolError(f"nothing to send: {sent_tokens} of {total_tokens} tokens are sent already")
     if sent_tokens % block_tokens:
         raise ProtocolError(f"sent_tokens {sent_tokens} is not a multiple of the block of {block_tokens} tokens")
-    remaining = total_tokens - sent_tokens
-    tokens = min(remaining, *capacities)
-    return Chunk(start_token=sent_tokens, tokens=tokens, is_last=tokens == remaining)
+    return Chunk(sent_tokens, tokens, tokens == remaining)

@@ -27,8 +27,8 @@ are easier to read together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Set
-from typing import Any, Final
+from collections.abc import Iterator, Set
+from typing import Final, final
 
 from protocol.agreement import FAILED, NOBODY
 from protocol.chunks import Chunk, plan_chunk
@@ -64,7 +64,9 @@ from protocol.topology import RankId, destinations
 from protocol.waits import Demand
 
 # How far a room has come on a rank; the group moves at the pace of its slowest. Behind ENCODED, one for every chunk.
-OFFERED, ENCODED, DONE = 1, 2, 2**32
+OFFERED: Final = 1
+ENCODED: Final = 2
+DONE: Final = 2**32
 
 
 # Members of enumerations by names of this module: a global is found many times as fast.
@@ -91,6 +93,7 @@ ON_SOURCE_UNUSED: Final = EncodeStep.SOURCE_UNUSED
 ON_WRITES_STARTED: Final = EncodeStep.WRITES_STARTED
 
 
+@final
 class EncodeRoom(Room):
     """A room on the encode side. ``offers``, ``chunk``, ``writing`` and ``landed`` belong to chunk ``epoch``.
 
@@ -139,6 +142,7 @@ class EncodeRoom(Room):
         return self.encoding or bool(self.writing) or bool(self.unquiet)
 
 
+@final
 class EncodeRank(RankCore[EncodeRoom]):
     """One tensor-parallel rank of an encode instance.
 
@@ -167,35 +171,44 @@ class EncodeRank(RankCore[EncodeRoom]):
         self.encode_tp = encode_tp
         self.language_tp = language_tp
         self._awaiting_source: deque[EncodeRoom] = deque()
-        self._handlers: dict[type, Callable[[Any, float, list[Action]], None]] = {
-            EncodeRequest: self._on_request,
-            Offer: self._on_offer,
-            Cancel: self._on_cancel,
-            Encoded: self._on_encoded,
-            WriteDone: self._on_write_done,
-            WriterQuiet: self._on_writer_quiet,
-            PeerDown: self._on_peer_down,
-            PeerUp: self._on_peer_up,
-            Abort: self._on_abort,
-            Iteration: self._on_iteration,
-        }
 
     def handle(self, event: EncodeInput, now: float) -> list[Action]:
         """Take one input at time ``now`` (seconds) and return what is to be done about it.
 
         Raises ProtocolError, and changes nothing, for an input that this role does not know.
         """
-        try:
-            handler = self._handlers[type(event)]
-        except KeyError:
-            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}") from None
         actions: list[Action] = []
-        handler(event, now, actions)
+        self._take_in(event, now, actions)
         return actions
+
+    def _take_in(self, event: EncodeInput, now: float, actions: list[Action]) -> None:
+        # The frequent ones come first.
+        if isinstance(event, Iteration):
+            self._on_iteration(event, now, actions)
+        elif isinstance(event, Offer):
+            self._on_offer(event, now, actions)
+        elif isinstance(event, WriteDone):
+            self._on_write_done(event, now, actions)
+        elif isinstance(event, EncodeRequest):
+            self._on_request(event, now, actions)
+        elif isinstance(event, Encoded):
+            self._on_encoded(event, now, actions)
+        elif isinstance(event, Cancel):
+            self._on_cancel(event, now, actions)
+        elif isinstance(event, WriterQuiet):
+            self._on_writer_quiet(event, now, actions)
+        elif isinstance(event, Abort):
+            self._on_abort(event, now, actions)
+        elif isinstance(event, PeerDown):
+            self._on_peer_down(event, now, actions)
+        elif isinstance(event, PeerUp):
+            self._on_peer_up(event, now, actions)
+        else:
+            raise self._not_taken(event)
 
     def takes(self, event: object) -> bool:
         """Whether ``event`` is an input of this role."""
-        return type(event) in self._handlers
+        return isinstance(event, EncodeInput)
 
     def replace_destination(self, key: RoomKey, absent: RankId, present: RankId) -> None:
         """Make ``present`` a destination of the room in the place of ``absent``, which has offered nothing.
@@ -251,7 +264,8 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._step(room, ON_NEEDS_NO_OFFERS, now)
             self._move(room, OFFERED)
         for message in self._early.take(room.key, now):
-            self._handlers[type(message)](message, now, actions)
+            if isinstance(message, Offer | Cancel):
+                self._take_in(message, now, actions)
 
     def _on_offer(self, offer: Offer, now: float, actions: list[Action]) -> None:
         key = (offer.room, offer.incarnation)

@@ -24,9 +24,9 @@ are easier to read together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from itertools import chain
-from typing import Any, Final
+from typing import Final, final
 
 from protocol.agreement import FAILED, NOBODY
 from protocol.disciplines import Discipline
@@ -61,8 +61,8 @@ from protocol.status import Status
 from protocol.topology import RankId, Side, writer_rank
 from protocol.waits import Demand
 
-ANNOUNCED = 1
-FIRST_CHUNK = 2
+ANNOUNCED: Final = 1
+FIRST_CHUNK: Final = 2
 """Progress of a room: 1 when its length is announced, then 2 more for every chunk, plus 1 when that was the last."""
 
 CANCEL_RETRY_S = 1.0
@@ -117,6 +117,7 @@ OUTSTANDING = frozenset(
 )
 
 
+@final
 class LanguageRoom(Room):
     """A room on the language side.
 
@@ -168,6 +169,7 @@ class LanguageRoom(Room):
         return self.over and self.phase in OUTSTANDING
 
 
+@final
 class LanguageRank(RankCore[LanguageRoom]):
     """One tensor-parallel rank of a language instance.
 
@@ -177,6 +179,11 @@ class LanguageRank(RankCore[LanguageRoom]):
     ``resume_tokens``: most tokens a resume asks for at once; None for all that is missing.
     ``release_after_prefill``: a delivered room keeps its blocks until Prefilled.
     """
+
+    __slots__ = (
+        "_admitted", "_behind_copy", "_free", "_new", "_resuming", "discipline", "encode_tp", "release_after_prefill",
+        "reserve_blocks", "resume_blocks", "resume_first", "sizing",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -212,34 +219,42 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._resuming: deque[LanguageRoom] = deque()
         self._free = 0
         self._behind_copy: list[Action] | None = None
-        self._handlers: dict[type, Callable[[Any, float, list[Action]], None]] = {
-            LanguageRequest: self._on_request,
-            Announce: self._on_announce,
-            ChunkStatus: self._on_status,
-            Quiet: self._on_quiet,
-            Prefilled: self._on_prefilled,
-            PeerDown: self._on_peer_down,
-            PeerUp: self._on_peer_up,
-            Abort: self._on_abort,
-            Iteration: self._on_iteration,
-        }
 
     def handle(self, event: LanguageInput, now: float) -> list[Action]:
         """Take one input at time ``now`` (seconds) and return what is to be done about it.
 
         Raises ProtocolError, and changes nothing, for an input that this role does not know.
         """
-        try:
-            handler = self._handlers[type(event)]
-        except KeyError:
-            raise ProtocolError(f"{self.rank_id} does not take {type(event).__name__}") from None
         actions: list[Action] = []
-        handler(event, now, actions)
+        self._take_in(event, now, actions)
         return actions
+
+    def _take_in(self, event: LanguageInput, now: float, actions: list[Action]) -> None:
+        # The frequent ones come first.
+        if isinstance(event, Iteration):
+            self._on_iteration(event, now, actions)
+        elif isinstance(event, ChunkStatus):
+            self._on_status(event, now, actions)
+        elif isinstance(event, LanguageRequest):
+            self._on_request(event, now, actions)
+        elif isinstance(event, Announce):
+            self._on_announce(event, now, actions)
+        elif isinstance(event, Prefilled):
+            self._on_prefilled(event, now, actions)
+        elif isinstance(event, Quiet):
+            self._on_quiet(event, now, actions)
+        elif isinstance(event, Abort):
+            self._on_abort(event, now, actions)
+        elif isinstance(event, PeerDown):
+            self._on_peer_down(event, now, actions)
+        elif isinstance(event, PeerUp):
+            self._on_peer_up(event, now, actions)
+        else:
+            raise self._not_taken(event)
 
     def takes(self, event: object) -> bool:
         """Whether ``event`` is an input of this role."""
-        return type(event) in self._handlers
+        return isinstance(event, LanguageInput)
 
     @property
     def waiting_rooms(self) -> int:
@@ -286,7 +301,8 @@ class LanguageRank(RankCore[LanguageRoom]):
             room.writer_gone = True
             self._fail(room, f"{writer} is down")
         for message in self._early.take(room.key, now):
-            self._handlers[type(message)](message, now, actions)
+            if isinstance(message, Announce | ChunkStatus | Quiet):
+                self._take_in(message, now, actions)
 
     def _on_announce(self, announce: Announce, now: float, actions: list[Action]) -> None:
         key = (announce.room, announce.incarnation)

@@ -8,77 +8,82 @@ first block of the first chunk.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-
-import msgspec
+from typing import Final, final
 
 from protocol.chunks import Chunk
+from protocol.values import Value
 
-BF16_BYTES = 2
-INT32_BYTES = 4
-AUX_WORDS = 16
+BF16_BYTES: Final = 2
+INT32_BYTES: Final = 4
+AUX_WORDS: Final = 16
 AUX_TOTAL_TOKENS = 0
 AUX_MROPE_DELTA = 1
 AUX_DEFINED_WORDS = 2
 """The first words of a row of aux, whose meaning the protocol defines; the others belong to whoever writes them."""
 
-EMBEDDINGS, FILL_IDS, MROPE, AUX, DEEPSTACK = range(5)
+EMBEDDINGS: Final = 0
+FILL_IDS: Final = 1
+MROPE: Final = 2
+AUX: Final = 3
+DEEPSTACK: Final = 4
 
 
-class BufferKind(msgspec.Struct, frozen=True):
+@final
+class BufferKind(Value):
     """One kind of buffer. ``bytes_per_block`` is the stride of a block in this kind's pool."""
 
-    name: str
-    bytes_per_token: int
-    bytes_per_block: int
+    __match_args__: Final = ("name", "bytes_per_token", "bytes_per_block")
+
+    def __init__(self, name: str, bytes_per_token: int, bytes_per_block: int) -> None:
+        self.name: Final = name
+        self.bytes_per_token: Final = bytes_per_token
+        self.bytes_per_block: Final = bytes_per_block
 
 
-class Segment(msgspec.Struct, frozen=True):
+@final
+class Segment(Value):
     """One contiguous copy: ``length`` bytes between byte offsets within the pools of buffer kind ``kind``."""
 
-    kind: int
-    source_offset: int
-    target_offset: int
-    length: int
+    __match_args__: Final = ("kind", "source_offset", "target_offset", "length")
+
+    def __init__(self, kind: int, source_offset: int, target_offset: int, length: int) -> None:
+        self.kind: Final = kind
+        self.source_offset: Final = source_offset
+        self.target_offset: Final = target_offset
+        self.length: Final = length
 
 
-class BufferLayout(msgspec.Struct, frozen=True, dict=True):
-    """Sizes of every buffer kind for one model. ``hidden`` is the row width in bf16 elements."""
+@final
+class BufferLayout:
+    """Sizes of every buffer kind for one model. ``hidden`` is the row width in bf16 elements.
 
-    block_tokens: int
-    hidden: int
-    deepstack_layers: int = 0
+    ``kinds``: the buffer kinds in wire order; aux counts per block only, the others per token.
+    ``bytes_per_token``: payload bytes of one token over all kinds. ``bytes_per_block``: memory of one block over all
+    kinds, aux included. Raises ValueError for a size below its least.
+    """
 
-    def __post_init__(self) -> None:
-        for name, least in (("block_tokens", 1), ("hidden", 1), ("deepstack_layers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+    __slots__ = ("block_tokens", "bytes_per_block", "bytes_per_token", "deepstack_layers", "hidden", "kinds")
 
-    @cached_property
-    def kinds(self) -> tuple[BufferKind, ...]:
-        """The buffer kinds in wire order; aux counts per block only, the others per token."""
-        per_token = [
-            ("embeddings", BF16_BYTES * self.hidden),
-            ("fill_ids", INT32_BYTES),
-            ("mrope", 3 * INT32_BYTES),
-            ("aux", 0),
+    def __init__(self, block_tokens: int, hidden: int, deepstack_layers: int = 0) -> None:
+        for name, value, least in (
+            ("block_tokens", block_tokens, 1), ("hidden", hidden, 1), ("deepstack_layers", deepstack_layers, 0)
+        ):  # fmt: skip
+            if value < least:
+                raise ValueError(f"{name} is {value}, it must be at least {least}")
+        self.block_tokens: Final = block_tokens
+        self.hidden: Final = hidden
+        self.deepstack_layers: Final = deepstack_layers
+        kinds = [
+            _kind("embeddings", BF16_BYTES * hidden, block_tokens),
+            _kind("fill_ids", INT32_BYTES, block_tokens),
+            _kind("mrope", 3 * INT32_BYTES, block_tokens),
+            BufferKind("aux", 0, AUX_WORDS * INT32_BYTES),
         ]
-        if self.deepstack_layers:
-            per_token.append(("deepstack", BF16_BYTES * self.hidden * self.deepstack_layers))
-        return tuple(
-            BufferKind(name, size, size * self.block_tokens if size else AUX_WORDS * INT32_BYTES)
-            for name, size in per_token
-        )
-
-    @cached_property
-    def bytes_per_token(self) -> int:
-        """Payload bytes of one token over all kinds."""
-        return sum(kind.bytes_per_token for kind in self.kinds)
-
-    @cached_property
-    def bytes_per_block(self) -> int:
-        """Memory of one block over all kinds, aux included."""
-        return sum(kind.bytes_per_block for kind in self.kinds)
+        if deepstack_layers:
+            kinds.append(_kind("deepstack", BF16_BYTES * hidden * deepstack_layers, block_tokens))
+        self.kinds: Final = tuple(kinds)
+        self.bytes_per_token: Final = sum([kind.bytes_per_token for kind in kinds])
+        self.bytes_per_block: Final = sum([kind.bytes_per_block for kind in kinds])
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold ``tokens`` tokens (rounded up)."""
@@ -115,6 +120,10 @@ class BufferLayout(msgspec.Struct, frozen=True, dict=True):
                 continue
             segments.extend(_joined(index, kind, chunk.tokens, size, source_blocks[first:], target_blocks))
         return segments
+
+
+def _kind(name: str, bytes_per_token: int, block_tokens: int) -> BufferKind:
+    return BufferKind(name, bytes_per_token, bytes_per_token * block_tokens)
 
 
 def _joined(

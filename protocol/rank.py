@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from math import inf
+from typing import Final, Generic, TypeVar
 
 from protocol.agreement import FAILED, MOST_ROOMS, NOBODY, Proposal, is_cut_short
 from protocol.allocator import BlockPool
@@ -41,26 +42,29 @@ class Room:
         self.agreed = 0
         self.failure = ""
         self.over = False
-        self.deadline: float | None = None
+        self.deadline = NEVER_S
         self.timed = False
 
 
 RoomType = TypeVar("RoomType", bound=Room)
 
+NEVER_S: Final = inf
+"""The deadline of a room without a timer."""
+
 OTHER_RANK = "another rank of the group failed"
 
-MOST_IDLE_TIMERS = 64
+MOST_IDLE_TIMERS: Final = 64
 """Entries of ended rooms are swept out when there are more entries than this and four for every room together."""
 
-EARLY_LIFETIME_S = 60.0
+EARLY_LIFETIME_S: Final = 60.0
 """How long a message that arrives before its request is kept: a router's two deliveries differ by milliseconds, so a
 minute is ample, and whatever is older belongs to a room that has long ended. It counts from the message's arrival."""
 
-EARLY_ROOMS = 4096
+EARLY_ROOMS: Final = 4096
 """The most rooms for which early messages are kept. Beyond, the messages of the room that has had none for the longest
 time are dropped, and the timers of that room deal with the loss."""
 
-EARLY_OF_A_ROOM = 256
+EARLY_OF_A_ROOM: Final = 256
 """Different messages that are kept for one room: each of its peers has one or two to send before the request comes."""
 
 
@@ -127,7 +131,7 @@ class RankCore(Generic[RoomType]):
         self.rank_id = rank_id
         self.layout = layout
         self.pool = BlockPool(pool_blocks)
-        self.timeout_s = timeout_s
+        self.timeout_s = NEVER_S if timeout_s is None else timeout_s
         self.rooms: dict[RoomKey, RoomType] = {}
         self.ignored_messages = 0
         self._recorder = recorder
@@ -196,11 +200,14 @@ class RankCore(Generic[RoomType]):
     def next_deadline(self) -> float | None:
         """When an iteration is due at the latest, for a timer's sake; None when no timer runs."""
         timers = self._timers
-        while timers and (timers[0][3].deadline is None or timers[0][3].deadline > timers[0][0]):
+        while timers and timers[0][3].deadline > timers[0][0]:
             self._settle_first_timer()
         return timers[0][0] if timers else None
 
     # --- for the cores ---
+
+    def _not_taken(self, event: object) -> ProtocolError:
+        return ProtocolError(f"{self.rank_id} does not take {type(event).__name__}")
 
     def _admit(self, room: RoomType, now: float) -> None:
         if room.key in self.rooms:
@@ -209,7 +216,7 @@ class RankCore(Generic[RoomType]):
         self._by_number[room.number] = room
         self._submitted += 1
         delay_s = self._stays[room.phase]
-        if delay_s is not None:
+        if delay_s < NEVER_S:
             self._arm(room, delay_s, now)
 
     def _step(self, room: RoomType, step: Step, now: float) -> None:
@@ -217,14 +224,15 @@ class RankCore(Generic[RoomType]):
 
         Raises IllegalStepError, and changes nothing, for a step that has no place in the room's phase.
         """
-        try:
-            room.phase, room.over, delay_s, runs_on = self._steps[room.phase][step]
-        except KeyError:
-            raise IllegalStepError(self._refusal(room, step)) from None
-        if delay_s is None:
-            room.deadline = None
-        elif not runs_on:
-            self._arm(room, delay_s, now)
+        landing = self._steps[room.phase].get(step)
+        if landing is None:
+            raise IllegalStepError(self._refusal(room, step))
+        room.phase = landing.phase
+        room.over = landing.over
+        if landing.delay_s == NEVER_S:
+            room.deadline = NEVER_S
+        elif not landing.runs_on:
+            self._arm(room, landing.delay_s, now)
 
     def _refusal(self, room: RoomType, step: Step) -> str:
         allowed = ", ".join(map(in_words, self._phases[room.phase].steps)) or "none, it has ended"
@@ -289,7 +297,7 @@ class RankCore(Generic[RoomType]):
 
     def _settle_first_timer(self) -> None:
         room = self._pop_timer()
-        if room.deadline is not None:
+        if room.deadline < NEVER_S:
             self._push_timer(room, room.deadline)
 
     def _sweep_timers(self) -> None:
@@ -298,7 +306,7 @@ class RankCore(Generic[RoomType]):
             room.timed = False
         self._timers = []
         for room in self.rooms.values():
-            if room.deadline is not None:
+            if room.deadline < NEVER_S:
                 self._push_timer(room, room.deadline)
 
     def _expired(self, now: float) -> list[RoomType]:
@@ -311,7 +319,7 @@ class RankCore(Generic[RoomType]):
             return rooms
         while (due := self.next_deadline()) is not None and due <= now:
             room = self._pop_timer()
-            room.deadline = None
+            room.deadline = NEVER_S
             rooms.append(room)
         return rooms
 

@@ -16,7 +16,7 @@ from protocol.checker.states import DEAD
 from protocol.checker.steps import NOW, Item, Landed, TimerGoesOff, perform, started
 from protocol.language import LanguageRoom
 from protocol.messages import Iteration, LanguageRequest
-from protocol.rank import RoomKey
+from protocol.rank import NEVER_S, RoomKey
 from protocol.topology import Side
 
 Result = tuple[int, tuple[int, ...], tuple[Violation, ...]]
@@ -155,7 +155,7 @@ class LocalSteps:
         known = self._armed[place].get(number)
         if known is None:
             core = self.locals[place][number].core
-            armed = [room for room in core.rooms.values() if room.deadline is not None and room.deadline > NOW]
+            armed = [room for room in core.rooms.values() if NOW < room.deadline < NEVER_S]
             pointless = [
                 room
                 for room in armed

@@ -33,6 +33,16 @@ from protocol.messages import (
 )
 from protocol.rank import RoomKey
 from protocol.topology import RankId
+from protocol.values import Value
+from protocol.wire.schema import (
+    IterationPayload,
+    MessagePayload,
+    Payload,
+    StartEncodePayload,
+    StartWritePayload,
+    payload_of,
+    value_of,
+)  # fmt: skip
 
 SCHEMA, OLD_SCHEMA = "bufferlab-schedule/2", "bufferlab-schedule/1"
 
@@ -329,18 +339,20 @@ def _item_out(item: Item | None) -> _ItemEntry | None:
     if item is None:
         return None
     what: Any = item.what
-    return _ItemEntry(what, item.taker, item.source, msgspec.to_builtins(item.content))
+    content = payload_of(item.content) if isinstance(item.content, Value) else item.content
+    return _ItemEntry(what, item.taker, item.source, msgspec.to_builtins(content))
 
 
 def _item_in(entry: _ItemEntry | None) -> Item | None:
     if entry is None:
         return None
     kinds: dict[str, Any] = {
-        "message": Message,
-        "encode": StartEncode,
-        "iteration": Iteration,
+        "message": MessagePayload,
+        "encode": StartEncodePayload,
+        "iteration": IterationPayload,
         "down": RankId,
         "up": RankId,
     }
-    content = msgspec.convert(entry.content, kinds.get(entry.what, StartWrite))
+    found = msgspec.convert(entry.content, kinds.get(entry.what, StartWritePayload))
+    content = value_of(found) if isinstance(found, Payload) else found
     return Item(entry.what, entry.taker, content, entry.source)

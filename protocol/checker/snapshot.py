@@ -9,21 +9,20 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Collection
-from types import MethodType
+from itertools import chain
 from typing import Any
 
 from protocol.allocator import BlockPool
-from protocol.encode import EncodeRank
-from protocol.language import LanguageRank
+from protocol.encode import EncodeRank, EncodeRoom
+from protocol.language import LanguageRank, LanguageRoom
+from protocol.messages import EncodeRequest
 from protocol.rank import EarlyMessages, Room, RoomKey
 from protocol.sizing import SizingPolicy
 
 Core = EncodeRank | LanguageRank
 
-_FIXED = frozenset(
-    {"_handlers", "_phases", "_recorder", "_stays", "_steps", "_tells_details", "discipline", "layout", "rank_id"}
-)
-"""The same for the whole life of a core."""
+_FIXED = frozenset({"_phases", "_recorder", "_stays", "_steps", "_tells_details", "discipline", "layout", "rank_id"})
+"""The same for the whole life of a core, and of every other that is made for the same rank."""
 
 _SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages", "untold"})
 """Written before read in every iteration (the first two), told by the rooms' deadlines (timers), or only counted."""
@@ -41,20 +40,17 @@ _ORDERED = frozenset({"_failed", "_moved"})
 
 def clone(core: Core) -> Core:
     """An independent copy. What is immutable is shared."""
-    twin: Core = object.__new__(type(core))
+    twin = _blank_core(core)
     rooms: dict[int, Room] = {}
-    state = twin.__dict__
-    for name, value in core.__dict__.items():
-        if name == "_handlers":
-            state[name] = {kind: MethodType(handler.__func__, twin) for kind, handler in value.items()}
-        elif name == "_timers":
-            state[name] = [(*entry[:3], _copied(entry[3], rooms)) for entry in value]
+    for name in attributes_of(core):
+        value = getattr(core, name)
+        if name == "_timers":
+            value = [(*entry[:3], _copied(entry[3], rooms)) for entry in value]
         elif name == "sizing":
-            state[name] = copy.copy(value) if all(map(_is_atom, vars(value).values())) else copy.deepcopy(value)
-        elif name in _FIXED:
-            state[name] = value
-        else:
-            state[name] = _copied(value, rooms)
+            value = copy.copy(value) if all(map(_is_atom, vars(value).values())) else copy.deepcopy(value)
+        elif name not in _FIXED:
+            value = _copied(value, rooms)
+        setattr(twin, name, value)
     return twin
 
 
@@ -62,13 +58,16 @@ def _is_atom(value: object) -> bool:
     return value is None or isinstance(value, int | float | str)
 
 
-_SLOTS: dict[type, tuple[str, ...]] = {}
+_DECLARED: dict[type, tuple[str, ...]] = {}
 
 
-def _slots(kind: type) -> tuple[str, ...]:
-    if kind not in _SLOTS:
-        _SLOTS[kind] = tuple([slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ())])
-    return _SLOTS[kind]
+def attributes_of(one: object) -> list[str]:
+    """The names of all attributes that an object has, whether its class is compiled or not."""
+    kind = type(one)
+    if kind not in _DECLARED:
+        listed = [getattr(base, "__mypyc_attrs__", getattr(base, "__slots__", ())) for base in kind.__mro__]
+        _DECLARED[kind] = tuple(dict.fromkeys(chain.from_iterable(listed)))
+    return [*_DECLARED[kind], *getattr(one, "__dict__", ())]
 
 
 def _copied(value: Any, rooms: dict[int, Room]) -> Any:
@@ -81,12 +80,15 @@ def _copied(value: Any, rooms: dict[int, Room]) -> Any:
     if isinstance(value, Room):
         twin = rooms.get(id(value))
         if twin is None:
-            twin = rooms[id(value)] = object.__new__(kind)
-            for slot in _slots(kind):
+            twin = rooms[id(value)] = _blank_room(value)
+            for slot in attributes_of(value):
                 setattr(twin, slot, _copied(getattr(value, slot), rooms))
         return twin
     if kind is BlockPool:
-        return _copied_slots(value)
+        pool = BlockPool(value.blocks)
+        for slot in attributes_of(value):
+            setattr(pool, slot, copy.copy(getattr(value, slot)))
+        return pool
     if kind is EarlyMessages:
         early = EarlyMessages()
         early._kept.update((key, list(kept)) for key, kept in value._kept.items())
@@ -94,11 +96,20 @@ def _copied(value: Any, rooms: dict[int, Room]) -> Any:
     return value
 
 
-def _copied_slots(value: Any) -> Any:
-    twin = object.__new__(type(value))
-    for slot in _slots(type(value)):
-        setattr(twin, slot, copy.copy(getattr(value, slot)))
-    return twin
+def _blank_core(core: Core) -> Core:
+    """A new core of the same kind."""
+    rank_id, layout, blocks = core.rank_id, core.layout, core.pool.blocks
+    if isinstance(core, EncodeRank):
+        return EncodeRank(rank_id, layout=layout, discipline=core.discipline, pool_blocks=blocks)
+    return LanguageRank(rank_id, layout=layout, discipline=core.discipline, sizing=core.sizing, pool_blocks=blocks)
+
+
+def _blank_room(room: Room) -> Room:
+    """A new room of the same kind."""
+    if isinstance(room, LanguageRoom):
+        return LanguageRoom(room.request, room.number, room.writer)
+    assert isinstance(room, EncodeRoom)  # there is no third kind
+    return EncodeRoom(EncodeRequest(*room.key, room.total_tokens), room.number, room.destinations)
 
 
 def tidy(core: Core, concluded: Collection[RoomKey]) -> None:
@@ -124,8 +135,8 @@ def freeze(core: Core) -> tuple[Any, ...]:
     """A hashable key of everything that decides what a tidied core does from now on."""
     return tuple(
         [
-            _frozen_rooms(value) if name == "rooms" else _frozen(value, ordered=name in _ORDERED)
-            for name, value in core.__dict__.items()
+            _frozen_rooms(core.rooms) if name == "rooms" else _frozen(getattr(core, name), ordered=name in _ORDERED)
+            for name in attributes_of(core)
             if name not in _FIXED and name not in _SCRATCH
         ]
     )
@@ -133,7 +144,7 @@ def freeze(core: Core) -> tuple[Any, ...]:
 
 def frozen_room(room: Room) -> tuple[Any, ...]:
     """A hashable key of everything in a room."""
-    return tuple([_frozen(getattr(room, slot)) for slot in _slots(type(room)) if slot not in _TOLD])
+    return tuple([_frozen(getattr(room, slot)) for slot in attributes_of(room) if slot not in _TOLD])
 
 
 def _frozen_rooms(rooms: dict[Any, Any]) -> tuple[Any, ...]:

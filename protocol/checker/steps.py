@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import msgspec
-
 from protocol.checker.bounds import BLOCK_TOKENS
 from protocol.checker.invariants import Content, Ghost, Local, Step
 from protocol.checker.snapshot import FAILURE, Core, clone, tidy
@@ -23,6 +21,7 @@ from protocol.messages import (
 )
 from protocol.rank import RoomKey
 from protocol.topology import RankId
+from protocol.values import replaced
 
 NOW = 0.0
 """The explored world has no time; a timer that goes off is due now."""
@@ -93,7 +92,7 @@ def started(step: Step) -> list[Item]:
 def _without_reason(message: Message) -> Message:
     """Reasons are only ever told, so two messages that differ in them alone are one."""
     reason = getattr(message, "reason", "")
-    return msgspec.structs.replace(message, reason=FAILURE) if reason else message
+    return replaced(message, reason=FAILURE) if reason else message
 
 
 def write_done(write: StartWrite, *, ok: bool, quiet: bool = True) -> WriteDone:

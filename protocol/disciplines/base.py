@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Self
-
-import msgspec
+from typing import ClassVar, Final, Self, final
 
 from protocol.errors import ProtocolError
+from protocol.values import Value
 
 
-class ResumeGrant(msgspec.Struct, frozen=True):
+@final
+class ResumeGrant(Value):
     """Blocks of the next chunk: ``keep`` of the room's own, in order, and ``take`` new ones."""
 
-    keep: int
-    take: int
+    __match_args__: Final = ("keep", "take")
+
+    def __init__(self, keep: int, take: int) -> None:
+        self.keep: Final = keep
+        self.take: Final = take
 
 
 class Discipline(ABC):

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, final
 
 from protocol.messages import LanguageRequest
+from protocol.values import Value
 
 
-class RequestView(NamedTuple):
+@final
+class RequestView(Value):
     """What the language side knows when it allocates for a request.
 
     ``block_tokens``: tokens of a block. ``free_blocks``: blocks that new rooms may take now, as the group agreed; below
     0 while resumes use the reserve. ``pool_blocks``: blocks of the whole pool.
     """
 
-    request: LanguageRequest
-    block_tokens: int
-    free_blocks: int
-    pool_blocks: int
+    __match_args__: Final = ("request", "block_tokens", "free_blocks", "pool_blocks")
+
+    def __init__(self, request: LanguageRequest, block_tokens: int, free_blocks: int, pool_blocks: int) -> None:
+        self.request: Final = request
+        self.block_tokens: Final = block_tokens
+        self.free_blocks: Final = free_blocks
+        self.pool_blocks: Final = pool_blocks
 
 
-class CompletedView(NamedTuple):
+@final
+class CompletedView(Value):
     """A delivered request: now its length is known. ``chunks``: in how many parts it came, 1 when all of it fitted."""
 
-    request: LanguageRequest
-    total_tokens: int
-    chunks: int
+    __match_args__: Final = ("request", "total_tokens", "chunks")
+
+    def __init__(self, request: LanguageRequest, total_tokens: int, chunks: int) -> None:
+        self.request: Final = request
+        self.total_tokens: Final = total_tokens
+        self.chunks: Final = chunks
 
 
 class SizingPolicy(ABC):

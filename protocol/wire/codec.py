@@ -23,6 +23,7 @@ from protocol.errors import CodecError
 from protocol.messages import Announce, Cancel, ChunkStatus, Message, Offer
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from protocol.wire.schema import MessagePayload, payload_of, value_of
 
 # --- the extended wire ---------------------------------------------------------------------------------------------
 
@@ -32,7 +33,7 @@ LARGEST = 2**63 - 1
 """Largest number in any field: the range of the router's room numbers, and what a signed 64-bit word holds."""
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_DECODER: msgspec.msgpack.Decoder[MessagePayload] = msgspec.msgpack.Decoder(MessagePayload)
 _SENT = frozenset({Status.Transferring, Status.Success, Status.Failed})
 
 
@@ -40,7 +41,7 @@ def encode(message: Message) -> list[bytes]:
     """The three frames of ``message``. Raises CodecError for values that ``decode`` would refuse."""
     _check(message)
     try:
-        payload = _ENCODER.encode(message)
+        payload = _ENCODER.encode(payload_of(message))
     except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(f"the {_tag(message)} cannot be encoded: {error}") from error
     return [HEADER, payload, _checksum(payload)]
@@ -56,7 +57,7 @@ def decode(frames: Sequence[bytes]) -> Message:
     if checksum != _checksum(payload):
         raise CodecError("the checksum does not match: the message was damaged on its way")
     try:
-        message = _DECODER.decode(payload)
+        message: Message = value_of(_DECODER.decode(payload))
     # msgspec lets two of Python's own errors through: bad UTF-8 (a ValueError) and absurd nesting.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CodecError(f"the payload is not a message: {error}") from error
@@ -69,11 +70,11 @@ def _checksum(payload: bytes) -> bytes:
 
 
 def _tag(message: Message) -> str:
-    return str(message.__struct_config__.tag)
+    return str(payload_of(message).__struct_config__.tag)
 
 
 def _check(message: Message) -> None:
-    for name in message.__struct_fields__:
+    for name in message.__match_args__:
         value = getattr(message, name)
         if name == "blocks":
             numbers: Sequence[int] = value

@@ -6,6 +6,8 @@ same ZeroMQ channel, marked by their first frame.
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import msgspec
 
 from protocol.messages import EncodeRequest, LanguageRequest
@@ -13,6 +15,7 @@ from protocol.rank import RoomKey
 from protocol.recording import Event
 from protocol.status import Status
 from protocol.topology import RankId
+from protocol.wire.schema import RequestPayload, payload_of
 from real.control.guard import Refusal
 from real.control.route import Route
 from real.engine.proof import Traffic, TransportProof
@@ -43,9 +46,15 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """A request for this rank."""
+    """A request for this rank, in the form in which it is written down."""
 
-    request: EncodeRequest | LanguageRequest
+    request: RequestPayload
+
+    @classmethod
+    def of(cls, request: EncodeRequest | LanguageRequest) -> Self:
+        """The command that hands out ``request``."""
+        form: Any = payload_of(request)
+        return cls(form)
 
 
 class GiveUp(msgspec.Struct, frozen=True, tag="give_up"):

@@ -10,8 +10,6 @@ import time
 from collections import deque
 from typing import Any
 
-import msgspec
-
 from protocol.emulation.loop import LoopGrid
 from protocol.emulation.passes import Passes
 from protocol.encode import EncodeRank
@@ -37,6 +35,7 @@ from protocol.messages import (
 )
 from protocol.recording import Event
 from protocol.topology import RankId, Side
+from protocol.values import fields_of
 from protocol.wire.limits import EXTENDED
 from real.control.heartbeat import Found, Lost, News
 from real.control.route import Route
@@ -358,7 +357,7 @@ class Driver:
                 case Deliver():
                     self.forward.deliver(action)
                 case Note():
-                    self.journal.record(self.clock.now_s(), self.rank_id, *msgspec.structs.astuple(action))
+                    self.journal.record(self.clock.now_s(), self.rank_id, *fields_of(action))
                 case Conclude(room, incarnation):
                     self.forward.forget(room, incarnation)
                     self.journal.conclude(action)

@@ -23,6 +23,7 @@ from protocol.encode import EncodeRank
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import Abort
 from protocol.sizing import SizingError, Supervised
+from protocol.wire.schema import value_of
 from real.control.collective import GroupBroken
 from real.control.spec import RankSpec
 from real.engine.verifier import Verifier
@@ -165,7 +166,7 @@ class RankProcess:
                 driver.start(zero_s)
             case Submit(request):
                 driver.counts.submissions += 1
-                driver.feed(request)
+                driver.feed(value_of(request))
                 for heard in driver.wire.submitted(request.room):
                     driver.hear(heard)
             case GiveUp(room, incarnation, reason):

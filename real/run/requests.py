@@ -111,8 +111,8 @@ class Requests:
             self._report_progress()
             return
         state.waiting[key] = set(wanted)
-        self._hand_out(key, Side.LANGUAGE, Submit(self._scenario.language_request(request)))
-        encode = Submit(self._scenario.encode_request(request))
+        self._hand_out(key, Side.LANGUAGE, Submit.of(self._scenario.language_request(request)))
+        encode = Submit.of(self._scenario.encode_request(request))
         lasts_s = self._scenario.services.preprocess_s(request)
         if not lasts_s:
             self._hand_out(key, Side.ENCODE, encode)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from exhibit import exhibit
 
@@ -18,6 +17,7 @@ from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
 from protocol.language_phases import LanguagePhase, LanguageStep
 from protocol.messages import ChunkStatus, Conclude, Deliver, Offer, Send, StartEncode, StartWrite
 from protocol.status import Status
+from protocol.values import replaced
 
 
 @exhibit(
@@ -399,7 +399,7 @@ def offset_counted_twice(patch: pytest.MonkeyPatch) -> None:
             if isinstance(action, StartWrite):
                 offset = action.chunk.start_token // BLOCK_TOKENS
                 shifted = tuple([block + offset for block in action.target_blocks])
-                action = msgspec.structs.replace(action, target_blocks=shifted)
+                action = replaced(action, target_blocks=shifted)
             actions.append(action)
 
     patch.setattr(EncodeRank, "_start_chunk", start_chunk)

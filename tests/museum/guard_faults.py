@@ -16,6 +16,7 @@ from protocol.encode import EncodeRank, EncodeRoom
 from protocol.encode_phases import EncodePhase
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import CopyOut, Encoded, Quiet
+from protocol.rank import NEVER_S
 
 
 def one_abort(name: str) -> Bound:
@@ -103,7 +104,7 @@ def fence_without_timer(patch: pytest.MonkeyPatch) -> None:
 
     def conclude_failed(self: LanguageRank, room: LanguageRoom, reason: str, now: float, actions: list[Any]) -> None:
         original(self, room, reason, now, actions)
-        room.deadline = None
+        room.deadline = NEVER_S
 
     patch.setattr(LanguageRank, "_conclude_failed", conclude_failed)
 

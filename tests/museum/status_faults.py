@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from exhibit import exhibit
 
@@ -21,6 +20,7 @@ from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
 from protocol.language_phases import LanguagePhase
 from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer, StartWrite
 from protocol.status import LEGAL, Status, is_resume
+from protocol.values import replaced
 
 Actions = list[Any]
 
@@ -43,9 +43,7 @@ def keep_records(patch: pytest.MonkeyPatch) -> None:
         records = room.offers
         original(self, room, chunk, now, actions)
         if room.status is Status.Transferring:
-            room.offers = {
-                peer: msgspec.structs.replace(record, sent_tokens=room.sent_tokens) for peer, record in records.items()
-            }
+            room.offers = {peer: replaced(record, sent_tokens=room.sent_tokens) for peer, record in records.items()}
 
     patch.setattr(EncodeRank, "_finish_chunk", finish_chunk)
 
@@ -219,7 +217,7 @@ def last_destination_decides(patch: pytest.MonkeyPatch) -> None:
                     capacities_tokens=[room.offers[write.destination].capacity_tokens],
                     block_tokens=self.layout.block_tokens,
                 )
-                write = msgspec.structs.replace(write, chunk=room.chunk)
+                write = replaced(write, chunk=room.chunk)
             actions.append(write)
 
     patch.setattr(EncodeRank, "_start_chunk", start_chunk)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from exhibit import exhibit
 
@@ -15,6 +14,7 @@ from protocol.language import LanguageRank
 from protocol.messages import Iteration, LanguageRequest
 from protocol.status import Status
 from protocol.topology import RankId, Side, destinations
+from protocol.values import replaced
 
 
 @exhibit(
@@ -159,7 +159,7 @@ def decided_locally(patch: pytest.MonkeyPatch) -> None:
     def on_iteration(self: LanguageRank, iteration: Iteration, now: float, actions: list[Any]) -> None:
         mine = self.candidates()
         arrived_here = tuple(zip(mine, self.progress_of(mine), strict=True))
-        original(self, msgspec.structs.replace(iteration, progress=arrived_here), now, actions)
+        original(self, replaced(iteration, progress=arrived_here), now, actions)
 
     patch.setattr(LanguageRank, "_on_iteration", on_iteration)
 

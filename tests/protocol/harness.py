@@ -36,6 +36,7 @@ from protocol.recording import Event, Record
 from protocol.sizing import Fixed, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from protocol.values import fields_of
 
 
 class WorldSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +141,7 @@ class World:
                 case Deliver():
                     self.delivered.append((rank_id, action))
                 case Note():
-                    self._record(self.now, rank_id, *msgspec.structs.astuple(action))
+                    self._record(self.now, rank_id, *fields_of(action))
                 case Conclude(room, incarnation):
                     self.concluded.setdefault((room, incarnation), {})[rank_id] = action
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 from harness import World, WorldSpec
 
@@ -23,7 +22,7 @@ from protocol.language_phases import LANGUAGE_PHASES, LanguagePhase, LanguageSte
 from protocol.layout import BufferLayout
 from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Prefilled
 from protocol.phases import Phase, Step, Table, Timer
-from protocol.rank import RankCore, Room
+from protocol.rank import NEVER_S, RankCore, Room
 from protocol.sizing import Fixed
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -163,7 +162,7 @@ def taken() -> Taken:
         before = {key: (room.phase, frozen_room(room)) for key, room in self.rooms.items()}
         actions = handle[type(self)](self, event, now)
         for room in self.rooms.values():
-            if room.deadline is not None and room.deadline > NOW:
+            if NOW < room.deadline < NEVER_S:
                 timed.add(room.phase)
         for key, (phase, was) in before.items():
             answered = bool(actions) and (getattr(event, "room", -1), getattr(event, "incarnation", -1)) == key
@@ -267,7 +266,7 @@ def test_entering_a_phase_sets_its_timer_and_no_other(side: Side) -> None:
             room.phase, room.deadline = phase, 123.0
             core._step(room, step, 10.0)
             delay_s = seconds[TABLES[side][to].timer]
-            wanted = 123.0 if step in row.runs_on else None if delay_s is None else 10.0 + delay_s
+            wanted = 123.0 if step in row.runs_on else NEVER_S if delay_s is None else 10.0 + delay_s
             assert room.deadline == wanted, (phase.name, step.name)
             assert room.over == TABLES[side][to].over
 
@@ -278,7 +277,7 @@ def test_a_delivered_room_keeps_its_blocks_in_a_phase_without_a_timer() -> None:
     core.handle(core.lone_iteration(), 0.0)
     core.handle(ChunkStatus(7, 2, 0, Status.Success, 4, 4), 0.0)
     core.handle(core.lone_iteration(), 0.0)
-    assert (room.phase, room.deadline) == (LanguagePhase.PREFILLING, None)
+    assert (room.phase, room.deadline) == (LanguagePhase.PREFILLING, NEVER_S)
     core.handle(Prefilled(7, 2), 9.0)
     assert room.phase is LanguagePhase.ENDED
     assert core.pool.free == 2
@@ -293,5 +292,5 @@ def test_a_rank_that_fails_between_the_agreement_and_the_iteration_goes_on_with_
     core._fail(room, "between the two", 0.0, [])
     actions = core.handle(iteration, 0.0)
     assert [type(action).__name__ for action in actions] == ["StartEncode"]
-    assert (room.phase, room.deadline) == (EncodePhase.FAILED, None)
-    assert msgspec.structs.asdict(core.lone_iteration())["failed"] == room.number
+    assert (room.phase, room.deadline) == (EncodePhase.FAILED, NEVER_S)
+    assert core.lone_iteration().failed == room.number

@@ -26,6 +26,7 @@ from protocol.sizing import (
 from protocol.sizing.registry import absolute, file_of
 from protocol.sizing.supervised import Answer, checksum, disagreement, must_answer_alike
 from protocol.topology import RankId, Side
+from protocol.values import replaced
 from sim.network.link import load_profile
 from sim.run import simulate
 
@@ -58,7 +59,7 @@ def test_a_class_is_found_in_a_file(policies: Path) -> None:
     name = f"{policies}:HalfOfTheFreePool"
     policy = make_policy(name, {"least": 7})
     assert policy.first_tokens(view()) == 1024
-    assert policy.first_tokens(view()._replace(free_blocks=0)) == 7
+    assert policy.first_tokens(replaced(view(), free_blocks=0)) == 7
     assert file_of(name) == policies
 
 
@@ -103,7 +104,7 @@ def test_the_scenario_carries_what_another_process_needs(policies: Path) -> None
     """The real backend sends it to its ranks as JSON."""
     spec = Scenario(block_tokens=4, hidden=1, sizing=f"{policies}:HalfOfTheFreePool", sizing_options={"least": 3})
     again = msgspec.json.decode(msgspec.json.encode(spec), type=Scenario)
-    assert again.make_sizing().first_tokens(view()._replace(free_blocks=0)) == 3
+    assert again.make_sizing().first_tokens(replaced(view(), free_blocks=0)) == 3
     assert again.language_request(Request(1, 0.0, 99)).true_tokens is None
 
 

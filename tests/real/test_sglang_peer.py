@@ -253,7 +253,7 @@ def test_our_encode_rank_serves_a_language_rank_of_the_fork() -> None:
         peer.say(b"None", *peer.address, peer.pointers)
         # Room 7 needs a resume; its init comes before the request does.
         peer.say(b"7", *peer.address, b"5,2,9,0", b"1", b"64")
-        ours.tell(Submit(EncodeRequest(7, 0, 100)))
+        ours.tell(Submit.of(EncodeRequest(7, 0, 100)))
         assert peer.hear() == [b"7", b"3"]
         assert_received(peer, 7, 100, 0, [5, 2, 9, 0])
         assert struct.unpack("<16i", peer.block(3, 5))[0] == 100
@@ -263,7 +263,7 @@ def test_our_encode_rank_serves_a_language_rank_of_the_fork() -> None:
         assert peer.hear() == [b"7", b"4"]
         assert_received(peer, 7, 100, 64, [11, 3, 4])
         # Room 8 fits; it is asked for at once.
-        ours.tell(Submit(EncodeRequest(8, 0, 33)))
+        ours.tell(Submit.of(EncodeRequest(8, 0, 33)))
         peer.say(b"8", *peer.address, b"1,6,7", b"1", b"48")
         assert peer.hear() == [b"8", b"4"]
         assert_received(peer, 8, 33, 0, [1, 6, 7])
@@ -294,18 +294,18 @@ def test_our_encode_rank_survives_nonsense_and_says_when_a_room_failed() -> None
         peer.say(b"None", *peer.address, peer.pointers)
         peer.say(b"99", *peer.address, b"0", b"1", b"16")  # a room that never comes
         # Room 2 is too long for the source pool and fails before anybody has asked for it; room 3's write fails.
-        ours.tell(Submit(EncodeRequest(2, 0, 1000)))
+        ours.tell(Submit.of(EncodeRequest(2, 0, 1000)))
         assert ours.expect(Concluded).status is Status.Failed
         peer.say(b"2", *peer.address, b"0,1,2,3", b"1", b"64")
         assert peer.hear() == [b"2", b"0"]
-        ours.tell(Submit(EncodeRequest(3, 0, 40)))
+        ours.tell(Submit.of(EncodeRequest(3, 0, 40)))
         peer.say(b"3", *peer.address, b"0,1,2", b"1", b"48")
         assert peer.hear() == [b"3", b"0"]
         # An allocation that is not its blocks': refused, and no room but its own.
-        ours.tell(Submit(EncodeRequest(4, 0, 40)))
+        ours.tell(Submit.of(EncodeRequest(4, 0, 40)))
         peer.say(b"4", *peer.address, b"0,1,2", b"1", b"64")
         assert peer.hear() == [b"4", b"0"]
-        ours.tell(Submit(EncodeRequest(5, 0, 40)))
+        ours.tell(Submit.of(EncodeRequest(5, 0, 40)))
         peer.say(b"5", *peer.address, b"3,4,5", b"1", b"48")
         assert peer.hear() == [b"5", b"4"]
         assert_received(peer, 5, 40, 0, [3, 4, 5])
@@ -321,7 +321,7 @@ def test_two_language_ranks_of_the_fork_share_an_encode_rank() -> None:
         for peer in peers:
             look_up(ours.bootstrap, peer)
             peer.say(b"None", *peer.address, peer.pointers)
-        ours.tell(Submit(EncodeRequest(1, 0, 100)))
+        ours.tell(Submit.of(EncodeRequest(1, 0, 100)))
         for peer in reversed(peers):
             peer.say(b"1", *peer.address, b"0,1,2,3", b"2", b"64")
         assert [peer.hear() for peer in peers] == [[b"1", b"3"]] * 2
@@ -333,7 +333,7 @@ def test_two_language_ranks_of_the_fork_share_an_encode_rank() -> None:
             assert_received(peer, 1, 100, 0, [0, 1, 2, 3])
             assert_received(peer, 1, 100, 64, blocks)
         # Unequal memory: no common cut can be told, so that the room fails for both.
-        ours.tell(Submit(EncodeRequest(2, 0, 100)))
+        ours.tell(Submit.of(EncodeRequest(2, 0, 100)))
         peers[0].say(b"2", *peers[0].address, b"0,1,2,3", b"2", b"64")
         peers[1].say(b"2", *peers[1].address, b"0,1,2", b"2", b"48")
         assert [peer.hear() for peer in peers] == [[b"2", b"0"]] * 2
@@ -352,7 +352,7 @@ def test_a_language_process_of_the_fork_that_comes_later_is_a_destination(gone: 
         first, second = peers
 
         def serve(peer: Peer, room: int) -> None:
-            ours.tell(Submit(EncodeRequest(room, 0, 40)))
+            ours.tell(Submit.of(EncodeRequest(room, 0, 40)))
             peer.say(str(room).encode(), *peer.address, b"3,1,2", b"1", b"48")
             assert peer.hear() == [str(room).encode(), b"4"]
             assert_received(peer, room, 40, 0, [3, 1, 2])
@@ -379,7 +379,7 @@ def test_two_encode_ranks_of_ours_serve_one_language_rank_of_the_fork() -> None:
         look_up(first.bootstrap, peer, encode_tp=2)
         peer.say(b"None", *peer.address, peer.pointers)
         for ours in (first, second):  # all ranks of an instance have every request
-            ours.tell(Submit(EncodeRequest(7, 0, 100)))
+            ours.tell(Submit.of(EncodeRequest(7, 0, 100)))
         peer.say(b"7", *peer.address, b"5,2,9,0", b"1", b"64")
         assert peer.hear() == [b"7", b"3"]
         assert_received(peer, 7, 100, 0, [5, 2, 9, 0])
@@ -403,7 +403,7 @@ def test_twelve_rooms_at_once_with_deepstack() -> None:
         for room in range(12):
             peer.say(str(room).encode(), *peer.address, str(11 - room).encode(), b"1", b"16")
         for room in range(12):
-            ours.tell(Submit(EncodeRequest(room, 0, 16 - room)))
+            ours.tell(Submit.of(EncodeRequest(room, 0, 16 - room)))
         told = dict(peer.hear() for _ in range(12))
         assert told == {str(room).encode(): b"0" if room == 5 else b"4" for room in range(12)}
         for room in set(range(12)) - {5}:

@@ -21,7 +21,7 @@ from protocol.checker.snapshot import Core
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRoom
 from protocol.language_phases import LanguagePhase
-from protocol.rank import RoomKey
+from protocol.rank import NEVER_S, RoomKey
 from protocol.status import FINAL
 
 
@@ -79,7 +79,7 @@ def _fences_have_a_timer(local: Local) -> Iterator[str]:
     for room in local.core.rooms.values():
         if not isinstance(room, LanguageRoom) or not room.over:
             continue
-        if room.deadline is None:
+        if room.deadline == NEVER_S:
             yield f"room {room.key} waits on {local.core.rank_id} for a silent writer without a timer"
         if room.writer in local.core._down and not room.writer_gone:
             yield f"room {room.key} asks on {local.core.rank_id} again and again whom it takes for dead"
