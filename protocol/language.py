@@ -56,7 +56,8 @@ from protocol.messages import (
 from protocol.phases import Timer
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
+from protocol.sizing.views import CompletedView, RequestView
 from protocol.status import Status
 from protocol.topology import RankId, Side, writer_rank
 from protocol.waits import Demand

@@ -1,4 +1,4 @@
-"""The phases of a room as data: the rows of a table, and the table as a rank uses it.
+"""The phases of a room as data: the rows of a table.
 
 A room is in one phase of its side's table at any time. A *step* is a decision of the core about one room: the row of
 the room's phase says where it leads, and a step that has no place in the row raises IllegalStepError and changes
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from math import inf
-from typing import Final, NamedTuple, final
+from typing import NamedTuple
 
 
 class Phase(Enum):
@@ -56,40 +55,6 @@ class Row(NamedTuple):
 
 
 Table = Mapping[Phase, Row]
-
-
-@final
-class Landing:
-    """Where a step leads: the phase, whether the room is over in it, and its timer.
-
-    ``delay_s``: how long the room may stay, inf without a timer. ``runs_on``: whether the timer that runs goes on.
-    """
-
-    __slots__ = ("delay_s", "over", "phase", "runs_on")
-
-    def __init__(self, phase: Phase, over: bool, delay_s: float, runs_on: bool) -> None:
-        self.phase: Final = phase
-        self.over: Final = over
-        self.delay_s: Final = delay_s
-        self.runs_on: Final = runs_on
-
-
-def landings(
-    table: Table, delays: Mapping[Timer, float | None]
-) -> tuple[dict[Phase, dict[Step, Landing]], dict[Phase, float]]:
-    """The table as a rank looks things up in it: where each step leads, and how long each phase may last.
-
-    ``delays``: the seconds of each timer, None for one that is off; a phase without a timer may last for ever, inf.
-    """
-    stays: dict[Phase, float] = {}
-    for phase, row in table.items():
-        delay_s = delays.get(row.timer)
-        stays[phase] = inf if delay_s is None else delay_s
-    steps = {
-        phase: {step: Landing(to, table[to].over, stays[to], step in row.runs_on) for step, to in row.steps.items()}
-        for phase, row in table.items()
-    }
-    return steps, stays
 
 
 def in_words(name: Phase | Step) -> str:

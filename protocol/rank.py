@@ -6,14 +6,14 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, final
 
 from protocol.agreement import FAILED, MOST_ROOMS, NOBODY, Proposal, is_cut_short
 from protocol.allocator import BlockPool
 from protocol.errors import IllegalStepError, ProtocolError
 from protocol.layout import BufferLayout
 from protocol.messages import Iteration, Message, Offer
-from protocol.phases import Phase, Step, Table, Timer, in_words, landings
+from protocol.phases import Phase, Step, Table, Timer, in_words
 from protocol.recording import Event, Recorder, wants_details
 from protocol.status import Status, advance
 from protocol.topology import RankId
@@ -50,6 +50,41 @@ RoomType = TypeVar("RoomType", bound=Room)
 
 NEVER_S: Final = inf
 """The deadline of a room without a timer."""
+
+
+@final
+class Landing:
+    """Where a step leads: the phase, whether the room is over in it, and its timer.
+
+    ``delay_s``: how long the room may stay, NEVER_S without a timer. ``runs_on``: whether the timer that runs goes on.
+    """
+
+    __slots__ = ("delay_s", "over", "phase", "runs_on")
+
+    def __init__(self, phase: Phase, over: bool, delay_s: float, runs_on: bool) -> None:
+        self.phase: Final = phase
+        self.over: Final = over
+        self.delay_s: Final = delay_s
+        self.runs_on: Final = runs_on
+
+
+def landings(
+    table: Table, delays: Mapping[Timer, float | None]
+) -> tuple[dict[Phase, dict[Step, Landing]], dict[Phase, float]]:
+    """The table as a rank looks things up in it: where each step leads, and how long each phase may last.
+
+    ``delays``: the seconds of each timer, None for one that is off; a phase without a timer may last for ever, NEVER_S.
+    """
+    stays: dict[Phase, float] = {}
+    for phase, row in table.items():
+        delay_s = delays.get(row.timer)
+        stays[phase] = NEVER_S if delay_s is None else delay_s
+    steps = {
+        phase: {step: Landing(to, table[to].over, stays[to], step in row.runs_on) for step, to in row.steps.items()}
+        for phase, row in table.items()
+    }
+    return steps, stays
+
 
 OTHER_RANK = "another rank of the group failed"
 

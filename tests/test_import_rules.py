@@ -46,8 +46,8 @@ IMPURE = frozenset(
      "ssl", "subprocess", "threading", "time", "urllib"}
 )  # fmt: skip
 RULES = {
-    "protocol": Rule(frozenset({"numpy", "msgspec"}), forbidden=IMPURE),
-    "sim": Rule(frozenset({"protocol", "simpy", "numpy", "scipy", "msgspec"})),
+    "protocol": Rule(frozenset({"numpy", "msgspec", "mypy_extensions"}), forbidden=IMPURE),
+    "sim": Rule(frozenset({"protocol", "simpy", "numpy", "scipy", "msgspec", "mypy_extensions"})),
     "real": Rule(frozenset({"protocol", "torch", "mooncake", "zmq", "aiohttp", "numpy", "msgspec", "psutil"})),
     # Whatever belongs to an extra (the real backend, optuna, dask, ...) waits inside a function.
     "experiments": Rule(base_dependencies() | {"protocol", "sim"}, inside_functions=None),

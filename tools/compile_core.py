@@ -27,13 +27,17 @@ from experiments.runs.environment import COMPILED_MARK, sources_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")
-CORE = ("agreement", "allocator", "chunks", "encode", "language", "rank", "status")
+CORE = (
+    "agreement", "allocator", "chunks", "encode", "language", "layout", "messages", "rank", "status", "topology",
+    "values",
+)  # fmt: skip
 CLUSTER = (
     "cluster", "dedicated", "group", "host", "meetings", "messages", "processes", "requests", "shared", "state",
     "threads", "timers", "iterations",
 )  # fmt: skip
 MODULES = (
     *(f"protocol/{name}.py" for name in CORE),
+    "protocol/sizing/views.py",
     *(f"protocol/disciplines/{path.name}" for path in sorted((ROOT / "protocol/disciplines").glob("[a-z]*.py"))),
     *(f"protocol/emulation/{name}.py" for name in ("loop", "passes", "processors")),
     *(f"protocol/observe/{path.name}" for path in sorted((ROOT / "protocol/observe").glob("[a-z]*.py"))),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC
 from typing import ClassVar, Final, Self, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.errors import ProtocolError
 from protocol.values import Value
 
@@ -20,6 +22,7 @@ class ResumeGrant(Value):
         self.take: Final = take
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # also where this one is compiled
 class Discipline(ABC):
     """The base of all disciplines; all counts are language-side blocks.
 

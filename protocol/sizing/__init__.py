@@ -4,7 +4,7 @@ A new policy is one small class in a file of its own; see ``base.SizingPolicy`` 
 ``registry``, which finds it there, for policies that live elsewhere.
 """
 
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.ewma import EwmaMargin
 from protocol.sizing.fixed import Fixed
 from protocol.sizing.newsvendor import Newsvendor
@@ -15,6 +15,7 @@ from protocol.sizing.quantile import Quantile
 from protocol.sizing.registry import POLICIES, find_policy, make_policy
 from protocol.sizing.regression import HintRegression
 from protocol.sizing.supervised import SizingError, Supervised, must_answer_alike
+from protocol.sizing.views import CompletedView, RequestView
 
 __all__ = [
     "POLICIES",

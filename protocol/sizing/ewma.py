@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Final
 
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.clients import Clients
 from protocol.sizing.options import check_amount, check_count, check_share, check_tokens
+from protocol.sizing.views import CompletedView, RequestView
 
 
 class Estimate:

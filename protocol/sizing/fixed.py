@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from protocol.sizing.base import RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.options import check_tokens
+from protocol.sizing.views import RequestView
 
 
 class Fixed(SizingPolicy):

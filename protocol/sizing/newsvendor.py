@@ -6,8 +6,9 @@ import math
 from fractions import Fraction
 from typing import ClassVar, Final
 
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.options import check_amount, check_count, check_tokens, check_warmup
+from protocol.sizing.views import CompletedView, RequestView
 from protocol.sizing.window import Window
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from protocol.sizing.base import RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
+from protocol.sizing.views import RequestView
 
 
 class Oracle(SizingPolicy):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.clients import Clients
 from protocol.sizing.options import check_count, check_share, check_tokens, check_warmup
+from protocol.sizing.views import CompletedView, RequestView
 from protocol.sizing.window import Window
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Final
 
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.options import check_share, check_tokens
+from protocol.sizing.views import CompletedView, RequestView
 
 
 class PressureAware(SizingPolicy):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.options import check_share, check_tokens, check_warmup
+from protocol.sizing.views import CompletedView, RequestView
 from protocol.sizing.window import Window
 
 

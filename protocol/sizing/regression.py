@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from protocol.messages import LanguageRequest
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
 from protocol.sizing.options import check_share, check_tokens, check_warmup
+from protocol.sizing.views import CompletedView, RequestView
 from protocol.sizing.window import Window
 
 Row = tuple[int, int, int, int]

@@ -18,7 +18,8 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from protocol.sizing.base import CompletedView, RequestView, SizingPolicy
+from protocol.sizing.base import SizingPolicy
+from protocol.sizing.views import CompletedView, RequestView
 from protocol.topology import RankId
 
 
