@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 from numpy.random import Generator
@@ -16,6 +17,12 @@ from sim.clock import Clock
 from sim.cluster.cluster import Cluster
 from sim.faults import Faults
 from sim.network.link import LinkProfile
+
+if TYPE_CHECKING:
+    from simpy import Environment
+    from simpy.events import Event as SimpyEvent
+
+    Processes = Callable[[Environment, Cluster], Iterable[SimpyEvent]]
 
 
 class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +73,8 @@ def simulate(
     announce: Callable[[Request], None] | None = None,
     draws: Callable[[str], Generator] | None = None,
     warmup_requests: int = 0,
+    processes: Processes | None = None,
+    clock: Clock | None = None,
 ) -> SimulationOutcome:
     """Run ``requests`` (in order of arrival, pulled one at a time) through ``scenario`` over ``link``.
 
@@ -81,17 +90,29 @@ def simulate(
     finished at the end. ``progress(more)`` is called whenever ``more`` further requests are concluded, as in a
     measured run. ``faults`` makes things go wrong. The run ends when every request is concluded and every rank is
     empty, or when nothing can happen any more.
-    Raises ValueError for requests that are out of order or name an instance that is not there.
+
+    ``processes(environment, cluster)`` may start SimPy processes on the run's clock, and returns those that the run
+    waits for. Any others end with it. ``clock``: a new one, at time 0; None for the simulator's own.
+    Raises ValueError for requests that are out of order or name an instance that is not there, RuntimeError when
+    nothing is left but a process that is waited for and goes on without end, and whatever a process raises.
     """
-    clock = Clock()
+    clock = Clock() if clock is None else clock
+    if processes is not None and faults is None:
+        faults = Faults()  # whose presence lets instances end
     cluster = Cluster(scenario, link, clock, _joined(recorder, run_log), progress, faults, draws)
     before = _both(announce, run_log.expect if run_log is not None else None)
     if warmup_requests and cluster.adapters_s() is not None:
         before = _both(before, _Warmup(warmup_requests, cluster.forget_adapters))
+    cluster.requests.before = before
+    if processes is not None:
+        from sim.processes import environment_of  # only who has processes of his own needs SimPy
+
+        for process in processes(environment_of(clock), cluster):
+            clock.wait_for(process)
     if concurrency is None:
-        cluster.feed(iter(requests), before)
+        cluster.feed(iter(requests))
     else:
-        cluster.requests.feed_closed(iter(requests), concurrency, before)
+        cluster.requests.feed_closed(iter(requests), concurrency)
     while True:
         clock.run_while_busy()
         end_s = max(clock.now, cluster.copied_s)

@@ -40,7 +40,7 @@ from sim.cluster.group import Core
 from sim.cluster.iterations import Iterations
 from sim.cluster.messages import Messages
 from sim.cluster.processes import Processes
-from sim.cluster.requests import Requests
+from sim.cluster.requests import Concluded, Requests
 from sim.cluster.shared import SharedHost
 from sim.cluster.state import State
 from sim.cluster.threads import Draws
@@ -79,7 +79,7 @@ class Cluster:
         self.timers = Timers(state, host, self.requests)
         self.messages = Messages(state, host, self.requests, self.timers)
         self.iterations = Iterations(state, host, self.timers, self.messages)
-        host.begin(self.messages, self.iterations)
+        host.begin(self.requests, self.messages, self.iterations)
         self._processes = Processes(state, host, self.requests, self.messages)
         self._adapters_before_s = 0.0
         if faults is not None:
@@ -179,9 +179,16 @@ class Cluster:
 
     # --- what can be done to it ---
 
-    def feed(self, requests: Iterator[Request], before: Callable[[Request], None] | None = None) -> None:
+    def feed(self, requests: Iterator[Request]) -> None:
         """Submit ``requests`` at their times; see ``Requests.feed``."""
-        self.requests.feed(requests, before)
+        self.requests.feed(requests)
+
+    def submit(self, request: Request, concluded: Concluded | None = None) -> None:
+        """Submit a request now, whatever time it has. ``concluded(served)`` is called when it is over on all ranks.
+
+        Raises ValueError for an instance that is not there.
+        """
+        self.requests.submit_now(request, concluded)
 
     def give(self, target: RankId, event: object) -> None:
         """Hand a message, or any other input but an iteration, to a rank now."""

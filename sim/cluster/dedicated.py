@@ -10,9 +10,10 @@ from protocol.emulation.scenario import Request
 from protocol.messages import CopyOut, Iteration
 from protocol.topology import RankId
 from sim.cluster.group import Group, Rank, Worker
-from sim.cluster.host import Host, Reached
+from sim.cluster.host import Host
 from sim.cluster.iterations import Iterations
 from sim.cluster.messages import IN_LANGUAGE_ITERATIONS, Messages
+from sim.cluster.requests import Requests
 from sim.cluster.state import State
 from sim.network.link import TransferWorker
 from sim.network.worker import QueuedWorker
@@ -28,11 +29,11 @@ class DedicatedProcessors(Host):
         self._layout = state.scenario.layout
         self.control_s = state.link.control_latency_s
 
-    def begin(self, messages: Messages, iterations: Iterations) -> None:
-        """Take the objects that do the threads' work. Whatever reaches a process becomes its core's input at once."""
+    def begin(self, requests: Requests, messages: Messages, iterations: Iterations) -> None:
+        """Take the objects that do the threads' work."""
+        self._requests = requests
         self._messages = messages
         self._iterations = iterations
-        self.receive = self.take = messages.input
 
     # --- processes ---
 
@@ -51,13 +52,21 @@ class DedicatedProcessors(Host):
 
     # --- what reaches a process ---
 
-    def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
+    def hand_out(self, request: Request, encode: Group, language: Group) -> None:
         """The request reaches the processes the link's latency later."""
         time_s = self._clock._now + self._link.submit_latency_s
         if time_s > self._clock._now:
-            self._clock.call_at(time_s, reached, request, encode, language)
+            self._clock.call_at(time_s, self._requests.reached, request, encode, language)
         else:
-            reached(request, encode, language)
+            self._requests.reached(request, encode, language)
+
+    def receive(self, rank: Rank, message: object) -> None:
+        """It becomes the core's input at once."""
+        self._messages.input(rank, message)
+
+    def take(self, rank: Rank, event: object) -> None:
+        """It becomes the core's input at once."""
+        self._messages.input(rank, event)
 
     def report_conclusion(self) -> None:
         """Costs nothing."""

@@ -7,28 +7,20 @@ of its own and charges nothing; on ``shared.SharedHost`` threads wait for themse
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 from protocol.emulation.scenario import Request
 from protocol.topology import RankId
 from sim.cluster.group import Group, Rank, Worker
 
-Reached = Callable[[Request, Group, Group], None]
-Take = Callable[[Rank, object], None]
-
 
 class Host(ABC):
-    """``begin(messages, iterations)`` must be called before anything happens. It gives the host the objects that do the
-    threads' work, and settles how a process takes what reaches it.
+    """``begin(requests, messages, iterations)`` must be called before anything happens. It gives the host the objects
+    that do the threads' work.
 
     ``control_s``: how long a control message is on its way, before the thread that receives it.
-    ``receive(rank, message)``: a message has reached a process; give it to the core when its thread takes it.
-    ``take(rank, event)``: a write or a pass of a process is over; give that to the core when its thread takes note.
     """
 
     control_s: float
-    receive: Take
-    take: Take
 
     # --- processes ---
 
@@ -47,8 +39,16 @@ class Host(ABC):
     # --- what reaches a process ---
 
     @abstractmethod
-    def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
-        """A request arrives at the router now: call ``reached`` when it gets to the processes of both groups."""
+    def hand_out(self, request: Request, encode: Group, language: Group) -> None:
+        """A request arrives at the router: tell ``Requests.reached`` when it gets to the processes of both groups."""
+
+    @abstractmethod
+    def receive(self, rank: Rank, message: object) -> None:
+        """A message or a request has reached a process: give it to the core when its thread takes it."""
+
+    @abstractmethod
+    def take(self, rank: Rank, event: object) -> None:
+        """A write or a pass of a process is over: give that to the core when its thread takes note."""
 
     @abstractmethod
     def report_conclusion(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, final
 
 from protocol.emulation.scenario import Request
 from protocol.lifecycle import life_of_the_lost
@@ -11,6 +11,7 @@ from protocol.messages import Conclude, EncodeRequest, LanguageRequest, Note, St
 from protocol.rank import RoomKey
 from protocol.status import Status
 from protocol.topology import RankId, Side
+from sim.clock import Call
 from sim.cluster.group import Group, Rank
 from sim.cluster.host import Host
 from sim.cluster.state import State
@@ -21,40 +22,52 @@ LANGUAGE: Final = Side.LANGUAGE
 SUCCESS: Final = Status.Success
 
 
+Concluded = Callable[[bool], object]
+"""Is told at the end of a request whether it was served."""
+
+
+@final
 class Outcome:
     """What is known of a submitted request. ``memory``: whose blocks its last offers name, where processes may end."""
 
-    __slots__ = ("delivered", "left", "memory")
+    __slots__ = ("concluded", "delivered", "left", "memory")
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, concluded: Concluded | None) -> None:
         self.left = ranks
         self.delivered = True
         self.memory: dict[RankId, Rank] = {}
+        self.concluded = concluded
 
 
+@final
 class Requests:
-    """All requests of a run; ``outcomes`` of those that were submitted and are not concluded on all of their ranks."""
+    """All requests of a run; ``outcomes`` of those that were submitted and are not concluded on all of their ranks.
+
+    ``before`` is called with every request just before its submission.
+    """
 
     def __init__(self, state: State, host: Host, on_concluded: Callable[[int], None] | None) -> None:
         self.submitted = 0
         self.succeeded = 0
         self.failed = 0
         self.outcomes: dict[RoomKey, Outcome] = {}
+        self.before: Callable[[Request], object] | None = None
         self._state = state
         self._host = host
         self._clock = state.clock
         self._scenario = state.scenario
+        self._services = state.scenario.services
+        self._prepares = state.scenario.services.preprocess_per_token_s > 0
         self._faults = state.faults
         self._on_concluded = on_concluded
         self._concluded_late_s = 0.0
 
     # --- where they come from ---
 
-    def feed(self, requests: Iterator[Request], before: Callable[[Request], None] | None = None) -> None:
+    def feed(self, requests: Iterator[Request]) -> None:
         """Submit ``requests`` at their times, pulling the next one when the last arrives.
 
-        ``before`` is called with a request just before its submission. Requests that are out of order, or for an
-        instance that is not there, raise ValueError.
+        Requests that are out of order, or for an instance that is not there, raise ValueError.
         """
         request = next(requests, None)
         if request is None:
@@ -63,51 +76,40 @@ class Requests:
             raise ValueError(
                 f"room {request.room}: arrival_s is {request.arrival_s}, it must not lie before its predecessor's"
             )
-        self._clock.call_at(request.arrival_s, self._arrive, request, requests, before)
+        self._clock.put_at(request.arrival_s, _Arrival(self, request, requests))
 
-    def _arrive(self, request: Request, requests: Iterator[Request], before: Callable[[Request], None] | None) -> None:
-        if before is not None:
-            before(request)
-        self.submit(request)
-        self.feed(requests, before)
-
-    def feed_closed(
-        self, requests: Iterator[Request], concurrency: int, before: Callable[[Request], None] | None = None
-    ) -> None:
+    def feed_closed(self, requests: Iterator[Request], concurrency: int) -> None:
         """Submit ``concurrency`` requests now and one more whenever one is concluded, whatever times they have.
 
-        ``before`` is told of a request just before its submission, with the time of that as its arrival.
+        ``before`` is told of a request with the time of its submission as its arrival.
         """
-        told = self._on_concluded
+        self._clock.call_after(0.0, self._submit_first, requests, concurrency)
 
-        def concluded(count: int) -> None:
-            if told is not None:
-                told(count)
+    def _submit_first(self, requests: Iterator[Request], count: int) -> None:
+        def concluded(_: bool) -> None:
             # Not at once: the iteration that concluded it is not over, and its client waits for the copies, too.
-            self._clock.call_after(self._concluded_late_s, self._submit_next, requests, before)
+            self._clock.call_after(self._concluded_late_s, submit_next)
 
-        self._on_concluded = concluded
-        self._clock.call_after(0.0, self._submit_first, requests, concurrency, before)
+        def submit_next() -> bool:
+            request = next(requests, None)
+            if request is None:
+                return False
+            self.submit_now(request, concluded)
+            return True
 
-    def _submit_first(self, requests: Iterator[Request], count: int, before: Callable[[Request], None] | None) -> None:
-        while count and self._submit_next(requests, before):
+        while count and submit_next():
             count -= 1
 
-    def _submit_next(self, requests: Iterator[Request], before: Callable[[Request], None] | None) -> bool:
-        """Submit the next request now, if there is one."""
-        request = next(requests, None)
-        if request is None:
-            return False
-        request = request.arriving(self._clock._now)
-        if before is not None:
-            before(request)
-        self.submit(request)
-        return True
+    def submit_now(self, request: Request, concluded: Concluded | None = None) -> None:
+        """Submit a request, whatever time it has; ``concluded(served)`` is called when it is over on all its ranks."""
+        self.submit(request.arriving(self._clock._now), concluded)
 
     # --- to the ranks ---
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, concluded: Concluded | None = None) -> None:
         """Give a request to all ranks of its two instances, now. Raises ValueError for an unknown instance."""
+        if self.before is not None:
+            self.before(request)
         groups = self._state.groups
         encode = groups.get((ENCODE, request.encode_instance))
         language = groups.get((LANGUAGE, request.language_instance))
@@ -119,28 +121,29 @@ class Requests:
             )
         self.submitted += 1
         key = (request.room, request.incarnation)
-        self.outcomes[key] = Outcome(len(encode.ranks) + len(language.ranks))
+        self.outcomes[key] = Outcome(len(encode.ranks) + len(language.ranks), concluded)
         refusal = self._state.instances.refusal(encode.key, language.key)
         if refusal:
             for rank in (*encode.ranks, *language.ranks):
                 self.refuse(rank.core.rank_id, key, refusal)
             return
         encode.coming[key] = language.coming[key] = None
-        self._host.hand_out(request, encode, language, self._reached)
+        self._host.hand_out(request, encode, language)
 
-    def _reached(self, request: Request, encode: Group, language: Group) -> None:
+    def reached(self, request: Request, encode: Group, language: Group) -> None:
         """A request reaches the processes of its instances."""
         scenario = self._scenario
         encode_request = scenario.encode_request(request)
-        if scenario.services.preprocess_per_token_s:
-            lasts_s = scenario.services.preprocess_s(request) * encode.slowness
+        if self._prepares:
+            lasts_s = self._services.preprocess_s(request) * encode.slowness
             ready_s = encode.processors.give(self._clock._now, lasts_s)
-            self._clock.call_at(ready_s, self._submit_to, encode, encode_request)
+            self._clock.put_at(ready_s, _Prepared(self, encode, encode_request))
         else:
-            self._submit_to(encode, encode_request)
-        self._submit_to(language, scenario.language_request(request))
+            self.submit_to(encode, encode_request)
+        self.submit_to(language, scenario.language_request(request))
 
-    def _submit_to(self, group: Group, request: EncodeRequest | LanguageRequest) -> None:
+    def submit_to(self, group: Group, request: EncodeRequest | LanguageRequest) -> None:
+        """A request is ready for the ranks of a group."""
         if group.down:
             return  # it was lost with these processes
         del group.coming[request.room, request.incarnation]
@@ -165,9 +168,11 @@ class Requests:
             self.succeeded += 1
         else:
             self.failed += 1
+        self._concluded_late_s = late_s
         if self._on_concluded is not None:
-            self._concluded_late_s = late_s
             self._on_concluded(1)
+        if outcome.concluded is not None:
+            outcome.concluded(outcome.delivered)
 
     def refuse(self, rank_id: RankId, key: RoomKey, reason: str) -> None:
         """A request never gets to a rank: its process ended before, or nobody is to have it."""
@@ -183,3 +188,30 @@ class Requests:
         outcome = self.outcomes.get((write.room, write.incarnation))
         target = outcome.memory.get(write.destination) if outcome is not None else None
         return target is not None and target.gone
+
+
+@final
+class _Arrival(Call):
+    """A request arrives at the router, and the next one is pulled."""
+
+    def __init__(self, all_requests: Requests, request: Request, rest: Iterator[Request]) -> None:
+        self._requests = all_requests
+        self._request = request
+        self._rest = rest
+
+    def run(self) -> None:
+        self._requests.submit(self._request)
+        self._requests.feed(self._rest)
+
+
+@final
+class _Prepared(Call):
+    """A processor has prepared a request's images."""
+
+    def __init__(self, requests: Requests, group: Group, request: EncodeRequest) -> None:
+        self._requests = requests
+        self._group = group
+        self._request = request
+
+    def run(self) -> None:
+        self._requests.submit_to(self._group, self._request)

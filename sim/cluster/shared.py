@@ -14,10 +14,11 @@ from __future__ import annotations
 from protocol.emulation.scenario import Request
 from protocol.topology import RankId
 from sim.cluster.group import Group, Rank, Worker
-from sim.cluster.host import Host, Reached
+from sim.cluster.host import Host
 from sim.cluster.iterations import Iterations
 from sim.cluster.meetings import Meetings
 from sim.cluster.messages import Messages
+from sim.cluster.requests import Requests
 from sim.cluster.state import State
 from sim.cluster.threads import Draws, Threads
 from sim.network.worker import HostedWorker
@@ -45,10 +46,10 @@ class SharedHost(Host):
         self.control_s = max(0.0, link.control_latency_s - host.message_s - self._before_s)
         self._handed_out_s = 0.0
 
-    def begin(self, messages: Messages, iterations: Iterations) -> None:
+    def begin(self, requests: Requests, messages: Messages, iterations: Iterations) -> None:
         """Take the objects that do the threads' work."""
+        self._requests = requests
         self._messages = messages
-        self.receive, self.take = self._receive, self._take
         self._meetings = Meetings(self._state, self._host, self.threads, messages, iterations, self._before_s)
 
     # --- processes ---
@@ -71,7 +72,7 @@ class SharedHost(Host):
 
     # --- what reaches a process ---
 
-    def hand_out(self, request: Request, encode: Group, language: Group, reached: Reached) -> None:
+    def hand_out(self, request: Request, encode: Group, language: Group) -> None:
         """The router's thread gives a command to every rank, so long before that the request reaches it."""
         commands_s = self._host.command_s * (len(encode.ranks) + len(language.ranks))
         lasts_s = self.threads.submissions.draw() * self._link.submit_latency_s
@@ -79,20 +80,20 @@ class SharedHost(Host):
         # One router hands out all requests, so none overtakes another.
         self._handed_out_s = max(self._handed_out_s, self._clock._now + passes_s)
         if self._handed_out_s > self._clock._now:
-            self._clock.call_at(self._handed_out_s, self._order, commands_s, request, encode, language, reached)
+            self._clock.call_at(self._handed_out_s, self._order, commands_s, request, encode, language)
         else:
-            self._order(commands_s, request, encode, language, reached)
+            self._order(commands_s, request, encode, language)
 
-    def _order(self, commands_s: float, request: Request, encode: Group, language: Group, reached: Reached) -> None:
-        self.threads.router.run(commands_s, reached, request, encode, language)
+    def _order(self, commands_s: float, request: Request, encode: Group, language: Group) -> None:
+        self.threads.router.run(commands_s, self._requests.reached, request, encode, language)
 
-    def _receive(self, rank: Rank, message: object) -> None:
+    def receive(self, rank: Rank, message: object) -> None:
         """The threads that carry messages hand it to the rank's thread."""
         # All of what a message takes longer, or less long, lies in the thread: they come in the order they were sent.
         more_s = (self.threads.messages[rank].draw() - 1.0) * self._link.control_latency_s
         self.processors.run(self._host.message_s, 1.0, self._take_message, rank, message, more_s)
 
-    def _take(self, rank: Rank, event: object) -> None:
+    def take(self, rank: Rank, event: object) -> None:
         """The core gets it when the rank's thread is free and has worked on it."""
         self.threads.of[rank].enter(self.processors.run, self._before_s, 1.0, self._taken, rank, event)
 

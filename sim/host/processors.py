@@ -120,7 +120,7 @@ class SharedProcessors:
             self._clock.withdraw(self._call)
             self._call = None
         if under_way:
-            self._call = self._clock.withdrawable_at(self._clock._now + max(next_s, 0.0), self._end)
+            self._call = self._clock.call_at(self._clock._now + max(next_s, 0.0), self._end)
 
     def _end(self) -> None:
         self._call = None

@@ -244,7 +244,7 @@ class Network:
         """Its call has come: end it, with all that end with it, unless its end has moved later."""
         now = self._clock._now
         if now < flow.end_s:
-            flow.call = self._clock.withdrawable_at(flow.end_s, self._end, flow)
+            flow.call = self._clock.call_at(flow.end_s, self._end, flow)
             flow.call_s = flow.end_s
             return
         flow.call = None
@@ -298,7 +298,7 @@ class Network:
         if flow.end_s < flow.call_s:
             if flow.call is not None:
                 self._clock.withdraw(flow.call)
-            flow.call = self._clock.withdrawable_at(flow.end_s, self._end, flow)
+            flow.call = self._clock.call_at(flow.end_s, self._end, flow)
             flow.call_s = flow.end_s
 
     # --- nodes ---

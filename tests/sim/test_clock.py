@@ -1,7 +1,4 @@
-"""The virtual clock: order, ties, reminders, and that it is still a SimPy environment."""
-
-from collections.abc import Generator
-from typing import Any
+"""The virtual clock: order, ties, reminders and calls that are taken back. SimPy on it is test_simpy.py's."""
 
 import pytest
 
@@ -43,7 +40,7 @@ def test_no_call_in_the_past(time_s: float) -> None:
     clock = Clock()
     clock.call_at(1.0, lambda: None)
     clock.run_while_busy()
-    for schedule in (clock.call_at, clock.withdrawable_at, clock.remind_at):
+    for schedule in (clock.call_at, clock.remind_at):
         with pytest.raises(ValueError, match="past"):
             schedule(time_s, print)
     with pytest.raises(ValueError, match="past"):
@@ -52,29 +49,15 @@ def test_no_call_in_the_past(time_s: float) -> None:
         clock.call_after(-time_s, print)
 
 
-def test_simpy_processes_share_the_clock() -> None:
-    clock, seen = Clock(), []
-
-    def process() -> Generator[Any, Any, None]:
-        for _ in range(2):
-            yield clock.timeout(1.0)
-            seen.append(clock.now)
-
-    clock.process(process())
-    clock.call_at(1.5, lambda: seen.append(clock.now))
-    clock.run_while_busy()
-    assert seen == [1.0, 1.5, 2.0]
-
-
 def test_a_withdrawn_call_is_not_made_and_keeps_no_run_alive() -> None:
     for run in (Clock.run_while_busy, _step_to_the_end):
         clock = Clock()
         made: list[str] = []
         clock.call_at(1.0, made.append, "first")
-        withdrawn = clock.withdrawable_at(2.0, made.append, "withdrawn")
+        withdrawn = clock.call_at(2.0, made.append, "withdrawn")
         clock.call_at(3.0, made.append, "last")
         clock.withdraw(withdrawn)
-        clock.withdraw(clock.withdrawable_at(9.0, made.append, "withdrawn too"))
+        clock.withdraw(clock.call_at(9.0, made.append, "withdrawn too"))
         assert (clock.busy, clock.reminders) == (True, 2)
         run(clock)
         assert made == ["first", "last"]
