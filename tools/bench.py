@@ -184,7 +184,7 @@ def run(config: Any, recording: str, target: Path, host: dict[str, Any] | None) 
                 outcome = simulate(scenario, requests, link, recorder=writer.event)
             else:
                 account = RunRecorder(config, writer)
-                outcome = simulate(scenario, requests, link, recorder=account, announce=account.expect)
+                outcome = simulate(scenario, requests, link, recorder=account.recorder, announce=account.expect)
     if outcome.unfinished or outcome.failed:
         raise RuntimeError(f"{outcome.failed} requests failed and {outcome.unfinished} are unfinished")
     return outcome.events

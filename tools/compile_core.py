@@ -28,8 +28,8 @@ from experiments.runs.environment import COMPILED_MARK, sources_digest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim")
 CORE = (
-    "agreement", "allocator", "chunks", "encode", "language", "layout", "messages", "rank", "status", "topology",
-    "values",
+    "agreement", "allocator", "chunks", "encode", "language", "layout", "messages", "rank", "recording", "status",
+    "topology", "values",
 )  # fmt: skip
 CLUSTER = (
     "cluster", "dedicated", "group", "host", "meetings", "messages", "processes", "requests", "shared", "state",

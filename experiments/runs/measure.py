@@ -151,7 +151,7 @@ class _Measured:
             recorder.expect(request)
         last_s = 0.0
         for record in outcome.records:
-            recorder(*record)
+            recorder.recorder(*record)
             last_s = record.time_s
         end_s = max(outcome.end_s, last_s)
         one = recorder.finish(end_s, deadlock=outcome.deadlock, deadlocks=outcome.deadlocks)

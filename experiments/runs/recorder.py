@@ -11,8 +11,7 @@ from experiments.runs.rundir import RunWriter
 from protocol.emulation.scenario import Request
 from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.runlog import RunLog
-from protocol.recording import Event, Recorder
-from protocol.status import Status
+from protocol.recording import Listeners, Recorder
 from protocol.topology import RankId
 
 Progress = Callable[[int], None]
@@ -45,18 +44,16 @@ class RunRecorder:
             monitored=monitored,
         )
         self._invariants = InvariantMonitor(scenario) if monitored else None
-        self._add_event = writer.event if writer is not None else None
         self.log = RunLog(
             scenario,
             None if writer is None else writer.request,
             columns=self.replication.requests,
             warmup_requests=config.run.warmup_requests,
         )
-
-    @property
-    def recorder(self) -> Recorder:
+        stored = None if writer is None else writer.event
+        listeners = [one for one in (stored, self._invariants, self.log) if one is not None]
+        self.recorder: Recorder = self.log if len(listeners) == 1 else Listeners(listeners)
         """What takes the records: where they are for the figures alone, these themselves."""
-        return self.log if self._invariants is None and self._add_event is None else self
 
     @property
     def examples(self) -> list[str]:
@@ -78,24 +75,6 @@ class RunRecorder:
         self.log.expect(request)
         if self._invariants is not None:
             self._invariants.expect(request)
-
-    def __call__(
-        self,
-        time_s: float,
-        rank_id: RankId,
-        room: int,
-        event: Event,
-        status: Status | None,
-        tokens: int,
-        bytes_: int,
-        detail: str,
-    ) -> None:
-        """Take one record; see ``protocol.recording.Record`` for the fields."""
-        if self._add_event is not None:
-            self._add_event(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-        if self._invariants is not None:
-            self._invariants(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-        self.log(time_s, rank_id, room, event, status, tokens, bytes_, detail)
 
     def finish(self, end_s: float, *, deadlock: bool, deadlocks: Sequence[str] = ()) -> Replication:
         """End of the replication; ``deadlocks`` says when and of which rooms, where that is known."""

@@ -83,7 +83,7 @@ class RunWriter:
         except BaseException:
             self._remove()
             raise
-        self.event: Recorder | None = None if self._events is None else self._events.add
+        self.event: Recorder | None = None if self._events is None else self._events.rows
         """Adds a row to events.parquet; None where events are not kept."""
 
     def __enter__(self) -> Self:

@@ -1,15 +1,14 @@
 """The two tables of a run as Parquet files: written in row groups as the rows come, and read a few columns at a time.
 
-A row is packed when it comes, texts as numbers, and becomes columns when its row group is full: nothing of it is left
-for the garbage collector to look at. Columns become Arrow's by their buffers: pyarrow asks pandas about every list and
-array that it is handed, and loading that takes longer than a small run.
+A row is a few numbers when it comes, those of texts among them, and becomes columns when its row group is full: nothing
+of it is left for the garbage collector to look at. Columns become Arrow's by their buffers: pyarrow asks
+pandas about every list and array that it is handed, and loading that takes longer than a small run.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,10 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.observe.eventrows import EventRows
 from protocol.observe.progress import RequestRow
-from protocol.recording import Event
-from protocol.status import Status
-from protocol.topology import RankId
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,55 +60,58 @@ _MISSING = -(2**63)
 """Stands for an integer that is not there until the column is made; a time that is not there is not a number."""
 _CODES = {"int32": "i", "int64": "q", "float64": "d", "string": "i"}
 _NUMPY = {"i": "<i4", "q": "<i8", "d": "<f8"}
+_EVENT_ROW = np.dtype(
+    [("time_s", "<f8"), ("room", "<i8"), ("tokens", "<i8"), ("bytes", "<i8"), ("kind", "<i4"), ("detail", "<i4")]
+)
+"""``eventrows.ROW`` as numpy has it."""
 
 
-class _Packed(ABC):
-    """Rows of fixed size, and the Parquet file that they go to."""
+class _Table:
+    """A Parquet file that is written in row groups.
 
-    def __init__(self, path: Path, columns: Mapping[str, str], fields: Mapping[str, str]) -> None:
-        """``columns``: names and types in the file. ``fields``: names and codes of ``struct`` in a packed row."""
+    Texts are handed over as what they are in the file, numbers into a dictionary; readers get texts. Times hardly ever
+    recur, so they have no dictionary.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+        """``columns``: names and types in the file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
-        self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._pack = struct.Struct("<" + "".join(fields.values())).pack
-        self._layout = np.dtype([(name, _NUMPY[code]) for name, code in fields.items()])
-        self._rows: list[bytes] = []
-        self._texts: dict[str, int] = {}
+        texts = pa.dictionary(pa.int32(), pa.string())
+        types = [(name, texts if kind == "string" else pa.type_for_alias(kind)) for name, kind in columns.items()]
+        self._schema = pa.schema(types)
+        self._file = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=[name for name, kind in columns.items() if kind != "float64"],
+            write_statistics=[name for name, kind in columns.items() if kind != "string"],
+            store_schema=False,  # in which texts would not be texts but numbers into a dictionary
+        )
 
     def close(self) -> None:
-        """Write the rest and finish the file."""
-        if self._rows:
-            self._write()
+        """Finish the file."""
         self._file.close()
 
-    def _number_of(self, text: str) -> int:
-        """The number that stands for a text within this row group."""
-        number = self._texts.get(text)
-        if number is None:
-            number = self._texts[text] = len(self._texts)
-        return number
-
-    @abstractmethod
-    def _columns(self, rows: NDArray[Any]) -> Mapping[str, pa.Array]:
-        """The columns of the file, from packed rows."""
-
-    def _write(self) -> None:
+    def _write_columns(self, columns: Mapping[str, pa.Array], count: int) -> None:
+        """Write a row group of so many rows."""
         import pyarrow as pa
 
-        columns = self._columns(np.frombuffer(b"".join(self._rows), dtype=self._layout))
         table = pa.Table.from_arrays([columns[field.name] for field in self._schema], schema=self._schema)
-        self._file.write_table(table, row_group_size=len(self._rows))
-        self._rows = []
-        self._texts = {}
+        self._file.write_table(table, row_group_size=count)
 
 
-class RequestTable(_Packed):
-    """requests.parquet."""
+class RequestTable(_Table):
+    """requests.parquet. A row is packed when it comes, its texts as numbers."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, REQUEST_COLUMNS, {name: _CODES[kind] for name, kind in REQUEST_COLUMNS.items()})
+        super().__init__(path, REQUEST_COLUMNS)
+        codes = {name: _CODES[kind] for name, kind in REQUEST_COLUMNS.items()}
+        self._pack = struct.Struct("<" + "".join(codes.values())).pack
+        self._layout = np.dtype([(name, _NUMPY[code]) for name, code in codes.items()])
+        self._rows: list[bytes] = []
+        self._texts: dict[str, int] = {}
 
     def add(self, replication: int, row: RequestRow) -> None:
         """Add a row."""
@@ -126,86 +126,85 @@ class RequestTable(_Packed):
                 row.total_tokens,
                 _MISSING if first is None else first,
                 row.chunks,
-                *(
-                    math.nan if time_s is None else time_s
-                    for time_s in (row.encoded_s, row.first_chunk_s, row.delivered_s, row.released_s)
-                ),
+                _or_nan(row.encoded_s),
+                _or_nan(row.first_chunk_s),
+                _or_nan(row.delivered_s),
+                _or_nan(row.released_s),
                 self._number_of(row.status),
                 self._number_of(row.failure),
-                math.nan if row.prefilled_s is None else row.prefilled_s,
+                _or_nan(row.prefilled_s),
             )
         )
         if len(self._rows) == ROW_GROUP_ROWS:
             self._write()
 
-    def _columns(self, rows: NDArray[Any]) -> Mapping[str, pa.Array]:
-        texts = list(self._texts)
-        return {
+    def close(self) -> None:
+        """Write the rest and finish the file."""
+        if self._rows:
+            self._write()
+        super().close()
+
+    def _number_of(self, text: str) -> int:
+        """The number that stands for a text within this row group."""
+        number = self._texts.get(text)
+        if number is None:
+            number = self._texts[text] = len(self._texts)
+        return number
+
+    def _write(self) -> None:
+        rows, texts = np.frombuffer(b"".join(self._rows), dtype=self._layout), list(self._texts)
+        columns = {
             name: text_column(texts, rows[name]) if kind == "string" else number_column(rows[name], kind)
             for name, kind in REQUEST_COLUMNS.items()
         }
+        self._write_columns(columns, len(rows))
+        self._rows = []
+        self._texts = {}
 
 
-class EventTable(_Packed):
-    """events.parquet. What a rank, an event and a status are together has one number, since few of them occur."""
+def _or_nan(time_s: float | None) -> float:
+    return math.nan if time_s is None else time_s
+
+
+class EventTable(_Table):
+    """events.parquet. ``rows`` is what takes the records."""
 
     def __init__(self, path: Path) -> None:
-        fields = {"time_s": "d", "room": "q", "tokens": "q", "bytes": "q", "kind": "i", "detail": "i"}
-        super().__init__(path, EVENT_COLUMNS, fields)
-        self._replication = 0
-        self._kinds: dict[tuple[RankId, Event, Status | None], int] = {}
-        self._of_kinds: list[tuple[int, str, int, int, str, str | None]] = []
+        super().__init__(path, EVENT_COLUMNS)
+        self.rows = EventRows(ROW_GROUP_ROWS, self._write)
 
     def begin(self, replication: int) -> None:
         """All that comes now belongs to this replication."""
-        self._replication = replication
-        self._kinds = {}
+        self.rows.begin(replication)
 
-    def add(
-        self,
-        time_s: float,
-        rank_id: RankId,
-        room: int,
-        event: Event,
-        status: Status | None,
-        tokens: int,
-        bytes_: int,
-        detail: str,
-    ) -> None:
-        """A Recorder that adds a row."""
-        kind = self._kinds.get((rank_id, event, status))
-        if kind is None:
-            kind = self._new_kind(rank_id, event, status)
-        text = self._texts.get(detail)
-        if text is None:
-            text = self._number_of(detail)
-        rows = self._rows
-        rows.append(self._pack(time_s, room, tokens, bytes_, kind, text))
-        if len(rows) == ROW_GROUP_ROWS:
+    def close(self) -> None:
+        """Write the rest and finish the file."""
+        if self.rows.rows:
             self._write()
+        super().close()
 
-    def _new_kind(self, rank_id: RankId, event: Event, status: Status | None) -> int:
-        number = self._kinds[rank_id, event, status] = len(self._of_kinds)
-        side, instance, rank = rank_id
-        name = None if status is None else status.name
-        self._of_kinds.append((self._replication, side.value, instance, rank, event.value, name))
-        return number
-
-    def _columns(self, rows: NDArray[Any]) -> Mapping[str, pa.Array]:
-        kinds = rows["kind"]
+    def _write(self) -> None:
+        rows = np.frombuffer(b"".join(self.rows.rows), dtype=_EVENT_ROW)
+        kinds = self.rows.kinds
+        of_kinds: dict[str, Sequence[Any]] = {
+            "replication": [kind.replication for kind in kinds],
+            "side": [kind.rank_id.side.value for kind in kinds],
+            "instance": [kind.rank_id.instance for kind in kinds],
+            "rank": [kind.rank_id.rank for kind in kinds],
+            "event": [kind.event.value for kind in kinds],
+            "status": [None if kind.status is None else kind.status.name for kind in kinds],
+        }
         columns = {
             name: number_column(rows[name], EVENT_COLUMNS[name]) for name in ("time_s", "room", "tokens", "bytes")
         }
-        columns["detail"] = text_column(list(self._texts), rows["detail"])
-        parts = zip(*self._of_kinds, strict=True)
-        for name, values in zip(("replication", "side", "instance", "rank", "event", "status"), parts, strict=True):
+        columns["detail"] = text_column(self.rows.details, rows["detail"])
+        for name, values in of_kinds.items():
             if EVENT_COLUMNS[name] == "string":
-                columns[name] = text_column(values, kinds)
+                columns[name] = text_column(values, rows["kind"])
             else:
-                columns[name] = number_column(np.array(values)[kinds], EVENT_COLUMNS[name])
-        self._kinds = {}
-        self._of_kinds = []
-        return columns
+                columns[name] = number_column(np.array(values)[rows["kind"]], EVENT_COLUMNS[name])
+        self._write_columns(columns, len(rows))
+        self.rows.clear()
 
 
 def number_column(values: NDArray[Any], kind: str) -> pa.Array:
@@ -221,13 +220,13 @@ def text_column(texts: Sequence[str | None], numbers: NDArray[np.int32]) -> pa.A
     """``texts[number]`` of every number, as Arrow's; None is missing."""
     import pyarrow as pa
 
-    encoded = [b"" if text is None else text.encode() for text in texts]
-    ends = np.zeros(len(numbers) + 1, dtype=np.int32)
-    np.cumsum(np.array([len(text) for text in encoded])[numbers], out=ends[1:])
-    missing = np.array([text is None for text in texts])[numbers]
-    # Arrow's own way from a dictionary to its texts loads pyarrow.compute, which takes longer than a small run.
-    content = b"".join(np.array(encoded, dtype=object)[numbers].tolist())
-    return pa.StringArray.from_buffers(len(numbers), pa.py_buffer(ends), pa.py_buffer(content), _valid(missing))
+    content = [b"" if text is None else text.encode() for text in texts]
+    ends = pa.py_buffer(np.cumsum([0, *map(len, content)], dtype=np.int32))
+    named = pa.StringArray.from_buffers(len(content), ends, pa.py_buffer(b"".join(content)))
+    missing = np.array([text is None for text in texts], dtype=np.bool_)[numbers]
+    typed = np.ascontiguousarray(numbers, dtype=np.int32)
+    indices = pa.Array.from_buffers(pa.int32(), len(typed), [_valid(missing), pa.py_buffer(typed)])
+    return pa.DictionaryArray.from_arrays(indices, named)
 
 
 def _valid(missing: NDArray[np.bool_]) -> pa.Buffer | None:

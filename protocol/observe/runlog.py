@@ -17,7 +17,7 @@ from protocol.observe.columns import RequestColumns
 from protocol.observe.pooluse import PoolUse
 from protocol.observe.progress import NEVER_S, SUCCESS, OnRank, Progress, RequestRow
 from protocol.observe.stageuse import StageUse
-from protocol.recording import Event, Record
+from protocol.recording import Event, Listener
 from protocol.status import Status
 from protocol.topology import RankId, Side, destinations
 
@@ -48,7 +48,7 @@ def _writers(scenario: Scenario) -> int:
 
 
 @final
-class RunLog:
+class RunLog(Listener):
     """Builds the figures of requests and pools from records, and request rows where they are wanted.
 
     ``on_request`` receives the row of each request, and ``columns`` what figures need of it, once: when all ranks are
@@ -128,11 +128,7 @@ class RunLog:
                 self._encode_pool.count_from(request.arrival_s)
                 self._language_pool.count_from(request.arrival_s)
 
-    def record(self, record: Record) -> None:
-        """Take one record as a tuple."""
-        self(*record)
-
-    def __call__(
+    def tell(
         self,
         time_s: float,
         rank_id: RankId,

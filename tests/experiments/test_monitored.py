@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from experiments.runs import simulate
+from experiments.runs import recorder, simulate
 from experiments.runs.replication import Replication
 from experiments.runs.summary import summarise
 from experiments.sweeps.configuration import run_configuration
 from experiments.workloads.loading import load
+from protocol.emulation.scenario import Scenario
 from protocol.observe.monitor import InvariantMonitor
-from protocol.recording import Event
+from protocol.recording import Event, Record
 
 SETTINGS = {
     "a window that grows": ("quickstart", ["workload.requests=60", "run.warmup_requests=5"]),
@@ -30,6 +32,23 @@ SETTINGS = {
 }
 
 
+class StandIn:
+    """In the place of the monitor that a replication would have: ``change`` makes another record of each."""
+
+    made: ClassVar[list[StandIn]] = []
+
+    def __init__(self, scenario: Scenario, change: Callable[[Record], Record] = lambda record: record) -> None:
+        self.monitor = InvariantMonitor(scenario)
+        self.change = change
+        self.made.append(self)
+
+    def __call__(self, *fields: Any) -> None:
+        self.monitor(*self.change(Record(*fields)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.monitor, name)
+
+
 def figures(one: Replication) -> dict[str, Any]:
     summary = summarise([one], kind="sim", transport="", wall_s=0.0)
     assert summary.pop("monitored_replications") == one.monitored
@@ -42,7 +61,7 @@ def test_a_replication_without_the_monitor_has_the_same_figures(name: str, monke
     config = load(base, settings)
     monitored, _ = simulate.simulate_one(config, 0)
     monkeypatch.setattr(simulate, "MONITORED_REPLICATION", None)
-    monkeypatch.setattr(InvariantMonitor, "__call__", lambda *_: pytest.fail("the monitor was asked"))
+    monkeypatch.setattr(recorder, "InvariantMonitor", lambda _: pytest.fail("there was a monitor"))
     alone, _ = simulate.simulate_one(config, 0)
     assert (monitored.monitored, alone.monitored) == (True, False)
     assert figures(alone) == figures(monitored)
@@ -54,16 +73,10 @@ def test_the_first_replication_is_the_one_and_the_summary_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load("quickstart", ["workload.requests=10", "run.replications=3"])
-    seen: list[InvariantMonitor] = []
-    finish = InvariantMonitor.finish
-
-    def finished(self: InvariantMonitor) -> None:
-        seen.append(self)
-        finish(self)
-
-    monkeypatch.setattr(InvariantMonitor, "finish", finished)
+    monkeypatch.setattr(StandIn, "made", [])
+    monkeypatch.setattr(recorder, "InvariantMonitor", StandIn)
     summary = simulate.run_sim(config, tmp_path / "run")
-    assert len(seen) == 1
+    assert len(StandIn.made) == 1
     assert [one["monitored"] for one in summary["replications"]] == [True, False, False]
     assert summary["monitored_replications"] == 1
     environment = json.loads((tmp_path / "run" / "environment.json").read_text(encoding="utf-8"))
@@ -86,11 +99,9 @@ def test_what_the_run_owes_at_its_end_is_looked_at_in_every_replication(monkeypa
 
 
 def test_a_record_that_breaks_a_rule_is_found_where_the_monitor_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = InvariantMonitor.__call__
+    def late(record: Record) -> Record:
+        return record._replace(time_s=-1.0) if record.event is Event.DELIVERED else record
 
-    def late(self: InvariantMonitor, time_s: float, *rest: Any) -> None:
-        look(self, -1.0 if rest[2] is Event.DELIVERED else time_s, *rest)
-
-    monkeypatch.setattr(InvariantMonitor, "__call__", late)
+    monkeypatch.setattr(recorder, "InvariantMonitor", lambda scenario: StandIn(scenario, late))
     found = [simulate.simulate_one(load("seed-small", []), number)[0].violations for number in (0, 1)]
     assert found[0] > 0 == found[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from protocol.recording import ORDERING_DOMAINS, Event, OrderingDomain, Record, histories
+from protocol.recording import ORDERING_DOMAINS, Event, Listeners, OrderingDomain, Record, histories, listening
 from protocol.status import Status
 from protocol.topology import RankId, Side
 
@@ -122,3 +122,28 @@ def test_what_a_rank_writes_down_about_two_chunks(stage: NewStage) -> None:
         Event.CHUNK_DONE: 2 * per_token,
         Event.CHUNK_RECEIVED: 2 * per_token,
     }
+
+
+class Few:
+    """Keeps what it is told, and wants no details."""
+
+    wants_details = False
+
+    def __init__(self, kept: list[Any]) -> None:
+        self.kept = kept
+
+    def __call__(self, *fields: Any) -> None:
+        self.kept.append(("few", *fields))
+
+
+def test_listeners_are_told_in_their_order_whatever_they_are() -> None:
+    kept: list[Any] = []
+    one = record(Event.ENCODED, None, 8)
+    both = Listeners([Few(kept), lambda *fields: kept.append(("plain", *fields))])
+    both.record(one)
+    both(*one)
+    assert kept == [("few", *one), ("plain", *one)] * 2
+    assert listening(both) is both
+    # Whoever says nothing about details wants them, so all of them are told.
+    assert both.wants_details
+    assert not Listeners([Few(kept), Few(kept)]).wants_details
