@@ -63,8 +63,8 @@ bench: setup-dev ## time the simulator beside a bare SimPy loop, how its cost gr
 	$(BIN)/python tools/growth.py $(filter --quick,$(ARGS))
 	$(BIN)/pytest -m "" --benchmark-enable --benchmark-only
 
-compiled: setup-dev ## compile the cores into build/compiled: put it on PYTHONPATH for twice the speed
-	$(BIN)/python tools/compile_core.py
+compiled: setup-dev ## compile the cores, if a source of theirs has changed; setup does it too, where it can
+	$(BIN)/python tools/compile_core.py $(ARGS)
 
 mutants: setup-dev ## break protocol/ in small ways and see which tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)

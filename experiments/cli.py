@@ -22,6 +22,7 @@ from experiments.config.renamed import with_new_options
 from experiments.starting import collect_seldom
 from experiments.terminal import open_closed_streams, show_what_can_be_shown, write_whether_read_or_not
 from experiments.termination import termination_like_interrupt
+from protocol.compiled import VARIABLE, state
 from protocol.naming import Renamed
 
 _showwarning = warnings.showwarning
@@ -82,12 +83,14 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _start(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and whether it runs compiled, and leave.")
+    ] = False,
 ) -> None:
     if version:
         from experiments.runs.environment import package_version
 
-        print(f"bufferlab {package_version('bufferlab') or '(from a source tree)'}")
+        print(f"bufferlab {package_version('bufferlab') or '(from a source tree)'} ({state()})")
         raise typer.Exit(DONE)
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -125,7 +128,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     warnings.showwarning = _one_line
     command = typer.main.get_command(app)
     try:
-        if any("compiled" in folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if os.environ.get(VARIABLE):
             from experiments.runs.environment import check_compiled
 
             check_compiled()

@@ -6,3 +6,7 @@ reads a clock, sleeps, draws a random number or opens a socket; ``now`` is alway
 Read in this order: ``status`` (the rules), ``messages`` (what crosses the wire), ``chunks`` (what one write carries),
 ``encode`` and ``language`` (the two rank cores), ``disciplines`` and ``sizing`` (the research variables).
 """
+
+from protocol import compiled
+
+compiled.install()

@@ -5,6 +5,7 @@ smallest interesting case: 2,000 tokens over a default of 1,024, so two chunks, 
 resume each. All protocol cores run in full. Times are CPU times of one core; the reference is the cost of one event of
 a SimPy process that does nothing but wait for timeouts, measured before and after in the same process.
 
+* code: compiled (where it is built, see tools/compile_core.py), then the same sources interpreted
 * ranks: of the two sides; "h": on a host whose threads share its processors (sim/cluster/shared.py)
 * events: calls on the virtual clock per request
 * µs/event: CPU time per event
@@ -25,6 +26,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from protocol.compiled import VARIABLE, state  # noqa: E402 - of this tree, whatever is installed
 
 SHAPES = {"1x1": (1, 1), "2x2": (2, 2), "4x8": (4, 8)}
 HOSTED = {"1x1h": (1, 1), "2x2h": (2, 2)}
@@ -55,21 +61,18 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="1,000,000 requests for every shape, not only 1x1")
     parser.add_argument("--quick", action="store_true", help="10,000 requests for every shape and nothing more")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
-    parser.add_argument(
-        "--compiled", type=Path, metavar="DIR", help="measure the copy that `make compiled` made as well"
-    )
     parser.add_argument("--row", nargs=3, metavar=("SHAPE", "REQUESTS", "RECORDING"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.row is not None:
         print(json.dumps(measure(chosen.row[0], int(chosen.row[1]), chosen.row[2])))
         return 0
-    if chosen.compiled is not None and not (chosen.compiled / "protocol").is_dir():
-        print(f"bench: --compiled is {str(chosen.compiled)!r}, it must be made by make compiled", file=sys.stderr)
-        return 2
+    codes = ("1", "0") if state().folder is not None else ("0",)
+    if len(codes) == 1:
+        print(f"bench: {state()}", file=sys.stderr)
     rows = []
     if not chosen.json:
         print(HEADER)
-    for code in (None, *([chosen.compiled.resolve()] if chosen.compiled is not None else [])):
+    for code in codes:
         for arguments in plan(full=chosen.full, quick=chosen.quick):
             rows.append(in_a_process(arguments, code))
             if not chosen.json:
@@ -93,28 +96,25 @@ def plan(*, full: bool, quick: bool) -> Iterator[tuple[str, int, str]]:
 
 
 HEADER = (
-    "code      ranks   requests  recording  requests/s  events  µs/event  × SimPy  peak MiB\n"
-    "--------  -----  ---------  ---------  ----------  ------  --------  -------  --------"
+    "code         ranks   requests  recording  requests/s  events  µs/event  × SimPy  peak MiB\n"
+    "-----------  -----  ---------  ---------  ----------  ------  --------  -------  --------"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     """One line of the table."""
     return (
-        f"{row['code']:<8}  {row['ranks']:<5}  {row['requests']:>9,}  {row['recording']:<9}  "
+        f"{row['code']:<11}  {row['ranks']:<5}  {row['requests']:>9,}  {row['recording']:<9}  "
         f"{row['requests_per_s']:>10,.0f}  "
         f"{row['events_per_request']:>6.1f}  {row['us_per_event']:>8.2f}  {row['ratio_to_simpy']:>7.1f}  "
         f"{row['peak_MiB']:>8.0f}"
     )
 
 
-def in_a_process(arguments: tuple[str, int, str], code: Path | None) -> dict[str, Any]:
-    """One row, measured with the modules in ``code`` if that is given."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if code is not None:
-        environment["PYTHONPATH"] = str(code)
+def in_a_process(arguments: tuple[str, int, str], code: str) -> dict[str, Any]:
+    """One row, measured with compiled cores if ``code`` is "1"."""
     command = [sys.executable, __file__, "--row", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, VARIABLE: code})
     row: dict[str, Any] = json.loads(done.stdout)
     return row
 
@@ -125,7 +125,6 @@ def in_a_process(arguments: tuple[str, int, str], code: Path | None) -> dict[str
 def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
     """Run ``requests`` through ranks of ``shape`` in this process."""
     from experiments.config.schema import parse
-    from experiments.runs.environment import compiled_copy
 
     encode_tp, language_tp = (SHAPES | HOSTED)[shape]
     host = HOST if shape in HOSTED else None
@@ -147,7 +146,7 @@ def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
         took_s = time.process_time() - started_s
     bare_s = (before_s + timeout_s()) / 2
     return {
-        "code": "plain" if compiled_copy() is None else "compiled",
+        "code": "interpreted" if state().folder is None else "compiled",
         "ranks": shape,
         "requests": requests,
         "recording": recording,

@@ -46,6 +46,7 @@ def report_text(found: Report) -> str:
     host = found["host"]
     lines = [table(rows), "", f"host: {host['cpu']}, {host['cpus']} CPUs, {host['memory_bytes'] / 2**30:.0f} GiB", ""]
     lines.append(_state("simulator", found["simulator"]))
+    lines.append(f"cores: {'compiled' if found['compiled'] else 'interpreted: ' + found['interpreted_because']}")
     lines.append(_state("Mooncake imports", found["mooncake_imports"]))
     for name, result in found["transports"].items():
         lines.append(_state(f"real transfer over {name}", result))

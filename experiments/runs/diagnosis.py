@@ -16,6 +16,7 @@ from experiments.runs.environment import (
     MOONCAKE_WHEELS,
     PACKAGES,
     REAL_PACKAGES,
+    describe_code,
     describe_host,
     package_version,
     rdma_devices,
@@ -81,6 +82,7 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Report:
         devices = rdma_devices()
         found: Report = {
             "python": platform.python_version(),
+            **describe_code(),
             "host": describe_host(),
             "packages": {name: package_version(name) for name in (*PACKAGES, *REAL_PACKAGES)},
             **installed,

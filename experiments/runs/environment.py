@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -10,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
+from protocol.compiled import VARIABLE, state
 
 PACKAGES = ("bufferlab", "numpy", "simpy", "msgspec", "pydantic", "pandas", "pyarrow", "scipy", "matplotlib")
 REAL_PACKAGES = ("torch", "pyzmq", "aiohttp", "psutil")
 MOONCAKE_WHEELS = ("mooncake-transfer-engine-non-cuda", "mooncake-transfer-engine", "mooncake-transfer-engine-cuda13")
-COMPILED_PACKAGES = ("protocol", "sim")
-COMPILED_MARK = "compiled.txt"
-"""Stands beside compiled copies of these packages and holds the digest of what they were made of."""
 INFINIBAND = Path("/sys/class/infiniband")
 
 
@@ -55,38 +52,28 @@ def describe(proof: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
     return {
         "python": platform.python_version(),
         "packages": versions,
-        "compiled": compiled_copy() is not None,
+        **describe_code(),
         "host": describe_host(),
         "transport_proof": proof,
         **more,
     }
 
 
-def sources_digest(root: Path) -> str:
-    """SHA-256 over the Python sources of the packages that are compiled, in the folder that holds them."""
-    digest = hashlib.sha256()
-    for package in COMPILED_PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def compiled_copy() -> Path | None:
-    """The folder that the protocol comes from, if it is a compiled copy."""
-    import protocol
-
-    folder = Path(protocol.__file__ or "").parent.parent
-    return folder if (folder / COMPILED_MARK).is_file() else None
+def describe_code() -> dict[str, Any]:
+    """Whether the cores run compiled, by the name of the build; where not, why."""
+    found = state()
+    why = {} if found.folder is not None else {"interpreted_because": found.why}
+    return {"compiled": found.folder is not None, "build": found.digest, **why}
 
 
 def check_compiled() -> None:
-    """Raise UserError if the protocol comes from a compiled copy of other sources than those beside this package."""
-    copy, here = compiled_copy(), Path(__file__).parents[2]
-    if copy is None or copy == here or not (here / "protocol").is_dir():
-        return
-    if (copy / COMPILED_MARK).read_text(encoding="utf-8").strip() != sources_digest(here):
-        raise UserError(f"PYTHONPATH leads to {copy}, a compiled copy of other sources than these; run: make compiled")
+    """Raise UserError if the environment asks for compiled modules in vain, or for what there is not."""
+    if (wish := os.environ.get(VARIABLE, "")) not in ("", "0", "1"):
+        raise UserError(f"{VARIABLE} is {wish!r} in the environment, it must be 0 or 1")
+    try:
+        state()
+    except ImportError as error:
+        raise UserError(str(error)) from None
 
 
 def usable_cpus() -> int:

@@ -1,0 +1,199 @@
+"""Which modules are compiled (mypyc), and where Python finds them: built from exactly these sources, or not at all.
+
+A build is a folder of extension modules, named by a digest of the sources that it was made of, of the list below and of
+the kind of Python. A changed source leads to another name: what was built before is then not found, and Python runs the
+sources as they are. The results are the same bytes, in several times the time. ``tools/compile_core.py`` builds.
+
+``BUFFERLAB_COMPILED=0`` runs the sources in any case; with 1 it is an error where nothing is built of them.
+
+This is no part of the protocol: it is imported before all else of it, and stands on the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+MODULES = (
+    "protocol.agreement",
+    "protocol.allocator",
+    "protocol.chunks",
+    "protocol.disciplines.*",
+    "protocol.emulation.loop",
+    "protocol.emulation.passes",
+    "protocol.emulation.processors",
+    "protocol.encode",
+    "protocol.language",
+    "protocol.layout",
+    "protocol.messages",
+    "protocol.observe.*",
+    "protocol.rank",
+    "protocol.recording",
+    "protocol.sizing.views",
+    "protocol.status",
+    "protocol.topology",
+    "protocol.values",
+    "sim.clock",
+    "sim.cluster.*",
+    "sim.fairshare",
+    "sim.host.processors",
+    "sim.network.adapters",
+    "sim.network.worker",
+    "sim.run",
+)
+"""What a request passes through; ``.*``: every module of a folder, but not the folder's own ``__init__``. Policies are
+not compiled: their type hints are their options."""
+
+NOT_READ = (
+    *("protocol/checker/*", "protocol/checker/invariants/*", "sim/chaos/*"),
+    *(f"protocol/sizing/{name}.py" for name in ("clients", "ewma", "fixed", "newsvendor", "options", "oracle")),
+    *(f"protocol/sizing/{name}.py" for name in ("per_client", "pressure", "quantile", "regression", "window")),
+)
+"""Sources that none of these modules depends on, so that whoever edits them goes on with the build there is."""
+
+OPTIMISATION = "2"
+"""The C compiler's level: with 3 nothing is faster, with 1 it takes two thirds of the time and code is slower."""
+
+VARIABLE = "BUFFERLAB_COMPILED"
+SHARED = "bufferlab__mypyc"
+"""The extension module that holds the code of all of them."""
+SUFFIX = EXTENSION_SUFFIXES[0]
+"""Names the kind of Python as well, as in ``.cpython-311-x86_64-linux-gnu.so``."""
+
+ROOT = Path(__file__).absolute().parent.parent
+PACKAGES = ("protocol", "sim")
+PLACES = (ROOT / "build" / "compiled", ROOT / "protocol" / "_compiled")
+"""Where builds lie: of a checkout, and within a wheel."""
+RECORD = "sources.txt"
+"""Stands in a build: the digest and the path of each source."""
+FAILURE = "failure.txt"
+"""Stands beside builds, where the last attempt made none: the digest that it was for, and why."""
+
+
+class State(NamedTuple):
+    """What this process runs: the modules in ``folder``, or None for the sources and why."""
+
+    folder: Path | None
+    why: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The name of the build; empty where there is none."""
+        return "" if self.folder is None else self.folder.name
+
+    def __str__(self) -> str:
+        return f"interpreted: {self.why}" if self.folder is None else "compiled"
+
+
+_state: State | None = None
+
+
+def state() -> State:
+    """What this process runs, decided once: when the first module that may be compiled is imported."""
+    global _state
+    if _state is None:
+        _state = _decide()
+        if _state.folder is not None:
+            try:
+                __import__(SHARED)
+            except ImportError as error:  # built on another system, whose libraries differ
+                _state = State(None, f"the build cannot be loaded ({error})")
+    if _state.folder is None and os.environ.get(VARIABLE) == "1":
+        raise ImportError(f"{VARIABLE} is 1, but nothing compiled can be used: {_state.why}")
+    return _state
+
+
+def is_listed(name: str) -> bool:
+    """Whether a module is one of those that are compiled."""
+    return name in MODULES or (f"{name.rpartition('.')[0]}.*" in MODULES and not name.endswith(".__init__"))
+
+
+def sources(root: Path = ROOT) -> dict[str, bytes]:
+    """By path below ``root``, the sources that a build depends on."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            if name not in NOT_READ and f"{name.rpartition('/')[0]}/*" not in NOT_READ:
+                found[name] = path.read_bytes()
+    return found
+
+
+def digest_of(found: dict[str, bytes]) -> str:
+    """The name of the build of these sources for this kind of Python."""
+    from hashlib import sha256  # takes longer to import than all else here
+
+    whole = sha256(SUFFIX.encode())
+    for name, source in found.items():
+        whole.update(b"\0%s\0%d\0" % (name.encode(), len(source)))
+        whole.update(source)
+    return whole.hexdigest()[:20]
+
+
+def _decide() -> State:
+    if os.environ.get(VARIABLE) == "0":
+        return State(None, f"{VARIABLE} is 0")
+    found = sources()
+    digest = digest_of(found)
+    for place in PLACES:
+        if (place / digest).is_dir():
+            return State(place / digest)
+    return State(None, _why_none(digest, found))
+
+
+def _why_none(digest: str, found: dict[str, bytes]) -> str:
+    """What keeps the builds that are there, if any, from being used."""
+    from hashlib import sha256
+
+    for failure in (place / FAILURE for place in PLACES):
+        if failure.is_file():
+            attempted, _, why = failure.read_text("utf-8").partition(" ")
+            if attempted == digest:
+                return why.strip()
+    remedy = "; run make compiled" if (ROOT / "Makefile").is_file() else ""
+    builds = [path.parent for place in PLACES for path in place.glob(f"*/{RECORD}")]
+    if not builds:
+        return f"nothing has been compiled{remedy}"
+    fitting = [build for build in builds if (build / f"{SHARED}{SUFFIX}").is_file()]
+    if not fitting:
+        return f"what has been compiled is for another Python than this {SUFFIX.split('.')[1]}{remedy}"
+    latest = max(fitting, key=lambda build: build.stat().st_mtime_ns)
+    lines = (latest / RECORD).read_text("utf-8").splitlines()
+    recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    here = {name: sha256(source).hexdigest() for name, source in found.items()}
+    names = sorted(name for name in recorded.keys() | here.keys() if recorded.get(name) != here.get(name))
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    verb = "has" if len(names) == 1 else "have"
+    return f"{names[0] if names else 'a source'}{others} {verb} changed since the last build{remedy}"
+
+
+class _Finder:
+    """Finds the compiled modules for Python's import; knows nothing of any other."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Where a compiled module is; None to let Python look for its source."""
+        del target
+        if name == SHARED:
+            folder = None if _state is None else _state.folder
+        elif is_listed(name) and path and path[0] == str(ROOT.joinpath(*name.split(".")[:-1])):
+            folder = state().folder  # a package of this name that lies elsewhere is somebody else's
+        else:
+            return None
+        if folder is None:
+            return None
+        file = str(folder / f"{name}{SUFFIX}")
+        spec = ModuleSpec(name, ExtensionFileLoader(name, file), origin=file)
+        spec.has_location = True
+        return spec
+
+
+def install() -> None:
+    """Let Python's import look here first."""
+    sys.meta_path.insert(0, _Finder())
