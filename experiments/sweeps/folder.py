@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -169,19 +168,3 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("schema") == SWEEP_SCHEMA else None
-
-
-def column(values: Sequence[Any]) -> pa.Array:
-    """A Parquet column of configuration values: of one type if they have one, else of their JSON text."""
-    import pyarrow as pa
-
-    kinds = {type(value) for value in values if value is not None}
-    for allowed, kind in (
-        ({bool}, pa.bool_()),
-        ({int}, pa.int64()),
-        ({int, float}, pa.float64()),
-        ({str}, pa.string()),
-    ):
-        if kinds <= allowed:
-            return pa.array(values, kind)
-    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())

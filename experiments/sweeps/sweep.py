@@ -21,28 +21,26 @@ import contextlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from experiments.config.renamed import OLD_KEYS, with_new_keys
 from experiments.errors import UserError
 from experiments.runs.environment import usable_cpus
 from experiments.runs.recorder import Notice, Progress
-from experiments.stats.quantiles import LEVELS
 from experiments.sweeps.comparison import figures_of
-from experiments.sweeps.configuration import SHARED, TIMES, flat_figures, packed, run_task
+from experiments.sweeps.configuration import SHARED, packed, run_task
 from experiments.sweeps.executor import check_executor, run_tasks
 from experiments.sweeps.folder import (
     QUANTILES_FILE,
     TABLE_FILE,
     Result,
     SweepFolder,
-    column,
     read_plan,
 )
 from experiments.sweeps.plan import Plan
+from experiments.sweeps.tables import tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,9 +54,19 @@ SHOWN_VIOLATIONS = 3
 class Sweep:
     """A finished sweep: the rows, the distributions, and the content of sweep.json."""
 
-    table: pd.DataFrame
-    quantiles: pd.DataFrame
+    rows: pa.Table
+    curves: pa.Table
     report: dict[str, Any]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """sweep.parquet."""
+        return self.rows.to_pandas()
+
+    @cached_property
+    def quantiles(self) -> pd.DataFrame:
+        """quantiles.parquet."""
+        return self.curves.to_pandas()
 
 
 def run_sweep(
@@ -120,14 +128,17 @@ def run_sweep(
 
 def read_sweep(folder: Path | str) -> Sweep:
     """A finished sweep directory, of the last release as well. Raises UserError if it is not one."""
-    import pandas as pd
+    import pyarrow.parquet as pq
 
     path = Path(folder)
     report = read_plan(path)
     if report is None or not report.get("finished"):
         raise UserError(f"SWEEP is {str(path)!r}, it must be the directory of a finished sweep (with a sweep.parquet)")
-    table, quantiles = (pd.read_parquet(path / name).rename(columns=OLD_KEYS) for name in (TABLE_FILE, QUANTILES_FILE))
-    return Sweep(table, quantiles, with_new_keys(report))
+    rows, curves = (pq.read_table(path / name) for name in (TABLE_FILE, QUANTILES_FILE))
+    rows, curves = (
+        one.rename_columns([OLD_KEYS.get(name, name) for name in one.column_names]) for one in (rows, curves)
+    )
+    return Sweep(rows, curves, with_new_keys(report))
 
 
 def _finish(
@@ -139,12 +150,12 @@ def _finish(
     plots: bool,
     finished: Callable[[dict[str, Any]], None] | None,
 ) -> Sweep:
-    table, quantiles = _tables(plan, results)
+    rows, curves = tables(plan, results)
     report = {**record, "finished": True, **figures_of(plan, results)}
-    made = Sweep(table.to_pandas(), quantiles.to_pandas(), report)
+    made = Sweep(rows, curves, report)
     if store is not None:
-        store.write_table(TABLE_FILE, table)
-        store.write_table(QUANTILES_FILE, quantiles)
+        store.write_table(TABLE_FILE, rows)
+        store.write_table(QUANTILES_FILE, curves)
     if finished is not None:
         finished(report)
     if store is not None:
@@ -154,38 +165,3 @@ def _finish(
             plot_sweep(made.table, made.quantiles, store.folder)
         store.write_plan(report)
     return made
-
-
-def _tables(plan: Plan, results: list[Result]) -> tuple[pa.Table, pa.Table]:
-    import pyarrow as pa
-
-    tasks = plan.tasks
-    keys: dict[str, pa.Array] = {
-        "configuration": pa.array([configuration.number for configuration, _ in tasks], pa.int32()),
-        "digest": pa.array([configuration.digest for configuration, _ in tasks]),
-        "seed": pa.array([configuration.config.run.seed for configuration, _ in tasks], pa.int64()),
-        "replication": pa.array([replication for _, replication in tasks], pa.int32()),
-    }
-    for field in plan.fields:
-        by_configuration = {configuration.number: configuration.value(field) for configuration in plan.configurations}
-        keys[field] = column([by_configuration[configuration.number] for configuration, _ in tasks])
-    rows = [flat_figures(result["summary"]) for result in results]
-    columns = {name: column(_numbers([row[name] for row in rows])) for name in rows[0]}
-    where = np.repeat(np.arange(len(tasks)), len(LEVELS))
-    nothing = np.full(len(LEVELS), np.nan)
-    curves = {
-        name: pa.array(
-            np.concatenate([nothing if result[name] is None else result[name] for result in results]), from_pandas=True
-        )
-        for name in TIMES
-    }
-    shares = pa.array(np.tile(LEVELS, len(tasks)))
-    repeated = {name: values.take(pa.array(where)) for name, values in keys.items()}
-    return pa.table({**keys, **columns}), pa.table({**repeated, "share": shares, **curves})
-
-
-def _numbers(values: list[Any]) -> list[Any]:
-    """Figures as numbers of one type: a column that has nothing but None is one of floats."""
-    if all(isinstance(value, bool) for value in values) or all(type(value) is int for value in values):
-        return values
-    return [None if value is None else float(value) for value in values]

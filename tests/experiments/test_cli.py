@@ -77,6 +77,7 @@ HEAVY = {
     "tqdm",
     "multiprocessing",
     "scipy",
+    "scipy.stats",
     "pandas",
     "pyarrow.compute",
     "matplotlib",
@@ -98,6 +99,7 @@ HEAVY = {
         ("sim", "seed-small", "--no-plots", "--set", "run.replications=5"),
         ("sim", "seed-small", "--set", "run.replications=none"),
         ("sim", "seed-small", "--plots"),
+        ("sweep", "quickstart", "--grid", "protocol.sizing.tokens=512,4096", *SMALL, "--no-plots", "--jobs", "1"),
     ],
     ids=" ".join,
 )
@@ -110,7 +112,7 @@ def test_a_command_loads_nothing_heavy_that_it_does_not_need(arguments: tuple[st
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    needed = " matplotlib" if "--plots" in arguments else ""
+    needed = {"sweep": " multiprocessing scipy"}.get(arguments[0], " matplotlib" if "--plots" in arguments else "")
     assert done.stdout.splitlines()[-1] == f"loaded:{needed}"
 
 
