@@ -6,6 +6,7 @@ import hashlib
 import json
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -114,7 +115,13 @@ def fingerprint_of(tree: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
 
 def digests_of(sections: Sections) -> dict[str, str]:
     """SHA-256 of every input file."""
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sections.input_files()}
+    return {str(path): digest_of(path) for path in sections.input_files()}
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def name_digits(fingerprint: str) -> str:

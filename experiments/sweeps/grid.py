@@ -19,11 +19,11 @@ from typing import Any
 
 import tomli_w
 
-from experiments.config.build import NAME_DIGITS
+from experiments.config.build import NAME_DIGITS, digest_of, fingerprint_of
 from experiments.config.overrides import anchor_files, apply_override
 from experiments.config.problems import shown
 from experiments.config.renamed import with_new_tables
-from experiments.config.schema import Config, parse
+from experiments.config.schema import Config
 from experiments.errors import UserError
 from experiments.workloads.loading import load
 from protocol.naming import did_you_mean, flat
@@ -201,6 +201,7 @@ def make_configurations(source: str, common: Sequence[str], configurations: Sequ
             f"the sweep has {len(configurations)} configurations, it must have at most {MAX_CONFIGURATIONS}"
         )
     made: list[Configuration] = []
+    digests: dict[Path, str] = {}
     seen: dict[str, Configuration] = {}
     for number, settings in enumerate(configurations, 1):
         try:
@@ -210,7 +211,7 @@ def make_configurations(source: str, common: Sequence[str], configurations: Sequ
             if not made and _is_common(str(error), source, common):
                 raise
             raise UserError(f"{configuration_title(number, settings)}: {error}") from None
-        configuration = Configuration(number, dict(settings), config, _fingerprint(config))
+        configuration = Configuration(number, dict(settings), config, fingerprint(config, digests))
         twin = seen.setdefault(configuration.digest, configuration)
         if twin.fingerprint != configuration.fingerprint:
             raise UserError(
@@ -279,10 +280,17 @@ def _is_common(problem: str, source: str, common: Sequence[str]) -> bool:
     return False
 
 
-def _fingerprint(config: Config) -> str:
+def fingerprint(config: Config, digests: dict[Path, str] | None = None) -> str:
+    """The fingerprint that a resolved configuration has whatever the number of its replications.
+
+    ``digests`` holds those of input files that are known already, and is added to.
+    """
+    known = {} if digests is None else digests
     tree = config.tree()
     tree["run"]["replications"] = 1
-    return parse(tree).fingerprint()
+    files = config.input_files()
+    known |= {path: digest_of(path) for path in files if path not in known}
+    return fingerprint_of(tree, {str(path): known[path] for path in files})
 
 
 def identity(configurations: Iterable[Configuration]) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.build import NAME_DIGITS
+from experiments.config.build import NAME_DIGITS, digest_of
 from experiments.config.renamed import new_field, with_new_fields
 from experiments.errors import UserError
 from experiments.runs.environment import describe
@@ -97,10 +97,7 @@ class Plan:
 
     def record(self) -> dict[str, Any]:
         """The plan as sweep.json has it, with what the figures depend on."""
-        inputs: dict[str, str] = {}
-        for configuration in self.configurations:
-            if not all(str(path) in inputs for path in configuration.config.input_files()):
-                inputs.update(configuration.config.input_digests())
+        files = dict.fromkeys(path for one in self.configurations for path in one.config.input_files())
         return {
             "schema": SWEEP_SCHEMA,
             "plan": {
@@ -114,7 +111,7 @@ class Plan:
                 "workloads": [traffic.content() for traffic in self.traffics],
             },
             "code": code_digest(),
-            "inputs": inputs,
+            "inputs": {str(path): digest_of(path) for path in files},
             "environment": describe(),
         }
 

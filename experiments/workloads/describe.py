@@ -208,7 +208,7 @@ def write(config: Config, path: Path, *, force: bool = False) -> dict[str, Any]:
     return {"path": str(path), "requests": len(columns)}
 
 
-def options_of(config: Config) -> dict[str, Option]:
+def options_of(config: Config) -> Mapping[str, Option]:
     """What ``workload.options`` may hold for this workload."""
     workload = config.workload
     if workload.preset is not None:

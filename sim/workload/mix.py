@@ -173,7 +173,8 @@ def mix_names() -> list[str]:
     return list(_texts())
 
 
-def mix_options(name: str) -> dict[str, Option]:
+@cache
+def mix_options(name: str) -> Mapping[str, Option]:
     """What the shipped mix ``name`` lets one choose. Raises ValueError for an unknown mix."""
     return _options(_table(name))
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.config.build import digest_of
 from experiments.errors import RunFailedError, UserError
 from experiments.runs.simulate import run_sim, simulate_one
 from experiments.stats.intervals import across_replications
@@ -27,7 +28,7 @@ from experiments.sweeps import configuration as running
 from experiments.sweeps import plan as planning
 from experiments.sweeps.configuration import figures
 from experiments.sweeps.folder import SweepFolder
-from experiments.sweeps.grid import as_override, cross, parse_grid, read_configurations
+from experiments.sweeps.grid import as_override, cross, fingerprint, parse_grid, read_configurations
 from experiments.sweeps.plan import make_plan
 from experiments.sweeps.sweep import read_sweep, run_sweep
 from experiments.workloads.loading import load
@@ -161,6 +162,25 @@ def test_what_names_a_sweep() -> None:
     assert make_plan("quickstart", grid=SIZES, settings=SHORT, replications=9).identity == plan.identity
     assert make_plan("quickstart", grid=SIZES, settings=SHORT, seed=2).identity != plan.identity
     assert make_plan("quickstart", grid=SIZES).identity != plan.identity
+
+
+def test_a_configuration_has_the_fingerprint_of_its_run_with_one_replication(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("arrival_s,total_tokens\n0,500\n")
+    for settings in ((), ("protocol.timeout_s=5ms", "encode.pool_blocks=2GiB"), (f"workload.file={rows}",)):
+        one = make_plan("quickstart", grid=SIZES, settings=settings, replications=1).configurations[0]
+        alone = load("quickstart", [*settings, "protocol.sizing.tokens=512", "run.replications=1"])
+        assert one.fingerprint == fingerprint(one.config) == alone.fingerprint()
+
+
+def test_an_input_file_is_read_once_for_the_fingerprints_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, read = tmp_path / "rows.csv", []
+    rows.write_text("arrival_s,total_tokens\n0,500\n")
+    monkeypatch.setattr("experiments.sweeps.grid.digest_of", lambda path: (read.append(path), digest_of(path))[1])
+    make_plan("seed-small", grid=SIZES, settings=[f"workload.file={rows}"])
+    assert read == [rows]
 
 
 # --- baselines ---
