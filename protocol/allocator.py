@@ -11,9 +11,8 @@ by block number, so a run of neighbours changes hands as one slice, however many
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterable, Iterator
-from itertools import chain
+from bisect import bisect_left
+from collections.abc import Hashable, Iterator
 from typing import final
 
 from protocol.errors import OwnershipError
@@ -65,69 +64,73 @@ class BlockPool:
             raise ValueError(f"an allocation has at least one block, not {count}")
         if count > self.free:
             return None
-        best = self._shortest_run(count)
-        runs = self._take_longest(count) if best is None else [self._take(best, count)]
         self.free -= count
-        self._mark(runs, self._owner, owner)
-        return tuple(runs[0]) if len(runs) == 1 else tuple(chain.from_iterable(runs))
+        best = self._shortest_run(count)
+        if best >= 0:
+            start = self._take(best, count)
+            self._owner[start : start + count] = [owner] * count
+            return tuple(range(start, start + count))
+        taken: list[int] = []
+        while count:  # no run has as many: from the longest ones, and of equal ones from the first
+            longest, length = self._longest_run()
+            length = min(length, count)
+            start = self._take(longest, length)
+            self._owner[start : start + length] = [owner] * length
+            taken.extend(range(start, start + length))
+            count -= length
+        return tuple(taken)
 
-    def _shortest_run(self, count: int) -> int | None:
-        """The shortest run of at least ``count`` blocks, the first of several."""
-        best = None
+    def _shortest_run(self, count: int) -> int:
+        """The shortest run of at least ``count`` blocks, the first of several; -1 if there is none."""
+        best = -1
         least = self.blocks + 1
-        for index, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
-            length = end - start
+        starts, ends = self._starts, self._ends
+        for index in range(len(starts)):
+            length = ends[index] - starts[index]
             if length == count:
                 return index
             if count < length < least:
-                best, least = index, length
+                best = index
+                least = length
         return best
 
-    def _take_longest(self, count: int) -> list[range]:
-        """Take ``count`` blocks when no run has as many: from the longest runs, and of equal ones from the first."""
-        taken: list[range] = []
-        while count:
-            lengths = [end - start for start, end in zip(self._starts, self._ends, strict=True)]
-            longest = max(lengths)
-            taken.append(self._take(lengths.index(longest), min(longest, count)))
-            count -= len(taken[-1])
-        return taken
+    def _longest_run(self) -> tuple[int, int]:
+        """The longest run, the first of several, and its length."""
+        lengths = [end - start for start, end in zip(self._starts, self._ends, strict=True)]
+        length = max(lengths)
+        return lengths.index(length), length
 
-    def _take(self, index: int, count: int) -> range:
+    def _take(self, index: int, count: int) -> int:
+        """Take the first ``count`` blocks of a run; return the first of them."""
         start = self._starts[index]
         if start + count == self._ends[index]:
             del self._starts[index], self._ends[index]
         else:
             self._starts[index] = start + count
-        return range(start, start + count)
+        return start
 
-    def release(self, blocks: Iterable[int], owner: Hashable) -> None:
+    def release(self, blocks: tuple[int, ...], owner: Hashable) -> None:
         """Make ``blocks`` free. Raises OwnershipError, and changes nothing, unless ``owner`` has them."""
-        returned = self._checked(blocks, owner, self._owner, "owned")
-        self._mark(returned, self._owner, None)
-        self._return(returned)
+        runs = self._checked(blocks, owner, self._owner, "owned")
+        _mark(runs, self._owner, None)
+        self._return(runs)
 
-    def fence(self, blocks: Iterable[int], owner: Hashable) -> None:
+    def fence(self, blocks: tuple[int, ...], owner: Hashable) -> None:
         """Take ``blocks`` from ``owner`` without freeing them: their writer is not known to be quiet."""
-        taken = self._checked(blocks, owner, self._owner, "owned")
-        self._mark(taken, self._owner, None)
-        self._mark(taken, self._fenced, owner)
+        runs = self._checked(blocks, owner, self._owner, "owned")
+        _mark(runs, self._owner, None)
+        _mark(runs, self._fenced, owner)
 
-    def unfence(self, blocks: Iterable[int], owner: Hashable) -> None:
+    def unfence(self, blocks: tuple[int, ...], owner: Hashable) -> None:
         """Free fenced ``blocks``: the writer of their former ``owner`` is quiet now."""
-        returned = self._checked(blocks, owner, self._fenced, "fenced")
-        self._mark(returned, self._fenced, None)
-        self._return(returned)
+        runs = self._checked(blocks, owner, self._fenced, "fenced")
+        _mark(runs, self._fenced, None)
+        self._return(runs)
 
-    @staticmethod
-    def _mark(runs: list[range], holders: list[Hashable | None], holder: Hashable | None) -> None:
-        for run in runs:
-            holders[run.start : run.stop] = [holder] * len(run)
-
-    def _return(self, runs: list[range]) -> None:
-        for run in runs:
-            self.free += len(run)
-            self._join(run.start, run.stop)
+    def _return(self, runs: list[int]) -> None:
+        for place in range(0, len(runs), 2):
+            self.free += runs[place + 1] - runs[place]
+            self._join(runs[place], runs[place + 1])
 
     def _join(self, start: int, end: int) -> None:
         """Add a run of free blocks, as one with its neighbours."""
@@ -147,30 +150,53 @@ class BlockPool:
             ends.insert(index, end)
 
     def _checked(
-        self, blocks: Iterable[int], owner: Hashable, holders: list[Hashable | None], what: str
-    ) -> list[range]:
+        self, blocks: tuple[int, ...], owner: Hashable, holders: list[Hashable | None], what: str
+    ) -> list[int]:
         """``blocks`` as runs. Raises OwnershipError unless ``owner`` holds each of them, and each is named once."""
-        listed = tuple(blocks)
-        if len(set(listed)) != len(listed):
-            raise OwnershipError(f"blocks {listed} name a block twice")
-        runs = _runs(sorted(listed))
-        for run in runs:
-            if owner is None or run.start < 0 or holders[run.start : run.stop].count(owner) != len(run):
-                found = [(block, holders[block] if 0 <= block < self.blocks else None) for block in listed]
+        runs = _runs(blocks)
+        for place in range(0, len(runs), 2):
+            start, end = runs[place], runs[place + 1]
+            if owner is None or start < 0 or holders[start:end].count(owner) != end - start:
+                found = [(block, holders[block] if 0 <= block < self.blocks else None) for block in blocks]
                 block, holder = next(pair for pair in found if pair[1] is None or pair[1] != owner)
                 raise OwnershipError(f"block {block} is not {what} by {owner}, but by {holder}")
         return runs
 
 
-def _runs(blocks: list[int]) -> list[range]:
-    """Ascending ``blocks`` as runs of neighbours, each found by bisection: few runs of many blocks are the rule."""
-    runs: list[range] = []
-    first, end = 0, len(blocks)
-    while first < end:
-        start = blocks[first]
-        stop = end
-        if blocks[-1] - start != end - first - 1:  # the rest is not one run
-            stop = bisect_right(range(end), start - first, first, key=lambda index: blocks[index] - index)
-        runs.append(range(start, start + stop - first))
-        first = stop
+def _mark(runs: list[int], holders: list[Hashable | None], holder: Hashable | None) -> None:
+    for place in range(0, len(runs), 2):
+        start, end = runs[place], runs[place + 1]
+        holders[start:end] = [holder] * (end - start)
+
+
+def _runs(blocks: tuple[int, ...]) -> list[int]:
+    """Runs of neighbours among ``blocks``, ascending: of each the first block and the one after its last.
+
+    Raises OwnershipError for a block that is named twice.
+    """
+    runs: list[int] = []
+    start = end = -1
+    for block in blocks:
+        if block == end:
+            end += 1
+            continue
+        if block < end or block < 0:
+            return _runs_of_unordered(blocks)
+        if end >= 0:
+            runs.append(start)
+            runs.append(end)
+        start = block
+        end = block + 1
+    if end >= 0:
+        runs.append(start)
+        runs.append(end)
     return runs
+
+
+def _runs_of_unordered(blocks: tuple[int, ...]) -> list[int]:
+    if len(set(blocks)) != len(blocks):
+        raise OwnershipError(f"blocks {blocks} name a block twice")
+    ascending = sorted(blocks)
+    if ascending[0] < 0:
+        return [ascending[0], ascending[0] + 1]  # nobody holds that one
+    return _runs(tuple(ascending))

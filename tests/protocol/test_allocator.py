@@ -92,10 +92,10 @@ class PoolMachine(RuleBasedStateMachine):
     def free_twice(self, data: st.DataObject) -> None:
         block = data.draw(st.sampled_from(sorted(self.owned)))
         owner = self.owned.pop(block)
-        self.pool.release([block], owner)
+        self.pool.release((block,), owner)
         self.free.add(block)
         with pytest.raises(OwnershipError, match=f"block {block} is not owned by {owner}"):
-            self.pool.release([block], owner)
+            self.pool.release((block,), owner)
 
     @staticmethod
     def _some_of(holders: dict[int, str], owner: str, data: st.DataObject) -> list[int]:
@@ -135,10 +135,10 @@ def test_no_partial_grant() -> None:
 def test_a_fenced_block_is_not_handed_out() -> None:
     pool = BlockPool(2)
     pool.allocate(2, "a")
-    pool.fence([0], "a")
-    pool.release([1], "a")
+    pool.fence((0,), "a")
+    pool.release((1,), "a")
     assert pool.allocate(2, "b") is None
-    pool.unfence([0], "a")
+    pool.unfence((0,), "a")
     assert pool.allocate(2, "b") == (0, 1)
 
 
@@ -150,9 +150,9 @@ def test_a_block_named_twice_is_refused() -> None:
         with pytest.raises(OwnershipError, match="name a block twice"):
             refused([0, 0], "a")
     assert (pool.free, pool.fenced, pool.owner(0)) == (0, 0, "a")
-    pool.fence([0], "a")
+    pool.fence((0,), "a")
     with pytest.raises(OwnershipError, match="name a block twice"):
-        pool.unfence([0, 0], "a")
+        pool.unfence((0, 0), "a")
     assert (pool.free, pool.fenced) == (0, 1)
 
 
@@ -180,46 +180,46 @@ def test_a_refused_return_changes_nothing(blocks: list[int], owner: str | None, 
     assert pool.allocate(3, "a") == (0, 1, 2)
     assert pool.allocate(1, "b") == (3,)
     assert pool.allocate(1, "a") == (4,)
-    pool.fence([4], "a")
+    pool.fence((4,), "a")
     before = everything(pool)
     for refused in (pool.release, pool.fence):
         with pytest.raises(OwnershipError, match=f"^{refusal}$"):
             refused(blocks, owner)
         assert everything(pool) == before
     with pytest.raises(OwnershipError, match=r"^block 3 is not fenced by a, but by None$"):
-        pool.unfence([4, 3], "a")
+        pool.unfence((4, 3), "a")
     assert everything(pool) == before
 
 
 def test_blocks_come_back_in_any_order_and_in_any_number_of_runs() -> None:
     pool = BlockPool(9)
     pool.allocate(9, "a")
-    pool.release([7, 2, 0, 1, 5], "a")
+    pool.release((7, 2, 0, 1, 5), "a")
     assert list(pool.free_blocks()) == [0, 1, 2, 5, 7]
     assert [pool.owner(block) for block in range(9)] == [None, None, None, "a", "a", None, "a", None, "a"]
     assert pool.allocate(5, "b") == (0, 1, 2, 5, 7)
-    pool.fence([8, 3, 4], "a")
-    pool.unfence([4, 8, 3], "a")
+    pool.fence((8, 3, 4), "a")
+    pool.unfence((4, 8, 3), "a")
     assert list(pool.free_blocks()) == [3, 4, 8]
-    pool.release([], "b")
+    pool.release((), "b")
     assert (pool.free, pool.fenced) == (3, 0)
 
 
 def test_the_shortest_run_that_is_long_enough_then_the_longest_ones() -> None:
     pool = BlockPool(10)
     pool.allocate(10, "a")
-    pool.release([0, 1, 2, 4, 5, 7], "a")  # runs of 3, 2 and 1
+    pool.release((0, 1, 2, 4, 5, 7), "a")  # runs of 3, 2 and 1
     assert pool.allocate(1, "b") == (7,)
-    pool.release([9], "a")
+    pool.release((9,), "a")
     assert pool.allocate(2, "c") == (4, 5)
-    pool.release([5], "c")
+    pool.release((5,), "c")
     assert pool.allocate(4, "d") == (0, 1, 2, 5)
-    pool.release([6, 8], "a")
-    pool.release([7], "b")
+    pool.release((6, 8), "a")
+    pool.release((7,), "b")
     assert pool.allocate(4, "e") == (6, 7, 8, 9), "what came free segment by segment is one run again"
     pool = BlockPool(6)
     pool.allocate(6, "a")
-    pool.release([0, 1, 2, 4, 5], "a")
+    pool.release((0, 1, 2, 4, 5), "a")
     assert pool.allocate(1, "b") == (4,), "not from the first run, which is longer"
 
 
