@@ -27,6 +27,7 @@ MODULES = (
     "protocol.emulation.loop",
     "protocol.emulation.passes",
     "protocol.emulation.processors",
+    "protocol.emulation.requests",
     "protocol.encode",
     "protocol.language",
     "protocol.layout",

@@ -16,6 +16,7 @@ import msgspec
 from protocol.emulation.scenario import Request, Scenario
 from protocol.recording import Event
 from protocol.topology import RankId, Side
+from protocol.values import replaced
 from real.control.spec import Heartbeats
 from real.faults import CorruptFrame, Kill, Pause, RealFault, RefuseRegistration, Restart
 from real.run.launcher import RealOutcome, run_real
@@ -198,8 +199,7 @@ def _process_drills() -> list[Drill]:
 def _old_offers() -> Drill:
     """An encode rank stands still with offers in its inbox while the process that made them is replaced."""
     requests = tuple(
-        msgspec.structs.replace(request, arrival_s=request.arrival_s + (12.0 if request.room > 12 else 0.0))
-        for request in _requests()
+        replaced(request, arrival_s=request.arrival_s + (12.0 if request.room > 12 else 0.0)) for request in _requests()
     )
     waiting = _rooms(requests, lambda one: one.room <= 12 and (_to_language(one) or _from_encode(one)))
     return Drill(

@@ -219,9 +219,8 @@ def blocks(count: int) -> int:
 
 def clients(count: int) -> int:
     """Requests of ``count`` clients in turn, each at least twice, and a policy that remembers every client."""
-    from msgspec import structs
-
     from experiments.workloads.requests import make_requests
+    from protocol.values import replaced
 
     config = example(
         f"workload.requests={max(1000, 2 * count)}",
@@ -229,7 +228,7 @@ def clients(count: int) -> int:
         f"protocol.sizing.clients={count}",
         "protocol.sizing.warmup=1",
     )
-    sent = (structs.replace(one, client=f"client {one.room % count}") for one in make_requests(config, 0))
+    sent = (replaced(one, client=f"client {one.room % count}") for one in make_requests(config, 0))
     return simulated(config, sent)
 
 

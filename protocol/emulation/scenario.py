@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 from protocol.disciplines import Discipline, make_discipline
+from protocol.emulation.requests import Intake
+from protocol.emulation.requests import Request as Request
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout
@@ -22,40 +24,6 @@ from protocol.topology import RankId, Side
 from protocol.wire.limits import EXTENDED
 
 
-class Request(msgspec.Struct, frozen=True):
-    """One request of a workload. ``arrival_s`` counts from the run's start.
-
-    ``total_tokens``: length of the whole embedding, text included; the language side is not told.
-    ``image_tokens_hint``: what a router that looks at the image sizes would guess, 0 if it does not.
-    ``image_squares``: sum over the images of the square of their tokens, which the encoder's attention costs; 0 for
-    images of equal size. ``encode_factor``, ``prefill_factor``: how much longer this request's part of a pass takes
-    than the service times say. They are drawn with the request, so every policy meets the same ones.
-    """
-
-    room: int
-    arrival_s: float
-    total_tokens: int
-    text_tokens: int = 0
-    images: int = 0
-    image_tokens_hint: int = 0
-    client: str = ""
-    incarnation: int = 0
-    encode_instance: int = 0
-    language_instance: int = 0
-    image_squares: int = 0
-    encode_factor: float = 1.0
-    prefill_factor: float = 1.0
-
-    def arriving(self, time_s: float) -> Request:
-        """The same request at another time."""
-        return msgspec.structs.replace(self, arrival_s=time_s)
-
-    @property
-    def image_tokens(self) -> int:
-        """Tokens that the vision encoder makes, those around the images included."""
-        return max(self.total_tokens - self.text_tokens, 0)
-
-
 class WriteFault(msgspec.Struct, frozen=True):
     """The write of chunk ``epoch`` of ``room`` fails: to every destination, or only to rank ``destination``."""
 
@@ -64,7 +32,7 @@ class WriteFault(msgspec.Struct, frozen=True):
     destination: int | None = None
 
 
-class ServiceTimes(msgspec.Struct, frozen=True):
+class ServiceTimes(msgspec.Struct, frozen=True, dict=True):
     """How long the scheduler loops and the forward passes in them take, in seconds.
 
     A loop looks at its rooms every ``*_poll_interval_s``. An iteration that starts a forward pass lasts as long as the
@@ -98,14 +66,14 @@ class ServiceTimes(msgspec.Struct, frozen=True):
         """Whether a prefill takes any time. If not, a request has its first token when it is delivered."""
         return self.prefill_base_s > 0 or self.prefill_per_token_s > 0 or self.prefill_per_token2_s > 0
 
+    @cached_property
+    def intake(self) -> Intake:
+        """What these times make of requests."""
+        return Intake(self, tells_length=False)
+
     def encode_s(self, request: Request) -> float:
         """The part of an encoder pass that is this request's, the pass's own base not included."""
-        tokens = request.image_tokens
-        images = max(request.images, 1) if tokens else 0
-        squares = request.image_squares or (tokens * tokens / images if images else 0.0)
-        return request.encode_factor * (
-            self.encode_per_image_s * images + self.encode_per_token_s * tokens + self.encode_per_token2_s * squares
-        )
+        return self.intake.encode_s(request)
 
     def prefill_s(self, tokens: int, factor: float = 1.0) -> float:
         """The part of a prefill pass that is one request's, the pass's own base not included."""
@@ -113,7 +81,7 @@ class ServiceTimes(msgspec.Struct, frozen=True):
 
     def preprocess_s(self, request: Request) -> float:
         """How long one processor prepares the request's images."""
-        return request.encode_factor * self.preprocess_per_token_s * request.image_tokens
+        return self.intake.preprocess_s(request)
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -168,8 +136,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return make_policy(self.sizing, self.sizing_options)
 
     @cached_property
-    def _sees_true_length(self) -> bool:
-        return find_policy(self.sizing).sees_true_length
+    def intake(self) -> Intake:
+        """What the ranks are told of requests."""
+        return Intake(self.services, tells_length=find_policy(self.sizing).sees_true_length)
 
     def encode_ids(self) -> list[RankId]:
         """All encode ranks."""
@@ -220,27 +189,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def encode_request(self, request: Request) -> EncodeRequest:
         """What the encode ranks are told about ``request``."""
-        return EncodeRequest(
-            request.room,
-            request.incarnation,
-            request.total_tokens,
-            request.language_instance,
-            self.services.encode_s(request),
-        )
+        return self.intake.encode_request(request)
 
     def language_request(self, request: Request) -> LanguageRequest:
         """What the language ranks are told: not the length, unless the policy is the bound that sees it."""
-        return LanguageRequest(
-            room=request.room,
-            incarnation=request.incarnation,
-            text_tokens=request.text_tokens,
-            images=request.images,
-            image_tokens_hint=request.image_tokens_hint,
-            client=request.client,
-            encode_instance=request.encode_instance,
-            true_tokens=request.total_tokens if self._sees_true_length else None,
-            prefill_factor=request.prefill_factor,
-        )
+        return self.intake.language_request(request)
 
     def write_fails(self, room: int, epoch: int, destination: RankId) -> bool:
         """Whether a fault is injected into this write."""

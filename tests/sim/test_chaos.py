@@ -111,7 +111,7 @@ def forget_the_fence_of_the_pool(patch: pytest.MonkeyPatch) -> None:
         for block in blocks:
             self._owner[block] = None
             self._fenced[block] = owner
-            self._return([range(block, block + 1)])
+            self._return([block, block + 1])
 
     patch.setattr(BlockPool, "fence", fence)
 

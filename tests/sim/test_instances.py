@@ -10,6 +10,7 @@ import pytest
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
 from protocol.recording import Event
 from protocol.topology import RankId, Side
+from protocol.values import replaced
 from sim.network.link import LinkProfile
 from sim.observe import ObservedRun, observe
 from sim.run import simulate
@@ -60,7 +61,7 @@ def test_a_pass_costs_per_image_per_token_and_per_square_and_as_long_as_the_requ
     services = serving(encode_base_s=1.0, encode_per_image_s=0.5, encode_per_token_s=0.1, encode_per_token2_s=0.01)
     request = Request(0, 0.0, 14, text_tokens=4, images=2, encode_factor=2.0)
     assert services.encode_s(request) == pytest.approx(2.0 * (1.0 + 1.0 + 0.01 * (25 + 25)))
-    uneven = msgspec.structs.replace(request, image_squares=1 + 81)
+    uneven = replaced(request, image_squares=1 + 81)
     assert services.encode_s(uneven) == pytest.approx(2.0 * (1.0 + 1.0 + 0.82))
     assert services.encode_s(Request(0, 0.0, 5, text_tokens=5)) == 0.0
     run = observe(change(SMALL, services=services), [request], FREE)

@@ -25,6 +25,7 @@ from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
+from protocol.values import Value, replaced
 from sim.network.link import LinkProfile
 from sim.observe import observe, violations_of
 from sim.run import simulate
@@ -71,7 +72,7 @@ AT_ONCE = ServiceTimes(encode_poll_interval_s=0.0, language_poll_interval_s=0.0)
 
 
 def change(one: Any, **fields: Any) -> Any:
-    return msgspec.structs.replace(one, **fields)
+    return replaced(one, **fields) if isinstance(one, Value) else msgspec.structs.replace(one, **fields)
 
 
 def records_of(scenario: Scenario, requests: Iterable[Request], link: LinkProfile) -> list[Record]:

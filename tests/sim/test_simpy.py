@@ -20,6 +20,7 @@ from protocol.faults import ClientAbort, Hang, Restart, Slow
 from protocol.messages import PeerDown, PeerUp
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
+from protocol.values import replaced
 from sim.clock import Call, Clock
 from sim.cluster.cluster import Cluster
 from sim.faults import FaultPlan, PlannedFaults
@@ -369,7 +370,7 @@ def test_a_client_waits_for_its_request_before_it_sends_the_next() -> None:
 def test_a_process_that_ends_an_instance_does_what_a_planned_restart_does() -> None:
     scenario = msgspec.structs.replace(SERVED, language_instances=2)
     given_requests = requests(instances=2)
-    given_requests = [msgspec.structs.replace(one, encode_instance=0) for one in given_requests]
+    given_requests = [replaced(one, encode_instance=0) for one in given_requests]
 
     def operator(environment: Environment, cluster: Cluster) -> Steps:
         yield environment.timeout(0.05)
