@@ -103,7 +103,8 @@ def evidence(one: Replication) -> Evidence:
     if count >= LEAST_REQUESTS and lasted_s > 0:
         growth, noise = growth_of(course, disturbed=disturbed)
     until_s = float(arrivals_s[-1]) if count else 0.0
-    paused_s = sum(pause_s for _, pause_s in pauses(course))
+    paused = pauses(course)
+    breaks, paused_s = [number for number, _ in paused], sum(pause_s for _, pause_s in paused)
     busy = one.busy_until(until_s)
     filled = {f"{side.value}_pool": one.filled_until(side, until_s) for side in Side}
     if 0 < paused_s < lasted_s:
@@ -111,6 +112,10 @@ def evidence(one: Replication) -> Evidence:
         busy = {name: None if share is None else min(longer * share, 1.0) for name, share in busy.items()}
         filled = {name: min(longer * share, 1.0) for name, share in filled.items()}
     levels = _levels(one)
+    over = full = None
+    if not one.closed:
+        over = _described(one, course, overloaded(course, levels, breaks, disturbed=disturbed), paused=paused_s > 0)
+        full = _described(one, course, full_for_long(course, levels, breaks), paused=paused_s > 0)
     return Evidence(
         offered_rps=offered,
         served_rps=served,
@@ -123,10 +128,8 @@ def evidence(one: Replication) -> Evidence:
         none_served=count > 0 and bool(np.isnan(ends_s).all()),
         requests=count,
         not_served=int(np.count_nonzero(np.isnan(ends_s))),
-        over=None
-        if one.closed
-        else _described(one, course, overloaded(course, levels, disturbed=disturbed), paused=paused_s > 0),
-        full=None if one.closed else _described(one, course, full_for_long(course, levels), paused=paused_s > 0),
+        over=over,
+        full=full,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments.runs.replication import EMPTY, Grid, Replication, lengths_of
+from experiments.runs.replication import EMPTY, Grid, Replication
 from experiments.stats.batching import (
     OneRun,
     Statistic,
@@ -116,9 +116,9 @@ def _chunks(one: Replication, _: Grid | None) -> OneRun | None:
     return of_samples(one.chunk_counts(), mean)
 
 
-def _pool(side: Side, *, in_utilisation: bool = False) -> list[Figure]:
+def _pool(side: Side) -> list[Figure]:
     def of_use(make: Callable[[PoolUse, Samples], OneRun | None]) -> Measure:
-        return lambda one, grid: make(one.pools[side], lengths_of(one.pools[side], grid))
+        return lambda one, grid: make(one.pools[side], one.pool_levels(side, grid))
 
     def occupancy(use: PoolUse, stretches: Samples) -> OneRun | None:
         if use.counted_s <= 0:
@@ -141,12 +141,10 @@ def _pool(side: Side, *, in_utilisation: bool = False) -> list[Figure]:
         use, requests = one.pools[side], len(one.rooms())
         if not requests:
             return None
-        stretches = lengths_of(use, grid)
+        stretches = one.pool_levels(side, grid)
         return of_series(use.blocked_s / requests, stretches[:, 3] * use.counted_s / requests)
 
     name = f"{side.value}_pool"
-    if in_utilisation:
-        return [Figure(("utilisation", name), of_use(occupancy), 1.0)]
     return [
         Figure((name, "mean_occupancy"), of_use(occupancy), 1.0),
         Figure((name, "peak_occupancy"), of_use(peak), 1.0),
@@ -155,6 +153,8 @@ def _pool(side: Side, *, in_utilisation: bool = False) -> list[Figure]:
         Figure((name, "blocked_per_request_s"), blocked_per_request),
     ]
 
+
+_LANGUAGE_POOL, _ENCODE_POOL = _pool(Side.LANGUAGE), _pool(Side.ENCODE)
 
 FIGURES: tuple[Figure, ...] = (
     *_times("latency_s", Replication.latencies_s),
@@ -167,14 +167,14 @@ FIGURES: tuple[Figure, ...] = (
     _slo("all", ttft=True, latency=True),
     Figure(("resume", "rate"), _resumed, 1.0, share=True),
     Figure(("resume", "mean_chunks"), _chunks),
-    *_pool(Side.LANGUAGE),
-    *_pool(Side.ENCODE),
+    *_LANGUAGE_POOL,
+    *_ENCODE_POOL,
     _utilisation("preprocessing"),
     _utilisation("encoder"),
     _utilisation("writers"),
     Figure(("utilisation", "adapters"), _adapters, 1.0),
     _utilisation("prefill"),
-    *_pool(Side.LANGUAGE, in_utilisation=True),
-    *_pool(Side.ENCODE, in_utilisation=True),
+    replace(_LANGUAGE_POOL[0], path=("utilisation", "language_pool")),
+    replace(_ENCODE_POOL[0], path=("utilisation", "encode_pool")),
 )
 """Every figure that carries an interval, in the order of summary.json."""

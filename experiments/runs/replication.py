@@ -76,6 +76,7 @@ class Replication:
     records: int = 0
     common: NDArray[np.bool_] | None = None
     _order: NDArray[np.intp] | None = None
+    _pool_levels: dict[Side, Samples] = field(default_factory=dict)
 
     @property
     def statuses(self) -> Counter[str]:
@@ -125,10 +126,27 @@ class Replication:
         busy |= {f"{side.value}_pool": use.share_until(time_s) for side, use in self.waits.items()}
         return {**busy, "adapters": self.adapters}
 
+    def pool_levels(self, side: Side, grid: Grid | None = None) -> Samples:
+        """The mean levels of a pool in successive stretches of time, one row each, in the order of ``pooluse.Totals``.
+
+        Once its integrals are complete they are found once.
+        """
+        use = self.pools[side]
+        levels = self._pool_levels.get(side)
+        if levels is None or len(levels) != max(len(use.marks) - 1, 0):
+            marks = np.array(use.marks, dtype=np.float64).reshape(-1, 4)
+            levels = self._pool_levels[side] = np.diff(marks, axis=0) / use.batch_s
+        if grid is None or not len(levels):
+            return levels
+        # Lengths are powers of two, so a longer stretch is a whole number of shorter ones.
+        group = round(grid.step_s / use.batch_s)
+        count = min(len(levels) // group, grid.steps)
+        return levels[: count * group].reshape(count, group, 4).mean(axis=1)
+
     def filled_until(self, side: Side, time_s: float) -> float:
         """The share of a pool's blocks that was held until about ``time_s``, on average."""
         use = self.pools[side]
-        held = lengths_of(use, None)[:, 0]
+        held = self.pool_levels(side)[:, 0]
         held = held[: max(int((time_s - use.start_s) / use.batch_s), 0)] if len(held) else held
         return float(held.mean()) / use.pool_blocks if len(held) else 0.0
 
@@ -145,7 +163,7 @@ class Replication:
         use = self.pools.get(side)
         if use is None or not math.isfinite(use.start_s):
             return None
-        return Levels(use.start_s, use.batch_s, lengths_of(use, None)[:, 0] / use.pool_blocks)
+        return Levels(use.start_s, use.batch_s, self.pool_levels(side)[:, 0] / use.pool_blocks)
 
     def latencies_s(self) -> Samples:
         """Arrival to delivered of the delivered requests, in order of arrival."""
@@ -237,8 +255,8 @@ class Replication:
 
     def _counted(self, column: str) -> NDArray[Any]:
         values: array[Any] = getattr(self.requests, column)
-        # A copy, so that the array may grow again.
-        return np.array(values, dtype=values.typecode)[self._in_order()[self.warmup_requests :]]
+        # Taken out of it, so that the array may grow again.
+        return np.frombuffer(values, dtype=values.typecode)[self._in_order()[self.warmup_requests :]]
 
     def _of_delivered(self, values: Samples) -> Samples:
         return values[self.delivered() if self.common is None else self.common]
@@ -248,15 +266,3 @@ def _levels(use: StageUse | None) -> Levels | None:
     if use is None or not math.isfinite(use.start_s):
         return None
     return Levels(use.start_s, use.batch_s, np.array(use.batches) / (use.batch_s * use.servers))
-
-
-def lengths_of(use: PoolUse, grid: Grid | None) -> Samples:
-    """The mean levels of a pool in successive stretches of time, one row each, in the order of ``pooluse.Totals``."""
-    marks = np.array(use.marks, dtype=np.float64).reshape(-1, 4)
-    levels = np.diff(marks, axis=0) / use.batch_s
-    if grid is None or not len(levels):
-        return levels
-    # Lengths are powers of two, so a longer stretch is a whole number of shorter ones.
-    group = round(grid.step_s / use.batch_s)
-    count = min(len(levels) // group, grid.steps)
-    return levels[: count * group].reshape(count, group, 4).mean(axis=1)

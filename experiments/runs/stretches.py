@@ -10,7 +10,7 @@ chance now and then, so they must be surer of it than a whole run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,9 +54,9 @@ class Levels(NamedTuple):
         """
         first, last = math.ceil((begin_s - self.start_s) / self.batch_s), int((end_s - self.start_s) / self.batch_s)
         if last - first >= FEW_BATCHES:
-            return float(np.sum(self.shares[max(first, 0) : last])) / (last - first)
+            return float(np.add.reduce(self.shares[max(first, 0) : last])) / (last - first)
         first, last = int((begin_s - self.start_s) / self.batch_s), math.ceil((done_s - self.start_s) / self.batch_s)
-        worked_s = float(np.sum(self.shares[max(first, 0) : last])) * self.batch_s
+        worked_s = float(np.add.reduce(self.shares[max(first, 0) : last])) * self.batch_s
         return min(worked_s / (done_s - begin_s), 1.0) if done_s > begin_s else 0.0
 
 
@@ -119,10 +119,15 @@ def pauses(course: Course) -> list[tuple[int, float]]:
     return [(number, lasted_s) for number, lasted_s in idle_s if lasted_s > 0]
 
 
-def overloaded(course: Course, levels: Mapping[str, Levels], *, disturbed: bool) -> list[Stretch]:
-    """The stretches in which more was offered than served, in order; those that overlap are one."""
+def overloaded(
+    course: Course, levels: Mapping[str, Levels], breaks: Sequence[int], *, disturbed: bool
+) -> list[Stretch]:
+    """The stretches in which more was offered than served, in order; those that overlap are one.
+
+    ``breaks``: the numbers of the requests that end ``pauses``.
+    """
     found = []
-    for first, last, errors in _parts(course):
+    for first, last, errors in _parts(course, breaks):
         part = course.part(first, last)
         if part.arrivals_s[-1] <= part.arrivals_s[0]:
             continue
@@ -138,22 +143,24 @@ def overloaded(course: Course, levels: Mapping[str, Levels], *, disturbed: bool)
     return _merged(course, found)
 
 
-def full_for_long(course: Course, levels: Mapping[str, Levels]) -> list[Stretch]:
+def full_for_long(course: Course, levels: Mapping[str, Levels], breaks: Sequence[int]) -> list[Stretch]:
     """The stretches in which a stage was full, if half of the requests or more came in them; else none."""
     full = []
-    for first, last, _ in _parts(course):
+    for first, last, _ in _parts(course, breaks):
+        if last - first < LONG_PART * len(course.arrivals_s):
+            continue
         part = course.part(first, last)
         at_once = part.arrivals_s[-1] <= part.arrivals_s[0]
-        if last - first >= LONG_PART * len(course.arrivals_s) and (at_once or _noise(part) <= MOST_NOISE):
+        if at_once or _noise(part) <= MOST_NOISE:
             stage = _full(part, levels)
             full += [] if stage is None else [_stretch(course, first, last, *stage)]
     found = _merged(course, full)
     return found if sum(one.last - one.first for one in found) >= LONG * len(course.arrivals_s) else []
 
 
-def _parts(course: Course) -> Iterator[tuple[int, int, float]]:
+def _parts(course: Course, breaks: Sequence[int]) -> Iterator[tuple[int, int, float]]:
     """First and last of every part, and how many standard errors it must be beyond chance."""
-    cuts = [0, *(number for number, _ in pauses(course)), len(course.arrivals_s)]
+    cuts = [0, *breaks, len(course.arrivals_s)]
     least = max(LEAST_REQUESTS, math.ceil(SMALLEST_PART * len(course.arrivals_s)))
     for first, last in pairwise(cuts):
         size = last - first
@@ -200,10 +207,17 @@ def _slope(arrivals_s: Samples, ends_s: Samples) -> float | None:
     """Theil and Sen's slope of the times to the end against the arrivals."""
     points = []
     whole_s = ends_s - arrivals_s
-    for times_s, came_s in zip(np.array_split(whole_s, PARTS), np.array_split(arrivals_s, PARTS), strict=True):
-        known = ~np.isnan(times_s)
-        if known.any():
-            points.append((float(np.mean(came_s[known])), _median(times_s[known])))
+    known = ~np.isnan(whole_s)
+    size, longer = divmod(len(whole_s), PARTS)  # the first few parts have one more
+    last = 0
+    for part in range(PARTS):
+        first, last = last, last + size + (part < longer)
+        times_s, came_s = whole_s[first:last], arrivals_s[first:last]
+        count = np.count_nonzero(known[first:last])
+        if count < last - first:
+            times_s, came_s = times_s[known[first:last]], came_s[known[first:last]]
+        if count:
+            points.append((_mean(came_s), _median(times_s)))
     slopes = [
         (later[1] - sooner[1]) / (later[0] - sooner[0])
         for number, sooner in enumerate(points)
@@ -213,14 +227,20 @@ def _slope(arrivals_s: Samples, ends_s: Samples) -> float | None:
     return _median(np.array(slopes)) if slopes else None
 
 
+def _mean(values: Samples) -> float:
+    """The mean, as of ``_median``."""
+    return float(np.add.reduce(values)) / len(values)
+
+
 def _median(values: Samples) -> float:
     """The median of some numbers: what numpy's own does about other things takes longer than the median."""
-    ordered = np.sort(values)
+    ordered = values.copy()
+    ordered.sort()
     middle = len(ordered) // 2
     return float(ordered[middle]) if len(ordered) % 2 else float((ordered[middle - 1] + ordered[middle]) / 2)
 
 
 def _spread(values: Samples) -> float:
     """Squared coefficient of variation of a mean of these, times their number."""
-    mean = float(np.mean(values)) if len(values) else 0.0
+    mean = _mean(values) if len(values) else 0.0
     return float(np.var(values)) / mean**2 * autocorrelation_time(values) if mean > 0 else 0.0

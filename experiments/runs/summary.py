@@ -62,7 +62,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.runs.capacity import evidence, judge
-from experiments.runs.estimates import FIGURES
+from experiments.runs.estimates import FIGURES, Measure
 from experiments.runs.failures import counted
 from experiments.runs.replication import NO_LIMITS, Replication
 from experiments.runs.rundir import SUMMARY_SCHEMA
@@ -70,6 +70,7 @@ from experiments.stats.batching import (
     autocorrelation_time,
 )
 from experiments.stats.intervals import (
+    Estimate,
     across_replications,
     unbounded,
     wilson,
@@ -99,8 +100,11 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         },
         "failures": counted(sum((one.requests.reasons for one in replications), Counter())),
     }
+    known: dict[Measure, Estimate] = {}  # some stand in two places
     for figure in FIGURES:
-        put(summary, figure.path, figure.estimate(replications))
+        if figure.of not in known:
+            known[figure.of] = figure.estimate(replications)
+        put(summary, figure.path, known[figure.of].copy())
     summary["slo"]["limits"] = (replications[0].slo if replications else NO_LIMITS)._asdict()
     deadlocks = sum(one.deadlock for one in replications)
     rate = unbounded(float(deadlocks)) if len(replications) == 1 else wilson(deadlocks, len(replications))

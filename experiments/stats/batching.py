@@ -59,7 +59,10 @@ class OneRun:
     @property
     def long_enough(self) -> bool:
         """Whether the batches can be taken for nearly independent."""
-        if self.batches is None:
+        # The autocorrelation time is 1 at least, and takes a while to compute.
+        if self.batches is None or len(self.series) < LEAST_TIMES:
+            return False
+        if self.visits is not None and self.visits < LEAST_VISITS:
             return False
         time = autocorrelation_time(self.series)
         return len(self.series) >= LEAST_TIMES * time and (self.visits is None or self.visits >= LEAST_VISITS * time)
@@ -160,7 +163,7 @@ def autocorrelation_time(series: Samples) -> float:
     """
     if not len(series) or series.min() == series.max():
         return 1.0
-    spread = float(np.mean(np.square(series - np.mean(series))))
+    spread = _mean(np.square(series - _mean(series)))
     if not spread:  # it varies by less than the square of a number can express
         return 1.0
     group = -(-len(series) // COARSE)
@@ -168,7 +171,7 @@ def autocorrelation_time(series: Samples) -> float:
     means = series[: count * group].reshape(count, group).mean(axis=1)
     # Through the Fourier transform, padded so that the end does not meet the start.
     size = 1 << (2 * count - 1).bit_length()
-    transform = np.fft.rfft(means - np.mean(means), size)
+    transform = np.fft.rfft(means - _mean(means), size)
     covariances = np.fft.irfft(transform.real**2 + transform.imag**2, size)[:count] / count
     pairs = covariances[0 : count - 1 : 2] + covariances[1:count:2]
     noise = np.flatnonzero(pairs <= 0)
@@ -199,6 +202,11 @@ def standard_error(batches: Samples, value: float) -> float:
 def quantile_batch(level: float) -> int:
     """The least batch for a quantile: ten samples beyond it."""
     return max(LEAST_BATCH, math.ceil(round(10 / (1 - level), 6)))
+
+
+def _mean(values: Samples) -> float:
+    """What numpy's own gives, which looks for other kinds of arrays first."""
+    return float(np.add.reduce(values)) / len(values)
 
 
 def _edges(count: int) -> list[int]:

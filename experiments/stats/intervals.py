@@ -172,7 +172,7 @@ def unbounded(value: float | None) -> Estimate:
 
 def mean(samples: Samples) -> float:
     """The arithmetic mean, the same on every machine."""
-    return math.fsum(samples) / len(samples)
+    return math.fsum(samples.tolist()) / len(samples)  # as a list: an array makes an object of its own of each
 
 
 class Quantile:
