@@ -8,7 +8,8 @@ run as it is. The sources stay what they are and what is tested, and the results
 this, and the wheel has such a build in it (tools/build_hook.py).
 
 Needs a C compiler, Python's headers, mypy and setuptools (the extra ``compile``). Exit status: 0, 1 if it cannot be
-compiled, in one sentence; with --or-interpreted that is no failure.
+compiled, in one sentence. With --or-interpreted that is no failure, except under CI=true, where the tests of compiled
+cores would else be skipped without anybody noticing; and BUFFERLAB_COMPILED=0 leaves it out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from protocol.compiled import (  # noqa: E402 - found beside this folder, whatev
     RECORD,
     SHARED,
     SUFFIX,
+    VARIABLE,
     digest_of,
     sources,
 )
@@ -51,7 +53,8 @@ KEPT = 6
 ABANDONED_AFTER_S = 3600.0
 UNFINISHED = ".unfinished-"
 COMPILERS = ("cc", "gcc", "clang")
-NEEDED = ("mypyc", "setuptools")
+NEEDED = {"mypyc": "mypy", "setuptools": "setuptools"}
+"""By module, what brings it."""
 
 
 class CannotCompileError(Exception):
@@ -68,10 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.translate is not None:
         translate(options.translate)
         return 0
+    if options.or_interpreted and os.environ.get(VARIABLE) == "0":
+        return 0
+    on_ci = os.environ.get("CI", "").lower() in {"1", "true"}
     try:
         folder = ensure(_say, force=options.force)
     except CannotCompileError as error:
-        if options.or_interpreted:
+        if options.or_interpreted and not on_ci:
             _say(f"not compiled, so the sources are run as they are, several times slower: {error}")
             return 0
         print(f"compile_core: not compiled: {error}", file=sys.stderr)
@@ -94,7 +100,12 @@ def ensure(say: Callable[[str], None], *, force: bool = False) -> Path:
         return target
     BUILDS.mkdir(parents=True, exist_ok=True)
     try:
-        target = _build(find_compiler(), say, replace=force)
+        compiler = find_compiler()
+        for module, package in NEEDED.items():
+            if importlib.util.find_spec(module) is None:
+                where = f"is not installed in {sys.prefix}; run: pip install 'bufferlab[compile]'"
+                raise CannotCompileError(f"{package} {where}")
+        target = _build(compiler, say, replace=force)
     except CannotCompileError as error:
         failure.write_text(f"{digest} {error}\n", "utf-8")
         raise
@@ -127,7 +138,7 @@ def _build(compiler: str, say: Callable[[str], None], *, replace: bool) -> Path:
 
 
 def find_compiler() -> str:
-    """The command of a C compiler. Raises CannotCompileError if that or something else is missing."""
+    """The command of a C compiler. Raises CannotCompileError if there is none, or none of Python's headers."""
     command = os.environ.get("CC") or sysconfig.get_config_var("CC") or ""
     found = next((one for one in (command, *COMPILERS) if one and shutil.which(shlex.split(one)[0])), None)
     if found is None:
@@ -135,10 +146,6 @@ def find_compiler() -> str:
     headers = Path(sysconfig.get_path("include"))
     if not (headers / "Python.h").is_file():
         raise CannotCompileError(f"{headers} has no Python.h, which comes with python3-dev on Debian and Ubuntu")
-    for module in NEEDED:
-        if importlib.util.find_spec(module) is None:
-            name = "mypy" if module == "mypyc" else module
-            raise CannotCompileError(f"{name} is not installed in {sys.prefix}; run: pip install 'bufferlab[compile]'")
     return found
 
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "bufferlab-setup.json"
-PROFILES: dict[str, tuple[str, ...]] = {"run": (), "dev": ("dev", "notebooks", "cluster")}
+PROFILES: dict[str, tuple[str, ...]] = {"run": ("compile",), "dev": ("dev", "notebooks", "cluster")}
 
 # What `import mooncake.engine` loads, also for tcp: shared library -> Debian and Ubuntu package.
 SYSTEM_LIBRARIES = {
@@ -182,8 +182,8 @@ def main(arguments: list[str]) -> None:
     started = time.monotonic()
     make_venv(clear=old.get("root", str(ROOT)) != str(ROOT))  # its scripts hold the old path
     extras = ",".join(PROFILES[profile])
-    say(f"installing bufferlab{f'[{extras}]' if extras else ''}, which takes a minute or two")
-    if not pip("install", "--editable", f".[{extras}]" if extras else "."):
+    say(f"installing bufferlab[{extras}], which takes a minute or two")
+    if not pip("install", "--editable", f".[{extras}]"):
         raise SetupError("bufferlab could not be installed, see pip's lines above")
     no_real = ""
     try:
