@@ -12,6 +12,7 @@ SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
 # Nothing where it is there already, and no failure where there is no C compiler; half a minute after a source has changed.
 COMPILE = @$(BIN)/python tools/compile_core.py --or-interpreted
 FAST := not slow and not rdma_vm
+BOTH := tests/regression tests/protocol tests/sim/test_clock.py tests/sim/test_properties.py
 CODE := protocol sim real experiments tests tools
 
 .DEFAULT_GOAL := help
@@ -39,13 +40,15 @@ python:
 
 # What runs over Mooncake has several processes a test and limits in time. It waits most of its time, so two at a time are
 # not too many, if the tests of a file, which may share ports and namespaces, stay together.
-# Users run compiled cores, so the tests do; the sources as they are must do the same, which the last run is for.
+# Users run compiled cores, so the tests do. The same sources interpreted must do the same: the regression set and the tests of
+# the cores and of the clock run again, and with them those that replace what is compiled.
 test: lint types ## lint, type check and the whole fast test suite
 	$(COMPILE)
 ifeq ($(ARGS),)
 	$(BIN)/pytest -n 2 -m "$(FAST) and not real and not hosts"
 	$(BIN)/pytest -n 2 --dist loadfile -m "$(FAST) and (real or hosts)"
-	BUFFERLAB_COMPILED=0 $(BIN)/pytest -n 2 -m "$(FAST) and (interpreted or both)"
+	BUFFERLAB_COMPILED=0 $(BIN)/pytest -n 2 $(BOTH)
+	BUFFERLAB_COMPILED=0 $(BIN)/pytest -n 2 -m "$(FAST) and interpreted" $(addprefix --ignore=,$(BOTH))
 else
 	$(BIN)/pytest $(ARGS)
 endif

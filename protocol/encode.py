@@ -61,6 +61,7 @@ from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.status import FINAL, Status, chunk_status
 from protocol.topology import RankId, destinations
+from protocol.values import Value
 from protocol.waits import Demand
 
 # How far a room has come on a rank; the group moves at the pace of its slowest. Behind ENCODED, one for every chunk.
@@ -172,7 +173,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         self.language_tp = language_tp
         self._awaiting_source: deque[EncodeRoom] = deque()
 
-    def handle(self, event: EncodeInput, now: float) -> list[Action]:
+    def handle(self, event: Value, now: float) -> list[Action]:
         """Take one input at time ``now`` (seconds) and return what is to be done about it.
 
         Raises ProtocolError, and changes nothing, for an input that this role does not know.
@@ -181,7 +182,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         self._take_in(event, now, actions)
         return actions
 
-    def _take_in(self, event: EncodeInput, now: float, actions: list[Action]) -> None:
+    def _take_in(self, event: Value, now: float, actions: list[Action]) -> None:
         # The frequent ones come first.
         if isinstance(event, Iteration):
             self._on_iteration(event, now, actions)

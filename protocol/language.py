@@ -60,6 +60,7 @@ from protocol.sizing.base import SizingPolicy
 from protocol.sizing.views import CompletedView, RequestView
 from protocol.status import Status
 from protocol.topology import RankId, Side, writer_rank
+from protocol.values import Value
 from protocol.waits import Demand
 
 ANNOUNCED: Final = 1
@@ -221,7 +222,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._free = 0
         self._behind_copy: list[Action] | None = None
 
-    def handle(self, event: LanguageInput, now: float) -> list[Action]:
+    def handle(self, event: Value, now: float) -> list[Action]:
         """Take one input at time ``now`` (seconds) and return what is to be done about it.
 
         Raises ProtocolError, and changes nothing, for an input that this role does not know.
@@ -230,7 +231,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._take_in(event, now, actions)
         return actions
 
-    def _take_in(self, event: LanguageInput, now: float, actions: list[Action]) -> None:
+    def _take_in(self, event: Value, now: float, actions: list[Action]) -> None:
         # The frequent ones come first.
         if isinstance(event, Iteration):
             self._on_iteration(event, now, actions)

@@ -3,18 +3,21 @@ users bring along is not compiled."""
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.commands.doctor import report_text
 from protocol import compiled
 from protocol.sizing import POLICIES, SizingPolicy
 
@@ -115,9 +118,9 @@ ASK = "import protocol.chunks; from protocol.compiled import state; print(state(
 def tree(tmp_path: Path) -> Path:
     """A copy of what is built of, with a list of few modules."""
     copy = tmp_path / "tree"
-    for folder in ("protocol", "sim", "tools", "experiments"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "Makefile"):
+    for folder in ("protocol", "sim", "real", "experiments", "tools"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "_compiled"))
+    for file in ("pyproject.toml", "Makefile", "LICENSE"):
         shutil.copy(ROOT / file, copy)
     listing = copy / "protocol" / "compiled.py"
     text = listing.read_text("utf-8")
@@ -230,3 +233,148 @@ def test_without_a_working_compiler_the_sources_are_run(tree: Path, environment:
     assert done.stdout.splitlines()[-1] == told
     assert builds(tree) == [compiled.FAILURE]
     assert asked(tree) == f"interpreted: {why}"
+
+
+# --- the wheel ---
+
+
+def wheel(tree: Path, into: Path, **environment: str) -> Path:
+    """A wheel of the copy, unpacked as pip would."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed (it is part of the dev extra)")
+    done = run("-m", "hatchling", "build", "-t", "wheel", "-d", into, cwd=tree, **environment)
+    assert done.returncode == 0, done.stderr
+    (file,) = into.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(into / "site")
+    return file
+
+
+@needs_compiler
+def test_a_wheel_has_the_compiled_modules_for_its_platform(tree: Path, tmp_path: Path) -> None:
+    file = wheel(tree, tmp_path / "wheel")
+    assert not file.name.endswith("-none-any.whl")
+    site = tmp_path / "wheel" / "site"
+    assert "Root-Is-Purelib: false" in next(site.glob("*.dist-info/WHEEL")).read_text("utf-8")
+    assert asked(site, BUFFERLAB_COMPILED="1") == "compiled"
+    (site / "protocol" / "chunks.py").write_text("raise SystemExit('edited')\n", "utf-8")
+    assert asked(site) == "edited", "an edited source is run there, too"
+
+
+def test_a_wheel_made_without_a_compiler_is_a_pure_one_and_says_why(tree: Path, tmp_path: Path) -> None:
+    file = wheel(tree, tmp_path / "wheel", CC="", PATH="/nowhere")
+    assert file.name.endswith("-none-any.whl")
+    why = "there is no C compiler (none of cc, gcc, clang is on PATH)"
+    assert asked(tmp_path / "wheel" / "site") == f"interpreted: {why}"
+
+
+# --- this tree's own build ---
+
+POLICY = """
+from protocol.sizing import Fixed, RequestView, SizingPolicy
+
+
+class Mine(SizingPolicy):
+    def __init__(self, tokens: int = 512, share: float = 0.5) -> None:
+        if share > 1:
+            raise ValueError(f"share is {share}, it must be at most 1")
+        self.tokens, self.share = tokens, share
+
+    def first_tokens(self, view: RequestView) -> int:
+        return max(1, int(self.tokens * self.share))
+
+
+class Halved(Fixed):
+    def first_tokens(self, view: RequestView) -> int:
+        return max(1, super().first_tokens(view) // 2)
+"""
+
+
+@pytest.fixture
+def built() -> None:
+    """Skip where there is no build of this very tree."""
+    if not (compiled.PLACES[0] / compiled.digest_of(compiled.sources())).is_dir():
+        assert not os.environ.get("CI"), "make test builds it"
+        pytest.skip("these sources are not compiled: make compiled")
+
+
+def simulated(folder: Path, *settings: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    every = [part for setting in ("workload.requests=20", *settings) for part in ("--set", setting)]
+    command = ("-m", "experiments", "sim", "quickstart", "--no-plots", "--json", *every)
+    return run(*command, cwd=folder, PYTHONPATH=str(ROOT), **environment)
+
+
+@pytest.mark.usefixtures("built")
+def test_a_users_policy_keeps_its_options_beside_compiled_cores(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(POLICY, "utf-8")
+    mine = "protocol.sizing.policy=mine.py:Mine"
+    for refused, sentence in (
+        ("share=many", "share is 'many', it must be a number"),
+        ("share=2", "share is 2, it must be at most 1"),
+        ("part=0.5", "part is not known to the policy"),
+    ):
+        done = simulated(tmp_path, mine, f"protocol.sizing.{refused}", BUFFERLAB_COMPILED="1")
+        assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr
+    figures = {}
+    for policy, settings in {
+        "mine.py:Mine": ("protocol.sizing.tokens=1024", "protocol.sizing.share=0.25"),
+        "mine.py:Halved": ("protocol.sizing.tokens=512",),
+        "fixed": ("protocol.sizing.tokens=256",),
+    }.items():
+        done = simulated(tmp_path, f"protocol.sizing.policy={policy}", *settings, BUFFERLAB_COMPILED="1")
+        assert done.returncode == 0, done.stderr
+        figures[policy] = json.loads(done.stdout)["latency_s"]
+    assert figures["mine.py:Mine"] == figures["mine.py:Halved"] == figures["fixed"]
+
+
+@pytest.mark.usefixtures("built")
+def test_a_run_says_whether_it_was_compiled_and_is_the_same(tmp_path: Path) -> None:
+    digest = compiled.digest_of(compiled.sources())
+    for value, expected in {
+        "1": {"compiled": True, "build": digest},
+        "0": {"compiled": False, "build": "", "interpreted_because": "BUFFERLAB_COMPILED is 0"},
+    }.items():
+        done = run(
+            *("-m", "experiments", "sim", "faults", "--no-plots", "--set", "workload.requests=60", "--out", value),
+            cwd=tmp_path, PYTHONPATH=str(ROOT), BUFFERLAB_COMPILED=value,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said = json.loads((tmp_path / value / "environment.json").read_text("utf-8"))
+        assert {name: said[name] for name in expected} == expected
+        assert ("interpreted_because" in said) == (value == "0")
+    for name in ("events.parquet", "requests.parquet"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "0" / name).read_bytes(), name
+
+
+@pytest.mark.usefixtures("built")
+def test_a_sweeps_workers_run_what_the_command_runs(tmp_path: Path) -> None:
+    """Whoever started the command decides, by what its processes inherit."""
+    code = """
+import sys
+from joblib import Parallel, delayed
+from experiments.runs.environment import describe_code
+print(describe_code() == Parallel(2)(delayed(describe_code)() for _ in range(2))[0], describe_code()["compiled"])
+"""
+    (tmp_path / "ask.py").write_text(code, "utf-8")
+    for value, expected in (("1", "True True"), ("0", "True False")):
+        done = run(tmp_path / "ask.py", cwd=tmp_path, PYTHONPATH=str(ROOT), BUFFERLAB_COMPILED=value)
+        assert done.stdout.strip() == expected, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "said"),
+    [("0", 0, "(interpreted: BUFFERLAB_COMPILED is 0)"), ("yes", 2, "BUFFERLAB_COMPILED is 'yes' in the environment, it must be 0 or 1.")],
+)  # fmt: skip
+def test_the_command_says_what_it_runs(value: str, status: int, said: str, tmp_path: Path) -> None:
+    done = run("-m", "experiments", "--version", cwd=tmp_path, PYTHONPATH=str(ROOT), BUFFERLAB_COMPILED=value)
+    assert (done.returncode, said in done.stdout + done.stderr) == (status, True)
+
+
+def test_the_doctor_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = {"works": True, "reason": ""}
+    found: dict[str, Any] = {
+        "python": "3", "packages": {}, "mooncake_wheels": {}, "system_libraries": {}, "rdma_devices": [],
+        "host": {"cpu": "", "cpus": 1, "memory_bytes": 0}, "simulator": works, "mooncake_imports": works,
+        "transports": {}, "removed_variables": [], "passed_variables": {}, "real": works, "mend": [],
+    }  # fmt: skip
+    assert "cores: compiled" in report_text({**found, "compiled": True})
+    assert "cores: interpreted: so" in report_text({**found, "compiled": False, "interpreted_because": "so"})

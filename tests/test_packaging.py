@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -62,13 +63,15 @@ def test_the_tests_are_no_package() -> None:
 
 @pytest.fixture(scope="module")
 def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The file names in a wheel that hatchling builds here, without network or isolation."""
+    """The file names in a pure wheel that hatchling builds here, without network or isolation; tests/test_compiled.py
+    has the one with compiled modules."""
     if importlib.util.find_spec("hatchling") is None:
         pytest.skip("hatchling is not installed (it is part of the dev extra)")
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
         cwd=ROOT,
+        env={**os.environ, "BUFFERLAB_COMPILED": "0"},
         check=True,
     )
     (wheel,) = folder.glob("*.whl")
@@ -93,14 +96,14 @@ def test_the_wheel_holds_nothing_else(wheel_files: set[str]) -> None:
     assert tops == {*PACKAGES, f"bufferlab-{project()['version']}.dist-info"}
 
 
-MODULES = {"dask": "distributed", "mooncake-transfer-engine": "mooncake", "pyzmq": "zmq"}
+MODULES = {"dask": "distributed", "mypy": "mypyc", "mooncake-transfer-engine": "mooncake", "pyzmq": "zmq"}
 APPLICATIONS = {"ipywidgets", "jupyterlab"}
 """What an extra brings that people start, or that a library uses where it is there."""
 
 
 def test_every_extra_is_used_by_some_code() -> None:
     extras = {name: lines for name, lines in project()["optional-dependencies"].items() if name != "dev"}
-    assert set(extras) == {"real-cpu", "real-socket", "real-cuda12", "real-cuda13", "notebooks", "cluster"}
+    assert set(extras) == {"real-cpu", "real-socket", "real-cuda12", "real-cuda13", "notebooks", "cluster", "compile"}
     folders = ("real", "experiments", "tests", "tools")
     text = "\n".join(path.read_text("utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py"))
     for lines in extras.values():

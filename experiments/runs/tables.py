@@ -220,11 +220,14 @@ def text_column(texts: Sequence[str | None], numbers: NDArray[np.int32]) -> pa.A
     """``texts[number]`` of every number, as Arrow's; None is missing."""
     import pyarrow as pa
 
-    content = [b"" if text is None else text.encode() for text in texts]
+    # Each text once: Arrow writes a dictionary with repetitions as plain texts, and for one that is missing whatever lies
+    # in memory.
+    places = {text: place for place, text in enumerate(dict.fromkeys(text for text in texts if text is not None))}
+    content = [text.encode() for text in places]
     ends = pa.py_buffer(np.cumsum([0, *map(len, content)], dtype=np.int32))
     named = pa.StringArray.from_buffers(len(content), ends, pa.py_buffer(b"".join(content)))
     missing = np.array([text is None for text in texts], dtype=np.bool_)[numbers]
-    typed = np.ascontiguousarray(numbers, dtype=np.int32)
+    typed = np.array([0 if text is None else places[text] for text in texts], dtype=np.int32)[numbers]
     indices = pa.Array.from_buffers(pa.int32(), len(typed), [_valid(missing), pa.py_buffer(typed)])
     return pa.DictionaryArray.from_arrays(indices, named)
 

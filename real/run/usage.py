@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.compiled import state
 from real.counts import Counts, Durations, WriteCounts
 
 TASKS = Path("/proc/self/task")
@@ -45,6 +46,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     ``collective_quantiles_s``: the quantiles 0, 0.025 … 1 of how long the all-reduces took, the wait for the group's
     other ranks with it; empty without any.
+
+    ``build``: the name of the compiled cores that the process ran, empty where they were interpreted.
     """
 
     lasts_s: float
@@ -69,6 +72,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     write_s: float = 0.0
     segments: int = 0
     collective_quantiles_s: tuple[float, ...] = ()
+    build: str = ""
 
 
 class Part(StrEnum):
@@ -205,4 +209,5 @@ class Meter:
             **msgspec.structs.asdict(written),
             collectives=collectives.count if collectives is not None else 0,
             collective_quantiles_s=collectives.quantiles_s() if collectives is not None else (),
+            build=state().digest,
         )

@@ -331,6 +331,7 @@ def test_violations_end_with_status_1(bufferlab: Any, monkeypatch: pytest.Monkey
     assert "INVARIANTS VIOLATED: 1," in ended.out
 
 
+@pytest.mark.interpreted
 def test_blocks_that_never_come_back_are_told_at_the_end(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from protocol.allocator import BlockPool
 

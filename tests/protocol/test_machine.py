@@ -543,6 +543,7 @@ def test_many_random_worlds_hold_all_invariants() -> None:
     play(3000, 50)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     "fault",
     [no_fence, source_freed_while_read, double_free_after_retraction, no_cancel, decided_locally],

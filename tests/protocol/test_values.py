@@ -67,7 +67,7 @@ def test_a_copy_is_equal(copied) -> None:
 
 def test_other_fields_make_another_value() -> None:
     assert replaced(Announce(1, 0, 9), total_tokens=4) == Announce(1, 0, 4)
-    with pytest.raises(TypeError, match="tokens"):
+    with pytest.raises(TypeError):
         replaced(Quiet(1, 0), tokens=4)
 
 

@@ -31,6 +31,7 @@ from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from protocol.chunks import plan_chunk
+from protocol.compiled import state
 from protocol.emulation.loop import LoopGrid
 from protocol.emulation.passes import Passes
 from protocol.emulation.scenario import Request, Scenario, ServiceTimes
@@ -382,6 +383,7 @@ def test_the_account_of_a_run_agrees_with_its_events(tmp_path: Path) -> None:
     for number, named in enumerate(run.usage):
         assert set(named) == {"router", "encode0.0", "language0.0", "language0.1"}
         processes = {name: msgspec.convert(one, Usage, strict=False) for name, one in named.items()}
+        assert {one.build for one in processes.values()} == {state().digest}, "ranks run what their launcher runs"
         router, encode = processes["router"], processes["encode0.0"]
         of = events[events.replication == number]
         written = of[of.event == "write_done"]

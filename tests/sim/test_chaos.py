@@ -160,6 +160,7 @@ def conclude_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EncodeRank, "_conclude_success", broken)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("broken", "word"),
     [
@@ -181,6 +182,7 @@ def test_a_broken_core_is_caught(broken: Break, word: str, monkeypatch: pytest.M
     pytest.fail("150 seeds saw nothing")
 
 
+@pytest.mark.interpreted
 def test_an_exception_of_a_core_is_a_violation_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: LanguageRank, *_: object) -> None:
         raise KeyError("gone")
@@ -197,6 +199,7 @@ def test_an_exception_of_a_core_is_a_violation_that_names_it(monkeypatch: pytest
     assert (outcome.succeeded, outcome.failed) == (0, 1)
 
 
+@pytest.mark.interpreted
 def test_an_abort_that_nobody_asked_for_is_seen_in_a_calm_run(monkeypatch: pytest.MonkeyPatch) -> None:
     request = EncodeRank._on_request
 

@@ -404,6 +404,7 @@ class RestlessTimers(Timers):
             self._host.plan_iteration(group, self._clock.now)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("discipline", DISCIPLINES)
 def test_iterations_that_are_not_held_would_have_changed_nothing(
     discipline: str, monkeypatch: pytest.MonkeyPatch

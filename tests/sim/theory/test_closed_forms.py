@@ -121,6 +121,7 @@ def slower(queue: Callable[..., float]) -> Callable[..., float]:
     return lambda self, now, *rest: queue(self, now + 1e-3, *rest)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("id_", "where", "name", "fault"),
     [
