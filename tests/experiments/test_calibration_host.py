@@ -357,6 +357,7 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> type[Tally]:
     return Tally
 
 
+@pytest.mark.interpreted
 def test_a_simulated_run_costs_what_its_usages_say(tally: type[Tally]) -> None:
     # All of a latency is work, so that nothing of an input comes after it; bytes alone make a write long.
     link = msgspec.structs.replace(LINK, per_segment_s=0.0, control_latency_s=1.0, submit_latency_s=1.0, host=TRUTH)

@@ -88,6 +88,7 @@ def test_the_cells_of_a_sweep_say_which_of_their_replications_were_monitored() -
     assert [run_configuration(config, number)["summary"]["monitored_replications"] for number in (0, 1)] == [1, 0]
 
 
+@pytest.mark.interpreted
 def test_what_the_run_owes_at_its_end_is_looked_at_in_every_replication(monkeypatch: pytest.MonkeyPatch) -> None:
     from protocol.allocator import BlockPool
 
