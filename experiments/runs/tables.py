@@ -220,7 +220,7 @@ def text_column(texts: Sequence[str | None], numbers: NDArray[np.int32]) -> pa.A
     """``texts[number]`` of every number, as Arrow's; None is missing."""
     import pyarrow as pa
 
-    # Each text once: Arrow writes a dictionary with repetitions as plain texts, and for one that is missing whatever lies
+    # Each text once: Arrow writes a dictionary with repetitions as plain texts, and for a missing one whatever lies
     # in memory.
     places = {text: place for place, text in enumerate(dict.fromkeys(text for text in texts if text is not None))}
     content = [text.encode() for text in places]
