@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.runs.tables import number_column, text_column
+from experiments.runs.tables import number_column
 from experiments.stats.quantiles import LEVELS
 from experiments.sweeps.configuration import TIMES, flat_figures
 from experiments.sweeps.folder import Result
@@ -63,7 +63,7 @@ def column(values: Sequence[Any], times: int = 1) -> pa.Array:
         if kinds <= allowed:
             return _plain(values, name, times)
     texts = values if kinds <= {str} else [None if value is None else json.dumps(value) for value in values]
-    return text_column(texts, np.repeat(np.arange(len(texts), dtype=np.int32), times))
+    return _texts(texts, times)
 
 
 def _plain(values: Sequence[Any], name: str, times: int) -> pa.Array:
@@ -74,6 +74,17 @@ def _plain(values: Sequence[Any], name: str, times: int) -> pa.Array:
     content = np.repeat(np.array([0 if value is None else value for value in values], dtype=name), times)
     buffers = [None if known.all() else _bits(known), _bits(content) if name == "bool" else pa.py_buffer(content)]
     return pa.Array.from_buffers(pa.type_for_alias(name), len(known), buffers)
+
+
+def _texts(values: Sequence[str | None], times: int) -> pa.Array:
+    """A column of texts, in which None is missing."""
+    import pyarrow as pa
+
+    known = np.repeat([value is not None for value in values], times)
+    encoded = [("" if value is None else value).encode() for value in values for _ in range(times)]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = [None if known.all() else _bits(known), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(known), buffers)
 
 
 def _bits(values: NDArray[Any]) -> pa.Buffer:
