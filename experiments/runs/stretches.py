@@ -131,14 +131,15 @@ def overloaded(
         part = course.part(first, last)
         if part.arrivals_s[-1] <= part.arrivals_s[0]:
             continue
+        # What most parts are not, and what is told soonest, is asked first.
+        full = _full(part, levels)
+        if full is None:
+            continue
         growth = _growth(part, disturbed=disturbed)
         if growth is None or growth <= LEAST_GROWTH:
-            continue  # as most do, and the noise takes longer to tell
-        noise = _noise(part)
-        if noise > MOST_NOISE or growth <= errors * noise:
             continue
-        full = _full(part, levels)
-        if full is not None:
+        noise = _noise(part)
+        if noise <= MOST_NOISE and growth > errors * noise:
             found.append(_stretch(course, first, last, *full))
     return _merged(course, found)
 
@@ -150,10 +151,9 @@ def full_for_long(course: Course, levels: Mapping[str, Levels], breaks: Sequence
         if last - first < LONG_PART * len(course.arrivals_s):
             continue
         part = course.part(first, last)
-        at_once = part.arrivals_s[-1] <= part.arrivals_s[0]
-        if at_once or _noise(part) <= MOST_NOISE:
-            stage = _full(part, levels)
-            full += [] if stage is None else [_stretch(course, first, last, *stage)]
+        stage = _full(part, levels)
+        if stage is not None and (part.arrivals_s[-1] <= part.arrivals_s[0] or _noise(part) <= MOST_NOISE):
+            full.append(_stretch(course, first, last, *stage))
     found = _merged(course, full)
     return found if sum(one.last - one.first for one in found) >= LONG * len(course.arrivals_s) else []
 
