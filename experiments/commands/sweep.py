@@ -45,7 +45,8 @@ def sweep(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", metavar="NUMBER", help="Runs at once. [default: one a core]")
+        int | None,
+        typer.Option("--jobs", metavar="NUMBER", help="Runs at once. [default: one a core, fewer in a small sweep]"),
     ] = None,
     executor: Annotated[
         str, typer.Option("--executor", metavar="local|dask", help="Where the runs take place.")

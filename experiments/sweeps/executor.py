@@ -51,6 +51,7 @@ def run_tasks(
     check_executor(executor, address)
     if not tasks:
         return
+    jobs = min(jobs, len(tasks))
     if executor == "local" and jobs == 1:
         for index, task in enumerate(tasks):
             yield index, function(*task)

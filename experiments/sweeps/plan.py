@@ -69,15 +69,22 @@ class Plan:
         """Names the configurations, whatever the number of replications, so that a sweep can be given more of them."""
         return identity(self.configurations)
 
-    @cached_property
+    @property
     def requests(self) -> int:
         """Requests of all runs together."""
+        return self.requests_of(configuration for configuration, _ in self.tasks)
+
+    def requests_of(self, configurations: Iterable[Configuration]) -> int:
+        """Requests of one replication of each of these configurations."""
+        return sum(self._counts[configuration.workload] for configuration in configurations)
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        """Requests of a replication, by workload."""
         from experiments.workloads.requests import count_requests
 
-        counts = {configuration.workload: 0 for configuration in self.configurations}
-        for configuration in self.configurations:
-            counts[configuration.workload] = counts[configuration.workload] or count_requests(configuration.config)
-        return self.replications * sum(counts[configuration.workload] for configuration in self.configurations)
+        one_of_each = {configuration.workload: configuration for configuration in self.configurations}
+        return {workload: count_requests(configuration.config) for workload, configuration in one_of_each.items()}
 
     @cached_property
     def traffics(self) -> list[Traffic]:

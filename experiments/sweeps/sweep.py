@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 
 SHOWN_VIOLATIONS = 3
+REQUESTS_OF_A_WORKER = 5_000
+"""A process takes half a second to start, in which another one simulates some thousand requests to ten thousand."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,15 @@ def run_sweep(
 ) -> Sweep:
     """Run what is not finished yet and return the whole sweep; without ``out`` nothing is kept.
 
-    ``jobs``: runs at once, one a core unless given. ``force`` starts again over another sweep in ``out``; one that
-    stands in the plan's own default folder and was made by older code is replaced without it. ``begin`` is called when
-    nothing can be refused any more, with the number of runs that are finished already, and ``progress`` with that of
-    those that finish then. ``finished`` is told the report before anything is drawn. Raises UserError before anything
-    runs, RunFailedError if a run breaks.
+    ``jobs``: runs at once; unless given, one a core where there is enough to do (``workers_for``). ``force`` starts
+    again over another sweep in ``out``; one that stands in the plan's own default folder and was made by older code is
+    replaced without it. ``begin`` is called when nothing can be refused any more, with the number of runs that are
+    finished already, and ``progress`` with that of those that finish then. ``finished`` is told the report before
+    anything is drawn. Raises UserError before anything runs, RunFailedError if a run breaks.
     """
     check_executor(executor, address)
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs is {jobs}, it must be at least 1")
-    workers = usable_cpus() if jobs is None else jobs
     record = plan.record()
     store = None if out is None else SweepFolder(out)
     with contextlib.nullcontext() if store is None else store:
@@ -109,6 +110,7 @@ def run_sweep(
         pending = [index for index in plan.order() if results[index] is None]
         if begin is not None:
             begin(len(tasks) - len(pending))
+        workers = jobs or workers_for(plan.requests_of(tasks[index][0] for index in pending))
         calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
         with closing(run_tasks(run_task, calls, jobs=workers, executor=executor, address=address)) as done, SHARED:
             for number, result in done:
@@ -124,6 +126,11 @@ def run_sweep(
                     progress(1)
         all_results = [result for result in results if result is not None]
         return _finish(plan, record, all_results, store, plots=plots, finished=finished)
+
+
+def workers_for(requests: int) -> int:
+    """How many processes are worth their start, which takes as long as some thousand requests."""
+    return max(min(usable_cpus(), requests // REQUESTS_OF_A_WORKER), 1)
 
 
 def read_sweep(folder: Path | str) -> Sweep:

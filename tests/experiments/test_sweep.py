@@ -25,12 +25,13 @@ from experiments.stats.intervals import across_replications
 from experiments.stats.quantiles import LEVELS
 from experiments.stats.selection import possibly_lowest
 from experiments.sweeps import configuration as running
+from experiments.sweeps import executor as executing
 from experiments.sweeps import plan as planning
 from experiments.sweeps.configuration import figures
 from experiments.sweeps.folder import SweepFolder
 from experiments.sweeps.grid import as_override, cross, fingerprint, parse_grid, read_configurations
 from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import read_sweep, run_sweep
+from experiments.sweeps.sweep import read_sweep, run_sweep, workers_for
 from experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -534,6 +535,34 @@ def test_a_folder_whose_sweep_has_only_begun_is_ours(tmp_path: Path) -> None:
 
 
 # --- executors ---
+
+
+def test_no_more_processes_than_are_worth_their_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.sweeps.sweep.usable_cpus", lambda: 4)
+    assert [workers_for(requests) for requests in (0, 9_999, 10_000, 19_999, 10**9)] == [1, 1, 2, 3, 4]
+    asked: list[int] = []
+    original = executing.run_tasks
+
+    def asks(function: Any, tasks: Any, *, jobs: int, **more: Any) -> Any:
+        asked.append(jobs)
+        return original(function, tasks, jobs=1, **more)
+
+    monkeypatch.setattr("experiments.sweeps.sweep.run_tasks", asks)
+    monkeypatch.setattr("experiments.sweeps.sweep.REQUESTS_OF_A_WORKER", 80)
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=2)
+    run_sweep(plan, tmp_path / "out")
+    run_sweep(plan, jobs=3)
+    # Only what is left to do counts.
+    for path in (tmp_path / "out" / "configurations").glob("*-1.json"):
+        path.unlink()
+    run_sweep(plan, tmp_path / "out")
+    assert asked == [2, 3, 1]
+
+
+def test_no_more_processes_than_tasks_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A single task needs no other process, however many may be had.
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    assert list(executing.run_tasks(abs, [(-3,)], jobs=64)) == [(0, 3)]
 
 
 def test_an_executor_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, bufferlab: Any, folder: Path) -> None:
