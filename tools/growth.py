@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.stats.intervals import Estimate, across_replications
+from protocol.compiled import state
 
 if TYPE_CHECKING:
     from experiments.config.schema import Config
@@ -71,6 +72,7 @@ def main() -> int:
         axis.run(axis.sizes[0])  # everything is imported then
     rounds = [measure(sizes, backwards=number % 2 == 1) for number in range(QUICK_ROUNDS if chosen.quick else ROUNDS)]
     print(table(AXES, sizes, rounds))
+    print(f"\nThe cores were {state()}.")
     return 0
 
 
