@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
-# Nothing where it is there already, and no failure where there is no C compiler; half a minute after a source has changed.
+# Nothing where it is there already, and no failure where there is no C compiler; a minute after a source has changed.
 COMPILE = @$(BIN)/python tools/compile_core.py --or-interpreted
 FAST := not slow and not rdma_vm
 BOTH := tests/regression tests/protocol tests/sim/test_clock.py tests/sim/test_properties.py

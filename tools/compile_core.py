@@ -125,7 +125,7 @@ def _build(compiler: str, say: Callable[[str], None], *, replace: bool) -> Path:
         copied = sources(work)
         target = BUILDS / digest_of(copied)
         started_s = time.monotonic()
-        say("compiling the cores, which takes about half a minute")
+        say("compiling the cores, which takes about a minute")
         made = work / "made"
         made.mkdir()
         _compile(work, compiler, made)
