@@ -43,7 +43,10 @@ MODULES = (
     "sim.cluster.*",
     "sim.fairshare",
     "sim.host.processors",
+    "sim.host.spread",
     "sim.network.adapters",
+    "sim.network.times",
+    "sim.network.transfer",
     "sim.network.worker",
     "sim.run",
 )

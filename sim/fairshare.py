@@ -99,6 +99,28 @@ def fill(nodes: Sequence[Node], flows: Sequence[Flow]) -> None:
                     _grant(flow, level)
 
 
+def rates_of_one(capacity: float, caps: Sequence[float]) -> list[float]:
+    """The rates of flows that share a single node, by their caps: what ``fill`` grants them, to the last bit."""
+    rates = [0.0] * len(caps)
+    rising = len(caps)
+    used = 0.0
+    by_cap = sorted(range(len(caps)), key=caps.__getitem__)
+    place = 0
+    while rising:
+        level = (capacity - used) / rising
+        if caps[by_cap[place]] > level:
+            for number in by_cap[place:]:
+                rates[number] = level
+            break
+        while rising and caps[by_cap[place]] <= level:
+            number = by_cap[place]
+            rates[number] = caps[number]
+            used += caps[number]
+            rising -= 1
+            place += 1
+    return rates
+
+
 def _grant(flow: Flow, rate: float) -> None:
     flow.granted = rate
     for node in flow.nodes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import ceil
+from typing import final
 
 
+@final
 class LoopGrid:
     """When a scheduler loop iterates: at origin_s + index * period_s, for index from ``index`` on."""
 
@@ -22,11 +23,11 @@ class LoopGrid:
         origin_s, period_s = self.origin_s, self.period_s
         if not period_s:
             return origin_s if origin_s > now else now
-        index = ceil((now - origin_s) / period_s)
+        index = int((now - origin_s) / period_s)
         # The quotient is rounded, so the neighbours decide.
-        if origin_s + index * period_s < now:
+        while origin_s + index * period_s < now:
             index += 1
-        elif origin_s + (index - 1) * period_s >= now:
+        while origin_s + (index - 1) * period_s >= now:
             index -= 1
         if index > self.index:
             self.index = index

@@ -8,21 +8,26 @@ hold no clock.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import Final, final
 
 from protocol.emulation.scenario import Scenario
 from protocol.messages import Deliver
 
 
-class Delivered(NamedTuple):
+@final
+class Delivered:
     """A request that waits for its prefill. ``prefill_s``: its part of a pass."""
 
-    room: int
-    incarnation: int
-    tokens: int
-    prefill_s: float
+    __slots__ = ("incarnation", "prefill_s", "room", "tokens")
+
+    def __init__(self, room: int, incarnation: int, tokens: int, prefill_s: float) -> None:
+        self.room: Final = room
+        self.incarnation: Final = incarnation
+        self.tokens: Final = tokens
+        self.prefill_s: Final = prefill_s
 
 
+@final
 class Passes:
     """The passes of one instance. ``slowness``: how many times longer they take on its slowest rank.
 
@@ -30,13 +35,22 @@ class Passes:
     pass.
     """
 
-    __slots__ = ("_encode_base_s", "_most_tokens", "_prefill_base_s", "_prefill_s", "slowness", "waiting")
+    __slots__ = (
+        "_encode_base_s",
+        "_most_tokens",
+        "_per_token2_s",
+        "_per_token_s",
+        "_prefill_base_s",
+        "slowness",
+        "waiting",
+    )
 
     def __init__(self, scenario: Scenario, slowness: float = 1.0) -> None:
         services = scenario.services
         self._encode_base_s = services.encode_base_s
         self._prefill_base_s = services.prefill_base_s
-        self._prefill_s = services.prefill_s
+        self._per_token_s = services.prefill_per_token_s
+        self._per_token2_s = services.prefill_per_token2_s
         self._most_tokens = scenario.prefill_batch_tokens
         self.slowness = slowness
         self.waiting: deque[Delivered] = deque()
@@ -51,7 +65,7 @@ class Passes:
     def add(self, delivery: Deliver) -> None:
         """Let a delivered request wait for its prefill."""
         tokens = delivery.total_tokens
-        prefill_s = self._prefill_s(tokens, delivery.prefill_factor)
+        prefill_s = delivery.prefill_factor * (self._per_token_s + self._per_token2_s * tokens) * tokens
         self.waiting.append(Delivered(delivery.room, delivery.incarnation, tokens, prefill_s))
 
     def prefill(self) -> tuple[list[Delivered], float]:
@@ -62,8 +76,10 @@ class Passes:
         waiting, most_tokens = self.waiting, self._most_tokens
         taken: list[Delivered] = []
         tokens = 0
+        work_s = 0.0
         while waiting and (not taken or most_tokens is None or tokens + waiting[0].tokens <= most_tokens):
             one = waiting.popleft()
             tokens += one.tokens
+            work_s += one.prefill_s
             taken.append(one)
-        return taken, (self._prefill_base_s + sum([one.prefill_s for one in taken])) * self.slowness
+        return taken, (self._prefill_base_s + work_s) * self.slowness

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from heapq import heapreplace
+from typing import final
 
 
+@final
 class Processors:
     """``count`` processors. What is given to them begins as soon as one is free, in the order it came.
 

@@ -43,11 +43,12 @@ from sim.cluster.processes import Processes
 from sim.cluster.requests import Concluded, Requests
 from sim.cluster.shared import SharedHost
 from sim.cluster.state import State
-from sim.cluster.threads import Draws
 from sim.cluster.timers import Timers
 from sim.faults import Faults, Watcher
+from sim.host.spread import Draws
 from sim.network.adapters import Network
-from sim.network.link import LinkProfile, TransferWorker
+from sim.network.link import LinkProfile
+from sim.network.transfer import TransferWorker
 
 
 class Cluster:

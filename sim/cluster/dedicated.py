@@ -6,19 +6,23 @@ happens when the copy is over.
 
 from __future__ import annotations
 
+from typing import final
+
 from protocol.emulation.scenario import Request
 from protocol.messages import CopyOut, Iteration
 from protocol.topology import RankId
+from sim.clock import Call
 from sim.cluster.group import Group, Rank, Worker
 from sim.cluster.host import Host
 from sim.cluster.iterations import Iterations
-from sim.cluster.messages import IN_LANGUAGE_ITERATIONS, Messages
+from sim.cluster.messages import Messages
 from sim.cluster.requests import Requests
 from sim.cluster.state import State
-from sim.network.link import TransferWorker
+from sim.network.transfer import TransferWorker
 from sim.network.worker import QueuedWorker
 
 
+@final
 class DedicatedProcessors(Host):
     """As many processors as threads."""
 
@@ -26,6 +30,9 @@ class DedicatedProcessors(Host):
         self._state = state
         self._clock = state.clock
         self._link = state.link
+        self._times = state.link.times
+        self._submit_latency_s = state.link.submit_latency_s
+        self._wakeup_s = state.link.wakeup_s
         self._layout = state.scenario.layout
         self.control_s = state.link.control_latency_s
 
@@ -41,7 +48,7 @@ class DedicatedProcessors(Host):
         """Where nobody can share the adapters, when a write ends is known as soon as it is queued."""
         state = self._state
         if state.network is None:
-            return TransferWorker(self._link.slowed(slowness), self._layout, rank_id, state.contacts)
+            return TransferWorker(self._link.slowed(slowness).times, self._layout, rank_id, state.contacts)
         return QueuedWorker(self._clock, state.network, self._layout, rank_id, state.contacts, slowness)
 
     def add_process(self, rank: Rank) -> None:
@@ -54,7 +61,7 @@ class DedicatedProcessors(Host):
 
     def hand_out(self, request: Request, encode: Group, language: Group) -> None:
         """The request reaches the processes the link's latency later."""
-        time_s = self._clock._now + self._link.submit_latency_s
+        time_s = self._clock._now + self._submit_latency_s
         if time_s > self._clock._now:
             self._clock.call_at(time_s, self._requests.reached, request, encode, language)
         else:
@@ -76,11 +83,16 @@ class DedicatedProcessors(Host):
     def plan_iteration(self, group: Group, not_before_s: float) -> None:
         """The loop comes round the link's ``wakeup_s`` after the moment of its grid."""
         group.iteration_due = True
-        self._clock.call_last_at(
-            group.grid.next_s(not_before_s) + self._link.wakeup_s, group.order, self._iteration, group
+        self._clock.put_last_at(
+            group.grid.next_s(not_before_s) + self._wakeup_s, group.order, _IterationDue(self, group)
         )
 
-    def _iteration(self, group: Group) -> None:
+    def end_prefill_in(self, delay_s: float, over: Call) -> None:
+        """They notice at once."""
+        self._clock.put_after(delay_s, over)
+
+    def iterate(self, group: Group) -> None:
+        """It is time for an iteration."""
         if group.down:
             return
         now = self._clock._now
@@ -95,24 +107,39 @@ class DedicatedProcessors(Host):
 
     def _encode_iteration(self, group: Group, iteration: Iteration) -> float:
         """Let every rank act on the iteration; return how long its encoder pass lasts, seconds."""
-        lasts_s, started, _ = self._iterations.encoder_pass(group, iteration)
-        if started:
-            self._clock.call_after(lasts_s + self._link.wakeup_s, self._iterations.encoded, started)
-        return lasts_s
+        begun = self._iterations.encoder_pass(group, iteration)
+        if begun.rooms:
+            self._clock.put_after(begun.lasts_s + self._wakeup_s, begun)
+        return begun.lasts_s
 
     def _language_iteration(self, group: Group, iteration: Iteration) -> float:
         """Let every rank act on the iteration; return how long its copies and the prefill pass last, seconds."""
-        copies_s = max([self._copies(rank, iteration) for rank in group.ranks])
-        return copies_s + self._iterations.prefill_pass(group, copies_s, self._iterations.prefilled)
+        copies_s = 0.0
+        for rank in group.ranks:
+            copies_s = max(copies_s, self._copies(rank, iteration))
+        return copies_s + self._iterations.prefill_pass(group, copies_s)
 
     def _copies(self, rank: Rank, iteration: Iteration) -> float:
         """Let one rank act on the iteration; return how long its copies last, seconds."""
         now = self._clock._now
         late_s = 0.0
-        actions = iter(rank.handle(iteration, now))
-        while (action := self._messages.carry_out(rank, actions, IN_LANGUAGE_ITERATIONS, late_s)) is not None:
-            assert isinstance(action, CopyOut)  # nothing else that is allowed takes time
-            late_s += self._link.copy_s(action.tokens * self._layout.bytes_per_token) * rank.group.slowness
+        for action in rank.handle(iteration, now):
+            if isinstance(action, CopyOut):
+                late_s += self._times.copy_s(action.tokens * self._layout.bytes_per_token) * rank.group.slowness
+            else:
+                self._messages.in_language_iteration(rank, action, late_s)
         if late_s:
             self._state.copied_s = max(self._state.copied_s, now + late_s)
         return late_s
+
+
+@final
+class _IterationDue(Call):
+    """The next iteration of a group."""
+
+    def __init__(self, host: DedicatedProcessors, group: Group) -> None:
+        self._host = host
+        self._group = group
+
+    def run(self) -> None:
+        self._host.iterate(self._group)

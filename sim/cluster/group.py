@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from math import inf
+from typing import Any, Final, final
 
 from protocol.emulation.loop import LoopGrid
 from protocol.emulation.passes import Passes
@@ -15,36 +16,48 @@ from protocol.messages import Action, Note, StartWrite
 from protocol.rank import RoomKey
 from protocol.sizing import Supervised
 from protocol.topology import RankId, Side
-from sim.network.link import TransferWorker
+from sim.faults import Watcher
+from sim.network.transfer import TransferWorker
 from sim.network.worker import HostedWorker, QueuedWorker
 
 Core = EncodeRank | LanguageRank
 Worker = TransferWorker | QueuedWorker | HostedWorker
 
 
+@final
 class Rank:
     """One core with what its driver needs. ``gone``: its process has ended, another may have taken its name.
 
     ``flying``: the writes under way, each with the rank whose memory it goes to and its bytes; kept only where
-    processes may end.
+    processes may end. ``watchers``: who is told of everything that the core is given and asks for.
     """
 
-    __slots__ = ("core", "flying", "gone", "group", "handle", "workers")
+    __slots__ = ("core", "flying", "gone", "group", "id", "watchers", "workers")
 
     def __init__(self, core: Core, workers: Sequence[Worker]) -> None:
-        self.core = core
-        self.handle: Callable[[Any, float], list[Action]] = core.handle
-        self.workers = workers
+        self.id: Final = core.rank_id
+        self.core: Final = core
+        self.workers: Final = workers
+        self.watchers: Final[list[Watcher]] = []
         self.gone = False
-        self.flying: dict[tuple[int, int, RankId], tuple[StartWrite, Rank, int]] = {}
+        self.flying: Final[dict[tuple[int, int, RankId], tuple[StartWrite, Rank, int]]] = {}
         self.group: Group
 
+    def handle(self, event: Any, now: float) -> list[Action]:
+        """Give an input to the core; return what it asks for."""
+        actions = self.core.handle(event, now)
+        if self.watchers:
+            for watcher in self.watchers:
+                watcher(self.id, event, actions)
+        return actions
 
+
+@final
 class Group:
     """The ranks of one instance of one side, and their common scheduler loop.
 
     ``compared``: the ranks' copies of a sizing policy from outside, which must answer alike. ``coming``: requests that
-    have been handed out and not got there yet.
+    have been handed out and not got there yet; kept only where processes may end.
     """
 
     __slots__ = (
@@ -83,7 +96,7 @@ class Group:
         self.order = order  # of iterations that fall on the same moment
         self.iteration_due = False
         self.notes: dict[int, tuple[float, RankId, Note]] = {}  # records that come when a copy is over, and when
-        self.reminder_s: float | None = None
+        self.reminder_s = inf  # when the reminder of its timers comes
         self.down = False
         self.coming: dict[RoomKey, None] = {}
         self.compared: dict[RankId, Supervised] = {}

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 
 from protocol.emulation.scenario import Request
 from protocol.topology import RankId
+from sim.clock import Call
 from sim.cluster.group import Group, Rank, Worker
 
 
@@ -55,6 +56,10 @@ class Host(ABC):
         """A rank tells the router that a request is over there."""
 
     # --- iterations ---
+
+    @abstractmethod
+    def end_prefill_in(self, delay_s: float, over: Call) -> None:
+        """A prefill pass is over in ``delay_s``: run ``over`` when the threads of its ranks have noticed."""
 
     @abstractmethod
     def plan_iteration(self, group: Group, not_before_s: float) -> None:

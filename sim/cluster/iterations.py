@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
+from typing import Final, final
 
 from protocol.agreement import hold_iteration
 from protocol.emulation.passes import Delivered
 from protocol.messages import Encoded, Iteration, Note, Prefilled, StartEncode
 from protocol.recording import Event
 from protocol.sizing import must_answer_alike
+from sim.clock import Call
 from sim.cluster.group import Group, Rank
 from sim.cluster.host import Host
-from sim.cluster.messages import IN_ENCODE_ITERATIONS, Messages
+from sim.cluster.messages import Messages
 from sim.cluster.state import State
 from sim.cluster.timers import Timers
 
-Started = list[tuple[Rank, Encoded]]
+
+@final
+class EncoderPass(Call):
+    """An encoder pass of a group: how long it lasts, and what its ranks encode. It runs when they notice its end.
+
+    ``tokens``: those of each rank. ``rooms``: what the ranks are given at the end, in order.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host: Final = host
+        self.lasts_s = 0.0
+        self.tokens: Final[list[int]] = []
+        self.rooms: Final[list[tuple[Rank, Encoded]]] = []
+
+    def run(self) -> None:
+        for rank, event in self.rooms:
+            if not rank.gone:
+                self._host.take(rank, event)
 
 
+@final
+class PrefillPass(Call):
+    """A prefill pass of a group, which runs when its ranks notice its end."""
+
+    def __init__(self, iterations: Iterations, group: Group, done: list[Delivered]) -> None:
+        self._iterations: Final = iterations
+        self.group: Final = group
+        self._done: Final = done
+
+    def run(self) -> None:
+        self._iterations.prefilled(self.group, self._done)
+
+
+@final
 class Iterations:
     """``held``: how many iterations all groups have had."""
 
@@ -26,7 +58,7 @@ class Iterations:
         self.held = 0
         self._state = state
         self._host = host
-        self._set_reminder = timers.set_reminder
+        self._timers = timers
         self._messages = messages
         self._clock = state.clock
         self._faults = state.faults
@@ -41,7 +73,7 @@ class Iterations:
     def held_up(self, group: Group, now: float) -> bool:
         """Whether a fault holds up the group's iteration. It is held later then, if ever."""
         assert self._faults is not None  # asked by whoever holds the iteration
-        ready_s = max(map(self._faults.ready_s, (rank.core.rank_id for rank in group.ranks)))
+        ready_s = max([self._faults.ready_s(rank.id) for rank in group.ranks])
         if ready_s <= now:
             return False
         if ready_s < inf:
@@ -67,42 +99,35 @@ class Iterations:
                 self._host.plan_iteration(group, now)
                 return
         for core in group.cores:
-            self._set_reminder(group, core)
+            self._timers.set_reminder(group, core)
 
     # --- passes ---
 
-    def encoder_pass(self, group: Group, iteration: Iteration) -> tuple[float, Started, list[int]]:
-        """Let every rank of an encode group act on the iteration, which may begin a pass.
-
-        Returns how long the pass lasts, the inputs that its ranks get at its end, and the tokens that each encodes.
-        """
+    def encoder_pass(self, group: Group, iteration: Iteration) -> EncoderPass:
+        """Let every rank of an encode group act on the iteration, which may begin a pass."""
         now = self._clock._now
-        started: Started = []
-        tokens = []
+        begun = EncoderPass(self._host)
         work_s = 0.0
         for rank in group.ranks:
             own_s, own_tokens = 0.0, 0
-            actions = iter(rank.handle(iteration, now))
-            while (action := self._messages.carry_out(rank, actions, IN_ENCODE_ITERATIONS)) is not None:
-                assert isinstance(action, StartEncode)  # nothing else that is allowed takes time
-                own_s += action.encode_s
-                own_tokens += action.total_tokens
-                started.append((rank, Encoded(action.room, action.incarnation)))
+            for action in rank.handle(iteration, now):
+                if isinstance(action, StartEncode):
+                    own_s += action.encode_s
+                    own_tokens += action.total_tokens
+                    begun.rooms.append((rank, Encoded(action.room, action.incarnation)))
+                else:
+                    self._messages.in_encode_iteration(rank, action)
             work_s = max(work_s, own_s)
-            tokens.append(own_tokens)
-        return (group.passes.encoder_s(work_s) if started else 0.0), started, tokens
+            begun.tokens.append(own_tokens)
+        if begun.rooms:
+            begun.lasts_s = group.passes.encoder_s(work_s)
+        return begun
 
-    def encoded(self, started: Started) -> None:
-        """An encoder pass is over, and the threads of its ranks have noticed."""
-        for rank, event in started:
-            if not rank.gone:
-                self._host.take(rank, event)
-
-    def prefill_pass(self, group: Group, copies_s: float, over: Callable[[Group, list[Delivered]], object]) -> float:
+    def prefill_pass(self, group: Group, copies_s: float) -> float:
         """Begin the prefill pass, after all ranks of a language group have acted on an iteration.
 
-        Their copies end in ``copies_s``. Returns how long the pass lasts. At its end ``over`` is called with what was
-        in it, if that matters.
+        Their copies end in ``copies_s``. Returns how long the pass lasts. If its end matters, the host sees
+        to it that the ranks notice.
         """
         if group.compared:
             must_answer_alike(group.compared)
@@ -113,7 +138,7 @@ class Iterations:
         if self._prefills:
             self._state.copied_s = max(self._state.copied_s, self._clock._now + ends_s)
         if self._tells_prefill:
-            self._clock.call_after(ends_s, over, group, done)
+            self._host.end_prefill_in(ends_s, PrefillPass(self, group, done))
         return pass_s
 
     def prefilled(self, group: Group, done: list[Delivered]) -> None:
@@ -122,8 +147,7 @@ class Iterations:
             for rank in group.ranks:
                 if rank.gone:
                     continue
-                rank_id = rank.core.rank_id
-                if self._records_prefill and (self._faults is None or self._faults.ready_s(rank_id) < inf):
-                    self._state.note(rank_id, Note(one.room, Event.PREFILLED, None, one.tokens, 0, ""))
+                if self._records_prefill and (self._faults is None or self._faults.ready_s(rank.id) < inf):
+                    self._state.note(rank.id, Note(one.room, Event.PREFILLED, None, one.tokens, 0, ""))
                 if self._releases_late:
                     self._host.take(rank, Prefilled(one.room, one.incarnation))

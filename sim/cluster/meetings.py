@@ -7,37 +7,38 @@ anything else goes on anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Final, final
 
-from protocol.emulation.passes import Delivered
 from protocol.messages import Action, CopyOut, Iteration
-from protocol.topology import Side
+from sim.clock import Call
 from sim.cluster.group import Group, Rank
-from sim.cluster.iterations import Iterations, Started
-from sim.cluster.messages import IN_LANGUAGE_ITERATIONS, Messages
+from sim.cluster.iterations import EncoderPass, Iterations, PrefillPass
+from sim.cluster.messages import Messages
 from sim.cluster.state import State
 from sim.cluster.threads import Threads
 from sim.host.costs import HostCosts
 
 
+@final
 class _Meeting:
     """An iteration of a group from its call until every rank has acted on it.
 
-    ``left``: ranks that the group waits for in the present step. ``rest``: of every language rank, the actions that are
+    ``left``: ranks that the group waits for in the present step. ``acting``: of every language rank that acts, what is
     still to come. ``cold``: the ranks whose threads slept soundly until the iteration and have copied nothing since.
     """
 
-    __slots__ = ("began_s", "cold", "group", "idle", "left", "rest")
+    __slots__ = ("acting", "began_s", "cold", "group", "idle", "left")
 
     def __init__(self, group: Group, cold: set[Rank], *, idle: bool) -> None:
-        self.group = group
-        self.idle = idle
+        self.group: Final = group
+        self.idle: Final = idle
         self.left = len(group.ranks)
         self.began_s = 0.0
-        self.rest: dict[Rank, Iterator[Action]] = {}
-        self.cold = cold
+        self.acting: Final[list[_Acting]] = []
+        self.cold: Final = cold
 
 
+@final
 class Meetings:
     """The meetings of all groups, at most one a group at a time. ``before_s``: work on an input before it is taken."""
 
@@ -51,13 +52,16 @@ class Meetings:
         before_s: float,
     ) -> None:
         self._state = state
-        self._host = host
+        self._iteration_s = host.iteration_s
+        self._fill_bytes_per_s = host.fill_bandwidth_Bps
+        self._cold_copy_s = host.cold_copy_s
+        self._width = host.collective_processors  # of an all-reduce
         self._threads = threads
         self._messages = messages
         self._iterations = iterations
         self._before_s = before_s
         self._clock = state.clock
-        self._link = state.link
+        self._link = state.link.times
         self._layout = state.scenario.layout
         self._processors = threads.processors
         self._under_way: dict[Group, _Meeting] = {}
@@ -70,42 +74,43 @@ class Meetings:
         group.iteration_due = True
         if group in self._under_way:
             return  # planned when this iteration is over
-        self._clock.call_last_at(group.grid.next_s(not_before_s), group.order, self._due, group, False)
+        self._clock.put_last_at(group.grid.next_s(not_before_s), group.order, _Due(self, group, idle=False))
 
     def _plan_idle(self, group: Group) -> None:
         """Hold an idle iteration of a group in which nothing is due, if it can take processors from anybody."""
         if len(group.ranks) == 1 or group.iteration_due:
             return
         if any(core.rooms for core in group.cores) and self._others_at_work():
-            self._clock.remind_at(group.grid.next_s(self._clock._now), self._due, group, True)
+            self._clock.put_reminder_at(group.grid.next_s(self._clock._now), _Due(self, group, idle=True))
 
     def _others_at_work(self) -> bool:
         """Whether anything goes on, or is to come, but idle iterations: they must not keep each other up."""
         return self._clock.ahead - self._processors.calls > 0 or self._processors.running > self._idle_works
 
-    def _due(self, group: Group, idle: bool) -> None:
+    def due(self, group: Group, idle: bool) -> None:
         """The clock says that the group iterates; its threads may still be asleep."""
         if group.down or (idle and (group.iteration_due or group in self._under_way)):
             return
-        late_s = self._threads.late_s(group, self._host.iteration_s)
+        late_s = self._threads.late_s(group, self._iteration_s)
         if not late_s:
-            self._meet(group, idle)
+            self.meet(group, idle)
         elif idle:
-            self._clock.remind_at(self._clock._now + late_s, self._meet, group, idle)
+            self._clock.put_reminder_at(self._clock._now + late_s, _Meet(self, group, idle=True))
         else:
-            self._clock.call_last_at(self._clock._now + late_s, group.order, self._meet, group, idle)
+            self._clock.put_last_at(self._clock._now + late_s, group.order, _Meet(self, group, idle=False))
 
     # --- meeting and agreeing ---
 
-    def _meet(self, group: Group, idle: bool) -> None:
+    def meet(self, group: Group, idle: bool) -> None:
+        """Its threads are awake."""
         if group.down or (idle and (group.iteration_due or group in self._under_way)):
             return
         group.iteration_due = True
         meeting = self._under_way[group] = _Meeting(group, self._threads.asleep(group), idle=idle)
         for rank in group.ranks:
-            self._threads.of[rank].enter(self._met, meeting)
+            self._threads.of[rank].hold(_Met(self, meeting))
 
-    def _met(self, meeting: _Meeting) -> None:
+    def met(self, meeting: _Meeting) -> None:
         """One more rank of the group is there; when all are, they agree."""
         meeting.left -= 1
         if meeting.left:
@@ -113,17 +118,16 @@ class Meetings:
         group = meeting.group
         meeting.left = size = len(group.ranks)
         if size == 1:
-            self._agree(meeting)
+            self.agree(meeting)
             return
         lasts_s = self._threads.collective_s(group)
         if group.cores[0].candidates():
             lasts_s += self._threads.collective_s(group)
-        width = self._host.collective_processors
         self._idle_works += size if meeting.idle else 0
         for _ in group.ranks:
-            self._processors.run(width * lasts_s, width, self._agree, meeting)
+            self._processors.work(self._width * lasts_s, self._width, _Agreed(self, meeting))
 
-    def _agree(self, meeting: _Meeting) -> None:
+    def agree(self, meeting: _Meeting) -> None:
         """One more rank has the agreement; when all have, each acts on it."""
         group = meeting.group
         self._idle_works -= meeting.idle
@@ -141,9 +145,9 @@ class Meetings:
         iteration = self._iterations.hold(group)
         # The work of an iteration comes before what it decides. One that nobody asked for has none unless something
         # came.
-        work_s = 0.0 if meeting.idle and not iteration.progress else self._host.iteration_s
+        work_s = 0.0 if meeting.idle and not iteration.progress else self._iteration_s
         for rank in group.ranks:
-            self._processors.run(work_s, 1.0, self._iterated, meeting, rank, iteration)
+            self._processors.work(work_s, 1.0, _Iterated(self, meeting, rank, iteration))
 
     def _is_held_up(self, group: Group, now: float) -> bool:
         """Whether a fault keeps the group, which has come together, from its iteration."""
@@ -155,13 +159,14 @@ class Meetings:
 
     # --- acting ---
 
-    def _iterated(self, meeting: _Meeting, rank: Rank, iteration: Iteration) -> None:
+    def iterated(self, meeting: _Meeting, rank: Rank, iteration: Iteration) -> None:
         """A rank has worked on the iteration and acts on it; encode ranks first wait for all, as they share a pass."""
         if meeting.group.down:
             self._threads.of[rank].leave()
-        elif meeting.group.side is Side.LANGUAGE:
-            meeting.rest[rank] = iter(rank.handle(iteration, self._clock._now))
-            self._act(meeting, rank)
+        elif not meeting.group.encodes:
+            acting = _Acting(self, meeting, rank, rank.handle(iteration, self._clock._now))
+            meeting.acting.append(acting)
+            self.act(acting)
         else:
             meeting.left -= 1
             if not meeting.left:
@@ -170,42 +175,54 @@ class Meetings:
 
     def _start_encoder_pass(self, meeting: _Meeting, iteration: Iteration) -> None:
         group, now = meeting.group, self._clock._now
-        pass_s, started, tokens = self._iterations.encoder_pass(group, iteration)
-        if started:
-            self._clock.call_after(pass_s, self._encoder_pass_over, group, started)
-        for rank, filled in zip(group.ranks, tokens, strict=True):
-            fill_s = filled * self._layout.bytes_per_token / self._host.fill_bandwidth_Bps
-            self._processors.run(fill_s, 1.0, self._filled, meeting, rank, now + pass_s)
+        begun = self._iterations.encoder_pass(group, iteration)
+        if begun.rooms:
+            self._clock.put_after(begun.lasts_s, _Noticing(self, group, begun))
+        for rank, filled in zip(group.ranks, begun.tokens, strict=True):
+            fill_s = filled * self._layout.bytes_per_token / self._fill_bytes_per_s
+            self._processors.work(fill_s, 1.0, _Filled(self, meeting, rank, now + begun.lasts_s))
 
-    def _encoder_pass_over(self, group: Group, started: Started) -> None:
+    def notice_encoded(self, group: Group, over: EncoderPass) -> None:
         """The encoder pass is over; its threads may still be asleep."""
-        self._clock.call_after(self._threads.late_s(group, self._before_s), self._iterations.encoded, started)
+        self._clock.put_after(self._threads.late_s(group, self._before_s), over)
 
-    def _filled(self, meeting: _Meeting, rank: Rank, end_s: float) -> None:
+    def filled(self, meeting: _Meeting, rank: Rank, end_s: float) -> None:
+        """A rank has written the output of its pass."""
         if self._acted(meeting, rank):
             self._finish(meeting, max(end_s, self._clock._now) - meeting.began_s)
 
-    def _act(self, meeting: _Meeting, rank: Rank) -> None:
+    def act(self, acting: _Acting) -> None:
         """Let a language rank act on the iteration until it has something to copy, or to the end."""
-        action = self._messages.carry_out(rank, meeting.rest[rank], IN_LANGUAGE_ITERATIONS)
-        if action is not None:
-            assert isinstance(action, CopyOut)  # nothing else that is allowed takes time
-            copy_s = self._link.copy_s(action.tokens * self._layout.bytes_per_token) * meeting.group.slowness
+        meeting, rank = acting.meeting, acting.rank
+        tokens = self._go_on(acting)
+        if tokens >= 0:
+            copy_s = self._link.copy_s(tokens * self._layout.bytes_per_token) * meeting.group.slowness
             copy_s *= self._threads.copies[rank].draw()
             if rank in meeting.cold:
                 meeting.cold.discard(rank)
-                copy_s += self._host.cold_copy_s
-            self._processors.run(copy_s, 1.0, self._act, meeting, rank)
+                copy_s += self._cold_copy_s
+            self._processors.work(copy_s, 1.0, acting)
             return
         now = self._clock._now
         self._state.copied_s = max(self._state.copied_s, now)
         if self._acted(meeting, rank) and not meeting.group.down:
-            pass_s = self._iterations.prefill_pass(meeting.group, 0.0, self._prefill_pass_over)
+            pass_s = self._iterations.prefill_pass(meeting.group, 0.0)
             self._finish(meeting, now - meeting.began_s + pass_s)
 
-    def _prefill_pass_over(self, group: Group, done: list[Delivered]) -> None:
+    def _go_on(self, acting: _Acting) -> int:
+        """Carry out the actions of a language rank up to its next copy; how many tokens that has, -1 at the end."""
+        actions = acting.actions
+        while acting.place < len(actions):
+            action = actions[acting.place]
+            acting.place += 1
+            if isinstance(action, CopyOut):
+                return action.tokens
+            self._messages.in_language_iteration(acting.rank, action)
+        return -1
+
+    def notice_prefilled(self, over: PrefillPass) -> None:
         """The prefill pass is over; its threads may still be asleep."""
-        self._clock.call_after(self._threads.late_s(group, 0.0), self._iterations.prefilled, group, done)
+        self._clock.put_after(self._threads.late_s(over.group, 0.0), over)
 
     def _acted(self, meeting: _Meeting, rank: Rank) -> bool:
         """A rank has acted on the iteration and goes on with what has come meanwhile; true if it was the last."""
@@ -231,6 +248,101 @@ class Meetings:
         """The copies under way count as done, since what they are for has been decided."""
         meeting = self._under_way.pop(group, None)
         if meeting is not None:
-            for rank, actions in meeting.rest.items():
-                while self._messages.carry_out(rank, actions, IN_LANGUAGE_ITERATIONS) is not None:
+            for acting in meeting.acting:
+                while self._go_on(acting) >= 0:
                     pass
+
+
+# --- what the threads and the clock are given, by what it leads to ---
+
+
+@final
+class _Due(Call):
+    def __init__(self, meetings: Meetings, group: Group, *, idle: bool) -> None:
+        self._meetings = meetings
+        self._group = group
+        self._idle = idle
+
+    def run(self) -> None:
+        self._meetings.due(self._group, self._idle)
+
+
+@final
+class _Meet(Call):
+    def __init__(self, meetings: Meetings, group: Group, *, idle: bool) -> None:
+        self._meetings = meetings
+        self._group = group
+        self._idle = idle
+
+    def run(self) -> None:
+        self._meetings.meet(self._group, self._idle)
+
+
+@final
+class _Met(Call):
+    def __init__(self, meetings: Meetings, meeting: _Meeting) -> None:
+        self._meetings = meetings
+        self._meeting = meeting
+
+    def run(self) -> None:
+        self._meetings.met(self._meeting)
+
+
+@final
+class _Agreed(Call):
+    def __init__(self, meetings: Meetings, meeting: _Meeting) -> None:
+        self._meetings = meetings
+        self._meeting = meeting
+
+    def run(self) -> None:
+        self._meetings.agree(self._meeting)
+
+
+@final
+class _Iterated(Call):
+    def __init__(self, meetings: Meetings, meeting: _Meeting, rank: Rank, iteration: Iteration) -> None:
+        self._meetings = meetings
+        self._meeting = meeting
+        self._rank = rank
+        self._iteration = iteration
+
+    def run(self) -> None:
+        self._meetings.iterated(self._meeting, self._rank, self._iteration)
+
+
+@final
+class _Noticing(Call):
+    def __init__(self, meetings: Meetings, group: Group, over: EncoderPass) -> None:
+        self._meetings = meetings
+        self._group = group
+        self._over = over
+
+    def run(self) -> None:
+        self._meetings.notice_encoded(self._group, self._over)
+
+
+@final
+class _Filled(Call):
+    def __init__(self, meetings: Meetings, meeting: _Meeting, rank: Rank, end_s: float) -> None:
+        self._meetings = meetings
+        self._meeting = meeting
+        self._rank = rank
+        self._end_s = end_s
+
+    def run(self) -> None:
+        self._meetings.filled(self._meeting, self._rank, self._end_s)
+
+
+@final
+class _Acting(Call):
+    """A language rank acts on an iteration; it runs when a copy is over. ``place``: of its next action."""
+
+    def __init__(self, meetings: Meetings, meeting: _Meeting, rank: Rank, actions: list[Action]) -> None:
+        self._meetings = meetings
+        self.meeting: Final = meeting
+        self.rank: Final = rank
+        self.actions: Final = actions
+        self.place = 0
+
+    def run(self) -> None:
+        self._meetings.act(self)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import groupby
-from typing import Any
+from typing import final
 
 from protocol.encode import EncodeRoom
 from protocol.lifecycle import PROCESS_ENDED
-from protocol.messages import Action, Conclude, Note
+from protocol.messages import Conclude, Note
 from protocol.rank import Room
 from protocol.recording import Event
 from protocol.status import FINAL, Status
@@ -21,6 +20,7 @@ from sim.cluster.state import State
 from sim.faults import Watcher
 
 
+@final
 class Processes:
     """Starts all of them when it is made."""
 
@@ -29,16 +29,16 @@ class Processes:
         self._host = host
         self._requests = requests
         self._messages = messages
-        self._watcher: Watcher | None = None
+        self._watchers: list[Watcher] = []
         ids = [*state.scenario.encode_ids(), *state.scenario.language_ids()]
         for order, (key, members) in enumerate(groupby(ids, lambda rank_id: (rank_id.side, rank_id.instance))):
             self._start(*key, list(members), order)
 
     def watch(self, watcher: Watcher) -> None:
         """Tell ``watcher(rank, input, actions)`` of everything that the cores are given and ask for from now on."""
-        self._watcher = watcher
+        self._watchers.append(watcher)
         for rank in self._state.ranks.values():
-            rank.handle = _watched(rank.core, rank.handle, watcher)
+            rank.watchers.append(watcher)
 
     # --- starting ---
 
@@ -46,9 +46,8 @@ class Processes:
         faults = self._state.faults
         slowness = faults.slowness if faults is not None else _as_fast_as_any
         ranks = [self._make_rank(rank_id, slowness(rank_id)) for rank_id in rank_ids]
-        self._state.ranks.update(zip(rank_ids, ranks, strict=True))
         slowest = max(map(slowness, rank_ids))
-        self._state.groups[side, instance] = Group(side, instance, ranks, self._state.scenario, slowest, order)
+        self._state.add_group(Group(side, instance, ranks, self._state.scenario, slowest, order))
 
     def _make_rank(self, rank_id: RankId, slowness: float) -> Rank:
         scenario, recorder = self._state.scenario, self._state.recorder
@@ -57,8 +56,7 @@ class Processes:
         else:
             workers = [self._host.make_worker(rank_id, one, slowness) for one in range(scenario.transfer_workers)]
             rank = Rank(scenario.make_encode_rank(rank_id, recorder), workers)
-        if self._watcher is not None:
-            rank.handle = _watched(rank.core, rank.handle, self._watcher)
+        rank.watchers.extend(self._watchers)
         self._host.add_process(rank)
         return rank
 
@@ -67,14 +65,19 @@ class Processes:
         old = self._state.groups[side, instance]
         if not old.down:
             raise ValueError(f"{side.value} instance {instance} is up already")
-        self._start(side, instance, [rank.core.rank_id for rank in old.ranks], old.order)
+        self._start(side, instance, [rank.id for rank in old.ranks], old.order)
         self._state.instances.start((side, instance))
 
     # --- ending ---
 
     def end(self, side: Side, instance: int) -> None:
-        """End all processes of an instance now. Their rooms and their memory are gone, and nobody is told."""
+        """End all processes of an instance now. Their rooms and their memory are gone, and nobody is told.
+
+        Raises ValueError where nothing was to go wrong: what is lost with a process is not kept there.
+        """
         state = self._state
+        if state.faults is None:
+            raise ValueError("processes end only in a cluster that was made with faults")
         group = state.groups[side, instance]
         self._host.end_processes(group)
         group.down = True
@@ -86,12 +89,12 @@ class Processes:
             state.untold += rank.core.untold
             self._messages.end_writes(rank)
             if state.contacts is not None:
-                state.contacts.forget(rank.core.rank_id)
+                state.contacts.forget(rank.id)
             for room in list(rank.core.rooms.values()):
                 self._lose(rank.core, room)
         for key in group.coming:
             for rank in group.ranks:
-                self._requests.refuse(rank.core.rank_id, key, PROCESS_ENDED)
+                self._requests.refuse(rank.id, key, PROCESS_ENDED)
 
     def _lose(self, core: Core, room: Room) -> None:
         """A room ends with its process: its client sees the connection break, and its blocks exist no more."""
@@ -113,14 +116,3 @@ class Processes:
 
 def _as_fast_as_any(_: RankId) -> float:
     return 1.0
-
-
-def _watched(
-    core: Core, handle: Callable[[Any, float], list[Action]], watcher: Watcher
-) -> Callable[[Any, float], list[Action]]:
-    def watched(event: Any, now: float) -> list[Action]:
-        actions = handle(event, now)
-        watcher(core.rank_id, event, actions)
-        return actions
-
-    return watched

@@ -17,7 +17,6 @@ from sim.cluster.host import Host
 from sim.cluster.state import State
 
 # Members of enumerations by names of this module: a global is found many times as fast.
-ENCODE: Final = Side.ENCODE
 LANGUAGE: Final = Side.LANGUAGE
 SUCCESS: Final = Status.Success
 
@@ -56,7 +55,7 @@ class Requests:
         self._host = host
         self._clock = state.clock
         self._scenario = state.scenario
-        self._services = state.scenario.services
+        self._intake = state.scenario.intake
         self._prepares = state.scenario.services.preprocess_per_token_s > 0
         self._faults = state.faults
         self._on_concluded = on_concluded
@@ -110,43 +109,43 @@ class Requests:
         """Give a request to all ranks of its two instances, now. Raises ValueError for an unknown instance."""
         if self.before is not None:
             self.before(request)
-        groups = self._state.groups
-        encode = groups.get((ENCODE, request.encode_instance))
-        language = groups.get((LANGUAGE, request.language_instance))
-        if encode is None or language is None:
+        encodes, languages = self._state.encode_groups, self._state.language_groups
+        if not (0 <= request.encode_instance < len(encodes) and 0 <= request.language_instance < len(languages)):
             raise ValueError(
                 f"room {request.room} wants encode instance {request.encode_instance} and language instance "
                 f"{request.language_instance}; there are {self._scenario.encode_instances} and "
                 f"{self._scenario.language_instances}"
             )
+        encode, language = encodes[request.encode_instance], languages[request.language_instance]
         self.submitted += 1
         key = (request.room, request.incarnation)
         self.outcomes[key] = Outcome(len(encode.ranks) + len(language.ranks), concluded)
-        refusal = self._state.instances.refusal(encode.key, language.key)
-        if refusal:
+        if encode.down or language.down:
+            refusal = self._state.instances.refusal(encode.key, language.key)
             for rank in (*encode.ranks, *language.ranks):
-                self.refuse(rank.core.rank_id, key, refusal)
+                self.refuse(rank.id, key, refusal)
             return
-        encode.coming[key] = language.coming[key] = None
+        if self._faults is not None:
+            encode.coming[key] = language.coming[key] = None
         self._host.hand_out(request, encode, language)
 
     def reached(self, request: Request, encode: Group, language: Group) -> None:
         """A request reaches the processes of its instances."""
-        scenario = self._scenario
-        encode_request = scenario.encode_request(request)
+        encode_request = self._intake.encode_request(request)
         if self._prepares:
-            lasts_s = self._services.preprocess_s(request) * encode.slowness
+            lasts_s = self._intake.preprocess_s(request) * encode.slowness
             ready_s = encode.processors.give(self._clock._now, lasts_s)
             self._clock.put_at(ready_s, _Prepared(self, encode, encode_request))
         else:
             self.submit_to(encode, encode_request)
-        self.submit_to(language, scenario.language_request(request))
+        self.submit_to(language, self._intake.language_request(request))
 
     def submit_to(self, group: Group, request: EncodeRequest | LanguageRequest) -> None:
         """A request is ready for the ranks of a group."""
         if group.down:
             return  # it was lost with these processes
-        del group.coming[request.room, request.incarnation]
+        if self._faults is not None:
+            del group.coming[request.room, request.incarnation]
         for rank in group.ranks:
             self._host.receive(rank, request)
 
@@ -159,7 +158,7 @@ class Requests:
         outcome = self.outcomes[key]
         outcome.left -= 1
         # A request is served when all language ranks have it, whatever the encode side came to think of it.
-        if conclusion.status is not SUCCESS and rank_id.side is Side.LANGUAGE:
+        if conclusion.status is not SUCCESS and rank_id.side is LANGUAGE:
             outcome.delivered = False
         if outcome.left:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from typing import Final, final
 
 from protocol.emulation.scenario import Scenario
 from protocol.lifecycle import Instances
@@ -14,9 +15,13 @@ from sim.clock import Clock
 from sim.cluster.group import Core, Group, Rank
 from sim.faults import Faults
 from sim.network.adapters import Network
-from sim.network.link import Contacts, LinkProfile
+from sim.network.link import LinkProfile
+from sim.network.transfer import Contacts
+
+ENCODE: Final = Side.ENCODE
 
 
+@final
 class State:
     """One cluster's. ``copied_s``: when the last of the copies and prefills begun so far ends.
 
@@ -34,6 +39,8 @@ class State:
         self.instances = Instances()
         self.ranks: dict[RankId, Rank] = {}
         self.groups: dict[tuple[Side, int], Group] = {}
+        self.encode_groups: list[Group] = []  # by instance
+        self.language_groups: list[Group] = []
         self.contacts = Contacts(link.first_contact_s) if link.first_contact_s else None
         self.network = Network(clock, link) if link.contended and self._may_share() else None
         self.copied_s = 0.0
@@ -49,6 +56,21 @@ class State:
         if self.link.shared_by == "instance":
             writing *= min(scenario.encode_tp, scenario.language_tp)
         return writing > 1 or scenario.encode_instances > 1
+
+    def add_group(self, group: Group) -> None:
+        """An instance has started, for the first time or anew."""
+        self.groups[group.key] = group
+        self.ranks.update((rank.id, rank) for rank in group.ranks)
+        groups = self.encode_groups if group.encodes else self.language_groups
+        if group.instance < len(groups):
+            groups[group.instance] = group
+        else:
+            groups.append(group)
+
+    def rank_of(self, rank_id: RankId) -> Rank:
+        """The rank that has a name now."""
+        groups = self.encode_groups if rank_id.side is ENCODE else self.language_groups
+        return groups[rank_id.instance].ranks[rank_id.rank]
 
     @property
     def living(self) -> Iterator[Core]:
@@ -72,7 +94,7 @@ class State:
         """
         self._noted += 1
         time_s = self.clock._now + late_s
-        rank.group.notes[self._noted] = (time_s, rank.core.rank_id, note)
+        rank.group.notes[self._noted] = (time_s, rank.id, note)
         heappush(self.later, (time_s, self._noted, rank.group))
 
     def note_due(self, time_s: float) -> None:

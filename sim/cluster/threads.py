@@ -7,7 +7,6 @@ that a process that is started anew under a rank's name draws other durations th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from protocol.topology import RankId
@@ -15,29 +14,11 @@ from sim.clock import Clock
 from sim.cluster.group import Group, Rank
 from sim.host.costs import HostCosts
 from sim.host.processors import SharedProcessors, Thread
+from sim.host.spread import Draws, Spread
 from sim.streams import stream
 
 if TYPE_CHECKING:
     from numpy.random import Generator
-
-Draws = Callable[[str], "Generator"]
-"""The stream of what takes another time every time, by its name."""
-
-
-class Spread:
-    """Factors that are drawn, one each time. The stream is made only where there is a choice."""
-
-    __slots__ = ("_draws", "_factors")
-
-    def __init__(self, factors: tuple[float, ...], draws: Draws, name: str) -> None:
-        self._factors = factors
-        self._draws = draws(name) if len(factors) > 1 else None
-
-    def draw(self) -> float:
-        """The next one."""
-        if self._draws is None:
-            return self._factors[0]
-        return self._factors[int(self._draws.random() * len(self._factors))]
 
 
 class Threads:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Final, final
 
 from protocol.observe.deadlock import Deadlock, find_deadlock
+from sim.clock import Call
 from sim.cluster.group import Core, Group
 from sim.cluster.host import Host
 from sim.cluster.requests import Requests
 from sim.cluster.state import State
 
-MOST_DEADLOCKS = 16
+MOST_DEADLOCKS: Final = 16
 """Kept of one run. Timers end one deadlock and the rooms behind it make the next."""
 
 
+@final
 class Timers:
     """See to it that the cores' timers lead to iterations. ``deadlocks``: those that were seen, and when."""
 
@@ -29,14 +32,15 @@ class Timers:
         """See to it that the core's next timer leads to an iteration."""
         due_s = core.timer_s
         # Deadlines mostly move later. A reminder that comes too early is set again then.
-        if due_s is not None and (group.reminder_s is None or due_s < group.reminder_s):
+        if due_s is not None and due_s < group.reminder_s:
             group.reminder_s = max(due_s, self._clock._now)
-            self._clock.remind_at(group.reminder_s, self._remind, group, group.reminder_s)
+            self._clock.put_reminder_at(group.reminder_s, _Reminder(self, group))
 
-    def _remind(self, group: Group, due_s: float) -> None:
+    def remind(self, group: Group, due_s: float) -> None:
+        """A reminder has come."""
         if group.reminder_s != due_s or group.down:
             return  # an earlier one has taken its place
-        group.reminder_s = None
+        group.reminder_s = inf
         if group.iteration_due:
             return  # the iteration looks at the timers itself
         now = self._clock._now
@@ -66,3 +70,15 @@ class Timers:
                 # The end of a copy has no event of its own.
                 self.deadlocks.append((max(now, self._state.copied_s), found))
         return found
+
+
+@final
+class _Reminder(Call):
+    """One of the cores of a group may have a timer that is due."""
+
+    def __init__(self, timers: Timers, group: Group) -> None:
+        self._timers = timers
+        self._group = group
+
+    def run(self) -> None:
+        self._timers.remind(self._group, self.time_s)

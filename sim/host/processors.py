@@ -10,34 +10,40 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import Any, Final, final
 
-from sim.clock import Call, Clock
-from sim.fairshare import Flow, Node, fill
+from sim.clock import Call, Clock, FunctionCall
+from sim.fairshare import rates_of_one
 
-_ENDED_S = 1e-12
+_ENDED_S: Final = 1e-12
 """Work below this is rounding: a run of 1,000 s has times to a part in 1e13 of a second."""
 
 
-class _Work(Flow):
-    """Of its width at most, in one flow through the processors. ``left_s`` is what is left of it at the last change."""
+@final
+class _Work:
+    """``left_s`` is what was left of it at the last change, ``rate`` what it has of the processors since then."""
 
-    __slots__ = ("arguments", "done", "left_s")
+    __slots__ = ("left_s", "rate", "then", "width")
 
-    def __init__(
-        self, node: Node, work_s: float, width: float, done: Callable[..., object], arguments: tuple[Any, ...]
-    ) -> None:
-        # What its base does, without the call: a run makes one of these for everything that a thread does.
-        self.nodes = (node,)
-        self.cap = width
-        self.rate = 0.0
-        self.granted = 0.0
-        self.seen = 0
+    def __init__(self, work_s: float, width: float, then: Call) -> None:
         self.left_s = work_s
-        self.done = done
-        self.arguments = arguments
+        self.width: Final = width
+        self.then: Final = then
+        self.rate = 0.0
 
 
+@final
+class _End(Call):
+    """The first of the work that is under way ends."""
+
+    def __init__(self, processors: SharedProcessors) -> None:
+        self._processors = processors
+
+    def run(self) -> None:
+        self._processors.end()
+
+
+@final
 class SharedProcessors:
     """``count`` processors, shared max–min fairly among segments of work: none has more than its width, and none has
     less than another unless that is its width.
@@ -45,7 +51,7 @@ class SharedProcessors:
     ``busy_s``: processor seconds spent. Raises ValueError for a count that is not above 0.
     """
 
-    __slots__ = ("_call", "_clock", "_ending", "_node", "_since_s", "_under_way", "busy_s", "count")
+    __slots__ = ("_call", "_clock", "_ending", "_since_s", "_under_way", "busy_s", "count")
 
     def __init__(self, clock: Clock, count: float) -> None:
         if not count > 0:
@@ -53,7 +59,6 @@ class SharedProcessors:
         self.count = count
         self.busy_s = 0.0
         self._clock = clock
-        self._node = Node(count)
         self._under_way: list[_Work] = []
         self._since_s = 0.0
         self._ending = False
@@ -75,17 +80,21 @@ class SharedProcessors:
         return 0 if self._call is None else 1
 
     def run(self, work_s: float, width: float, done: Callable[..., object], *arguments: Any) -> None:
-        """Do ``work_s`` processor seconds on at most ``width`` processors at a time, then call ``done(*arguments)``.
+        """The same as ``work`` with a function and its arguments."""
+        self.work(work_s, width, FunctionCall(done, arguments))
+
+    def work(self, work_s: float, width: float, then: Call) -> None:
+        """Do ``work_s`` processor seconds on at most ``width`` processors at a time, then run ``then``.
 
         Work of nothing is done at once. Raises ValueError for negative work or a width that is not above 0.
         """
         if not work_s >= 0.0 or not width > 0.0:
             raise ValueError(f"work of {work_s} s on {width} processors: it must be at least 0, and they more than 0")
         if not work_s:
-            done(*arguments)
+            then.run()
             return
         self._advance()
-        self._under_way.append(_Work(self._node, work_s, width, done, arguments))
+        self._under_way.append(_Work(work_s, width, then))
         if not self._ending:
             self._share()
 
@@ -95,52 +104,66 @@ class SharedProcessors:
         elapsed_s = now - self._since_s
         if elapsed_s:
             for one in self._under_way:
-                one.left_s -= one.granted * elapsed_s
-                self.busy_s += one.granted * elapsed_s
+                done_s = one.rate * elapsed_s
+                one.left_s -= done_s
+                self.busy_s += done_s
         self._since_s = now
 
     def _share(self) -> None:
         """Set all rates, and the call for the first that ends."""
-        under_way = self._under_way
-        wanted = 0.0
-        for one in under_way:
-            wanted += one.cap
-        if wanted <= self.count:  # nobody is in another's way
-            for one in under_way:
-                one.granted = one.cap
-        else:
-            self._node.flows = dict.fromkeys(under_way)  # in the order in which they started
-            fill([self._node], under_way)
-        next_s = inf
-        for one in under_way:
-            lasts_s = one.left_s / one.granted
-            if lasts_s < next_s:
-                next_s = lasts_s
         if self._call is not None:
             self._clock.withdraw(self._call)
             self._call = None
-        if under_way:
-            self._call = self._clock.call_at(self._clock._now + max(next_s, 0.0), self._end)
+        under_way = self._under_way
+        if not under_way:
+            return
+        wanted = 0.0
+        for one in under_way:
+            wanted += one.width
+        if wanted <= self.count:  # nobody is in another's way
+            for one in under_way:
+                one.rate = one.width
+        else:
+            rates = rates_of_one(self.count, [one.width for one in under_way])
+            for one, rate in zip(under_way, rates, strict=True):
+                one.rate = rate
+        next_s = inf
+        for one in under_way:
+            lasts_s = one.left_s / one.rate
+            if lasts_s < next_s:
+                next_s = lasts_s
+        self._call = call = _End(self)
+        self._clock.put_at(self._clock._now + max(next_s, 0.0), call)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Its call has come."""
         self._call = None
         self._advance()
-        first_s = min(one.left_s for one in self._under_way)
+        first_s = inf
+        for one in self._under_way:
+            if one.left_s < first_s:
+                first_s = one.left_s
         limit_s = max(first_s, _ENDED_S)
-        ended = [one for one in self._under_way if one.left_s <= limit_s]
-        self._under_way = [one for one in self._under_way if one.left_s > limit_s]
+        ended, rest = [], []
+        for one in self._under_way:
+            if one.left_s <= limit_s:
+                ended.append(one)
+            else:
+                rest.append(one)
+        self._under_way = rest
         # What follows from the ends begins at this moment, too: the processors are shared out once.
         self._ending = True
         for one in ended:
-            one.done(*one.arguments)
+            one.then.run()
         self._ending = False
         self._share()
 
 
+@final
 class Thread:
     """One thread: it does one thing after the other, first come, first served.
 
-    What holds it is a step: it begins with ``enter`` and lasts until ``leave``.
+    What holds it is a step: it begins with ``hold`` and lasts until ``leave``.
     """
 
     __slots__ = ("_busy", "_left_s", "_processors", "_takes", "_waiting")
@@ -150,7 +173,7 @@ class Thread:
         self._busy = False
         self._left_s = 0.0
         self._takes = False
-        self._waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._waiting: deque[Call] = deque()
 
     @property
     def idle_s(self) -> float:
@@ -158,12 +181,16 @@ class Thread:
         return 0.0 if self._busy else self._processors.now - self._left_s
 
     def enter(self, step: Callable[..., object], *arguments: Any) -> None:
-        """Call ``step(*arguments)`` as soon as the thread is free; it is then held until ``leave``."""
+        """The same as ``hold`` with a function and its arguments."""
+        self.hold(FunctionCall(step, arguments))
+
+    def hold(self, step: Call) -> None:
+        """Run ``step`` as soon as the thread is free; the thread is then held until ``leave``."""
         if self._busy:
-            self._waiting.append((step, arguments))
+            self._waiting.append(step)
             return
         self._busy = True
-        step(*arguments)
+        step.run()
 
     def leave(self) -> None:
         """The step that holds the thread is over."""
@@ -174,14 +201,37 @@ class Thread:
         self._takes = True
         while self._waiting and not self._busy:
             self._busy = True
-            step, arguments = self._waiting.popleft()
-            step(*arguments)
+            self._waiting.popleft().run()
         self._takes = False
 
     def run(self, work_s: float, done: Callable[..., object], *arguments: Any) -> None:
         """Work on one processor for ``work_s`` when the thread is free, then call ``done(*arguments)``."""
-        self.enter(self._processors.run, work_s, 1.0, self._ran, done, arguments)
+        self.hold(_Task(self, work_s, FunctionCall(done, arguments)))
 
-    def _ran(self, done: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        done(*arguments)
-        self.leave()
+    def spend(self, work_s: float) -> None:
+        """The same, and nobody waits for it."""
+        self.hold(_Task(self, work_s, None))
+
+    def begin(self, task: _Task) -> None:
+        """The thread is free for a task."""
+        task.begun = True
+        self._processors.work(task.work_s, 1.0, task)
+
+
+@final
+class _Task(Call):
+    """Work of a thread that is nothing but that: it holds the thread while it lasts."""
+
+    def __init__(self, thread: Thread, work_s: float, then: Call | None) -> None:
+        self._by = thread
+        self._then = then
+        self.work_s: Final = work_s
+        self.begun = False
+
+    def run(self) -> None:
+        if not self.begun:
+            self._by.begin(self)
+            return
+        if self._then is not None:
+            self._then.run()
+        self._by.leave()

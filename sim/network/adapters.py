@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from math import inf
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, cast, final
 
 import msgspec
 
 from protocol.topology import RankId
-from sim.clock import Call, Clock
+from sim.clock import Call, Clock, FunctionCall
 from sim.fairshare import Flow, Node, component, fill
 from sim.network.link import LinkProfile
 
@@ -59,6 +59,7 @@ class FlowState(msgspec.Struct, frozen=True, kw_only=True):
     left_s: float
 
 
+@final
 class _Adapters(Node):
     """All adapters of one sender or receiver in one direction."""
 
@@ -83,22 +84,11 @@ class _Adapters(Node):
         self.looked_s = now
 
 
+@final
 class _Transfer(Flow):
-    """A write on its nodes. ``left_s`` is what is left of its work at ``since_s``."""
+    """A write on its nodes. ``left_s`` is what is left of its work at ``since_s``; ``then`` runs when it ends."""
 
-    __slots__ = (
-        "arguments",
-        "bytes",
-        "call",
-        "call_s",
-        "done",
-        "end_s",
-        "ends",
-        "left_s",
-        "order",
-        "since_s",
-        "work_s",
-    )
+    __slots__ = ("bytes", "call", "call_s", "end_s", "ends", "left_s", "order", "since_s", "then", "work_s")
 
     nodes: tuple[_Adapters, ...]
 
@@ -110,8 +100,7 @@ class _Transfer(Flow):
         work_s: float,
         bytes_: int,
         order: int,
-        done: Callable[..., object],
-        arguments: tuple[Any, ...],
+        then: Call,
     ) -> None:
         super().__init__(nodes, cap)
         self.ends = ends
@@ -119,8 +108,7 @@ class _Transfer(Flow):
         self.left_s = work_s
         self.bytes = bytes_
         self.order = order
-        self.done = done
-        self.arguments = arguments
+        self.then = then
         self.since_s = 0.0
         self.end_s = inf
         self.call: Call | None = None
@@ -130,6 +118,19 @@ class _Transfer(Flow):
 _order = attrgetter("order")
 
 
+@final
+class _End(Call):
+    """The end of a flow, if it has not moved meanwhile."""
+
+    def __init__(self, network: Network, flow: _Transfer) -> None:
+        self._network = network
+        self._flow = flow
+
+    def run(self) -> None:
+        self._network.end(self._flow)
+
+
+@final
 class Network:
     """The adapters of all ranks, and the flows between them, on one clock.
 
@@ -138,6 +139,7 @@ class Network:
 
     def __init__(self, clock: Clock, profile: LinkProfile) -> None:
         self.profile = profile
+        self._link = profile.times
         self._clock = clock
         self._capacity = inf if profile.shared_by == "nobody" else 1.0
         self._nodes: dict[tuple[str, Hashable], _Adapters] = {}
@@ -200,7 +202,11 @@ class Network:
     def start(
         self, sender: Hashable, receiver: Hashable, bytes_: int, segments: int, done: Callable[..., object], *args: Any
     ) -> None:
-        """Move ``bytes_`` in ``segments`` between two ranks, and call ``done(*args)`` when the last of them arrives.
+        """The same as ``move`` with a function and its arguments."""
+        self.move(sender, receiver, bytes_, segments, FunctionCall(done, args))
+
+    def move(self, sender: Hashable, receiver: Hashable, bytes_: int, segments: int, then: Call) -> None:
+        """Move ``bytes_`` in ``segments`` between two ranks, and run ``then`` when the last of them arrives.
 
         ``sender`` and ``receiver`` are ranks, or keys of nodes. Flows that end at the same moment and share a node end
         in the order in which they started. Raises ValueError for negative bytes or segments.
@@ -209,20 +215,19 @@ class Network:
             raise ValueError(
                 f"a write from {sender} has {bytes_} bytes in {segments} segments, neither may be negative"
             )
-        profile = self.profile
         now = self._clock._now
         sending = self._senders.get(sender) or self._join("send", sender, self._senders)
         receiving = self._receivers.get(receiver) or self._join("receive", receiver, self._receivers)
-        work_s = profile.adapter_s(bytes_, segments)
-        cap = profile.share(bytes_)
+        work_s = self._link.adapter_s(bytes_, segments)
+        cap = self._link.share(bytes_)
         if self._slowness:
             cap /= self._slowness.get(sender, 1.0)
-        flow = _Transfer(sending + receiving, cap, (sender, receiver), work_s, bytes_, self._started, done, args)
+        flow = _Transfer(sending + receiving, cap, (sender, receiver), work_s, bytes_, self._started, then)
         self._started += 1
         if not work_s:
             # It takes no time, so it takes nothing from anybody either.
             self._count(flow)
-            self._clock.call_at(now, done, *args)
+            self._clock.put_at(now, then)
             return
         fits = True
         for node in flow.nodes:
@@ -240,12 +245,11 @@ class Network:
         else:
             self._share(flow.nodes, now)
 
-    def _end(self, flow: _Transfer) -> None:
+    def end(self, flow: _Transfer) -> None:
         """Its call has come: end it, with all that end with it, unless its end has moved later."""
         now = self._clock._now
         if now < flow.end_s:
-            flow.call = self._clock.call_at(flow.end_s, self._end, flow)
-            flow.call_s = flow.end_s
+            self._plan_end(flow)
             return
         flow.call = None
         ending = {flow: None}
@@ -277,7 +281,7 @@ class Network:
         if gain:
             self._share(gain, now)
         for one in ended:
-            one.done(*one.arguments)
+            one.then.run()
 
     def _share(self, start: tuple[_Adapters, ...] | list[_Adapters], now: float) -> None:
         """Set the rates of all flows that are connected with the nodes of ``start``."""
@@ -298,8 +302,12 @@ class Network:
         if flow.end_s < flow.call_s:
             if flow.call is not None:
                 self._clock.withdraw(flow.call)
-            flow.call = self._clock.call_at(flow.end_s, self._end, flow)
-            flow.call_s = flow.end_s
+            self._plan_end(flow)
+
+    def _plan_end(self, flow: _Transfer) -> None:
+        flow.call = call = _End(self, flow)
+        flow.call_s = flow.end_s
+        self._clock.put_at(flow.end_s, call)
 
     # --- nodes ---
 

@@ -1,4 +1,4 @@
-"""What the network and the memory cost: link profiles, and the transfer worker of a link that nobody shares.
+"""What the network and the memory cost: link profiles.
 
 A profile is a TOML file, shipped in ``profiles/`` or the caller's own, with units in the names of its fields and the
 source of its numbers in it.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -16,11 +17,9 @@ from typing import Any
 
 import msgspec
 
-from protocol.chunks import Chunk
-from protocol.layout import AUX, BufferLayout
-from protocol.topology import RankId
 from sim.host.costs import HostCosts, host_from
 from sim.network.renamed import with_new_names
+from sim.network.times import LinkTimes
 
 SHARED_BY = ("rank", "instance", "nobody")
 COUNTS = ("queues", "adapters")
@@ -35,7 +34,7 @@ LATENCIES = (
 )  # fmt: skip
 
 
-class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
+class LinkProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What a write, a control message and a gather copy cost between two ranks.
 
     A write of ``n`` segments and ``m`` bytes that has its adapters to itself takes, in seconds,
@@ -116,25 +115,30 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
         """Whether writes can slow each other down, so that when one ends is not known when it starts."""
         return self.shared_by != "nobody" and min(self.bandwidth_Bps, self.message_rate_per_s) < math.inf
 
-    def post_s(self, segments: int) -> float:
-        """Time to post the segments of one write, seconds."""
-        return self.per_segment_s * segments + self.per_queue_s * min(segments, self.queues)
+    @cached_property
+    def times(self) -> LinkTimes:
+        """The durations that follow from the numbers, for whoever asks often."""
+        return LinkTimes(
+            latency_s=self.latency_s,
+            per_segment_s=self.per_segment_s,
+            per_queue_s=self.per_queue_s,
+            queues=self.queues,
+            bandwidth_Bps=self.bandwidth_Bps,
+            message_rate_per_s=self.message_rate_per_s,
+            adapters=self.adapters,
+            stripe_threshold_bytes=self.stripe_threshold_bytes,
+            copy_latency_s=self.copy_latency_s,
+            copy_bandwidth_Bps=self.copy_bandwidth_Bps,
+            counts_segments=self.counts_segments,
+        )
 
-    def adapter_s(self, bytes_: int, segments: int) -> float:
-        """How long one write occupies all adapters together, seconds."""
-        return max(bytes_ / (self.adapters * self.bandwidth_Bps), segments / self.message_rate_per_s)
-
-    def share(self, bytes_: int) -> float:
-        """The largest part of all adapters together that a write of this size can use, above 0 and at most 1."""
-        return 1.0 if self.adapters == 1 or bytes_ >= self.stripe_threshold_bytes else 1.0 / self.adapters
-
-    def write_s(self, bytes_: int, segments: int) -> float:
+    def write_s(self, bytes_: float, segments: float) -> float:
         """Duration of one write between ranks in contact that has the adapters to itself, seconds."""
-        return self.latency_s + self.post_s(segments) + self.adapter_s(bytes_, segments) / self.share(bytes_)
+        return self.times.write_s(bytes_, segments)
 
-    def copy_s(self, bytes_: int) -> float:
+    def copy_s(self, bytes_: float) -> float:
         """Duration of a gather copy, seconds."""
-        return self.copy_latency_s + bytes_ / self.copy_bandwidth_Bps
+        return self.times.copy_s(bytes_)
 
     def slowed(self, factor: float) -> LinkProfile:
         """The same link for a rank whose writes take ``factor`` times as long. Making contact takes what it took."""
@@ -226,104 +230,3 @@ def profile_from(table: Mapping[str, Any], *, name: str) -> LinkProfile:
     except ValueError as error:
         raise ValueError(f"link profile {name}: {error}") from None
     return LinkProfile(name=name, host=host, **fields, **{field: table[field] for field in _TEXTS if field in table})
-
-
-def count_segments(
-    layout: BufferLayout, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]
-) -> int:
-    """``len(layout.segments(...))`` without building them.
-
-    Every kind but aux is cut at the same places: where the next block is no neighbour on either side.
-    """
-    first = chunk.start_token // layout.block_tokens
-    runs = 1
-    for number in range(1, layout.blocks_for(chunk.tokens)):
-        if (
-            source_blocks[first + number] != source_blocks[first + number - 1] + 1
-            or target_blocks[number] != target_blocks[number - 1] + 1
-        ):
-            runs += 1
-    kinds = len(layout.kinds)
-    return runs * (kinds - (kinds > AUX)) + (chunk.start_token == 0)
-
-
-class Contacts:
-    """Which ranks have a connection already. The first write between two of them makes it, and waits for it.
-
-    One object serves all workers of a run, because a connection belongs to the ranks and not to their threads.
-    """
-
-    __slots__ = ("_first_contact_s", "_ready_s")
-
-    def __init__(self, first_contact_s: float) -> None:
-        self._first_contact_s = first_contact_s
-        self._ready_s: dict[tuple[RankId, RankId], float] = {}
-
-    def wait_s(self, writer: RankId, destination: RankId, begin_s: float) -> float:
-        """How long a write that begins at ``begin_s`` waits for the connection, seconds.
-
-        A write that begins while the connection is being made waits for the rest of that time.
-        """
-        if not self._first_contact_s:
-            return 0.0
-        pair = (writer, destination)
-        ready_s = min(self._ready_s.get(pair, math.inf), begin_s + self._first_contact_s)
-        self._ready_s[pair] = ready_s
-        return max(0.0, ready_s - begin_s)
-
-    def forget(self, rank: RankId) -> None:
-        """Forget all connections of a rank, because it has restarted."""
-        for pair in [pair for pair in self._ready_s if rank in pair]:
-            del self._ready_s[pair]
-
-
-class TransferWorker:
-    """The one thread of an encode rank that writes, first come, first served, one destination after another.
-
-    For links that nobody shares: durations are known when a write is queued, so a queue is not needed, the worker is a
-    moment at which it is free. ``sim.network.worker.QueuedWorker`` is the one for all links, and agrees where both
-    apply.
-
-    ``contacts`` charges for the first write of ``rank`` to each destination; None leaves that out. The charge is exact
-    for one worker per rank; a restart changes nothing for the writes that are queued already.
-    """
-
-    __slots__ = ("_contacts", "_counts_segments", "_layout", "_link", "_rank", "busy_s", "free_s", "work_s")
-
-    def __init__(
-        self, link: LinkProfile, layout: BufferLayout, rank: RankId | None = None, contacts: Contacts | None = None
-    ) -> None:
-        self._link = link
-        self._counts_segments = link.counts_segments
-        self._layout = layout
-        self._rank = rank
-        self._contacts = contacts
-        self.free_s = 0.0
-        self.busy_s = 0.0
-        self.work_s = 0.0  # of the adapters
-
-    def queue(
-        self,
-        now: float,
-        bytes_: int,
-        chunk: Chunk,
-        source_blocks: Sequence[int],
-        target_blocks: Sequence[int],
-        destination: RankId | None = None,
-    ) -> float:
-        """Queue a write at time ``now`` and return when it ends, both in seconds."""
-        link = self._link
-        # Counting is for links that charge for segments.
-        segments = count_segments(self._layout, chunk, source_blocks, target_blocks) if self._counts_segments else 0
-        work_s = link.adapter_s(bytes_, segments)
-        duration_s = link.latency_s + link.post_s(segments) + work_s / link.share(bytes_)
-        begin_s = max(self.free_s, now)
-        if self._contacts is not None and self._rank is not None and destination is not None:
-            duration_s += self._contacts.wait_s(self._rank, destination, begin_s)
-        self.busy_s += duration_s
-        self.work_s += work_s
-        self.free_s = begin_s + duration_s
-        return self.free_s
-
-    def abandon(self) -> None:
-        """The process has ended. Nothing is to be done: when its writes would have ended has been told already."""

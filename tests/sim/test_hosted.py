@@ -19,7 +19,6 @@ from sim.chaos import draw_case, run_case
 from sim.clock import Clock
 from sim.cluster.cluster import Cluster
 from sim.cluster.dedicated import DedicatedProcessors
-from sim.cluster.messages import AT_ONCE, IN_ENCODE_ITERATIONS, IN_LANGUAGE_ITERATIONS
 from sim.cluster.shared import SharedHost
 from sim.faults import FaultPlan, PlannedFaults
 from sim.host.costs import SPREADS, HostCosts, host_from
@@ -356,20 +355,20 @@ def test_a_quantile_lies_between_its_steps(steps: list[float], probability: floa
 
 
 @pytest.mark.parametrize(
-    ("host", "allowed", "action"),
+    ("host", "when", "action"),
     [
-        (None, AT_ONCE, Conclude(0, 0, Status.Failed)),
-        (COSTS, AT_ONCE, CopyOut(0, 0, 0, 8, (1,))),
-        (None, IN_ENCODE_ITERATIONS, Deliver(0, 0, 8)),
-        (COSTS, IN_ENCODE_ITERATIONS, CopyOut(0, 0, 0, 8, (1,))),
-        (None, IN_LANGUAGE_ITERATIONS, StartEncode(0, 0, 8, (1,))),
+        (None, "after_input", Conclude(0, 0, Status.Failed)),
+        (COSTS, "after_input", CopyOut(0, 0, 0, 8, (1,))),
+        (None, "in_encode_iteration", Deliver(0, 0, 8)),
+        (COSTS, "in_encode_iteration", CopyOut(0, 0, 0, 8, (1,))),
+        (None, "in_language_iteration", StartEncode(0, 0, 8, (1,))),
     ],
 )
 def test_what_a_core_may_not_ask_for_now_is_refused_on_every_host(
-    host: HostCosts | None, allowed: frozenset[type], action: Action
+    host: HostCosts | None, when: str, action: Action
 ) -> None:
     cluster = Cluster(SCENARIO, msgspec.structs.replace(LINK, host=host), Clock())
     assert isinstance(cluster.host, DedicatedProcessors if host is None else SharedHost)
     (rank, *_) = cluster._state.ranks.values()
     with pytest.raises(TypeError, match=f"e0.*may not ask for {type(action).__name__} now"):
-        cluster.messages.carry_out(rank, iter([action]), allowed)
+        getattr(cluster.messages, when)(rank, action)

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 
 from protocol.chunks import Chunk
 from protocol.layout import BufferLayout
+from protocol.messages import StartWrite
 from protocol.topology import RankId, Side
-from sim.network.link import (
-    Contacts,
-    LinkProfile,
-    TransferWorker,
-    count_segments,
-    load_profile,
-    profile_from,
-    profile_names,
-)
+from sim.network.link import LinkProfile, load_profile, profile_from, profile_names
+from sim.network.transfer import Contacts, TransferWorker, count_segments
 
 FIELDS = {
     "latency_s": 1e-5,
@@ -194,14 +188,17 @@ def test_segments_are_counted_as_the_layout_cuts_them(
     assert count_segments(layout, chunk, source, target) == len(layout.segments(chunk, source, target))
 
 
+def write_of_a_block(destination: RankId, block: int = 0) -> StartWrite:
+    return StartWrite(1, 0, 0, destination, Chunk(0, 4, True), (block,), (block,))
+
+
 def test_the_worker_writes_one_after_another() -> None:
     layout = BufferLayout(4, hidden=8)
-    worker = TransferWorker(profile_from(FIELDS, name="mine"), layout)
-    chunk = Chunk(0, 4, True)
+    worker = TransferWorker(profile_from(FIELDS, name="mine").times, layout)
     write_s = 1e-5 + 4e-6 + 2000 / 1e9
-    assert worker.queue(1.0, 2000, chunk, [0], [0]) == pytest.approx(1.0 + write_s)
-    assert worker.queue(1.0, 2000, chunk, [1], [1]) == pytest.approx(1.0 + 2 * write_s)
-    assert worker.queue(2.0, 2000, chunk, [1], [1]) == pytest.approx(2.0 + write_s)
+    assert worker.queue(1.0, 2000, write_of_a_block(FIRST, 0)) == pytest.approx(1.0 + write_s)
+    assert worker.queue(1.0, 2000, write_of_a_block(FIRST, 1)) == pytest.approx(1.0 + 2 * write_s)
+    assert worker.queue(2.0, 2000, write_of_a_block(FIRST, 1)) == pytest.approx(2.0 + write_s)
     assert worker.busy_s == pytest.approx(3 * write_s)
 
 
@@ -223,12 +220,11 @@ def test_the_first_write_to_a_rank_makes_contact() -> None:
 
 def test_the_worker_waits_for_first_contacts() -> None:
     layout = BufferLayout(4, hidden=8)
-    worker = TransferWorker(profile_from(FIELDS, name="mine"), layout, WRITER, Contacts(0.5))
-    chunk = Chunk(0, 4, True)
+    worker = TransferWorker(profile_from(FIELDS, name="mine").times, layout, WRITER, Contacts(0.5))
     write_s = 1e-5 + 4e-6 + 2000 / 1e9
-    assert worker.queue(1.0, 2000, chunk, [0], [0], FIRST) == pytest.approx(1.5 + write_s)
-    assert worker.queue(1.0, 2000, chunk, [0], [0], FIRST) == pytest.approx(1.5 + 2 * write_s)
-    assert worker.queue(1.0, 2000, chunk, [0], [0], SECOND) == pytest.approx(2.0 + 3 * write_s)
+    assert worker.queue(1.0, 2000, write_of_a_block(FIRST)) == pytest.approx(1.5 + write_s)
+    assert worker.queue(1.0, 2000, write_of_a_block(FIRST)) == pytest.approx(1.5 + 2 * write_s)
+    assert worker.queue(1.0, 2000, write_of_a_block(SECOND)) == pytest.approx(2.0 + 3 * write_s)
     assert worker.busy_s == pytest.approx(1.0 + 3 * write_s)
 
 

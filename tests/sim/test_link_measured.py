@@ -91,7 +91,7 @@ def closed_loop_Bps(profile: LinkProfile, threads: int, batch: int, segment_byte
             post(left - 1)
 
     def post(left: int) -> None:
-        clock.call_after(profile.post_s(batch), move, left)
+        clock.call_after(profile.times.post_s(batch), move, left)
 
     for _ in range(threads):
         post(rounds - 1)

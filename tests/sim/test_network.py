@@ -332,7 +332,7 @@ def test_work_is_conserved_and_nothing_is_exceeded(
         used: dict[Any, float] = {}
         for flow in network.under_way():
             write = by_sender[flow.sender]
-            cap = profile.share(write.bytes_) / slow.get(flow.sender, 1.0)
+            cap = profile.times.share(write.bytes_) / slow.get(flow.sender, 1.0)
             assert 0 < flow.share <= cap  # nobody starves
             instance = profile.shared_by == "instance"
             for direction, end in (("send", flow.sender), ("receive", flow.receiver)):
@@ -340,7 +340,7 @@ def test_work_is_conserved_and_nothing_is_exceeded(
                 used[node] = used.get(node, 0.0) + flow.share
         assert all(share <= 1 + 1e-12 for share in used.values())
     for sender, write in by_sender.items():
-        assert moved[sender] == pytest.approx(profile.adapter_s(write.bytes_, write.segments), rel=1e-9)
+        assert moved[sender] == pytest.approx(profile.times.adapter_s(write.bytes_, write.segments), rel=1e-9)
     assert network.under_way() == []
     statistics = network.statistics()
     total = sum(write.bytes_ for write in writes)

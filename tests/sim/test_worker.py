@@ -1,6 +1,7 @@
 """Transfer workers: the queued one against the arithmetic one where both apply, and what only the queued one can do."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,9 +13,10 @@ from protocol.chunks import Chunk
 from protocol.layout import BufferLayout
 from protocol.messages import StartWrite
 from protocol.topology import RankId, Side
-from sim.clock import Clock
+from sim.clock import Clock, FunctionCall
 from sim.network.adapters import Network
-from sim.network.link import Contacts, LinkProfile, TransferWorker, profile_from
+from sim.network.link import LinkProfile, profile_from
+from sim.network.transfer import Contacts, TransferWorker
 from sim.network.worker import QueuedWorker
 
 LAYOUT = BufferLayout(4, hidden=8)
@@ -39,20 +41,24 @@ def write_to(destination: RankId, blocks: tuple[int, ...] = (0,), room: int = 0)
     return StartWrite(room, 0, 0, destination, chunk, tuple(range(len(blocks) + 1)), blocks)
 
 
+def then(function: Callable[..., object], *arguments: object) -> FunctionCall:
+    return FunctionCall(function, arguments)
+
+
 def test_posting_the_adapters_and_the_latency_follow_each_other() -> None:
     clock, seen = Clock(), []
     network = Network(clock, PROFILE)
     worker = QueuedWorker(clock, network, LAYOUT, WRITER)
     writes = [write_to(DESTINATIONS[0], room=room) for room in range(2)]
     for write in writes:
-        worker.queue(write, 2000, lambda *found: seen.append((clock.now, *found)), "mark")
+        worker.queue(write, 2000, then(lambda write: seen.append((clock.now, write)), write))
     assert worker.waiting == 1
     for time_s, number in ((0.5, 0), (1.0, 1), (2.5, 1), (3.0, 0), (4.25, 1)):
         clock.call_at(time_s, lambda number=number: counts.append((number, len(network.under_way()))))
     counts: list[tuple[int, int]] = []
     clock.run_while_busy()
     # 3 segments posted in 0.75 s, 2 s on the adapters, 0.5 s of latency
-    assert seen == [(3.25, writes[0], "mark"), (6.5, writes[1], "mark")]
+    assert seen == [(3.25, writes[0]), (6.5, writes[1])]
     assert all(expected == found for expected, found in counts)
     assert (worker.busy_s, worker.waiting) == (6.5, 0)
 
@@ -62,7 +68,7 @@ def test_two_threads_of_a_rank_post_side_by_side_and_share_its_adapters() -> Non
     network = Network(clock, PROFILE)
     for number in range(2):
         worker = QueuedWorker(clock, network, LAYOUT, WRITER)
-        worker.queue(write_to(DESTINATIONS[number]), 1000, lambda write: ends.append(clock.now))
+        worker.queue(write_to(DESTINATIONS[number]), 1000, then(lambda: ends.append(clock.now)))
     clock.run_while_busy()
     assert ends == [3.25, 3.25]  # 0.75 s, then 1 s of work each at half speed, then 0.5 s
 
@@ -72,7 +78,7 @@ def test_two_ranks_into_one_share_its_adapters_but_not_with_a_slow_one() -> None
     network = Network(clock, msgspec.structs.replace(PROFILE, latency_s=0.0, per_segment_s=0.0))
     for rank, bytes_, slowness in ((WRITER, 1000, 1.0), (OTHER, 1000, 4.0)):
         worker = QueuedWorker(clock, network, LAYOUT, rank, slowness=slowness)
-        worker.queue(write_to(DESTINATIONS[0]), bytes_, lambda write, rank: ends.update({rank: clock.now}), rank)
+        worker.queue(write_to(DESTINATIONS[0]), bytes_, then(lambda rank: ends.update({rank: clock.now}), rank))
     clock.run_while_busy()
     assert ends == {WRITER: pytest.approx(4 / 3), OTHER: pytest.approx(4.0)}
 
@@ -85,10 +91,12 @@ def test_a_write_that_is_queued_when_one_ends_comes_after_those_that_waited() ->
     def done(write: StartWrite) -> None:
         seen.append((clock.now, write.room))
         if write.room == 0:
-            worker.queue(write_to(DESTINATIONS[0], room=2), 1000, done)
+            following = write_to(DESTINATIONS[0], room=2)
+            worker.queue(following, 1000, then(done, following))
 
     for room in range(2):
-        worker.queue(write_to(DESTINATIONS[0], room=room), 1000, done)
+        write = write_to(DESTINATIONS[0], room=room)
+        worker.queue(write, 1000, then(done, write))
     clock.run_while_busy()
     assert seen == [(2.25, 0), (4.5, 1), (6.75, 2)]
 
@@ -99,7 +107,7 @@ def test_contact_is_made_again_after_a_restart() -> None:
     contacts = Contacts(profile.first_contact_s)
     worker = QueuedWorker(clock, Network(clock, profile), LAYOUT, WRITER, contacts)
     for _ in range(3):
-        worker.queue(write_to(DESTINATIONS[0]), 1000, lambda write: ends.append(clock.now))
+        worker.queue(write_to(DESTINATIONS[0]), 1000, then(lambda: ends.append(clock.now)))
     clock.call_at(11.5, contacts.forget, DESTINATIONS[0])  # during the second write
     clock.run_while_busy()
     assert ends == [11.0, 12.0, 23.0]
@@ -137,7 +145,7 @@ def both_ends(
     profile: LinkProfile, queued: list[Any], slowness: float
 ) -> tuple[list[float], list[float], tuple[float, float]]:
     """When each write ends by arithmetic and by events, and how long the two workers were busy."""
-    plain = TransferWorker(profile.slowed(slowness), LAYOUT, WRITER, Contacts(profile.first_contact_s))
+    plain = TransferWorker(profile.slowed(slowness).times, LAYOUT, WRITER, Contacts(profile.first_contact_s))
     clock = Clock()
     contacts = Contacts(profile.first_contact_s)
     worker = QueuedWorker(clock, Network(clock, profile), LAYOUT, WRITER, contacts, slowness)
@@ -147,8 +155,8 @@ def both_ends(
     for wait_s, destination, bytes_, blocks in queued:
         now += wait_s
         write = write_to(destination, blocks)
-        expected.append(plain.queue(now, bytes_, write.chunk, write.source_blocks, write.target_blocks, destination))
-        clock.call_at(now, worker.queue, write, bytes_, lambda write: found.append(clock.now))
+        expected.append(plain.queue(now, bytes_, write))
+        clock.call_at(now, worker.queue, write, bytes_, then(lambda: found.append(clock.now)))
     clock.run_while_busy()
     return expected, found, (plain.busy_s, worker.busy_s)
 

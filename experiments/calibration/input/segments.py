@@ -14,7 +14,7 @@ from protocol.errors import OwnershipError, ProtocolError
 from protocol.layout import BufferLayout
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side
-from sim.network.link import count_segments
+from sim.network.transfer import count_segments
 
 ALL_FREE = 1 << 62
 

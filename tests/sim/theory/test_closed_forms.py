@@ -22,7 +22,7 @@ from queue_estimates import estimate
 
 from protocol.emulation.loop import LoopGrid
 from protocol.emulation.processors import Processors
-from sim.network.link import TransferWorker
+from sim.network.transfer import TransferWorker
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "verification.md"
