@@ -22,7 +22,7 @@ from protocol.errors import OwnershipError
 class BlockPool:
     """A fixed set of block numbers ``0 .. blocks-1``."""
 
-    __slots__ = ("_ends", "_fenced", "_owner", "_starts", "blocks", "free")
+    __slots__ = ("_ends", "_fenced", "_numbers", "_owner", "_starts", "blocks", "free")
 
     free: int
     """Number of blocks nobody owns and no writer may touch."""
@@ -32,6 +32,7 @@ class BlockPool:
             raise ValueError(f"a pool has at least one block, not {blocks}")
         self.blocks = blocks
         self.free = blocks
+        self._numbers = tuple(range(blocks))
         self._starts = [0]  # of the runs of free blocks, ascending; each ends before its entry in _ends
         self._ends = [blocks]
         self._owner: list[Hashable | None] = [None] * blocks
@@ -69,7 +70,7 @@ class BlockPool:
         if best >= 0:
             start = self._take(best, count)
             self._owner[start : start + count] = [owner] * count
-            return tuple(range(start, start + count))
+            return self._numbers[start : start + count]
         taken: list[int] = []
         while count:  # no run has as many: from the longest ones, and of equal ones from the first
             longest, length = self._longest_run()

@@ -171,6 +171,8 @@ class EncodeRank(RankCore[EncodeRoom]):
         self.discipline = discipline
         self.encode_tp = encode_tp
         self.language_tp = language_tp
+        self._announces = discipline.announces_length
+        self._required: dict[int, tuple[RankId, ...]] = {}  # the destinations in each language instance
         self._awaiting_source: deque[EncodeRoom] = deque()
 
     def handle(self, event: Value, now: float) -> list[Action]:
@@ -244,7 +246,10 @@ class EncodeRank(RankCore[EncodeRoom]):
     # --- inputs ---
 
     def _on_request(self, request: EncodeRequest, now: float, actions: list[Action]) -> None:
-        required = destinations(self.rank_id.rank, self.encode_tp, request.language_instance, self.language_tp)
+        required = self._required.get(request.language_instance)
+        if required is None:
+            required = destinations(self.rank_id.rank, self.encode_tp, request.language_instance, self.language_tp)
+            self._required[request.language_instance] = required
         room = EncodeRoom(request, self._submitted, required)
         self._admit(room, now)
         if self._recorder is not None:
@@ -259,9 +264,9 @@ class EncodeRank(RankCore[EncodeRoom]):
                 now,
                 actions,
             )
-        elif not self._down.isdisjoint(required):
+        elif self._down and not self._down.isdisjoint(required):
             self._fail(room, "a destination rank is down", now, actions)
-        elif self.discipline.announces_length or not required:
+        elif self._announces or not required:
             self._step(room, ON_NEEDS_NO_OFFERS, now)
             self._move(room, OFFERED)
         for message in self._early.take(room.key, now):
@@ -447,7 +452,7 @@ class EncodeRank(RankCore[EncodeRoom]):
                     return
                 left -= 1
             queue.popleft()
-            granted = self.pool.allocate(blocks, room.key)
+            granted = self.pool.allocate(blocks, room.owner)
             if granted is None:
                 raise ProtocolError(f"{self.rank_id} has fewer free blocks than its group agreed on")
             free -= blocks
@@ -456,7 +461,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             room.encoding = True
             if self._recorder is not None:
                 self._record(now, room, Event.ENCODE_STARTED, None, room.total_tokens)
-            if self.discipline.announces_length and not room.failure:
+            if self._announces and not room.failure:
                 for peer in room.destinations:
                     actions.append(Send(peer, Announce(*room.key, room.total_tokens)))
             actions.append(StartEncode(room.key[0], room.key[1], room.total_tokens, granted, room.encode_s))
@@ -554,7 +559,7 @@ class EncodeRank(RankCore[EncodeRoom]):
 
     def _reap(self, room: EncodeRoom, now: float) -> None:
         if room.source:
-            self.pool.release(room.source, room.key)
+            self.pool.release(room.source, room.owner)
         if self._recorder is not None:
             self._record(now, room, Event.RELEASED, room.status, room.sent_tokens)
         self._forget(room)

@@ -108,7 +108,7 @@ ON_UNANSWERED: Final = LanguageStep.UNANSWERED
 ON_WRITER_DOWN: Final = LanguageStep.WRITER_DOWN
 ON_WRITER_QUIET: Final = LanguageStep.WRITER_QUIET
 
-OUTSTANDING = frozenset(
+OUTSTANDING: Final = frozenset(
     {
         LanguagePhase.RECEIVING,
         LanguagePhase.HOLDS_CHUNK,
@@ -216,6 +216,9 @@ class LanguageRank(RankCore[LanguageRoom]):
         self.reserve_blocks = reserve_blocks
         self.resume_blocks = None if resume_tokens is None else layout.blocks_for(resume_tokens)
         self.release_after_prefill = release_after_prefill
+        self._announces = discipline.announces_length
+        self._resumes = discipline.resumes
+        self._writers: dict[int, RankId] = {}  # who writes to this rank, in each encode instance
         self._admitted = 0
         self._new: deque[LanguageRoom] = deque()
         self._resuming: deque[LanguageRoom] = deque()
@@ -293,8 +296,11 @@ class LanguageRank(RankCore[LanguageRoom]):
     # --- inputs: they only note facts, the next iteration acts on them ---
 
     def _on_request(self, request: LanguageRequest, now: float, actions: list[Action]) -> None:
-        writer = RankId(Side.ENCODE, request.encode_instance, writer_rank(self.rank_id.rank, self.encode_tp))
-        first = IN_AWAITING_LENGTH if self.discipline.announces_length else IN_JOINING
+        writer = self._writers.get(request.encode_instance)
+        if writer is None:
+            writer = RankId(Side.ENCODE, request.encode_instance, writer_rank(self.rank_id.rank, self.encode_tp))
+            self._writers[request.encode_instance] = writer
+        first = IN_AWAITING_LENGTH if self._announces else IN_JOINING
         room = LanguageRoom(request, self._submitted, writer, first)
         self._admit(room, now)
         if self._recorder is not None:
@@ -413,7 +419,7 @@ class LanguageRank(RankCore[LanguageRoom]):
                 self._conclude_failed(failed, failed.failure or OTHER_RANK, now, actions)
         for number in range(self._admitted, iteration.submitted):
             room = self._by_number.get(number)
-            if room is not None and not self.discipline.announces_length:
+            if room is not None and not self._announces:
                 self._queue(room, ON_ALL_RANKS_HAVE_IT, now)
         self._admitted = max(self._admitted, iteration.submitted)
         for number, progress in iteration.progress:
@@ -466,7 +472,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             self._deliver(room, now, actions)
             return
         remaining = self._next_blocks(room)
-        if not self.discipline.resumes:
+        if not self._resumes:
             refusal = f"the discipline {self.discipline.name} does not resume"
         else:
             refusal = self.discipline.refusal(first=len(room.blocks), remaining=remaining, pool=self.pool.blocks)
@@ -557,7 +563,7 @@ class LanguageRank(RankCore[LanguageRoom]):
 
     def _first_blocks(self, room: LanguageRoom) -> int:
         """Blocks that a new room asks for, at the occupancy of the last iteration."""
-        if self.discipline.announces_length:
+        if self._announces:
             tokens = self._known_total(room)
         elif not self.discipline.asks_policy:
             tokens = 0
@@ -620,7 +626,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             self._end(room, now)
         else:
             # The writer may be writing into these blocks at this moment.
-            self.pool.fence(room.blocks, room.key)
+            self.pool.fence(room.blocks, room.owner)
 
     # --- memory ---
 
@@ -633,20 +639,20 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._forget(room)
 
     def _unfence(self, room: LanguageRoom, now: float) -> None:
-        self.pool.unfence(room.blocks, room.key)
+        self.pool.unfence(room.blocks, room.owner)
         self._freed = True
         self._record(now, room, Event.RELEASED, room.status, room.got_tokens)
         self._forget(room)
 
     def _take(self, room: LanguageRoom, count: int) -> tuple[int, ...]:
-        taken = self.pool.allocate(count, room.key)
+        taken = self.pool.allocate(count, room.owner)
         if taken is None:
             raise ProtocolError(f"{self.rank_id} has fewer free blocks than its group agreed on")
         self._free -= count
         return taken
 
     def _release(self, room: LanguageRoom, blocks: tuple[int, ...]) -> None:
-        self.pool.release(blocks, room.key)
+        self.pool.release(blocks, room.owner)
         self._free += len(blocks)
 
     def _copy_out(self, room: LanguageRoom, actions: list[Action]) -> None:

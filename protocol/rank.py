@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from heapq import heappop, heappush
 from math import inf
 from typing import Final, Generic, TypeVar, final
 
@@ -28,13 +28,17 @@ class Room:
     ``phase`` is where it is in its side's table (see ``phases``); ``over`` is what the table says of that.
     ``progress`` is how far this rank has come, ``agreed`` how far the whole group has (both only rise).
     ``failure`` is this rank's own reason to fail, known to the group only after its next iteration.
+    ``owner``: its name in the pool, which is its key as one object.
     ``timed``: whether its rank keeps an entry for its timer, which may come up before ``deadline``.
     """
 
-    __slots__ = ("agreed", "deadline", "failure", "key", "number", "over", "phase", "progress", "status", "timed")
+    __slots__ = (
+        "agreed", "deadline", "failure", "key", "number", "over", "owner", "phase", "progress", "status", "timed"
+    )  # fmt: skip
 
     def __init__(self, key: RoomKey, number: int, phase: Phase) -> None:
         self.key = key
+        self.owner: Hashable = key
         self.number = number
         self.phase = phase
         self.status = Status.Bootstrapping
@@ -125,7 +129,7 @@ class EarlyMessages:
 
     def take(self, key: RoomKey, now: float) -> list[Message]:
         """The messages for ``key`` that are not too old, in order of arrival; they are not kept any longer."""
-        if key not in self._kept:
+        if not self._kept or key not in self._kept:
             return []
         return [message for due_s, message in self._kept.pop(key, ()) if due_s > now]
 
@@ -281,9 +285,13 @@ class RankCore(Generic[RoomType]):
         self._leave_group(room)
 
     def _leave_group(self, room: RoomType) -> None:
-        self._by_number.pop(room.number, None)
-        self._moved.pop(room.number, None)
-        self._failed.pop(room.number, None)
+        number = room.number
+        if number in self._by_number:
+            del self._by_number[number]
+        if number in self._moved:
+            del self._moved[number]
+        if number in self._failed:
+            del self._failed[number]
 
     def _move(self, room: RoomType, progress: int) -> None:
         if progress > room.progress:
@@ -295,8 +303,8 @@ class RankCore(Generic[RoomType]):
         if room.over or progress <= room.agreed:
             return False
         room.agreed = progress
-        if progress == room.progress:
-            self._moved.pop(room.number, None)
+        if progress == room.progress and room.number in self._moved:
+            del self._moved[room.number]
         return True
 
     def _set_status(self, room: RoomType, status: Status) -> None:
@@ -319,10 +327,10 @@ class RankCore(Generic[RoomType]):
     def _push_timer(self, room: RoomType, deadline: float) -> None:
         self._timer_count += 1
         room.timed = True
-        heapq.heappush(self._timers, (deadline, room.number, self._timer_count, room))
+        heappush(self._timers, (deadline, room.number, self._timer_count, room))
 
     def _pop_timer(self) -> RoomType:
-        room = heapq.heappop(self._timers)[3]
+        room = heappop(self._timers)[3]
         room.timed = False
         return room
 

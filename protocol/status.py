@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Final
 
 from protocol.errors import IllegalTransitionError
 
@@ -30,7 +31,7 @@ class Status(IntEnum):
     __hash__ = int.__hash__  # Enum's own runs in Python, and statuses are looked up at every step
 
 
-LEGAL: dict[Status, frozenset[Status]] = {
+LEGAL: Final[dict[Status, frozenset[Status]]] = {
     Status.Bootstrapping: frozenset({Status.WaitingForInput, Status.Failed}),
     Status.WaitingForInput: frozenset({Status.Transferring, Status.Success, Status.Failed}),
     # Transferring may repeat: every further partial chunk confirms it.
@@ -39,7 +40,7 @@ LEGAL: dict[Status, frozenset[Status]] = {
     Status.Failed: frozenset(),
 }
 
-FINAL = frozenset({Status.Success, Status.Failed})
+FINAL: Final = frozenset({Status.Success, Status.Failed})
 
 
 def advance(current: Status, new: Status) -> Status:

@@ -191,6 +191,8 @@ def translate(made: Path) -> None:
     def compiled(job: tuple[Any, str]) -> list[str]:
         extension, source = job
         flags = [flag for flag in extension.extra_compile_args if flag != "-Werror"]
+        if compiler.compiler_type == "unix":
+            flags.append("-fvisibility=hidden")  # calls from one module to another are direct then
         objects: list[str] = compiler.compile(
             [source], output_dir="o", include_dirs=[*extension.include_dirs, *headers], extra_postargs=flags
         )

@@ -21,7 +21,22 @@ from protocol.sizing import SizingPolicy
 
 Core = EncodeRank | LanguageRank
 
-_FIXED = frozenset({"_phases", "_recorder", "_stays", "_steps", "_tells_details", "discipline", "layout", "rank_id"})
+_FIXED = frozenset(
+    {
+        *(
+            "_announces",
+            "_phases",
+            "_recorder",
+            "_required",
+            "_resumes",
+            "_stays",
+            "_steps",
+            "_tells_details",
+            "_writers",
+        ),
+        *("discipline", "layout", "rank_id"),
+    }
+)
 """The same for the whole life of a core, and of every other that is made for the same rank."""
 
 _SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages", "untold"})

@@ -61,6 +61,7 @@ UNSEEN = {
     "_stays",
     "_phases",
     "_steps",
+    *("_announces", "_required", "_resumes", "_writers"),  # what the discipline claims, and names that are kept
     *("_recorder", "_tells_details", "discipline", "layout", "rank_id"),  # fixed
     *(
         "_free",
