@@ -156,7 +156,7 @@ def _check_same_requests(first: StoredRun, second: StoredRun) -> None:
 
 
 def _requests(run: StoredRun) -> pd.DataFrame:
-    columns = run.requests()[["replication", "room", *SAME_COLUMNS]]
+    columns = run.requests("replication", "room", *SAME_COLUMNS)
     return columns.sort_values(["replication", "room"], ignore_index=True)
 
 

@@ -29,7 +29,8 @@ def replications_of(
             f"RUN is {str(run.path)!r}, its summary.json must say when each replication ended; run it again"
         )
     notes = run.summary["replications"]
-    table = run.requests().sort_values(["replication", "arrival_s", "room"], kind="stable")
+    names = ("replication", "room", "arrival_s", "total_tokens", "text_tokens", "images")
+    table = run.requests(*names).sort_values(["replication", "arrival_s", "room"], kind="stable")
     warmup = config.run.warmup_requests if warmup_requests is None else warmup_requests
     fewest = int(table["replication"].value_counts().min())
     if not 0 <= warmup < fewest:
@@ -38,7 +39,6 @@ def replications_of(
     closed = config.workload.loop == "closed"
     made = [Replication(warmup_requests=warmup, slo=slo, closed=closed, disturbed=config.disturbed) for _ in notes]
     logs = [RunLog(scenario, columns=one.requests, warmup_requests=warmup) for one in made]
-    names = ["replication", "room", "arrival_s", "total_tokens", "text_tokens", "images"]
     for replication, room, arrival_s, total, text, images in zip(
         *(table[name].tolist() for name in names), strict=True
     ):

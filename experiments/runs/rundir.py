@@ -262,11 +262,11 @@ class StoredRun:
         """The file of its requests."""
         return self.path / REQUESTS
 
-    def requests(self) -> pd.DataFrame:
-        """requests.parquet."""
+    def requests(self, *columns: str) -> pd.DataFrame:
+        """requests.parquet: some of its columns, or all."""
         import pandas as pd
 
-        return pd.read_parquet(self.requests_path)
+        return pd.read_parquet(self.requests_path, columns=list(columns) or None)
 
     def events(self) -> pd.DataFrame:
         """events.parquet."""

@@ -11,8 +11,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,10 +132,7 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
     config = run.config
     scenario = config.scenario()
     check_requests(config, "real")
-    table = run.requests()
-    recorded = {
-        number: in_order(record for _, record in pairs) for number, pairs in groupby(run.records(), key=itemgetter(0))
-    }
+    table = run.requests("replication", "room", "arrival_s", "status", *ASKED)
     for number, measured in enumerate(replications_of(run)):
         rows = table[table["replication"] == number]
         statuses = dict(zip(rows["room"].tolist(), rows["status"].tolist(), strict=True))
@@ -151,7 +146,9 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
             for room in sorted(statuses)
             if statuses[room] != told[room]
         )
-        sides = recorded.pop(number, []), predicted.records
+        # Of one replication at a time: those of all of a long run are more than a small machine holds.
+        recorded = in_order(record for of, record in run.records(number) if of == number)
+        sides = recorded, predicted.records
         rooms = measured.rooms()[delivered_on_both(measured, predicted.figures)].tolist()
         first, second = (stage_table(records, scenario, arrivals_s, rooms) for records in sides)
         yield Repeat(

@@ -57,6 +57,7 @@ def test_what_was_written_reads_back(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     assert list(run.records()) == [(3, record) for record in RECORDS]
     assert list(run.requests().columns) == list(REQUEST_COLUMNS)
+    assert list(run.requests("status", "room").columns) == ["status", "room"]
     assert run.requests().iloc[0][["replication", "room", "total_tokens"]].tolist() == [3, 7, 16]
     assert run.requests()["first_chunk_s"].isna().all()
     assert run.config == load("seed-small").model_copy(update={})

@@ -19,10 +19,6 @@ from protocol.emulation.scenario import Request
 from protocol.sizing import find_policy
 from sim.workload import joined
 
-FIELDS = (
-    "room", "arrival_s", "total_tokens", "text_tokens", "images", "image_tokens_hint", "client", "incarnation",
-    "encode_instance", "language_instance", "image_squares", "encode_factor", "prefill_factor",
-)  # fmt: skip
 SHORT = "workload.requests=40"
 LEARNING = """
 from protocol.sizing import SizingPolicy
@@ -45,7 +41,7 @@ class Learning(SizingPolicy):
 
 
 def told(requests: Any) -> list[tuple[Any, ...]]:
-    return [tuple(getattr(one, name) for name in FIELDS) for one in requests]
+    return [tuple(getattr(one, name) for name in Request.__match_args__) for one in requests]
 
 
 @pytest.fixture

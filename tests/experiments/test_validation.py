@@ -81,6 +81,32 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_events_are_held_one_replication_at_a_time(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments.validation import pairing
+
+    held: list[set[int]] = []
+    original = StoredRun.records
+
+    def records(run: StoredRun, replication: int | None = None) -> Any:
+        if replication is not None:
+            held.append(set())
+        for number, record in original(run, replication):
+            if replication is not None:
+                held[-1].add(number)
+            yield number, record
+
+    monkeypatch.setattr(StoredRun, "records", records)
+    monkeypatch.setattr("experiments.runs.tables.ROW_GROUP_ROWS", 64)  # so that replications have groups of their own
+    run = StoredRun(simulated(lab, "long", lab / "true.toml", *CALM[:2], "workload.requests=40", "run.replications=3",
+                              example="quickstart"))  # fmt: skip
+    repeats = [repeat.number for repeat in pairing.pair_run(run, freeze(lab / "true.toml"))]
+    assert repeats == [0, 1, 2]
+    # What is asked for is one replication; a row group at its edge has some of its neighbour.
+    assert [number in numbers and len(numbers) <= 3 for number, numbers in enumerate(held)] == [True] * 3
+    assert held[0] <= {0, 1}
+    assert held[2] <= {1, 2}
+
+
 # --- a run is its own best prediction ------------------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ def observe(run: StoredRun, seen: Observed) -> None:
     # Rounds of a series are folders of numbers in one that says what they are.
     seen.runs.append("/".join(run.path.parts[-2:]) if run.path.name.isdigit() else run.path.name)
     seen.kinds.add(run.kind)
-    table = run.requests()
+    table = run.requests("replication", "room", "arrival_s", "total_tokens", "released_s", "status")
     for number, pairs in groupby(run.records(), key=itemgetter(0)):
         rows = table[table["replication"] == number]
         lengths = {int(room): int(total) for room, total in zip(rows["room"], rows["total_tokens"], strict=True)}
