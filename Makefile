@@ -12,7 +12,7 @@ SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
 # Nothing where it is there already, and no failure where there is no C compiler; a minute after a source has changed.
 COMPILE = @$(BIN)/python tools/compile_core.py --or-interpreted
 FAST := not slow and not rdma_vm
-BOTH := tests/regression tests/protocol tests/sim/test_clock.py tests/sim/test_properties.py
+BOTH := tests/regression tests/protocol $(addprefix tests/sim/test_,clock.py properties.py simpy.py)
 CODE := protocol sim real experiments tests tools
 
 .DEFAULT_GOAL := help
