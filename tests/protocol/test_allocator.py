@@ -76,8 +76,8 @@ class PoolMachine(RuleBasedStateMachine):
             del self.fenced[block]
             self.free.add(block)
 
-    @rule(owner=OWNERS, blocks=st.lists(st.integers(-1, 9), min_size=1, max_size=4))
-    def try_what_is_not_allowed(self, owner: str, blocks: list[int]) -> None:
+    @rule(owner=OWNERS, blocks=st.lists(st.integers(-1, 9), min_size=1, max_size=4).map(tuple))
+    def try_what_is_not_allowed(self, owner: str, blocks: tuple[int, ...]) -> None:
         twice = len(set(blocks)) < len(blocks)
         if twice or any(self.owned.get(block) != owner for block in blocks):
             for refused in (self.pool.release, self.pool.fence):
@@ -98,9 +98,9 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.release((block,), owner)
 
     @staticmethod
-    def _some_of(holders: dict[int, str], owner: str, data: st.DataObject) -> list[int]:
+    def _some_of(holders: dict[int, str], owner: str, data: st.DataObject) -> tuple[int, ...]:
         mine = [block for block, holder in holders.items() if holder == owner]
-        return data.draw(st.lists(st.sampled_from(mine), unique=True)) if mine else []
+        return tuple(data.draw(st.lists(st.sampled_from(mine), unique=True))) if mine else ()
 
     @invariant()
     def partition(self) -> None:
@@ -148,7 +148,7 @@ def test_a_block_named_twice_is_refused() -> None:
     pool.allocate(2, "a")
     for refused in (pool.release, pool.fence):
         with pytest.raises(OwnershipError, match="name a block twice"):
-            refused([0, 0], "a")
+            refused((0, 0), "a")
     assert (pool.free, pool.fenced, pool.owner(0)) == (0, 0, "a")
     pool.fence((0,), "a")
     with pytest.raises(OwnershipError, match="name a block twice"):
@@ -164,18 +164,18 @@ def everything(pool: BlockPool) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("blocks", "owner", "refusal"),
     [
-        ([1, 2, 3], "a", "block 3 is not owned by a, but by b"),
-        ([5, 0, 3], "a", "block 5 is not owned by a, but by None"),  # the first in the order given, not the lowest
-        ([0, 4], "a", "block 4 is not owned by a, but by None"),  # fenced
-        ([0, 5], "a", "block 5 is not owned by a, but by None"),  # free
-        ([-6, -5], "a", "block -6 is not owned by a, but by None"),  # not what a list has there, which is a's
-        ([-1, 0, 1], "a", "block -1 is not owned by a, but by None"),
-        ([5, 6], "a", "block 5 is not owned by a, but by None"),
-        ([6, 7], "a", "block 6 is not owned by a, but by None"),
-        ([5], None, "block 5 is not owned by None, but by None"),  # what is nobody's cannot be given back by nobody
+        ((1, 2, 3), "a", "block 3 is not owned by a, but by b"),
+        ((5, 0, 3), "a", "block 5 is not owned by a, but by None"),  # the first in the order given, not the lowest
+        ((0, 4), "a", "block 4 is not owned by a, but by None"),  # fenced
+        ((0, 5), "a", "block 5 is not owned by a, but by None"),  # free
+        ((-6, -5), "a", "block -6 is not owned by a, but by None"),  # not what a list has there, which is a's
+        ((-1, 0, 1), "a", "block -1 is not owned by a, but by None"),
+        ((5, 6), "a", "block 5 is not owned by a, but by None"),
+        ((6, 7), "a", "block 6 is not owned by a, but by None"),
+        ((5,), None, "block 5 is not owned by None, but by None"),  # what is nobody's cannot be given back by nobody
     ],
 )
-def test_a_refused_return_changes_nothing(blocks: list[int], owner: str | None, refusal: str) -> None:
+def test_a_refused_return_changes_nothing(blocks: tuple[int, ...], owner: str | None, refusal: str) -> None:
     pool = BlockPool(6)
     assert pool.allocate(3, "a") == (0, 1, 2)
     assert pool.allocate(1, "b") == (3,)
