@@ -72,6 +72,7 @@ test-rdma: setup-dev ## the real backend over software RDMA in a small virtual m
 
 bench: setup-dev ## time the simulator beside a bare SimPy loop, how its cost grows, and the benchmarks in the test tree
 	$(BIN)/python tools/bench.py $(ARGS)
+	$(BIN)/python tools/bench_user.py $(ARGS)
 	$(BIN)/python tools/growth.py $(filter --quick,$(ARGS))
 	$(BIN)/pytest -m "" --benchmark-enable --benchmark-only
 
