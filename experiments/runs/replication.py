@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -86,7 +85,7 @@ class Replication:
     @property
     def offered(self) -> int:
         """All requests, those of the warm-up included."""
-        return len(self.requests.room)
+        return len(self.requests)
 
     def take(self, log: RunLog, end_s: float) -> None:
         """Take what ``log``, which is finished, has of the whole run. ``end_s``: when that ended."""
@@ -115,7 +114,7 @@ class Replication:
 
     def prefill_ends_s(self) -> Samples:
         """When prefills ended, those of the warm-up with them, in no order; NaN for those that did not."""
-        return np.array(self.requests.prefilled_s)
+        return self.requests.column("prefilled_s").copy()
 
     def busy_until(self, time_s: float) -> dict[str, float | None]:
         """The share of the time until ``time_s`` that every stage was busy; of the pools, that rooms waited for them.
@@ -226,7 +225,7 @@ class Replication:
     def deliveries(self, grid: Grid | None = None) -> OneRun | None:
         """Deliveries a second in the window; the requests of a warm-up count if they are delivered in it."""
         start_s, end_s = self.window_s
-        times_s = np.frombuffer(self.requests.delivered_s) - start_s
+        times_s = self.requests.column("delivered_s") - start_s
         times_s = times_s[times_s > 0]  # NaN is not
         whole_s = end_s - start_s
         cut = grid or self.grid()
@@ -239,10 +238,9 @@ class Replication:
     def mser5_requests(self) -> int | None:
         """How many first requests MSER-5 would leave out, from the latencies of all that were delivered."""
         order = self._in_order()
-        delivered_s, arrivals_s = (
-            np.frombuffer(times_s) for times_s in (self.requests.delivered_s, self.requests.arrival_s)
+        latencies = (
+            (self.requests.column("delivered_s") - self.requests.column("arrival_s"))[order] if len(order) else EMPTY
         )
-        latencies = (delivered_s - arrivals_s)[order] if len(order) else EMPTY
         delivered = np.flatnonzero(~np.isnan(latencies))
         cut = mser5(latencies[delivered])
         # Of all requests, so that the number can be put into run.warmup_requests.
@@ -250,13 +248,11 @@ class Replication:
 
     def _in_order(self) -> NDArray[np.intp]:
         if self._order is None or len(self._order) != self.offered:
-            self._order = np.lexsort((np.array(self.requests.room), np.array(self.requests.arrival_s)))
+            self._order = np.lexsort((self.requests.column("room"), self.requests.column("arrival_s")))
         return self._order
 
     def _counted(self, column: str) -> NDArray[Any]:
-        values: array[Any] = getattr(self.requests, column)
-        # Taken out of it, so that the array may grow again.
-        return np.frombuffer(values, dtype=values.typecode)[self._in_order()[self.warmup_requests :]]
+        return self.requests.column(column)[self._in_order()[self.warmup_requests :]]
 
     def _of_delivered(self, values: Samples) -> Samples:
         return values[self.delivered() if self.common is None else self.common]

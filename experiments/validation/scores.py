@@ -241,7 +241,7 @@ def _gaps(one: Repeat) -> Pair:
 
 
 def _delivery_gaps(figures: Replication) -> Samples:
-    times_s = np.frombuffer(figures.requests.delivered_s) - figures.window_s[0]
+    times_s = figures.requests.column("delivered_s") - figures.window_s[0]
     return np.diff(np.sort(times_s[times_s > 0]), prepend=0.0)
 
 

@@ -104,7 +104,10 @@ def test_the_run_shows_what_went_wrong_and_keeps_its_invariants(tmp_path: Path) 
     one, broken = simulate_one(config, 0)
     assert broken == []
     again, _ = simulate_one(config, 0)
-    assert (one.statuses, one.requests.delivered_s.tobytes()) == (again.statuses, again.requests.delivered_s.tobytes())
+    assert (one.statuses, one.requests.column("delivered_s").tobytes()) == (
+        again.statuses,
+        again.requests.column("delivered_s").tobytes(),
+    )
     # Rooms of the dead rank's instance stay open for ever, the others end.
     assert 0 < one.statuses["Failed"] < 40
     assert one.statuses["Success"] > 5
