@@ -81,7 +81,8 @@ def attributes_of(one: object) -> list[str]:
     kind = type(one)
     if kind not in _DECLARED:
         listed = [getattr(base, "__mypyc_attrs__", getattr(base, "__slots__", ())) for base in kind.__mro__]
-        _DECLARED[kind] = tuple(dict.fromkeys(chain.from_iterable(listed)))
+        # A compiled class names __dict__ as well, which no object of it has.
+        _DECLARED[kind] = tuple(name for name in dict.fromkeys(chain.from_iterable(listed)) if name != "__dict__")
     return [*_DECLARED[kind], *getattr(one, "__dict__", ())]
 
 

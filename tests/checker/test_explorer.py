@@ -274,6 +274,7 @@ def test_a_fault_that_may_still_happen_is_no_way_out_of_a_deadlock() -> None:
 # --- what a discipline claims -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.interpreted
 def test_a_discipline_that_claims_too_much_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that holds and waits, and says of itself that it never deadlocks."""
 
@@ -290,6 +291,7 @@ def test_a_discipline_that_claims_too_much_is_found_out(monkeypatch: pytest.Monk
     assert [finding.invariant for finding in found] == [22], "both run into their timers, which no claim explains"
 
 
+@pytest.mark.interpreted
 def test_a_discipline_that_claims_to_serve_what_it_refuses_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Boasting(DISCIPLINES["default_fail"]):  # type: ignore[misc]
         name = "boasting"

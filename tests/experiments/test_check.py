@@ -67,6 +67,7 @@ def test_a_schedule_that_the_core_does_not_go_along_with_any_more(bufferlab: Any
     assert "the core does not go along with this schedule: move 2" in ended.out
 
 
+@pytest.mark.interpreted
 def test_a_broken_core_is_found(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = LanguageRank._conclude_failed
 

@@ -23,6 +23,7 @@ from protocol.checker.explorer import Exploration, explore
 from protocol.checker.invariants import STATEMENTS
 from protocol.checker.schedule import from_file, replay, to_file
 
+pytestmark = pytest.mark.interpreted  # an exhibit puts its fault into a core
 BY_ID = {exhibit.id: exhibit for exhibit in EXHIBITS}
 CATALOGUE = {
     f"{letter}{number}" for letter, last in (("S", 15), ("B", 18), ("T", 7), ("N", 14)) for number in range(1, last + 1)

@@ -188,6 +188,7 @@ ELSEWHERE = {
 """What no exploration takes, each with the reason; the tests below do."""
 
 
+@pytest.mark.interpreted
 @each_side
 def test_every_step_of_the_tables_is_taken_and_no_other(side: Side) -> None:
     allowed = {(phase, step) for phase, row in TABLES[side].items() for step in row.steps}
@@ -196,12 +197,14 @@ def test_every_step_of_the_tables_is_taken_and_no_other(side: Side) -> None:
     assert {one for one in allowed - seen if one not in ELSEWHERE} == set()
 
 
+@pytest.mark.interpreted
 @each_side
 def test_a_timer_runs_only_in_a_phase_that_has_one(side: Side) -> None:
     timed = {phase for phase in taken().timed if isinstance(phase, KINDS[side][0])}
     assert timed == {phase for phase, row in TABLES[side].items() if row.timer is not Timer.NONE}
 
 
+@pytest.mark.interpreted
 @each_side
 def test_what_a_phase_takes_is_what_changes_it(side: Side) -> None:
     heeded = {(phase, name) for phase, name in taken().heeded if isinstance(phase, KINDS[side][0])}
