@@ -13,7 +13,7 @@ pytest.importorskip("zmq", reason="needs pyzmq")
 
 from protocol.chunks import Chunk
 from protocol.emulation.scenario import Scenario
-from protocol.messages import Action, CopyOut, Note, Send, StartWrite
+from protocol.messages import Action, CopyOut, Note, Quiet, Send, StartWrite
 from protocol.recording import Event
 from protocol.sizing import SizingError
 from protocol.topology import RankId, Side
@@ -88,13 +88,14 @@ def test_where_a_death_is_planned_records_are_sent_on_before_anybody_hears_of_wh
     """Also what is recorded while a copy is taken, of a room that waits behind it."""
     heard = Decoded()
     rank, driver = rank_that_tells(heard, mortal=mortal)
+    first, second, third = (Quiet(room, 0) for room in range(3))
     actions: list[Action] = [
-        note(1), Send(LANGUAGE, "first"), COPY, note(2), note(3), Send(LANGUAGE, "second"), Send(LANGUAGE, "third"),
+        note(1), Send(LANGUAGE, first), COPY, note(2), note(3), Send(LANGUAGE, second), Send(LANGUAGE, third),
         note(4), WRITE, note(5),
     ]  # fmt: skip
     driver._carry_out(actions)
-    at_once = [[1], "first", "copy", [2, 3], "second", "third", [4], "write", [5]]
-    assert heard.order == (at_once if mortal else [one for one in at_once if isinstance(one, str)])
+    at_once = [[1], first, "copy", [2, 3], second, third, [4], "write", [5]]
+    assert heard.order == (at_once if mortal else [one for one in at_once if not isinstance(one, list)])
     heard.order.clear()
     rank.journal.send_on(least=1)
     assert heard.order == ([] if mortal else [[1, 2, 3, 4, 5]])
