@@ -75,7 +75,10 @@ def is_cut_short(leader: Member, iteration: Iteration) -> bool:
 
 def agree(proposals: Iterable[Sequence[int]]) -> Proposal:
     """The first reduction: the element-wise minimum of the group's proposals."""
-    return Proposal(*map(min, zip(*proposals, strict=True)))
+    submitted, free_blocks, failed = next(rest := iter(proposals))
+    for one in rest:
+        submitted, free_blocks, failed = min(submitted, one[0]), min(free_blocks, one[1]), min(failed, one[2])
+    return Proposal(submitted, free_blocks, failed)
 
 
 def hold_iteration(members: Sequence[Member]) -> Iteration:
@@ -84,5 +87,10 @@ def hold_iteration(members: Sequence[Member]) -> Iteration:
         return members[0].lone_iteration()
     submitted, free_blocks, failed = agree([member.proposal() for member in members])
     candidates = proposed(members[0])
-    progress = [min(column) for column in zip(*(member.progress_of(candidates) for member in members), strict=True)]
+    if not candidates:
+        return Iteration(submitted, free_blocks, failed)
+    progress = members[0].progress_of(candidates)
+    for member in members[1:]:
+        for place, own in enumerate(member.progress_of(candidates)):
+            progress[place] = min(progress[place], own)
     return Iteration(submitted, free_blocks, failed, tuple(zip(candidates, progress, strict=True)))

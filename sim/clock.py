@@ -76,6 +76,17 @@ class FunctionCall(Call):
         self.function(*self.arguments)
 
 
+@final
+class _Again(Call):
+    """In the place of a call that is put again and again."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def run(self) -> None:
+        self._call.run()
+
+
 class Elsewhere(Protocol):
     """A queue that is not the clock's own: that of a plain SimPy environment (see ``sim.processes``)."""
 
@@ -110,6 +121,7 @@ class Clock:
         self.events = 0
         self.most_alone = 1_000_000
         self._queue: list[Call] = []
+        self._aside: Call | None = None  # a call that is withdrawn often
         self._number = 0
         self._ahead = 0
         self._reminders = 0
@@ -146,7 +158,8 @@ class Clock:
         """When the next call or event comes; infinity for never."""
         if self._elsewhere is not None:
             return self._elsewhere.first_s()
-        return self._queue[0].time_s if self._queue else inf
+        first = self._first()
+        return inf if first is None else first.time_s
 
     # --- calls that are objects ---
 
@@ -187,8 +200,32 @@ class Clock:
         self._reminders += 1
         self._put(call)
 
+    def put_aside_at(self, time_s: float, call: Call) -> Call:
+        """The same as ``put_at`` for a call that will be withdrawn and put elsewhere again and again.
+
+        It is kept beside the queue, where that costs next to nothing, if nothing else is there. Returns what to
+        withdraw: the call, which may be put again after that, or where it could not be kept there one in its place.
+        Raises ValueError for a past time.
+        """
+        if self._aside is not None or self._elsewhere is not None:
+            call = _Again(call)
+            self.put_at(time_s, call)
+            return call
+        if not time_s >= self._now:
+            raise self._past("a call", time_s)
+        self._number += 1
+        call.time_s = time_s
+        call.number = self._number
+        self._ahead += 1
+        self._aside = call
+        return call
+
     def withdraw(self, call: Call) -> None:
         """Take back a call that has not come. What stays in the queue does nothing and does not keep a run alive."""
+        if call is self._aside:
+            self._aside = None
+            self._ahead -= 1
+            return
         if call.kind == _KEEPS:
             self._ahead -= 1
             self._reminders += 1
@@ -236,19 +273,32 @@ class Clock:
         """Let the next call or event happen, whatever it is; False if there is none."""
         if self._elsewhere is not None:
             return self._elsewhere.step()
-        if not self._queue:
+        first = self._first()
+        if first is None:
             return False
-        self.happen(heappop(self._queue))
+        if first is self._aside:
+            self._aside = None
+        else:
+            heappop(self._queue)
+        self.happen(first)
         return True
 
     def run_while_busy(self) -> None:
         """Let calls happen in order until only reminders are left; those that come before that happen too."""
         queue = self._queue
         while self._ahead > 0:
-            if queue:
+            if queue and self._aside is None:
                 self.happen(heappop(queue))
             elif not self.step():
                 return
+
+    def _first(self) -> Call | None:
+        """What comes next."""
+        aside = self._aside
+        if not self._queue:
+            return aside
+        first = self._queue[0]
+        return first if aside is None or first < aside else aside
 
     def happen(self, call: Call) -> None:
         """A call has come out of the queue: it is its time."""

@@ -105,3 +105,11 @@ class Group:
             if len(ranks) > 1 and isinstance(rank.core, LanguageRank) and isinstance(rank.core.sizing, Supervised):
                 rank.core.sizing.compared = True
                 self.compared[rank.core.rank_id] = rank.core.sizing
+
+    @property
+    def remembers(self) -> bool:
+        """Whether any of its ranks has a room."""
+        for core in self.cores:  # noqa: SIM110 - any() would make a generator, which costs more than all the rest
+            if core.rooms:
+                return True
+        return False

@@ -80,7 +80,7 @@ class Meetings:
         """Hold an idle iteration of a group in which nothing is due, if it can take processors from anybody."""
         if len(group.ranks) == 1 or group.iteration_due:
             return
-        if any(core.rooms for core in group.cores) and self._others_at_work():
+        if group.remembers and self._others_at_work():
             self._clock.put_reminder_at(group.grid.next_s(self._clock._now), _Due(self, group, idle=True))
 
     def _others_at_work(self) -> bool:

@@ -7,20 +7,21 @@ that a process that is started anew under a rank's name draws other durations th
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from protocol.topology import RankId
 from sim.clock import Clock
 from sim.cluster.group import Group, Rank
 from sim.host.costs import HostCosts
 from sim.host.processors import SharedProcessors, Thread
-from sim.host.spread import Draws, Spread
+from sim.host.spread import Draws, Spread, quantile
 from sim.streams import stream
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
 
+@final
 class Threads:
     """One for every rank, one for the router; ``of`` finds a rank's. ``draws``: always the same if None."""
 
@@ -29,6 +30,9 @@ class Threads:
         self.router = Thread(self.processors)
         self.of: dict[Rank, Thread] = {}
         self._host = host
+        self._asleep_after_s = host.asleep_after_s
+        self._nap_wakeup_s = host.nap_wakeup_s
+        self._collective_quantiles_s = host.collective_quantiles_s
         self._wakeup_s = wakeup_s
         self._draws: Draws = draws or _unseeded
         self.submissions = Spread(host.submit_spread, self._draws, "submissions")
@@ -63,7 +67,7 @@ class Threads:
 
     def asleep(self, group: Group) -> set[Rank]:
         """The ranks whose threads sleep soundly."""
-        return {rank for rank in group.ranks if self.of[rank].idle_s >= self._host.asleep_after_s}
+        return {rank for rank in group.ranks if self.of[rank].idle_s >= self._asleep_after_s}
 
     def late_s(self, group: Group, work_s: float) -> float:
         """How much later than it was due, and is due now, a loop comes round or notices that a pass is over.
@@ -71,9 +75,11 @@ class Threads:
         Not at all if its threads have something to do. The latency ends with an event that the thread notes when it has
         worked for ``work_s``, which comes on top.
         """
-        idle_s = max(self.of[rank].idle_s for rank in group.ranks)
-        if idle_s < self._host.asleep_after_s:
-            return max(0.0, self._host.nap_wakeup_s - work_s) if idle_s else 0.0
+        idle_s = 0.0
+        for rank in group.ranks:
+            idle_s = max(idle_s, self.of[rank].idle_s)
+        if idle_s < self._asleep_after_s:
+            return max(0.0, self._nap_wakeup_s - work_s) if idle_s else 0.0
         if group not in self._wakeups:
             self._wakeups[group] = Spread(self._host.wakeup_spread, self._draws, self._name("wake-ups", group))
         return max(0.0, self._wakeups[group].draw() * self._wakeup_s - work_s)
@@ -82,7 +88,7 @@ class Threads:
         """How long the group's next all-reduce takes."""
         if group not in self._lengths:
             self._lengths[group] = self._draws(self._name("all-reduces", group))
-        return self._host.collective_s(float(self._lengths[group].random()))
+        return quantile(self._collective_quantiles_s, float(self._lengths[group].random()))
 
 
 def _of_process(name: str, generation: int) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from sim.host.spread import quantile
+
 ENOUGH = math.inf
 """Of processors: as many as there are threads."""
 
@@ -91,11 +93,7 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     def collective_s(self, probability: float) -> float:
         """How long an all-reduce takes: the quantile of ``probability``, linear between two steps."""
-        steps = self.collective_quantiles_s
-        place = probability * (len(steps) - 1)
-        lower = min(int(place), len(steps) - 1)
-        upper = min(lower + 1, len(steps) - 1)
-        return steps[lower] + (place - lower) * (steps[upper] - steps[lower])
+        return quantile(self.collective_quantiles_s, probability)
 
 
 FIELDS = HostCosts.__struct_fields__

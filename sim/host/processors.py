@@ -13,23 +13,23 @@ from math import inf
 from typing import Any, Final, final
 
 from sim.clock import Call, Clock, FunctionCall
-from sim.fairshare import rates_of_one
+from sim.fairshare import Part, share_one
 
 _ENDED_S: Final = 1e-12
 """Work below this is rounding: a run of 1,000 s has times to a part in 1e13 of a second."""
 
 
 @final
-class _Work:
+class _Work(Part):
     """``left_s`` is what was left of it at the last change, ``rate`` what it has of the processors since then."""
 
-    __slots__ = ("left_s", "rate", "then", "width")
+    __slots__ = ("left_s", "then")
 
     def __init__(self, work_s: float, width: float, then: Call) -> None:
-        self.left_s = work_s
-        self.width: Final = width
-        self.then: Final = then
+        self.cap = width
         self.rate = 0.0
+        self.left_s = work_s
+        self.then: Final = then
 
 
 @final
@@ -51,7 +51,7 @@ class SharedProcessors:
     ``busy_s``: processor seconds spent. Raises ValueError for a count that is not above 0.
     """
 
-    __slots__ = ("_call", "_clock", "_ending", "_since_s", "_under_way", "busy_s", "count")
+    __slots__ = ("_call", "_clock", "_end", "_ending", "_since_s", "_under_way", "busy_s", "count")
 
     def __init__(self, clock: Clock, count: float) -> None:
         if not count > 0:
@@ -62,7 +62,8 @@ class SharedProcessors:
         self._under_way: list[_Work] = []
         self._since_s = 0.0
         self._ending = False
-        self._call: Call | None = None
+        self._end: Call = _End(self)
+        self._call: Call | None = None  # in which it comes
 
     @property
     def now(self) -> float:
@@ -119,21 +120,18 @@ class SharedProcessors:
             return
         wanted = 0.0
         for one in under_way:
-            wanted += one.width
+            wanted += one.cap
         if wanted <= self.count:  # nobody is in another's way
             for one in under_way:
-                one.rate = one.width
+                one.rate = one.cap
         else:
-            rates = rates_of_one(self.count, [one.width for one in under_way])
-            for one, rate in zip(under_way, rates, strict=True):
-                one.rate = rate
+            share_one(self.count, under_way)
         next_s = inf
         for one in under_way:
             lasts_s = one.left_s / one.rate
             if lasts_s < next_s:
                 next_s = lasts_s
-        self._call = call = _End(self)
-        self._clock.put_at(self._clock._now + max(next_s, 0.0), call)
+        self._call = self._clock.put_aside_at(self._clock._now + max(next_s, 0.0), self._end)
 
     def end(self) -> None:
         """Its call has come."""

@@ -28,3 +28,11 @@ class Spread:
         if self._draws is None:
             return self._first
         return self._factors[int(self._draws.random() * len(self._factors))]
+
+
+def quantile(steps: tuple[float, ...], probability: float) -> float:
+    """The quantile of a probability, linear between quantiles at equal steps of probability from 0 to 1."""
+    place = probability * (len(steps) - 1)
+    lower = min(int(place), len(steps) - 1)
+    upper = min(lower + 1, len(steps) - 1)
+    return steps[lower] + (place - lower) * (steps[upper] - steps[lower])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.clock import Clock
+from sim.clock import Clock, FunctionCall
 
 
 def test_calls_come_in_order_of_time_and_ties_in_order_of_scheduling() -> None:
@@ -67,3 +67,25 @@ def test_a_withdrawn_call_is_not_made_and_keeps_no_run_alive() -> None:
 def _step_to_the_end(clock: Clock) -> None:
     while clock.busy:
         clock.step()
+
+
+def test_a_call_that_is_put_aside_comes_in_its_place_and_may_be_put_again() -> None:
+    clock, seen = Clock(), []
+    often, other = (FunctionCall(seen.append, (name,)) for name in ("often", "other"))
+    clock.call_at(1.0, seen.append, "before")
+    for _ in range(3):
+        clock.withdraw(clock.put_aside_at(9.0, often))
+    assert (clock.ahead, clock.reminders) == (1, 0)
+    clock.put_aside_at(1.0, often)
+    second = clock.put_aside_at(1.0, other)  # there is one place: this one is in the queue
+    clock.call_at(1.0, seen.append, "after")
+    assert (clock.ahead, clock.peek()) == (4, 1.0)
+    clock.run_while_busy()
+    assert seen == ["before", "often", "other", "after"]
+    clock.put_aside_at(2.0, often)
+    clock.withdraw(clock.put_aside_at(1.5, other))
+    assert second is not other
+    clock.run_while_busy()
+    assert (seen[4:], clock.now, clock.ahead) == (["often"], 2.0, 0)
+    with pytest.raises(ValueError, match="past"):
+        clock.put_aside_at(1.0, often)

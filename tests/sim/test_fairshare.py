@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.fairshare import Flow, Node, component, fill, rates_of_one
+from sim.fairshare import Flow, Node, Part, component, fill, share_one
 
 
 def rates(capacities: list[float], flows: list[tuple[tuple[int, ...], float]]) -> list[float]:
@@ -132,5 +132,7 @@ def test_a_component_is_what_shared_nodes_connect() -> None:
     capacity=st.floats(0.1, 8.0),
     caps=st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.8, 1.0, 1.2, 1 / 3]), min_size=1, max_size=12),
 )
-def test_the_rates_of_one_node_are_those_of_a_filling_to_the_last_bit(capacity: float, caps: list[float]) -> None:
-    assert rates_of_one(capacity, caps) == rates([capacity], [((0,), cap) for cap in caps])
+def test_the_share_one_node_are_those_of_a_filling_to_the_last_bit(capacity: float, caps: list[float]) -> None:
+    parts = [Part(cap) for cap in caps]
+    share_one(capacity, parts)
+    assert [part.rate for part in parts] == rates([capacity], [((0,), cap) for cap in caps])
