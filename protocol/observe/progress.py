@@ -13,6 +13,7 @@ from protocol.status import Status
 BOOTSTRAPPING: Final = Status.Bootstrapping
 SUCCESS: Final = Status.Success
 FAILED: Final = Status.Failed
+NAMES: Final = {status: status.name for status in Status}  # Enum looks for a name in Python
 
 
 class RequestRow(msgspec.Struct, frozen=True):
@@ -127,7 +128,7 @@ class Progress:
             first_chunk_s=_or_none(self.first_chunk_s),
             delivered_s=_or_none(self.delivered_s(status)),
             released_s=_or_none(self.released_s),
-            status=status.name,
+            status=NAMES[status],
             failure=self.failed_for,
             prefilled_s=_or_none(self.prefilled_s(status)),
         )
