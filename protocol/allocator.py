@@ -6,7 +6,7 @@ is known to be quiet, so a late write never lands in the next owner's data.
 Neighbours are worth keeping together: a chunk whose blocks follow each other on both sides is moved in one segment per
 buffer kind instead of one per block. So the pool knows its free blocks as runs of neighbours, gives a room the shortest
 run that is long enough, and takes from the longest ones only when none is. Whose the other blocks are stands in lists
-by block number, so a run of neighbours changes hands as one slice, however many blocks it has.
+by block number.
 """
 
 from __future__ import annotations
@@ -69,17 +69,21 @@ class BlockPool:
         best = self._shortest_run(count)
         if best >= 0:
             start = self._take(best, count)
-            self._owner[start : start + count] = [owner] * count
+            self._give(start, start + count, owner)
             return self._numbers[start : start + count]
         taken: list[int] = []
         while count:  # no run has as many: from the longest ones, and of equal ones from the first
             longest, length = self._longest_run()
             length = min(length, count)
             start = self._take(longest, length)
-            self._owner[start : start + length] = [owner] * length
+            self._give(start, start + length, owner)
             taken.extend(range(start, start + length))
             count -= length
         return tuple(taken)
+
+    def _give(self, start: int, end: int, owner: Hashable) -> None:
+        for block in range(start, end):
+            self._owner[block] = owner
 
     def _shortest_run(self, count: int) -> int:
         """The shortest run of at least ``count`` blocks, the first of several; -1 if there is none."""
@@ -156,8 +160,7 @@ class BlockPool:
         """``blocks`` as runs. Raises OwnershipError unless ``owner`` holds each of them, and each is named once."""
         runs = _runs(blocks)
         for place in range(0, len(runs), 2):
-            start, end = runs[place], runs[place + 1]
-            if owner is None or start < 0 or holders[start:end].count(owner) != end - start:
+            if not _hold(holders, runs[place], runs[place + 1], owner):
                 found = [(block, holders[block] if 0 <= block < self.blocks else None) for block in blocks]
                 block, holder = next(pair for pair in found if pair[1] is None or pair[1] != owner)
                 raise OwnershipError(f"block {block} is not {what} by {owner}, but by {holder}")
@@ -166,8 +169,19 @@ class BlockPool:
 
 def _mark(runs: list[int], holders: list[Hashable | None], holder: Hashable | None) -> None:
     for place in range(0, len(runs), 2):
-        start, end = runs[place], runs[place + 1]
-        holders[start:end] = [holder] * (end - start)
+        for block in range(runs[place], runs[place + 1]):
+            holders[block] = holder
+
+
+def _hold(holders: list[Hashable | None], start: int, end: int, owner: Hashable) -> bool:
+    """Whether the blocks from ``start`` to before ``end`` are all there and all with ``owner``."""
+    if owner is None or start < 0 or end > len(holders):
+        return False
+    for block in range(start, end):
+        holder = holders[block]
+        if holder is not owner and holder != owner:
+            return False
+    return True
 
 
 def _runs(blocks: tuple[int, ...]) -> list[int]:

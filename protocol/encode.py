@@ -274,10 +274,9 @@ class EncodeRank(RankCore[EncodeRoom]):
                 self._take_in(message, now, actions)
 
     def _on_offer(self, offer: Offer, now: float, actions: list[Action]) -> None:
-        key = (offer.room, offer.incarnation)
-        room = self.rooms.get(key)
+        room = self._find(offer.room, offer.incarnation)
         if room is None:
-            self._early.keep(key, offer, now)
+            self._early.keep((offer.room, offer.incarnation), offer, now)
             return
         if (
             room.status in FINAL
@@ -317,7 +316,7 @@ class EncodeRank(RankCore[EncodeRoom]):
 
     def _on_cancel(self, cancel: Cancel, now: float, actions: list[Action]) -> None:
         key = (cancel.room, cancel.incarnation)
-        room = self.rooms.get(key)
+        room = self._find(cancel.room, cancel.incarnation)
         if room is None:
             # Nothing of it is in flight. Keep the cancellation: the request itself may still come.
             self._early.keep(key, cancel, now)
@@ -328,7 +327,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         self._answer_cancels(room, actions)
 
     def _on_encoded(self, done: Encoded, now: float, actions: list[Action]) -> None:
-        room = self.rooms.get((done.room, done.incarnation))
+        room = self._find(done.room, done.incarnation)
         if room is None or not room.encoding:
             self.ignored_messages += 1
             return
@@ -349,7 +348,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._move(room, DONE)
 
     def _on_write_done(self, done: WriteDone, now: float, actions: list[Action]) -> None:
-        room = self.rooms.get((done.room, done.incarnation))
+        room = self._find(done.room, done.incarnation)
         if room is None or done.epoch != room.epoch or done.destination not in room.writing or room.chunk is None:
             self.ignored_messages += 1
             return
@@ -374,7 +373,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._finish_chunk(room, chunk, now, actions)
 
     def _on_writer_quiet(self, quiet: WriterQuiet, now: float, actions: list[Action]) -> None:
-        room = self.rooms.get((quiet.room, quiet.incarnation))
+        room = self._find(quiet.room, quiet.incarnation)
         if room is None or quiet.destination not in room.unquiet:
             self.ignored_messages += 1
             return
@@ -393,7 +392,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         self._down.discard(up.peer)
 
     def _on_abort(self, abort: Abort, now: float, actions: list[Action]) -> None:
-        room = self.rooms.get((abort.room, abort.incarnation))
+        room = self._find(abort.room, abort.incarnation)
         if room is None or not room.destinations:
             # A surplus rank takes no part in the transfer: the ranks that do decide, and they are told as well.
             self.ignored_messages += 1

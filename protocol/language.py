@@ -313,10 +313,9 @@ class LanguageRank(RankCore[LanguageRoom]):
                 self._take_in(message, now, actions)
 
     def _on_announce(self, announce: Announce, now: float, actions: list[Action]) -> None:
-        key = (announce.room, announce.incarnation)
-        room = self.rooms.get(key)
+        room = self._find(announce.room, announce.incarnation)
         if room is None:
-            self._early.keep(key, announce, now)
+            self._early.keep((announce.room, announce.incarnation), announce, now)
             return
         if room.phase is not IN_AWAITING_LENGTH:
             self.ignored_messages += 1
@@ -326,10 +325,9 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._move(room, ANNOUNCED)
 
     def _on_status(self, status: ChunkStatus, now: float, actions: list[Action]) -> None:
-        key = (status.room, status.incarnation)
-        room = self.rooms.get(key)
+        room = self._find(status.room, status.incarnation)
         if room is None and status.status is FAILED_STATUS:
-            self._early.keep(key, status, now)
+            self._early.keep((status.room, status.incarnation), status, now)
             return
         if room is None or room.over or room.failure:
             self.ignored_messages += 1
@@ -357,7 +355,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         self._move(room, FIRST_CHUNK + 2 * room.epoch + is_last)
 
     def _on_quiet(self, quiet: Quiet, now: float, actions: list[Action]) -> None:
-        room = self.rooms.get((quiet.room, quiet.incarnation))
+        room = self._find(quiet.room, quiet.incarnation)
         if room is None or room.phase not in (IN_FENCED, IN_QUARANTINED):
             self.ignored_messages += 1
             return
@@ -367,7 +365,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             self._unfence(room, now)
 
     def _on_prefilled(self, prefilled: Prefilled, now: float, actions: list[Action]) -> None:
-        room = self.rooms.get((prefilled.room, prefilled.incarnation))
+        room = self._find(prefilled.room, prefilled.incarnation)
         if room is None or room.phase is not IN_PREFILLING:
             self.ignored_messages += 1
             return
@@ -396,7 +394,7 @@ class LanguageRank(RankCore[LanguageRoom]):
                 actions.append(Send(room.writer, Cancel(*room.key, self.rank_id, room.failure)))
 
     def _on_abort(self, abort: Abort, now: float, actions: list[Action]) -> None:
-        room = self.rooms.get((abort.room, abort.incarnation))
+        room = self._find(abort.room, abort.incarnation)
         if room is None or room.over:
             self.ignored_messages += 1
             return

@@ -172,6 +172,7 @@ class RankCore(Generic[RoomType]):
         self.pool = BlockPool(pool_blocks)
         self.timeout_s = NEVER_S if timeout_s is None else timeout_s
         self.rooms: dict[RoomKey, RoomType] = {}
+        self._newest: dict[int, RoomType] = {}  # by its room number alone, the room that came last under it
         self.ignored_messages = 0
         self._recorder = recorder
         self._tells_details = wants_details(recorder)
@@ -252,11 +253,19 @@ class RankCore(Generic[RoomType]):
         if room.key in self.rooms:
             raise ProtocolError(f"room {room.key[0]} incarnation {room.key[1]} is already there on {self.rank_id}")
         self.rooms[room.key] = room
+        self._newest[room.key[0]] = room
         self._by_number[room.number] = room
         self._submitted += 1
         delay_s = self._stays[room.phase]
         if delay_s < NEVER_S:
             self._arm(room, delay_s, now)
+
+    def _find(self, number: int, incarnation: int) -> RoomType | None:
+        """The room of this number and incarnation. Hardly any number has two, so the number finds it."""
+        room = self._newest.get(number)
+        if room is not None and room.key[1] == incarnation:
+            return room
+        return self.rooms.get((number, incarnation))
 
     def _step(self, room: RoomType, step: Step, now: float) -> None:
         """Take the room to the phase to which the table leads, and arm the timer of that phase.
@@ -282,6 +291,9 @@ class RankCore(Generic[RoomType]):
 
     def _forget(self, room: RoomType) -> None:
         del self.rooms[room.key]
+        number = room.key[0]
+        if self._newest.get(number) is room:
+            del self._newest[number]
         self._leave_group(room)
 
     def _leave_group(self, room: RoomType) -> None:

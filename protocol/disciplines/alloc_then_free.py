@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from protocol.disciplines.base import Discipline, ResumeGrant
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AllocThenFree(Discipline):
     """The SGLang fork's final rule: allocate all the rest, then free the old blocks. Hold-and-wait."""
 

@@ -22,7 +22,7 @@ class ResumeGrant(Value):
         self.take: Final = take
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)  # also where this one is compiled
+@mypyc_attr(allow_interpreted_subclasses=True)  # a user may write others, which are not compiled
 class Discipline(ABC):
     """The base of all disciplines; all counts are language-side blocks.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from protocol.disciplines.base import Discipline
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class DefaultFail(Discipline):
     """The sizing policy's default for the request and nothing else: if it is longer, it fails."""
 

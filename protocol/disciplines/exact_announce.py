@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from protocol.disciplines.base import Discipline
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ExactAnnounce(Discipline):
     """The encode side announces the length; the language side then takes exactly that. Upstream's way."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from protocol.disciplines.base import Discipline, ResumeGrant
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FreeThenAlloc(Discipline):
     """Copy out, free, then ask for all the rest."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from protocol.disciplines.base import Discipline
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Slot(Discipline):
     """A slot for everybody, of one size in the whole pool: the largest embedding that is to be served.
 

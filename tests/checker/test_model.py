@@ -115,7 +115,7 @@ def core_outline(core: Any, ended: Any) -> dict[str, Any]:
             continue
         if name == "rooms":
             value = {key: room_outline(room) for key, room in value.items()}
-        elif name == "_by_number":
+        elif name in ("_by_number", "_newest"):
             value = {number: room.key for number, room in value.items()}
         elif name == "pool":
             value = value.free, Counter(value._owner), Counter(value._fenced)

@@ -60,7 +60,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(owner=OWNERS, data=st.data(), fence=st.booleans())
     def give_back(self, owner: str, data: st.DataObject, fence: bool) -> None:
         blocks = self._some_of(self.owned, owner, data)
-        (self.pool.fence if fence else self.pool.release)(blocks, owner)
+        (self.pool.fence if fence else self.pool.release)(tuple(blocks), owner)
         for block in blocks:
             del self.owned[block]
             if fence:
@@ -71,7 +71,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(owner=OWNERS, data=st.data())
     def unfence(self, owner: str, data: st.DataObject) -> None:
         blocks = self._some_of(self.fenced, owner, data)
-        self.pool.unfence(blocks, owner)
+        self.pool.unfence(tuple(blocks), owner)
         for block in blocks:
             del self.fenced[block]
             self.free.add(block)
@@ -82,10 +82,10 @@ class PoolMachine(RuleBasedStateMachine):
         if twice or any(self.owned.get(block) != owner for block in blocks):
             for refused in (self.pool.release, self.pool.fence):
                 with pytest.raises(OwnershipError):
-                    refused(blocks, owner)
+                    refused(tuple(blocks), owner)
         if twice or any(self.fenced.get(block) != owner for block in blocks):
             with pytest.raises(OwnershipError):
-                self.pool.unfence(blocks, owner)
+                self.pool.unfence(tuple(blocks), owner)
 
     @precondition(lambda self: self.owned)
     @rule(data=st.data())
@@ -184,7 +184,7 @@ def test_a_refused_return_changes_nothing(blocks: tuple[int, ...], owner: str | 
     before = everything(pool)
     for refused in (pool.release, pool.fence):
         with pytest.raises(OwnershipError, match=f"^{refusal}$"):
-            refused(blocks, owner)
+            refused(tuple(blocks), owner)
         assert everything(pool) == before
     with pytest.raises(OwnershipError, match=r"^block 3 is not fenced by a, but by None$"):
         pool.unfence((4, 3), "a")
