@@ -676,7 +676,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         if self._recorder is None:
             return
         if self._behind_copy is None:
-            self._recorder(now, self.rank_id, room.key[0], event, status, tokens, bytes_, detail)
+            self._recorder.tell(now, self.rank_id, room.key[0], event, status, tokens, bytes_, detail)
         else:
             self._behind_copy.append(Note(room.key[0], event, status, tokens, bytes_, detail))
 

@@ -14,7 +14,7 @@ from protocol.errors import IllegalStepError, ProtocolError
 from protocol.layout import BufferLayout
 from protocol.messages import Iteration, Message, Offer
 from protocol.phases import Phase, Step, Table, Timer, in_words
-from protocol.recording import Event, Recorder, wants_details
+from protocol.recording import Event, Recorder, listening, wants_details
 from protocol.status import Status, advance
 from protocol.topology import RankId
 
@@ -174,7 +174,7 @@ class RankCore(Generic[RoomType]):
         self.rooms: dict[RoomKey, RoomType] = {}
         self._newest: dict[int, RoomType] = {}  # by its room number alone, the room that came last under it
         self.ignored_messages = 0
-        self._recorder = recorder
+        self._recorder = None if recorder is None else listening(recorder)
         self._tells_details = wants_details(recorder)
         self.untold = 0
         """How many details happened of which no recorder was told."""
@@ -389,4 +389,4 @@ class RankCore(Generic[RoomType]):
         detail: str = "",
     ) -> None:
         if self._recorder is not None:
-            self._recorder(now, self.rank_id, room.key[0], event, status, tokens, bytes_, detail)
+            self._recorder.tell(now, self.rank_id, room.key[0], event, status, tokens, bytes_, detail)

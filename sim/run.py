@@ -10,8 +10,7 @@ from numpy.random import Generator
 
 from protocol.emulation.scenario import Request, Scenario
 from protocol.observe.runlog import RunLog
-from protocol.recording import Event, Recorder
-from protocol.status import Status
+from protocol.recording import Listeners, Recorder
 from protocol.topology import RankId
 from sim.clock import Clock
 from sim.cluster.cluster import Cluster
@@ -172,19 +171,4 @@ def _both(
 def _joined(recorder: Recorder | None, run_log: RunLog | None) -> Recorder | None:
     if recorder is None or run_log is None:
         return recorder if run_log is None else run_log
-    first, second = recorder, run_log
-
-    def both(
-        time_s: float,
-        rank_id: RankId,
-        room: int,
-        event: Event,
-        status: Status | None,
-        tokens: int,
-        bytes_: int,
-        detail: str,
-    ) -> None:
-        first(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-        second(time_s, rank_id, room, event, status, tokens, bytes_, detail)
-
-    return both
+    return Listeners([recorder, run_log])

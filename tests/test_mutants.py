@@ -73,9 +73,9 @@ def test_a_mutation_is_well_formed(mutation: Any) -> None:
     [
         ("old = 'no such text'", "mutation one: its old text occurs 0 times in protocol/status.py, not once"),
         ("old = 'Status'", r"mutation one: its old text occurs \d+ times in protocol/status.py, not once"),
-        ("old = 'LEGAL: dict'\nnew = 'LEGAL: dict'", "mutation one changes nothing"),
+        ("old = 'LEGAL: Final'\nnew = 'LEGAL: Final'", "mutation one changes nothing"),
         ("", "is not a list of mutations: .* 'old'"),
-        ("old = 'LEGAL: dict'\nsurprise = 1", "is not a list of mutations: .* 'surprise'"),
+        ("old = 'LEGAL: Final'\nsurprise = 1", "is not a list of mutations: .* 'surprise'"),
     ],
 )
 def test_a_list_that_no_longer_fits_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -87,7 +87,7 @@ def test_a_list_that_no_longer_fits_is_refused(tmp_path: Path, text: str, reason
 
 
 def test_ids_are_unique(tmp_path: Path) -> None:
-    table = "[[mutation]]\nid = 'one'\nfile = 'status.py'\nwhat = 'w'\nold = 'LEGAL: dict'\nnew = 'x'\n"
+    table = "[[mutation]]\nid = 'one'\nfile = 'status.py'\nwhat = 'w'\nold = 'LEGAL: Final'\nnew = 'x'\n"
     path = tmp_path / "list.toml"
     path.write_text(table * 2, encoding="utf-8")
     with pytest.raises(mutants.MutantsError, match="mutation one is there twice"):

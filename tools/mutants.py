@@ -48,7 +48,6 @@ DECIDING = (
     "encode_phases.py",
     "language.py",
     "language_phases.py",
-    "phases.py",
     "rank.py",
     "status.py",
     "topology.py",

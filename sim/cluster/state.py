@@ -9,7 +9,7 @@ from typing import Final, final
 from protocol.emulation.scenario import Scenario
 from protocol.lifecycle import Instances
 from protocol.messages import Note
-from protocol.recording import Recorder
+from protocol.recording import Recorder, listening
 from protocol.topology import RankId, Side
 from sim.clock import Clock
 from sim.cluster.group import Core, Group, Rank
@@ -34,7 +34,7 @@ class State:
         self.scenario = scenario
         self.link = link
         self.clock = clock
-        self.recorder = recorder
+        self.recorder = None if recorder is None else listening(recorder)
         self.faults = faults
         self.instances = Instances()
         self.ranks: dict[RankId, Rank] = {}
@@ -116,4 +116,4 @@ class State:
 
     def _record(self, time_s: float, rank_id: RankId, note: Note) -> None:
         assert self.recorder is not None  # asked before anything was to be noted
-        self.recorder(time_s, rank_id, note.room, note.event, note.status, note.tokens, note.bytes, note.detail)
+        self.recorder.tell(time_s, rank_id, note.room, note.event, note.status, note.tokens, note.bytes, note.detail)
