@@ -60,7 +60,7 @@ from protocol.messages import (
 from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.status import FINAL, Status, chunk_status
-from protocol.topology import RankId, destinations
+from protocol.topology import RankId, destinations, name_of
 from protocol.values import Value
 from protocol.waits import Demand
 
@@ -118,7 +118,7 @@ class EncodeRoom(Room):
     )
 
     def __init__(self, request: EncodeRequest, number: int, required: tuple[RankId, ...]) -> None:
-        super().__init__((request.room, request.incarnation), number, EncodePhase.AWAITING_FIRST_OFFERS)
+        super().__init__((request.room, request.incarnation), number, IN_AWAITING_FIRST_OFFERS)
         self.total_tokens = request.total_tokens
         self.encode_s = request.encode_s
         self.destinations = required
@@ -270,7 +270,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._step(room, ON_NEEDS_NO_OFFERS, now)
             self._move(room, OFFERED)
         for message in self._early.take(room.key, now):
-            if isinstance(message, Offer | Cancel):
+            if isinstance(message, (Offer, Cancel)):
                 self._take_in(message, now, actions)
 
     def _on_offer(self, offer: Offer, now: float, actions: list[Action]) -> None:
@@ -289,7 +289,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         status = room.status
         room.offers[offer.receiver] = offer
         if self._tells_details:
-            self._record(now, room, Event.OFFER_RECEIVED, None, offer.sent_tokens, 0, str(offer.receiver))
+            self._record(now, room, Event.OFFER_RECEIVED, None, offer.sent_tokens, 0, name_of(offer.receiver))
         else:
             self.untold += 1
         holds = len(offer.blocks) * self.layout.block_tokens
@@ -360,7 +360,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             size = self.layout.chunk_bytes(chunk) if done.ok else 0
             self._record(
                 now, room, Event.WRITE_DONE, None, chunk.end_token if done.ok else chunk.start_token, size,
-                str(done.destination) if done.ok else f"{done.destination} {done.reason}",
+                name_of(done.destination) if done.ok else f"{done.destination} {done.reason}",
             )  # fmt: skip
         if not done.ok:
             self._fail(room, f"the write to {done.destination} failed: {done.reason}", now, actions)
@@ -491,7 +491,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         for peer in room.destinations:
             room.writing.add(peer)
             if self._tells_details:
-                self._record(now, room, Event.WRITE_STARTED, None, chunk.start_token, 0, str(peer))
+                self._record(now, room, Event.WRITE_STARTED, None, chunk.start_token, 0, name_of(peer))
             else:
                 self.untold += 1
             target = room.offers[peer].blocks

@@ -309,7 +309,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             room.writer_gone = True
             self._fail(room, f"{writer} is down")
         for message in self._early.take(room.key, now):
-            if isinstance(message, Announce | ChunkStatus | Quiet):
+            if isinstance(message, (Announce, ChunkStatus, Quiet)):
                 self._take_in(message, now, actions)
 
     def _on_announce(self, announce: Announce, now: float, actions: list[Action]) -> None:

@@ -18,6 +18,9 @@ from protocol.recording import Event, Recorder, listening, wants_details
 from protocol.status import Status, advance
 from protocol.topology import RankId
 
+push: Final = heappush  # found without a look-up where this is compiled
+pop: Final = heappop
+
 RoomKey = tuple[int, int]
 """(room, incarnation): a room number may be used again, an incarnation of it never."""
 
@@ -339,10 +342,10 @@ class RankCore(Generic[RoomType]):
     def _push_timer(self, room: RoomType, deadline: float) -> None:
         self._timer_count += 1
         room.timed = True
-        heappush(self._timers, (deadline, room.number, self._timer_count, room))
+        push(self._timers, (deadline, room.number, self._timer_count, room))
 
     def _pop_timer(self) -> RoomType:
-        room = heappop(self._timers)[3]
+        room = pop(self._timers)[3]
         room.timed = False
         return room
 

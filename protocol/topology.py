@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Side(StrEnum):
@@ -36,6 +36,17 @@ class RankId(NamedTuple):
 def writer_rank(language_rank: int, encode_tp: int) -> int:
     """The encode rank that writes to ``language_rank``."""
     return language_rank % encode_tp
+
+
+_NAMES: Final[dict[RankId, str]] = {}
+
+
+def name_of(rank_id: RankId) -> str:
+    """``str(rank_id)``, made once."""
+    name = _NAMES.get(rank_id)
+    if name is None:
+        name = _NAMES[rank_id] = str(rank_id)
+    return name
 
 
 @cache

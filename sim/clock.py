@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from simpy import Environment
     from simpy.events import Event
 
+push: Final = heappush  # found without a look-up where this is compiled
+pop: Final = heappop
+
 NORMAL: Final = 1
 """The order of plain calls: SimPy's priority of that name."""
 
@@ -235,7 +238,7 @@ class Clock:
         self._number += 1
         call.number = self._number
         if self._elsewhere is None:
-            heappush(self._queue, call)
+            push(self._queue, call)
         else:
             self._elsewhere.put(call)
 
@@ -279,7 +282,7 @@ class Clock:
         if first is self._aside:
             self._aside = None
         else:
-            heappop(self._queue)
+            pop(self._queue)
         self.happen(first)
         return True
 
@@ -288,7 +291,7 @@ class Clock:
         queue = self._queue
         while self._ahead > 0:
             if queue and self._aside is None:
-                self.happen(heappop(queue))
+                self.happen(pop(queue))
             elif not self.step():
                 return
 

@@ -12,13 +12,13 @@ together. By then it is known how long batches are at least, and none are cut th
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Final, final
 
-MOST_BATCHES = 1024
+MOST_BATCHES: Final = 1024
 """Between half as many and this many batches are there in the end: enough to see how long the levels remember."""
-FIRST_BATCH_S = 2.0**-20
+FIRST_BATCH_S: Final = 2.0**-20
 """About a microsecond, shorter than any transfer. Lengths are powers of two: their multiples are exact numbers."""
-MOST_STRETCHES = 1024
+MOST_STRETCHES: Final = 1024
 """Of time in which no level changed, noted and not integrated yet. They are a small part of what a run keeps of its
 requests."""
 

@@ -40,7 +40,7 @@ class RequestRow(msgspec.Struct, frozen=True):
     prefilled_s: float | None = None
 
 
-NEVER_S = math.nan
+NEVER_S: Final = math.nan
 """Stands for the time of something that did not happen, which is before or after no other."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
 from typing import Final, final
 
 from protocol.emulation.scenario import Scenario
@@ -11,7 +10,7 @@ from protocol.lifecycle import Instances
 from protocol.messages import Note
 from protocol.recording import Recorder, listening
 from protocol.topology import RankId, Side
-from sim.clock import Clock
+from sim.clock import Clock, pop, push
 from sim.cluster.group import Core, Group, Rank
 from sim.faults import Faults
 from sim.network.adapters import Network
@@ -95,13 +94,13 @@ class State:
         self._noted += 1
         time_s = self.clock._now + late_s
         rank.group.notes[self._noted] = (time_s, rank.id, note)
-        heappush(self.later, (time_s, self._noted, rank.group))
+        push(self.later, (time_s, self._noted, rank.group))
 
     def note_due(self, time_s: float) -> None:
         """Record what was to be recorded up to ``time_s``, in order."""
         later = self.later
         while later and later[0][0] <= time_s:
-            due_s, number, group = heappop(later)
+            due_s, number, group = pop(later)
             if number in group.notes:
                 _, rank_id, note = group.notes.pop(number)
                 self._record(due_s, rank_id, note)
