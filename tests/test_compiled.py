@@ -35,7 +35,7 @@ needs_compiler = pytest.mark.skipif(
 
 def run(*command: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A Python process that finds the sources in ``cwd``, and only there."""
-    variables = {**os.environ, "PYTHONPATH": str(cwd), compiled.VARIABLE: "", **environment}
+    variables = {**os.environ, "PYTHONPATH": str(cwd), compiled.VARIABLE: "", "CI": "", **environment}
     return subprocess.run(
         [sys.executable, *map(str, command)], cwd=cwd, env=variables, capture_output=True, text=True, check=False, timeout=110
     )  # fmt: skip
@@ -233,6 +233,8 @@ def test_without_a_working_compiler_the_sources_are_run(tree: Path, environment:
     assert done.stdout.splitlines()[-1] == told
     assert builds(tree) == [compiled.FAILURE]
     assert asked(tree) == f"interpreted: {why}"
+    done = build(tree, "--or-interpreted", **environment, CI="true")
+    assert (done.returncode, done.stderr.strip()) == (1, f"compile_core: not compiled: {why}")
 
 
 # --- the wheel ---

@@ -12,7 +12,7 @@ from protocol.emulation.processors import Processors
 from protocol.emulation.scenario import Scenario
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
-from protocol.messages import Action, Note, StartWrite
+from protocol.messages import Action, StartWrite
 from protocol.rank import RoomKey
 from protocol.sizing import Supervised
 from protocol.topology import RankId, Side
@@ -70,7 +70,6 @@ class Group:
         "instance",
         "iteration_due",
         "key",
-        "notes",
         "order",
         "passes",
         "processors",
@@ -95,7 +94,6 @@ class Group:
         self.passes = Passes(scenario, slowness)
         self.order = order  # of iterations that fall on the same moment
         self.iteration_due = False
-        self.notes: dict[int, tuple[float, RankId, Note]] = {}  # records that come when a copy is over, and when
         self.reminder_s = inf  # when the reminder of its timers comes
         self.down = False
         self.coming: dict[RoomKey, None] = {}

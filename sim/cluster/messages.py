@@ -66,7 +66,7 @@ class Messages:
         if self._faults is not None and not self._faults.admits(rank.id, event):
             return
         now = self._clock._now
-        if self._later and self._later[0][0] <= now:
+        if self._later and self._later[0].due_s <= now:
             self._state.note_due(now)
         for action in rank.handle(event, now):
             self.after_input(rank, action)

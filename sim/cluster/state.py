@@ -21,10 +21,27 @@ ENCODE: Final = Side.ENCODE
 
 
 @final
+class Later:
+    """A record that comes when a copy is over, at ``due_s``; of equal times the lower ``number`` comes first."""
+
+    __slots__ = ("due_s", "is_told", "note", "number", "rank")
+
+    def __init__(self, due_s: float, number: int, rank: Rank, note: Note) -> None:
+        self.due_s = due_s
+        self.number = number
+        self.rank = rank
+        self.note = note
+        self.is_told = False
+
+    def __lt__(self, other: Later) -> bool:
+        return self.number < other.number if self.due_s == other.due_s else self.due_s < other.due_s
+
+
+@final
 class State:
     """One cluster's. ``copied_s``: when the last of the copies and prefills begun so far ends.
 
-    ``later``: when records that wait for the end of a copy are due, their numbers and their groups, as a heap.
+    ``later``: records that wait for the end of a copy, as a heap.
     """
 
     def __init__(
@@ -44,7 +61,7 @@ class State:
         self.network = Network(clock, link) if link.contended and self._may_share() else None
         self.copied_s = 0.0
         self.untold = 0  # details of which no recorder was told, on ranks whose processes have ended
-        self.later: list[tuple[float, int, Group]] = []
+        self.later: list[Later] = []
         self._noted = 0
 
     def _may_share(self) -> bool:
@@ -81,7 +98,7 @@ class State:
     def note(self, rank_id: RankId, note: Note) -> None:
         """Record what a rank asks to have recorded, now. There must be a recorder."""
         now = self.clock._now
-        if self.later and self.later[0][0] <= now:
+        if self.later and self.later[0].due_s <= now:
             self.note_due(now)
         self._record(now, rank_id, note)
 
@@ -92,26 +109,23 @@ class State:
         what is due is recorded before.
         """
         self._noted += 1
-        time_s = self.clock._now + late_s
-        rank.group.notes[self._noted] = (time_s, rank.id, note)
-        push(self.later, (time_s, self._noted, rank.group))
+        push(self.later, Later(self.clock._now + late_s, self._noted, rank, note))
 
     def note_due(self, time_s: float) -> None:
         """Record what was to be recorded up to ``time_s``, in order."""
         later = self.later
-        while later and later[0][0] <= time_s:
-            due_s, number, group = pop(later)
-            if number in group.notes:
-                _, rank_id, note = group.notes.pop(number)
-                self._record(due_s, rank_id, note)
+        while later and later[0].due_s <= time_s:
+            one = pop(later)
+            if not one.is_told:
+                self._record(one.due_s, one.rank.id, one.note)
 
     def note_all(self, group: Group) -> None:
         """Record now whatever is to come on the ranks of a group."""
         now = self.clock._now
         self.note_due(now)
-        for _, (_, rank_id, note) in sorted(group.notes.items(), key=lambda item: (item[1][0], item[0])):
-            self._record(now, rank_id, note)
-        group.notes.clear()
+        for one in sorted([one for one in self.later if one.rank.group is group and not one.is_told]):
+            self._record(now, one.rank.id, one.note)
+            one.is_told = True
 
     def _record(self, time_s: float, rank_id: RankId, note: Note) -> None:
         assert self.recorder is not None  # asked before anything was to be noted

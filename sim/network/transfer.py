@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import inf
 from typing import final
 
 from protocol.chunks import Chunk
@@ -14,20 +12,21 @@ from sim.network.times import LinkTimes
 
 
 def count_segments(
-    layout: BufferLayout, chunk: Chunk, source_blocks: Sequence[int], target_blocks: Sequence[int]
+    layout: BufferLayout, chunk: Chunk, source_blocks: tuple[int, ...], target_blocks: tuple[int, ...]
 ) -> int:
     """``len(layout.segments(...))`` without building them.
 
     Every kind but aux is cut at the same places: where the next block is no neighbour on either side.
     """
     first = chunk.start_token // layout.block_tokens
-    runs = 1
-    for number in range(1, layout.blocks_for(chunk.tokens)):
-        if (
-            source_blocks[first + number] != source_blocks[first + number - 1] + 1
-            or target_blocks[number] != target_blocks[number - 1] + 1
-        ):
+    runs = 0
+    source = target = -1  # the neighbours of the last blocks
+    for number in range(layout.blocks_for(chunk.tokens)):
+        if source_blocks[first + number] != source or target_blocks[number] != target:
+            source, target = source_blocks[first + number], target_blocks[number]
             runs += 1
+        source += 1
+        target += 1
     kinds = len(layout.kinds)
     return runs * (kinds - (kinds > AUX)) + (chunk.start_token == 0)
 
@@ -53,9 +52,14 @@ class Contacts:
         if not self._first_contact_s:
             return 0.0
         pair = (writer, destination)
-        ready_s = min(self._ready_s.get(pair, inf), begin_s + self._first_contact_s)
+        known_s = self._ready_s.get(pair)
+        if known_s is not None and known_s <= begin_s:
+            return 0.0
+        ready_s = begin_s + self._first_contact_s
+        if known_s is not None and known_s < ready_s:
+            ready_s = known_s
         self._ready_s[pair] = ready_s
-        return max(0.0, ready_s - begin_s)
+        return ready_s - begin_s
 
     def forget(self, rank: RankId) -> None:
         """Forget all connections of a rank, because it has restarted."""

@@ -185,7 +185,7 @@ def test_segments_are_counted_as_the_layout_cuts_them(
     layout = BufferLayout(4, hidden=8, deepstack_layers=deepstack)
     tokens = data.draw(st.integers(1, 4 * (6 - start)))
     chunk = Chunk(4 * start, tokens, True)
-    assert count_segments(layout, chunk, source, target) == len(layout.segments(chunk, source, target))
+    assert count_segments(layout, chunk, tuple(source), tuple(target)) == len(layout.segments(chunk, source, target))
 
 
 def write_of_a_block(destination: RankId, block: int = 0) -> StartWrite:
