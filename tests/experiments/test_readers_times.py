@@ -101,6 +101,8 @@ def test_a_table_written_from_known_arrivals_reads_as_these(
     us[0] = 0 if len(set(us)) == 1 else us[0]
     if max(us) - min(us) < 10:
         us = [*us, max(us) + 10**6]  # a million a second is refused
+    if form == "hours, minutes, seconds":
+        us = sorted(us)  # a time of day that goes far back is asked about
     check(tmp_path / f"t{len(list(tmp_path.iterdir()))}.{suffix}", FORMS[form], us)
 
 

@@ -310,7 +310,9 @@ def test_a_group_of_equal_ranks_is_as_fast_as_one(requests: list[Request], disci
             )
             for record in alone
         ]
-        assert [record for record in together if record.rank_id.rank == rank] == renamed
+        own = [record for record in together if record.rank_id.rank == rank]
+        # Which of two rooms comes first within one moment may differ: a group is asked for rooms that one rank is not.
+        assert sorted(own, key=repr) == sorted(renamed, key=repr)
 
 
 @few
