@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.recording import Event
 from protocol.topology import RankId, Side
 from protocol.values import replaced

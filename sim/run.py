@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from numpy.random import Generator
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.observe.runlog import RunLog
 from protocol.recording import Listeners, Recorder
 from protocol.topology import RankId

@@ -30,7 +30,7 @@ from protocol.compiled import state
 
 if TYPE_CHECKING:
     from experiments.config.schema import Config
-    from protocol.emulation.scenario import Request
+    from protocol.emulation.requests import Request
 
 EXAMPLE = "ustudy"
 ROUNDS, QUICK_ROUNDS = 4, 3

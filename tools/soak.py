@@ -34,7 +34,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.progress import bar
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from real.errors import EngineError
 from real.hosts.processes import FORK_SERVER, RANK
 from real.run.launcher import run_real

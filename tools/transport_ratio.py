@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.progress import bar
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.layout import EMBEDDINGS
 from protocol.recording import Event, Record
 from protocol.topology import Side

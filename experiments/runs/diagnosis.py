@@ -51,7 +51,8 @@ LOADER_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
 TRANSPORTS_PROBE = """
 import json, sys, traceback
 import msgspec
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from real.lastwords import cause
 from real.run.launcher import run_real
 scenario = Scenario(block_tokens=16, hidden=64, sizing_options={"tokens": 64}, timeout_s=20.0)

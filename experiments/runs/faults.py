@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from experiments.config.build import fault_plan
 from experiments.config.schema import Config
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.faults import Restart
 from protocol.topology import Side
 

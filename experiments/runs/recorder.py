@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.config.schema import Config
 from experiments.runs.replication import Limits, Replication
 from experiments.runs.rundir import RunWriter
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.runlog import RunLog
 from protocol.recording import Listeners, Recorder

@@ -8,7 +8,7 @@ from experiments.errors import UserError
 from experiments.progress import counted
 from experiments.runs.replication import Limits, Replication
 from experiments.runs.rundir import StoredRun
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.observe.runlog import RunLog
 
 

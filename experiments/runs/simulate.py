@@ -18,7 +18,7 @@ from experiments.runs.rundir import RunWriter
 from experiments.runs.summary import each, summarise
 from experiments.workloads.requests import check_requests, make_requests
 from experiments.workloads.traffic import traffic_of
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.sizing import SizingError
 
 

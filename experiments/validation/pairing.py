@@ -28,7 +28,7 @@ from experiments.stats.intervals import Samples
 from experiments.validation.frozen import FrozenProfile
 from experiments.validation.stages import stage_table
 from experiments.workloads.requests import check_requests, make_requests
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.observe.progress import RequestRow
 from protocol.observe.runlog import RunLog
 from protocol.recording import Record

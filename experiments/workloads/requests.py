@@ -24,7 +24,7 @@ from experiments.workloads.readers import Reader, Reading, find_reader, read_len
 from experiments.workloads.readers.limits import check_arrivals, check_span
 from experiments.workloads.readers.recorded import RecordedRun
 from experiments.workloads.servegen import Service, count_replayed, read_service, replay
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from sim.workload import (
     BLOCK_REQUESTS,
     LEAST_CV,

@@ -17,7 +17,7 @@ from typing import Generic, Self, TypeVar
 
 from experiments.config.schema import Config
 from experiments.workloads.requests import count_requests, make_columns, make_requests, requests_from
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from sim.workload import Columns, joined
 
 MOST_KEPT = 200_000

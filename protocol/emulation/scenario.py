@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 
 from protocol.disciplines import Discipline, make_discipline
-from protocol.emulation.requests import Intake
-from protocol.emulation.requests import Request as Request
+from protocol.emulation.requests import Intake, Request
 from protocol.encode import EncodeRank
 from protocol.language import LanguageRank
 from protocol.layout import BufferLayout

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final, final
 
 from protocol.chunks import Chunk
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.recording import Event, Listener, number_of
 from protocol.status import FINAL, LEGAL, Status
 from protocol.topology import RankId, Side

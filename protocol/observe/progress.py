@@ -7,7 +7,7 @@ from typing import Final, final
 
 import msgspec
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.status import Status
 
 BOOTSTRAPPING: Final = Status.Bootstrapping

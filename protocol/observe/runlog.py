@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Final, final
 
 from protocol.disciplines import make_discipline
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.observe.columns import RequestColumns
 from protocol.observe.pooluse import PoolUse
 from protocol.observe.progress import NEVER_S, SUCCESS, OnRank, Progress, RequestRow

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.recording import Record
 from protocol.status import Status
 from protocol.topology import RankId

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from protocol.emulation.processors import Processors
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.status import Status
 from protocol.topology import RankId, Side
 from real.counts import Counts

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.topology import RankId
 from real.counts import Counts
 from real.errors import EngineError, in_words

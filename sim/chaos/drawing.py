@@ -9,7 +9,8 @@ import msgspec
 import numpy
 
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.faults import (
     MOST_ALARM_S,
     MOST_DELAY_S,

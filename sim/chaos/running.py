@@ -7,7 +7,7 @@ import traceback
 import msgspec
 
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.messages import Conclude
 from protocol.observe.monitor import InvariantMonitor
 from protocol.status import Status

@@ -27,7 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import inf
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.lifecycle import Instances
 from protocol.messages import StartWrite
 from protocol.observe.deadlock import Deadlock

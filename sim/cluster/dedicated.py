@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import final
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.messages import CopyOut, Iteration
 from protocol.topology import RankId
 from sim.clock import Call

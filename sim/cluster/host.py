@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.topology import RankId
 from sim.clock import Call
 from sim.cluster.group import Group, Rank, Worker

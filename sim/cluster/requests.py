@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, final
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.lifecycle import life_of_the_lost
 from protocol.messages import Conclude, EncodeRequest, LanguageRequest, Note, StartWrite
 from protocol.rank import RoomKey

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.topology import RankId
 from sim.clock import Call
 from sim.cluster.group import Group, Rank, Worker

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from protocol.chunks import Chunk
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.recording import Event
 from protocol.status import Status
 from protocol.topology import RankId, Side

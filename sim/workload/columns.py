@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from sim.workload.lengths import Counts, Reals
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy
 from numpy.typing import NDArray
 
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from sim.streams import stream
 from sim.workload.arrivals import BLOCK_REQUESTS, Arrivals, Pace, even_times, superposed_times
 from sim.workload.columns import Columns, requests_of

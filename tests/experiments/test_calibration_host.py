@@ -22,7 +22,8 @@ from experiments.calibration.input.reading import read_cpu_usages
 from experiments.calibration.report import report_text
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.messages import Encoded, EncodeRequest, LanguageRequest, WriteDone
 from real.run.usage import Usage
 from sim.host.costs import FIELDS, FROM_EVENTS, HostCosts

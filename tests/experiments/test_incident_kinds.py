@@ -15,7 +15,8 @@ from experiments.config.sections.faults import Incident as Given
 from experiments.config.sections.faults import RandomFaults
 from experiments.errors import UserError
 from experiments.workloads.loading import load
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.faults import KINDS, MOST_ALARM_S, MOST_HANG_S, RATES, SETTINGS, ClientAbort, Incident
 from protocol.lifecycle import Instance
 from protocol.topology import RankId, Side

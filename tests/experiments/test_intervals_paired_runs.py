@@ -15,7 +15,7 @@ from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
 from experiments.workloads.requests import make_requests
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 
 GIVEN = ["replication", "room", "arrival_s", "text_tokens", "images", "total_tokens"]
 """Columns of requests.parquet that come from the workload."""

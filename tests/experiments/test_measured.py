@@ -17,7 +17,8 @@ from experiments.errors import RunFaultedError
 from experiments.runs import measure
 from experiments.runs.rundir import StoredRun
 from experiments.workloads.loading import load
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -22,7 +22,8 @@ from experiments.config.services import (
 )
 from experiments.errors import UserError
 from experiments.workloads.loading import load
-from protocol.emulation.scenario import Request, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import ServiceTimes
 from protocol.layout import BufferLayout
 
 # The sums of measured kernels that the fits were made to, in milliseconds for one image or one request of 1024, 4096

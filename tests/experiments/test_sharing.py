@@ -15,7 +15,7 @@ from experiments.workloads import sharing
 from experiments.workloads.loading import load
 from experiments.workloads.requests import make_columns, make_requests
 from experiments.workloads.sharing import SharedRequests
-from protocol.emulation.scenario import Request
+from protocol.emulation.requests import Request
 from protocol.sizing import find_policy
 from sim.workload import joined
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.observe.pooluse import PoolUse
 from protocol.observe.progress import RequestRow
 from protocol.observe.runlog import RunLog

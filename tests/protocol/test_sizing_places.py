@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.messages import LanguageRequest
 from protocol.recording import Record
 from protocol.sizing import (

@@ -19,7 +19,8 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import zmq
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.messages import Offer
 from protocol.recording import Record, histories
 from protocol.topology import RankId, Side

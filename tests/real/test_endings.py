@@ -14,7 +14,8 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import psutil
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
 from real.control.spec import Heartbeats
 from real.run.launcher import RealOutcome, run_real

@@ -8,7 +8,8 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.recording import OrderingDomain, Record, histories
 from protocol.status import Status
 from protocol.topology import Side

@@ -11,7 +11,8 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 import msgspec
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.recording import Event
 from protocol.topology import RankId, Side
 from real.control.spec import Heartbeats

@@ -16,7 +16,8 @@ from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim
 from experiments.workloads.loading import load
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.faults import ClientAbort, Slow
 from protocol.recording import Event
 from protocol.topology import RankId, Side

@@ -20,7 +20,8 @@ pytest.importorskip("psutil", reason="needs psutil")
 import msgspec
 import psutil
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
 from real.errors import EngineStartError
 from real.faults import Kill, Pause, RealFault, RefuseRegistration
@@ -116,7 +117,8 @@ def test_a_bad_plan_is_refused_before_anything_starts(fault: RealFault, reason: 
 
 ROUTER = """
 import sys
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.topology import RankId, Side
 from real.faults import Pause
 from real.run.launcher import run_real

@@ -367,7 +367,8 @@ def test_who_leaves_at_once_has_finished_all_the_same(how: str, status: int, las
 @pytest.mark.real
 def test_the_ranks_of_all_runs_are_forked_from_one_import(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs torch")
-    from protocol.emulation.scenario import Request, Scenario
+    from protocol.emulation.requests import Request
+    from protocol.emulation.scenario import Scenario
     from real.run.launcher import run_real
 
     parents: list[int] = []

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.observe.monitor import InvariantMonitor
 from protocol.recording import Event, Record
 from protocol.status import Status

@@ -21,7 +21,8 @@ pytest.importorskip("numpy", reason="needs numpy")
 
 import zmq
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side

@@ -11,7 +11,8 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 from experiments.runs.equality import differences
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.recording import Event, Record
 from protocol.topology import RankId
 from real.run.launcher import run_real

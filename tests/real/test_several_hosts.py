@@ -30,7 +30,8 @@ pytest.importorskip("psutil", reason="needs psutil")
 import pandas as pd
 import psutil
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from real.control.guard import new_token
 from real.control.spec import Heartbeats
 from real.hosts.coordinator import Coordinator

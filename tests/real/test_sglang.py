@@ -20,7 +20,8 @@ pytest.importorskip("aiohttp", reason="needs aiohttp")
 
 import msgspec
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.encode import EncodeRank
 from protocol.language import CANCEL_RETRY_S, LanguageRank
 from protocol.layout import AUX, AUX_TOTAL_TOKENS

@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.faults import ClientAbort
 from protocol.status import Status
 from protocol.topology import RankId, Side

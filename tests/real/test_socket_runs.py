@@ -21,7 +21,8 @@ from experiments.runs.equality import differences
 from experiments.runs.measure import run_measured
 from experiments.runs.rundir import StoredRun
 from experiments.workloads.loading import load
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.recording import Record
 from protocol.status import Status
 from real.run.launcher import run_real

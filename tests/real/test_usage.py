@@ -34,7 +34,8 @@ from protocol.chunks import plan_chunk
 from protocol.compiled import state
 from protocol.emulation.loop import LoopGrid
 from protocol.emulation.passes import Passes
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.messages import Action, CopyOut, Deliver, Iteration, Quiet, StartEncode, StartWrite, WriteDone
 from protocol.topology import RankId, Side
 from real.control.route import Route

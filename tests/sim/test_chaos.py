@@ -11,7 +11,8 @@ import pytest
 from protocol.agreement import agree
 from protocol.allocator import BlockPool
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request, Scenario
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.language_phases import LanguagePhase

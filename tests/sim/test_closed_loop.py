@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.faults import Death, Restart
 from protocol.recording import Event, Record
 from protocol.topology import RankId, Side

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
 from protocol.messages import Abort, Cancel, ChunkStatus, EncodeRequest, Offer, PeerDown, PeerUp, WriteDone, WriterQuiet
 from protocol.observe.monitor import InvariantMonitor

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.faults import Restart
 from protocol.messages import Action, Conclude, CopyOut, Deliver, StartEncode
 from protocol.recording import Event, Record

@@ -7,7 +7,8 @@ import math
 import msgspec
 import pytest
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.recording import Event
 from protocol.topology import RankId, Side
 from protocol.values import replaced

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.pooluse import PoolUse
 from protocol.observe.progress import RequestRow

@@ -20,7 +20,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.observe.monitor import InvariantMonitor
 from protocol.observe.runlog import RunLog
 from protocol.recording import Event, Record

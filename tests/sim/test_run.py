@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes, WriteFault
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
 from protocol.messages import Iteration
 from protocol.recording import Event, Record
 from protocol.sizing import RequestView, SizingPolicy

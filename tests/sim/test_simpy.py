@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from simpy import Container, Environment, Interrupt, PreemptiveResource, PriorityResource, Resource, Store
 from simpy.events import Event as SimpyEvent
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.faults import ClientAbort, Hang, Restart, Slow
 from protocol.messages import PeerDown, PeerUp
 from protocol.recording import Event, Record

@@ -27,7 +27,8 @@ from queue_drivers import SECOND_MOMENTS, Times, draw, draws_of, poisson, reques
 from queue_estimates import Estimate, controlled, estimate
 from queue_recursions import one_server, some_servers
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.faults import Slow
 from protocol.recording import Event
 from protocol.topology import RankId, Side

@@ -14,7 +14,8 @@ import msgspec
 import numpy
 from numpy.typing import NDArray
 
-from protocol.emulation.scenario import Request, Scenario, ServiceTimes
+from protocol.emulation.requests import Request
+from protocol.emulation.scenario import Scenario, ServiceTimes
 from protocol.messages import Abort, LanguageRequest
 from protocol.recording import Event
 from protocol.topology import RankId, Side
