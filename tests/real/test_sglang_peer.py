@@ -513,7 +513,7 @@ def our_language_rank(
 
 def test_our_language_rank_is_served_by_an_encode_rank_of_the_fork() -> None:
     with our_language_rank() as (ours, peer, to, server):
-        ours.tell(Submit(LanguageRequest(7, 0, 3)))
+        ours.tell(Submit.of(LanguageRequest(7, 0, 3)))
         assert peer.hear() == [b"7", *to.address, b"0,1,2,3", b"1", b"64"]
         write(peer, to, 7, 100, 0, [0, 1, 2, 3], 64)
         peer.say(b"7", b"3")
@@ -523,7 +523,7 @@ def test_our_language_rank_is_served_by_an_encode_rank_of_the_fork() -> None:
         peer.say(b"7", b"4")
         peer.say(b"7", b"4")
         assert ours.expect(Concluded) == Concluded(LANGUAGE, 7, 0, Status.Success)
-        ours.tell(Submit(LanguageRequest(8, 0, 3)))
+        ours.tell(Submit.of(LanguageRequest(8, 0, 3)))
         init = peer.hear()
         assert init[:4] + init[5:] == [b"8", *to.address, b"1", b"64"]
         write(peer, to, 8, 33, 0, blocks_of(init), 33)
@@ -552,7 +552,7 @@ def test_our_language_rank_survives_nonsense_and_a_failure() -> None:
         for fields in nonsense:
             peer.say(*fields)
         peer.say(b"55", b"4")  # of a room that nobody has
-        ours.tell(Submit(LanguageRequest(1, 0, 3)))
+        ours.tell(Submit.of(LanguageRequest(1, 0, 3)))
         assert peer.hear()[4] == b"0,1,2,3"
         peer.say(b"1", b"0")
         failed = ours.expect(Concluded)
@@ -561,7 +561,7 @@ def test_our_language_rank_survives_nonsense_and_a_failure() -> None:
         assert peer.hear() == to.frames
         # A total that the status contradicts, and one that was never written.
         for room, number in ((2, b"3"), (3, b"4")):
-            ours.tell(Submit(LanguageRequest(room, 0, 3)))
+            ours.tell(Submit.of(LanguageRequest(room, 0, 3)))
             blocks = blocks_of(peer.hear())
             if room == 2:
                 write(peer, to, 2, 40, 0, blocks, 40)
@@ -577,10 +577,10 @@ def test_our_language_rank_survives_nonsense_and_a_failure() -> None:
 def test_a_late_write_finds_the_blocks_of_its_room_still_fenced() -> None:
     """The language side gives a room up and cannot say so. Nobody gets its blocks before the writer is heard."""
     with our_language_rank(timeout_s=1.0, language_blocks=4) as (ours, peer, to, _):
-        ours.tell(Submit(LanguageRequest(1, 0, 3)))
+        ours.tell(Submit.of(LanguageRequest(1, 0, 3)))
         assert peer.hear()[4] == b"0,1,2,3"
         assert "timed out" in ours.expect(Concluded).reason
-        ours.tell(Submit(LanguageRequest(2, 0, 3)))
+        ours.tell(Submit.of(LanguageRequest(2, 0, 3)))
         assert peer.hears_nothing_for(0.3), "the blocks were given away while they could be written to"
         write(peer, to, 1, 60, 0, [0, 1, 2, 3], 60)
         peer.say(b"1", b"4")
@@ -602,7 +602,7 @@ def test_an_encode_rank_of_the_fork_that_bars_a_session_takes_it_again() -> None
         barred = False
         outcomes = []
         for room in range(1, 5):
-            ours.tell(Submit(LanguageRequest(room, 0, 3)))
+            ours.tell(Submit.of(LanguageRequest(room, 0, 3)))
             while (frames := peer.hear()) == to.frames:
                 barred = False
             barred = barred or room in (1, 3)  # the writes that fail
@@ -617,7 +617,7 @@ def test_an_encode_rank_of_the_fork_that_bars_a_session_takes_it_again() -> None
 def test_our_language_rank_takes_many_rooms_at_once_from_one_of_two_encode_ranks_of_the_fork() -> None:
     with our_language_rank(layers=2, encode_tp=2) as (ours, peer, to, server):
         for room in range(12):
-            ours.tell(Submit(LanguageRequest(room, 0, 3)))
+            ours.tell(Submit.of(LanguageRequest(room, 0, 3)))
         asked: dict[int, list[int]] = {}
         for room in range(12):  # three at a time have room for their four blocks
             if room not in asked:
@@ -647,7 +647,7 @@ def test_two_language_ranks_of_ours_are_served_by_one_encode_rank_of_the_fork() 
             sockets[session] = peer.context.socket(zmq.PUSH)
             sockets[session].connect(f"tcp://{HOST}:{one.port}")
         for ours in (first, second):
-            ours.tell(Submit(LanguageRequest(7, 0, 3)))
+            ours.tell(Submit.of(LanguageRequest(7, 0, 3)))
         for start, end, status in ((0, 64, b"3"), (64, 100, b"4")):
             for _ in registers:
                 frames = peer.hear()
