@@ -26,6 +26,7 @@ from protocol.emulation.requests import Request
 from protocol.emulation.scenario import Scenario
 from protocol.messages import Encoded, EncodeRequest, LanguageRequest, WriteDone
 from real.run.usage import Usage
+from sim.cluster.shared import _ENTERS, _IS_TAKEN, _LEAVES
 from sim.host.costs import FIELDS, FROM_EVENTS, HostCosts
 from sim.host.processors import SharedProcessors
 from sim.network.link import LinkProfile, load_profile
@@ -340,14 +341,15 @@ class Tally(SharedProcessors):
     times: ClassVar[dict[str, int]] = {}
     taken: ClassVar[dict[tuple[str, type], int]] = {}
 
-    def run(self, work_s: float, width: float, done: Callable[..., object], *arguments: Any) -> None:
-        name = done.__name__
+    def work(self, work_s: float, width: float, then: Any) -> None:
+        name = type(then).__name__
+        if name == "_Input":
+            name = {_ENTERS: "carried", _IS_TAKEN: "taken", _LEAVES: "done"}[then._next]
         self.work_s[name] += work_s
         self.times[name] += work_s > 0
-        if name == "_taken":
-            rank, event = arguments
-            self.taken[str(rank.core.rank_id), type(event)] += 1
-        super().run(work_s, width, done, *arguments)
+        if name == "taken":
+            self.taken[str(then._rank.core.rank_id), type(then._event)] += 1
+        super().work(work_s, width, then)
 
 
 @pytest.fixture
@@ -379,23 +381,23 @@ def test_a_simulated_run_costs_what_its_usages_say(tally: type[Tally]) -> None:
     # The usage that a measured run keeps of the same. The threads of both ranks are added up anyway.
     usage = {
         "router": process(
-            main_cpu_s=work_s["_ran"], control_cpu_s=work_s["_take_message"] + work_s["run"], inputs=times["run"]
+            main_cpu_s=work_s["_Task"], control_cpu_s=work_s["carried"] + work_s["_Report"], inputs=times["_Report"]
         ),
         "encode0.0": process(
-            main_cpu_s=work_s["_taken"] + work_s["leave"] + work_s["_filled"],
+            main_cpu_s=work_s["taken"] + work_s["done"] + work_s["_Filled"],
             inputs=took("encode"),
-            iterations=times["leave"],
+            iterations=times["done"],
             submissions=took("encode", EncodeRequest),
             writes=took("encode", WriteDone),
             write_bytes=outcome.bytes_written,
-            writer_cpu_s=work_s["_end"],
+            writer_cpu_s=work_s["_Writing"],
             fills=took("encode", Encoded),
             fill_bytes=sum(request.total_tokens for request in requests) * scenario.layout.bytes_per_token,
-            fill_cpu_s=work_s["_filled"],
+            fill_cpu_s=work_s["_Filled"],
         ),
         "language0.0": process(
-            main_cpu_s=work_s["_act"],
-            copy_cpu_s=work_s["_act"],
+            main_cpu_s=work_s["_Acting"],
+            copy_cpu_s=work_s["_Acting"],
             inputs=took("language"),
             submissions=took("language", LanguageRequest),
         ),
