@@ -222,13 +222,15 @@ def test_doctor_is_not_misled(tmp_path: Path, name: str) -> None:
         ("MC_GID_INDEX", "first", "must be a whole number from 0"),
     ],
 )
-def test_a_value_that_a_library_cannot_use_is_refused_before_it_reads_it(name: str, value: str, sentence: str) -> None:
+def test_a_value_that_a_library_cannot_use_is_refused_before_it_reads_it(
+    name: str, value: str, sentence: str, tmp_path: Path
+) -> None:
     assert variables.useless({name: value}).startswith(f"{name} is {value!r} in the environment, it {sentence}")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", "real", "seed-small", "--out", "never"], cwd=ROOT,
+        [sys.executable, "-m", "experiments", "real", "seed-small", "--out", str(tmp_path / "never")], cwd=ROOT,
         env={**os.environ, name: value}, text=True, capture_output=True, timeout=100, check=False,
     )  # fmt: skip
-    assert (done.returncode, (ROOT / "never").exists()) == (2, False), done.stderr
+    assert (done.returncode, (tmp_path / "never").exists()) == (2, False), done.stderr
     assert f"bufferlab: {name} is " in done.stderr
 
 
