@@ -115,7 +115,7 @@ def wants_details(recorder: Recorder | None) -> bool:
 class Listener:
     """A Recorder that is told of records by the method ``tell``, which costs compiled code a fraction of a call.
 
-    It can be called as well, like any other Recorder. ``wants_details``: see there.
+    It can be called as well, like any other Recorder. ``wants_details``: whether it is to be told of ``DETAILS``.
     """
 
     def __init__(self) -> None:

@@ -37,9 +37,8 @@ class Passes:
 
     __slots__ = (
         "_encode_base_s",
+        "_intake",
         "_most_tokens",
-        "_per_token2_s",
-        "_per_token_s",
         "_prefill_base_s",
         "slowness",
         "waiting",
@@ -49,8 +48,7 @@ class Passes:
         services = scenario.services
         self._encode_base_s = services.encode_base_s
         self._prefill_base_s = services.prefill_base_s
-        self._per_token_s = services.prefill_per_token_s
-        self._per_token2_s = services.prefill_per_token2_s
+        self._intake = services.intake
         self._most_tokens = scenario.prefill_batch_tokens
         self.slowness = slowness
         self.waiting: deque[Delivered] = deque()
@@ -65,7 +63,7 @@ class Passes:
     def add(self, delivery: Deliver) -> None:
         """Let a delivered request wait for its prefill."""
         tokens = delivery.total_tokens
-        prefill_s = delivery.prefill_factor * (self._per_token_s + self._per_token2_s * tokens) * tokens
+        prefill_s = self._intake.prefill_s(tokens, delivery.prefill_factor)
         self.waiting.append(Delivered(delivery.room, delivery.incarnation, tokens, prefill_s))
 
     def prefill(self) -> tuple[list[Delivered], float]:

@@ -94,7 +94,7 @@ class Request(Value):
 
 @final
 class Intake:
-    """What ranks are told of requests, and how much work each is before the encoder and in it.
+    """What ranks are told of requests, and how much work each is before the encoder, in it and in the prefill.
 
     ``tells_length``: whether the language side is told a request's true length, as the bound that sees it needs.
     """
@@ -104,6 +104,8 @@ class Intake:
         self._per_token_s: Final = services.encode_per_token_s
         self._per_token2_s: Final = services.encode_per_token2_s
         self._preprocess_per_token_s: Final = services.preprocess_per_token_s
+        self._prefill_per_token_s: Final = services.prefill_per_token_s
+        self._prefill_per_token2_s: Final = services.prefill_per_token2_s
         self._tells_length: Final = tells_length
 
     def encode_s(self, request: Request) -> float:
@@ -118,6 +120,10 @@ class Intake:
     def preprocess_s(self, request: Request) -> float:
         """How long one processor prepares the request's images."""
         return request.encode_factor * self._preprocess_per_token_s * request.image_tokens
+
+    def prefill_s(self, tokens: int, factor: float) -> float:
+        """The part of a prefill pass that is one request's, the pass's own base not included."""
+        return factor * (self._prefill_per_token_s + self._prefill_per_token2_s * tokens) * tokens
 
     def encode_request(self, request: Request) -> EncodeRequest:
         """What the encode ranks are told about ``request``."""

@@ -76,7 +76,7 @@ class ServiceTimes(msgspec.Struct, frozen=True, dict=True):
 
     def prefill_s(self, tokens: int, factor: float = 1.0) -> float:
         """The part of a prefill pass that is one request's, the pass's own base not included."""
-        return factor * (self.prefill_per_token_s + self.prefill_per_token2_s * tokens) * tokens
+        return self.intake.prefill_s(tokens, factor)
 
     def preprocess_s(self, request: Request) -> float:
         """How long one processor prepares the request's images."""

@@ -32,6 +32,11 @@ DELIVERED: Final = Event.DELIVERED
 FAILED: Final = Event.FAILED
 RELEASED: Final = Event.RELEASED
 PREFILLED: Final = Event.PREFILLED
+# What a side records without changing anything that is looked at here.
+ALSO_OF_LANGUAGE: Final = frozenset({SUBMITTED, Event.ANNOUNCED, Event.OFFERED, Event.RESUMED})
+ALSO_OF_ENCODE: Final = frozenset(
+    {SUBMITTED, Event.OFFER_RECEIVED, Event.OFFERS_COMPLETE, Event.ENCODED, Event.WRITE_STARTED}
+)
 BOOTSTRAPPING: Final = Status.Bootstrapping
 SUCCESS: Final = Status.Success
 
@@ -72,12 +77,13 @@ class _Life:
 class InvariantMonitor(Listener):
     """A Recorder that counts violations. ``expect`` must be called for a request before its first record.
 
-    Invariants: time never goes back · nothing happens outside a room's life, which is submitted once and released once
-    · a status moves along the legal table, so it never falls and ends once · tokens never fall and never exceed the
-    request · what arrives fits the blocks that were allocated for it · what is delivered is complete and was written,
-    in tokens and in bytes · a room is delivered or failed at most once, and on the language side exactly once before
-    its release, with the status that says so · what is prefilled was delivered there and is prefilled once · the
-    language ranks of a room end alike · no rank holds more blocks than its pool has.
+    Invariants: time never goes back · a rank records what its side does and nothing else · nothing happens outside a
+    room's life, which is submitted once and released once · a status moves along the legal table, so it never falls
+    and ends once · tokens never fall and never exceed the request · what arrives fits the blocks that were allocated
+    for it · what is delivered is complete and was written, in tokens and in bytes · a room is delivered or failed at
+    most once, and on the language side exactly once before its release, with the status that says so · what is
+    prefilled was delivered there and is prefilled once · the language ranks of a room end alike · no rank holds more
+    blocks than its pool has.
 
     It keeps one small entry per unfinished (room, rank), so it can watch runs of any length.
     """
@@ -201,6 +207,8 @@ class InvariantMonitor(Listener):
             if life.ended is None:
                 self._break("released before its end", rank_id, room, event)
             self._release(life, rank_id)
+        elif event not in ALSO_OF_LANGUAGE:
+            self._break("no language rank does that", rank_id, room, event)
 
     def _delivered(self, life: _Life, rank_id: RankId, tokens: int) -> None:
         expected = life.expected
@@ -250,6 +258,8 @@ class InvariantMonitor(Listener):
                     if landed != whole:
                         self._break(f"{landed} bytes landed at {peer}, the request has {whole}", rank_id, room, event)
             self._release(life, rank_id)
+        elif event not in ALSO_OF_ENCODE:
+            self._break("no encode rank does that", rank_id, room, event)
 
     def _end(self, life: _Life, rank_id: RankId, event: Event) -> None:
         room, ends = life.expected.room, life.expected.ends

@@ -147,6 +147,14 @@ def fails_with_success(lines: Lines) -> None:
     lines[find(lines, Event.DELIVERED)] = record(5, LANGUAGE, Event.FAILED, OK, 24)
 
 
+def delivers_on_the_encode_side(lines: Lines) -> None:
+    lines.insert(find(lines, Event.RELEASED, Side.ENCODE), record(5, ENCODE, Event.DELIVERED, OK, 24))
+
+
+def writes_on_the_language_side(lines: Lines) -> None:
+    lines.insert(find(lines, Event.DELIVERED), record(5, LANGUAGE, Event.WRITE_DONE, None, 24, "language0.0"))
+
+
 def test_a_good_life_violates_no_invariant() -> None:
     assert check(good()) == []
 
@@ -175,6 +183,8 @@ def test_a_good_life_violates_no_invariant() -> None:
         (receives_too_few_bytes, "received 575 bytes of 576"),
         (writes_too_few_bytes, "192 bytes landed at language0.0, the request has 640"),
         (fails_with_success, "failed, yet released in Success"),
+        (delivers_on_the_encode_side, "encode0.0, delivered: no encode rank does that"),
+        (writes_on_the_language_side, "language0.0, write_done: no language rank does that"),
     ],
 )
 def test_a_violation_is_counted_and_told(fault: Callable[[Lines], None], word: str) -> None:
