@@ -33,6 +33,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from bench import timeout_s  # type: ignore[import-not-found]  # noqa: E402 - beside this file
 
 PARTS = {
     "driver of the simulator": ("sim.cluster", "sim.run", "sim.faults", "protocol.emulation"),
@@ -131,12 +134,13 @@ def child(run: str, requests: int, watch: str) -> dict[str, Any]:
             action()
         switch.write_text("disable\n", encoding="utf-8")
         return {}
-    times_s = []
+    times_s, bare_s = [], [timeout_s()]
     for _ in range(3):
         started_s = time.process_time()
         action()
         times_s.append(time.process_time() - started_s)
-    return {"cpu_s": min(times_s)}
+        bare_s.append(timeout_s())
+    return {"cpu_s": min(times_s), "bare_s": min(bare_s)}
 
 
 def _module(file: str) -> str:
@@ -205,31 +209,40 @@ def _compiled_module(symbol: str) -> str:
     return ""
 
 
-def measure(requests: int, notice: Callable[[str], None]) -> dict[str, dict[str, dict[str, float]]]:
-    """By code and run, µs a request of each part."""
+Parts = dict[str, dict[str, dict[str, float]]]
+"""By code and run, µs a request of each part."""
+Timeouts = dict[tuple[str, str], float]
+"""By code and run, a request's time in timeouts of a bare SimPy process, measured in turns with it."""
+
+
+def measure(requests: int, notice: Callable[[str], None]) -> tuple[Parts, Timeouts]:
+    """Watch and time every run."""
     from protocol.compiled import state
 
-    found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    found: Parts = defaultdict(dict)
+    timeouts: Timeouts = {}
     for code in ("interpreted", "compiled"):
         compiled = code == "compiled"
         if compiled and (state().folder is None or shutil.which("perf") is None):
             notice(f"the compiled half is left out: {state() if state().folder is None else 'there is no perf'}")
             continue
         for run in RUNS:
-            cpu_s = in_a_process(run, requests, "time", compiled)["cpu_s"]
+            timed = in_a_process(run, requests, "time", compiled)
+            cpu_s = timed["cpu_s"]
             spent = (
                 sampled(run, requests) if compiled else Counter(in_a_process(run, requests, "cProfile", False)["parts"])
             )
             whole = sum(spent.values())
             found[code][run] = {part: spent[part] / whole * cpu_s / requests * 1e6 for part in PARTS}
-            notice(f"{code} {run}: {cpu_s / requests * 1e6:.1f} µs a request")
-    return found
+            timeouts[code, run] = cpu_s / requests / timed["bare_s"]
+            notice(f"{code} {run}: {cpu_s / requests * 1e6:.1f} µs, a bare timeout {timed['bare_s'] * 1e6:.2f} µs")
+    return found, timeouts
 
 
 # --- showing ---
 
 
-def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+def table(found: Parts, timeouts: Timeouts) -> str:
     """The same as a table of Markdown."""
     columns = [(code, run) for code in found for run in found[code]]
     lines = ["| µs a request | " + " | ".join(f"{run}, {code}" for code, run in columns) + " |"]
@@ -238,10 +251,11 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
         lines.append(f"| {part} | " + " | ".join(f"{found[code][run][part]:.1f}" for code, run in columns) + " |")
     totals = (f"**{sum(found[code][run].values()):.1f}**" for code, run in columns)
     lines.append("| **total** | " + " | ".join(totals) + " |")
+    lines.append("| in bare SimPy timeouts | " + " | ".join(f"{timeouts[column]:.0f}" for column in columns) + " |")
     return "\n".join(lines)
 
 
-def draw(found: dict[str, dict[str, dict[str, float]]], out: Path) -> None:
+def draw(found: Parts, out: Path) -> None:
     """The same as bars that add up."""
     import matplotlib as mpl
 
@@ -281,8 +295,8 @@ def main() -> int:
     if chosen.requests < 1:
         print(f"speed_picture: --requests is {chosen.requests}, it must be at least 1", file=sys.stderr)
         return 2
-    found = measure(chosen.requests, lambda line: print(line, file=sys.stderr))
-    print(table(found))
+    found, timeouts = measure(chosen.requests, lambda line: print(line, file=sys.stderr))
+    print(table(found, timeouts))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     draw(found, chosen.out)
@@ -290,5 +304,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.exit(main())
