@@ -18,6 +18,7 @@ from experiments.figures.style import (
     COLOURS,
     KIND_LINES,
     KIND_NAMES,
+    Margins,
     Samples,
     new_figure,
     save,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 BINS = 300
 """Stretches of time over which the occupancy of several replications is averaged."""
+MARGINS = Margins(left=0.55, right=0.2, bottom=0.47, top=0.3, between=0.25)
+"""For panels whose labels are as large in every run: shares on the left, times below, a line above."""
 
 
 def plot_run(folder: Path) -> list[Path]:
@@ -53,7 +56,7 @@ def plot_run(folder: Path) -> list[Path]:
 def latency_ecdf(runs: Sequence[StoredRun], labels: Sequence[str] | None = None) -> Figure:
     """Share of delivered requests within a time: arrival to delivered, and embedding ready to delivered."""
     names = labels if labels is not None else run_labels(runs)
-    figure, panels = new_figure(1, 2, (8.2, 3.5), sharey=True)
+    figure, panels = new_figure(1, 2, (8.2, 3.5), MARGINS, sharey=True)
     titles = ("Latency: arrival to delivered", "Transfer: embedding ready to delivered")
     for axes, since, title in zip(panels, ("arrival_s", "encoded_s"), titles, strict=True):
         largest = 0.0
@@ -143,7 +146,7 @@ def plot_pool_occupancy(run: StoredRun | Path | str, *, replication: int | None 
     stored = run if isinstance(run, StoredRun) else StoredRun(run)
     config = stored.config
     changes = changes_of_holdings(stored, replication)
-    figure, panels = new_figure(2, 1, (6.8, 4.6), sharex=True)
+    figure, panels = new_figure(2, 1, (6.8, 4.6), MARGINS._replace(between=0.42), sharex=True)
     end_s = max((float(one.times_s.max()) for one in changes.values()), default=0.0)
     for axes, side, section, colour in (
         (panels[0], Side.LANGUAGE, config.language, COLOURS[0]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,19 @@ MOONCAKE_WHEELS = ("mooncake-transfer-engine-non-cuda", "mooncake-transfer-engin
 INFINIBAND = Path("/sys/class/infiniband")
 
 
+VERSION = re.compile(r"^Version: *(\S+) *$", re.MULTILINE)
+
+
+@functools.cache
 def package_version(name: str) -> str | None:
     """The installed version of a distribution, None when it is absent."""
     try:
-        return importlib.metadata.version(name)
+        found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+    # It stands near the top. ``found.version`` reads all of a package's description as if it were a mail.
+    head = VERSION.search(found.read_text("METADATA") or "")
+    return head.group(1) if head is not None else found.version
 
 
 def describe_host() -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from experiments.commands.doctor import report_text
 from experiments.runs import diagnosis, remedies
 from experiments.runs.diagnosis import Report, examine, mend_commands
+from experiments.runs.environment import MOONCAKE_WHEELS, PACKAGES, REAL_PACKAGES, package_version
 
 HEALTHY: Report = {
     "system_libraries": dict.fromkeys(diagnosis.SYSTEM_LIBRARIES.values(), True),
@@ -262,3 +264,14 @@ def test_without_mooncake_only_socket_works_and_is_offered(monkeypatch: pytest.M
     assert "-m pip install 'mooncake-transfer-engine-non-cuda>=0.3.13'" in text.splitlines()[-1]
     assert diagnosis.examine_real("tcp").endswith(remedies.WITHOUT_MOONCAKE)
     assert diagnosis.examine_real("socket") == ""
+
+
+def test_versions_are_those_that_the_installer_knows() -> None:
+    def known(name: str) -> str | None:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    names = (*PACKAGES, *REAL_PACKAGES, *MOONCAKE_WHEELS, "no-such-package")
+    assert {name: package_version(name) for name in names} == {name: known(name) for name in names}

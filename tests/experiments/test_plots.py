@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from experiments.figures.directory import drawing
 from experiments.figures.holdings import HOLDS, changes_of_holdings
 from experiments.figures.runs import _time_means, latency_ecdf, plot_defaults, plot_pool_occupancy, sizing_curve
-from experiments.figures.style import MAX_SHARES, save, shown_ranks
+from experiments.figures.style import MAX_SHARES, png_bytes, save, shown_ranks, time_axis
 from experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
 from experiments.runs.rundir import StoredRun
 from experiments.runs.simulate import run_sim, simulate_one
@@ -48,6 +48,29 @@ def test_the_latency_figure_has_labels_with_units(runs: list[StoredRun]) -> None
     # Every delivered request is in the curve.
     curve = left.get_lines()[0]
     assert len(curve.get_xdata()) == runs[0].summary["requests"]["succeeded"] + 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("largest_s", [0.0123, 1.999, 98765.0])
+def test_what_is_written_beside_the_panels_of_a_run_is_within_the_picture(
+    runs: list[StoredRun], largest_s: float
+) -> None:
+    for figure in (
+        latency_ecdf(runs, ["a", "b"]),
+        plot_pool_occupancy(runs[0]),
+        plot_pool_occupancy(runs[0], replication=None),
+    ):
+        for axes in figure.axes:
+            if axes.get_xlabel():
+                time_axis(axes, largest_s)
+        png_bytes(figure)  # places the ticks
+        boxes = [axes.get_tightbbox() for axes in figure.axes]
+        for number, box in enumerate(boxes):
+            assert box is not None
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+            assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
+            for other in boxes[:number]:
+                assert other is not None
+                assert not box.overlaps(other)
 
 
 def test_the_sizing_figure_shows_the_summaries(runs: list[StoredRun]) -> None:
