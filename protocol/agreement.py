@@ -22,8 +22,8 @@ The ranks then receive the same ``Iteration`` and make the same decisions in the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from protocol.messages import Iteration
 
@@ -36,12 +36,9 @@ MOST_ROOMS: Final = 64
 """Rooms that a group of several ranks decides about in one iteration."""
 
 
-class Proposal(NamedTuple):
-    """What one rank brings to the first reduction. ``failed`` is a submission number, NOBODY when there is none."""
-
-    submitted: int
-    free_blocks: int
-    failed: int
+Proposal = tuple[int, int, int]
+"""What one rank brings to the first reduction: how many submissions it has, how many of its blocks are free, and the
+number of the first submission that it knows to have failed, NOBODY when there is none."""
 
 
 class Member(Protocol):
@@ -73,12 +70,12 @@ def is_cut_short(leader: Member, iteration: Iteration) -> bool:
     return bool(then) and then != tuple([number for number, _ in iteration.progress])
 
 
-def agree(proposals: Iterable[Sequence[int]]) -> Proposal:
-    """The first reduction: the element-wise minimum of the group's proposals."""
-    submitted, free_blocks, failed = next(rest := iter(proposals))
-    for one in rest:
+def agree(proposals: Sequence[Proposal]) -> Proposal:
+    """The first reduction: the element-wise minimum of the group's proposals, of which there is at least one."""
+    submitted, free_blocks, failed = proposals[0]
+    for one in proposals:
         submitted, free_blocks, failed = min(submitted, one[0]), min(free_blocks, one[1]), min(failed, one[2])
-    return Proposal(submitted, free_blocks, failed)
+    return submitted, free_blocks, failed
 
 
 def hold_iteration(members: Sequence[Member]) -> Iteration:
@@ -92,5 +89,6 @@ def hold_iteration(members: Sequence[Member]) -> Iteration:
     progress = members[0].progress_of(candidates)
     for member in members[1:]:
         for place, own in enumerate(member.progress_of(candidates)):
-            progress[place] = min(progress[place], own)
+            if own < progress[place]:
+                progress[place] = own
     return Iteration(submitted, free_blocks, failed, tuple(zip(candidates, progress, strict=True)))

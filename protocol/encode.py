@@ -69,6 +69,7 @@ OFFERED: Final = 1
 ENCODED: Final = 2
 DONE: Final = 2**32
 
+NO_RANKS: Final[frozenset[RankId]] = frozenset()
 
 # Members of enumerations by names of this module: a global is found many times as fast.
 BOOTSTRAPPING: Final = Status.Bootstrapping
@@ -130,8 +131,8 @@ class EncodeRoom(Room):
         self.chunk: Chunk | None = None
         self.writing: set[RankId] = set()
         self.landed: set[RankId] = set()
-        self.unquiet: set[RankId] = set()
-        self.cancelled: set[RankId] = set()
+        self.unquiet = NO_RANKS  # hardly any room has some of these, so the sets are replaced and not changed
+        self.cancelled = NO_RANKS
 
     def quiet_to(self, destination: RankId) -> bool:
         """Whether nothing of this room can land at ``destination`` any more, provided no write is started."""
@@ -322,7 +323,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             self._early.keep(key, cancel, now)
             actions.append(Send(cancel.receiver, Quiet(*key)))
             return
-        room.cancelled.add(cancel.receiver)
+        room.cancelled |= {cancel.receiver}
         self._fail(room, f"cancelled by {cancel.receiver}: {cancel.reason}", now, actions)
         self._answer_cancels(room, actions)
 
@@ -354,7 +355,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         room.writing.remove(done.destination)
         if not done.quiet:
-            room.unquiet.add(done.destination)
+            room.unquiet |= {done.destination}
         chunk = room.chunk
         if self._recorder is not None:
             size = self.layout.chunk_bytes(chunk) if done.ok else 0
@@ -377,7 +378,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         if room is None or quiet.destination not in room.unquiet:
             self.ignored_messages += 1
             return
-        room.unquiet.remove(quiet.destination)
+        room.unquiet -= {quiet.destination}
         self._answer_cancels(room, actions)
         self._reap_if_quiet(room, now)
 
@@ -483,7 +484,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             return
         self._step(room, ON_WRITES_STARTED, now)
         room.chunk = chunk
-        room.landed = set()
+        room.landed.clear()
         if self._recorder is not None:
             size = self.layout.chunk_bytes(chunk)
             self._record(now, room, Event.CHUNK_STARTED, room.status, room.sent_tokens, size)
@@ -529,7 +530,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         self._step(room, ON_FAILED_HERE, now)
         room.failure = reason
         self._set_status(room, Status.Failed)
-        self._failed[room.number] = None
+        self._failed[room.number] = room
         self._record(now, room, Event.FAILED, room.status, room.sent_tokens, 0, reason)
         message = ChunkStatus(*room.key, room.epoch, Status.Failed, room.total_tokens, room.sent_tokens, reason)
         for peer in room.destinations:
@@ -566,5 +567,5 @@ class EncodeRank(RankCore[EncodeRoom]):
     def _answer_cancels(self, room: EncodeRoom, actions: list[Action]) -> None:
         for peer in sorted(room.cancelled):
             if room.quiet_to(peer):
-                room.cancelled.remove(peer)
+                room.cancelled -= {peer}
                 actions.append(Send(peer, Quiet(*room.key)))

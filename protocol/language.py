@@ -404,7 +404,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         """Note this rank's reason to fail; the group follows at its next iteration."""
         if not room.failure and not room.over:
             room.failure = reason
-            self._failed[room.number] = None
+            self._failed[room.number] = room
 
     # --- the iteration: all decisions ---
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
-from typing import Final, Generic, TypeVar, final
+from typing import Any, Final, Generic, TypeVar, final
 
 from protocol.agreement import FAILED, MOST_ROOMS, NOBODY, Proposal, is_cut_short
 from protocol.allocator import BlockPool
@@ -33,11 +33,15 @@ class Room:
     ``failure`` is this rank's own reason to fail, known to the group only after its next iteration.
     ``owner``: its name in the pool, which is its key as one object.
     ``timed``: whether its rank keeps an entry for its timer, which may come up before ``deadline``.
+    ``landing``: where its last step has led, with the steps that lead on from there.
     """
 
     __slots__ = (
-        "agreed", "deadline", "failure", "key", "number", "over", "owner", "phase", "progress", "status", "timed"
+        "agreed", "deadline", "failure", "key", "landing", "number", "over", "owner", "phase", "progress", "status",
+        "timed",
     )  # fmt: skip
+
+    landing: Landing
 
     def __init__(self, key: RoomKey, number: int, phase: Phase) -> None:
         self.key = key
@@ -61,36 +65,36 @@ NEVER_S: Final = inf
 
 @final
 class Landing:
-    """Where a step leads: the phase, whether the room is over in it, and its timer.
+    """Where a step leads: the phase, whether the room is over in it, its timer, and where each step leads from there.
 
     ``delay_s``: how long the room may stay, NEVER_S without a timer. ``runs_on``: whether the timer that runs goes on.
     """
 
-    __slots__ = ("delay_s", "over", "phase", "runs_on")
+    __slots__ = ("delay_s", "over", "phase", "runs_on", "steps")
 
-    def __init__(self, phase: Phase, over: bool, delay_s: float, runs_on: bool) -> None:
+    def __init__(self, phase: Phase, over: bool, delay_s: float, runs_on: bool, steps: dict[Step, Landing]) -> None:
         self.phase: Final = phase
         self.over: Final = over
         self.delay_s: Final = delay_s
         self.runs_on: Final = runs_on
+        self.steps: Final = steps
 
 
-def landings(
-    table: Table, delays: Mapping[Timer, float | None]
-) -> tuple[dict[Phase, dict[Step, Landing]], dict[Phase, float]]:
-    """The table as a rank looks things up in it: where each step leads, and how long each phase may last.
+def landings(table: Table, delays: Mapping[Timer, float | None]) -> dict[Phase, Landing]:
+    """The table as a rank looks things up in it: where a room that begins in a phase is.
 
     ``delays``: the seconds of each timer, None for one that is off; a phase without a timer may last for ever, NEVER_S.
     """
     stays: dict[Phase, float] = {}
+    steps: dict[Phase, dict[Step, Landing]] = {}
     for phase, row in table.items():
         delay_s = delays.get(row.timer)
         stays[phase] = NEVER_S if delay_s is None else delay_s
-    steps = {
-        phase: {step: Landing(to, table[to].over, stays[to], step in row.runs_on) for step, to in row.steps.items()}
-        for phase, row in table.items()
-    }
-    return steps, stays
+        steps[phase] = {}
+    for phase, row in table.items():
+        for step, to in row.steps.items():
+            steps[phase][step] = Landing(to, table[to].over, stays[to], step in row.runs_on, steps[to])
+    return {phase: Landing(phase, row.over, stays[phase], False, steps[phase]) for phase, row in table.items()}
 
 
 OTHER_RANK = "another rank of the group failed"
@@ -182,12 +186,12 @@ class RankCore(Generic[RoomType]):
         self.untold = 0
         """How many details happened of which no recorder was told."""
         self._phases = phases
-        self._steps, self._stays = landings(phases, {**delays, Timer.PHASE: timeout_s})
+        self._landings = landings(phases, {**delays, Timer.PHASE: timeout_s})
         self._by_number: dict[int, RoomType] = {}
         self._submitted = 0
         # Insertion-ordered sets: rooms that moved on, and rooms that failed, since the group last agreed on them.
-        self._moved: dict[int, None] = {}
-        self._failed: dict[int, None] = {}
+        self._moved: dict[int, RoomType] = {}
+        self._failed: dict[int, RoomType] = {}
         # (when, room number, tie-breaker, room): timers of one moment go off in the order of submission. A deadline
         # that moves later keeps its entry, which is corrected when it comes up.
         self._timers: list[tuple[float, int, int, RoomType]] = []
@@ -201,7 +205,7 @@ class RankCore(Generic[RoomType]):
 
     def proposal(self) -> Proposal:
         """This rank's submissions, free blocks and first failed room."""
-        return Proposal(self._submitted, self.pool.free, min(self._failed) if self._failed else NOBODY)
+        return self._submitted, self.pool.free, min(self._failed) if self._failed else NOBODY
 
     def candidates(self) -> Sequence[int]:
         """Numbers of the rooms that moved on or failed here since the group last agreed."""
@@ -217,12 +221,14 @@ class RankCore(Generic[RoomType]):
 
     def lone_iteration(self) -> Iteration:
         """What a rank without a group agrees on: its own facts."""
-        failed, rooms = self._failed, self._by_number
+        failed = self._failed
         if failed:
             candidates = self.candidates()
             progress = tuple(zip(candidates, self.progress_of(candidates), strict=True))
             return Iteration(self._submitted, self.pool.free, min(failed), progress)
-        progress = tuple([(number, rooms[number].progress) for number in self._moved])
+        if not self._moved:
+            return Iteration(self._submitted, self.pool.free, NOBODY)
+        progress = tuple([(room.number, room.progress) for room in self._moved.values()])
         return Iteration(self._submitted, self.pool.free, NOBODY, progress)
 
     @property
@@ -253,15 +259,16 @@ class RankCore(Generic[RoomType]):
         return ProtocolError(f"{self.rank_id} does not take {type(event).__name__}")
 
     def _admit(self, room: RoomType, now: float) -> None:
-        if room.key in self.rooms:
+        rooms: dict[Any, RoomType] = self.rooms  # a key that is one object need not be made again
+        if room.owner in rooms:
             raise ProtocolError(f"room {room.key[0]} incarnation {room.key[1]} is already there on {self.rank_id}")
-        self.rooms[room.key] = room
+        rooms[room.owner] = room
         self._newest[room.key[0]] = room
         self._by_number[room.number] = room
         self._submitted += 1
-        delay_s = self._stays[room.phase]
-        if delay_s < NEVER_S:
-            self._arm(room, delay_s, now)
+        room.landing = landing = self._landings[room.phase]
+        if landing.delay_s < NEVER_S:
+            self._arm(room, landing.delay_s, now)
 
     def _find(self, number: int, incarnation: int) -> RoomType | None:
         """The room of this number and incarnation. Hardly any number has two, so the number finds it."""
@@ -275,9 +282,10 @@ class RankCore(Generic[RoomType]):
 
         Raises IllegalStepError, and changes nothing, for a step that has no place in the room's phase.
         """
-        landing = self._steps[room.phase].get(step)
+        landing = room.landing.steps.get(step)
         if landing is None:
             raise IllegalStepError(self._refusal(room, step))
+        room.landing = landing
         room.phase = landing.phase
         room.over = landing.over
         if landing.delay_s == NEVER_S:
@@ -293,7 +301,8 @@ class RankCore(Generic[RoomType]):
         )
 
     def _forget(self, room: RoomType) -> None:
-        del self.rooms[room.key]
+        rooms: dict[Any, RoomType] = self.rooms
+        del rooms[room.owner]
         number = room.key[0]
         if self._newest.get(number) is room:
             del self._newest[number]
@@ -303,15 +312,15 @@ class RankCore(Generic[RoomType]):
         number = room.number
         if number in self._by_number:
             del self._by_number[number]
-        if number in self._moved:
+        if self._moved and number in self._moved:
             del self._moved[number]
-        if number in self._failed:
+        if self._failed and number in self._failed:
             del self._failed[number]
 
     def _move(self, room: RoomType, progress: int) -> None:
         if progress > room.progress:
             room.progress = progress
-            self._moved[room.number] = None
+            self._moved[room.number] = room
 
     def _agree(self, room: RoomType, progress: int) -> bool:
         """Take the group's progress of a room; return whether it has risen."""

@@ -12,24 +12,21 @@ A *reminder* is a call that does not keep a run alive. Timers are reminders: whe
 has nothing more to do, which is either its end or a deadlock. A call that was withdrawn is one as well. SimPy's events
 keep no run alive either, whoever waits for them, unless it is told to wait for a process (``wait_for``).
 
-The queue is a heap of calls that compare themselves. That was measured against a heap of tuples, which takes twice as
-long when it is compiled, and one of our own, which is a third quicker then and twice as slow when it is not.
+The queue is a binary heap of calls. The library's would ask each call whether it comes before another one, which takes
+five times as long as the loops here when both are compiled; hardly any two calls have the same time, so these look at
+the times themselves.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 if TYPE_CHECKING:
     from simpy import Environment
     from simpy.events import Event
-
-push: Final = heappush  # found without a look-up where this is compiled
-pop: Final = heappop
 
 NORMAL: Final = 1
 """The order of plain calls: SimPy's priority of that name."""
@@ -52,14 +49,6 @@ class Call(ABC):
     number: int = 0
     """In order of scheduling."""
     kind: int = _KEEPS
-
-    def __lt__(self, other: Call) -> bool:
-        """Whether it comes before another one."""
-        if self.time_s != other.time_s:
-            return self.time_s < other.time_s
-        if self.order != other.order:
-            return self.order < other.order
-        return self.number < other.number
 
     @abstractmethod
     def run(self) -> None:
@@ -88,6 +77,52 @@ class _Again(Call):
 
     def run(self) -> None:
         self._call.run()
+
+
+def _precedes(one: Call, other: Call) -> bool:
+    """Whether it comes before the other, of two calls that have the same time."""
+    return one.number < other.number if one.order == other.order else one.order < other.order
+
+
+def _put_into(heap: list[Call], call: Call) -> None:
+    """Put a call into a heap: what is below a place does not come before what is there."""
+    heap.append(call)
+    place = len(heap) - 1
+    time_s = call.time_s
+    while place > 0:
+        above = (place - 1) >> 1
+        other = heap[above]
+        if time_s > other.time_s or (time_s == other.time_s and _precedes(other, call)):
+            break
+        heap[place] = other
+        place = above
+    heap[place] = call
+
+
+def _take_first(heap: list[Call]) -> Call:
+    """Take the first of all calls out of a heap that has some."""
+    call = heap.pop()
+    size = len(heap)
+    if not size:
+        return call
+    first = heap[0]
+    time_s = call.time_s
+    place = 0
+    below = 1
+    while below < size:
+        other = heap[below]
+        if below + 1 < size:
+            right = heap[below + 1]
+            if right.time_s < other.time_s or (right.time_s == other.time_s and _precedes(right, other)):
+                below += 1
+                other = right
+        if time_s < other.time_s or (time_s == other.time_s and _precedes(call, other)):
+            break
+        heap[place] = other
+        place = below
+        below = 2 * place + 1
+    heap[place] = call
+    return first
 
 
 class Elsewhere(Protocol):
@@ -238,7 +273,7 @@ class Clock:
         self._number += 1
         call.number = self._number
         if self._elsewhere is None:
-            push(self._queue, call)
+            _put_into(self._queue, call)
         else:
             self._elsewhere.put(call)
 
@@ -282,7 +317,7 @@ class Clock:
         if first is self._aside:
             self._aside = None
         else:
-            pop(self._queue)
+            _take_first(self._queue)
         self.happen(first)
         return True
 
@@ -291,7 +326,7 @@ class Clock:
         queue = self._queue
         while self._ahead > 0:
             if queue and self._aside is None:
-                self.happen(pop(queue))
+                self.happen(_take_first(queue))
             elif not self.step():
                 return
 
@@ -301,7 +336,9 @@ class Clock:
         if not self._queue:
             return aside
         first = self._queue[0]
-        return first if aside is None or first < aside else aside
+        if aside is None or first.time_s < aside.time_s or (first.time_s == aside.time_s and _precedes(first, aside)):
+            return first
+        return aside
 
     def happen(self, call: Call) -> None:
         """A call has come out of the queue: it is its time."""

@@ -25,12 +25,11 @@ _FIXED = frozenset(
     {
         *(
             "_announces",
+            "_landings",
             "_phases",
             "_recorder",
             "_required",
             "_resumes",
-            "_stays",
-            "_steps",
             "_tells_details",
             "_writers",
         ),
@@ -42,9 +41,9 @@ _FIXED = frozenset(
 _SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages", "untold"})
 """Written before read in every iteration (the first two), told by the rooms' deadlines (timers), or only counted."""
 
-_TOLD = frozenset({"asked_blocks", "timed"})
-"""Of a room: written in every iteration before it is used, and otherwise read only by those who look from outside; and
-what its deadline tells."""
+_TOLD = frozenset({"asked_blocks", "landing", "timed"})
+"""Of a room: written in every iteration before it is used, and otherwise read only by those who look from outside; what
+its phase tells; and what its deadline tells."""
 
 FAILURE = "failed"
 """In place of all reasons to fail."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from protocol.agreement import MOST_ROOMS, NOBODY, Member, Proposal, hold_iteration, proposed
+from protocol.agreement import MOST_ROOMS, NOBODY, Member, hold_iteration, proposed
 from protocol.messages import Iteration
 from protocol.sizing import SizingError, Supervised
 from protocol.sizing.supervised import Answer, checksum, disagreement
@@ -106,8 +106,7 @@ class Collective:
             second = torch.tensor(member.progress_of(candidates), dtype=torch.int64)
             self._reduce(second)
             progress = tuple(zip(candidates, second.tolist(), strict=True))
-        agreed = Proposal(submitted, free_blocks, failed)
-        return Iteration(*agreed, progress), bool(all_leave)
+        return Iteration(submitted, free_blocks, failed, progress), bool(all_leave)
 
     def must_answer_alike(self, rank_id: RankId, policy: Supervised) -> None:
         """Compare what the group's copies of a policy answered since the last iteration; all ranks must call it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from typing import Final, final
 
 from protocol.emulation.scenario import Scenario
@@ -10,7 +11,7 @@ from protocol.lifecycle import Instances
 from protocol.messages import Note
 from protocol.recording import Recorder, listening
 from protocol.topology import RankId, Side
-from sim.clock import Clock, pop, push
+from sim.clock import Clock
 from sim.cluster.group import Core, Group, Rank
 from sim.faults import Faults
 from sim.network.adapters import Network
@@ -109,13 +110,13 @@ class State:
         what is due is recorded before.
         """
         self._noted += 1
-        push(self.later, Later(self.clock._now + late_s, self._noted, rank, note))
+        heappush(self.later, Later(self.clock._now + late_s, self._noted, rank, note))
 
     def note_due(self, time_s: float) -> None:
         """Record what was to be recorded up to ``time_s``, in order."""
         later = self.later
         while later and later[0].due_s <= time_s:
-            one = pop(later)
+            one = heappop(later)
             if not one.is_told:
                 self._record(one.due_s, one.rank.id, one.note)
 

@@ -59,9 +59,8 @@ from protocol.values import Value, replaced
 # --- what two cores must have in common -----------------------------------------------------------------------------
 
 UNSEEN = {
-    "_stays",
+    "_landings",
     "_phases",
-    "_steps",
     *("_announces", "_required", "_resumes", "_writers"),  # what the discipline claims, and names that are kept
     *("_recorder", "_tells_details", "discipline", "layout", "rank_id"),  # fixed
     *(
