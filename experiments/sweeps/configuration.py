@@ -77,7 +77,12 @@ def run_task(config: Config, replication: int, title: str) -> Result:
         return run_configuration(config, replication)
     except Exception as error:
         # Whoever reads it needs to know which run it was; the type tells more than the text alone.
-        raise RunFailedError(f"{title}, replication {replication}: {type(error).__name__}: {error}") from error
+        raise RunFailedError(f"{run_name(title, replication)}: {type(error).__name__}: {error}") from error
+
+
+def run_name(title: str, replication: int) -> str:
+    """How a sentence names a run of a configuration."""
+    return f"{title}, replication {replication}"
 
 
 def _summary(replication: Replication) -> dict[str, Any]:

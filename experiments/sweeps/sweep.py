@@ -30,8 +30,8 @@ from experiments.errors import UserError
 from experiments.runs.environment import usable_cpus
 from experiments.runs.recorder import Notice, Progress
 from experiments.sweeps.comparison import figures_of
-from experiments.sweeps.configuration import SHARED, packed, run_task
-from experiments.sweeps.executor import check_executor, run_tasks
+from experiments.sweeps.configuration import SHARED, packed, run_name, run_task
+from experiments.sweeps.executor import check_executor, open_workers
 from experiments.sweeps.folder import (
     QUANTILES_FILE,
     TABLE_FILE,
@@ -110,9 +110,21 @@ def run_sweep(
         pending = [index for index in plan.order() if results[index] is None]
         if begin is not None:
             begin(len(tasks) - len(pending))
-        workers = jobs or workers_for(plan.requests_of(tasks[index][0] for index in pending))
+        wanted = min(jobs or workers_for(plan.requests_of(tasks[index][0] for index in pending)), max(len(pending), 1))
         calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
-        with closing(run_tasks(run_task, calls, jobs=workers, executor=executor, address=address)) as done, SHARED:
+        workloads = {configuration.title(): configuration.workload for configuration in plan.configurations}
+        with (
+            open_workers(jobs=wanted, executor=executor, address=address) as workers,
+            closing(
+                workers.run(
+                    run_task,
+                    calls,
+                    group=lambda task: (workloads[task[2]], task[1]),  # what its requests are drawn from
+                    name=lambda task: run_name(task[2], task[1]),
+                )
+            ) as done,
+            SHARED,
+        ):
             for number, result in done:
                 index = pending[number]
                 configuration, replication = tasks[index]

@@ -541,13 +541,13 @@ def test_no_more_processes_than_are_worth_their_start(tmp_path: Path, monkeypatc
     monkeypatch.setattr("experiments.sweeps.sweep.usable_cpus", lambda: 4)
     assert [workers_for(requests) for requests in (0, 9_999, 10_000, 19_999, 10**9)] == [1, 1, 2, 3, 4]
     asked: list[int] = []
-    original = executing.run_tasks
+    original = executing.open_workers
 
-    def asks(function: Any, tasks: Any, *, jobs: int, **more: Any) -> Any:
+    def asks(*, jobs: int, **more: Any) -> Any:
         asked.append(jobs)
-        return original(function, tasks, jobs=1, **more)
+        return original(jobs=1, **more)
 
-    monkeypatch.setattr("experiments.sweeps.sweep.run_tasks", asks)
+    monkeypatch.setattr("experiments.sweeps.sweep.open_workers", asks)
     monkeypatch.setattr("experiments.sweeps.sweep.REQUESTS_OF_A_WORKER", 80)
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=2)
     run_sweep(plan, tmp_path / "out")
@@ -562,7 +562,8 @@ def test_no_more_processes_than_are_worth_their_start(tmp_path: Path, monkeypatc
 def test_no_more_processes_than_tasks_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
     # A single task needs no other process, however many may be had.
     monkeypatch.setitem(sys.modules, "joblib", None)
-    assert list(executing.run_tasks(abs, [(-3,)], jobs=64)) == [(0, 3)]
+    with executing.open_workers(jobs=64) as workers:
+        assert list(workers.run(abs, [(-3,)])) == [(0, 3)]
 
 
 def test_an_executor_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, bufferlab: Any, folder: Path) -> None:

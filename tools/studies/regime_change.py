@@ -19,7 +19,7 @@ from experiments.runs.rundir import RunWriter, StoredRun
 from experiments.runs.simulate import simulate_one
 from experiments.runs.summary import summarise
 from experiments.stats.intervals import Estimate, across_replications
-from experiments.sweeps.executor import run_tasks
+from experiments.sweeps.executor import open_workers
 from experiments.sweeps.grid import as_override, read_configurations
 from experiments.sweeps.sweep import workers_for
 from experiments.workloads.loading import load
@@ -57,8 +57,8 @@ def run(folder: Path, runs: Path, scale: Scale) -> Outcome:  # noqa: ARG001 - as
     config = _config(source, scale.settings(), *REGIMES[cases[0][0]][0])
     found: dict[tuple[str, str], Losses] = {}
     jobs = scale.jobs or workers_for(2 * (config.workload.requests or 0) * config.run.replications * len(tasks))
-    with bar("regimes", len(tasks), "runs") as counted:
-        for index, losses in run_tasks(_losses, tasks, jobs=jobs):
+    with bar("regimes", len(tasks), "runs") as counted, open_workers(jobs=min(jobs, len(tasks))) as workers:
+        for index, losses in workers.run(_losses, tasks):
             change, name, _ = cases[index]
             found[change, name] = losses
             counted.add(1)
