@@ -151,7 +151,7 @@ def _own_configuration(source: str, overrides: list[str], seed: str | None, devi
     """The configuration that a rank is started with: it must be the run's, and its device must have an effect."""
     from experiments.errors import UserError
 
-    own = load_config(source, overrides, seed)
+    own = load_config(source, overrides, seed, measured=True)
     if wrong := unused_device("--device", device, own.real.transport):
         raise UserError(wrong)
     return own
@@ -162,7 +162,7 @@ def _asked_for(source: str, overrides: list[str], seed: str | None, device: str 
     from experiments.errors import UserError
 
     overrides = overrides + ([f"real.device={json.dumps(device)}"] if device is not None else [])
-    asked = load_config(source, overrides, seed)
+    asked = load_config(source, overrides, seed, measured=True)
     option = "real.device" if device is None else "--device"
     if wrong := unused_device(option, asked.real.device, asked.real.transport):
         raise UserError(f"{wrong}; give --transport {transports_with_devices()}, or leave the device out")

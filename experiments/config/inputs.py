@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-RUN_CONFIG, RUN_REQUESTS = "config.toml", "requests.parquet"
-"""Files of a run directory: what was run, and the requests, which can be a workload again."""
+RUN_CONFIG, RUN_REQUESTS, RUN_SUMMARY = "config.toml", "requests.parquet", "summary.json"
+"""Files of a run directory: what was run, the requests, which can be a workload again, and the figures."""
 
 SUFFIXES = {
     ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv", ".parquet": "parquet",

@@ -27,6 +27,7 @@ class Config(Sections):
     """A whole run, whose sections fit each other."""
 
     _set_aside: tuple[str, ...] = PrivateAttr(default=())
+    _replications_by_default: bool = PrivateAttr(default=False)
 
     @property
     def set_aside(self) -> tuple[str, ...]:
@@ -37,6 +38,17 @@ class Config(Sections):
         """The same configuration, which remembers what was left out of it."""
         made = self.model_copy()
         made._set_aside = settings
+        return made
+
+    @property
+    def replications_by_default(self) -> bool:
+        """Whether nobody said how many replications there are, and its workload file decided it."""
+        return self._replications_by_default
+
+    def with_replications(self, number: int, *, by_default: bool) -> Self:
+        """The same configuration with so many replications."""
+        made = self.model_copy(update={"run": self.run.model_copy(update={"replications": number})})
+        made._replications_by_default = by_default
         return made
 
     @model_validator(mode="after")

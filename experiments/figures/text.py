@@ -22,6 +22,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         f"{requests['offered']} requests {kind} over {summary['transport']}: {requests['succeeded']} succeeded, "
         f"{requests['failed']} failed, {requests['unfinished']} unfinished"
         + (", DEADLOCK" if summary["deadlock"] else ""),
+        *_resampled(summary),
         *_deadlocks(summary),
         *_failures(summary),
         "",
@@ -61,6 +62,14 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         )
     lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
     return "\n".join(lines)
+
+
+def _resampled(summary: Mapping[str, Any]) -> list[str]:
+    """What the values and the intervals of a resampled file are."""
+    if summary.get("replication_kind") != "resampled":
+        return []
+    count = len(summary["replications"])
+    return [f"of a file and {count - 1} resamples of it: values are the file's, intervals from the resamples"]
 
 
 def _deadlocks(summary: Mapping[str, Any]) -> list[str]:

@@ -25,8 +25,10 @@ from experiments.stats.intervals import (
     mean,
     quantile,
     shares_across,
+    unbounded,
     within,
 )
+from experiments.stats.replicates import INDEPENDENT, Replicates
 from protocol.observe.pooluse import PoolUse
 from protocol.topology import Side
 
@@ -41,13 +43,15 @@ class Figure:
     """One figure of a replication: where it stands in summary.json, what it is, and what it can be at most.
 
     ``of`` prepares it for an interval within one replication; time averages are cut along a grid, their own where None
-    is given. It returns None where there is nothing to measure. ``share`` marks shares of requests.
+    is given. It returns None where there is nothing to measure. ``share`` marks shares of requests, ``extreme`` the
+    highest or lowest point of a run.
     """
 
     path: tuple[str, ...]
     of: Measure
     highest: float = math.inf
     share: bool = False
+    extreme: bool = False
 
     @property
     def name(self) -> str:
@@ -64,8 +68,27 @@ class Figure:
         if len(replications) == 1:
             run = self.of(replications[0], None)
             return NOTHING.copy() if run is None else within(run.estimate(), 0.0, self.highest)
-        across = shares_across if self.share else across_replications
-        return within(across([self.value(one) for one in replications]), 0.0, self.highest)
+        replicates = replications[0].replicates if replications else INDEPENDENT
+        parts = self.parts(replications[0]) if replicates.resampled else None
+        return self.across([self.value(one) for one in replications], replicates, parts)
+
+    def parts(self, one: Replication) -> float | None:
+        """On how many independent spells of traffic the figure of one replication rests, where that is known."""
+        run = self.of(one, None)
+        return None if run is None else run.parts
+
+    def across(
+        self, values: Sequence[float | None], replicates: Replicates = INDEPENDENT, parts: float | None = None
+    ) -> Estimate:
+        """The figure from its values in two or more replications; ``parts``: of the first, if they are resampled."""
+        if not replicates.resampled:
+            across = shares_across if self.share else across_replications
+            return within(across(values), 0.0, self.highest)
+        known = {value for value in values if value is not None}
+        # No part of a file has a higher point than the whole, so resamples say nothing about how high it may be.
+        if self.extreme or (self.share and known in ({0.0}, {1.0})):
+            return unbounded(replicates.value(values))
+        return within(replicates.estimate(values, parts, positive=self.highest == math.inf), 0.0, self.highest)
 
 
 def _times(path: str, samples: Callable[[Replication], Samples]) -> list[Figure]:
@@ -147,7 +170,7 @@ def _pool(side: Side) -> list[Figure]:
     name = f"{side.value}_pool"
     return [
         Figure((name, "mean_occupancy"), of_use(occupancy), 1.0),
-        Figure((name, "peak_occupancy"), of_use(peak), 1.0),
+        Figure((name, "peak_occupancy"), of_use(peak), 1.0, extreme=True),
         Figure((name, "wasted_fraction"), of_use(wasted), 1.0),
         Figure((name, "blocked_s"), of_use(blocked)),
         Figure((name, "blocked_per_request_s"), blocked_per_request),

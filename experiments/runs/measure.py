@@ -56,7 +56,7 @@ def run_measured(
     if meeting is None:
         warm_up()  # while requests are made and the backend is looked at
     check_requests(config, "real")
-    traffic = traffic_of(config)
+    traffic = traffic_of(config, measured=True)
     missing = examine_real(config.real.transport)
     if missing:
         raise UserError(missing)
@@ -115,7 +115,7 @@ def _measure_one(config: Config, number: int, hosts: Coordinator | None, progres
     from real.control.spec import Heartbeats
     from real.run.launcher import run_real
 
-    requests = list(make_requests(config, number))
+    requests = list(make_requests(config, number, repeated=True))
     return run_real(
         config.scenario(),
         requests,

@@ -16,6 +16,7 @@ from experiments.errors import UserError
 from experiments.runs.estimates import FIGURES, Figure
 from experiments.runs.replication import Grid, Replication
 from experiments.stats.paired import Difference, paired, paired_in_run, without_interval
+from experiments.stats.replicates import INDEPENDENT, Replicates
 from experiments.text import table
 from experiments.units import format_duration
 from protocol.naming import flat, put
@@ -113,11 +114,23 @@ def _difference(figure: Figure, pairs: list[tuple[Replication, Replication]]) ->
         grid = _common_grid(first, second)
         difference = paired_in_run(figure.of(first, grid), figure.of(second, grid))
     else:
-        difference = paired(*([figure.value(one) for one in side] for side in zip(*pairs, strict=True)))
+        firsts, seconds = ([figure.value(one) for one in side] for side in zip(*pairs, strict=True))
+        replicates = _replicates(pairs)
+        parts = [figure.parts(one) for one in pairs[0]] if replicates.resampled else []
+        known = [part for part in parts if part is not None]
+        difference = paired(firsts, seconds, replicates, min(known) if known else None)
+        if figure.extreme and replicates.resampled:
+            return without_interval(difference["first"], difference["second"], difference["pairs"])
     if figure.share and difference["low"] == difference["high"]:
         # Shares that never varied, such as no failures on both sides, are not known without error.
         return without_interval(difference["first"], difference["second"], difference["pairs"])
     return difference
+
+
+def _replicates(pairs: list[tuple[Replication, Replication]]) -> Replicates:
+    """What the replications of two runs are to one another: nothing is known of both that is not of each."""
+    kinds = [one.replicates for one in pairs[0]]
+    return next((one for one in kinds if one.resampled), INDEPENDENT)
 
 
 def _common_grid(first: Replication, second: Replication) -> Grid | None:

@@ -8,6 +8,7 @@ from experiments.errors import UserError
 from experiments.progress import counted
 from experiments.runs.replication import Limits, Replication
 from experiments.runs.rundir import StoredRun
+from experiments.stats.replicates import replicates_from
 from protocol.emulation.requests import Request
 from protocol.observe.runlog import RunLog
 
@@ -37,7 +38,11 @@ def replications_of(
         raise UserError(f"warmup_requests is {warmup}, it must be from 0 to {fewest - 1} for {str(run.path)!r}")
     slo = Limits(config.slo.ttft_s, config.slo.latency_s)
     closed = config.workload.loop == "closed"
-    made = [Replication(warmup_requests=warmup, slo=slo, closed=closed, disturbed=config.disturbed) for _ in notes]
+    replicates = replicates_from(run.summary.get("replicates"))
+    made = [
+        Replication(warmup_requests=warmup, slo=slo, closed=closed, disturbed=config.disturbed, replicates=replicates)
+        for _ in notes
+    ]
     logs = [RunLog(scenario, columns=one.requests, warmup_requests=warmup) for one in made]
     for replication, room, arrival_s, total, text, images in zip(
         *(table[name].tolist() for name in names), strict=True

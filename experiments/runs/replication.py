@@ -18,6 +18,7 @@ from experiments.stats.batching import (
 from experiments.stats.intervals import (
     Samples,
 )
+from experiments.stats.replicates import INDEPENDENT, Replicates
 from experiments.stats.warmup import mser5
 from protocol.observe.columns import RequestColumns
 from protocol.observe.pooluse import PoolUse
@@ -53,12 +54,14 @@ class Replication:
 
     The first ``warmup_requests`` requests by arrival are in the counts and nowhere else. ``common`` restricts the
     figures of delivered requests to some of them: one flag for every counted request, in order of arrival.
+    ``replicates``: what it and the others of its configuration are to one another.
     """
 
     warmup_requests: int = 0
     slo: Limits = NO_LIMITS
     closed: bool = False
     disturbed: bool = False
+    replicates: Replicates = INDEPENDENT
     monitored: bool = False
     requests: RequestColumns = field(default_factory=RequestColumns)
     pools: dict[Side, PoolUse] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from experiments.runs.recorder import MONITORED_REPLICATION, Draw, Notice, Progr
 from experiments.runs.replication import Replication
 from experiments.runs.rundir import RunWriter
 from experiments.runs.summary import each, summarise
-from experiments.workloads.requests import check_requests, make_requests
+from experiments.workloads.requests import check_requests, make_requests, replicates_of
 from experiments.workloads.traffic import traffic_of
 from protocol.emulation.requests import Request
 from protocol.sizing import SizingError
@@ -95,8 +95,10 @@ def run_sim(
     started_s = time.perf_counter()
     with RunWriter(target, config, events=events) as writer:
         replications = []
+        replicates = replicates_of(config)
         for number in range(config.run.replications):
             one, violations = simulate_one(config, number, writer, progress)
+            one.replicates = replicates
             replications.append(one)
             tell(notice, violations)
         wall_s = time.perf_counter() - started_s

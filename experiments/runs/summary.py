@@ -76,12 +76,16 @@ from experiments.stats.intervals import (
     wilson,
     within,
 )
+from experiments.stats.replicates import INDEPENDENT
 from protocol.naming import put
 from protocol.status import FINAL, Status
 
 
 def summarise(replications: Sequence[Replication], *, kind: str, transport: str, wall_s: float) -> dict[str, Any]:
     """The content of summary.json but for ``replications``, which ``each`` gives."""
+    replicates = replications[0].replicates if len(replications) > 1 else INDEPENDENT
+    # What is said of the traffic is said of the file, not of what was put together from it.
+    judged = replications[:1] if replicates.resampled else replications
     offered = sum(one.offered for one in replications)
     statuses: Counter[str] = sum((one.statuses for one in replications), Counter())
     succeeded = statuses[Status.Success.name]
@@ -91,6 +95,8 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         "schema": SUMMARY_SCHEMA,
         "kind": kind,
         "transport": transport,
+        "replication_kind": None if len(replications) < 2 else replicates.kind,
+        "replicates": replicates.content() if replicates.resampled else None,
         "requests": {
             "offered": offered,
             "succeeded": succeeded,
@@ -107,15 +113,19 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         put(summary, figure.path, known[figure.of].copy())
     summary["slo"]["limits"] = (replications[0].slo if replications else NO_LIMITS)._asdict()
     deadlocks = sum(one.deadlock for one in replications)
-    rate = unbounded(float(deadlocks)) if len(replications) == 1 else wilson(deadlocks, len(replications))
+    rate = wilson(deadlocks, len(replications))
+    if len(replications) == 1 or replicates.resampled:  # resamples are no independent trials
+        rate = unbounded(rate["value"])
     return {
         **summary,
-        "capacity": judge([evidence(one) for one in replications]),
+        "capacity": judge([evidence(one) for one in judged]),
         "deadlock": deadlocks > 0,
         "deadlock_rate": rate,
         "warmup": {
             "discarded_requests": sum(min(one.warmup_requests, one.offered) for one in replications),
-            "mser5_requests": within(across_replications(cuts), 0.0),
+            "mser5_requests": within(
+                replicates.estimate(cuts) if replicates.resampled else across_replications(cuts), 0.0
+            ),
             "mser5_unknown": cuts.count(None),
         },
         "invariant_violations": sum(one.violations for one in replications),

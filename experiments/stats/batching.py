@@ -67,6 +67,17 @@ class OneRun:
         time = autocorrelation_time(self.series)
         return len(self.series) >= LEAST_TIMES * time and (self.visits is None or self.visits >= LEAST_VISITS * time)
 
+    @property
+    def parts(self) -> float | None:
+        """On how many independent spells it rests: of what is rare, how often it came; else parts as long as a batch.
+
+        None where that is not known.
+        """
+        if not len(self.series):
+            return None
+        time = autocorrelation_time(self.series)
+        return self.visits / time if self.visits is not None else len(self.series) / (LEAST_TIMES // BATCHES * time)
+
     def estimate(self) -> Estimate:
         """The value, with an interval if the run is long enough for one."""
         if self.batches is None or not self.long_enough:

@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments.stats.batching import OneRun, standard_error
 from experiments.stats.intervals import LEVEL, Samples, across_replications, t_quantile
+from experiments.stats.replicates import INDEPENDENT, Replicates, Values
 
 
 class Difference(TypedDict):
@@ -42,26 +43,54 @@ class Difference(TypedDict):
     variance_reduction: float | None
 
 
-Values = Sequence[float | None]
-
-
-def paired(first: Values, second: Values) -> Difference:
+def paired(
+    first: Values, second: Values, replicates: Replicates = INDEPENDENT, parts: float | None = None
+) -> Difference:
     """The difference of two figures from one value of each per replication, in the same order.
 
-    A replication in which either is None is left out. Raises ValueError for sequences of different lengths.
+    A replication in which either is None is left out. ``replicates``: what the replications are to one another;
+    ``parts``: on how many independent spells the figures of a resampled file rest, the fewer of the two.
+    Raises ValueError for sequences of different lengths.
     """
-    return paired_each([(first, second)])[0]
+    return paired_each([(first, second)], replicates, [parts])[0]
 
 
-def paired_each(figures: Sequence[tuple[Values, Values]]) -> list[Difference]:
+def paired_each(
+    figures: Sequence[tuple[Values, Values]],
+    replicates: Replicates = INDEPENDENT,
+    parts: Sequence[float | None] | None = None,
+) -> list[Difference]:
     """``paired`` of several figures at once, which is much faster than one after the other."""
+    if replicates.resampled:
+        rest = [None] * len(figures) if parts is None else parts
+        return [_of_resamples(*one, replicates, of) for one, of in zip(figures, rest, strict=True)]
     known = [_known(*one) for one in figures]
     return [_paired(*one, unpaired) for one, unpaired in zip(known, _welch(known), strict=True)]
 
 
-def _known(first: Values, second: Values) -> tuple[Samples, Samples]:
+def _of_resamples(first: Values, second: Values, replicates: Replicates, parts: float | None) -> Difference:
+    """The difference in a file, with its interval from those in the resamples of it."""
+    _check_lengths(first, second)
+    changes = [None if one is None or other is None else other - one for one, other in zip(first, second, strict=True)]
+    pairs = sum(change is not None for change in changes)
+    value = replicates.value
+    difference = without_interval(value(first), value(second), pairs)
+    spreads = [replicates.spread(values, parts) for values in (first, second, changes)]
+    one, other, together = spreads
+    if one is None or other is None or together is None:
+        return difference
+    unpaired = t_quantile(together.freedom) * math.hypot(one.error, other.error)
+    low, high = together.value - together.half, together.value + together.half
+    return _with_interval(difference, low, high, [spread.error for spread in (one, other, together)], unpaired)
+
+
+def _check_lengths(first: Values, second: Values) -> None:
     if len(first) != len(second):
         raise ValueError(f"there are {len(first)} and {len(second)} values, it must be one of each per replication")
+
+
+def _known(first: Values, second: Values) -> tuple[Samples, Samples]:
+    _check_lengths(first, second)
     both = [(one, other) for one, other in zip(first, second, strict=True) if one is not None and other is not None]
     ones, others = np.array(both, dtype=np.float64).reshape(len(both), 2).T
     return ones, others

@@ -17,19 +17,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.stats.intervals import LEVEL
+from experiments.stats.replicates import INDEPENDENT, Replicates
 
 
-def possibly_lowest(samples: Sequence[Sequence[float]]) -> list[int]:
+def possibly_lowest(
+    samples: Sequence[Sequence[float]],
+    replicates: Replicates = INDEPENDENT,
+    parts: Sequence[float | None] | None = None,
+) -> list[int]:
     """Indices of the settings whose expectation may be the lowest; the one with the lowest mean is always among them.
 
-    ``samples[i][r]`` is what setting i came to in replication r, with the same requests in all settings. With a single
-    replication nothing is ruled out. Raises ValueError if the settings have different numbers of replications.
+    ``samples[i][r]`` is what setting i came to in replication r, with the same requests in all settings.
+    ``replicates``: what the replications are to one another; of a resampled file the values are those of replication
+    0, and ``parts`` says on how many independent spells each rests. With a single replication nothing is ruled out.
+    Raises ValueError if the settings have different numbers of replications.
     """
     if len({len(one) for one in samples}) > 1:
         raise ValueError("every setting must have the same number of replications")
     count = len(samples)
     if count < 2 or len(samples[0]) < 2:
         return list(range(count))
+    if replicates.resampled:
+        return _of_resamples(samples, replicates, parts if parts is not None else [None] * count)
     from scipy.special import stdtrit
 
     values = np.asarray(samples, dtype=np.float64)
@@ -40,5 +49,26 @@ def possibly_lowest(samples: Sequence[Sequence[float]]) -> list[int]:
         differences = values[number] - values
         allowed = factor * differences.std(axis=1, ddof=1)
         if np.all(differences.mean(axis=1) <= allowed):
+            kept.append(number)
+    return kept
+
+
+def _of_resamples(
+    samples: Sequence[Sequence[float]], replicates: Replicates, parts: Sequence[float | None]
+) -> list[int]:
+    from scipy.special import stdtrit
+
+    share = 1 - (1 - LEVEL) / (len(samples) - 1)
+    kept = []
+    for number, own in enumerate(samples):
+        beaten = False
+        for place, other in enumerate(samples):
+            known = [part for part in (parts[number], parts[place]) if part is not None]
+            changes = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
+            spread = replicates.spread(changes, min(known) if known else None)
+            if spread is not None and spread.value > float(stdtrit(spread.freedom, share)) * spread.error:
+                beaten = True
+                break
+        if not beaten:
             kept.append(number)
     return kept

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.config.schema import Config
 from experiments.errors import RunFailedError
+from experiments.runs.estimates import FIGURES
 from experiments.runs.replication import Replication
 from experiments.runs.simulate import simulate_one
 from experiments.runs.summary import summarise
@@ -25,7 +26,19 @@ if TYPE_CHECKING:
     pass
 
 NOT_FIGURES = frozenset(
-    {"schema", "kind", "transport", "faults", "ended_early", "events_kept", "wall_s", "requests_per_wall_s", "workload"}
+    {
+        "schema",
+        "kind",
+        "transport",
+        "faults",
+        "ended_early",
+        "events_kept",
+        "wall_s",
+        "requests_per_wall_s",
+        "workload",
+        "replication_kind",
+        "replicates",
+    }
 )
 NOT_COLUMNS = frozenset({"failures", "slo.limits", "capacity"})
 """Parts of a summary that are no figures; some have other fields in every run."""
@@ -40,6 +53,7 @@ def run_configuration(config: Config, replication: int) -> Result:
     one, violations = simulate_one(config, replication, requests=SHARED.of(config, replication))
     return {
         "summary": _summary(one),
+        "parts": _parts(one) if replication == 0 and config.workload.file is not None else None,
         "latency_s": _quantiles(one.latencies_s()),
         "transfer_s": _quantiles(one.transfers_s()),
         "violations": violations,
@@ -88,6 +102,11 @@ def run_name(title: str, replication: int) -> str:
 def _summary(replication: Replication) -> dict[str, Any]:
     whole = summarise([replication], kind="sim", transport="", wall_s=0.0)
     return {name: value for name, value in whole.items() if name not in NOT_FIGURES}
+
+
+def _parts(replication: Replication) -> dict[str, float | None]:
+    """On how many independent spells of traffic every figure of a file rests."""
+    return {figure.name: figure.parts(replication) for figure in FIGURES}
 
 
 def _quantiles(samples: Samples) -> list[float] | None:

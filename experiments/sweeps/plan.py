@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from experiments.config.build import NAME_DIGITS, digest_of
 from experiments.config.renamed import new_field, with_new_fields
 from experiments.errors import UserError
 from experiments.runs.environment import describe
+from experiments.stats.replicates import Replicates
 from experiments.sweeps.folder import (
     SWEEP_SCHEMA,
     code_digest,
@@ -87,6 +88,14 @@ class Plan:
         return {workload: count_requests(configuration.config) for workload, configuration in one_of_each.items()}
 
     @cached_property
+    def replicates(self) -> dict[str, Replicates]:
+        """What the replications of each workload are to one another."""
+        from experiments.workloads.requests import replicates_of
+
+        one_of_each = {configuration.workload: configuration for configuration in self.configurations}
+        return {workload: replicates_of(configuration.config) for workload, configuration in one_of_each.items()}
+
+    @cached_property
     def traffics(self) -> list[Traffic]:
         """What the configurations ask for, each workload once."""
         from experiments.workloads.traffic import traffic_of
@@ -97,6 +106,12 @@ class Plan:
                 configuration.workload: configuration for configuration in reversed(self.configurations)
             }.values()
         ][::-1]
+
+    @property
+    def replication_kind(self) -> str | None:
+        """What all replications are to one another; None for one of each, and where workloads differ in it."""
+        kinds = {one.kind for one in self.replicates.values()}
+        return kinds.pop() if self.replications > 1 and len(kinds) == 1 else None
 
     def target(self) -> Path:
         """Where the sweep goes when nothing else is said."""
@@ -113,6 +128,7 @@ class Plan:
                 "fields": self.fields,
                 "configurations": len(self.configurations),
                 "replications": self.replications,
+                "replication_kind": self.replication_kind,
                 "seed": self.seed,
                 "requests": self.requests,
                 "workloads": [traffic.content() for traffic in self.traffics],
@@ -121,6 +137,23 @@ class Plan:
             "inputs": {str(path): digest_of(path) for path in files},
             "environment": describe(),
         }
+
+
+def _as_often(made: list[Configuration]) -> list[Configuration]:
+    """The same configurations: files of which nobody said how often they are run are run as often as all others."""
+    chosen = {one.config.run.replications for one in made if not one.config.replications_by_default}
+    by_default = [one.config.run.replications for one in made if one.config.replications_by_default]
+    if not by_default or len(chosen) > 1 or (chosen and 1 in by_default):
+        return made
+    number = chosen.pop() if chosen else min(by_default)
+    return [
+        replace(
+            one, config=one.config.with_replications(number, by_default=True).having_set_aside(one.config.set_aside)
+        )
+        if one.config.replications_by_default
+        else one
+        for one in made
+    ]
 
 
 def make_plan(
@@ -146,13 +179,14 @@ def make_plan(
     listed = [with_new_fields(one, f"configuration {number}") for number, one in enumerate(configurations, 1)]
     crossed = with_new_fields(grid or {}, "the grid")
     made = make_configurations(source, common, cross(listed, crossed) if listed or crossed else [])
+    made = _as_often(made)
     chosen = [(new_field(field), value) for field, value in baseline]
     first = made[0].config.run
     for configuration in made:
         if configuration.config.run.replications != first.replications:
             raise UserError(
                 f"{made[0].title()} has {first.replications} replications and {configuration.title()} "
-                f"{configuration.config.run.replications}, as a file has the same requests in each; --replications "
-                f"gives all configurations the same number"
+                f"{configuration.config.run.replications}; --replications gives all configurations the same number, "
+                f"which must be 1 where a file cannot be resampled"
             )
     return Plan(first.name, tuple(made), first.replications, first.seed, find_baselines(made, chosen))

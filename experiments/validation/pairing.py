@@ -136,7 +136,7 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
     for number, measured in enumerate(replications_of(run)):
         rows = table[table["replication"] == number]
         statuses = dict(zip(rows["room"].tolist(), rows["status"].tolist(), strict=True))
-        requests = _trace_of(str(run.path), rows, config, number)
+        requests = _trace_of(str(run.path), rows, config, number, repeated=run.kind == "real")
         arrivals_s = {one.room: one.arrival_s for one in requests}
         # What takes another time every time does so in every repeat; a simulated run is met by what it met.
         repeat = run.path.name if run.kind == "real" else ""
@@ -203,11 +203,11 @@ def predict(
     return Observation(figures, in_order(kept)), statuses
 
 
-def _trace_of(run: str, rows: pd.DataFrame, config: Config, replication: int) -> tuple[Request, ...]:
+def _trace_of(run: str, rows: pd.DataFrame, config: Config, replication: int, *, repeated: bool) -> tuple[Request, ...]:
     """The requests in ``rows`` of a replication, by arrival, at the times at which they came."""
     columns = (rows[name].tolist() for name in ("room", "arrival_s", *ASKED))
     recorded = {room: (arrival_s, asked) for room, arrival_s, *asked in zip(*columns, strict=True)}
-    made = list(make_requests(config, replication))
+    made = list(make_requests(config, replication, repeated=repeated))
     if {one.room: [one.total_tokens, one.text_tokens, one.images] for one in made} != {
         room: asked for room, (_, asked) in recorded.items()
     }:

@@ -29,7 +29,8 @@ from experiments.progress import Step
 from experiments.stats.intervals import Estimate, across_replications, shares_across
 from experiments.text import table
 from experiments.units import format_duration
-from experiments.workloads.loading import apply_overrides, load
+from experiments.workloads.configurations import apply_overrides
+from experiments.workloads.loading import load
 from experiments.workloads.readers import find_reader
 from experiments.workloads.readers.writing import write_trace
 from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns
@@ -110,7 +111,7 @@ def describe(
     repeats = count_draws(config, replications)
     measured = []
     for number in range(repeats):
-        measured.append(measure(joined(make_columns(config, number)), buffers))
+        measured.append(measure(joined(make_columns(config, number, repeated=True)), buffers))
         progress("")
 
     def told(name: str) -> Estimate:

@@ -19,10 +19,12 @@ from experiments.config.inputs import config_beside
 from experiments.config.schema import Config
 from experiments.config.sections.workload import DEFAULT_REQUESTS, Workload
 from experiments.errors import UserError
-from experiments.workloads.loading import load
+from experiments.stats.replicates import INDEPENDENT, Replicates
+from experiments.workloads.configurations import read_config
 from experiments.workloads.readers import Reader, Reading, find_reader, read_lengths, read_requests
 from experiments.workloads.readers.limits import check_arrivals, check_span
 from experiments.workloads.readers.recorded import RecordedRun
+from experiments.workloads.resampling import NoResampling, Resampling, count_resampled, plan_resampling, resample
 from experiments.workloads.servegen import Service, count_replayed, read_service, replay
 from protocol.emulation.requests import Request
 from sim.workload import (
@@ -44,10 +46,18 @@ from sim.workload import (
     service_factors,
 )
 
+DEFAULT_REPLICATIONS = 20
+"""Of a file that can be resampled: their spread is known to a sixth, and one more request costs what it did before."""
+LEAST_BY_DEFAULT = 10
+MOST_BY_DEFAULT = 1_000_000
+"""Requests of all replications of a file together; a longer file has fewer of them, and knows more by itself."""
 
-def count_requests(config: Config) -> int:
-    """Requests of one replication."""
+
+def count_requests(config: Config, replication: int = 0) -> int:
+    """Requests of one replication, of the first unless another is named."""
     workload = config.workload
+    if replication and isinstance(plan := resampling_of(config), Resampling):
+        return count_resampled(file_columns(workload), plan, config.run.seed, replication)
     if workload.requests is not None:
         return workload.requests
     if workload.file is not None:
@@ -59,7 +69,7 @@ def count_requests(config: Config) -> int:
 
 
 def is_random(config: Config) -> bool:
-    """Whether replications differ: a trace, a list and a batch of lengths are the same every time."""
+    """Whether replications are drawn anew: a trace, a list and a batch of lengths are the same every time."""
     workload = config.workload
     if workload.service_log_sd > 0 or workload.preset is not None:
         return True
@@ -98,11 +108,59 @@ def check_requests(config: Config, kind: str) -> None:
         raise UserError(
             f"run.warmup_requests is {config.run.warmup_requests}, it must be less than the number of requests, {count}"
         )
-    if kind == "sim" and config.run.replications > 1 and not is_random(config):
+    if kind == "sim" and config.run.replications > 1:
+        _check_replications(config)
+
+
+def _check_replications(config: Config) -> None:
+    """Raise UserError where replications would be the same, or would have nothing left after the warm-up."""
+    plan, number, warmup = resampling_of(config), config.run.replications, config.run.warmup_requests
+    if isinstance(plan, NoResampling) and not is_random(config):
         raise UserError(
-            f"run.replications is {config.run.replications}, it must be 1 for a workload without random draws: "
+            f"run.replications is {number}, it must be 1 for {Path(str(config.workload.file)).name}, which cannot be "
+            f"resampled: {plan.why}"
+        )
+    if plan is None and not is_random(config):
+        raise UserError(
+            f"run.replications is {number}, it must be 1 for a workload without random draws: "
             f"every simulated replication would be the same (workload.service_log_sd = 0.2 draws service times)"
         )
+    if isinstance(plan, Resampling) and warmup:
+        fewest = min(count_requests(config, replication) for replication in range(number))
+        if warmup >= fewest:
+            raise UserError(
+                f"run.warmup_requests is {warmup}, it must be less than the number of requests, which is {fewest} in "
+                f"one of the resamples"
+            )
+
+
+def resampling_of(config: Config) -> Resampling | NoResampling | None:
+    """How the replications of a file of requests are made of it, or why they cannot be; None for any other workload."""
+    workload = config.workload
+    if workload.file is None or reader_of(workload).gives != "requests":
+        return None
+    for name, listed in (("faults", config.faults), ("incidents", [one.planned() for one in config.incidents])):
+        for number, one in enumerate(listed):
+            if getattr(one, "room", None) is not None:
+                return NoResampling(f"{name}.{number}.room is one of its requests, and a resample has others")
+    return plan_resampling(file_columns(workload), closed=workload.loop == "closed")
+
+
+def replicates_of(config: Config) -> Replicates:
+    """What the simulated replications of a configuration are to one another."""
+    plan = resampling_of(config)
+    return plan.replicates if isinstance(plan, Resampling) else INDEPENDENT
+
+
+def default_replications(config: Config) -> int:
+    """How often a configuration that does not say it is simulated.
+
+    A run that is played back is meant to be that run again, so it has no others.
+    """
+    if not isinstance(resampling_of(config), Resampling) or isinstance(reader_of(config.workload), RecordedRun):
+        return 1
+    most = MOST_BY_DEFAULT // count_requests(config)
+    return min(max(most, LEAST_BY_DEFAULT), DEFAULT_REPLICATIONS)
 
 
 def _check_file(config: Config) -> None:
@@ -150,9 +208,12 @@ def _check_file(config: Config) -> None:
         check_arrivals(stretched.arrival_s, f"workload.{name}: the requests of {Path(str(workload.file)).name}")
 
 
-def make_requests(config: Config, replication: int) -> Iterator[Request]:
-    """The requests of one replication in order of arrival, made as they are asked for."""
-    return requests_from(config, make_columns(config, replication))
+def make_requests(config: Config, replication: int, *, repeated: bool = False) -> Iterator[Request]:
+    """The requests of one replication in order of arrival, made as they are asked for.
+
+    ``repeated``: those of a measured run, which meets the same file again where a simulated one meets resamples of it.
+    """
+    return requests_from(config, make_columns(config, replication, repeated=repeated))
 
 
 def requests_from(config: Config, blocks: Iterable[Columns]) -> Iterator[Request]:
@@ -165,7 +226,7 @@ def requests_from(config: Config, blocks: Iterable[Columns]) -> Iterator[Request
     )
 
 
-def make_columns(config: Config, replication: int) -> Iterator[Columns]:
+def make_columns(config: Config, replication: int, *, repeated: bool = False) -> Iterator[Columns]:
     """The same as columns, some at a time; instances are not in them."""
     workload, seed = config.workload, config.run.seed
     mix = _mix(workload)
@@ -178,7 +239,11 @@ def make_columns(config: Config, replication: int) -> Iterator[Columns]:
             replication=replication,
             variation=_variation(workload),
         )
-    blocks = _limited(_given(config, replication), count_requests(config))
+    plan = resampling_of(config) if replication and not repeated else None
+    if isinstance(plan, Resampling):
+        blocks = iter((resample(file_columns(workload), plan, seed, replication),))
+    else:
+        blocks = _limited(_given(config, replication), count_requests(config))
     if workload.service_log_sd == 0:
         return blocks
     return _with_factors(blocks, workload.service_log_sd, seed, replication)
@@ -192,7 +257,7 @@ def _given(config: Config, replication: int) -> Iterator[Columns]:
         draw = workload.options.get("draw", "comonotone")
         return replay(service, seed=config.run.seed, replication=replication, factor=factor, start_s=start_s, draw=draw)
     if workload.file is not None:
-        return iter((stretch(workload, reading_of(workload).columns.first(workload.requests)),))
+        return iter((file_columns(workload),))
     if workload.request is not None:
         return iter((_listed(workload),))
     return _lengths(config, replication)
@@ -212,6 +277,11 @@ def reader_of(workload: Workload) -> Reader:
     return find_reader(Path(str(workload.file)), workload.options)
 
 
+def file_columns(workload: Workload) -> Columns:
+    """The requests of its file, as many as are asked for and at the times at which they are to come."""
+    return stretch(workload, reading_of(workload).columns.first(workload.requests))
+
+
 def reading_of(workload: Workload) -> Reading:
     """What its file holds, in order of arrival and at its own times."""
     path = Path(str(workload.file))
@@ -228,9 +298,14 @@ def _with_all_fields(reading: Reading, table: Path, config: Path, replication: i
     """
     where = f"workload.file is {str(table)!r}, the config.toml beside it must make the same requests"
     try:
-        made = _drawn_again(config, config.stat().st_mtime_ns, replication, len(reading.columns))
+        drawn = [
+            _drawn_again(config, config.stat().st_mtime_ns, replication, len(reading.columns), repeated)
+            for repeated in ((False, True) if replication else (False,))
+        ]
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    # A file is resampled by a simulated run and repeated by a measured one, and both leave the same table.
+    made = next((one for one in drawn if len(one) == len(reading.columns)), drawn[0])
     for name in ("total_tokens", "text_tokens", "images"):
         if not np.array_equal(getattr(made, name), getattr(reading.columns, name)):
             raise UserError(f"{where}, but their {name} are not those of replication {replication}")
@@ -238,9 +313,9 @@ def _with_all_fields(reading: Reading, table: Path, config: Path, replication: i
 
 
 @lru_cache(maxsize=4)
-def _drawn_again(config: Path, _modified_ns: int, replication: int, count: int) -> Columns:
+def _drawn_again(config: Path, _modified_ns: int, replication: int, count: int, repeated: bool) -> Columns:
     """The first requests of a replication of the run that a stored configuration is of."""
-    return joined(make_columns(load(str(config)), replication)).first(count)
+    return joined(make_columns(read_config(str(config))[0], replication, repeated=repeated)).first(count)
 
 
 def rate_drawn(workload: Workload) -> float | None:

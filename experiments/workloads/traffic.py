@@ -14,13 +14,16 @@ from experiments.config.schema import Config
 from experiments.config.sections.workload import Workload
 from experiments.units import format_span
 from experiments.workloads.requests import (
+    DEFAULT_REPLICATIONS,
     count_of_day,
     count_requests,
     rate_drawn,
     reader_of,
     reading_of,
+    resampling_of,
     stretch,
 )
+from experiments.workloads.resampling import NoResampling
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Traffic:
         }
 
 
-def traffic_of(config: Config) -> Traffic:
-    """What a checked configuration asks for."""
+def traffic_of(config: Config, *, measured: bool = False) -> Traffic:
+    """What a checked configuration asks for; ``measured``: of a real backend, which cannot resample a file."""
     workload = config.workload
     if workload.file is not None and reader_of(workload).gives == "requests":
         made = _of_file(workload)
@@ -82,7 +85,7 @@ def traffic_of(config: Config) -> Traffic:
         made = _of_times("listed in the configuration", [one.arrival_s for one in workload.request])
     else:
         made = _drawn(config)
-    notes = list(made.notes)
+    notes = [*made.notes, *_replications(config, measured=measured)]
     if config.set_aside:
         notes.append(
             f"not applied to the {'file' if workload.file else 'new workload'}: {', '.join(config.set_aside)} "
@@ -92,6 +95,36 @@ def traffic_of(config: Config) -> Traffic:
         notes.append(f"the first {config.run.warmup_requests} are warm-up and not in the figures")
     loop = f"in their order, {workload.concurrency} at a time" if workload.loop == "closed" else ""
     return Traffic(made.source, made.requests, made.available, made.span_s, made.rate_rps, loop, tuple(notes), made.cut)
+
+
+def _replications(config: Config, *, measured: bool) -> list[str]:
+    """How the replications of a file come about, and what intervals across them hold."""
+    plan, number = resampling_of(config), config.run.replications
+    if plan is None:
+        return []
+    if measured:
+        again = f"the same {number} times, whose spread is that of measuring, not of the traffic"
+        return [again] if number > 1 else []
+    if isinstance(plan, NoResampling):
+        if config.workload.service_log_sd > 0 and number > 1:
+            return [
+                f"the same requests in all {number} replications, so intervals hold the chance of service times only: "
+                f"the file cannot be resampled, since {plan.why}"
+            ]
+        return [f"run once, without resamples: {plan.why}"] if config.replications_by_default else []
+    if number == 1:
+        return (
+            []
+            if not config.replications_by_default
+            else [f"run once; run.replications={DEFAULT_REPLICATIONS} adds resamples of it"]
+        )
+    noise = " and of service times" if config.workload.service_log_sd > 0 else ""
+    ways = " (run.replications=1 runs the file alone)" if config.replications_by_default else ""
+    return [
+        f"{number} replications: the file as it is, and {number - 1} resamples of it{ways}",
+        f"each is {plan.blocks} blocks of {plan.told(plan.block)} from near their own time (its traffic remembers "
+        f"{plan.told(plan.memory)}); figures are the file's, intervals hold the chance of such traffic{noise}",
+    ]
 
 
 def _of_file(workload: Workload) -> Traffic:

@@ -66,7 +66,7 @@ def replication(shift: float = 0.0) -> Replication:
 def test_one_replication_by_hand() -> None:
     summary = summarise([replication()], kind="sim", transport="tcp-loopback", wall_s=0.5)
     assert list(summary) == [
-        "schema", "kind", "transport", "requests", "failures", "latency_s", "ttft_s", "transfer_s", "throughput_rps",
+        "schema", "kind", "transport", "replication_kind", "replicates", "requests", "failures", "latency_s", "ttft_s", "transfer_s", "throughput_rps",
         "failure_rate", "slo", "resume", "language_pool", "encode_pool", "utilisation", "capacity", "deadlock",
         "deadlock_rate", "warmup", "invariant_violations", "monitored_replications", "faults", "ended_early", "wall_s", "requests_per_wall_s", "events_per_request",
     ]  # fmt: skip

@@ -64,10 +64,13 @@ def test_what_is_given_in_the_same_command_applies(mine: Path) -> None:
         told = traffic_of(config)
         assert told.sentence == "workload: the first 11 of 50 requests of mine.csv, 2.5 s, 4/s"
         assert told.notes[0] == "stretched ×2 to 4/s from its own 2/s"
-        assert len(told.notes) == 1
+        assert told.notes[1].startswith("the same requests in all 3 replications")
+        assert len(told.notes) == 2
     closed = load("closed-loop", [f"workload.file={mine}", "workload.concurrency=4"])
     assert traffic_of(closed).sentence == "workload: 50 of 50 requests of mine.csv, in their order, 4 at a time"
-    with pytest.raises(UserError, match=r"run.replications is 3, it must be 1 for a workload without random draws"):
+    with pytest.raises(
+        UserError, match=r"run.replications is 3, it must be 1 for mine.csv, which cannot be resampled: it has"
+    ):
         check_requests(load("quickstart", given), "sim")
 
 
@@ -75,7 +78,10 @@ def test_ones_own_configuration_means_what_it_says(mine: Path, folder: Path) -> 
     (folder / "own.toml").write_text("[workload]\nfile = 'mine.csv'\nrequests = 11\nrate_rps = 4.0\n")
     config = load("own.toml")
     assert arrivals(config) == pytest.approx([n / 4 for n in range(11)])
-    assert traffic_of(config).notes == ("stretched ×2 to 4/s from its own 2/s",)
+    assert traffic_of(config).notes == (
+        "stretched ×2 to 4/s from its own 2/s",
+        "run once, without resamples: it has 11 requests, and it takes 100 at least to make 10 blocks of them",
+    )
     # Another file in its place is whole again.
     (folder / "other.csv").write_text("arrival_s,total_tokens\n1,5\n2,6\n")
     other = load("own.toml", ["workload.file=other.csv"])
@@ -126,9 +132,7 @@ def test_files_in_a_grid_and_in_configurations_are_whole(mine: Path, bufferlab: 
     mixed = ("sweep", "quickstart", "--configurations", "configurations.toml", "--no-plots", "--jobs", 1, "--json")
     refused = bufferlab(*mixed)
     assert refused.status == 2
-    assert (
-        "has 1 replications and configuration 2 (workload.requests=9) 5, as a file has the same requests" in refused.err
-    )
+    assert "has 1 replications and configuration 2 (workload.requests=9) 5; --replications gives all" in refused.err
     one = bufferlab(*mixed, "--replications", 1)
     assert [configuration["requests"]["offered"] for configuration in json.loads(one.out)["configurations"]] == [50, 9]
 

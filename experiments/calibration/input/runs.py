@@ -34,6 +34,7 @@ from experiments.calibration.input.segments import Pools
 from experiments.config.schema import Config
 from experiments.errors import UserError
 from experiments.runs.rundir import StoredRun
+from protocol.emulation.requests import Request
 from protocol.recording import Event, Record
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -115,7 +116,7 @@ def observe(run: StoredRun, seen: Observed) -> None:
         _messages(records, seen)
         _copies(records, seen)
         _submits(records, {room: begin_s for room, (begin_s, _) in spans.items()}, seen)
-        _passes(config, number, records, lengths, fill_s_per_byte(run, number), seen)
+        _passes(config, _asked(run, number), records, lengths, fill_s_per_byte(run, number), seen)
         _loops(config, records, _alone(spans, lengths), seen)
 
 
@@ -257,9 +258,16 @@ def fill_s_per_byte(run: StoredRun, replication: int) -> float:
     return float(sum(one["fill_cpu_s"] for one in usages) / bytes_) if bytes_ else 0.0
 
 
+def _asked(run: StoredRun, replication: int) -> Iterable[Request]:
+    """The requests of a replication."""
+    from experiments.workloads.requests import make_requests
+
+    return make_requests(run.config, replication, repeated=run.kind == "real")
+
+
 def _passes(
     config: Config,
-    replication: int,
+    requests: Iterable[Request],
     records: list[Record],
     lengths: dict[int, int],
     fill_s_per_byte: float,
@@ -269,15 +277,12 @@ def _passes(
 
     Of a pass that is over before the rank's thread has written its output nothing is learnt.
     """
-    from experiments.workloads.requests import make_requests
-
     scenario = config.scenario()
     if scenario.encode_batch != 1:
         seen.unused["runs whose encoder passes may have several requests, for how late they were noticed"] += 1
         return
     planned_s = {
-        request.room: scenario.services.encode_base_s + scenario.services.encode_s(request)
-        for request in make_requests(config, replication)
+        request.room: scenario.services.encode_base_s + scenario.services.encode_s(request) for request in requests
     }
     begun: dict[tuple[int, RankId], float] = {}
     for record in records:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from experiments.config.schema import Config
 
 
-def load_config(source: str, settings: Sequence[str] | None, seed: str | None) -> Config:
-    """The configuration that CONFIG, ``--set`` and ``--seed`` ask for."""
+def load_config(source: str, settings: Sequence[str] | None, seed: str | None, *, measured: bool = False) -> Config:
+    """The configuration that CONFIG, ``--set`` and ``--seed`` ask for; ``measured``: for a measured run."""
     from experiments.starting import load_numpy
 
     load_numpy()
     from experiments.workloads.loading import load
 
     overrides = list(settings or ())
-    return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"])
+    return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"], measured=measured)
 
 
 def refuse_force_without_out(context: typer.Context, out: Path | None) -> None:
@@ -43,6 +43,16 @@ def refuse_timeline_without_events(*, timeline: bool, events: bool) -> None:
         raise UserError("--timeline is drawn of the events, which --no-events does not keep; give one of the two")
 
 
+def _all_requests(kind: str, config: Config) -> int:
+    """How many requests a run has: of a file that is resampled, other numbers in each replication."""
+    from experiments.workloads.requests import count_requests, replicates_of
+
+    number = config.run.replications
+    if number == 1 or kind != "sim" or not replicates_of(config).resampled:
+        return count_requests(config) * number
+    return sum(count_requests(config, replication) for replication in range(number))
+
+
 def run_into_directory(
     kind: str,
     execute: Callable[..., dict[str, Any]],
@@ -57,11 +67,10 @@ def run_into_directory(
     from experiments.figures.text import summary_text
     from experiments.progress import bar
     from experiments.runs.rundir import claim_target
-    from experiments.workloads.requests import count_requests
 
     with ExitStack() as stack:
         claim = stack.enter_context(claim_target(config, kind, out, force=force))
-        shown = stack.enter_context(bar(kind, count_requests(config) * config.run.replications, "requests"))
+        shown = stack.enter_context(bar(kind, _all_requests(kind, config), "requests"))
         faulted: RunFaultedError | None = None
 
         def begin(plan: str) -> None:

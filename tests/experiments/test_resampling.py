@@ -1,0 +1,297 @@
+"""Replications of a file: resamples of it, and what their spread is worth."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.errors import UserError
+from experiments.stats.intervals import t_quantile
+from experiments.stats.paired import paired
+from experiments.stats.replicates import INDEPENDENT, Replicates, replicates_from
+from experiments.stats.selection import possibly_lowest
+from experiments.workloads.loading import load
+from experiments.workloads.requests import (
+    DEFAULT_REPLICATIONS,
+    check_requests,
+    count_requests,
+    default_replications,
+    make_columns,
+    replicates_of,
+)
+from experiments.workloads.resampling import (
+    BLOCK_TIMES,
+    LEAST_BLOCKS,
+    REACH,
+    NoResampling,
+    Resampling,
+    plan_resampling,
+    resample,
+)
+from sim.workload import Columns, joined
+
+RESAMPLED = Replicates("resampled", blocks=20.0, window=7.0)
+
+
+def traffic(count: int, seed: int = 1) -> Columns:
+    """Requests that come one by one, each of another length."""
+    draws = np.random.default_rng(seed)
+    arrival_s = 3.0 + np.cumsum(draws.exponential(0.5, count))
+    return Columns.of(arrival_s, draws.permutation(count) + 1, images=np.arange(count) % 4, client=np.arange(count) % 3)
+
+
+def planned(columns: Columns, *, closed: bool = False) -> Resampling:
+    plan = plan_resampling(columns, closed=closed)
+    assert isinstance(plan, Resampling)
+    return plan
+
+
+def write(path: Path, columns: Columns) -> Path:
+    rows = zip(columns.arrival_s.tolist(), columns.total_tokens.tolist(), columns.client.tolist(), strict=True)
+    path.write_text("arrival_s,total_tokens,client\n" + "".join(f"{a},{t},{c}\n" for a, t, c in rows))
+    return path
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(400, 900), st.integers(1, 50), st.integers(1, 50))
+def test_a_resample_is_blocks_of_the_file_near_their_own_time(count: int, seed: int, replication: int) -> None:
+    columns = traffic(count, seed)
+    plan = planned(columns)
+    made = resample(columns, plan, seed, replication)
+    rows = np.argsort(columns.total_tokens)[made.total_tokens - 1]  # the tokens tell which request of the file it is
+    assert np.all(np.diff(made.arrival_s) >= 0)
+    assert plan.start <= made.arrival_s[0]
+    assert made.arrival_s[-1] <= plan.start + plan.length * (1 + 1e-9)
+    # With all that belongs to it, and no further from its own time than the block may be.
+    for name in ("images", "client"):
+        assert np.array_equal(getattr(made, name), getattr(columns, name)[rows])
+    moved = made.arrival_s - columns.arrival_s[rows]
+    assert np.max(np.abs(moved)) <= (2 * REACH + 1) * plan.block
+    # Neighbours of one block keep their spacing and are neighbours in the file; seams are as many as there are blocks.
+    seams = np.flatnonzero(np.diff(rows) != 1)
+    assert len(seams) < plan.blocks
+    inside = np.setdiff1d(np.arange(len(rows) - 1), seams)
+    stretched = np.abs(np.diff(moved))[inside] > 1e-9
+    assert stretched.sum() < plan.blocks
+    assert np.array_equal(resample(columns, plan, seed, replication).arrival_s, made.arrival_s)
+
+
+def test_a_file_played_faster_is_resampled_from_the_same_blocks() -> None:
+    columns = traffic(600)
+    faster = Columns.of((columns.arrival_s - 1) / 3, columns.total_tokens)
+    rows = [resample(one, planned(one), 5, 2).total_tokens for one in (columns, faster)]
+    assert np.array_equal(*rows)
+
+
+def test_replications_and_seeds_differ_and_places_vary_about_the_files_own_number() -> None:
+    columns = traffic(2000)
+    plan = planned(columns)
+    counts = [len(resample(columns, plan, 1, number)) for number in range(1, 201)]
+    assert len(set(counts)) > 50
+    # Counts of Poisson traffic vary by about its own √2000; their mean over 200 by 14 times less.
+    assert abs(np.mean(counts) - 2000) < 5 * math.sqrt(2000 / 200) + 20
+    assert 25 < np.std(counts) < 65
+    other = resample(columns, plan, 2, 1)
+    assert not np.array_equal(other.total_tokens, resample(columns, plan, 1, 1).total_tokens)
+
+
+def test_in_a_closed_loop_blocks_are_of_requests_and_as_many_as_the_file_has() -> None:
+    columns = traffic(505)
+    plan = planned(columns, closed=True)
+    made = resample(columns, plan, 1, 3)
+    assert len(made) == 505
+    assert not np.array_equal(made.total_tokens, columns.total_tokens)
+    assert np.array_equal(made.arrival_s, columns.arrival_s)
+    # Even a file whose requests come all at once has an order.
+    once = Columns.of(np.zeros(505), columns.total_tokens)
+    assert len(resample(once, planned(once, closed=True), 1, 1)) == 505
+
+
+def in_bursts(each: int, apart_s: float, bursts: int) -> Columns:
+    within = np.sort(np.random.default_rng(1).uniform(0, 1, each))
+    times = np.concatenate([within + number * apart_s for number in range(bursts)])
+    return Columns.of(times, np.full(len(times), 100))
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        (traffic(10), "it has 10 requests, and it takes 100 at least"),
+        (traffic(1), "it has 1 request,"),
+        (Columns.of(np.zeros(500), np.full(500, 9)), "its requests come all at once"),
+        (in_bursts(400, 1000.0, 2), "its requests come in about 2 of 20 stretches of"),
+        (Columns.of(np.arange(150.0), np.full(150, 9)), "it takes 100 times as long at least"),
+    ],
+)
+def test_too_little_traffic_is_not_resampled_and_says_why(columns: Columns, why: str) -> None:
+    plan = plan_resampling(columns, closed=False)
+    assert isinstance(plan, NoResampling)
+    assert why in plan.why
+
+
+def test_blocks_are_long_against_what_the_traffic_remembers_beside_its_course() -> None:
+    draws = np.random.default_rng(3)
+    # Bursts of one second every 40 s or so, and a course of the day on top.
+    starts = np.cumsum(draws.exponential(4.0, 1000))
+    times = np.sort((starts[:, None] + draws.uniform(0, 1, (1000, 5))).ravel())
+    bursty = planned(Columns.of(times, np.full(5000, 10)))
+    assert bursty.blocks >= LEAST_BLOCKS
+    assert bursty.block >= BLOCK_TIMES * bursty.memory
+    assert 0.5 < bursty.memory < 6
+    day = 4000.0
+    moved = day * (times / times[-1] - 0.08 * np.sin(2 * np.pi * times / times[-1]))
+    courses = planned(Columns.of(np.sort(moved), np.full(5000, 10)))
+    assert courses.memory < 3 * bursty.memory  # the course is not taken for memory
+
+
+def test_files_are_resampled_by_default_and_measured_runs_meet_them_as_they_are(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.csv", traffic(500))
+    config = load("quickstart", [f"workload.file={file}"])
+    assert config.run.replications == DEFAULT_REPLICATIONS
+    assert config.replications_by_default
+    check_requests(config, "sim")
+    assert replicates_of(config).resampled
+    whole = joined(make_columns(config, 0))
+    assert np.array_equal(whole.total_tokens, traffic(500).total_tokens)
+    again = joined(make_columns(config, 3))
+    assert count_requests(config, 3) == len(again) != 500
+    assert np.array_equal(joined(make_columns(config, 3, repeated=True)).arrival_s, whole.arrival_s)
+    assert load("quickstart", [f"workload.file={file}"], measured=True).run.replications == 1
+    named = load("quickstart", [f"workload.file={file}", "run.replications=3"], measured=True)
+    assert named.run.replications == 3
+    # Settings decide nothing about the resamples.
+    other = load("quickstart", [f"workload.file={file}", "protocol.sizing.tokens=8192", "encode.instances=2"])
+    assert np.array_equal(joined(make_columns(other, 3)).arrival_s, again.arrival_s)
+
+
+def test_a_file_that_cannot_be_resampled_runs_once_and_more_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "few.csv", traffic(10))
+    config = load("quickstart", [f"workload.file={file}"])
+    assert config.run.replications == 1 == default_replications(config)
+    with pytest.raises(UserError, match=r"run.replications is 4, it must be 1 for few.csv, which cannot be resampled"):
+        check_requests(load("quickstart", [f"workload.file={file}", "run.replications=4"]), "sim")
+
+
+def test_a_fault_of_one_request_needs_the_file_itself(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.csv", traffic(500))
+    fault = "faults=[{room=3}]"
+    assert load("quickstart", [f"workload.file={file}", fault]).run.replications == 1
+    with pytest.raises(UserError, match=r"faults.0.room is one of its requests, and a resample has others"):
+        check_requests(load("quickstart", [f"workload.file={file}", fault, "run.replications=2"]), "sim")
+
+
+def test_a_warm_up_must_leave_requests_in_every_resample(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.csv", traffic(500))
+    given = [f"workload.file={file}", "run.replications=20"]
+    fewest = min(count_requests(load("quickstart", given), number) for number in range(20))
+    assert fewest < 499
+    with pytest.raises(UserError, match=f"it must be less than the number of requests, which is {fewest} in one of"):
+        check_requests(load("quickstart", [*given, f"run.warmup_requests={fewest}"]), "sim")
+    check_requests(load("quickstart", [*given, f"run.warmup_requests={fewest - 1}"]), "sim")
+
+
+def test_the_spread_of_resamples_is_the_standard_error_itself() -> None:
+    values = [10.0, 9.0, 11.0, 12.0, 8.0]
+    spread = RESAMPLED.spread(values)
+    assert spread is not None
+    assert spread.value == 10.0  # the file's, not the mean
+    assert spread.error == pytest.approx(math.sqrt((1 + 1 + 4 + 4) / 4) * math.sqrt(7 / 6))
+    assert spread.freedom == pytest.approx(1 / (1 / 3 + 1 / 30))
+    more = RESAMPLED.spread([10.0, *[9.0, 11.0, 12.0, 8.0] * 50])
+    assert more is not None
+    assert more.error == pytest.approx(spread.error)
+    rare = RESAMPLED.spread(values, parts=4.0)
+    assert rare is not None
+    assert rare.freedom == pytest.approx(1 / (1 / 3 + 1 / 30 + 1 / 4))
+    independent = INDEPENDENT.spread(values)
+    assert independent is not None
+    assert independent.error == pytest.approx(np.std(values, ddof=1) / math.sqrt(5))
+
+
+def test_intervals_of_times_are_as_wide_by_factors_and_others_by_differences() -> None:
+    values = [10.0, 9.0, 11.0, 12.0, 8.0]
+    spread = RESAMPLED.spread(values)
+    assert spread is not None
+    half = t_quantile(spread.freedom) * spread.error
+    plain, time = RESAMPLED.estimate(values), RESAMPLED.estimate(values, positive=True)
+    assert plain == {"value": 10.0, "low": pytest.approx(10 - half), "high": pytest.approx(10 + half)}
+    assert time == {
+        "value": 10.0, "low": pytest.approx(10 / math.exp(half / 10)), "high": pytest.approx(10 * math.exp(half / 10)),
+    }  # fmt: skip
+    assert RESAMPLED.estimate([None, 1.0, 2.0]) == {"value": None, "low": None, "high": None}
+    assert RESAMPLED.estimate([3.0, 1.0]) == {"value": 3.0, "low": None, "high": None}
+    assert RESAMPLED.estimate([]) == {"value": None, "low": None, "high": None}
+
+
+def test_differences_and_choices_are_the_files_with_the_resamples_doubt() -> None:
+    first, second = [10.0, 9.0, 12.0, 11.0], [11.0, 10.2, 12.9, 11.9]
+    found = paired(first, second, RESAMPLED)
+    assert (found["first"], found["second"], found["value"], found["pairs"]) == (10.0, 11.0, 1.0, 4)
+    error = math.sqrt((0.2**2 + 0.1**2 + 0.1**2) / 3) * math.sqrt(7 / 6)
+    freedom = 1 / (1 / 2 + 1 / 30)
+    assert found["low"] == pytest.approx(1.0 - t_quantile(freedom) * error)
+    assert found["significant"]
+    assert found["variance_reduction"] is not None
+    assert found["variance_reduction"] > 10
+    without = paired([None, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0], RESAMPLED)
+    assert without["value"] is None
+    assert without["low"] is None
+    many = [first * 5, second * 5, [value + 9 for value in first * 5]]
+    assert possibly_lowest(many, RESAMPLED) == [0]
+    assert possibly_lowest([[1.0, 9.0, 2.0, 5.0], [1.1, 3.0, 8.0, 1.0]], RESAMPLED) == [0, 1]
+
+
+def test_what_is_stored_of_the_kind_is_read_again() -> None:
+    assert replicates_from(json.loads(json.dumps(RESAMPLED.content()))) == RESAMPLED
+    assert replicates_from(None) == INDEPENDENT == replicates_from({"kind": "independent"})
+
+
+def test_a_simulated_file_has_intervals_says_of_what_kind_and_reads_back(
+    bufferlab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine.csv", traffic(400))
+    given = ("--set", "workload.file=mine.csv", "--set", "run.replications=6", "--no-plots")
+    ended = bufferlab("sim", "quickstart", *given, "--out", "a")
+    assert ended.status == 0, ended.err
+    assert "6 replications: the file as it is, and 5 resamples of it\n" in ended.out
+    assert "of a file and 5 resamples of it" in ended.out
+    summary = json.loads((tmp_path / "a/summary.json").read_text())
+    assert summary["replication_kind"] == "resampled"
+    for name in ("mean", "p99"):
+        estimate = summary["latency_s"][name]
+        assert 0 < estimate["low"] < estimate["value"] < estimate["high"]
+    assert summary["language_pool"]["peak_occupancy"]["low"] is None
+    alone = bufferlab("sim", "quickstart", *given, "--set", "run.replications=1", "--out", "one", "--json")
+    one = json.loads(alone.out)
+    assert one["replication_kind"] is None
+    for name in ("latency_s", "throughput_rps", "utilisation"):
+        values = [json.dumps(each[name]).split('"value": ')[1] for each in (one, summary)]
+        assert values[0].split(",")[0] == values[1].split(",")[0]  # the file's own
+    assert one["capacity"] == summary["capacity"]
+    from experiments.runs.replay import replications_of
+    from experiments.runs.rundir import StoredRun
+    from experiments.runs.summary import summarise
+
+    again = summarise(replications_of(StoredRun(tmp_path / "a")), kind="sim", transport="", wall_s=0.0)
+    assert again["latency_s"] == summary["latency_s"]
+    assert bufferlab("sim", "quickstart", *given, "--set", "protocol.sizing.tokens=8192", "--out", "b").status == 0
+    difference = json.loads(bufferlab("paired", "a", "b", "--json").out)["differences"]["latency_s"]["p99"]
+    assert difference["pairs"] == 6
+    assert difference["low"] is not None
+    ended = bufferlab(
+        "sweep", "quickstart", *given, "--grid", "protocol.sizing.tokens=1024,8192", "--out", "s", "--json", "--jobs", 1
+    )
+    report = json.loads(ended.out)
+    assert report["plan"]["replication_kind"] == "resampled"
+    second = report["configurations"][1]
+    assert second["replication_kind"] == "resampled"
+    stored = json.loads((tmp_path / "b/summary.json").read_text())
+    assert second["latency_s"]["p99"] == pytest.approx(stored["latency_s"]["p99"])
