@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.errors import ProtocolError
 from protocol.values import Value
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Chunk(Value):
     """``tokens`` tokens of a request from ``start_token`` on; ``is_last`` when they end at its last token."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.chunks import Chunk
 from protocol.recording import Event
 from protocol.status import Status
@@ -23,6 +25,7 @@ from protocol.values import Value
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Announce(Value):
     """Encode to language: the request has this length (exact_announce only)."""
@@ -35,6 +38,7 @@ class Announce(Value):
         self.total_tokens: Final = total_tokens
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Offer(Value):
     """Language to encode: memory for chunk ``epoch``. ``sent_tokens > 0`` marks a resume, and is its only mark."""
@@ -60,6 +64,7 @@ class Offer(Value):
         self.sent_tokens: Final = sent_tokens
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class ChunkStatus(Value):
     """Encode to language, once all destination ranks hold chunk ``epoch``, or when the room failed.
@@ -117,6 +122,7 @@ Message = Announce | Offer | ChunkStatus | Cancel | Quiet
 # --- inputs --------------------------------------------------------------------------------------------------------
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class EncodeRequest(Value):
     """A request as the encode side sees it: its length is known.
@@ -136,6 +142,7 @@ class EncodeRequest(Value):
         self.encode_s: Final = encode_s
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class LanguageRequest(Value):
     """A request as the language side sees it: its text and what the router passes on, but not the embedding's length.
@@ -191,6 +198,7 @@ class Abort(Value):
         self.reason: Final = reason
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Encoded(Value):
     """The encoder's forward pass is over and the embedding lies in the source blocks."""
@@ -202,6 +210,7 @@ class Encoded(Value):
         self.incarnation: Final = incarnation
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class WriteDone(Value):
     """The engine finished a write. ``quiet`` is False when it failed in a way that may still land bytes later."""
@@ -239,6 +248,7 @@ class WriterQuiet(Value):
         self.destination: Final = destination
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Prefilled(Value):
     """The prefill of a delivered request is over; nothing reads its blocks any more."""
@@ -270,6 +280,7 @@ class PeerUp(Value):
         self.peer: Final = peer
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Iteration(Value):
     """One iteration of the scheduler loop, with what the ranks of the group agreed on (see ``agreement``)."""
@@ -291,6 +302,7 @@ LanguageInput = LanguageRequest | Announce | ChunkStatus | Quiet | Prefilled | P
 # --- actions -------------------------------------------------------------------------------------------------------
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Send(Value):
     """Put ``message`` on the control channel to ``to``."""
@@ -302,6 +314,7 @@ class Send(Value):
         self.message: Final = message
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class StartEncode(Value):
     """Run the encoder and put the embedding into ``blocks``; answer with Encoded. ``encode_s``: as in EncodeRequest."""
@@ -318,6 +331,7 @@ class StartEncode(Value):
         self.encode_s: Final = encode_s
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class StartWrite(Value):
     """Write ``chunk`` from ``source_blocks`` (all of the request) to ``target_blocks``; answer with WriteDone."""
@@ -343,6 +357,7 @@ class StartWrite(Value):
         self.target_blocks: Final = target_blocks
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class CopyOut(Value):
     """Copy ``tokens`` received tokens, the request's tokens from ``start_token`` on, out of ``blocks``."""
@@ -357,6 +372,7 @@ class CopyOut(Value):
         self.blocks: Final = blocks
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Deliver(Value):
     """Hand the complete embedding to the language model; if the prefill keeps its blocks, answer with Prefilled."""
@@ -370,6 +386,7 @@ class Deliver(Value):
         self.prefill_factor: Final = prefill_factor
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Conclude(Value):
     """The room is over on this rank; ``status`` is Success or Failed. Comes exactly once per submission."""

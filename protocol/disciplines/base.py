@@ -11,6 +11,7 @@ from protocol.errors import ProtocolError
 from protocol.values import Value
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class ResumeGrant(Value):
     """Blocks of the next chunk: ``keep`` of the room's own, in order, and ``take`` new ones."""

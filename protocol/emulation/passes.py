@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.emulation.scenario import Scenario
 from protocol.messages import Deliver
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Delivered:
     """A request that waits for its prefill. ``prefill_s``: its part of a pass."""

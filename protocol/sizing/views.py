@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.messages import LanguageRequest
 from protocol.values import Value
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class RequestView(Value):
     """What the language side knows when it allocates for a request.
@@ -29,6 +32,7 @@ class RequestView(Value):
         self.pool_blocks: Final = pool_blocks
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class CompletedView(Value):
     """A delivered request: now its length is known. ``chunks``: in how many parts it came, 1 when all of it fitted."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.emulation.requests import Request
 from protocol.messages import CopyOut, Iteration
 from protocol.topology import RankId
@@ -133,6 +135,7 @@ class DedicatedProcessors(Host):
         return late_s
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _IterationDue(Call):
     """The next iteration of a group."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import inf
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.agreement import hold_iteration
 from protocol.emulation.passes import Delivered
 from protocol.messages import Encoded, Iteration, Note, Prefilled, StartEncode
@@ -18,6 +20,7 @@ from sim.cluster.state import State
 from sim.cluster.timers import Timers
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class EncoderPass(Call):
     """An encoder pass of a group: how long it lasts, and what its ranks encode. It runs when they notice its end.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.lifecycle import PROCESS_ENDED
 from protocol.messages import (
     Action,
@@ -217,6 +219,7 @@ class Messages:
 _INJECTED: Final = WriteEnd(ok=False, reason="injected fault")
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Coming(Call):
     """A control message is on its way to a rank."""
@@ -230,6 +233,7 @@ class _Coming(Call):
         self._host.receive(self._rank, self._message)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Ending(Call):
     """A write is on its way; ``target`` is whose memory it goes to."""

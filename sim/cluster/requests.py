@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.emulation.requests import Request
 from protocol.lifecycle import life_of_the_lost
 from protocol.messages import Conclude, EncodeRequest, LanguageRequest, Note, StartWrite
@@ -25,6 +27,7 @@ Concluded = Callable[[bool], object]
 """Is told at the end of a request whether it was served."""
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Outcome:
     """What is known of a submitted request. ``memory``: whose blocks its last offers name, where processes may end."""
@@ -189,6 +192,7 @@ class Requests:
         return target is not None and target.gone
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Arrival(Call):
     """A request arrives at the router, and the next one is pulled."""
@@ -203,6 +207,7 @@ class _Arrival(Call):
         self._requests.feed(self._rest)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Prepared(Call):
     """A processor has prepared a request's images."""
