@@ -57,7 +57,7 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
+from protocol.rank import OTHER_RANK, Landing, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.status import FINAL, Status, chunk_status
 from protocol.topology import RankId, destinations, name_of
@@ -118,8 +118,8 @@ class EncodeRoom(Room):
         "writing",
     )
 
-    def __init__(self, request: EncodeRequest, number: int, required: tuple[RankId, ...]) -> None:
-        super().__init__((request.room, request.incarnation), number, IN_AWAITING_FIRST_OFFERS)
+    def __init__(self, request: EncodeRequest, number: int, required: tuple[RankId, ...], landing: Landing) -> None:
+        super().__init__((request.room, request.incarnation), number, landing)
         self.total_tokens = request.total_tokens
         self.encode_s = request.encode_s
         self.destinations = required
@@ -173,6 +173,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         self.encode_tp = encode_tp
         self.language_tp = language_tp
         self._announces = discipline.announces_length
+        self._resumes = discipline.resumes
         self._required: dict[int, tuple[RankId, ...]] = {}  # the destinations in each language instance
         self._awaiting_source: deque[EncodeRoom] = deque()
 
@@ -251,7 +252,7 @@ class EncodeRank(RankCore[EncodeRoom]):
         if required is None:
             required = destinations(self.rank_id.rank, self.encode_tp, request.language_instance, self.language_tp)
             self._required[request.language_instance] = required
-        room = EncodeRoom(request, self._submitted, required)
+        room = EncodeRoom(request, self._submitted, required, self._landings[IN_AWAITING_FIRST_OFFERS])
         self._admit(room, now)
         if self._recorder is not None:
             self._record(now, room, Event.SUBMITTED, room.status, 0)
@@ -426,6 +427,7 @@ class EncodeRank(RankCore[EncodeRoom]):
                 self._conclude_success(room, now, actions)
             elif progress == room.progress and room.phase is IN_CHUNK_WRITTEN:
                 self._step(room, ON_ALL_RANKS_WRITTEN, now)
+        self._drop_agreed()
         self._grant_source(free, now, actions)
         for room in self._expired(now):
             self._fail(room, f"timed out while {self._doing(room)}", now, actions)
@@ -474,7 +476,7 @@ class EncodeRank(RankCore[EncodeRoom]):
             capacities_tokens=[offer.capacity_tokens for offer in room.offers.values()],
             block_tokens=self.layout.block_tokens,
         )
-        if not chunk.is_last and not self.discipline.resumes:
+        if not chunk.is_last and not self._resumes:
             self._fail(
                 room,
                 f"{room.total_tokens} tokens do not fit the allocation of {chunk.tokens}",

@@ -54,7 +54,7 @@ from protocol.messages import (
     Send,
 )
 from protocol.phases import Timer
-from protocol.rank import OTHER_RANK, RankCore, Room, RoomKey
+from protocol.rank import OTHER_RANK, Landing, RankCore, Room, RoomKey
 from protocol.recording import Event, Recorder
 from protocol.sizing.base import SizingPolicy
 from protocol.sizing.views import CompletedView, RequestView
@@ -143,10 +143,8 @@ class LanguageRoom(Room):
         "writer_gone",
     )
 
-    def __init__(
-        self, request: LanguageRequest, number: int, writer: RankId, phase: LanguagePhase = LanguagePhase.JOINING
-    ) -> None:
-        super().__init__((request.room, request.incarnation), number, phase)
+    def __init__(self, request: LanguageRequest, number: int, writer: RankId, landing: Landing) -> None:
+        super().__init__((request.room, request.incarnation), number, landing)
         self.request = request
         self.writer = writer
         self.writer_gone = False
@@ -301,7 +299,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             writer = RankId(Side.ENCODE, request.encode_instance, writer_rank(self.rank_id.rank, self.encode_tp))
             self._writers[request.encode_instance] = writer
         first = IN_AWAITING_LENGTH if self._announces else IN_JOINING
-        room = LanguageRoom(request, self._submitted, writer, first)
+        room = LanguageRoom(request, self._submitted, writer, self._landings[first])
         self._admit(room, now)
         if self._recorder is not None:
             self._record(now, room, Event.SUBMITTED, room.status, 0)
@@ -435,6 +433,7 @@ class LanguageRank(RankCore[LanguageRoom]):
                 self._chunk_landed(room, is_last=bool((progress - FIRST_CHUNK) % 2), now=now, actions=actions)
             else:
                 self._length_announced(room, now, actions)
+        self._drop_agreed()
         self._grant(now, actions)
         for room in self._expired(now):
             self._timed_out(room, now, actions)

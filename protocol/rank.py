@@ -28,33 +28,40 @@ RoomKey = tuple[int, int]
 class Room:
     """The part of a room's state that both sides have.
 
-    ``phase`` is where it is in its side's table (see ``phases``); ``over`` is what the table says of that.
+    ``landing`` is where it is in its side's table (see ``phases``): where the last step about it has led.
     ``progress`` is how far this rank has come, ``agreed`` how far the whole group has (both only rise).
+    ``moved``: whether it has moved on here since its group last agreed on it.
     ``failure`` is this rank's own reason to fail, known to the group only after its next iteration.
     ``owner``: its name in the pool, which is its key as one object.
     ``timed``: whether its rank keeps an entry for its timer, which may come up before ``deadline``.
-    ``landing``: where its last step has led, with the steps that lead on from there.
     """
 
     __slots__ = (
-        "agreed", "deadline", "failure", "key", "landing", "number", "over", "owner", "phase", "progress", "status",
-        "timed",
+        "agreed", "deadline", "failure", "key", "landing", "moved", "number", "owner", "progress", "status", "timed"
     )  # fmt: skip
 
-    landing: Landing
-
-    def __init__(self, key: RoomKey, number: int, phase: Phase) -> None:
+    def __init__(self, key: RoomKey, number: int, landing: Landing) -> None:
         self.key = key
         self.owner: Hashable = key
         self.number = number
-        self.phase = phase
+        self.landing = landing
         self.status = Status.Bootstrapping
         self.progress = 0
         self.agreed = 0
+        self.moved = False
         self.failure = ""
-        self.over = False
         self.deadline = NEVER_S
         self.timed = False
+
+    @property
+    def phase(self) -> Phase:
+        """The phase it is in."""
+        return self.landing.phase
+
+    @property
+    def over(self) -> bool:
+        """Whether it is concluded on this rank: its group decides nothing more about it."""
+        return self.landing.over
 
 
 RoomType = TypeVar("RoomType", bound=Room)
@@ -189,8 +196,9 @@ class RankCore(Generic[RoomType]):
         self._landings = landings(phases, {**delays, Timer.PHASE: timeout_s})
         self._by_number: dict[int, RoomType] = {}
         self._submitted = 0
-        # Insertion-ordered sets: rooms that moved on, and rooms that failed, since the group last agreed on them.
-        self._moved: dict[int, RoomType] = {}
+        # Rooms that moved on, and rooms that failed, since the group last agreed on them, in this order. Rooms move on
+        # between iterations only, so what the group has agreed on is dropped once, when one ends.
+        self._moved: list[RoomType] = []
         self._failed: dict[int, RoomType] = {}
         # (when, room number, tie-breaker, room): timers of one moment go off in the order of submission. A deadline
         # that moves later keeps its entry, which is corrected when it comes up.
@@ -209,7 +217,10 @@ class RankCore(Generic[RoomType]):
 
     def candidates(self) -> Sequence[int]:
         """Numbers of the rooms that moved on or failed here since the group last agreed."""
-        return tuple(self._moved | self._failed) if self._failed else tuple(self._moved)
+        moved = [room.number for room in self._moved]
+        if self._failed:
+            moved += [number for number, room in self._failed.items() if not room.moved]
+        return moved
 
     def progress_of(self, candidates: Sequence[int]) -> list[int]:
         """How far each candidate has come here; FAILED if it failed, 0 for a room this rank has not."""
@@ -228,7 +239,7 @@ class RankCore(Generic[RoomType]):
             return Iteration(self._submitted, self.pool.free, min(failed), progress)
         if not self._moved:
             return Iteration(self._submitted, self.pool.free, NOBODY)
-        progress = tuple([(room.number, room.progress) for room in self._moved.values()])
+        progress = tuple([(room.number, room.progress) for room in self._moved])
         return Iteration(self._submitted, self.pool.free, NOBODY, progress)
 
     @property
@@ -266,9 +277,8 @@ class RankCore(Generic[RoomType]):
         self._newest[room.key[0]] = room
         self._by_number[room.number] = room
         self._submitted += 1
-        room.landing = landing = self._landings[room.phase]
-        if landing.delay_s < NEVER_S:
-            self._arm(room, landing.delay_s, now)
+        if room.landing.delay_s < NEVER_S:
+            self._arm(room, room.landing.delay_s, now)
 
     def _find(self, number: int, incarnation: int) -> RoomType | None:
         """The room of this number and incarnation. Hardly any number has two, so the number finds it."""
@@ -286,8 +296,6 @@ class RankCore(Generic[RoomType]):
         if landing is None:
             raise IllegalStepError(self._refusal(room, step))
         room.landing = landing
-        room.phase = landing.phase
-        room.over = landing.over
         if landing.delay_s == NEVER_S:
             room.deadline = NEVER_S
         elif not landing.runs_on:
@@ -312,24 +320,30 @@ class RankCore(Generic[RoomType]):
         number = room.number
         if number in self._by_number:
             del self._by_number[number]
-        if self._moved and number in self._moved:
-            del self._moved[number]
+        room.moved = False
         if self._failed and number in self._failed:
             del self._failed[number]
 
     def _move(self, room: RoomType, progress: int) -> None:
         if progress > room.progress:
             room.progress = progress
-            self._moved[room.number] = room
+            if not room.moved:
+                room.moved = True
+                self._moved.append(room)
 
     def _agree(self, room: RoomType, progress: int) -> bool:
         """Take the group's progress of a room; return whether it has risen."""
         if room.over or progress <= room.agreed:
             return False
         room.agreed = progress
-        if progress == room.progress and room.number in self._moved:
-            del self._moved[room.number]
+        if progress == room.progress:
+            room.moved = False
         return True
+
+    def _drop_agreed(self) -> None:
+        """At the end of an iteration: what the group has agreed on has moved on no longer."""
+        if self._moved:
+            self._moved = [room for room in self._moved if room.moved]
 
     def _set_status(self, room: RoomType, status: Status) -> None:
         room.status = advance(room.status, status)

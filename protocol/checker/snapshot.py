@@ -16,7 +16,7 @@ from protocol.allocator import BlockPool
 from protocol.encode import EncodeRank, EncodeRoom
 from protocol.language import LanguageRank, LanguageRoom
 from protocol.messages import EncodeRequest
-from protocol.rank import EarlyMessages, Room, RoomKey
+from protocol.rank import EarlyMessages, Landing, Room, RoomKey
 from protocol.sizing import SizingPolicy
 
 Core = EncodeRank | LanguageRank
@@ -41,14 +41,14 @@ _FIXED = frozenset(
 _SCRATCH = frozenset({"_behind_copy", "_free", "_timer_count", "_timers", "ignored_messages", "untold"})
 """Written before read in every iteration (the first two), told by the rooms' deadlines (timers), or only counted."""
 
-_TOLD = frozenset({"asked_blocks", "landing", "timed"})
-"""Of a room: written in every iteration before it is used, and otherwise read only by those who look from outside; what
-its phase tells; and what its deadline tells."""
+_TOLD = frozenset({"asked_blocks", "timed"})
+"""Of a room: written in every iteration before it is used, and otherwise read only by those who look from outside; and
+what its deadline tells."""
 
 FAILURE = "failed"
 """In place of all reasons to fail."""
 
-_ORDERED = frozenset({"_failed", "_moved"})
+_ORDERED = frozenset({"_failed"})
 """Dictionaries whose order decides something. The order of all others is that of arrival and decides nothing."""
 
 
@@ -122,9 +122,9 @@ def _blank_core(core: Core) -> Core:
 def _blank_room(room: Room) -> Room:
     """A new room of the same kind."""
     if isinstance(room, LanguageRoom):
-        return LanguageRoom(room.request, room.number, room.writer)
+        return LanguageRoom(room.request, room.number, room.writer, room.landing)
     assert isinstance(room, EncodeRoom)  # there is no third kind
-    return EncodeRoom(EncodeRequest(*room.key, room.total_tokens), room.number, room.destinations)
+    return EncodeRoom(EncodeRequest(*room.key, room.total_tokens), room.number, room.destinations, room.landing)
 
 
 def tidy(core: Core, concluded: Collection[RoomKey]) -> None:
@@ -177,6 +177,8 @@ def _frozen(value: Any, *, ordered: bool = False) -> Any:
         return tuple([_frozen(one) for one in value])
     if isinstance(value, Room):
         return value.key
+    if kind is Landing:
+        return value.phase
     if kind is BlockPool:
         return (tuple(value._starts), tuple(value._ends), value.free, tuple(value._owner), tuple(value._fenced))
     if kind is EarlyMessages:

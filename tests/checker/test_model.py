@@ -50,7 +50,7 @@ from protocol.messages import (
     WriterQuiet,
 )
 from protocol.phases import Phase
-from protocol.rank import NEVER_S, EarlyMessages, Room
+from protocol.rank import NEVER_S, EarlyMessages, Landing, Room
 from protocol.sizing import Fixed, SizingPolicy
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -101,6 +101,8 @@ def room_outline(room: Any) -> dict[str, Any]:
             value = len(value)
         elif slot == "failure":
             value = bool(value)
+        elif slot == "landing":
+            value = value.phase
         elif slot == "offers":
             value = {peer: outline(offer) for peer, offer in value.items()}
         found[slot] = value
@@ -124,7 +126,9 @@ def core_outline(core: Any, ended: Any) -> dict[str, Any]:
             value = {
                 key: [outline(message) for _, message in kept] for key, kept in value._kept.items() if key not in ended
             }
-        elif name in ("_moved", "_failed"):
+        elif name == "_moved":
+            value = [room.number for room in value]
+        elif name == "_failed":
             value = list(value)
         elif name == "sizing":
             value = vars(value)
@@ -624,14 +628,16 @@ def other(value: Any) -> Any:
             return replaced(value, **{first: getattr(value, first) + 1})
         case tuple():
             return (*value, 99)
-        case set():
+        case Landing():
+            return Landing(other(value.phase), value.over, value.delay_s, value.runs_on, value.steps)
+        case set() | frozenset():
             return value ^ {STRANGER}
         case dict():
             return dict(list(value.items())[1:]) if value else {STRANGER: None}
         case list():
             return [*value, 99]
         case deque():
-            return deque([*value, Room((9, 9), 9, EncodePhase.ENDED)])
+            return deque([*value, Room((9, 9), 9, Landing(EncodePhase.ENDED, True, NEVER_S, False, {}))])
     raise TypeError(f"no other value for {value!r}")
 
 
@@ -682,7 +688,7 @@ def test_the_order_of_messages_and_rooms_that_moved_is_told() -> None:
     core: Any = RICH[0].make_core(RICH[0].language_ids()[0])
     twin: Any = clone(core)
     for one, first, second in ((core, 1, 2), (twin, 2, 1)):
-        one._moved = {first: None, second: None}
+        one._moved = [first, second]
     assert freeze(core) != freeze(twin)
     core, twin = clone(RICH[0].make_core(core.rank_id)), clone(RICH[0].make_core(core.rank_id))
     for one, first, second in ((core, 1, 2), (twin, 2, 1)):

@@ -72,7 +72,7 @@ def test_a_broken_core_is_found(bufferlab: Any, monkeypatch: pytest.MonkeyPatch)
     original = LanguageRank._conclude_failed
 
     def no_fence(self: LanguageRank, room: LanguageRoom, reason: str, now: float, actions: list[Any]) -> None:
-        room.phase = LanguagePhase.AWAITING_RESUME
+        room.landing = self._landings[LanguagePhase.AWAITING_RESUME]
         original(self, room, reason, now, actions)
 
     monkeypatch.setattr(LanguageRank, "_conclude_failed", no_fence)

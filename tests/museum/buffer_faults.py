@@ -285,7 +285,9 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
     original = LanguageRank._conclude_failed
 
     def conclude_failed(self: LanguageRank, room: LanguageRoom, reason: str, now: float, actions: list[Any]) -> None:
-        room.phase = LanguagePhase.AWAITING_RESUME  # as if no writer could be there; that it is not told either is N4
+        room.landing = self._landings[
+            LanguagePhase.AWAITING_RESUME
+        ]  # as if no writer could be there; that it is not told either is N4
         original(self, room, reason, now, actions)
 
     patch.setattr(LanguageRank, "_conclude_failed", conclude_failed)
@@ -362,13 +364,13 @@ def empty_embedding(patch: pytest.MonkeyPatch) -> None:
         if room is None:
             self._early.keep((offer.room, offer.incarnation), offer, now)
             return
-        room.status, room.phase, room.agreed = Status.Success, EncodePhase.DONE, OFFERED
+        room.status, room.landing, room.agreed = Status.Success, self._landings[EncodePhase.DONE], OFFERED
         self._move(room, DONE)
         actions.append(Send(offer.receiver, ChunkStatus(*room.key, 0, Status.Success, 0, 0)))
 
     def take_any(self: LanguageRank, status: ChunkStatus, now: float, actions: list[Any]) -> None:
         room = self.rooms[status.room, status.incarnation]
-        room.total_tokens, room.phase = status.total_tokens, LanguagePhase.HOLDS_CHUNK
+        room.total_tokens, room.landing = status.total_tokens, self._landings[LanguagePhase.HOLDS_CHUNK]
         self._move(room, FIRST_CHUNK + 1)
 
     def deliver_as_read(self: LanguageRank, room: LanguageRoom, now: float, actions: list[Any]) -> None:

@@ -93,7 +93,7 @@ def quarantine_from_the_living(patch: pytest.MonkeyPatch) -> None:
     def conclude_failed(self: LanguageRank, room: LanguageRoom, *given: Any) -> None:
         original(self, room, *given)
         if room.phase is LanguagePhase.QUARANTINED:
-            room.phase = LanguagePhase.ANSWERED  # as if it had given its word
+            room.landing = self._landings[LanguagePhase.ANSWERED]  # as if it had given its word
 
     patch.setattr(LanguageRank, "_conclude_failed", conclude_failed)
 

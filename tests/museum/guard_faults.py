@@ -64,9 +64,9 @@ def written_after_cancel(patch: pytest.MonkeyPatch) -> None:
         original(self, done, now, actions)
         room = self.rooms.get((done.room, done.incarnation))
         if room is not None and room.failure:
-            room.phase = EncodePhase.AWAITING_OFFERS
+            room.landing = self._landings[EncodePhase.AWAITING_OFFERS]
             self._start_chunk(room, now, actions)
-            room.phase = EncodePhase.FAILED
+            room.landing = self._landings[EncodePhase.FAILED]
 
     patch.setattr(EncodeRank, "_on_encoded", on_encoded)
 

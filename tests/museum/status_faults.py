@@ -16,6 +16,7 @@ import protocol.rank
 from protocol.checker.bounds import Bound, Fault
 from protocol.chunks import Chunk, plan_chunk
 from protocol.encode import EncodeRank, EncodeRoom
+from protocol.encode_phases import EncodePhase
 from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
 from protocol.language_phases import LanguagePhase
 from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer, StartWrite
@@ -239,10 +240,13 @@ def transferring_acted_on_every_iteration(patch: pytest.MonkeyPatch) -> None:
         if room.over or progress < FIRST_CHUNK or (progress - FIRST_CHUNK) % 2:
             return news
         # The original polls every room at every iteration. Ours looks at what moved, and holds an iteration when one is due.
-        self._moved[room.number] = None
+        room.moved = True
+        if room not in self._moved:
+            self._moved.append(room)
         self._freed = True
         if not news:
-            room.phase = LanguagePhase.HOLDS_CHUNK  # our table has no step that resumes a room which has resumed
+            # Our table has no step that resumes a room which has resumed.
+            room.landing = self._landings[LanguagePhase.HOLDS_CHUNK]
         return True
 
     patch.setattr(LanguageRank, "_agree", agree)
@@ -337,7 +341,9 @@ def late_status_makes_a_room(patch: pytest.MonkeyPatch) -> None:
         if key in self.rooms:
             original(self, status, now, actions)
         else:
-            room = self.rooms[key] = LanguageRoom(LanguageRequest(*key), number=-1, writer=self.rank_id)
+            room = self.rooms[key] = LanguageRoom(
+                LanguageRequest(*key), -1, self.rank_id, self._landings[LanguagePhase.JOINING]
+            )
             room.status = status.status
 
     patch.setattr(LanguageRank, "_on_status", on_status)
@@ -360,7 +366,12 @@ def late_offer_makes_a_room(patch: pytest.MonkeyPatch) -> None:
             original(self, offer, now, actions)
         else:
             # The original cannot tell an orphan from an offer that comes before its request; both wait for ever.
-            room = self.rooms[key] = EncodeRoom(EncodeRequest(*key, total_tokens=0), -1, (offer.receiver,))
+            room = self.rooms[key] = EncodeRoom(
+                EncodeRequest(*key, total_tokens=0),
+                -1,
+                (offer.receiver,),
+                self._landings[EncodePhase.AWAITING_FIRST_OFFERS],
+            )
             room.offers[offer.receiver] = offer
             room.status = Status.WaitingForInput
 

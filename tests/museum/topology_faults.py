@@ -176,7 +176,7 @@ def responders_kept(patch: pytest.MonkeyPatch) -> None:
     original = EncodeRank._start_chunk
 
     def start_chunk(self: EncodeRank, room: EncodeRoom, now: float, actions: list[Any]) -> None:
-        landed = room.landed
+        landed = set(room.landed)
         original(self, room, now, actions)
         room.landed = landed
 

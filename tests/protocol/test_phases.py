@@ -244,7 +244,7 @@ def test_a_step_that_is_not_in_the_table_raises_and_changes_nothing(side: Side) 
         for step in KINDS[side][1]:
             core = core_with_a_room(side)
             room = core.rooms[7, 2]
-            room.phase, room.landing = phase, core._landings[phase]
+            room.landing = core._landings[phase]
             before, timers = freeze(core), list(core._timers)
             if step in row.steps:
                 core._step(room, step, 1.0)
@@ -266,7 +266,7 @@ def test_entering_a_phase_sets_its_timer_and_no_other(side: Side) -> None:
         for step, to in row.steps.items():
             core = core_with_a_room(side)
             room = core.rooms[7, 2]
-            room.phase, room.landing, room.deadline = phase, core._landings[phase], 123.0
+            room.landing, room.deadline = core._landings[phase], 123.0
             core._step(room, step, 10.0)
             delay_s = seconds[TABLES[side][to].timer]
             wanted = 123.0 if step in row.runs_on else NEVER_S if delay_s is None else 10.0 + delay_s

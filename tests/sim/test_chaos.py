@@ -101,8 +101,7 @@ def release_instead_of_fencing(patch: pytest.MonkeyPatch) -> None:
     concluded = LanguageRank._conclude_failed
 
     def broken(self: LanguageRank, room: LanguageRoom, reason: str, now: float, actions: list[Action]) -> None:
-        room.phase = LanguagePhase.AWAITING_RESUME
-        room.landing = self._landings[room.phase]
+        room.landing = self._landings[LanguagePhase.AWAITING_RESUME]
         concluded(self, room, reason, now, actions)
 
     patch.setattr(LanguageRank, "_conclude_failed", broken)
