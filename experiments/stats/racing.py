@@ -26,7 +26,7 @@ where it is better than all others by the indifference; this one promises the se
 
 Two assumptions are left. Differences are taken to be normal; the tool measures what becomes of the promise where they
 are skewed. And replications are independent, unless ``kind`` says "resampled": then replication 0 is the file itself
-and the others are resamples of it, whose spread is the standard error itself and does not shrink (``_resampled``).
+and the others are resamples of it, whose spread is the standard error itself and does not shrink (``replicates``).
 
 A race reads no files and runs nothing: ask what is ``wanted``, run it in any order, ``take`` the values, ask again.
 """
@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 
 from experiments.stats.intervals import Samples
 from experiments.stats.paired import Difference, paired_each, without_interval
-from experiments.stats.replicates import ReplicationKind
+from experiments.stats.replicates import INDEPENDENT, Replicates, ReplicationKind
 
 Kind = ReplicationKind
 Ended = Literal["running", "one-left", "settled", "spent", "all-unfit"]
@@ -91,8 +91,9 @@ class Verdict:
 class Race:
     """A race of ``settings`` settings; see the module.
 
-    ``indifference`` is absolute, in units of the figure. ``first`` is how many replications every setting gets before
-    the first look, ``most`` how many any gets; of a file, that counts replication 0.
+    ``indifference`` is absolute, in units of the figure. ``replicates`` says more of resamples than ``kind`` does: how
+    many blocks they are made of, which limits how well their spread is known. ``first`` is how many replications every
+    setting gets before the first look, ``most`` how many any gets; of a file, that counts replication 0.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Race:
         certainty: float = 0.95,
         indifference: float = 0.0,
         kind: Kind = "independent",
+        replicates: Replicates = INDEPENDENT,
         first: int = 5,
         most: int = 40,
     ) -> None:
@@ -116,6 +118,8 @@ class Race:
         if not LEAST[kind] <= first <= most:
             raise ValueError(f"first is {first} and most is {most}, it must be {LEAST[kind]} <= first <= most")
         self.settings, self.certainty, self.indifference, self.kind = settings, certainty, indifference, kind
+        # Of a file whose blocks are not known, as many as there are resamples.
+        self.replicates = replicates if replicates.kind == kind else Replicates(kind)
         self.looks = _looks(first, most)
         self._values: Samples = np.full((settings, most), np.nan)
         self._taken = np.zeros((settings, most), dtype=bool)
@@ -260,7 +264,7 @@ class Race:
         bounds = np.full((len(rows), len(rows)), -math.inf)
         for index in range(len(rows)):
             differences = values[index] - values
-            centre, error = _centres_and_errors(differences, self.kind)
+            centre, error = _centres_and_errors(differences, self.replicates)
             bounds[index] = centre - self._factor(differences, place) * error
             bounds[index, index] = -math.inf
         return bounds
@@ -280,7 +284,9 @@ class Race:
         """How many standard errors a bound is away, for all differences of one setting to others at a look."""
         others, tail = max(self.settings - 1, 1), self._tail(place)
         if self.kind == "resampled" and place == len(self.looks) - 1:
-            return largest_t(differences[:, 1:], tail, absent=others - (len(differences) - 1))
+            return largest_t(
+                differences[:, 1:], tail, freedom=self._freedom(place), absent=others - (len(differences) - 1)
+            )
         return t_beyond(self._freedom(place), tail / others)
 
     def _pair_factor(self, values: Samples, place: int) -> float:
@@ -288,11 +294,17 @@ class Race:
         pairs, tail = max(self.settings * (self.settings - 1), 2), self._tail(place)
         if self.kind == "resampled" and place == len(self.looks) - 1 and len(values) ** 2 <= MOST_PAIRS:
             first, second = np.nonzero(~np.eye(len(values), dtype=bool))
-            return largest_t(values[first, 1:] - values[second, 1:], tail, absent=pairs - len(first))
+            return largest_t(
+                values[first, 1:] - values[second, 1:],
+                tail,
+                freedom=self._freedom(place),
+                absent=pairs - len(first),
+            )
         return t_beyond(self._freedom(place), tail / pairs)
 
-    def _freedom(self, place: int) -> int:
-        return self.looks[place] - (1 if self.kind == "independent" else 2)
+    def _freedom(self, place: int) -> float:
+        count = self.looks[place]
+        return self.replicates.freedom(count - 1) if self.kind == "resampled" else count - 1
 
     # --- reporting ---
 
@@ -311,7 +323,7 @@ class Race:
         """The differences to ``best`` over ``count`` replications."""
         values = self._values[rows, :count]
         first = self._values[best, :count]
-        centres, errors = _centres_and_errors(values - first, self.kind)
+        centres, errors = _centres_and_errors(values - first, self.replicates)
         halves = self._pair_factor(values, self.looks.index(count)) * errors
         if self.kind == "independent":
             known = paired_each([(first.tolist(), one) for one in values.tolist()])
@@ -357,22 +369,24 @@ def _looks(first: int, most: int) -> list[int]:
     return looks
 
 
-def _centres_and_errors(differences: Samples, kind: Kind) -> tuple[Samples, Samples]:
-    """The estimate of every row's expectation, and its standard error."""
+def _centres_and_errors(differences: Samples, replicates: Replicates) -> tuple[Samples, Samples]:
+    """The estimate of every row's expectation, and its standard error; what ``Replicates.spread`` says, row by row."""
     count = differences.shape[1]
-    if kind == "resampled":
-        return differences[:, 0], differences[:, 1:].std(axis=1, ddof=1)
+    if replicates.resampled:
+        centres = differences[:, 0]
+        squares = ((differences[:, 1:] - centres[:, None]) ** 2).mean(axis=1)
+        return centres, np.sqrt(squares) * replicates.widening
     return differences.mean(axis=1), differences.std(axis=1, ddof=1) / math.sqrt(count)
 
 
-def t_beyond(freedom: int, tail: float) -> float:
+def t_beyond(freedom: float, tail: float) -> float:
     """What a t variable exceeds with the probability ``tail``."""
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, tail))
 
 
-def largest_t(rows: Samples, tail: float, absent: int) -> float:
+def largest_t(rows: Samples, tail: float, *, freedom: float, absent: int) -> float:
     """What the largest of several t variables exceeds with the probability ``tail``, correlated as the rows are.
 
     ``rows[i]`` are the resampled differences of one comparison, a column a resample; rows that do not vary are left
@@ -380,18 +394,17 @@ def largest_t(rows: Samples, tail: float, absent: int) -> float:
     t of their correlations. ``absent`` comparisons of which nothing is known count with their whole probability
     (Bonferroni), and so do all where that is less. The weights are the same whatever the order of the rows.
     """
-    freedom = rows.shape[1] - 1
     spread = rows.std(axis=1, ddof=1)
     varying = rows[spread > 0]
     everything = t_beyond(freedom, tail / max(len(varying) + absent, 1))
     if len(varying) < 2:
         return everything
     steps = (varying - varying.mean(axis=1, keepdims=True)) / spread[spread > 0][:, None]
-    weights, chi = _weights(rows.shape[1])
-    sums = steps @ weights / math.sqrt(freedom)
-    peaks = np.sort((-sums).max(axis=0) / chi)[::-1]
+    weights, _ = _weights(rows.shape[1])
     from scipy.special import stdtr
 
+    chi = _chi(freedom, rows.shape[1])
+    peaks = np.sort((-(steps @ weights) / math.sqrt(rows.shape[1] - 1)).max(axis=0) / chi)[::-1]
     # The smallest peak at which what lies beyond, with what the absent ones may add, is within the tail.
     beyond = np.arange(len(peaks)) / len(peaks)
     if absent:
@@ -402,7 +415,14 @@ def largest_t(rows: Samples, tail: float, absent: int) -> float:
 
 @functools.cache
 def _weights(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normal weights of ``count`` resamples, a column a draw, and what to divide each draw by."""
+    """Normal weights of ``count`` resamples, a column a draw, and a uniform number for each draw's chi."""
     rng = np.random.default_rng(count)
-    weights = rng.standard_normal((count, DRAWS))
-    return weights, np.sqrt(rng.chisquare(count - 1, DRAWS) / (count - 1))
+    return rng.standard_normal((count, DRAWS)), rng.random(DRAWS)
+
+
+@functools.cache
+def _chi(freedom: float, count: int) -> NDArray[np.float64]:
+    """What to divide each draw by."""
+    from scipy.special import chdtri
+
+    return np.asarray(np.sqrt(chdtri(freedom, _weights(count)[1]) / freedom))

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments.stats.racing import Race, Verdict, largest_t, t_beyond
+from experiments.stats.racing import Race, Verdict, _centres_and_errors, largest_t, t_beyond
+from experiments.stats.replicates import Replicates
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 import race_table  # type: ignore[import-not-found]
@@ -102,15 +103,35 @@ def test_resamples_do_not_make_a_file_longer() -> None:
     assert 0.7 < (second["high"] - second["low"]) / (first["high"] - first["low"]) < 1.4  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("replicates", [Replicates(), Replicates("resampled", blocks=12, window=7)])
+def test_a_race_and_an_interval_have_the_same_standard_error(replicates: Replicates) -> None:
+    rows = np.random.default_rng(1).exponential(1, (3, 20))
+    centres, errors = _centres_and_errors(rows, replicates)
+    for row, centre, error in zip(rows.tolist(), centres, errors, strict=True):
+        spread = replicates.spread(row)
+        assert spread is not None
+        assert (spread.value, spread.error) == pytest.approx((centre, error))
+
+
+def test_a_file_of_few_blocks_is_known_less_well_than_its_resamples_alone_would_have_it() -> None:
+    values = race_table.file_values(4, 40, 0.5, np.random.default_rng(1))
+    few, many = (
+        raced(values, kind="resampled", replicates=Replicates("resampled", blocks=blocks)).differences
+        for blocks in (4, 1000)
+    )
+    for one in few:
+        assert few[one]["high"] - few[one]["low"] > many[one]["high"] - many[one]["low"]  # type: ignore[operator]
+
+
 def test_the_largest_of_correlated_variables_needs_less_than_bonferroni() -> None:
     rng = np.random.default_rng(1)
     shared = rng.standard_normal(40) + 0.1 * rng.standard_normal((30, 40))
     apart = rng.standard_normal((30, 40))
     bonferroni = t_beyond(39, 0.05 / 30)
-    assert largest_t(shared, 0.05, absent=0) < 0.7 * bonferroni
-    assert 0.85 * bonferroni < largest_t(apart, 0.05, absent=0) <= bonferroni
+    assert largest_t(shared, 0.05, freedom=39, absent=0) < 0.7 * bonferroni
+    assert 0.85 * bonferroni < largest_t(apart, 0.05, freedom=39, absent=0) <= bonferroni
     # Those of which nothing is known count whole.
-    assert largest_t(shared, 0.05, absent=29) >= t_beyond(39, 0.05 / 29)
+    assert largest_t(shared, 0.05, freedom=39, absent=29) >= t_beyond(39, 0.05 / 29)
 
 
 # --- what holds of any race ---
