@@ -31,6 +31,7 @@ def scenario_of(sections: Sections) -> Scenario:
     encoder = load_service_profile(sections.encode.profile, "encode")
     prefill = load_service_profile(sections.language.profile, "language")
     shape = sections.model.shape
+    encode_scale, language_scale = (_either(side.time_scale, 1.0) for side in (sections.encode, sections.language))
     return Scenario(
         block_tokens=sections.protocol.block_tokens,
         hidden=shape.hidden,
@@ -57,14 +58,15 @@ def scenario_of(sections: Sections) -> Scenario:
         services=ServiceTimes(
             encode_poll_interval_s=sections.encode.poll_interval_s,
             language_poll_interval_s=sections.language.poll_interval_s,
-            encode_base_s=_either(sections.encode.base_s, encoder.encode_base_s),
-            encode_per_image_s=encoder.encode_per_image_s,
-            encode_per_token_s=_either(sections.encode.per_token_s, encoder.encode_per_token_s),
-            encode_per_token2_s=encoder.encode_per_token2_s,
-            prefill_base_s=_either(sections.language.base_s, prefill.prefill_base_s),
-            prefill_per_token_s=_either(sections.language.per_token_s, prefill.prefill_per_token_s),
-            prefill_per_token2_s=prefill.prefill_per_token2_s,
-            preprocess_per_token_s=_either(sections.encode.preprocess_per_token_s, encoder.preprocess_per_token_s),
+            encode_base_s=encode_scale * _either(sections.encode.base_s, encoder.encode_base_s),
+            encode_per_image_s=encode_scale * encoder.encode_per_image_s,
+            encode_per_token_s=encode_scale * _either(sections.encode.per_token_s, encoder.encode_per_token_s),
+            encode_per_token2_s=encode_scale * encoder.encode_per_token2_s,
+            prefill_base_s=language_scale * _either(sections.language.base_s, prefill.prefill_base_s),
+            prefill_per_token_s=language_scale * _either(sections.language.per_token_s, prefill.prefill_per_token_s),
+            prefill_per_token2_s=language_scale * prefill.prefill_per_token2_s,
+            preprocess_per_token_s=encode_scale
+            * _either(sections.encode.preprocess_per_token_s, encoder.preprocess_per_token_s),
             preprocess_workers=sections.encode.preprocess_workers,
         ),
         faults=tuple(WriteFault(fault.room, fault.epoch, fault.destination) for fault in sections.faults),

@@ -228,6 +228,30 @@ def requests_from(config: Config, blocks: Iterable[Columns]) -> Iterator[Request
 
 def make_columns(config: Config, replication: int, *, repeated: bool = False) -> Iterator[Columns]:
     """The same as columns, some at a time; instances are not in them."""
+    workload = config.workload
+    blocks = _columns(config, replication, repeated=repeated)
+    if workload.length_scale is None and workload.image_scale is None:
+        return blocks
+    return (_scaled(one, workload.length_scale or 1.0, workload.image_scale or 1.0) for one in blocks)
+
+
+def _scaled(columns: Columns, length: float, images: float) -> Columns:
+    """The same requests with more tokens in an image and more images in a request."""
+    count = np.where(columns.images > 0, np.maximum(np.rint(columns.images * images), 1), 0)
+    own = columns.total_tokens - columns.text_tokens
+    tokens = np.rint(own * (length * images))
+    # A request keeps a token of what it had.
+    tokens = np.maximum(tokens, np.minimum(own, 1)).astype(np.int64)
+    return replace(
+        columns,
+        total_tokens=columns.text_tokens + tokens,
+        images=count.astype(np.int64),
+        image_tokens_hint=np.rint(columns.image_tokens_hint * (length * images)).astype(np.int64),
+        image_squares=np.rint(columns.image_squares * (length**2 * images)).astype(np.int64),
+    )
+
+
+def _columns(config: Config, replication: int, *, repeated: bool) -> Iterator[Columns]:
     workload, seed = config.workload, config.run.seed
     mix = _mix(workload)
     if mix is not None:

@@ -18,6 +18,8 @@ from protocol.naming import did_you_mean
 if TYPE_CHECKING:
     from sim.network.link import LinkProfile
 
+SCALED_LATENCIES = ("latency_s", "per_segment_s", "per_queue_s", "control_latency_s")
+
 
 def _link_profile(value: Any) -> Any:
     if isinstance(value, str):
@@ -38,6 +40,10 @@ class Link(Section):
 
     profile: Annotated[str, BeforeValidator(_link_profile)] = "tcp-loopback"
     """A named link profile or a profile file."""
+    bandwidth_scale: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """How many times the profile's bandwidth of an adapter a simulated link has: what if the profile is wrong?"""
+    latency_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """How many times the profile's latencies of a write, a segment, a queue and a control message it has."""
     processors: Annotated[float, Field(gt=0)] | None = None
     """Processors of the host of all processes, in place of the number in the profile's [host]; inf for enough."""
 
@@ -51,10 +57,15 @@ class Link(Section):
         return self
 
     def load(self) -> LinkProfile:
-        """The profile; its host has as many processors as ``processors`` asks for."""
+        """The profile, scaled; its host has as many processors as ``processors`` asks for."""
         from sim.network.link import load_profile
 
         profile = load_profile(self.profile)
+        if self.bandwidth_scale is not None:
+            profile = structs.replace(profile, bandwidth_Bps=profile.bandwidth_Bps * self.bandwidth_scale)
+        if self.latency_scale is not None:
+            scaled = {name: getattr(profile, name) * self.latency_scale for name in SCALED_LATENCIES}
+            profile = structs.replace(profile, **scaled)
         if self.processors is None or profile.host is None:
             return profile
         return structs.replace(profile, host=structs.replace(profile.host, processors=self.processors))

@@ -58,6 +58,8 @@ class Serving(Section):
     """Replaces the profile's constant part of a pass."""
     per_token_s: Duration | None = None
     """Replaces the profile's part per token; what grows with its square stays the profile's."""
+    time_scale: Annotated[float | None, Field(ge=0, le=1000)] = None
+    """How many times as long everything takes that the profile and the fields above say, preparing images included."""
 
 
 class Encode(Serving):

@@ -89,6 +89,11 @@ class Workload(Section):
     rate_scale: Annotated[float | None, Field(gt=0)] = None
     """In place of rate_rps: how many times its own rate the source has. A trace's times are divided by it; a preset's
     own rate is that of the data it was fitted to."""
+    length_scale: Annotated[float | None, Field(gt=0, le=100)] = None
+    """How many times as many tokens every image has, text left as it is; without text_tokens that is all of a request.
+    The requests are the same ones otherwise."""
+    image_scale: Annotated[float | None, Field(gt=0, le=100)] = None
+    """How many times as many images of the same size every request has, and with them image tokens."""
     text_tokens: Annotated[int, Field(ge=0)] = 0
     """With lengths: the part of every request that is text."""
     options: Annotated[dict[str, Any], Field(default_factory=dict)]
