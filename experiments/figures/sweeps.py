@@ -26,10 +26,10 @@ from experiments.figures.curves import (
     log_limits,
     percent,
 )
+from experiments.figures.distributions import band_of, run_quantiles
 from experiments.figures.runs import run_labels
 from experiments.figures.style import (
     COLOURS,
-    Samples,
     new_figure,
     place_labels,
     plain_log_axis,
@@ -39,9 +39,7 @@ from experiments.figures.style import (
     unit_of,
 )
 from experiments.runs.rundir import StoredRun
-from experiments.runs.tables import read_numbers
-from experiments.stats.intervals import across_replications
-from experiments.stats.quantiles import LEVELS, at_levels
+from experiments.stats.quantiles import LEVELS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +162,7 @@ def plot_ecdf(
     """
     if isinstance(source, Sequence):
         runs = [one if isinstance(one, StoredRun) else StoredRun(one) for one in source]
-        curves = [(name, _run_quantiles(run, quantity)) for name, run in zip(run_labels(runs), runs, strict=True)]
+        curves = [(name, run_quantiles(run, quantity)) for name, run in zip(run_labels(runs), runs, strict=True)]
     else:
         curves = [
             (name, np.array([one[quantity].to_numpy(dtype=float) for _, one in part.groupby("replication")]))
@@ -176,16 +174,15 @@ def plot_ecdf(
     figure, (body, tail) = new_figure(1, 2, (9.0, 3.9), sharex=True)
     largest, least = 0.0, math.inf
     for name, (_, values), colour in zip(names, curves, COLOURS, strict=False):
-        known = np.log(np.maximum(values[~np.isnan(values).any(axis=1)], 1e-9))
-        if not len(known):
+        band = band_of(values)
+        if band is None:
             continue
-        middle = np.exp(known.mean(axis=0))
+        middle = band.middle
         largest, least = max(largest, float(middle[-1])), min(least, float(middle[0]))
         body.step(middle, 100 * LEVELS, where="post", color=colour, label=name or None)
         tail.step(middle[:-1], 100 * (1 - LEVELS[:-1]), where="post", color=colour)
-        if len(known) > 1:
-            bounds = [across_replications(column.tolist()) for column in known.T]
-            low, high = (np.exp(np.array([one[side] for one in bounds], float)) for side in ("low", "high"))
+        if band.low is not None and band.high is not None:
+            low, high = band.low, band.high
             body.fill_betweenx(100 * LEVELS, low, high, color=colour, alpha=0.15, linewidth=0)
             tail.fill_betweenx(100 * (1 - LEVELS[:-1]), low[:-1], high[:-1], color=colour, alpha=0.15, linewidth=0)
     scale, unit = unit_of(largest)
@@ -205,13 +202,3 @@ def plot_ecdf(
     if any(names):
         figure.legend(loc="outside lower center", ncols=min(len(curves), 6 if max(map(len, names)) < 14 else 3))
     return figure
-
-
-def _run_quantiles(run: StoredRun, quantity: str) -> Samples:
-    """Quantiles at ``LEVELS`` of every replication of a run."""
-    since = {"latency_s": "arrival_s", "transfer_s": "encoded_s"}[quantity]
-    table = read_numbers(run.requests_path, ["replication", "delivered_s", since])
-    taken_s = table["delivered_s"] - table[since]
-    delivered = ~np.isnan(taken_s)
-    numbers = np.unique(table["replication"])
-    return np.array([at_levels(taken_s[delivered & (table["replication"] == number)]) for number in numbers])

@@ -118,7 +118,8 @@ class Plan:
         return Path("runs") / f"{self.name}-sweep-{self.identity[:NAME_DIGITS]}"
 
     def record(self) -> dict[str, Any]:
-        """The plan as sweep.json has it, with what the figures depend on."""
+        """The plan as sweep.json has it, with what the figures depend on. ``base`` is the first configuration as it
+        resolves: with the settings of another one it is that one, so the sweep can be repeated from its directory."""
         files = dict.fromkeys(path for one in self.configurations for path in one.config.input_files())
         return {
             "schema": SWEEP_SCHEMA,
@@ -132,6 +133,7 @@ class Plan:
                 "seed": self.seed,
                 "requests": self.requests,
                 "workloads": [traffic.content() for traffic in self.traffics],
+                "base": self.configurations[0].config.resolved().tree(),
             },
             "code": code_digest(),
             "inputs": {str(path): digest_of(path) for path in files},

@@ -1,0 +1,372 @@
+"""The part of the page about a sweep: which configuration is the lowest, which may be, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.reports.charts import MOST_BANDS, Distribution, distributions
+from experiments.reports.page import (
+    Block,
+    Column,
+    Fact,
+    Figure,
+    Notice,
+    Part,
+    Prose,
+    Row,
+    Section,
+    Table,
+    estimated,
+    setting,
+    setting_text,
+    text,
+    whole,
+)
+from experiments.reports.ran import facts, host_facts, input_facts, sweep_commands, traffic_facts
+from experiments.reports.readings import count, interval_text, kind_of, plural, shown, value_text
+from experiments.reports.sources import Source
+from experiments.reports.storedsweep import StoredSweep, is_number
+from experiments.reports.sweepcharts import figures
+from experiments.reports.wording import STAGES, VERDICTS, at, names_of, requests_cell, served_sentence, trouble, upper
+from experiments.stats.quantiles import LEVELS
+
+MOST_CURVES = 7
+TOLD_TROUBLES = 3
+MOST_ALIKE = 6
+HEADS = {
+    "latency_s.mean": "mean",
+    "latency_s.p99": "p99",
+    "ttft_s.p99": "first token p99",
+    "slo.all": "in all limits",
+    "throughput_rps": "served",
+    "resume.rate": "resumed",
+    "language_pool.wasted_fraction": "held but empty",
+}
+
+
+def sweep_part(source: Source) -> Part:
+    """All there is to say of a sweep."""
+    sweep = StoredSweep(source)
+    verdicts = [one["capacity"]["verdict"] for one in sweep.configurations]
+    over = verdicts.count("over")
+    lost = sum(not sweep.whole(one) for one in sweep.configurations)
+    few = len(sweep.configurations)
+    verdict = (
+        ("over capacity everywhere", "bad")
+        if over == few
+        else (f"{over} of {few} over capacity", "warn")
+        if over
+        else (f"{lost} of {few} lost requests", "warn")
+        if lost
+        else VERDICTS["near"]
+        if "near" in verdicts
+        else ("all served", "good")
+    )
+    return Part(
+        title=sweep.plan["name"] if source.name == sweep.plan["name"] else f"{sweep.plan['name']} ({source.name})",
+        kicker=f"sweep of {plural(few, 'configuration')}",
+        verdict=verdict,
+        answer=[one for one in _answer(sweep) if one],
+        notices=list(_notices(sweep, over, lost)),
+        figures=(),
+        sections=list(_sections(sweep)),
+        file=source.file,
+    )
+
+
+# --- the answer ---
+
+
+def _answer(sweep: StoredSweep) -> Iterator[str]:
+    values = [
+        f"{sweep.heading(field)} ({names_of([setting_text(one) for one in sweep.values(field)])})"
+        for field in sweep.fields
+    ]
+    workloads = [str(one["sentence"]).removeprefix("workload: ") for one in sweep.plan.get("workloads", ())]
+    traffic = f"; {names_of(workloads, 3)}" if workloads else ""
+    yield (
+        f"{plural(len(sweep.configurations), 'configuration')} × {plural(sweep.replications, 'replication')}: "
+        f"{' × '.join(values) or 'one configuration'}{traffic}."
+    )
+    winners = [one for one in sweep.lowest if one["figure"] == "latency_s.p99"]
+    if not winners:
+        served = [one for one in sweep.configurations if sweep.whole(one)]
+        yield (
+            "No configuration served every request, so none is the best: latencies of those that lose requests "
+            "leave out the slowest."
+            if not served
+            else f"Only {sweep.title(served[0]['configuration'])} served every request: there is none to rank it with."
+        )
+        return
+    for number, found in enumerate(winners):
+        where = f"Of configurations {names_of([str(one) for one in found['of']], 6)}: " if len(winners) > 1 else ""
+        yield where + _winner(sweep, found)
+        if number == MOST_ALIKE - 1:
+            break
+    yield _sure(sweep, winners)
+
+
+def _winner(sweep: StoredSweep, found: Mapping[str, Any]) -> str:
+    number = found["configuration"]
+    best = sweep.by_number[number]
+    p99 = best["latency_s"]["p99"]
+    spread = interval_text(p99, "time")
+    sure = f" ({spread})" if spread else ""
+    said = f"The lowest p99 latency is {value_text(p99, 'time')}{sure}, with {sweep.title(number)}."
+    others = [one for one in found["possibly"] if one != number]
+    if len(others) == len(found["of"]) - 1 and others:
+        said += " None of the others is ruled out: all of them may have the lowest p99 in truth."
+    elif others:
+        named = names_of([sweep.title(one) for one in others], MOST_ALIKE)
+        said += f" It cannot be told from {named}."
+    else:
+        said += " It is told from all others."
+    baseline = best.get("baseline")
+    difference = best.get("differences", {}).get("latency_s.p99")
+    if baseline is not None and difference is not None and difference["value"] is not None:
+        spread = interval_text(difference, "time", signed=True)
+        change = value_text(difference, "time", signed=True)
+        beside = "Taken alone, the difference to" if baseline in found["possibly"] else "The difference to"
+        said += f" {beside} {sweep.title(baseline)} is {change}{f' ({spread})' if spread else ''}."
+    return said
+
+
+def _sure(sweep: StoredSweep, winners: Sequence[Mapping[str, Any]]) -> str:
+    if sweep.replications < 2:
+        return "With one replication nothing is ruled out: repeat the sweep with --replications 10."
+    resampled = sweep.resampled
+    kind = "resamples of the file" if resampled else "replications with the same requests in every configuration"
+    more = (
+        " More replications make the set of those that cannot be told apart smaller."
+        if any(len(one["possibly"]) > 1 for one in winners)
+        else ""
+    )
+    over = f"over {sweep.replications} {kind}"
+    return f"With a probability of 95 % the best configuration is among those named, {over}.{more}"
+
+
+def _notices(sweep: StoredSweep, over: int, lost: int) -> Iterator[Notice]:
+    for one in sweep.configurations:
+        number = one["configuration"]
+        troubles = trouble(one, f"in configuration {number}")
+        if troubles and number > 0:
+            yield from troubles[:TOLD_TROUBLES]
+    if over:
+        stages = {STAGES.get(one["capacity"]["bottleneck"], "no stage that is seen") for one in sweep.configurations
+                  if one["capacity"]["verdict"] == "over"}  # fmt: skip
+        yield Notice(
+            f"{count(over)} of {plural(len(sweep.configurations), 'configuration')} are over capacity "
+            f"({names_of(sorted(stages))}): their latencies grow with the length of the run."
+        )
+    if lost:
+        yield Notice(
+            f"{count(lost)} of {plural(len(sweep.configurations), 'configuration')} did not serve every request. They "
+            "are not ranked, since the slowest requests are missing from their latencies."
+        )
+
+
+# --- sections ---
+
+
+def _sections(sweep: StoredSweep) -> Iterator[Section]:
+    drawn = list(figures(sweep))
+    if drawn:
+        yield Section("What the settings do", drawn)
+    spread = _distributions(sweep)
+    if spread is not None:
+        yield Section("How long requests take", [spread])
+    yield Section("All configurations", [configurations_table(sweep)])
+    baseline = differences_table(sweep)
+    if baseline is not None:
+        yield Section("Differences from the baseline", [baseline])
+    yield Section("Where the system is busy", list(_busy(sweep)))
+    failed = _failures(sweep)
+    if failed is not None:
+        yield Section("What was not served", [failed])
+    yield Section("What was run", list(_ran(sweep)))
+
+
+def chosen(sweep: StoredSweep) -> list[int]:
+    """At most seven configurations to draw: the lowest, the baselines, and the others as they come or evenly spread."""
+    numbers = [one["configuration"] for one in sweep.configurations if one["requests"]["succeeded"]]
+    if len(numbers) <= MOST_CURVES:
+        return numbers
+    best = sorted(sweep.ranked("latency_s.p99")[0])
+    bases = sorted({one["baseline"] for one in sweep.configurations if one.get("baseline") is not None})
+    order = sorted(numbers, key=lambda number: sweep.by_number[number]["latency_s"]["p99"]["value"] or 0.0)
+    spread = [order[round(place * (len(order) - 1) / 4)] for place in range(5)]
+    return sorted(list(dict.fromkeys([*best, *bases, *spread]))[:MOST_CURVES])
+
+
+def _distributions(sweep: StoredSweep) -> Figure | None:
+    numbers = chosen(sweep)
+    found = [
+        Distribution(sweep.title(number), LEVELS, band.middle, band.low, band.high)
+        for number, band in sweep.bands(numbers).items()
+    ]
+    if not found:
+        return None
+    told = "; ".join(
+        f"{one.label}: half within {shown(float(one.values[100]), 'time')}, 99 % within "
+        f"{shown(float(one.values[198]), 'time')}"
+        for one in found
+    )
+    panels = [
+        distributions("Share of requests within a latency", found, tail=False, across="latency, arrival to delivered",
+                      file="latency", description=told),
+        distributions("Share of requests beyond a latency", found, tail=True, across="latency, arrival to delivered",
+                      file="latency-tail", description=f"The slowest of the same; {told}"),
+    ]  # fmt: skip
+    left = len(sweep.configurations) - len(numbers)
+    note = (
+        f" {len(numbers)} of {len(sweep.configurations)} configurations: the lowest, the baseline, and some from the "
+        "best to the worst."
+        if left
+        else ""
+    )
+    bands = " Bands are 95 % intervals over the replications." if len(found) <= MOST_BANDS else ""
+    return Figure(f"Delivered requests only.{bands}{note}", panels)
+
+
+def configurations_table(sweep: StoredSweep) -> Table:
+    """A row for every configuration."""
+    best, alike = sweep.ranked("latency_s.p99")
+    paths = ["latency_s.mean", "latency_s.p99"]
+    paths += ["ttft_s.p99"] if sweep.prefilled else []
+    paths += ["slo.all"] if sweep.promised else []
+    paths += ["resume.rate", "language_pool.wasted_fraction"]
+    columns = [
+        Column("no.", "configuration", numeric=True),
+        *(Column(sweep.heading(field), field, field, numeric=is_number(sweep.values(field))) for field in sweep.fields),
+        *(Column(HEADS[path], path, path, numeric=True) for path in paths),
+        Column("not served", "requests.not_served", numeric=True),
+        Column("capacity", "capacity.verdict"),
+    ]
+    rows = []
+    for place, one in enumerate(sweep.configurations):
+        number, where = one["configuration"], f"configurations.{place}"
+        words, tone = VERDICTS[one["capacity"]["verdict"]]
+        words = "deadlock" if one["deadlock"] else words.removesuffix(" capacity")
+        rows.append(
+            Row(
+                [
+                    whole(number, f"{where}.configuration"),
+                    *(setting(one["settings"].get(field)) for field in sweep.fields),
+                    *(estimated(at(one, path), f"{where}.{path}", kind_of(path)) for path in paths),
+                    requests_cell(one["requests"], f"{where}.requests.not_served"),
+                    text(words, badge="bad" if one["deadlock"] else tone),
+                ],
+                "best" if number in best else "alike" if number in alike else "",
+            )
+        )
+    note = "Green rows have the lowest p99 latency. Small numbers are 95 % intervals over the replications."
+    return Table("A row for every configuration", columns, rows, "configurations", note=note, key=1)
+
+
+def differences_table(sweep: StoredSweep) -> Table | None:
+    """Configuration less baseline, replication by replication."""
+    paths = ["latency_s.mean", "latency_s.p99", *(["ttft_s.p99"] if sweep.prefilled else [])]
+    paths += ["resume.rate", "language_pool.wasted_fraction"]
+    rows = []
+    for place, one in enumerate(sweep.configurations):
+        found = one.get("differences")
+        if found is None:
+            continue
+        where = f"configurations.{place}"
+        rows.append(
+            Row(
+                [
+                    text(sweep.title(one["configuration"])),
+                    text(sweep.title(one["baseline"])),
+                    *(
+                        estimated(found[path], f"{where}.differences.{path}", kind_of(path), signed=True)
+                        for path in paths
+                        if path in found
+                    ),
+                ]
+            )
+        )
+    if not rows:
+        return None
+    columns = [
+        Column("configuration"),
+        Column("baseline"),
+        *(Column(HEADS[path], path, path, numeric=True) for path in paths),
+    ]
+    note = "Negative is less. An interval that leaves out 0 is a difference; 5 % of those that are none look like one."
+    return Table("Configuration less baseline, replication by replication", columns, rows, "differences", note=note)
+
+
+def _busy(sweep: StoredSweep) -> Iterator[Block]:
+    stages = [
+        stage
+        for stage in STAGES
+        if any(one["utilisation"].get(stage, {}).get("value") is not None for one in sweep.configurations)
+    ]
+    rows = []
+    for place, one in enumerate(sweep.configurations):
+        where = f"configurations.{place}"
+        cells = [estimated(one["throughput_rps"], f"{where}.throughput_rps")]
+        for stage in stages:
+            found = one["utilisation"][stage]
+            cells.append(estimated(found, f"{where}.utilisation.{stage}", bar=found["value"]))
+        bottleneck = one["capacity"]["bottleneck"]
+        rows.append(
+            Row(
+                [
+                    text(sweep.title(one["configuration"])),
+                    text(STAGES.get(bottleneck, "–") if bottleneck else "–"),
+                    *cells,
+                ]
+            )
+        )
+    columns = [
+        Column("configuration"),
+        Column("bottleneck"),
+        Column("served", "throughput_rps", numeric=True),
+        *(Column(STAGES[stage], stage, numeric=True) for stage in stages),
+    ]
+    sentences = list(dict.fromkeys(str(one["capacity"]["sentence"]) for one in sweep.configurations))
+    if len(sentences) <= 2:
+        yield Prose([upper(one) for one in sentences])
+    yield Table("Share of the time each stage was busy; of the pools, their mean use", columns, rows, "utilisation")
+
+
+def _failures(sweep: StoredSweep) -> Table | None:
+    rows = []
+    for place, one in enumerate(sweep.configurations):
+        if sweep.whole(one):
+            continue
+        title = text(sweep.title(one["configuration"]))
+        for reason, number in one["failures"].items():
+            rows.append(Row([title, text(reason), whole(number, f"configurations.{place}.failures.{reason}")]))
+        if not one["failures"]:
+            rows.append(Row([title, text(served_sentence(one["requests"], {})), whole(one["requests"]["not_served"])]))
+    if not rows:
+        return None
+    return Table(
+        "Why requests were not served",
+        [Column("configuration"), Column("reason"), Column("requests", numeric=True)],
+        rows,
+        "failures",
+    )
+
+
+def _ran(sweep: StoredSweep) -> Iterator[Block]:
+    content = sweep.source.content
+    plan, runs = sweep.plan, len(sweep.configurations) * sweep.replications
+    traffic = [fact for one in plan.get("workloads", ()) for fact in traffic_facts(one)]
+    yield facts(
+        traffic,
+        [
+            Fact("seed", f"{plan['seed']}, {plural(sweep.replications, 'replication')}"),
+            Fact("runs", f"{count(runs)}, {plural(plan['requests'], 'request')} in all"),
+            Fact("identity", str(plan["identity"]), code=True),
+            Fact("code", str(content.get("code", "")), code=True),
+        ],
+        host_facts(content["environment"]),
+        input_facts(content.get("inputs") or {}),
+        [Fact("took", f"{shown(content['wall_s'], 'time')} of one core")],
+    )  # fmt: skip
+    yield from sweep_commands(sweep.source)
