@@ -84,7 +84,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel_files: set[str]) -> No
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix in {".py", ".toml", ".typed"}
+        if path.is_file() and path.suffix in {".py", ".toml", ".typed", ".html", ".css", ".js"}
     }
     assert expected <= wheel_files, "does .gitignore hide these from the build?"
     for pattern in ("experiments/config/examples/*.toml", "sim/profiles/*.toml"):

@@ -21,6 +21,8 @@ NEEDED = {
     "validation": ("profile", "cases", "misses", "decision", "no_choice"),
     "run": ("kind", "requests", "latency_s", "ttft_s", "slo", "utilisation", "capacity", "failures", "replications"),
 }
+TABLES = {"run": ("requests.parquet",), "sweep": ("sweep.parquet", "quantiles.parquet"), "tune": ()}
+"""The tables of those that have a finish; a validation has none."""
 OF_A_CONFIGURATION = ("configuration", "settings", "requests", "latency_s", "ttft_s", "slo", "utilisation", "capacity")
 
 
@@ -56,20 +58,33 @@ def read_source(path: Path) -> Source:
         raise UserError(f"{where}, it must be the directory of a finished run, sweep, validation or tuning")
     name = FILES[kind]
     content = read_json(path / name, where)
-    schema = str(content.get("schema", ""))
-    if not isinstance(content, dict) or not schema.startswith("bufferlab-"):
+    schema = str(content.get("schema", "")) if isinstance(content, dict) else ""
+    if not schema.startswith("bufferlab-"):
         raise UserError(f"{where}, whose {name} was not written by bufferlab")
     if kind in SCHEMAS and schema != SCHEMAS[kind]:
         raise UserError(f"{where}, whose {name} has the schema {schema}, it must be {SCHEMAS[kind]}")
-    if kind == "sweep" and not content.get("finished"):
-        raise UserError(f"{where}, a sweep that is not finished; the command that began it goes on with it")
+    if kind in TABLES and not content.get("finished", kind == "run"):
+        raise UserError(f"{where}, a {kind} that is not finished; the command that began it goes on with it")
     _require(content, NEEDED[kind], where, name)
     if kind == "sweep":
         for one in content["configurations"]:
             _require(one, OF_A_CONFIGURATION, where, name)
     if kind == "run" and not (path / "config.toml").is_file():
         raise UserError(f"{where}, it must be a finished run directory (it has no config.toml)")
+    for name in TABLES.get(kind, ()):
+        _check_table(path / name, where)
     return Source(path, kind, content)
+
+
+def _check_table(path: Path, where: str) -> None:
+    """Raise UserError for a table that is missing or torn."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        raise UserError(f"{where}, whose {path.name} cannot be read") from None
 
 
 def read_json(path: Path, where: str) -> Any:
