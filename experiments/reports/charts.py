@@ -187,7 +187,7 @@ def bars(
 
 def tradeoff(
     title: str, spots: Sequence[tuple[Mapping[str, Any], Mapping[str, Any], str, bool, bool, str]], *, across: str,
-    kinds: tuple[str, str], upwards: str, file: str, description: str,
+    kinds: tuple[str, str], upwards: str, file: str, description: str, chosen: str = "lowest",
 ) -> Panel:  # fmt: skip
     """Points of two estimates each, (across, upwards, name, on the front, the chosen one, tip); less of both is better.
 
@@ -199,7 +199,7 @@ def tradeoff(
     front = sorted((spot for spot in spots if spot[3]), key=lambda spot: spot[0]["value"])
     keys = [Key("nothing is better in both", 1, "circle"), Key("beaten in both", 0, "hollow circle")]
     if any(spot[4] for spot in spots):
-        keys.insert(0, Key("lowest", 2, "star"))
+        keys.insert(0, Key(chosen, 2, "star"))
     frame = Frame(
         title, description, file,
         (
@@ -211,8 +211,8 @@ def tradeoff(
     if len(front) > 1:
         frame.steps([(spot[0]["value"], spot[1]["value"]) for spot in front], 1, dash=1)
     taken: list[tuple[float, float, float, float]] = []
-    for x, y, _, on_front, chosen, tip in sorted(spots, key=lambda spot: (spot[4], spot[3])):
-        colour = 2 if chosen else 1 if on_front else 0
+    for x, y, _, on_front, is_chosen, tip in sorted(spots, key=lambda spot: (spot[4], spot[3])):
+        colour = 2 if is_chosen else 1 if on_front else 0
         at, height = frame.x.place(x["value"]), frame.y.place(y["value"])
         for one, horizontal in ((x, True), (y, False)):
             if one["low"] is None:
@@ -220,15 +220,15 @@ def tradeoff(
             axis = frame.x if horizontal else frame.y
             low, high = axis.held(max(one["low"], 0.0)), axis.held(one["high"])
             frame.rule(*((low, height, high, height) if horizontal else (at, low, at, high)), "thin", colour)
-        look = "star" if chosen else "circle"
-        frame.mark(x["value"], y["value"], colour, look, tip, hollow=not on_front and not chosen)
-    for x, y, name, on_front, chosen, _ in sorted(spots, key=lambda spot: (not spot[4], not spot[3])):
+        look = "star" if is_chosen else "circle"
+        frame.mark(x["value"], y["value"], colour, look, tip, hollow=not on_front and not is_chosen)
+    for x, y, name, on_front, is_chosen, _ in sorted(spots, key=lambda spot: (not spot[4], not spot[3])):
         at, height = frame.x.place(x["value"]), frame.y.place(y["value"])
         box = (at + 7, height - 16, at + 9 + letters(name), height - 3)
         free = box[2] < frame.end and not any(_overlap(box, other) for other in taken)
-        if free and (on_front or chosen or len(spots) <= 24):
+        if free and (on_front or is_chosen or len(spots) <= 24):
             taken.append(box)
-            frame.write(box[0], height - 5, name, look="v" if chosen else "k")
+            frame.write(box[0], height - 5, name, look="v" if is_chosen else "k")
     return frame.panel()
 
 

@@ -69,13 +69,23 @@ def page_of(sources: Sequence[Source], beside: Path) -> Page:
 
 def part_of(source: Source, beside: Path) -> Part:
     """The part of the page about one directory."""
-    if source.kind == "sweep":
-        from experiments.reports.sweeps import sweep_part
+    match source.kind:
+        case "sweep":
+            from experiments.reports.sweeps import sweep_part
 
-        return sweep_part(source)
-    from experiments.reports.runs import run_part
+            return sweep_part(source)
+        case "validation":
+            from experiments.reports.validations import validation_part
 
-    return run_part(source, beside)
+            return validation_part(source)
+        case "tune":
+            from experiments.reports.tunings import tune_part
+
+            return tune_part(source)
+        case _:
+            from experiments.reports.runs import run_part
+
+            return run_part(source, beside)
 
 
 def default_place(paths: Sequence[Path]) -> Path:

@@ -35,11 +35,6 @@ class Cell:
     """A word with the look of a verdict: good, warn, bad or plain."""
 
     @property
-    def number(self) -> bool:
-        """Whether it is set as numbers are: to the right."""
-        return isinstance(self.value, int | float) and not isinstance(self.value, bool)
-
-    @property
     def data(self) -> str:
         """The value as the page carries it."""
         return exact(self.value)
@@ -232,7 +227,7 @@ class Notice:
     @property
     def word(self) -> str:
         """What it begins with, for those who do not see its colour."""
-        return {"bad": "Do not rely on it", "warn": "Mind", "plain": "Note"}[self.tone]
+        return {"bad": "Do not rely on it", "warn": "Take care", "plain": "Note"}[self.tone]
 
 
 @dataclass(frozen=True)

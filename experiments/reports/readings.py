@@ -108,6 +108,11 @@ def interval_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", 
     return f"{ends[0]} … {ends[1]}{BESIDE}{unit}" if unit else f"{ends[0]} … {ends[1]}"
 
 
+def percent(share: float | None) -> str:
+    """``95 %``: a share that somebody chose, and which needs no digits beyond those."""
+    return NONE if share is None else f"{100 * share:.10g}{BESIDE}%"
+
+
 def known_to(estimate: Estimate | Mapping[str, Any]) -> float | None:
     """Half the width of the interval over the value; None where that says nothing."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
