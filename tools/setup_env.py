@@ -40,6 +40,7 @@ SYSTEM_LIBRARIES = {
     "liburing.so.2": "liburing2",
     "libcurl.so.4": "libcurl4",
 }
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REAL_IMPORTS = "import aiohttp, mooncake.engine, psutil, torch, zmq"
 # A release known to work first, then whatever release has wheels for this Python.
 TORCH_SPECS = ("torch==2.13.0", "torch>=2.6")
@@ -105,6 +106,21 @@ def resolve(spec: str) -> list[str] | None:
             return None
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
         return [item["metadata"]["name"].lower() for item in items]
+
+
+def install_browser() -> None:
+    """Chromium, in which tests open pages of reports, if it can be fetched within a minute; they skip without it."""
+    if any(map(shutil.which, BROWSERS)):
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        say("no browser: tests that open a page in one are skipped (Debian's package chromium has one)")
+        return
+    say("installing chromium, in which tests open pages")
+    install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
+    run("timeout", "30", "apt-get", "-qq", "update", quiet=True)
+    # What is fetched may be broken off without harm, what is installed may not.
+    if not (run("timeout", "60", *install, "--download-only", quiet=True) and run(*install, quiet=True)):
+        say(f"no browser: tests that open a page in one are skipped (`{shlex.join(install)}` installs it)")
 
 
 def install_torch() -> None:
@@ -185,6 +201,8 @@ def main(arguments: list[str]) -> None:
     say(f"installing bufferlab[{extras}], which takes a minute or two")
     if not pip("install", "--editable", f".[{extras}]"):
         raise SetupError("bufferlab could not be installed, see pip's lines above")
+    if profile == "dev":
+        install_browser()
     no_real = ""
     try:
         say("adding torch (CPU) and Mooncake")

@@ -132,7 +132,7 @@ def test_pictures_and_tables_are_saved_from_the_page(
 ) -> None:
     with Opened(browser, pages["run"][0]) as opened:
         for selector, begins in (("button.png", b"\x89PNG"), ("a.get[download$='.svg']", b"<svg xmlns"),
-                                 ("a.get[download$='.csv']", b"pool,language,")):  # fmt: skip
+                                 ("a.get[download$='.csv']", b"figure,language,language_low")):  # fmt: skip
             with opened.page.expect_download() as waiting:
                 opened.page.locator(selector).first.click()
             saved = tmp_path / waiting.value.suggested_filename
