@@ -69,7 +69,8 @@ def _resampled(summary: Mapping[str, Any]) -> list[str]:
     if summary.get("replication_kind") != "resampled":
         return []
     count = len(summary["replications"])
-    return [f"of a file and {count - 1} resamples of it: values are the file's, intervals from the resamples"]
+    told = f"of a file and {count - 1} resamples of it: values are the file's, intervals from the resamples"
+    return [told, *filter(None, [summary["replicates"]["caution"]])]
 
 
 def _deadlocks(summary: Mapping[str, Any]) -> list[str]:

@@ -110,15 +110,23 @@ def compare_runs(left: Path, right: Path, *, progress: Callable[[int], object] |
         recorded.append(by_replication)
     found: list[str] = []
     compared = forgiven = 0
-    for replication in sorted(recorded[0].keys() | recorded[1].keys()):
+    resampled = [run.summary.get("replication_kind") == "resampled" for run in runs]
+    replications = sorted(recorded[0].keys() | recorded[1].keys())
+    if resampled[0] != resampled[1]:
+        replications = replications[:1]
+    for replication in replications:
         first, second = (histories(one.get(replication, [])) for one in recorded)
         compared += len(first.keys() | second.keys())
-        prefix = f"replication {replication}, " if len(recorded[0].keys() | recorded[1].keys()) > 1 else ""
+        prefix = f"replication {replication}, " if len(replications) > 1 else ""
         fenced = runs[0].quarantined(replication), runs[1].quarantined(replication)
         lines, count = _compared(first, second, names, fenced)
         found.extend(prefix + line for line in lines)
         forgiven += count
     notes = []
+    if resampled[0] != resampled[1]:
+        notes.append(
+            f"only the file itself is compared: the other replications of {names[resampled[1]]} are resamples of it"
+        )
     if forgiven:
         several = forgiven > 1
         what = f"{forgiven} rooms of a measured run were" if several else "1 room of a measured run was"

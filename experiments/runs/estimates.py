@@ -54,6 +54,11 @@ class Figure:
     extreme: bool = False
 
     @property
+    def positive(self) -> bool:
+        """Whether it is a quantity without an upper bound that cannot be negative."""
+        return self.highest == math.inf
+
+    @property
     def name(self) -> str:
         """The path as it is written, ``latency_s.p99``."""
         return ".".join(self.path)
@@ -88,7 +93,7 @@ class Figure:
         # No part of a file has a higher point than the whole, so resamples say nothing about how high it may be.
         if self.extreme or (self.share and known in ({0.0}, {1.0})):
             return unbounded(replicates.value(values))
-        return within(replicates.estimate(values, parts, positive=self.highest == math.inf), 0.0, self.highest)
+        return within(replicates.estimate(values, parts, positive=self.positive), 0.0, self.highest)
 
 
 def _times(path: str, samples: Callable[[Replication], Samples]) -> list[Figure]:

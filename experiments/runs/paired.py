@@ -118,7 +118,7 @@ def _difference(figure: Figure, pairs: list[tuple[Replication, Replication]]) ->
         replicates = _replicates(pairs)
         parts = [figure.parts(one) for one in pairs[0]] if replicates.resampled else []
         known = [part for part in parts if part is not None]
-        difference = paired(firsts, seconds, replicates, min(known) if known else None)
+        difference = paired(firsts, seconds, replicates, min(known) if known else None, positive=figure.positive)
         if figure.extreme and replicates.resampled:
             return without_interval(difference["first"], difference["second"], difference["pairs"])
     if figure.share and difference["low"] == difference["high"]:

@@ -6,6 +6,10 @@ two or more replications its value is the mean over replications and the interva
 the run is too short for that, as it is for a p99 of fewer than 10,000 requests. A share that was 0 or 1 throughout has
 no interval either.
 
+* ``replication_kind``: what the replications are to one another, "independent" or "resampled" (``stats.replicates``);
+  None of a single one. Of a resampled file every value is that of replication 0, the file itself, the verdict on the
+  capacity is on it alone, and the counts are of all replications together. ``replicates``: how many ``blocks`` carry
+  its traffic, how many make a ``window``, and a ``caution`` where intervals hold the truth less often than they say.
 * ``latency_s``: arrival to delivered; ``transfer_s``: embedding ready (last encode rank) to delivered. Delivered
   requests only. Quantiles are order statistics.
 * ``ttft_s``: arrival to the end of the prefill, when the first token is there; of the requests whose prefill ended.
@@ -76,7 +80,7 @@ from experiments.stats.intervals import (
     wilson,
     within,
 )
-from experiments.stats.replicates import INDEPENDENT
+from experiments.stats.replicates import INDEPENDENT, caution
 from protocol.naming import put
 from protocol.status import FINAL, Status
 
@@ -96,7 +100,7 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         "kind": kind,
         "transport": transport,
         "replication_kind": None if len(replications) < 2 else replicates.kind,
-        "replicates": replicates.content() if replicates.resampled else None,
+        "replicates": _of_resamples(replications) if replicates.resampled else None,
         "requests": {
             "offered": offered,
             "succeeded": succeeded,
@@ -136,6 +140,13 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         "requests_per_wall_s": offered / wall_s if wall_s > 0 else None,
         "events_per_request": records / offered if offered else None,
     }
+
+
+def _of_resamples(replications: Sequence[Replication]) -> dict[str, Any]:
+    """How the replications of a file are to be read, and what their intervals may lack."""
+    of = {figure.name: figure for figure in FIGURES}
+    rests_on = [of[name].parts(replications[0]) for name in ("latency_s.p99", "latency_s.mean")]
+    return replications[0].replicates.content() | {"caution": caution(*rests_on)}
 
 
 def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:

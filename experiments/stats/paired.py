@@ -44,32 +44,45 @@ class Difference(TypedDict):
 
 
 def paired(
-    first: Values, second: Values, replicates: Replicates = INDEPENDENT, parts: float | None = None
+    first: Values,
+    second: Values,
+    replicates: Replicates = INDEPENDENT,
+    parts: float | None = None,
+    *,
+    positive: bool = False,
 ) -> Difference:
     """The difference of two figures from one value of each per replication, in the same order.
 
     A replication in which either is None is left out. ``replicates``: what the replications are to one another;
-    ``parts``: on how many independent spells the figures of a resampled file rest, the fewer of the two.
-    Raises ValueError for sequences of different lengths.
+    ``parts``: on how many independent spells the figures of a resampled file rest, the fewer of the two; ``positive``:
+    whether they are quantities that cannot be negative. Raises ValueError for sequences of different lengths.
     """
-    return paired_each([(first, second)], replicates, [parts])[0]
+    return paired_each([(first, second)], replicates, [parts], [positive])[0]
 
 
 def paired_each(
     figures: Sequence[tuple[Values, Values]],
     replicates: Replicates = INDEPENDENT,
     parts: Sequence[float | None] | None = None,
+    positive: Sequence[bool] | None = None,
 ) -> list[Difference]:
     """``paired`` of several figures at once, which is much faster than one after the other."""
     if replicates.resampled:
         rest = [None] * len(figures) if parts is None else parts
-        return [_of_resamples(*one, replicates, of) for one, of in zip(figures, rest, strict=True)]
+        signs = [False] * len(figures) if positive is None else positive
+        return [_of_resamples(*one, replicates, of, sign) for one, of, sign in zip(figures, rest, signs, strict=True)]
     known = [_known(*one) for one in figures]
     return [_paired(*one, unpaired) for one, unpaired in zip(known, _welch(known), strict=True)]
 
 
-def _of_resamples(first: Values, second: Values, replicates: Replicates, parts: float | None) -> Difference:
-    """The difference in a file, with its interval from those in the resamples of it."""
+def _of_resamples(
+    first: Values, second: Values, replicates: Replicates, parts: float | None, positive: bool
+) -> Difference:
+    """The difference in a file, with its interval from those in the resamples of it.
+
+    Two latencies go up and down together, and their difference with them: whether there is one at all is told by their
+    ratio, which varies far less. Where there is, its interval is on the logarithmic scale, as that of each is.
+    """
     _check_lengths(first, second)
     changes = [None if one is None or other is None else other - one for one, other in zip(first, second, strict=True)]
     pairs = sum(change is not None for change in changes)
@@ -81,6 +94,12 @@ def _of_resamples(first: Values, second: Values, replicates: Replicates, parts: 
         return difference
     unpaired = t_quantile(together.freedom) * math.hypot(one.error, other.error)
     low, high = together.value - together.half, together.value + together.half
+    if positive and (ratio := replicates.log_ratio(first, second)) is not None:
+        if abs(ratio.value) > ratio.half:
+            factor = math.exp(min(together.half / abs(together.value), 700.0))
+            low, high = sorted((together.value / factor, together.value * factor))
+        else:
+            low, high = min(low, 0.0), max(high, 0.0)
     return _with_interval(difference, low, high, [spread.error for spread in (one, other, together)], unpaired)
 
 

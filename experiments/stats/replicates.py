@@ -19,8 +19,11 @@ queues whose answer is known (``tools/trace_coverage.py``; its table is in docs/
   as of any sample; that is put back.
 * Student's t counts how well the spread is known, which three things limit: the number of resamples, the blocks that
   the file has, and for a figure that rests on a few busy spells, as a p99 does, their number. Their doubts add up:
-  1/ν = 1/(resamples − 1) + 1/(1.5 · blocks) + 1/spells. (The variance of overlapping blocks has 1.5 times the degrees
-  of freedom of blocks side by side: Künsch 1989; Meketon and Schmeiser 1984.)
+  1/ν = 1/(resamples − 1) + 1/(1.5 · blocks) + 2/spells. (The variance of overlapping blocks has 1.5 times the degrees
+  of freedom of blocks side by side: Künsch 1989; Meketon and Schmeiser 1984. That of spells as unlike as those of an
+  exponential distribution has a third of their number, that of spells all alike twice it.)
+* Which of two settings is lower is told by their ratio, which the spells change far less than either of them: their
+  number does not count there.
 * Times and other figures that cannot be negative have an interval on a logarithmic scale. What a file lacks by chance
   are its longest waits, so the truth is further above the value than below.
 """
@@ -36,8 +39,10 @@ from experiments.stats.intervals import Estimate, t_quantile, unbounded
 
 ReplicationKind = Literal["independent", "resampled"]
 
-LEAST_PARTS = 3.0
-"""A figure that rests on fewer independent spells is given these; its interval is as wide as it can sensibly be."""
+SPELL = 0.5
+"""Degrees of freedom that an independent spell is worth: more where all are alike, fewer where some are much longer."""
+LEAST_FREEDOM = 3.0
+"""What a figure is given that rests on fewer spells; its interval is as wide as it can sensibly be."""
 OVERLAPPING = 1.5
 """Degrees of freedom that a block is worth where blocks may begin anywhere."""
 
@@ -93,6 +98,15 @@ class Replicates:
         variance = math.fsum((one - values[0]) ** 2 for one in others) / len(others)
         return Spread(values[0], math.sqrt(variance) * self.widening, self.freedom(len(others), parts))
 
+    def log_ratio(self, first: Values, second: Values) -> Spread | None:
+        """The logarithm of second over first; None where one of the values is not above 0, or there are too few."""
+        pairs = [
+            (one, other) for one, other in zip(first, second, strict=True) if one is not None and other is not None
+        ]
+        if any(one <= 0 or other <= 0 for one, other in pairs) or not first or first[0] is None or second[0] is None:
+            return None
+        return self.spread([math.log(other / one) for one, other in pairs])
+
     def value(self, values: Values) -> float | None:
         """The figure itself: the mean over independent replications, the file's own over resampled ones."""
         if self.resampled:
@@ -118,7 +132,7 @@ class Replicates:
     def freedom(self, resamples: int, parts: float | None = None) -> float:
         """Degrees of freedom of the standard error that so many resamples give."""
         unknown = 1 / max(resamples - 1, 1) + 1 / max(OVERLAPPING * self.blocks, 1.0)
-        return 1 / (unknown + (0.0 if parts is None else 1 / max(parts, LEAST_PARTS)))
+        return 1 / (unknown + (0.0 if parts is None else 1 / max(SPELL * parts, LEAST_FREEDOM)))
 
     def content(self) -> dict[str, Any]:
         """What is stored of it."""
@@ -129,7 +143,31 @@ class Replicates:
 
 INDEPENDENT = Replicates()
 
+FEW_SPELLS = 10.0
+"""On fewer independent spells a figure rests that is a matter of luck, as in ``batching``."""
+FEW_STRETCHES = 3.0
+
+
+def caution(p99_parts: float | None, mean_parts: float | None) -> str | None:
+    """A sentence where intervals of latencies of a resampled file hold the truth less often than they say, else None.
+
+    ``p99_parts``, ``mean_parts``: on how many independent spells the p99 and the mean of the latencies rest.
+    """
+    if mean_parts is not None and mean_parts < FEW_STRETCHES:
+        return (
+            "the file is short against how long its latencies remember one another: their intervals leave out the "
+            "truth more often than in 5 of 100 cases (docs/statistics.md)"
+        )
+    if p99_parts is not None and p99_parts < FEW_SPELLS:
+        return (
+            f"the p99 of the latencies rests on about {max(p99_parts, 1):.0f} busy spells "
+            f"of the file: its interval leaves out the truth in about 10 of 100 cases, not 5 (docs/statistics.md)"
+        )
+    return None
+
 
 def replicates_from(content: Any) -> Replicates:
     """What ``Replicates.content`` stored; independent where nothing is stored, as before there was another kind."""
-    return Replicates(**content) if content else INDEPENDENT
+    if not content:
+        return INDEPENDENT
+    return Replicates(**{name: value for name, value in content.items() if name != "caution"})

@@ -20,17 +20,13 @@ from experiments.stats.intervals import LEVEL
 from experiments.stats.replicates import INDEPENDENT, Replicates
 
 
-def possibly_lowest(
-    samples: Sequence[Sequence[float]],
-    replicates: Replicates = INDEPENDENT,
-    parts: Sequence[float | None] | None = None,
-) -> list[int]:
+def possibly_lowest(samples: Sequence[Sequence[float]], replicates: Replicates = INDEPENDENT) -> list[int]:
     """Indices of the settings whose expectation may be the lowest; the one with the lowest mean is always among them.
 
     ``samples[i][r]`` is what setting i came to in replication r, with the same requests in all settings.
     ``replicates``: what the replications are to one another; of a resampled file the values are those of replication
-    0, and ``parts`` says on how many independent spells each rests. With a single replication nothing is ruled out.
-    Raises ValueError if the settings have different numbers of replications.
+    0, and settings are compared by their ratio. With a single replication nothing is ruled out. Raises ValueError if
+    the settings have different numbers of replications.
     """
     if len({len(one) for one in samples}) > 1:
         raise ValueError("every setting must have the same number of replications")
@@ -38,7 +34,7 @@ def possibly_lowest(
     if count < 2 or len(samples[0]) < 2:
         return list(range(count))
     if replicates.resampled:
-        return _of_resamples(samples, replicates, parts if parts is not None else [None] * count)
+        return _of_resamples(samples, replicates)
     from scipy.special import stdtrit
 
     values = np.asarray(samples, dtype=np.float64)
@@ -53,22 +49,15 @@ def possibly_lowest(
     return kept
 
 
-def _of_resamples(
-    samples: Sequence[Sequence[float]], replicates: Replicates, parts: Sequence[float | None]
-) -> list[int]:
+def _of_resamples(samples: Sequence[Sequence[float]], replicates: Replicates) -> list[int]:
     from scipy.special import stdtrit
 
     share = 1 - (1 - LEVEL) / (len(samples) - 1)
-    kept = []
-    for number, own in enumerate(samples):
-        beaten = False
-        for place, other in enumerate(samples):
-            known = [part for part in (parts[number], parts[place]) if part is not None]
-            changes = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
-            spread = replicates.spread(changes, min(known) if known else None)
-            if spread is not None and spread.value > float(stdtrit(spread.freedom, share)) * spread.error:
-                beaten = True
-                break
-        if not beaten:
-            kept.append(number)
-    return kept
+
+    def beaten(own: Sequence[float], other: Sequence[float]) -> bool:
+        spread = replicates.log_ratio(other, own)
+        if spread is None:
+            spread = replicates.spread([mine - theirs for mine, theirs in zip(own, other, strict=True)])
+        return spread is not None and spread.value > float(stdtrit(spread.freedom, share)) * spread.error
+
+    return [number for number, own in enumerate(samples) if not any(beaten(own, other) for other in samples)]

@@ -12,7 +12,7 @@ from experiments.runs.estimates import FIGURES
 from experiments.runs.failures import counted
 from experiments.stats.intervals import Estimate, across_replications, unbounded, wilson, within
 from experiments.stats.paired import Difference, paired_each, without_interval
-from experiments.stats.replicates import Replicates
+from experiments.stats.replicates import Replicates, caution
 from experiments.stats.selection import possibly_lowest
 from experiments.sweeps.configuration import TIMES, flat_figures, is_estimate
 from experiments.sweeps.folder import (
@@ -51,7 +51,10 @@ def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
         }
         replicates = plan.replicates[configuration.workload]
         entry["replication_kind"] = replicates.kind if plan.replications > 1 else None
-        entry["replicates"] = replicates.content() if replicates.resampled and plan.replications > 1 else None
+        entry["replicates"] = None
+        if replicates.resampled and plan.replications > 1:
+            rests_on = [parts_of[configuration.number].get(path) for path in RANKED_FIGURES]
+            entry["replicates"] = replicates.content() | {"caution": caution(rests_on[0], rests_on[1])}
         entry |= _combined(summaries[configuration.number], replicates, parts_of[configuration.number])
         entry["wall_s"] = sum(one["wall_s"] for one in parts[configuration.number])
         baseline = plan.baselines.get(configuration.number)
@@ -65,7 +68,7 @@ def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
     return {
         "wall_s": sum(entry["wall_s"] for entry in configurations),
         "configurations": configurations,
-        "lowest": list(_lowest(plan, summaries, parts_of)),
+        "lowest": list(_lowest(plan, summaries)),
     }
 
 
@@ -131,7 +134,7 @@ def _differences(
         ]
         values.append((sides[0], sides[1]))
     names = [figure.name for figure in FIGURES]
-    found = paired_each(values, replicates, [parts.get(name) for name in names])
+    found = paired_each(values, replicates, [parts.get(name) for name in names], [one.positive for one in FIGURES])
     for figure, one in zip(FIGURES, found, strict=True):
         hidden = figure.extreme and replicates.resampled and one["low"] is not None
         yield figure.name, without_interval(one["first"], one["second"], one["pairs"]) if hidden else one
@@ -141,9 +144,7 @@ def _all_delivered(figures: Mapping[str, float | None]) -> bool:
     return figures["requests.succeeded"] == figures["requests.offered"]
 
 
-def _lowest(
-    plan: Plan, summaries: Mapping[int, Sequence[Any]], parts_of: Mapping[int, Parts]
-) -> Iterator[dict[str, Any]]:
+def _lowest(plan: Plan, summaries: Mapping[int, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """For the configurations of every workload, which has the lowest latency and which others may have it in truth.
 
     Configurations that did not deliver every request are left out: the slowest requests are missing from their
@@ -160,11 +161,10 @@ def _lowest(
                 [float(flat_figures(one)[path] or 0.0) for one in summaries[configuration.number]]
                 for configuration in group
             ]
-            parts = [parts_of[configuration.number].get(path) for configuration in group]
             means = [replicates.value(one) or 0.0 for one in samples]
             yield {
                 "figure": path,
                 "of": [configuration.number for configuration in group],
                 "configuration": group[means.index(min(means))].number,
-                "possibly": [group[index].number for index in possibly_lowest(samples, replicates, parts)],
+                "possibly": [group[index].number for index in possibly_lowest(samples, replicates)],
             }

@@ -90,6 +90,10 @@ def sweep_text(report: Mapping[str, Any]) -> str:
         rest = f"; it may as well be {', '.join(others)}" if others else ""
         name = found["figure"].removeprefix("latency_s.")
         lines.append(f"lowest {name} latency: {titles[found['configuration']]}{rest}")
+    if report["plan"].get("replication_kind") == "resampled":
+        lines.append("values are the file's, intervals and choices from its resamples")
+    cautions = [one["caution"] for each in configurations if (one := each.get("replicates")) and one["caution"]]
+    lines += list(dict.fromkeys(cautions))[:1]
     violations = sum(configuration["invariant_violations"] for configuration in configurations)
     if violations:
         lines.append(f"INVARIANTS VIOLATED: {violations}, so this sweep cannot be trusted")
