@@ -215,6 +215,8 @@ class LanguageRank(RankCore[LanguageRoom]):
         self.resume_blocks = None if resume_tokens is None else layout.blocks_for(resume_tokens)
         self.release_after_prefill = release_after_prefill
         self._announces = discipline.announces_length
+        self._asks_policy = discipline.asks_policy
+        self._releases_before_waiting = discipline.releases_before_waiting
         self._resumes = discipline.resumes
         self._writers: dict[int, RankId] = {}  # who writes to this rank, in each encode instance
         self._admitted = 0
@@ -477,7 +479,7 @@ class LanguageRank(RankCore[LanguageRoom]):
             self._conclude_failed(room, f"can never fit: {refusal}", now, actions, ON_REFUSED)
             return
         self._step(room, ON_MORE_TO_COME, now)
-        if self.discipline.releases_before_waiting:
+        if self._releases_before_waiting:
             self._copy_out(room, actions)
             self._release(room, room.blocks)
             room.blocks = ()
@@ -562,7 +564,7 @@ class LanguageRank(RankCore[LanguageRoom]):
         """Blocks that a new room asks for, at the occupancy of the last iteration."""
         if self._announces:
             tokens = self._known_total(room)
-        elif not self.discipline.asks_policy:
+        elif not self._asks_policy:
             tokens = 0
         else:
             free = self._free - self.reserve_blocks

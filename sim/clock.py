@@ -24,6 +24,8 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
+from mypy_extensions import mypyc_attr
+
 if TYPE_CHECKING:
     from simpy import Environment
     from simpy.events import Event
@@ -55,6 +57,7 @@ class Call(ABC):
         """Do what was to be done at this time."""
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class FunctionCall(Call):
     """Any function with its arguments."""

@@ -25,10 +25,12 @@ _FIXED = frozenset(
     {
         *(
             "_announces",
+            "_asks_policy",
             "_landings",
             "_phases",
             "_recorder",
             "_required",
+            "_releases_before_waiting",
             "_resumes",
             "_tells_details",
             "_writers",

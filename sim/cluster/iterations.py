@@ -40,6 +40,7 @@ class EncoderPass(Call):
                 self._host.take(rank, event)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class PrefillPass(Call):
     """A prefill pass of a group, which runs when its ranks notice its end."""
@@ -88,7 +89,7 @@ class Iterations:
         self.held += 1
         if self._state.later:
             self._state.note_due(self._clock._now)
-        return hold_iteration(group.cores)
+        return group.cores[0].lone_iteration() if len(group.cores) == 1 else hold_iteration(group.cores)
 
     def end(self, group: Group, began_s: float, lasts_s: float) -> None:
         """End an iteration that began at ``began_s`` and is busy for ``lasts_s``, and plan the next one."""

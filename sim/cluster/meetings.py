@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.messages import Action, CopyOut, Iteration
 from sim.clock import Call
 from sim.cluster.group import Group, Rank
@@ -19,6 +21,7 @@ from sim.cluster.threads import Threads
 from sim.host.costs import HostCosts
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Meeting:
     """An iteration of a group from its call until every rank has acted on it.
@@ -256,6 +259,7 @@ class Meetings:
 # --- what the threads and the clock are given, by what it leads to ---
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Due(Call):
     def __init__(self, meetings: Meetings, group: Group, *, idle: bool) -> None:
@@ -267,6 +271,7 @@ class _Due(Call):
         self._meetings.due(self._group, self._idle)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Meet(Call):
     def __init__(self, meetings: Meetings, group: Group, *, idle: bool) -> None:
@@ -278,6 +283,7 @@ class _Meet(Call):
         self._meetings.meet(self._group, self._idle)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Met(Call):
     def __init__(self, meetings: Meetings, meeting: _Meeting) -> None:
@@ -288,6 +294,7 @@ class _Met(Call):
         self._meetings.met(self._meeting)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Agreed(Call):
     def __init__(self, meetings: Meetings, meeting: _Meeting) -> None:
@@ -298,6 +305,7 @@ class _Agreed(Call):
         self._meetings.agree(self._meeting)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Iterated(Call):
     def __init__(self, meetings: Meetings, meeting: _Meeting, rank: Rank, iteration: Iteration) -> None:
@@ -310,6 +318,7 @@ class _Iterated(Call):
         self._meetings.iterated(self._meeting, self._rank, self._iteration)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Noticing(Call):
     def __init__(self, meetings: Meetings, group: Group, over: EncoderPass) -> None:
@@ -321,6 +330,7 @@ class _Noticing(Call):
         self._meetings.notice_encoded(self._group, self._over)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Filled(Call):
     def __init__(self, meetings: Meetings, meeting: _Meeting, rank: Rank, end_s: float) -> None:
@@ -333,6 +343,7 @@ class _Filled(Call):
         self._meetings.filled(self._meeting, self._rank, self._end_s)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Acting(Call):
     """A language rank acts on an iteration; it runs when a copy is over. ``place``: of its next action."""

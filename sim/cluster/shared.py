@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.emulation.requests import Request
 from protocol.topology import RankId
 from sim.clock import Call
@@ -139,6 +141,7 @@ _IS_TAKEN: Final = 2
 _LEAVES: Final = 3
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Input(Call):
     """An input on its way through the threads: it is carried, enters the rank's thread, and is worked on before and
@@ -166,6 +169,7 @@ class _Input(Call):
             host.threads.of[rank].leave()
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Order(Call):
     """The router has a request to hand out."""
@@ -181,6 +185,7 @@ class _Order(Call):
         self._host.order(self._commands_s, self._request, self._encode, self._language)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Report(Call):
     """A message has told the router of a conclusion; it works on it, and nobody waits for that."""
@@ -193,6 +198,7 @@ class _Report(Call):
         self._router.spend(self._command_s)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Noticing(Call):
     """A prefill pass is over."""

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
+from mypy_extensions import mypyc_attr
+
 from sim.clock import Call, Clock, FunctionCall
 from sim.fairshare import Part, share_one
 
@@ -19,6 +21,7 @@ _ENDED_S: Final = 1e-12
 """Work below this is rounding: a run of 1,000 s has times to a part in 1e13 of a second."""
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Work(Part):
     """``left_s`` is what was left of it at the last change, ``rate`` what it has of the processors since then."""
@@ -121,10 +124,8 @@ class SharedProcessors:
         wanted = 0.0
         for one in under_way:
             wanted += one.cap
-        if wanted <= self.count:  # nobody is in another's way
-            for one in under_way:
-                one.rate = one.cap
-        else:
+            one.rate = one.cap
+        if wanted > self.count:  # they are in each other's way
             share_one(self.count, under_way)
         next_s = inf
         for one in under_way:
@@ -216,6 +217,7 @@ class Thread:
         self._processors.work(task.work_s, 1.0, task)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Task(Call):
     """Work of a thread that is nothing but that: it holds the thread while it lasts."""

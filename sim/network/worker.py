@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from protocol.layout import BufferLayout
 from protocol.messages import StartWrite
 from protocol.topology import RankId
@@ -22,6 +24,7 @@ _PASSES: Final = 1  # the latency
 _ENDS: Final = 2
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Writing(Call):
     """A write on its way through a worker, which goes on with it whenever a part of it is over; ``then`` comes last."""
@@ -208,6 +211,7 @@ class HostedWorker(_Writer):
             self._ended(writing)
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class _Moving(Call):
     """A write that was posted moves through the network."""

@@ -61,7 +61,14 @@ from protocol.values import Value, replaced
 UNSEEN = {
     "_landings",
     "_phases",
-    *("_announces", "_required", "_resumes", "_writers"),  # what the discipline claims, and names that are kept
+    *(
+        "_announces",
+        "_asks_policy",
+        "_releases_before_waiting",
+        "_required",
+        "_resumes",
+        "_writers",
+    ),  # what the discipline claims, and names that are kept
     *("_recorder", "_tells_details", "discipline", "layout", "rank_id"),  # fixed
     *(
         "_free",
