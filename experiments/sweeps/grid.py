@@ -89,8 +89,8 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{field}={plain(value)}" for field, value in settings.items())
 
 
-def parse_grid(options: Iterable[str]) -> dict[str, list[Any]]:
-    """The grid of ``FIELD=VALUE,VALUE,…`` options. Values are TOML, or bare text where they are no TOML.
+def parse_grid(options: Iterable[str], name: str = "--grid") -> dict[str, list[Any]]:
+    """The grid of ``FIELD=VALUE,VALUE,…`` options called ``name``. Values are TOML, or else bare text.
 
     Raises UserError for an option that does not look like that, a field given twice and a value given twice.
     """
@@ -100,11 +100,11 @@ def parse_grid(options: Iterable[str]) -> dict[str, list[Any]]:
         field = field.strip()
         values = [part.strip() for part in _split(text)]
         if not sign or not all(field.split(".")) or not all(values):
-            raise UserError(f"--grid is {option!r}, it must look like protocol.sizing.tokens=512,1024,2048")
+            raise UserError(f"{name} is {option!r}, it must look like protocol.sizing.tokens=512,1024,2048")
         if field in grid:
-            raise UserError(f"--grid names {field} twice, it must name all of its values at once")
+            raise UserError(f"{name} names {field} twice, it must name all of its values at once")
         grid[field] = [_typed(value) for value in values]
-    _check_grid(grid, "--grid")
+    _check_grid(grid, name)
     return grid
 
 
@@ -114,6 +114,17 @@ def parse_setting(option: str, name: str) -> tuple[str, Any]:
     if not sign or not all(field.strip().split(".")) or not text.strip():
         raise UserError(f"{name} is {option!r}, it must look like protocol.sizing.tokens=1024")
     return field.strip(), _typed(text.strip())
+
+
+def parse_settings(option: str, name: str) -> Settings:
+    """Several settings in one option, ``FIELD=VALUE,FIELD=VALUE``. Raises UserError."""
+    settings: Settings = {}
+    for part in _split(option):
+        field, value = parse_setting(part, name)
+        if field in settings:
+            raise UserError(f"{name} is {option!r}, which names {field} twice")
+        settings[field] = value
+    return settings
 
 
 def read_configurations(path: Path) -> tuple[list[Settings], dict[str, list[Any]]]:

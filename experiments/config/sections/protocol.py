@@ -59,7 +59,7 @@ class Option(NamedTuple):
     required: bool
 
 
-def _options_of(policy: str) -> dict[str, Option]:
+def options_of(policy: str) -> dict[str, Option]:
     """A policy's options by name. Raises ValueError for type hints that mean nothing."""
     make = find_policy(policy).__init__
     if make is object.__init__:
@@ -89,7 +89,7 @@ class Sizing(Section):
 
     @model_validator(mode="after")
     def _policy_options(self) -> Self:
-        accepted = _options_of(self.policy)
+        accepted = options_of(self.policy)
         given = self.options
         for name, option in accepted.items():
             if option.required and name not in given:
@@ -114,7 +114,7 @@ class Sizing(Section):
     @property
     def options(self) -> dict[str, Any]:
         """Arguments for the policy; ``tokens`` only where the policy takes it."""
-        accepted = _options_of(self.policy)
+        accepted = options_of(self.policy)
         tokens = {"tokens": self.tokens} if "tokens" in accepted else {}
         return {**tokens, **(self.model_extra or {})}
 

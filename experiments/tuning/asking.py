@@ -1,0 +1,124 @@
+"""The question of a tune, with everything in it checked before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from experiments.config.build import NAME_DIGITS
+from experiments.errors import UserError
+from experiments.stats.racing import LEAST, Kind
+from experiments.stats.replicates import INDEPENDENT, Replicates
+from experiments.sweeps.folder import code_digest
+from experiments.tuning.base import Asked, Base, make_base
+from experiments.tuning.bounds import Demand, demand_of
+from experiments.tuning.folder import TUNE_SCHEMA
+from experiments.tuning.question import Indifference, Limit, Objective
+from experiments.tuning.space import Fields, Setting, Space, make_space
+from experiments.workloads.requests import check_requests, is_random, replicates_of
+from experiments.workloads.traffic import Traffic, traffic_of
+
+FIRST = {"independent": 4, "resampled": 8}
+"""Replications of every setting before the first look."""
+DEFAULT_MOST = 30
+LEAST_FRESH, FRESH = 10, 1000
+"""How many replications the candidate and the baselines get that had no part in its choice, at least; and the number
+of the first of these."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that is asked; everything in it has been checked."""
+
+    base: Base
+    space: Space
+    demand: Demand
+    objective: Objective
+    limits: tuple[Limit, ...]
+    certainty: float
+    indifference: Indifference
+    replicates: Replicates | None
+    """What replications tell; None where all are the same, so that there is only one."""
+    most: int
+    command: str = ""
+    """The command that asks it, to be told with the answer."""
+
+    @cached_property
+    def settings(self) -> dict[int, Setting]:
+        """By their numbers."""
+        return {one.number: one for one in self.space.settings}
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of the replications."""
+        return None if self.replicates is None else self.replicates.kind
+
+    @property
+    def first(self) -> int:
+        """Replications before the first look."""
+        return 1 if self.kind is None else max(min(FIRST[self.kind], self.most), LEAST[self.kind])
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """What the requests are."""
+        return traffic_of(self.base.config.with_replications(self.most, by_default=False))
+
+    @cached_property
+    def identity(self) -> str:
+        """Names the question, whatever the number of replications."""
+        content = [
+            [one.fingerprint for one in self.space.settings],
+            self.objective.path,
+            [[limit.of.path, limit.limit_s] for limit in self.limits],
+            self.certainty,
+            self.indifference.text,
+            [fields for fields, _, _ in self.space.baselines],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def target(self) -> Path:
+        """Where the tune goes when nothing else is said."""
+        return Path("runs") / f"{self.base.config.run.name}-tune-{self.identity[:NAME_DIGITS]}"
+
+    def record(self) -> dict[str, Any]:
+        """What tune.json holds before there is an answer."""
+        return {
+            "schema": TUNE_SCHEMA,
+            "identity": self.identity,
+            "code": code_digest(),
+            "inputs": self.base.config.input_digests(),
+        }
+
+
+def make_question(
+    asked: Asked,
+    *,
+    objective: Objective,
+    limits: Sequence[Limit] = (),
+    certainty: float = 0.95,
+    indifference: Indifference | None = None,
+    space: Mapping[str, Sequence[Any]] | None = None,
+    baselines: Sequence[Fields] = (),
+    replications: int | None = None,
+    command: str = "",
+) -> Question:
+    """Check all that is asked. Raises UserError: one sentence; nothing has been run or written."""
+    base = make_base(asked)
+    check_requests(base.config, "sim")
+    demand = demand_of(base.config)
+    made = make_space(base, demand, given=space, baselines=baselines)
+    replicates: Replicates | None = replicates_of(base.config)
+    if replicates is INDEPENDENT and not is_random(base.config):
+        replicates = None
+    most = DEFAULT_MOST if replications is None else replications
+    if replicates is None:
+        most = 1
+    elif not LEAST[replicates.kind] <= most <= FRESH:
+        raise UserError(f"--replications is {most}, it must be from {LEAST[replicates.kind]} to {FRESH}")
+    chosen = indifference or Indifference(share=0.02)
+    return Question(base, made, demand, objective, tuple(limits), certainty, chosen, replicates, most, command)

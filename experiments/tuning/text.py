@@ -1,0 +1,348 @@
+"""The answer in words for a terminal: what to set first, then what it brings, what it costs, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.config.sections.serving import Serving
+from experiments.stats.intervals import Estimate
+from experiments.sweeps.grid import plain
+from experiments.text import table
+from experiments.tuning.asking import Question
+from experiments.tuning.question import parse_objective, settings_lines
+from experiments.units import format_duration, format_size
+
+SHOWN_ALIKE = 8
+SHOWN_ROWS = 16
+SHORT_NAMES = {
+    "protocol.sizing.policy": "policy",
+    "protocol.sizing.tokens": "tokens",
+    "protocol.discipline": "discipline",
+    "protocol.block_tokens": "block",
+    "language.pool_blocks": "pool",
+    "encode.transfer_workers": "workers",
+}
+STATES = {"kept": "kept", "dropped": "worse", "screened-out": "not run", "unfit": "unfit", "compared": "compared"}
+
+
+def plan_text(question: Question) -> str:
+    """What is about to be asked, with everything that was not said and is assumed."""
+    base, space = question.base, question.space
+    config = base.config
+    eligible = sum(one.eligible for one in space.settings)
+    lines = [f"tune of {config.run.name}: {eligible} settings to choose from, for a low {question.objective.title}"]
+    lines += [f"  {line}" for line in question.traffic.text.splitlines()]
+    if base.defaults:
+        lines.append(f"  not given, so: {', '.join(base.defaults)}")
+    lines.append(
+        f"  system: {_instances(config.encode)} encode, {_instances(config.language)} language, profiles "
+        f"{config.encode.profile} and {config.language.profile}, link {config.link.profile}"
+    )
+    own = config.protocol
+    pool_bytes = config.blocks(config.language) * config.layout.bytes_per_block
+    lines.append(
+        f"  today's setting: {own.sizing.policy} sizing of {own.sizing.tokens} tokens, {own.discipline}, blocks of "
+        f"{own.block_tokens} tokens, a pool of {_size(pool_bytes)}"
+    )
+    width = max(map(len, space.values), default=0)
+    for field, values in space.values.items():
+        lines.append(f"  {field.ljust(width)}  {', '.join(map(plain, values))}")
+    lines += [f"  {note}" for note in space.notes]
+    lines += [f"  limit: {limit.title}" for limit in question.limits]
+    lines += [
+        f"  not compared with {', '.join(f'{name}={plain(value)}' for name, value in fields.items())}: {why}"
+        for fields, _, why in space.baselines
+        if why
+    ]
+    if question.kind is None:
+        lines.append("  one run each: nothing about these requests is drawn at random")
+    else:
+        lines.append(
+            f"  {question.first} to {question.most} replications each, certainty {100 * question.certainty:g} %, "
+            f"indifference {question.indifference.text}"
+        )
+    return "\n".join(lines)
+
+
+def _instances(section: Serving) -> str:
+    ranks = f" of {section.tp} ranks" if section.tp > 1 else ""
+    return f"{section.instances}{ranks}"
+
+
+def answer_text(content: Mapping[str, Any]) -> str:
+    """All of it."""
+    parts = [_words(content), _alike(content), _sure(content), _table(content), _front(content)]
+    return "\n\n".join(part for part in parts if part) + f"\n\n{_spent(content)}"
+
+
+def _title(content: Mapping[str, Any]) -> str:
+    return parse_objective(content["objective"]["name"]).title
+
+
+def _words(content: Mapping[str, Any]) -> str:
+    verdict = content["verdict"]
+    if verdict == "over-capacity":
+        return "\n".join(_over_capacity(content))
+    if verdict == "slo-missed":
+        return "\n".join(_slo_missed(content))
+    title, changes = _title(content), content["changes"]
+    lines = []
+    if verdict == "no-difference":
+        lines.append(f"No difference found: today's setting may as well be the one with the lowest {title}.")
+        lines.append("What to set: nothing." if not changes else "What to set, which is as good and needs less memory:")
+    else:
+        lines.append("What to set:")
+    lines += [f"  {line}" for line in settings_lines(changes)]
+    kept = {name: value for name, value in content["recommendation"].items() if name not in changes}
+    if kept:
+        lines.append(f"  and as today: {', '.join(f'{name} = {plain(value)}' for name, value in kept.items())}")
+    lines.append("")
+    lines.append(f"{title}: {_estimate(content['objective'])}")
+    for over in content["over"]:
+        lines.append(f"  {_brings(over, bool(changes))}")
+    lines.append(_memory(content))
+    lines += _limits(content)
+    capacity = content["capacity"]
+    if capacity["verdict"] in ("over", "near"):
+        lines.append(f"Capacity: {capacity['sentence']}.")
+    return "\n".join(lines)
+
+
+def _over_capacity(content: Mapping[str, Any]) -> list[str]:
+    capacity = content["capacity"]
+    stage = capacity["bottleneck"]
+    name = f"; {_stage(stage)} is the bottleneck" if stage else ""
+    lines = [f"Over capacity at every setting{name}: no setting of the buffers mends that."]
+    lines.append(f"  {capacity['sentence']}")
+    load = capacity["least_loads"].get(stage)
+    if load is not None:
+        lines.append(f"  by arithmetic {_stage(stage)} is offered at least {load:.2f} times what it can do")
+    lines.append(f"What would mend it: {capacity['remedy']}.")
+    return lines
+
+
+def _slo_missed(content: Mapping[str, Any]) -> list[str]:
+    limits = ", ".join(
+        f"{parse_objective(limit['figure']).title} at most {format_duration(limit['limit_s'])}"
+        for limit in content["slo"]["limits"]
+    )
+    lines = [f"No setting keeps to the limit ({limits})."]
+    for path in dict.fromkeys(limit["figure"] for limit in content["slo"]["limits"]):
+        known = [one for one in content["settings"] if one["figures"][path]["value"] is not None]
+        if known:
+            nearest = min(known, key=lambda one: one["figures"][path]["value"])
+            fields = ", ".join(f"{name} = {plain(value)}" for name, value in nearest["changes"].items())
+            lines.append(
+                f"The nearest is setting {nearest['number']} ({fields or 'as today'}): "
+                f"{parse_objective(path).title} {_estimate(nearest['figures'][path])}"
+            )
+    return lines
+
+
+def _brings(over: Mapping[str, Any], changes: bool) -> str:
+    name, difference = over["name"], over["difference"]
+    if "why" in over:
+        return f"over {name}: not compared, {over['why']}"
+    value = difference["value"]
+    if value is None:
+        return f"over {name}: not known"
+    if value == 0 and difference["low"] in (None, 0.0):
+        return f"over {name}: the same to the microsecond" if changes else f"over {name}: it is the same setting"
+    share = f", {100 * value / over['value']['value']:+.1f} %" if over["value"]["value"] else ""
+    sure = ""
+    low, high = difference["low"], difference["high"]
+    if low is not None and high is not None:
+        bounds = f"{_signed(low)} .. {_signed(high)}"
+        sure = f" ({bounds})" if low > 0 or high < 0 else f" ({bounds}: may be none)"
+    return f"over {name}: {_signed(value)}{sure}{share}"
+
+
+def _memory(content: Mapping[str, Any]) -> str:
+    today = content["over"][0].get("memory_bytes")
+    own = content["memory_bytes"]
+    than = "" if today is None or today == own else f"; today's setting takes {_size(today)}"
+    return f"Memory: {_size(own)} for the pool of a language rank, of at most {_size(content['budget_bytes'])}{than}"
+
+
+def _limits(content: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for limit in content["slo"]["limits"]:
+        title = parse_objective(limit["figure"]).title
+        lines.append(f"SLO: {title} {_estimate(limit)}, at most {format_duration(limit['limit_s'])} is allowed")
+    attained = content["slo"]["attainment"]["value"]
+    if attained is not None:
+        lines.append(f"SLO attainment: {100 * attained:.2f} % of the requests within the limits of [slo]")
+    return lines
+
+
+def _alike(content: Mapping[str, Any]) -> str:
+    if content["chosen"] is None:
+        return ""
+    alike = [one for one in content["settings"] if one["state"] == "kept" and one["number"] != content["chosen"]]
+    if not alike:
+        return "Cannot be told apart from it: none of the others."
+    changes = content["changes"]
+    lines = [f"Cannot be told apart from it: {len(alike)} other settings." if len(alike) > 1 else
+             "Cannot be told apart from it: one other setting."]  # fmt: skip
+    for one in alike[:SHOWN_ALIKE]:
+        own = content["recommendation"]
+        differs = [
+            f"{name} = {plain(value)}" for name, value in one["fields"].items() if name not in own or own[name] != value
+        ]
+        name = "today's setting" if not one["changes"] and changes else ", ".join(differs)
+        lines.append(f"  setting {one['number']}: {name} ({_size(one['memory_bytes'])})")
+    if len(alike) > SHOWN_ALIKE:
+        lines.append(f"  and {len(alike) - SHOWN_ALIKE} more in the table of tune.json")
+    return "\n".join(lines)
+
+
+def _sure(content: Mapping[str, Any]) -> str:
+    if content["chosen"] is None:
+        return ""
+    within = format_duration(content["indifference"])
+    if content["certainty"] is None:
+        return (
+            f"How sure: nothing is drawn at random, so this is exact for these requests and says nothing of others; "
+            f"differences up to {within} are taken for none."
+        )
+    ran = content["race"]
+    least = (
+        f"How sure: with {100 * content['certainty']:g} % the best of the {ran['settings']} settings that were raced "
+        f"is among these"
+    )
+    if ran["short_of_best"] is not None:
+        least += f", and none is better than setting {content['best']} by more than {_bound(ran['short_of_best'])}"
+    least += "."
+    if ran["ended"] == "spent":
+        least += f" The replications were spent before that came down to {within}; --replications allows more."
+    if content["replication_kind"] == "resampled":
+        least += " Intervals say how far the truth may be from what the file says."
+    return least
+
+
+def _bound(seconds: float) -> str:
+    return format_duration(seconds) if seconds > 0 else "nothing"
+
+
+def _table(content: Mapping[str, Any]) -> str:
+    fields = _varied(content)
+    path = content["objective"]["name"]
+    shown = [one for one in content["settings"] if one["state"] != "screened-out"]
+    order = {"kept": 0, "compared": 1, "dropped": 1, "unfit": 2}
+    chosen = content["chosen"]
+    shown.sort(key=lambda one: (one["number"] != chosen, order[one["state"]], _or_inf(one), one["number"]))
+    titles = [SHORT_NAMES.get(name, name) for name in fields]
+    rows: list[Sequence[str]] = [
+        ("setting", *titles, "memory", _title(content), "to the best", "ttft p99", "resumed", "runs", "")
+    ]
+    for one in shown[:SHOWN_ROWS]:
+        figures = one["figures"]
+        rows.append(
+            (
+                str(one["number"]) + ("*" if one["number"] == chosen else ""),
+                *(_cell(one["fields"].get(name)) for name in fields),
+                _size(one["memory_bytes"]),
+                _time(figures[path]["value"]),
+                _change(one["difference"]),
+                _time(figures["ttft_s.p99"]["value"]),
+                _percent(figures["resume.rate"]["value"]),
+                str(one["runs"]),
+                _mark(one, content),
+            )
+        )
+    lines = [table(rows)]
+    more = len(shown) - SHOWN_ROWS
+    if more > 0:
+        lines.append(f"and {more} more that ran, all of them in tune.json")
+    out = [one for one in content["settings"] if one["state"] == "screened-out"]
+    for why in dict.fromkeys(one["why"] for one in out):
+        lines.append(f"not run, {sum(one['why'] == why for one in out)}: {why}")
+    if content["refused"]:
+        lines.append(f"cannot be run, {len(content['refused'])}, such as one in which {content['refused'][0]['why']}")
+    return "\n".join(lines)
+
+
+def _varied(content: Mapping[str, Any]) -> list[str]:
+    """The fields in which the settings differ."""
+    names = dict.fromkeys(name for one in content["settings"] for name in one["fields"])
+    shown = [name for name in names if len({plain(one["fields"].get(name)) for one in content["settings"]}) > 1]
+    return [name for name in shown if name != "encode.pool_blocks"]
+
+
+def _mark(one: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    if one["number"] == content["chosen"]:
+        return "recommended"
+    names = [over["name"] for over in content["over"] if over["number"] == one["number"]]
+    return ", ".join([STATES[one["state"]], *names])
+
+
+def _front(content: Mapping[str, Any]) -> str:
+    numbers = content["front"]
+    if len(numbers) < 2:
+        return ""
+    by_number = {one["number"]: one for one in content["settings"]}
+    path = content["objective"]["name"]
+    lines = [f"Pareto front, {_title(content)} against memory:"]
+    for number in numbers:
+        one = by_number[number]
+        lines.append(
+            f"  {_size(one['memory_bytes'])}: {_time(one['figures'][path]['value'])} "
+            f"(setting {number}, {_change(one['difference'])} to the best)"
+        )
+    return "\n".join(lines)
+
+
+def _spent(content: Mapping[str, Any]) -> str:
+    raced = sum(one["runs"] > 0 for one in content["settings"])
+    return f"{raced} settings in {content['runs']} runs, {content['requests']} requests"
+
+
+def _or_inf(one: Mapping[str, Any]) -> float:
+    value = one["difference"]["value"]
+    return float("inf") if value is None else float(value)
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return "not known"
+    if low is None or high is None:
+        return format_duration(value)
+    return f"{format_duration(value)} ({format_duration(max(low, 0.0))} .. {format_duration(high)})"
+
+
+def _signed(seconds: float) -> str:
+    return f"{'−' if seconds < 0 else '+'}{format_duration(abs(seconds))}"
+
+
+def _size(bytes_: float) -> str:
+    """As ``format_size``, but what is a block short of a whole unit is called that."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if bytes_ >= 0.995 * unit:
+            return f"{bytes_ / unit:.3g} {name}"
+    return format_size(bytes_)
+
+
+def _change(difference: Estimate) -> str:
+    value, low, high = difference["value"], difference["low"], difference["high"]
+    if value is None:
+        return ""
+    half = "" if low is None or high is None or high == low else f" ± {format_duration((high - low) / 2)}"
+    return f"{_signed(value)}{half}"
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(seconds)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else plain(value)
+
+
+def _stage(stage: str | None) -> str:
+    return "" if stage is None else stage.replace("_", " ")

@@ -1,0 +1,165 @@
+"""From a question to an answer: screen by arithmetic, race what is left on the same requests, decide, and say so."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.runs.environment import describe
+from experiments.runs.recorder import Notice, Progress
+from experiments.stats.intervals import Estimate
+from experiments.sweeps.configuration import SHARED
+from experiments.sweeps.executor import check_executor, open_workers
+from experiments.sweeps.sweep import workers_for
+from experiments.tuning.answer import Told, answer_of, unserved
+from experiments.tuning.asking import FRESH, LEAST_FRESH, Question
+from experiments.tuning.contest import Result, Runs, race
+from experiments.tuning.decision import bottleneck_of, candidate, decide, nothing_to_choose
+from experiments.tuning.estimates import difference
+from experiments.tuning.folder import TuneFolder
+from experiments.tuning.screening import overloaded, screen
+
+
+def run_tune(
+    question: Question,
+    out: Path | None,
+    *,
+    jobs: int | None = None,
+    executor: str = "local",
+    address: str | None = None,
+    force: bool = False,
+    plots: bool = True,
+    begin: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
+    more: Callable[[int], object] | None = None,
+    notice: Notice | None = None,
+) -> Told:
+    """Run what the answer takes, and return it; without ``out`` nothing is kept.
+
+    ``begin`` is called when nothing can be refused any more, with the number of runs that are finished already.
+    ``more`` is told of runs that are to come, ``progress`` of those that finish. Raises UserError before anything runs,
+    RunFailedError if a run breaks.
+    """
+    check_executor(executor, address)
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs is {jobs}, it must be at least 1")
+    started_s = time.perf_counter()
+    folder = None if out is None else TuneFolder(out)
+    # By what the whole of it takes at least.
+    wanted = jobs or workers_for(len(question.settings) * question.first * question.demand.requests)
+    with (
+        contextlib.nullcontext() if folder is None else folder,
+        open_workers(jobs=wanted, executor=executor, address=address) as workers,
+        SHARED,
+    ):
+        workers.check()
+        if folder is not None:
+            environment = describe(inputs=question.base.config.input_digests(), workload=question.traffic.content())
+            folder.open(question.record(), question.base.config, environment, force=force)
+        if begin is not None:
+            begin(0 if folder is None else len(folder.rows))
+
+        def execute(function: Callable[..., Any], tasks: Sequence[Sequence[Any]]) -> Any:
+            if more is not None:
+                more(len(tasks))
+            # Runs of one replication see the same requests, which a worker draws once.
+            made = workers.run(function, tasks, group=lambda task: task[1], name=lambda task: task[2])
+            with closing(made) as done:
+                yield from done
+
+        runs = Runs(question.settings, execute, folder, progress, notice)
+        told = _answered(question, runs)
+        told = told.lasting(time.perf_counter() - started_s)
+        if folder is not None:
+            folder.finish(told.content, told.text)
+            if plots:
+                from experiments.figures.tuning import plot_tune
+
+                plot_tune(told.content, folder.folder, f"{question.base.config.run.name}: {question.objective.title}")
+    return told
+
+
+def _answered(question: Question, runs: Runs) -> Told:
+    space, settings, demand = question.space, question.settings, question.demand
+    compared = [number for _, number, _ in space.baselines if number is not None]
+    eligible = [one for one in space.settings if one.eligible]
+    out = screen(eligible, demand, spared=frozenset(compared))
+    numbers = [one.number for one in eligible if one.number not in out]
+    today = compared[0]
+    above = overloaded([settings[number] for number in numbers], demand)
+    first = range(question.first)
+    if above:
+        # Arithmetic says it of all of them; the simulator is asked about those that matter to the user.
+        runs.get([(number, replication) for replication in first for number in compared], "baseline")
+        over = [number for number in compared if _is_over(runs, number)]
+        if len(over) == len(compared):
+            stage = _bottleneck(runs, over) or next(iter(above))
+            return answer_of(question, runs, out, None, nothing_to_choose(None), {}, stage)
+    runs.get([(number, replication) for replication in first for number in numbers], "race")
+    if all(_is_over(runs, number) for number in numbers):
+        return answer_of(question, runs, out, None, nothing_to_choose(None), {}, _bottleneck(runs, numbers))
+    result = _raced(question, runs, numbers)
+    differences = _to_the_best(question, runs, result)
+    found = candidate(question.base, settings, result, differences)
+    if found is None:
+        bottleneck = _bottleneck(runs, numbers)
+        return answer_of(question, runs, out, result, nothing_to_choose(result), differences, bottleneck)
+    told = _told(question, runs, found)
+    runs.get([(number, one) for one in told for number in dict.fromkeys([found, *compared])], "baseline")
+    change = None
+    if settings[today].eligible and today not in result.missed and not unserved(runs, today):
+        path = question.objective.path
+        change = difference(
+            runs.values(today, path, told), runs.values(found, path, told), question.replicates,
+            runs.parts([today, found], path),
+        )  # fmt: skip
+    decision = decide(settings, result, candidate=found, today=today, change=change, exact=question.replicates is None)
+    return answer_of(question, runs, out, result, decision, differences, None, told)
+
+
+def _told(question: Question, runs: Runs, number: int) -> list[int]:
+    """The replications that tell what a setting brings: others than it was chosen by, where there are others."""
+    count = len(runs.rows(number))
+    return [*range(FRESH, FRESH + max(count, LEAST_FRESH))] if question.kind == "independent" else [*range(count)]
+
+
+def _to_the_best(question: Question, runs: Runs, result: Result) -> dict[int, Estimate]:
+    """Setting − best of all that raced, by number."""
+    best, path = result.best, question.objective.path
+    if best is None:
+        return {}
+    own = runs.values(best, path)
+    return {
+        number: difference(own, runs.values(number, path), question.replicates, runs.parts([best, number], path))
+        for number in result.numbers
+    }
+
+
+def _raced(question: Question, runs: Runs, numbers: Sequence[int]) -> Result:
+    options: dict[str, Any] = {
+        "objective": question.objective, "limits": question.limits, "indifference": question.indifference,
+    }  # fmt: skip
+    if question.replicates is None:
+        from experiments.tuning.single import compare
+
+        return compare(runs, numbers, **options)
+    return race(
+        runs, numbers, certainty=question.certainty, replicates=question.replicates, first=question.first,
+        most=question.most, **options,
+    )  # fmt: skip
+
+
+def _is_over(runs: Runs, number: int) -> bool:
+    """Whether a setting cannot keep up with the traffic as a whole, in most of its replications."""
+    rows = runs.rows(number)
+    over = [row["capacity.verdict"] == "over" and not row["capacity.in_stretches"] for row in rows]
+    return bool(over) and 2 * sum(over) > len(over)
+
+
+def _bottleneck(runs: Runs, numbers: Sequence[int]) -> str | None:
+    return bottleneck_of([(row["capacity.bottleneck"], 1) for number in numbers for row in runs.rows(number)])

@@ -1,0 +1,469 @@
+"""``bufferlab tune``: what is asked, what is refused, the answer, its files, and going on after an interruption."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.errors import UserError
+from experiments.stats.racing import Verdict
+from experiments.sweeps.configuration import run_configuration
+from experiments.tuning import asking, contest
+from experiments.tuning.asking import Question, make_question
+from experiments.tuning.base import Asked
+from experiments.tuning.contest import Result
+from experiments.tuning.decision import decide
+from experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
+from experiments.tuning.tune import run_tune
+from experiments.workloads.loading import load
+
+SMALL = (
+    "--space", "protocol.sizing.policy=fixed", "--space", "protocol.sizing.tokens=512,8192,16384",
+    "--space", "protocol.discipline=window", "--space", "protocol.block_tokens=128",
+    "--space", "language.pool_blocks=128,256", "--set", "workload.requests=40", "--jobs", "1", "--no-plots",
+)  # fmt: skip
+QUICK = (*SMALL, "--replications", "6")
+FIXED = {
+    "recommendation", "objective", "over", "not_told_apart", "certainty", "indifference", "verdict", "runs", "requests",
+    "wall_s",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code does not change while a test runs, even if somebody edits it."""
+    monkeypatch.setattr(asking, "code_digest", lambda: "code")
+
+
+def question(source: str = "quickstart", *settings: str, **options: Any) -> Question:
+    asked = Asked(source, settings=("workload.requests=40", *settings))
+    options = {"objective": parse_objective("latency_p99"), "replications": 4, **options}
+    return make_question(asked, **options)
+
+
+SPACE: dict[str, list[Any]] = {
+    "protocol.sizing.policy": ["fixed"],
+    "protocol.sizing.tokens": [512, 8192],
+    "protocol.discipline": ["window"],
+    "protocol.block_tokens": [128],
+    "language.pool_blocks": [256],
+}
+
+
+# --- what is asked ---
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("latency_p99", "latency_s.p99"), ("latency p99", "latency_s.p99"), ("p50", "latency_s.p50"),
+        ("mean", "latency_s.mean"), ("ttft", "ttft_s.p99"), ("ttft_s.mean", "ttft_s.mean"),
+    ],
+)  # fmt: skip
+def test_an_objective_is_a_figure_of_the_summary(text: str, path: str) -> None:
+    assert parse_objective(text).path == path
+
+
+@pytest.mark.parametrize("text", ["", "p95", "latency_ttft", "throughput", "p99 p50"])
+def test_any_other_objective_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--objective is .*, it must be one of latency, ttft, transfer with one of"):
+        parse_objective(text)
+
+
+def test_limits_certainty_and_indifference_have_units() -> None:
+    limit = parse_limit("ttft_p99=1500ms")
+    assert (limit.of.path, limit.limit_s) == ("ttft_s.p99", 1.5)
+    assert parse_certainty("99%") == parse_certainty("0.99") == 0.99
+    assert parse_indifference("3%").of(2.0) == pytest.approx(0.06)
+    assert parse_indifference("5ms").of(2.0) == 0.005
+
+
+@pytest.mark.parametrize("text", ["ttft_p99", "ttft_p99=", "ttft_p99=-1s", "ttft_p99=soon", "p95=1s", "ttft_p99=0s"])
+def test_a_limit_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--slo"):
+        parse_limit(text)
+
+
+@pytest.mark.parametrize("text", ["", "5", "-1%", "100%", "much", "5 kg"])
+def test_an_indifference_without_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--indifference is .*, it must be a share such as 2% or a time such as 5ms$"):
+        parse_indifference(text)
+
+
+@pytest.mark.parametrize("text", ["1", "100%", "0.4", "sure", ""])
+def test_a_certainty_that_nothing_can_give_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--certainty is .*, it must be from 0.5 to 0.999, such as 0.95 or 95%$"):
+        parse_certainty(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--model", "qwen2.5-vl-7"], "--model is 'qwen2.5-vl-7' (did you mean qwen2.5-vl-7b?), it must be one of"),
+        (["--gpu", "h1000"], "--gpu is 'h1000' (did you mean h100?), it must be one of h100, h200, a100, h20"),
+        (["--link", "cx7"], "--link is 'cx7' (did you mean cx7-400g?), it must be one of cx7-400g"),
+        (["--memory", "4GIB"], "--memory is '4GIB', it must be a size such as 512KiB, 4MiB or 2GB"),
+        (["--memory", "1kB"], "--memory is '1kB', it must hold at least one block of"),
+        (["--space", "protocol.sizing.tokens=100"], "--space protocol.sizing.tokens=100: protocol.block_tokens is"),
+        (["--space", "protocol.discipline=windw"], "(did you mean window?)"),
+        (["--space", "protocol.sizing.q=0.5", "--space", "protocol.sizing.policy=fixed"], "none of the policies fixed"),
+        (["--baseline", "protocol.sizing.tokens=100"], "--baseline protocol.sizing.tokens=100: "),
+        (["--set", "run.replications=3"], "--replications gives the most of them"),
+        (["--replications", "1"], "--replications is 1, it must be from 2 to 1000"),
+        (["--jobs", "0"], "--jobs is 0, it must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
+    bufferlab: Any, folder: Path, arguments: list[str], problem: str
+) -> None:
+    ended = bufferlab("tune", "quickstart", *arguments)
+    assert ended.status == 2
+    assert problem in ended.err
+    assert ended.err.count("\n") == 1
+    assert not any(folder.iterdir())
+
+
+def test_a_file_of_traffic_needs_nothing_else(folder: Path) -> None:
+    (folder / "mine.csv").write_text("arrival_s,total_tokens\n0,100\n1,9000\n2,50\n")
+    asked = make_question(Asked("mine.csv"), objective=parse_objective("mean"))
+    config = asked.base.config
+    assert asked.base.defaults == (
+        "--model qwen2.5-vl-7b", "--gpu h100", "--link cx7-400g", "--memory 4GiB",
+    )  # fmt: skip
+    assert config.run.name == "mine"
+    assert config.link.profile == "cx7-400g"
+    assert config.encode.profile == config.language.profile == "h100-qwen2.5-vl-7b"
+    block = config.layout.bytes_per_block
+    assert config.blocks(config.language) == 2**32 // block
+    assert {one.memory_bytes // block for one in asked.space.settings if one.config.protocol.block_tokens == 128} == {
+        2**32 // block, 2**31 // block, 2**30 // block,
+    }  # fmt: skip
+
+
+def test_the_options_of_a_system_replace_those_of_a_configuration() -> None:
+    asked = Asked("quickstart", model="qwen3-vl-8b", gpu="a100", link="efa-p5en", memory="1GiB")
+    made = make_question(asked, objective=parse_objective("mean"))
+    config = made.base.config
+    assert config.model.name == "qwen3-vl-8b"
+    assert config.encode.profile == config.language.profile == "a100-qwen3-vl-8b"
+    assert config.link.profile == "efa-p5en"
+    assert made.base.budget_bytes == 2**30
+    assert all(one.memory_bytes <= 2**30 for one in made.space.settings if one.eligible)
+
+
+def test_every_setting_keeps_the_memory_of_the_encode_side() -> None:
+    made = question()
+    own = made.base.encode_bytes
+    for one in made.space.settings:
+        layout = one.config.layout
+        assert own - layout.bytes_per_block < one.config.blocks(one.config.encode) * layout.bytes_per_block <= own
+
+
+def test_settings_that_cannot_differ_are_one() -> None:
+    made = question()
+    announced = [one for one in made.space.settings if one.config.protocol.discipline == "exact_announce"]
+    places = {(one.config.protocol.block_tokens, one.memory_bytes) for one in announced}
+    assert len(announced) == len(places)
+    assert {one.config.encode.transfer_workers for one in made.space.settings} == {1}
+    more = question("quickstart", "language.instances=4")
+    assert {one.config.encode.transfer_workers for one in more.space.settings} == {1, 2, 4}
+
+
+def test_todays_policy_is_left_whole_by_another_one() -> None:
+    made = question(
+        "quickstart", "protocol.sizing.policy=quantile", "protocol.sizing.q=0.7",
+        space={"protocol.sizing.policy": ["fixed", "quantile"]},
+    )  # fmt: skip
+    today = made.space.settings[0]
+    assert today.config.protocol.sizing.options["q"] == 0.7
+    policies = {one.config.protocol.sizing.policy for one in made.space.settings}
+    assert policies == {"fixed", "quantile"}
+    learning = [one for one in made.space.settings if one.config.protocol.sizing.policy == "quantile"]
+    assert {one.config.protocol.sizing.options["q"] for one in learning} == {0.7}
+
+
+def test_options_of_a_policy_are_crossed_with_the_policies_that_have_them() -> None:
+    made = question(
+        space={
+            **SPACE, "protocol.sizing.policy": ["fixed", "quantile", "ewma_margin"], "protocol.sizing.q": [0.5, 0.9],
+        }
+    )  # fmt: skip
+    eligible = [one.config.protocol.sizing for one in made.space.settings if one.eligible]
+    assert sorted((one.policy, one.options.get("q")) for one in eligible if one.policy == "quantile") == [
+        ("quantile", 0.5), ("quantile", 0.9),
+    ]  # fmt: skip
+    assert sum(one.policy == "ewma_margin" for one in eligible) == 1
+    assert sum(one.policy == "fixed" for one in eligible) == 3  # today's, which is in the memory, and two sizes
+
+
+# --- the answer ---
+
+
+def test_the_answer_has_the_names_that_are_promised_and_can_be_pasted(bufferlab: Any, folder: Path) -> None:
+    ended = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--json")
+    assert ended.status == 0, ended.err
+    told = json.loads(ended.out)
+    assert set(told) >= FIXED
+    assert told["verdict"] in ("recommended", "no-difference")
+    assert told["objective"].keys() == {"name", "value", "low", "high"}
+    assert [over["baseline"] for over in told["over"]] == [
+        {}, {"protocol.sizing.policy": "fixed", "protocol.sizing.tokens": 8192},
+    ]  # fmt: skip
+    assert all(over["difference"].keys() == {"value", "low", "high"} for over in told["over"])
+    assert told["certainty"] == 0.95
+    stored = json.loads((folder / "run" / "tune.json").read_text())
+    assert stored["finished"]
+    assert {name: stored[name] for name in FIXED} == {name: told[name] for name in FIXED}
+    assert {path.name for path in (folder / "run").iterdir()} == {
+        "tune.json", "answer.txt", "config.toml", "environment.json", "ledger.parquet",
+    }  # fmt: skip
+    rows = pq.read_table(folder / "run" / "ledger.parquet").to_pylist()
+    assert len(rows) == told["runs"]
+    assert sum(row["requests"] for row in rows) == told["requests"] == 40 * told["runs"]
+    pasted = [f"{field}={value}" for field, value in told["changes"].items()]
+    assert load("run/config.toml", pasted).protocol.sizing.tokens == told["recommendation"]["protocol.sizing.tokens"]
+
+
+def test_a_row_of_the_ledger_is_what_sim_says(bufferlab: Any, folder: Path) -> None:
+    assert bufferlab("tune", "quickstart", *QUICK, "--out", "run").status == 0
+    told = json.loads((folder / "run" / "tune.json").read_text())
+    row = next(
+        row for row in pq.read_table("run/ledger.parquet").to_pylist() if (row["setting"], row["replication"]) == (3, 2)
+    )
+    (setting,) = (one for one in told["settings"] if one["number"] == 3)
+    config = load("run/config.toml", [f"{field}={value}" for field, value in setting["fields"].items()])
+    summary = run_configuration(config, 2)["summary"]
+    for name in ("latency_s.p99", "ttft_s.mean", "resume.rate", "language_pool.peak_occupancy", "utilisation.prefill"):
+        section, figure = name.split(".")
+        assert row[name] == summary[section][figure]["value"]
+    assert row["capacity.verdict"] == summary["capacity"]["verdict"]
+
+
+def test_differences_are_those_of_the_ledger(bufferlab: Any, folder: Path) -> None:
+    assert bufferlab("tune", "quickstart", *QUICK, "--out", "run").status == 0
+    told = json.loads((folder / "run" / "tune.json").read_text())
+    rows = pq.read_table("run/ledger.parquet").to_pylist()
+    values = {(row["setting"], row["replication"]): row["latency_s.p99"] for row in rows}
+    first, last = told["told_by_replications"]
+    raced = {row["replication"] for row in rows if row["stage"] == "race"}
+    assert first > max(raced), "what a setting brings is told by replications that had no part in its choice"
+    assert last - first + 1 >= 10
+    for over in told["over"]:
+        steps = [values[told["chosen"], each] - values[over["number"], each] for each in range(first, last + 1)]
+        assert over["difference"]["value"] == pytest.approx(sum(steps) / len(steps), abs=1e-12)
+        assert over["difference"]["low"] <= over["difference"]["value"] <= over["difference"]["high"]
+
+
+def test_the_text_says_what_the_json_says(bufferlab: Any, folder: Path) -> None:
+    ended = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--seed", "5")
+    assert ended.status == 0
+    told = json.loads((folder / "run" / "tune.json").read_text())
+    answer = (folder / "run" / "answer.txt").read_text()
+    assert answer.strip() in ended.out
+    assert answer.startswith("What to set" if told["verdict"] == "recommended" else "No difference found")
+    for field, value in told["changes"].items():
+        shown = f'"{value}"' if isinstance(value, str) else value
+        assert f"  {field} = {shown}\n" in answer
+    assert f"{told['runs']} runs, {told['requests']} requests, {told['wall_s']:.1f} s" in answer
+    assert told["seed"] == 5
+
+
+def test_where_nothing_differs_today_is_kept() -> None:
+    space = {**SPACE, "protocol.sizing.tokens": [16384, 32768]}
+    made = question("quickstart", "workload.rate_rps=0.5", space=space)
+    content = run_tune(made, None, jobs=1).content
+    assert content["verdict"] == "no-difference"
+    assert content["changes"] == {}
+    assert content["chosen"] == content["over"][0]["number"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "memory", "verdict", "chosen"),
+    [
+        ((-0.2, -0.3, -0.1), 100, "recommended", 2),  # better, and surely so
+        ((-0.2, -0.5, 0.1), 100, "no-difference", 1),  # perhaps better
+        ((-0.2, -0.5, 0.1), 50, "no-difference", 2),  # perhaps better, with less memory
+        ((-0.01, -0.02, -0.005), 100, "no-difference", 1),  # surely better, by what does not matter
+        ((0.2, -0.1, 0.5), 50, "no-difference", 1),  # less memory, but perhaps worse by what matters
+        (None, 200, "recommended", 2),  # today's setting cannot be chosen
+    ],
+)
+def test_a_change_is_recommended_where_it_is_better_or_saves_memory(
+    change: tuple[float, float, float] | None, memory: int, verdict: str, chosen: int
+) -> None:
+    made = question(space=SPACE)
+    one, two = made.space.settings[:2]
+    settings = {1: replace(one, number=1, memory_bytes=100), 2: replace(two, number=2, memory_bytes=memory)}
+    standing = Verdict(
+        best=1, kept=(0, 1), dropped={}, unfit={}, differences={}, short_of_best=0.0, ended="settled", certainty=0.95,
+        indifference=0.05, runs=8,
+    )  # fmt: skip
+    estimate: Any = None if change is None else dict(zip(("value", "low", "high"), change, strict=True))
+    found = decide(settings, Result((1, 2), standing, 0.05, {}), candidate=2, today=1, change=estimate)
+    assert (found.verdict, found.chosen) == (verdict, chosen)
+    assert set(found.alike) == {1, 2} - {chosen}
+
+
+def test_over_capacity_is_an_answer_that_costs_few_runs(bufferlab: Any, folder: Path) -> None:
+    crowded = ("--set", "workload.rate_rps=60", "--set", "workload.requests=150")
+    ended = bufferlab("tune", "quickstart", *QUICK, *crowded, "--out", "run", "--json")
+    assert ended.status == 0
+    told = json.loads(ended.out)
+    assert told["verdict"] == "over-capacity"
+    assert told["recommendation"] == {}
+    assert told["capacity"]["bottleneck"] == "prefill"
+    assert told["capacity"]["least_loads"]["prefill"] > 1
+    assert "language.instances = " in told["capacity"]["remedy"]
+    assert told["runs"] == 4 * 2  # today's and 8192 tokens: arithmetic says it of all
+    text = (folder / "run" / "answer.txt").read_text()
+    assert text.startswith("Over capacity at every setting; prefill is the bottleneck")
+
+
+def test_a_limit_that_no_setting_keeps_is_an_answer_and_a_failed_check(bufferlab: Any, folder: Path) -> None:
+    ended = bufferlab("tune", "quickstart", *QUICK, "--slo", "ttft_p99=1ms", "--out", "run")
+    assert ended.status == 1
+    told = json.loads((folder / "run" / "tune.json").read_text())
+    assert told["verdict"] == "slo-missed"
+    assert {one["state"] for one in told["settings"] if one["eligible"]} == {"unfit"}
+    assert ended.out.count("No setting keeps to the limit (p99 first token at most 1 ms)") == 1
+
+
+def test_a_limit_takes_out_what_misses_it_even_the_best() -> None:
+    """16384 tokens leave room for two rooms in the pool, so requests wait, but hardly any of them resumes."""
+    space = {**SPACE, "protocol.sizing.tokens": [512, 16384]}
+    options: dict[str, Any] = {"space": space, "objective": parse_objective("transfer_p50")}
+    free = run_tune(question(**options), None, jobs=1).content
+    figures = {one["number"]: one["figures"] for one in free["settings"] if one["eligible"]}
+    best, path = free["best"], "latency_s.mean"
+    other = min(figures, key=lambda number: figures[number][path]["value"])
+    assert other != best
+    halfway = (figures[best][path]["value"] + figures[other][path]["value"]) / 2
+    limited = run_tune(question(**options, limits=[parse_limit(f"latency_mean={halfway}s")]), None, jobs=1).content
+    (missing,) = (one for one in limited["settings"] if one["number"] == best)
+    assert missing["state"] == "unfit"
+    assert "the limit is" in missing["why"]
+    assert limited["chosen"] not in (None, best)
+    assert all(limit["met"] for limit in limited["slo"]["limits"])
+
+
+def test_a_file_has_intervals_from_resamples_of_it(folder: Path) -> None:
+    draws = np.random.default_rng(3)
+    times = np.cumsum(draws.exponential(0.1, 400))
+    tokens = draws.choice([60, 900, 1500, 9000], 400, p=[0.3, 0.4, 0.2, 0.1])
+    lines = [f"{time:.3f},{count}" for time, count in zip(times, tokens, strict=True)]
+    (folder / "mine.csv").write_text("\n".join(["arrival_s,total_tokens", *lines]) + "\n")
+    asked = Asked("mine.csv", memory="256MiB")
+    options: dict[str, Any] = {
+        "objective": parse_objective("mean"),
+        "space": {**SPACE, "language.pool_blocks": ["256MiB"]},
+    }
+    made = make_question(asked, replications=9, **options)
+    assert made.kind == "resampled"
+    content = run_tune(made, None, jobs=1).content
+    assert content["replication_kind"] == "resampled"
+    own = content["objective"]
+    assert own["low"] < own["value"] < own["high"]
+    summary = run_configuration(made.settings[content["chosen"]].config, 0)["summary"]
+    assert own["value"] == summary["latency_s"]["mean"]["value"], "the value is that of the file itself"
+    assert any("resamples of it" in note for note in content["traffic"]["notes"])
+
+
+def test_requests_that_are_always_the_same_are_compared_exactly() -> None:
+    made = question("seed-resume", "workload.requests=1", space={"protocol.sizing.tokens": [1024, 4096]})
+    assert made.kind is None
+    content = run_tune(made, None, jobs=1).content
+    assert content["certainty"] is None
+    assert {one["runs"] for one in content["settings"]} <= {0, 1}
+    assert content["objective"]["low"] is None
+    assert "exact for these requests" in run_tune(made, None, jobs=1).text
+
+
+# --- the folder ---
+
+
+def test_it_goes_on_where_it_was_interrupted(bufferlab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bufferlab("tune", "quickstart", *QUICK, "--out", "whole", "--json")
+    made: list[tuple[Any, int]] = []
+    run = contest.run_row
+
+    def counted(config: Any, replication: int, title: str) -> Any:
+        if len(made) == 9:
+            made.append((title, -1))
+            raise KeyboardInterrupt
+        made.append((title, replication))
+        return run(config, replication, title)
+
+    monkeypatch.setattr(contest, "run_row", counted)
+    stopped = bufferlab("tune", "quickstart", *QUICK, "--out", "run")
+    assert stopped.status == 130
+    assert "the same command goes on from there" in stopped.err
+    assert len((folder / "run" / "ledger.jsonl").read_text().splitlines()) == 9
+    with (folder / "run" / "ledger.jsonl").open("a") as journal:
+        journal.write('{"setting": 1, "cut')  # as a crash leaves it
+    ended = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--json")
+    told, expected = json.loads(ended.out), json.loads(whole.out)
+    assert {**told, "wall_s": 0} == {**expected, "wall_s": 0}
+    assert len(set(made)) == len(made)
+    ledgers = [(folder / name / "ledger.parquet").read_bytes() for name in ("whole", "run")]
+    again = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--json")
+    assert {**json.loads(again.out), "wall_s": 0} == {**expected, "wall_s": 0}
+    assert len(made) == told["runs"] + 1
+    assert (folder / "run" / "ledger.parquet").read_bytes() == ledgers[1]
+    values = [pq.read_table(folder / name / "ledger.parquet").to_pylist() for name in ("whole", "run")]
+    assert values[0] == values[1]
+
+
+def test_more_replications_go_on_with_those_that_are_there(bufferlab: Any, folder: Path) -> None:
+    first = json.loads(bufferlab("tune", "quickstart", *SMALL, "--replications", "4", "--out", "run", "--json").out)
+    before = {
+        (row["fingerprint"], row["replication"]): row["latency_s.p99"]
+        for row in pq.read_table("run/ledger.parquet").to_pylist()
+    }
+    more = json.loads(bufferlab("tune", "quickstart", *SMALL, "--replications", "8", "--out", "run", "--json").out)
+    after = {
+        (row["fingerprint"], row["replication"]): row["latency_s.p99"]
+        for row in pq.read_table("run/ledger.parquet").to_pylist()
+    }
+    assert more["runs"] >= first["runs"]
+    assert before.items() <= after.items()
+
+
+def test_another_question_in_the_folder_is_refused(bufferlab: Any, folder: Path) -> None:
+    assert bufferlab("tune", "quickstart", *QUICK, "--out", "run").status == 0
+    answer = (folder / "run" / "tune.json").read_bytes()
+    for other in (["--seed", "9"], ["--objective", "mean"], ["--slo", "ttft_p99=2s"], ["--certainty", "0.9"]):
+        refused = bufferlab("tune", "quickstart", *QUICK, "--out", "run", *other)
+        assert refused.status == 2
+        assert (
+            refused.err
+            == (
+                "bufferlab tune: --out is 'run', which holds another tune; give a new folder, or --force to start again\n"
+            )
+            or "holds another tune; give a new folder, or --force to start again" in refused.err
+        )
+        assert (folder / "run" / "tune.json").read_bytes() == answer
+    (folder / "other").mkdir()
+    (folder / "other" / "mine.txt").write_text("mine")
+    assert bufferlab("tune", "quickstart", *QUICK, "--out", "other").status == 2
+    assert bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--objective", "mean", "--force").status == 0
+
+
+def test_two_processes_write_the_same_bytes_as_one(bufferlab: Any, folder: Path) -> None:
+    told = []
+    for jobs in (1, 2):
+        ended = bufferlab("tune", "quickstart", *QUICK, "--jobs", jobs, "--out", f"run-{jobs}", "--json")
+        told.append({**json.loads(ended.out), "wall_s": 0})
+    assert told[0] == told[1]
+    assert (folder / "run-1" / "ledger.parquet").read_bytes() == (folder / "run-2" / "ledger.parquet").read_bytes()
+    texts = [(folder / f"run-{jobs}" / "answer.txt").read_text().rpartition(",")[0] for jobs in (1, 2)]
+    assert texts[0] == texts[1]
+
+
+def test_figures_are_drawn(bufferlab: Any, folder: Path) -> None:
+    arguments = [one for one in QUICK if one != "--no-plots"]
+    assert bufferlab("tune", "quickstart", *arguments, "--out", "run").status == 0
+    assert {path.name for path in (folder / "run" / "plots").iterdir()} == {"pareto.png", "u_shape.png"}
