@@ -98,11 +98,12 @@ def curves(
             lows, highs = ([(s.x, _bound(s, side)) for s in one.spots] for side in ("low", "high"))
             frame.band(lows, highs, colour)
     for colour, one in enumerate(given, 1):
-        frame.line([(spot.x, spot.estimate["value"]) for spot in one.spots], colour)
+        aside = 0.0 if len(given) == 1 else 5 * (colour - (len(given) + 1) / 2)
+        frame.line([(spot.x, spot.estimate["value"]) for spot in one.spots], colour, aside=aside)
         for spot in one.spots:
             look = "cross" if not spot.whole else "star" if spot.best else MARKS[(colour - 1) % len(MARKS)]
             hollow = ranked and spot.whole and not spot.best and not spot.alike
-            frame.mark(spot.x, spot.estimate["value"], colour, look, spot.tip, hollow=hollow)
+            frame.mark(spot.x, spot.estimate["value"], colour, look, spot.tip, hollow=hollow, aside=aside)
     return frame.panel()
 
 

@@ -63,8 +63,14 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Written:
 def page_of(sources: Sequence[Source], beside: Path) -> Page:
     """The page about these directories. ``beside``: the folder that it is to lie in."""
     parts = [part_of(source, beside) for source in sources]
-    title = parts[0].title if len(parts) == 1 else f"{len(parts)} results beside each other"
-    return Page(title, parts)
+    if len(parts) == 1:
+        return Page(parts[0].title, parts)
+    runs = [source for source in sources if source.kind == "run"]
+    if len(runs) > 1:
+        from experiments.reports.compared import comparison_part
+
+        parts.insert(0, comparison_part(runs))
+    return Page(f"{len(sources)} results beside each other", parts)
 
 
 def part_of(source: Source, beside: Path) -> Part:

@@ -74,9 +74,11 @@ class Frame:
 
     # --- marks ---
 
-    def line(self, points: Iterable[Point], colour: int, *, dash: int = 0, look: str = "ln") -> None:
-        """A line through points that are values."""
-        path = _path((self.x.held(x), self.y.held(y)) for x, y in points)
+    def line(
+        self, points: Iterable[Point], colour: int, *, dash: int = 0, look: str = "ln", aside: float = 0.0
+    ) -> None:
+        """A line through points that are values, moved ``aside`` by so many pixels."""
+        path = _path((self.x.held(x) + aside, self.y.held(y)) for x, y in points)
         dashes = f' stroke-dasharray="{DASHES[dash % len(DASHES)]}"' if dash % len(DASHES) else ""
         if path:
             self.parts.append(f'<path class="{look} s{colour}" d="{path}"{dashes}/>')
@@ -97,11 +99,13 @@ class Frame:
         if path:
             self.parts.append(f'<path class="bd s{colour}" d="{path}Z"/>')
 
-    def mark(self, x: float, y: float, colour: int, look: str, tip: str, *, hollow: bool = False) -> None:
+    def mark(
+        self, x: float, y: float, colour: int, look: str, tip: str, *, hollow: bool = False, aside: float = 0.0
+    ) -> None:
         """A mark at a value; ``tip`` is what is shown when it is pointed at."""
+        outline = shape(look, self.x.held(x) + aside, self.y.held(y))
         self.parts.append(
-            f'<path class="{"ho" if hollow else "pt"} s{colour}" d="{shape(look, self.x.held(x), self.y.held(y))}">'
-            f"<title>{escape(tip)}</title></path>"
+            f'<path class="{"ho" if hollow else "pt"} s{colour}" d="{outline}"><title>{escape(tip)}</title></path>'
         )
 
     def bar(self, x: float, y: float, x2: float, y2: float, colour: int, *, look: str = "br", tip: str = "") -> None:

@@ -131,7 +131,7 @@ def _decimals(value: float, low: float | None, high: float | None, scale: float)
         least = 1 - magnitude if size else wanted
         wanted = max(wanted, min(least, wanted + 3))
     else:
-        wanted = FEW_DIGITS - 1 - magnitude
+        wanted = FEW_DIGITS - 1 - magnitude if size else 0
     return max(min(wanted, MOST_DIGITS - 1 - magnitude), 0)
 
 

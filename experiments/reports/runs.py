@@ -46,6 +46,7 @@ from experiments.reports.wording import (
     trouble,
     utilisation_rows,
 )
+from experiments.runs.capacity import LARGE_SHARE
 from experiments.runs.estimates import FIGURES
 from experiments.runs.rundir import StoredRun
 from experiments.runs.tables import read_numbers
@@ -82,13 +83,23 @@ def run_part(source: Source, beside: Path) -> Part:
     return Part(
         title=name if source.name == name else f"{name} ({source.name})",
         kicker=f"{kind} run",
-        verdict=VERDICTS[summary["capacity"]["verdict"]],
+        verdict=_verdict(summary),
         answer=[one for one in _answer(run, config, environment) if one],
         notices=notices,
         figures=key_figures(summary),
         sections=list(_sections(source, run, config, environment, beside)),
         file=source.file,
     )
+
+
+def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """What became of it in a few words: lost requests are said before all else."""
+    requests = summary["requests"]
+    if requests["offered"] and not requests["succeeded"]:
+        return "nothing served", "bad"
+    if requests["not_served"] > LARGE_SHARE * requests["offered"]:
+        return f"{count(requests['not_served'])} of {count(requests['offered'])} not served", "bad"
+    return VERDICTS[summary["capacity"]["verdict"]]
 
 
 def asked(run: StoredRun, config: Config, environment: Mapping[str, Any]) -> str:
@@ -106,9 +117,7 @@ def asked(run: StoredRun, config: Config, environment: Mapping[str, Any]) -> str
         else f"sized by {sizing.policy}"
     )
     world = "simulated over the link" if run.kind == "sim" else "measured over"
-    return (
-        f"Asked: {requests}{repeated}; {set_aside} (discipline {config.protocol.discipline}), {world} {run.transport}."
-    )
+    return f"{requests}{repeated}; {set_aside} (discipline {config.protocol.discipline}), {world} {run.transport}."
 
 
 def _answer(run: StoredRun, config: Config, environment: Mapping[str, Any]) -> Iterator[str]:

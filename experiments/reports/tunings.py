@@ -81,7 +81,7 @@ def _answer(content: Content) -> Iterator[str]:
     budget = content.get("budget_bytes")
     memory = f", with at most {shown(budget, 'bytes')} for the pool of a language rank" if budget else ""
     yield f"What should be set for {traffic or 'this traffic'}{memory}?"
-    changes = content.get("changes") or content.get("recommendation") or {}
+    changes = content.get("changes", content.get("recommendation")) or {}
     stage = STAGES.get(str((content.get("capacity") or {}).get("bottleneck")), "")
     if content["verdict"] == "over-capacity":
         yield f"Over capacity at every setting{f': the {stage} is the bottleneck' if stage else ''}."

@@ -89,6 +89,8 @@ def served_sentence(requests: Mapping[str, Any], failures: Mapping[str, int]) ->
         if succeeded
         else f"None of the {plural(offered, 'request')} was served: {' and '.join(ended)}."
     )
+    if offered == 1:
+        said = "The one request was not served."
     reason = next(iter(failures), "")
     return f"{said} The most frequent reason: {reason} ({count(failures[reason])})." if reason else said
 

@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from experiments.errors import UserError
 from experiments.reports.command import default_place, write_report
 from experiments.reports.readings import BESIDE, interval_text, kind_of, shown, value_text
+from experiments.runs.paired import compare_paired
 from experiments.runs.simulate import run_sim
 from experiments.sweeps.plan import make_plan
 from experiments.sweeps.sweep import run_sweep
+from experiments.validation.command import validate
 from experiments.workloads.loading import load
 from tests.experiments.conftest import Command
 
@@ -124,7 +126,7 @@ def test_a_run_in_which_everything_failed_has_its_reasons(failed: Path, tmp_path
     text = made(failed, tmp_path / "r.html")
     summary = json.loads((failed / "summary.json").read_text())
     assert check_numbers(text, summary) > 10
-    assert "None of the 1 request was served" in text
+    assert "The one request was not served. The most frequent reason" in text
     assert next(iter(summary["failures"])) in text
 
 
@@ -174,7 +176,7 @@ def test_the_path_of_a_figure_tells_its_unit(path: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("value", "kind", "text"),
     [(0.0253, "time", "25.3 ms"), (1234.5, "time", "1234 s"), (0.5, "share", "50.0 %"), (None, "time", "–"),
-     (3.2e-7, "time", "0.320 µs"), (2.0 * 2**30, "bytes", "2.00 GiB"), (0.0, "time", "0.00 s")],
+     (3.2e-7, "time", "0.320 µs"), (2.0 * 2**30, "bytes", "2.00 GiB"), (0.0, "time", "0 s")],
 )  # fmt: skip
 def test_a_number_without_an_interval_has_three_digits(value: float | None, kind: str, text: str) -> None:
     assert shown(value, kind).replace(BESIDE, " ") == text
@@ -483,3 +485,107 @@ def test_every_colour_can_be_read_on_what_it_stands_on(name: str) -> None:
         assert contrast(palette["ink"], palette[f"{tone}-bg"]) >= 4.5, tone
     for number in range(8):
         assert contrast(palette[f"c{number}"], palette["paper"]) >= 3, number
+
+
+# --- validations, tunings, several at once ---
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A validation of simulated runs, which stand in for measured ones, by a profile that is not theirs."""
+    folder = tmp_path_factory.mktemp("validation")
+    for number in (1, 2):
+        run_sim(
+            load("seed-resume", ["workload.requests=40", "workload.rate_rps=20", f"run.seed={number}"]),
+            folder / str(number),
+        )
+    validate([folder / "1", folder / "2"], "cx7-400g", out=folder / "validation")
+    return folder / "validation"
+
+
+def test_the_numbers_of_a_validation_are_those_of_its_file(validation: Path, tmp_path: Path) -> None:
+    content = json.loads((validation / "validation.json").read_text())
+    text = made(validation, tmp_path / "r.html")
+    assert check_numbers(text, content) > 30
+    assert content["profile"]["sha256"] in text
+    judged = [one for case in content["cases"] for one in case["figures"].values() if one["verdict"]]
+    assert f'<p class="lead">Of {len(judged)} figures that have a tolerance: ' in text
+    for one in judged:
+        assert one["verdict"] in text
+    assert "stand in for measured ones" in text
+
+
+def tuned(folder: Path) -> Path:
+    """The directory of a tuning of three settings, the last of which does not serve every request."""
+
+    def setting(number: int, tokens: int, p99: float | None, state: str) -> dict[str, Any]:
+        bounds = (None, None) if p99 is None else (p99 - 0.1, p99 + 0.1)
+        figure = {"value": p99, "low": bounds[0], "high": bounds[1]}
+        own = {"value": None if p99 is None else p99 - 0.8, "low": None if p99 is None else p99 - 0.85,
+               "high": None if p99 is None else p99 - 0.75}  # fmt: skip
+        fields = {"protocol.sizing.tokens": tokens}
+        return {"number": number, "fields": fields, "changes": {} if number == 1 else fields, "memory_bytes": number << 26,
+                "figures": {"latency_s.p99": figure}, "difference": own, "state": state, "why": HARM, "runs": 4}  # fmt: skip
+
+    difference = {"value": -0.2, "low": -0.25, "high": -0.15}
+    content = {
+        "schema": "bufferlab-tune/1", "finished": True, "verdict": "recommended", "certainty": 0.95, "indifference": 0.01,
+        "recommendation": {"protocol.sizing.tokens": 2048}, "changes": {"protocol.sizing.tokens": 2048}, "chosen": 2,
+        "objective": {"name": "latency_s.p99", "value": 0.8, "low": 0.7, "high": 0.9}, "memory_bytes": 2 << 26,
+        "over": [{"baseline": {}, "name": "today's setting", "difference": difference}], "not_told_apart": [],
+        "runs": 12, "requests": 1200, "wall_s": 1.5, "space": {"protocol.sizing.tokens": [1024, 2048, 8192]}, "front": [1, 2],
+        "settings": [setting(1, 1024, 1.0, "dropped"), setting(2, 2048, 0.8, "kept"), setting(3, 8192, None, "unfit")],
+        "what_if": [{"name": "rate=2x", "changes": {"protocol.sizing.tokens": 8192}, "holds": False, "capacity": "near",
+                     "cost": difference, "objective": {"name": "latency_s.p99", "value": 2.0, "low": 1.5, "high": 2.5}}],
+        "sensitivity": {"breaks": [{"name": "bandwidth", "to": 0.1, "holds_to": 0.5, "breaks_at": 0.45,
+                                    "winner": {"protocol.sizing.tokens": 8192}}]},
+        "commands": ["bufferlab sim tuned/config.toml"],
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "tune.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_numbers_of_a_tuning_are_those_of_its_file(tmp_path: Path) -> None:
+    folder = tuned(tmp_path / "tuned")
+    text = made(folder, tmp_path / "r.html")
+    assert check_numbers(text, json.loads((folder / "tune.json").read_text())) > 20
+    plain = text.replace(BESIDE, " ")
+    assert '<p class="lead">Set sizing tokens 2,048.</p>' in plain
+    assert "against today&#39;s setting −200 ms (−250 … −150 ms)" in plain
+    assert "It is told from all others. With 95 %" in plain
+    assert "rate=2x" in text
+    assert Tags(text).scripts == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"verdict": "over-capacity", "capacity": {"bottleneck": "prefill"}}, "Over capacity at every setting: the prefill is the bottleneck."),
+     ({"verdict": "no-difference", "changes": {}}, "No difference found: today&#39;s setting may as well be the best."),
+     ({"changes": {}}, "Leave the settings as they are: they are the best.")],
+)  # fmt: skip
+def test_every_answer_of_a_tuning_is_said_first(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    folder = tuned(tmp_path / "tuned")
+    content = json.loads((folder / "tune.json").read_text())
+    (folder / "tune.json").write_text(json.dumps({**content, **change}))
+    assert f'<p class="lead">{sentence}</p>' in made(folder, tmp_path / "r.html")
+
+
+def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(
+    run: Path, failed: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    settings = ["workload.requests=60", "run.replications=3", "protocol.sizing.tokens=8192"]
+    run_sim(load("quickstart", settings), other)
+    written = write_report([run, other, failed], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    found = compare_paired(run, other)["differences"]["latency_s"]["p99"]
+    cells = [one for _, one in Tags(text).tags if one.get("data-value") == repr(found["value"])]
+    assert cells
+    assert (cells[0]["data-low"], cells[0]["data-high"]) == (repr(found["low"]), repr(found["high"]))
+    assert "protocol.sizing.tokens is 1024 in run and 8192 in other" in text
+    assert "Not paired request by request. failed: " in text
+    assert written.content()["sources"][1] == {"path": str(other), "kind": "sim"}
+    assert [int(tag[1]) for tag, _ in Tags(text).tags if re.fullmatch(r"h\d", tag)].count(1) == 1
+    for article, path in zip(text.split("<article")[2:], (run, other, failed), strict=True):
+        assert check_numbers(article, json.loads((path / "summary.json").read_text())) > 10
