@@ -21,6 +21,8 @@ MOST_STEPS = 260
 """Points of one line: more than a picture this wide can show."""
 MOST_BANDS = 3
 """Bands over each other that can be told apart."""
+MOST_LABELLED = 24
+"""Points of a trade-off that all have their intervals and names; of more only those that matter have."""
 LABEL = 34
 """Letters of a label beside a bar."""
 
@@ -216,7 +218,7 @@ def tradeoff(
         colour = 2 if is_chosen else 1 if on_front else 0
         at, height = frame.x.place(x["value"]), frame.y.place(y["value"])
         for one, horizontal in ((x, True), (y, False)):
-            if one["low"] is None:
+            if one["low"] is None or (len(spots) > MOST_LABELLED and not on_front and not is_chosen):
                 continue
             axis = frame.x if horizontal else frame.y
             low, high = axis.held(max(one["low"], 0.0)), axis.held(one["high"])
@@ -227,7 +229,7 @@ def tradeoff(
         at, height = frame.x.place(x["value"]), frame.y.place(y["value"])
         box = (at + 7, height - 16, at + 9 + letters(name), height - 3)
         free = box[2] < frame.end and not any(_overlap(box, other) for other in taken)
-        if free and (on_front or is_chosen or len(spots) <= 24):
+        if free and (on_front or is_chosen or len(spots) <= MOST_LABELLED):
             taken.append(box)
             frame.write(box[0], height - 5, name, look="v" if is_chosen else "k")
     return frame.panel()

@@ -43,7 +43,7 @@ def logarithmic(low: float, high: float, begin: float, end: float, *, factor: fl
     if not high > low:
         low, high = low / 2, high * 2
     decades = math.log10(high / low)
-    steps = (1,) if decades > 3 else (1, 2, 5) if decades > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    steps = (1,) if decades > 3 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     exponents = range(math.floor(math.log10(low * factor)), math.ceil(math.log10(high * factor)) + 1)
     values = [one * 10.0**exponent for exponent in exponents for one in steps]
     inside = [value for value in values if low * factor * 0.999 <= value <= high * factor * 1.001]
