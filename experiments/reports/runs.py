@@ -108,7 +108,9 @@ def asked(run: StoredRun, config: Config, environment: Mapping[str, Any]) -> str
     sentence = str(workload.get("sentence", "")).removeprefix("workload: ")
     requests = sentence or plural(run.summary["requests"]["offered"], "request")
     times = config.run.replications
-    repeated = f", in {times} replications" if times > 1 else ""
+    resampled = run.summary.get("replication_kind") == "resampled"
+    again = f" and {plural(times - 1, 'resample')} of them" if resampled else f", in {times} replications"
+    repeated = again if times > 1 else ""
     sizing = config.protocol.sizing
     tokens = sizing.options.get("tokens")
     set_aside = (
@@ -130,7 +132,9 @@ def _answer(run: StoredRun, config: Config, environment: Mapping[str, Any]) -> I
     replications = len(summary["replications"])
     kind = str(summary.get("replication_kind") or "independent")
     each = requests["offered"] // max(replications, 1)
-    yield sure_sentence(summary["latency_s"]["p99"], "p99 latency", replications, each, kind)
+    yield sure_sentence(
+        summary["latency_s"]["p99"], "p99 latency", replications, each, kind, file=config.workload.file is not None
+    )
 
 
 def _sections(

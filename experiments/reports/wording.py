@@ -106,22 +106,25 @@ def times_sentence(latency: Mapping[str, Any], whom: str = "those served") -> st
     return f"Half of {whom} were delivered within {half}, 99 % within {most}{sure}."
 
 
-def sure_sentence(estimate: Mapping[str, Any], what: str, replications: int, requests: int, kind: str = "") -> str:
-    """How sure a figure is, and what would make it surer."""
+def sure_sentence(
+    estimate: Mapping[str, Any], what: str, replications: int, requests: int, kind: str = "", *, file: bool = False
+) -> str:
+    """How sure a figure is, and what would make it surer. ``file``: the requests are those of a file."""
     width = known_to(estimate)
     if estimate["value"] is None:
         return ""
     if width is None:
         if replications > 1:
             return f"The {replications} replications do not say how sure the {what} is."
+        advice = "; a longer file has one" if file else ", and repeat the run with --set run.replications=10"
         return (
             f"One run of {plural(requests, 'request')} is too short to say how sure the {what} is, so it has no "
-            "interval: take it for a first look, and repeat the run with --set run.replications=10."
+            f"interval: take it for a first look{advice}."
         )
     if kind == "resampled":
         source = (
-            f"over {replications} resamples of the file, which is one piece of traffic: how far other traffic of its "
-            "kind may be off"
+            f"its value is the file's own, its interval comes from {plural(replications - 1, 'resample')} of the file "
+            "and says how far other traffic of its kind may be off"
         )
     elif replications > 1:
         source = f"a t interval across {replications} independent replications"

@@ -310,7 +310,7 @@ def test_a_large_sweep_is_a_small_file(sweep: Path, tmp_path: Path) -> None:
 
 def test_a_long_run_is_no_larger_a_file(tmp_path: Path) -> None:
     sizes = []
-    for requests in (300, 3000):
+    for requests in (300, 1500):
         run_sim(load("quickstart", [f"workload.requests={requests}", "run.replications=1"]), tmp_path / str(requests))
         sizes.append(len(made(tmp_path / str(requests), tmp_path / "r.html")))
     assert sizes[1] < 1.3 * sizes[0] < 500_000
@@ -589,3 +589,14 @@ def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(
     assert [int(tag[1]) for tag, _ in Tags(text).tags if re.fullmatch(r"h\d", tag)].count(1) == 1
     for article, path in zip(text.split("<article")[2:], (run, other, failed), strict=True):
         assert check_numbers(article, json.loads((path / "summary.json").read_text())) > 10
+
+
+def test_the_page_of_a_resampled_file_says_what_its_interval_is(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "replication_kind": "resampled"}))
+    text = made(folder, tmp_path / "r.html")
+    assert "and 2 resamples of them" in text
+    assert "its interval comes from 2 resamples of the file" in text
+    assert "bands their 95" not in text  # the spread of resamples is no band around the file's own distribution
