@@ -57,7 +57,7 @@ EARLY_SHARE = 0.1
 clear losers, since more resamples tell no more about the file."""
 LEAST: dict[Kind, int] = {"independent": 2, "resampled": 4}
 """The smallest first stage: a spread takes two values, and with resamples replication 0 is no part of it."""
-MOST_PAIRS = 5000
+MOST_PAIRS = 1000
 """For so many pairs of settings the quantile of the largest difference is computed; for more it is Bonferroni's."""
 DRAWS = 4000
 """How many draws tell the quantile of the largest of several t variables."""
