@@ -103,7 +103,16 @@ APPLICATIONS = {"ipywidgets", "jupyterlab"}
 
 def test_every_extra_is_used_by_some_code() -> None:
     extras = {name: lines for name, lines in project()["optional-dependencies"].items() if name != "dev"}
-    assert set(extras) == {"real-cpu", "real-socket", "real-cuda12", "real-cuda13", "notebooks", "cluster", "compile"}
+    assert set(extras) == {
+        "real-cpu",
+        "real-socket",
+        "real-cuda12",
+        "real-cuda13",
+        "notebooks",
+        "cluster",
+        "compile",
+        "tune",
+    }
     folders = ("real", "experiments", "tests", "tools")
     text = "\n".join(path.read_text("utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py"))
     for lines in extras.values():

@@ -75,6 +75,15 @@ def tune(
         str,
         typer.Option("--indifference", metavar="SHARE|TIME", help="Differences that do not matter, such as 2% or 5ms."),
     ] = "2%",
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if", metavar="WORD=VALUE,…", help="The recommendation again with this, such as rate=2x,pool=0.5x."
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="How far off profiles and traffic may be until it changes.")
+    ] = False,
     settings: SetOption = None,
     seed: SeedOption = None,
     replications: Annotated[
@@ -106,6 +115,7 @@ def tune(
     from experiments.sweeps.grid import parse_grid
     from experiments.tuning.asking import make_question
     from experiments.tuning.base import Asked
+    from experiments.tuning.changes import parse_what_ifs
     from experiments.tuning.decision import SLO_MISSED
     from experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
     from experiments.tuning.text import plan_text
@@ -124,6 +134,8 @@ def tune(
         space=parse_grid(space or (), "--space"),
         baselines=[_baseline(one) for one in baseline or ()],
         replications=replications,
+        what_ifs=parse_what_ifs(what_if or []),
+        sensitivity=sensitivity,
         command=_command(context, source),
     )
     target = question.target() if out is None else out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from experiments.stats.replicates import INDEPENDENT, Replicates
 from experiments.sweeps.folder import code_digest
 from experiments.tuning.base import Asked, Base, make_base
 from experiments.tuning.bounds import Demand, demand_of
+from experiments.tuning.changes import WhatIf, check_what_ifs
 from experiments.tuning.folder import TUNE_SCHEMA
 from experiments.tuning.question import Indifference, Limit, Objective
 from experiments.tuning.space import Fields, Setting, Space, make_space
@@ -47,6 +48,11 @@ class Question:
     most: int
     command: str = ""
     """The command that asks it, to be told with the answer."""
+    given: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The values of fields that the user named."""
+    what_ifs: tuple[WhatIf, ...] = ()
+    sensitivity: bool = False
+    """Whether to ask how far off the configuration may be."""
 
     @cached_property
     def settings(self) -> dict[int, Setting]:
@@ -106,6 +112,8 @@ def make_question(
     baselines: Sequence[Fields] = (),
     replications: int | None = None,
     command: str = "",
+    what_ifs: Sequence[WhatIf] = (),
+    sensitivity: bool = False,
 ) -> Question:
     """Check all that is asked. Raises UserError: one sentence; nothing has been run or written."""
     base = make_base(asked)
@@ -121,4 +129,19 @@ def make_question(
     elif not LEAST[replicates.kind] <= most <= FRESH:
         raise UserError(f"--replications is {most}, it must be from {LEAST[replicates.kind]} to {FRESH}")
     chosen = indifference or Indifference(share=0.02)
-    return Question(base, made, demand, objective, tuple(limits), certainty, chosen, replicates, most, command)
+    question = Question(
+        base, made, demand, objective, tuple(limits), certainty, chosen, replicates, most, command,
+        dict(space or {}), tuple(what_ifs), sensitivity,
+    )  # fmt: skip
+    check_what_ifs(base, question.what_ifs)
+    if sensitivity:
+        _check_library()
+    return question
+
+
+def _check_library() -> None:
+    """Raise UserError where SALib is not installed, before anything runs."""
+    import importlib.util
+
+    if importlib.util.find_spec("SALib") is None:
+        raise UserError("--sensitivity needs SALib: pip install 'bufferlab[tune]'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,8 @@ class Runs:
     folder: TuneFolder | None = None
     progress: Progress | None = None
     notice: Notice | None = None
+    marks: Mapping[str, Any] = field(default_factory=dict)
+    """What the ledger has of every run beside its figures, such as another stage."""
     made: int = 0
     """How many were made now, rather than found in the folder."""
     _rows: dict[Key, Row] = field(default_factory=dict)
@@ -102,7 +104,8 @@ class Runs:
             violations = made.pop("violations")
             fingerprint = self.settings[number].fingerprint
             row = {
-                "setting": number, "fingerprint": fingerprint, "replication": replication, "stage": stage, **made,
+                "setting": self.settings[number].number, "fingerprint": fingerprint, "replication": replication,
+                "stage": stage, **self.marks, **made,
             }  # fmt: skip
             if self.folder is not None:
                 self.folder.add(row)

@@ -70,9 +70,9 @@ def _instances(section: Serving) -> str:
     return f"{section.instances}{ranks}"
 
 
-def answer_text(content: Mapping[str, Any]) -> str:
-    """All of it."""
-    parts = [_words(content), _alike(content), _sure(content), _table(content), _front(content)]
+def answer_text(content: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """All of it; ``more``: further parts, before what it took."""
+    parts = [_words(content), _alike(content), _sure(content), _table(content), _front(content), *more]
     return "\n\n".join(part for part in parts if part) + f"\n\n{_spent(content)}"
 
 
@@ -346,3 +346,24 @@ def _cell(value: Any) -> str:
 
 def _stage(stage: str | None) -> str:
     return "" if stage is None else stage.replace("_", " ")
+
+
+# --- what the tables of what-ifs and of the sensitivity use as well ---
+
+
+def short_change(name: str) -> str:
+    """A field as a table names it."""
+    return SHORT_NAMES.get(name, name)
+
+
+def signed_estimate(estimate: Mapping[str, Any]) -> str:
+    """A difference with its interval."""
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return ""
+    return _signed(value) if low is None or high is None else f"{_signed(value)} ({_signed(low)} .. {_signed(high)})"
+
+
+def time_estimate(estimate: Mapping[str, Any]) -> str:
+    """A time with its interval; empty where there is none."""
+    return "" if estimate["value"] is None else _estimate(estimate)

@@ -23,6 +23,9 @@ from experiments.tuning.decision import bottleneck_of, candidate, decide, nothin
 from experiments.tuning.estimates import difference
 from experiments.tuning.folder import TuneFolder
 from experiments.tuning.screening import overloaded, screen
+from experiments.tuning.sensitivity import examine, sensitivity_text
+from experiments.tuning.what_if import STAGE as WHAT_IF_STAGE
+from experiments.tuning.what_if import answers, what_if_text
 
 
 def run_tune(
@@ -73,7 +76,7 @@ def run_tune(
                 yield from done
 
         runs = Runs(question.settings, execute, folder, progress, notice)
-        told = _answered(question, runs)
+        told = _otherwise(question, runs, _answered(question, runs))
         told = told.lasting(time.perf_counter() - started_s)
         if folder is not None:
             folder.finish(told.content, told.text)
@@ -82,6 +85,23 @@ def run_tune(
 
                 plot_tune(told.content, folder.folder, f"{question.base.config.run.name}: {question.objective.title}")
     return told
+
+
+def _otherwise(question: Question, runs: Runs, told: Told) -> Told:
+    """The same answer with the what-ifs and the sensitivity that were asked for."""
+    if not question.what_ifs and not question.sensitivity:
+        return told
+    from experiments.tuning.text import answer_text
+
+    def ask(other: Question, name: str) -> Told:
+        marks = {"stage": WHAT_IF_STAGE, "what_if": name}
+        return _answered(other, Runs(other.settings, runs.execute, runs.folder, runs.progress, runs.notice, marks))
+
+    chosen = question.settings.get(told.content["chosen"])
+    content = {**told.content, "what_if": answers(question, question.what_ifs, chosen, ask)}
+    if question.sensitivity and chosen is not None:
+        content["sensitivity"] = examine(question, runs, told.content)
+    return Told(content, answer_text(content, [what_if_text(content), sensitivity_text(content)]))
 
 
 def _answered(question: Question, runs: Runs) -> Told:

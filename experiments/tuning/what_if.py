@@ -1,0 +1,118 @@
+"""What if it were otherwise: the recommendation again where traffic, memory or profiles are not what they are now.
+
+Every what-if is a tune of its own in which the recommended setting is what is set today, on the same requests:
+settings are screened and raced anew, and the best of them is held against staying in replications that had no part in
+its choice. So "holds" says that no setting was found that is better by more than the indifference, and a cost is that
+of staying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.stats.intervals import Estimate, unbounded
+from experiments.sweeps.grid import plain
+from experiments.text import table
+from experiments.tuning.bounds import demand_of
+from experiments.tuning.changes import POOL as MEMORY
+from experiments.tuning.changes import WhatIf, changed_base, field_changes
+from experiments.tuning.space import POOL, make_space
+from experiments.tuning.text import short_change, signed_estimate, time_estimate
+
+if TYPE_CHECKING:
+    from experiments.tuning.answer import Told
+    from experiments.tuning.asking import Question
+    from experiments.tuning.space import Setting
+
+STAGE = "what-if"
+
+Ask = Callable[["Question", str], "Told"]
+"""Answers a question; the text names it in the ledger."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A what-if and the question that it comes to."""
+
+    what_if: WhatIf
+    question: Question
+
+
+def asked(question: Question, what_if: WhatIf, chosen: Setting | None) -> Asked:
+    """The question in which it is so and ``chosen`` is what is set today."""
+    base = changed_base(question.base, what_if, None if chosen is None else chosen.config)
+    demand = demand_of(base.config)
+    # A pool that the user named is one of this memory; here the memory is another.
+    scaled = any(change.word == MEMORY for change in what_if.changes)
+    given = {name: values for name, values in question.given.items() if name != POOL or not scaled}
+    space = make_space(base, demand, given=given, baselines=[{}])
+    return Asked(what_if, replace(question, base=base, demand=demand, space=space, what_ifs=(), sensitivity=False))
+
+
+def answers(question: Question, what_ifs: Sequence[WhatIf], chosen: Setting | None, ask: Ask) -> list[dict[str, Any]]:
+    """What tune.json says of each."""
+    found = []
+    for what_if in what_ifs:
+        one = asked(question, what_if, chosen)
+        told = ask(one.question, what_if.text).content
+        stay: dict[str, Any] = told["over"][0]
+        cost = unbounded(None) if told["verdict"] == "over-capacity" else _staying(stay["difference"])
+        same = bool(told["chosen"]) and not told["changes"]
+        found.append(
+            {
+                "name": what_if.text,
+                "fields": dict(field_changes(question.base.config if chosen is None else chosen.config, what_if)),
+                "verdict": told["verdict"],
+                "recommendation": told["recommendation"],
+                "changes": told["changes"],
+                "holds": same if told["chosen"] else None,
+                "cost": cost,
+                "why": stay.get("why", ""),
+                "objective": told["objective"],
+                "staying": stay["value"],
+                "memory_bytes": told["memory_bytes"],
+                "capacity": told["capacity"]["verdict"],
+                "bottleneck": told["capacity"]["bottleneck"],
+                "certainty": told["certainty"],
+                "runs": told["runs"],
+                "requests": told["requests"],
+            }
+        )
+    return found
+
+
+def _staying(difference: Estimate) -> Estimate:
+    """What staying costs: the opposite of what changing brings."""
+    value, low, high = difference["value"], difference["low"], difference["high"]
+    return {
+        "value": None if value is None else -value,
+        "low": None if high is None else -high,
+        "high": None if low is None else -low,
+    }
+
+
+def what_if_text(content: Mapping[str, Any]) -> str:
+    """The table of an answer; empty where nothing was asked."""
+
+    if not content["what_if"]:
+        return ""
+    rows: list[Sequence[str]] = [("what if", "the recommendation", "staying costs", "with the best", "capacity")]
+    for one in content["what_if"]:
+        if one["verdict"] in ("over-capacity", "slo-missed"):
+            what = (
+                "nothing to choose: over capacity" if one["verdict"] == "over-capacity" else "no setting keeps the SLO"
+            )
+        elif one["holds"]:
+            what = "holds"
+        else:
+            what = "becomes " + ", ".join(
+                f"{short_change(name)} {plain(value)}" for name, value in one["changes"].items()
+            )
+        capacity = one["capacity"] or ""
+        if one["capacity"] in ("over", "near") and one["bottleneck"]:
+            capacity += f": {one['bottleneck'].replace('_', ' ')}"
+        cost = "nothing" if one["holds"] else one["why"] or signed_estimate(one["cost"])
+        rows.append((one["name"], what, cost, time_estimate(one["objective"]), capacity))
+    return "What if:\n" + table(rows)

@@ -1,0 +1,188 @@
+"""``bufferlab tune --what-if`` and ``--sensitivity``: what the words mean, and answers where the truth is known."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.config.schema import Config
+from experiments.errors import UserError
+from experiments.tuning import asking
+from experiments.tuning.asking import Question, make_question
+from experiments.tuning.base import Asked
+from experiments.tuning.changes import WORDS, changed_config, parse_what_ifs
+from experiments.tuning.question import parse_objective
+from experiments.tuning.sensitivity import TRAJECTORIES
+from experiments.tuning.tune import run_tune
+from experiments.workloads.loading import load
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_code() -> Iterator[None]:
+    """The code does not change while a test runs, even if somebody edits it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "code_digest", lambda: "code")
+        yield
+
+
+def changed(text: str, *settings: str) -> Config:
+    (what_if,) = parse_what_ifs([text])
+    return changed_config(load("quickstart", list(settings)), what_if)
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("rate=2x", {"workload.rate_rps": 16.0}),
+        ("pool=0.5x", {"language.pool_blocks": 128}),
+        ("link=efa-p5en", {"link.profile": "efa-p5en"}),
+        ("bandwidth=0.8x", {"link.bandwidth_scale": 0.8}),
+        ("latency=3", {"link.latency_scale": 3.0}),
+        ("encode=2x", {"encode.time_scale": 2.0}),
+        ("prefill=2x", {"language.time_scale": 2.0}),
+        ("service=2x", {"encode.time_scale": 2.0, "language.time_scale": 2.0}),
+        ("images=2x", {"workload.image_scale": 2.0}),
+        ("lengths=.5x", {"workload.length_scale": 0.5}),
+        ("lengths=2x+rate=2x", {"workload.length_scale": 2.0, "workload.rate_rps": 16.0}),
+    ],
+)
+def test_a_word_changes_its_fields_and_nothing_else(text: str, fields: dict[str, Any]) -> None:
+    from protocol.naming import flat
+
+    own, new = dict(flat(load("quickstart", []).tree())), dict(flat(changed(text).tree()))
+    assert {name: value for name, value in new.items() if own.get(name) != value} == fields
+
+
+def test_every_word_is_in_the_documentation() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tune.md").read_text(encoding="utf-8")
+    for word in WORDS:
+        assert f"| `{word}=" in page
+
+
+def test_a_factor_multiplies_what_the_configuration_has() -> None:
+    assert changed("bandwidth=0.5x", "link.bandwidth_scale=0.8").link.bandwidth_scale == pytest.approx(0.4)
+
+
+def test_one_option_asks_several_questions_and_each_once() -> None:
+    asked = parse_what_ifs(["rate=2x,pool=0.5x", "rate=2x"])
+    assert [one.text for one in asked] == ["rate=2x", "pool=0.5x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rat=2x", r"'rat' is not known.*it must be one of rate, pool, link"),
+        ("rate", "it must look like rate=2x"),
+        ("rate=", "it must look like rate=2x"),
+        ("rate=fast", "must be a factor from 0.01x to 100x"),
+        ("rate=0x", "must be a factor from 0.01x to 100x"),
+        ("rate=1e9x", "must be a factor"),
+        ("link=infiniband", "is no link profile.*it must be one of"),
+        ("rate=2x+rate=3x", "names rate twice"),
+        ("", "it must look like rate=2x"),
+    ],
+)
+def test_any_other_word_or_value_is_refused_in_a_sentence(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^--what-if is .*{message}") as caught:
+        parse_what_ifs([text])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rate_that_nobody_has_is_refused_before_anything_runs() -> None:
+    with pytest.raises(UserError, match=r"^--what-if is 'rate=2x', but all lengths come at once"):
+        question(what_ifs=parse_what_ifs(["rate=2x"]))
+
+
+# --- answers ---
+
+SPACE: dict[str, list[Any]] = {
+    "protocol.sizing.policy": ["fixed"],
+    "protocol.sizing.tokens": [1024, 2048],
+    "protocol.discipline": ["window"],
+    "protocol.block_tokens": [128],
+    "language.pool_blocks": [512],
+}
+LENGTH = 1000
+
+
+def question(**options: Any) -> Question:
+    """Requests of 1,000 tokens: a default of 1,024 is enough, until they are longer than that by 2.4 %."""
+    settings = (f"workload={{lengths=[{LENGTH}], requests=12}}", "language.pool_blocks=512", "encode.pool_blocks=512")
+    asked = Asked("quickstart", settings=settings)
+    options = {"objective": parse_objective("latency_p99"), "space": SPACE, **options}
+    return make_question(asked, baselines=[{"protocol.sizing.tokens": 2048}], **options)
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
+    out = tmp_path_factory.mktemp("tune") / "out"
+    asked = question(what_ifs=parse_what_ifs(["lengths=2x,bandwidth=0.5x"]), sensitivity=True)
+    told = run_tune(asked, out, jobs=1, plots=False)
+    return told.content, told.text, out
+
+
+def test_a_what_if_says_whether_the_recommendation_holds_and_what_staying_costs(answer: Any) -> None:
+    content, text, _ = answer
+    assert content["recommendation"]["protocol.sizing.tokens"] == 1024
+    longer, slower = content["what_if"]
+    assert (longer["name"], longer["fields"]) == ("lengths=2x", {"workload.length_scale": 2.0})
+    # Of 2,000 tokens, 1,024 are not enough.
+    assert longer["holds"] is False
+    assert longer["recommendation"]["protocol.sizing.tokens"] == 2048
+    assert longer["cost"]["value"] > content["indifference"]
+    assert longer["staying"]["value"] - longer["objective"]["value"] == pytest.approx(longer["cost"]["value"])
+    assert (slower["holds"], slower["changes"]) == (True, {})
+    lines = text[text.index("What if:") :].splitlines()
+    assert any("lengths=2x" in line and "becomes" in line for line in lines)
+    assert any("bandwidth=0.5x" in line and "holds" in line for line in lines)
+
+
+def test_bisection_finds_the_factor_at_which_the_recommendation_changes(answer: Any) -> None:
+    content, text, _ = answer
+    breaks = {(one["name"], one["to"] > 1): one for one in content["sensitivity"]["breaks"]}
+    longer = breaks["lengths", True]
+    truth = 1024 / LENGTH
+    assert longer["between"][0] <= truth <= longer["between"][1]
+    assert longer["between"][1] / longer["between"][0] < 1.05
+    assert longer["winner"] == {"protocol.sizing.tokens": 2048}
+    assert longer["by"]["value"] > content["indifference"]
+    assert breaks["lengths", False]["breaks_at"] is None
+    assert breaks["bandwidth", True]["breaks_at"] is None
+    # All of them come at once, so there is no rate.
+    assert not any(name == "rate" for name, _ in breaks)
+    assert "tokens of an image: no rival can be told to be better down to 0.25×" in text
+
+
+def test_screening_tells_what_matters_with_an_interval(answer: Any) -> None:
+    content, _, _ = answer
+    screening = content["sensitivity"]["screening"]
+    effects = {one["name"]: one["figure"] for one in screening["effects"]}
+    assert set(effects) == {"bandwidth", "latency", "service", "lengths"}
+    assert screening["runs"] == 2 * TRAJECTORIES * (len(effects) + 1)
+    # Twelve requests at once wait for one another's computing, and hardly for latencies of the link.
+    assert effects["lengths"]["value"] > effects["latency"]["value"]
+    assert all(math.isfinite(one["half"]) and one["half"] >= 0 for one in effects.values())
+
+
+def test_the_runs_are_bounded_and_in_the_ledger_by_their_stage(answer: Any) -> None:
+    content, _, out = answer
+    rows = pq.read_table(out / "ledger.parquet").to_pylist()
+    stages = [row["stage"] for row in rows]
+    assert {"race", "what-if", "sensitivity"} <= set(stages)
+    assert 0 < content["sensitivity"]["runs"] <= content["sensitivity"]["most_runs"]
+    assert {row["what_if"] for row in rows if row["stage"] == "what-if"} == {"lengths=2x", "bandwidth=0.5x"}
+
+
+def test_the_same_question_again_runs_nothing_and_says_the_same(answer: Any) -> None:
+    content, _, out = answer
+    made: list[int] = []
+    asked = question(what_ifs=parse_what_ifs(["lengths=2x,bandwidth=0.5x"]), sensitivity=True)
+    again = run_tune(asked, out, jobs=1, plots=False, progress=made.append)
+    assert not made
+    assert {**again.content, "wall_s": None} == {**content, "wall_s": None}
