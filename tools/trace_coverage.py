@@ -1,6 +1,6 @@
 """How often the intervals of a file hold the truth, on traffic and a queue whose long run is known.
 
-    python tools/trace_coverage.py [--files N] [--resamples N] [--seed N] [--only NAME] [--settings N]
+    python tools/trace_coverage.py [--files N] [--only NAME] [--settings N]
 
 A file is drawn from a process, a queue with one server takes it (waits by Lindley's recursion), and its figures
 get the intervals that ``sim`` gives those of a file, from resamples of it alone. That is repeated for many
@@ -40,6 +40,7 @@ LONG = 400_000
 """Requests of a long run."""
 STATISTICS: tuple[Statistic, ...] = (mean, quantile(0.99))
 NAMES = ("mean", "p99")
+COLUMNS = ("has one", "mean", "p99", "Δ mean", "Δ p99", "width")
 TOKENS_PER_S = 1000.0
 
 
@@ -116,7 +117,8 @@ PROCESSES = (
     Process("wandering, 20 s", 0.5, wandering(20, 0.4)),
     Process("wandering, 100 s", 0.5, wandering(100, 0.4)),
 )
-SIZES = (1000, 3000, 10_000)
+SIZES = {1000: 200, 3000: 300, 10_000: 120}
+"""Requests of a file, and how many files of that size are looked at."""
 
 
 def servers(number: int) -> list[Callable[[Reals], Reals]]:
@@ -146,10 +148,10 @@ def figures(requests: Columns, chosen: Sequence[Callable[[Reals], Reals]]) -> Fi
     return [[statistic(one) for statistic in STATISTICS] for one in found]
 
 
-def truth(process: Process, count: int, chosen: Sequence[Callable[[Reals], Reals]], seed: int) -> NDArray[Any]:
+def truth(process: Process, count: int, chosen: Sequence[Callable[[Reals], Reals]]) -> NDArray[Any]:
     """What the figures are in the long run."""
     runs = 600 if process.course else 30
-    draws = np.random.default_rng([seed, 99])
+    draws = np.random.default_rng([1, 99])
     made = [figures(process.draw(count if process.course else LONG, draws), chosen) for _ in range(runs)]
     return np.asarray(np.mean(made, axis=0))
 
@@ -183,19 +185,23 @@ def holds(low: float | None, high: float | None, true: float) -> bool:
     return low is not None and high is not None and low <= true <= high
 
 
-def measure(process: Process, count: int, files: int, resamples: int, seed: int) -> dict[str, float]:
+def looked_at(
+    process: Process, count: int, files: int, chosen: Sequence[Callable[[Reals], Reals]], resamples: int, seed: int
+) -> list[Known | None]:
+    """So many files of a process."""
+    draws = np.random.default_rng([seed, count, PROCESSES.index(process)])
+    return [look_at(process.draw(count, draws), chosen, resamples, number) for number in range(files)]
+
+
+def shares(files: Sequence[Known | None], true: NDArray[Any]) -> dict[str, float]:
     """The shares of one row of the table."""
-    chosen = servers(2)
-    true = truth(process, count, chosen, seed)
-    draws = np.random.default_rng([seed, count])
     held: dict[str, list[float]] = {name: [] for name in ("mean", "p99", "Δ mean", "Δ p99", "width")}
-    for number in range(files):
-        known = look_at(process.draw(count, draws), chosen, resamples, seed=number)
+    for known in files:
         if known is None:
             continue
         replicates = known.plan.replicates
         for place, name in enumerate(NAMES):
-            parts = [one[place] for one in known.parts]
+            parts = [one[place] for one in known.parts[:2]]
             found = replicates.estimate(known.of(0, place), parts[0], positive=True)
             held[name].append(holds(found["low"], found["high"], true[0][place]))
             least = min(part for part in parts if part is not None)
@@ -203,53 +209,63 @@ def measure(process: Process, count: int, files: int, resamples: int, seed: int)
             held[f"Δ {name}"].append(holds(change["low"], change["high"], true[1][place] - true[0][place]))
             if name == "p99" and found["high"] is not None and found["value"] is not None:
                 held["width"].append(found["high"] / found["value"])
-    shares = {name: float(np.median(one) if name == "width" else np.mean(one)) for name, one in held.items() if one}
-    return {"has one": len(held["mean"]) / files, **shares}
+    told = {name: float(np.median(one) if name == "width" else np.mean(one)) for name, one in held.items() if one}
+    return {"has one": len(held["mean"]) / len(files), **told}
 
 
-def select(
-    process: Process, count: int, number: int, files: int, resamples: int, seed: int
-) -> list[tuple[float, float]]:
+def choices(files: Sequence[Known | None], true: NDArray[Any]) -> list[tuple[float, float]]:
     """For the mean and the p99: how often the settings that may be the lowest hold the best, and how many they are."""
-    chosen = servers(number)
-    best = truth(process, count, chosen, seed).argmin(axis=0)
-    draws = np.random.default_rng([seed, count])
     kept: list[list[tuple[bool, int]]] = [[] for _ in NAMES]
-    for file in range(files):
-        known = look_at(process.draw(count, draws), chosen, resamples, seed=file)
+    for known in files:
         for place in range(len(NAMES)) if known is not None else ():
             assert known is not None
-            samples = [known.of(setting, place) for setting in range(number)]
+            samples = [known.of(setting, place) for setting in range(len(true))]
             found = possibly_lowest(samples, known.plan.replicates)
-            kept[place].append((int(best[place]) in found, len(found)))
-    return [tuple(np.mean(one, axis=0).tolist()) if one else (float("nan"),) * 2 for one in kept]
+            kept[place].append((int(true[:, place].argmin()) in found, len(found)))
+    nothing = (float("nan"), float("nan"))
+    return [
+        (float(np.mean([held for held, _ in one])), float(np.mean([size for _, size in one]))) if one else nothing
+        for one in kept
+    ]
+
+
+def row(
+    head: tuple[str, ...], files: Sequence[Known | None], true: NDArray[Any], *, selecting: bool
+) -> tuple[str, ...]:
+    """A row of the table."""
+    if selecting:
+        return (*head, *(text for share, size in choices(files, true) for text in (f"{share:.1%}", f"{size:.1f}")))
+    found = shares(files, true)
+    shown = [f"{found[name]:.2f}" if name == "width" else f"{found[name]:.1%}" for name in COLUMNS if name in found]
+    return (*head, *shown, *[""] * (len(COLUMNS) - len(shown)))
+
+
+def heads(*, selecting: bool) -> tuple[str, ...]:
+    """The head of the table."""
+    return ("traffic", "load", "requests", *(("mean: held", "of", "p99: held", "of") if selecting else COLUMNS))
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=400)
+    parser.add_argument("--files", type=int, help="files of each kind [default: 120 to 300]")
     parser.add_argument("--resamples", type=int, default=19)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--only", default="", help="processes whose names begin so")
     parser.add_argument("--settings", type=int, default=0, help="compare so many instead")
     options = parser.parse_args()
-    asked = [one for one in PROCESSES if one.name.startswith(options.only)]
-    given = (options.files, options.resamples, options.seed)
-    names = ("has one", "mean", "p99", "Δ mean", "Δ p99", "width")
-    rows: list[tuple[str, ...]] = [("traffic", "load", "requests", *names)]
-    if options.settings:
-        rows = [("traffic", "load", "requests", "mean: held", "of", "p99: held", "of")]
-    for process in asked:
-        for count in SIZES:
-            head = (process.name, f"{process.load:g}", str(count))
-            if options.settings:
-                found = select(process, count, options.settings, *given)
-                rows.append((*head, *(text for share, size in found for text in (f"{share:.1%}", f"{size:.1f}"))))
-                continue
-            row = measure(process, count, *given)
-            shown = (f"{row[name]:.2f}" if name == "width" else f"{row[name]:.1%}" for name in names if name in row)
-            rows.append((*head, *shown, *[""] * (len(names) - len(row))))
+    selecting = bool(options.settings)
+    chosen = servers(options.settings or 2)
+    rows = [heads(selecting=selecting)]
+    for process in PROCESSES:
+        if not process.name.startswith(options.only):
+            continue
+        true = None
+        for count, files in SIZES.items():
+            if true is None or process.course:
+                true = truth(process, count, chosen)
+            found = looked_at(process, count, options.files or files, chosen, options.resamples, options.seed)
+            rows.append(row((process.name, f"{process.load:g}", str(count)), found, true, selecting=selecting))
     print(table(rows))
 
 

@@ -145,7 +145,7 @@ INDEPENDENT = Replicates()
 
 FEW_SPELLS = 10.0
 """On fewer independent spells a figure rests that is a matter of luck, as in ``batching``."""
-FEW_STRETCHES = 3.0
+FEW_STRETCHES = 5.0
 
 
 def caution(p99_parts: float | None, mean_parts: float | None) -> str | None:

@@ -291,7 +291,7 @@ def test_the_interval_of_a_file_holds_the_long_run_about_as_often_as_it_says() -
 def test_a_caution_says_where_intervals_are_too_narrow() -> None:
     assert caution(40.0, 30.0) is None
     assert "rests on about 4 busy spells" in str(caution(4.2, 30.0))
-    assert "short against how long its latencies remember" in str(caution(4.2, 2.0))
+    assert "short against how long its latencies remember" in str(caution(4.2, 4.0))
     assert caution(None, None) is None
 
 

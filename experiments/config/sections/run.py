@@ -32,7 +32,8 @@ class Run(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Every random draw comes from it."""
     replications: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """How often the run is repeated with other draws; two or more give intervals across replications."""
+    """How often the run is repeated with other draws; two or more give intervals across replications. Of a file that is
+    simulated the others are resamples of it, and 20 the default."""
     warmup_requests: Annotated[int, Field(ge=0)] = 0
     """How many first requests are left out of the figures, because they met an empty system."""
 
