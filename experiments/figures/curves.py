@@ -16,6 +16,7 @@ from experiments.figures.style import (
     Samples,
 )
 from experiments.stats.intervals import Estimate, across_replications
+from experiments.stats.replicates import INDEPENDENT, Replicates, replicates_from
 from experiments.stats.selection import possibly_lowest
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ def is_numeric(table: pd.DataFrame, name: str) -> bool:
     return name in table.columns and table[name].dtype.kind in "if" and not table[name].isna().any()
 
 
+REPLICATES = "replicates"
+"""Under this name the table of a sweep says, in its ``attrs``, what the replications of each configuration are to one
+another; it says nothing of those that are independent."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One size of one curve: its replications, and whether every request was delivered."""
@@ -78,20 +84,30 @@ class Point:
     x: float
     samples: Samples
     whole: bool
+    replicates: Replicates = INDEPENDENT
+    spells: float | None = None
+    positive: bool = False
 
     @cached_property
     def estimate(self) -> Estimate:
-        """The mean over the replications."""
-        return across_replications([None if math.isnan(one) else one for one in self.samples.tolist()])
+        """The mean over the replications; of a file that is resampled its own value."""
+        values = [None if math.isnan(one) else one for one in self.samples.tolist()]
+        if not self.replicates.resampled:
+            return across_replications(values)
+        return self.replicates.estimate(values, self.spells, positive=self.positive)
 
 
 def curve_of(part: pd.DataFrame, x: str, name: str) -> list[Point]:
     """The points of a curve from left to right; those with nothing to measure are left out."""
     points = []
+    kinds = part.attrs.get(REPLICATES, {})
     for value, rows in part.groupby(x):
         whole = bool((rows["requests.succeeded"] == rows["requests.offered"]).all())
         samples = rows.sort_values("replication")[name].to_numpy(dtype=float)
-        points.append(Point(float(str(value)), samples, whole))
+        told = kinds.get(int(rows["configuration"].iloc[0])) if kinds else None
+        spells = (told or {}).get("spells", {}).get(name)
+        is_time = name.partition(".")[0].endswith("_s")
+        points.append(Point(float(str(value)), samples, whole, replicates_from(told), spells, is_time))
     return [point for point in points if point.estimate["value"] is not None]
 
 
@@ -108,12 +124,11 @@ def draw_curve(axes: Axes, curve: list[Point], colour: str, *, relative: bool) -
     if lowest is None and (relative or not curve):
         return []
     whole = [point for point in curve if point.whole]
-    kept = (
-        {whole[index].x for index in possibly_lowest([point.samples.tolist() for point in whole])} if whole else set()
-    )
+    values_of = [point.samples.tolist() for point in whole]
+    kept = {whole[index].x for index in possibly_lowest(values_of, whole[0].replicates)} if whole else set()
     if relative and lowest is not None:
         # Replication by replication, so that what chance does to all sizes drops out.
-        curve = [replace(point, samples=100 * (point.samples / lowest.samples - 1)) for point in curve]
+        curve = [replace(point, samples=100 * (point.samples / lowest.samples - 1), positive=False) for point in curve]
     xs = [point.x for point in curve]
     values, low, high = (np.array([bounds(point.estimate)[side] for point in curve]) for side in range(3))
     axes.plot(xs, values, color=colour)

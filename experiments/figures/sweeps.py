@@ -15,6 +15,7 @@ import numpy as np
 from experiments.figures.curves import (
     DEFAULT_TOKENS,
     MAX_CURVES,
+    REPLICATES,
     Point,
     arms,
     curve_of,
@@ -158,23 +159,26 @@ def plot_ecdf(
 
     ``source``: a sweep's ``quantiles``, or run directories. ``quantity``: ``latency_s`` (arrival to delivered) or
     ``transfer_s`` (embedding ready to delivered). With several replications a curve is the geometric mean of their
-    quantiles and a band its 95 % interval, since the axis is logarithmic.
+    quantiles and a band its 95 % interval, since the axis is logarithmic. Of a file that is resampled it is its own.
     """
     if isinstance(source, Sequence):
         runs = [one if isinstance(one, StoredRun) else StoredRun(one) for one in source]
         curves = [(name, run_quantiles(run, quantity)) for name, run in zip(run_labels(runs), runs, strict=True)]
+        resampled = [run.summary.get("replication_kind") == "resampled" for run in runs]
     else:
         curves = [
             (name, np.array([one[quantity].to_numpy(dtype=float) for _, one in part.groupby("replication")]))
             for name, part in lines_of(source, "")
         ]
+        kinds = source.attrs.get(REPLICATES, {})
+        resampled = [int(part["configuration"].iloc[0]) in kinds for _, part in lines_of(source, "")]
     if len(curves) > MAX_CURVES:
         raise ValueError(f"there are {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some")
     names = labels if labels is not None else [name for name, _ in curves]
     figure, (body, tail) = new_figure(1, 2, (9.0, 3.9), sharex=True)
     largest, least = 0.0, math.inf
-    for name, (_, values), colour in zip(names, curves, COLOURS, strict=False):
-        band = band_of(values)
+    for name, (_, values), colour, of_file in zip(names, curves, COLOURS, resampled, strict=False):
+        band = band_of(values, resampled=of_file)
         if band is None:
             continue
         middle = band.middle

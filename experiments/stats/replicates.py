@@ -170,4 +170,4 @@ def replicates_from(content: Any) -> Replicates:
     """What ``Replicates.content`` stored; independent where nothing is stored, as before there was another kind."""
     if not content:
         return INDEPENDENT
-    return Replicates(**{name: value for name, value in content.items() if name != "caution"})
+    return Replicates(**{name: content[name] for name in ("kind", "blocks", "window") if name in content})

@@ -53,8 +53,9 @@ def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
         entry["replication_kind"] = replicates.kind if plan.replications > 1 else None
         entry["replicates"] = None
         if replicates.resampled and plan.replications > 1:
-            rests_on = [parts_of[configuration.number].get(path) for path in RANKED_FIGURES]
-            entry["replicates"] = replicates.content() | {"caution": caution(rests_on[0], rests_on[1])}
+            rests_on = {path: parts_of[configuration.number].get(path) for path in RANKED_FIGURES}
+            told = caution(*(rests_on[path] for path in RANKED_FIGURES))
+            entry["replicates"] = replicates.content() | {"caution": told, "spells": rests_on}
         entry |= _combined(summaries[configuration.number], replicates, parts_of[configuration.number])
         entry["wall_s"] = sum(one["wall_s"] for one in parts[configuration.number])
         baseline = plan.baselines.get(configuration.number)

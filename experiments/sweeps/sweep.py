@@ -63,12 +63,20 @@ class Sweep:
     @cached_property
     def table(self) -> pd.DataFrame:
         """sweep.parquet."""
-        return self.rows.to_pandas()
+        return self._with_kinds(self.rows.to_pandas())
 
     @cached_property
     def quantiles(self) -> pd.DataFrame:
         """quantiles.parquet."""
-        return self.curves.to_pandas()
+        return self._with_kinds(self.curves.to_pandas())
+
+    def _with_kinds(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The same table, which says of its configurations what their replications are to one another."""
+        kinds = {
+            one["configuration"]: one["replicates"] for one in self.report["configurations"] if one.get("replicates")
+        }
+        table.attrs = {"replicates": kinds} if kinds else {}
+        return table
 
 
 def run_sweep(

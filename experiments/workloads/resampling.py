@@ -27,6 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.stats.batching import autocorrelation_time
 from experiments.stats.replicates import Replicates
@@ -172,7 +173,20 @@ def _memory(places: Reals, tokens: Counts, length: float, bins: int) -> float:
         for weights in (None, tokens)
     ]
     around = max(round(bins * (2 * REACH + 1) / MOST_BLOCKS), 1)
-    return length / bins * max(autocorrelation_time(one - _course(one, around)) for one in steps)
+    kept = _without_pauses(steps[0], -(-bins // MOST_BLOCKS))
+    return length / bins * max(autocorrelation_time(one[kept] - _course(one[kept], around)) for one in steps)
+
+
+def _without_pauses(counts: Reals, long: int) -> NDArray[np.bool_]:
+    """All bins but those of stretches without a request that last at least so many: a night is a part of the course."""
+    busy = np.flatnonzero(counts)
+    edges = np.concatenate(([-1], busy, [len(counts)]))
+    gaps = np.diff(edges) - 1
+    kept = np.ones(len(counts), dtype=bool)
+    for start, gap in zip(edges[:-1] + 1, gaps, strict=True):
+        if gap >= long:
+            kept[start : start + gap] = False
+    return kept
 
 
 def _course(series: Reals, around: int) -> Reals:

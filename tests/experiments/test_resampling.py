@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
+from experiments.figures.curves import curve_of, lines_of
 from experiments.stats.intervals import half_width, t_quantile
 from experiments.stats.paired import paired
 from experiments.stats.replicates import INDEPENDENT, Replicates, caution, replicates_from
 from experiments.stats.selection import possibly_lowest
+from experiments.sweeps.sweep import read_sweep
 from experiments.workloads.loading import load
 from experiments.workloads.requests import (
     DEFAULT_REPLICATIONS,
@@ -149,6 +151,19 @@ def test_blocks_are_long_against_what_the_traffic_remembers_beside_its_course() 
     moved = day * (times / times[-1] - 0.08 * np.sin(2 * np.pi * times / times[-1]))
     courses = planned(Columns.of(np.sort(moved), np.full(5000, 10)))
     assert courses.memory < 3 * bursty.memory  # the course is not taken for memory
+
+
+def test_a_pause_is_a_part_of_the_course() -> None:
+    draws = np.random.default_rng(5)
+    times = np.sort(draws.uniform(0, 600, 3000))
+    steady = planned(Columns.of(times, np.full(3000, 10)))
+    paused = planned(Columns.of(times + 200.0 * (times > 300), np.full(3000, 10)))
+    assert paused.blocks == steady.blocks == 20
+    assert paused.memory < 3 * steady.memory
+    assert 12 < paused.busy_blocks < 18
+    # The pause stays about where it is.
+    made = resample(Columns.of(times + 200.0 * (times > 300), np.full(3000, 10)), paused, 1, 1)
+    assert np.count_nonzero((made.arrival_s > 360) & (made.arrival_s < 440)) < 400
 
 
 def test_files_are_resampled_by_default_and_measured_runs_meet_them_as_they_are(tmp_path: Path) -> None:
@@ -340,5 +355,9 @@ def test_a_simulated_file_has_intervals_says_of_what_kind_and_reads_back(
     assert report["plan"]["replication_kind"] == "resampled"
     second = report["configurations"][1]
     assert second["replication_kind"] == "resampled"
+    sweep = read_sweep(tmp_path / "s")
+    ((_, part),) = lines_of(sweep.table, "protocol.sizing.tokens")
+    point = curve_of(part, "protocol.sizing.tokens", "latency_s.p99")[1]
+    assert point.estimate == pytest.approx(second["latency_s"]["p99"])
     stored = json.loads((tmp_path / "b/summary.json").read_text())
     assert second["latency_s"]["p99"] == pytest.approx(stored["latency_s"]["p99"])
