@@ -27,5 +27,5 @@ def difference(first: Values, second: Values, replicates: Replicates | None, par
     if replicates is None or count < 2:
         known = [(one, other) for one, other in zip(ones, others, strict=True) if one is not None and other is not None]
         return unbounded(known[0][1] - known[0][0] if known else None)
-    made = paired(ones, others, replicates, parts)
+    made = paired(ones, others, replicates, parts, positive=True)  # all that are compared are times
     return {"value": made["value"], "low": made["low"], "high": made["high"]}
