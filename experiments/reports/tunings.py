@@ -95,8 +95,8 @@ def _answer(content: Content) -> Iterator[str]:
     over = []
     for one in content.get("over") or ():
         difference = one["difference"]
-        if difference["value"] is None:
-            continue
+        if difference["value"] is None or not any(difference[side] for side in ("value", "low", "high")):
+            continue  # not known, or that baseline is the recommended setting itself
         spread = interval_text(difference, "time", signed=True)
         none = difference["low"] is None or difference["low"] <= 0 <= difference["high"]
         name = one.get("name") or named(one["baseline"])
@@ -120,7 +120,7 @@ def _key_figures(content: Content) -> Iterator[KeyFigure]:
     if objective["value"] is not None:
         yield KeyFigure(figure_name(objective["name"]), estimated(objective, "objective", kind_of(objective["name"])))
     for place, one in enumerate((content.get("over") or ())[:3]):
-        if one["difference"]["value"] is not None:
+        if one["difference"]["value"]:
             cell = estimated(one["difference"], f"over.{place}.difference", "time", signed=True)
             yield KeyFigure(f"against {one.get('name') or named(one['baseline'])}", cell)
     if content.get("memory_bytes") is not None:
