@@ -5,9 +5,9 @@ Tasks are pure functions of their arguments, so where and in which order they ru
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from experiments.errors import UserError
 from experiments.sweeps.carrying import Function
@@ -56,18 +56,43 @@ def check_executor(executor: str, address: str | None) -> None:
             ) from None
 
 
+class Where(TypedDict):
+    """Where tasks run, as ``open_workers`` takes it."""
+
+    executor: str
+    address: str | None
+    inputs: Mapping[str, str]
+    notice: Callable[[str], None] | None
+
+
+def lost_text(workers: Workers) -> str:
+    """What a user is told of workers that were lost."""
+    were = "worker was" if workers.lost == 1 else "workers were"
+    runs = "run was" if workers.handed_again == 1 else "runs were"
+    return f"{workers.lost} {were} lost; {workers.handed_again} {runs} handed out again, and nothing that had finished"
+
+
 @contextmanager
-def open_workers(*, jobs: int, executor: str = "local", address: str | None = None) -> Iterator[Workers]:
+def open_workers(
+    *,
+    jobs: int,
+    executor: str = "local",
+    address: str | None = None,
+    inputs: Mapping[str, str] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Iterator[Workers]:
     """Workers that stay warm from call to call of ``run``; they are started by the first that needs them.
 
-    ``jobs``: tasks at once on this machine; a cluster with an address decides for itself. Raises UserError.
+    ``jobs``: tasks at once on this machine; a cluster with an address decides for itself. ``inputs``: files that tasks
+    read, with the SHA-256 of each, which workers of a cluster must see. ``notice`` is told what a user may want to
+    know of a cluster meanwhile. Raises UserError.
     """
     check_executor(executor, address)
     workers: LocalWorkers | ClusterWorkers
     if executor == "dask":
         from experiments.sweeps.cluster import ClusterWorkers
 
-        workers = ClusterWorkers(jobs, address)
+        workers = ClusterWorkers(jobs, address, inputs or {}, notice)
     else:
         workers = LocalWorkers(jobs)
     try:

@@ -128,6 +128,13 @@ class SweepFolder:
             raise UserError(f"{where} holds this sweep, but begun with another version of the code{mended}")
         return not force
 
+    def has_all(self, plan: dict[str, Any]) -> bool:
+        """Whether the sweep of this plan stands here finished, so that there is nothing to run."""
+        found = read_plan(self.folder) or {}
+        begun, replications = found.get("plan", {}), plan["plan"]["replications"]
+        same = begun.get("identity") == plan["plan"]["identity"] and found.get("code") == plan["code"]
+        return bool(same and found.get("finished") and begun.get("replications", 0) >= replications)
+
     def write_plan(self, content: dict[str, Any]) -> None:
         """Write sweep.json."""
         with disk_errors(self.folder):

@@ -17,9 +17,8 @@ both drops out of it. A sweep leaves
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,7 @@ from experiments.runs.environment import usable_cpus
 from experiments.runs.recorder import Notice, Progress
 from experiments.sweeps.comparison import figures_of
 from experiments.sweeps.configuration import SHARED, packed, run_name, run_task
-from experiments.sweeps.executor import check_executor, open_workers
+from experiments.sweeps.executor import Where, Workers, check_executor, lost_text, open_workers
 from experiments.sweeps.folder import (
     QUANTILES_FILE,
     TABLE_FILE,
@@ -106,8 +105,15 @@ def run_sweep(
         raise UserError(f"--jobs is {jobs}, it must be at least 1")
     record = plan.record()
     store = None if out is None else SweepFolder(out)
-    with contextlib.nullcontext() if store is None else store:
+    where: Where = {"executor": executor, "address": address, "inputs": record["inputs"], "notice": notice}
+    with ExitStack() as stack:
+        workers: Workers | None = None
+        if address is not None and (store is None or not store.has_all(record) or force):
+            # Before anything is written, since it may be refused.
+            workers = stack.enter_context(open_workers(jobs=1, **where))
+            workers.check()
         if store is not None:
+            stack.enter_context(store)
             store.open(record, force=force, replace_old_code=out == plan.target())
         tasks = plan.tasks
         kept = [
@@ -118,34 +124,41 @@ def run_sweep(
         pending = [index for index in plan.order() if results[index] is None]
         if begin is not None:
             begin(len(tasks) - len(pending))
-        wanted = min(jobs or workers_for(plan.requests_of(tasks[index][0] for index in pending)), max(len(pending), 1))
-        calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
-        workloads = {configuration.title(): configuration.workload for configuration in plan.configurations}
-        with (
-            open_workers(jobs=wanted, executor=executor, address=address) as workers,
-            closing(
-                workers.run(
-                    run_task,
-                    calls,
-                    group=lambda task: (workloads[task[2]], task[1]),  # what its requests are drawn from
-                    name=lambda task: run_name(task[2], task[1]),
-                )
-            ) as done,
-            SHARED,
-        ):
-            for number, result in done:
-                index = pending[number]
-                configuration, replication = tasks[index]
-                if store is not None:
-                    store.save(configuration.fingerprint, replication, result)
-                results[index] = packed(result)
-                if notice is not None:
-                    for line in result["violations"][:SHOWN_VIOLATIONS]:
-                        notice(f"violation in {configuration.title()}: {line}")
-                if progress is not None:
-                    progress(1)
+        if pending:
+            if workers is None:
+                wanted = jobs or workers_for(plan.requests_of(tasks[index][0] for index in pending))
+                workers = stack.enter_context(open_workers(jobs=min(wanted, len(pending)), **where))
+            with closing(_run(plan, pending, workers)) as done:
+                for index, result in done:
+                    configuration, replication = tasks[index]
+                    if store is not None:
+                        store.save(configuration.fingerprint, replication, result)
+                    results[index] = packed(result)
+                    if notice is not None:
+                        for line in result["violations"][:SHOWN_VIOLATIONS]:
+                            notice(f"violation in {configuration.title()}: {line}")
+                    if progress is not None:
+                        progress(1)
+            if notice is not None and workers.lost:
+                notice(lost_text(workers))
         all_results = [result for result in results if result is not None]
         return _finish(plan, record, all_results, store, plots=plots, finished=finished)
+
+
+def _run(plan: Plan, pending: Sequence[int], workers: Workers) -> Generator[tuple[int, Result]]:
+    """Run these tasks of a plan: the index of each and what it came to, as they finish."""
+    tasks = plan.tasks
+    calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
+    workloads = {configuration.title(): configuration.workload for configuration in plan.configurations}
+    done = workers.run(
+        run_task,
+        calls,
+        group=lambda task: (workloads[task[2]], task[1]),  # what its requests are drawn from
+        name=lambda task: run_name(task[2], task[1]),
+    )
+    with closing(done), SHARED:
+        for number, result in done:
+            yield pending[number], result
 
 
 def workers_for(requests: int) -> int:

@@ -1,0 +1,258 @@
+"""A dask cluster of several processes, some of which are killed: no run is lost or doubled, and the bytes are the same."""
+
+import dataclasses
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config.build import digest_of
+from experiments.errors import RunFailedError, UserError
+from experiments.sweeps import plan as planning
+from experiments.sweeps.cluster import ClusterWorkers
+from experiments.sweeps.executor import open_workers
+from experiments.sweeps.plan import make_plan
+from experiments.sweeps.remote import what_it_has
+from experiments.sweeps.sweep import run_sweep
+
+distributed = pytest.importorskip("distributed", reason="needs dask.distributed (the cluster extra)")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two processes, each replaced when it dies."""
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made:
+        yield made
+
+
+@pytest.fixture
+def workers(cluster: Any) -> Iterator[Any]:
+    with open_workers(jobs=1, executor="dask", address=cluster.scheduler_address) as made:
+        yield made
+
+
+def logged(number: int, folder: str, seconds: float) -> int:
+    """Leaves a line when it has ended."""
+    time.sleep(seconds)
+    descriptor = os.open(Path(folder) / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{number} {os.getpid()}\n".encode())
+    os.close(descriptor)
+    return number * number
+
+
+def breaks(number: int) -> int:
+    if number == 30:
+        raise RunFailedError(f"run {number} broke")
+    return number
+
+
+def dies(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def pids(cluster: Any) -> list[int]:
+    return [nanny.pid for nanny in cluster.workers.values() if nanny.pid]
+
+
+def test_what_a_killed_worker_had_told_is_not_run_again(cluster: Any, workers: Any, tmp_path: Path) -> None:
+    count = 120
+    arrived: Counter[int] = Counter()
+    for index, result in workers.run(logged, [(number, str(tmp_path), 0.03) for number in range(count)]):
+        assert result == index * index
+        arrived[index] += 1
+        if sum(arrived.values()) == 60:
+            os.kill(pids(cluster)[0], signal.SIGKILL)
+            before = (tmp_path / "log").read_text().splitlines()
+            told = set(arrived)
+    assert arrived == dict.fromkeys(range(count), 1)
+    after = (tmp_path / "log").read_text().splitlines()[len(before) :]
+    run_again = [int(line.split()[0]) for line in after if int(line.split()[0]) in told]
+    assert run_again == []
+    assert workers.lost == 1
+    assert workers.handed_again >= 1
+
+
+def test_the_same_bytes_while_workers_are_killed(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same_bytes_while_workers_are_killed(cluster, tmp_path, monkeypatch, requests=300, kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_same_bytes_while_many_workers_are_killed(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_bytes_while_workers_are_killed(cluster, tmp_path, monkeypatch, requests=5_000, kills=12)
+
+
+def same_bytes_while_workers_are_killed(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, requests: int, kills: int
+) -> None:
+    monkeypatch.setattr(planning, "code_digest", lambda: "code")
+    # Eight configurations of two workloads, so that there are groups that workers begin and lose.
+    grid = {"protocol.sizing.tokens": [512, 1024, 2048, 4096], "workload.rate_rps": [4.0, 8.0]}
+    plan = make_plan("quickstart", grid=grid, settings=[f"workload.requests={requests}"], replications=3)
+    run_sweep(plan, tmp_path / "serial", jobs=1)
+    draws = random.Random(kills)
+    moments = set(draws.sample(range(2, len(plan.tasks) - 2), kills))
+    told: list[str] = []
+    runs = 0
+
+    def count(number: int) -> None:
+        """After some of the runs, one of the cluster's processes is killed; its nanny starts another."""
+        nonlocal runs
+        runs += number
+        if runs in moments and (found := pids(cluster)):
+            os.kill(draws.choice(found), signal.SIGKILL)
+
+    run_sweep(
+        plan, tmp_path / "killed", executor="dask", address=cluster.scheduler_address, notice=told.append,
+        progress=count,
+    )  # fmt: skip
+    assert runs == len(plan.tasks)
+    for name in ("sweep.parquet", "quantiles.parquet"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "serial" / name).read_bytes()
+    assert any(re.search(r"[1-9]\d* workers? w.* lost; [1-9]\d* runs? w.* handed out again", line) for line in told)
+
+
+def test_a_run_that_breaks_is_told_as_it_is_here(workers: Any) -> None:
+    with pytest.raises(RunFailedError, match=r"^run 30 broke$"):
+        list(workers.run(breaks, [(number,) for number in range(50)]))
+    # The workers can be used again.
+    assert dict(workers.run(breaks, [(number,) for number in range(5)])) == {n: n for n in range(5)}
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_worker_after_worker_is_named(workers: Any) -> None:
+    with pytest.raises(RunFailedError, match=r"^number 3: the worker was lost 4 times while it was at it"):
+        list(workers.run(dies, [(number,) for number in range(6)], name=lambda task: f"number {task[0]}"))
+
+
+def test_no_answer_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.sweeps.cluster.CONNECT_TIMEOUT_S", 1)
+    plan = make_plan("seed-small", grid={"protocol.sizing.tokens": [512, 1024]}, replications=1)
+    with pytest.raises(
+        UserError, match=r"^--address is 'tcp://127.0.0.1:9', it must be where a dask scheduler answers$"
+    ):
+        run_sweep(plan, tmp_path / "out", executor="dask", address="tcp://127.0.0.1:9")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"code": "0" * 64}, "has another version of bufferlab's code"),
+        ({"build": "other"}, "but this process runs the build other; compile the same there"),
+    ],
+)
+def test_workers_that_run_something_else_are_refused(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str], words: str
+) -> None:
+    own = dataclasses.replace(what_it_has(()), **other)
+    monkeypatch.setattr(ClusterWorkers, "_own", own)
+    plan = make_plan("seed-small", grid={"protocol.sizing.tokens": [512, 1024]}, replications=1)
+    with pytest.raises(UserError, match=rf"^the dask worker tcp://127\.0\.0\.1:\d+ .*{words}"):
+        run_sweep(plan, tmp_path / "out", executor="dask", address=cluster.scheduler_address)
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_must_see_the_input_files(cluster: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("arrival_s,total_tokens\n0,500\n")
+    for inputs, words in (
+        ({str(rows): "0" * 64}, "as it is here, but it has another content there"),
+        ({str(tmp_path / "none.csv"): "0" * 64}, "none.csv as it is here, but it cannot be read: No such file"),
+    ):
+        with (
+            pytest.raises(UserError, match=words),
+            open_workers(jobs=1, executor="dask", address=cluster.scheduler_address, inputs=inputs) as workers,
+        ):
+            workers.check()
+    inputs = {str(rows): digest_of(rows)}
+    with open_workers(jobs=1, executor="dask", address=cluster.scheduler_address, inputs=inputs) as workers:
+        assert dict(workers.run(breaks, [(1,), (2,)])) == {0: 1, 1: 2}
+
+
+def started(*command: str, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli." + command[0], *command[1:]], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler that is a process of its own, and what is started besides; its address."""
+    file = tmp_path / "scheduler.json"
+    running = [
+        started("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    ]
+    try:
+        deadline = time.monotonic() + 60
+        while not (file.exists() and file.read_text().endswith("}")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield json.loads(file.read_text())["address"], running
+    finally:
+        for process in reversed(running):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_is_one_sentence_and_what_is_finished_is_kept(
+    apart: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
+    address, running = apart
+    running.append(started("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"))
+    done = []
+    with (
+        open_workers(jobs=1, executor="dask", address=address) as workers,
+        pytest.raises(RunFailedError, match=rf"^the dask scheduler at {address} does not answer any more$"),
+    ):
+        for index, _ in workers.run(logged, [(number, str(tmp_path), 0.05) for number in range(1000)]):
+            done.append(index)
+            if len(done) == 20:
+                running[0].kill()
+    assert len(done) >= 20
+
+
+@pytest.mark.slow
+def test_a_worker_that_comes_later_with_other_code_gets_nothing(
+    apart: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
+    address, running = apart
+    other = tmp_path / "other"
+    for package in ("protocol", "sim", "experiments"):
+        shutil.copytree(ROOT / package, other / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "sim" / "run.py").open("a") as file:
+        file.write("\n# another version\n")
+    told: list[str] = []
+    with open_workers(jobs=1, executor="dask", address=address, notice=told.append) as workers:
+        running.append(started("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"))
+        done: list[int] = []
+        for index, _ in workers.run(logged, [(number, str(tmp_path), 0.05) for number in range(200)]):
+            done.append(index)
+            if len(done) == 20:
+                running.append(
+                    started(
+                        "dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", PYTHONPATH=str(other)
+                    )
+                )
+    assert sorted(done) == list(range(200))
+    assert told[0] == "the dask cluster has no worker yet; waiting for the first"
+    assert "has another version of bufferlab's code" in told[1]
+    assert told[1].endswith("; it gets nothing to do")
+    assert len({line.split()[1] for line in (tmp_path / "log").read_text().splitlines()}) == 1

@@ -1,0 +1,144 @@
+"""Measures what handing out runs costs: many tiny ones on a dask cluster of this machine's processes, or without.
+
+    python tools/scale_out.py                          100,000 runs that do nothing on 2 dask workers
+    python tools/scale_out.py --executor local         the same on 2 processes
+    python tools/scale_out.py --run-ms 5 --runs 4000   runs of 5 ms of processor time; parallel efficiency too
+    python tools/scale_out.py --kills 5 --run-ms 5     and five workers are killed on the way
+
+Parallel efficiency is the time of all runs one after the other in this process, divided by the number of workers times
+the time they take together, once workers are warm. Peak memory is that of the client, of the scheduler, which is a
+process of its own, and of the largest worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.sweeps.executor import open_workers
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = [float(number) for number in range(200)]
+"""As large as what a run of a sweep comes to."""
+
+
+def work(number: int, run_ms: float) -> tuple[int, list[float], int]:
+    ends_s = time.process_time() + run_ms / 1e3
+    while time.process_time() < ends_s:
+        pass
+    return number, RESULT, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def usage(process: int) -> tuple[float, float]:
+    """Processor seconds and peak MB of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    status = Path(f"/proc/{process}/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(peak.split()[1]) / 1024
+
+
+def start(kind: str, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard", *arguments]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def end(running: list[subprocess.Popen[bytes]]) -> None:
+    for process in reversed(running):
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """The address of a scheduler, and its process and those of its workers."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder) / "scheduler.json"
+        running: list[subprocess.Popen[bytes]] = []
+        stack.callback(end, running)
+        running.append(start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)))
+        while not file.exists() or not file.read_text().endswith("}"):
+            time.sleep(0.05)
+        for _ in range(workers):
+            running.append(new_worker(file))
+        yield str(file), running
+
+
+def new_worker(file: Path | str) -> subprocess.Popen[bytes]:
+    return start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--run-ms", type=float, default=0.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--executor", choices=("dask", "local"), default="dask")
+    parser.add_argument("--kills", type=int, default=0, help="workers to kill on the way, each replaced by another")
+    options = parser.parse_args()
+
+    with ExitStack() as stack:
+        address: str | None = None
+        running: list[subprocess.Popen[bytes]] = []
+        if options.executor == "dask":
+            file, running = stack.enter_context(cluster(options.workers))
+            address = json.loads(Path(file).read_text())["address"]
+        workers = stack.enter_context(open_workers(jobs=options.workers, executor=options.executor, address=address))
+        warm = len(list(workers.run(work, [(number, 200.0) for number in range(4 * options.workers)])))
+        before_s = usage(running[0].pid)[0] if running else 0.0
+        draws = random.Random(1)
+        moments = set(draws.sample(range(options.runs // 10, options.runs), options.kills))
+        began_s, seen, peak = time.perf_counter(), bytearray(options.runs), 0
+        for done, (index, (number, _, kilobytes)) in enumerate(
+            workers.run(work, [(number, options.run_ms) for number in range(options.runs)])
+        ):
+            assert number == index, "a run has the result of another"
+            assert not seen[index], "a run came twice"
+            seen[index] = 1
+            peak = max(peak, kilobytes)
+            if done in moments and len(running) > 1:
+                place = draws.randrange(1, len(running))
+                running[place].send_signal(signal.SIGKILL)
+                running[place].wait()
+                running[place] = new_worker(file)
+        wall_s = time.perf_counter() - began_s
+        assert all(seen), "a run is missing"
+        rows: list[tuple[str, Any]] = [
+            ("workers", f"{options.workers} ({options.executor})"),
+            ("runs", f"{options.runs:,} of {options.run_ms:g} ms (and {warm} before, to warm up)"),
+            ("runs a second", f"{options.runs / wall_s:,.0f}"),
+            ("peak memory of the client, MB", f"{usage(os.getpid())[1]:.0f}"),
+            ("peak memory of a worker, MB", f"{peak / 1024:.0f}"),
+        ]
+        if running:
+            cpu_s, megabytes = usage(running[0].pid)
+            rows.append(("peak memory of the scheduler, MB", f"{megabytes:.0f}"))
+            rows.append(("processor time of the scheduler a run, µs", f"{(cpu_s - before_s) / options.runs * 1e6:.0f}"))
+        rows.append(("workers lost, runs handed out again", f"{workers.lost}, {workers.handed_again}"))
+    if options.run_ms:
+        began_s = time.perf_counter()
+        for number in range(options.runs):
+            work(number, options.run_ms)
+        serial_s = time.perf_counter() - began_s
+        rows.append(("seconds one after the other, together", f"{serial_s:.1f}, {wall_s:.1f}"))
+        rows.append(("parallel efficiency", f"{serial_s / (options.workers * wall_s):.2f}"))
+    for label, value in rows:
+        print(f"{label:<45} {value}")
+
+
+if __name__ == "__main__":
+    main()
