@@ -186,10 +186,10 @@ def test_workers_must_see_the_input_files(cluster: Any, tmp_path: Path) -> None:
         assert dict(workers.run(breaks, [(1,), (2,)])) == {0: 1, 1: 2}
 
 
-def started(*command: str, **environment: str) -> subprocess.Popen[bytes]:
+def started(*command: str, code: Path = ROOT) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli." + command[0], *command[1:]], cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "distributed.cli." + command[0], *command[1:]], cwd=code,
+        env={**os.environ, "PYTHONPATH": str(code)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -247,9 +247,7 @@ def test_a_worker_that_comes_later_with_other_code_gets_nothing(
             done.append(index)
             if len(done) == 20:
                 running.append(
-                    started(
-                        "dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", PYTHONPATH=str(other)
-                    )
+                    started("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", code=other)
                 )
     assert sorted(done) == list(range(200))
     assert told[0] == "the dask cluster has no worker yet; waiting for the first"
