@@ -107,7 +107,13 @@ class ClusterWorkers:
         with uninterrupted_children():
             try:
                 if self._address is None:
-                    self._cluster = LocalCluster(n_workers=self._jobs, threads_per_worker=1, dashboard_address=None)
+                    self._cluster = LocalCluster(
+                        n_workers=self._jobs,
+                        threads_per_worker=1,
+                        dashboard_address=None,
+                        silence_logs=logging.CRITICAL,
+                        preload=["experiments.sweeps.uninterrupted"],
+                    )
                 self._client = Client(self._cluster or self._address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
             except (OSError, ValueError) as error:
                 raise self._no_answer(error) from None
