@@ -51,7 +51,14 @@ WORKLOADS = {
 }
 """The example demo (a loop of 15 ms, 12,288 tokens of language memory) with other requests."""
 TODAY = {"protocol.sizing.policy": "fixed", "protocol.sizing.tokens": 8192}
-SPACE = ("protocol.sizing.tokens=256,512,1024,2048,4096,8192", "protocol.sizing.policy=fixed,quantile")
+SPACE = (
+    "protocol.sizing.tokens=256,512,1024,2048,4096,8192",
+    "protocol.sizing.policy=fixed,quantile",
+    "protocol.discipline=window",
+    "protocol.block_tokens=128",
+    "language.pool_blocks=96",
+    "encode.transfer_workers=1",
+)
 """What is chosen from: what a serving stack lets its users set."""
 OBJECTIVE = "latency_mean"
 TUNED_REQUESTS = 1000
