@@ -46,14 +46,16 @@ class RunRecorder:
         self._invariants = InvariantMonitor(scenario) if monitored else None
         self.log = RunLog(
             scenario,
-            None if writer is None else writer.request,
             columns=self.replication.requests,
+            rows=None if writer is None else writer.requests,
             warmup_requests=config.run.warmup_requests,
         )
         stored = None if writer is None else writer.event
         listeners = [one for one in (stored, self._invariants, self.log) if one is not None]
         self.recorder: Recorder = self.log if len(listeners) == 1 else Listeners(listeners)
         """What takes the records: where they are for the figures alone, these themselves."""
+        self.announce: Callable[[Request], None] = self.log.expect if self._invariants is None else self.expect
+        """Does what ``expect`` does."""
 
     @property
     def examples(self) -> list[str]:

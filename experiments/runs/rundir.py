@@ -37,7 +37,6 @@ from experiments.files import (
 )
 from experiments.runs.tables import EventTable, RequestTable, groups_with
 from protocol.faults import KINDS
-from protocol.observe.progress import RequestRow
 from protocol.recording import Event, Record, Recorder
 from protocol.status import Status
 from protocol.topology import RankId, Side
@@ -62,7 +61,6 @@ class RunWriter:
     def __init__(self, target: Path | str | Claim, config: Config, *, events: bool = True) -> None:
         self._claim = target if isinstance(target, Claim) else Claim(target)
         self.target = self._claim.target
-        self._replication = 0
         try:
             with disk_errors(self.target):
                 self.folder = start_folder(self.target)
@@ -85,6 +83,8 @@ class RunWriter:
             raise
         self.event: Recorder | None = None if self._events is None else self._events.rows
         """Adds a row to events.parquet; None where events are not kept."""
+        self.requests = self._requests.rows
+        """Takes what becomes a row of requests.parquet."""
 
     def __enter__(self) -> Self:
         return self
@@ -105,13 +105,8 @@ class RunWriter:
 
     def begin(self, replication: int) -> None:
         """All that comes now belongs to this replication."""
-        self._replication = replication
-        if self._events is not None:
-            self._events.begin(replication)
-
-    def request(self, row: RequestRow) -> None:
-        """Add a row to requests.parquet."""
-        self._requests.add(self._replication, row)
+        for table in self._tables:
+            table.begin(replication)
 
     def finish(self, summary: dict[str, Any], environment: dict[str, Any]) -> None:
         """Write the last files. The directory is complete then, and stays where it is until ``publish``."""

@@ -55,7 +55,7 @@ def simulate_one(
             progress=progress,
             faults=faults,
             concurrency=config.workload.concurrency,
-            announce=recorder.expect,
+            announce=recorder.announce,
             warmup_requests=config.run.warmup_requests,
             draws=lambda name: stream(config.run.seed, replication, "host", name),
         )

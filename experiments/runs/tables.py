@@ -8,7 +8,6 @@ pandas about every list and array that it is handed, and loading that takes long
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.observe.eventrows import EventRows
-from protocol.observe.progress import RequestRow
+from protocol.observe.requestrows import RequestRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,6 +63,8 @@ _EVENT_ROW = np.dtype(
     [("time_s", "<f8"), ("room", "<i8"), ("tokens", "<i8"), ("bytes", "<i8"), ("kind", "<i4"), ("detail", "<i4")]
 )
 """``eventrows.ROW`` as numpy has it."""
+_REQUEST_ROW = np.dtype([(name, _NUMPY[_CODES[kind]]) for name, kind in REQUEST_COLUMNS.items()])
+"""``requestrows.ROW`` as numpy has it."""
 
 
 class _Table:
@@ -103,67 +104,32 @@ class _Table:
 
 
 class RequestTable(_Table):
-    """requests.parquet. A row is packed when it comes, its texts as numbers."""
+    """requests.parquet. ``rows`` is what takes the requests."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, REQUEST_COLUMNS)
-        codes = {name: _CODES[kind] for name, kind in REQUEST_COLUMNS.items()}
-        self._pack = struct.Struct("<" + "".join(codes.values())).pack
-        self._layout = np.dtype([(name, _NUMPY[code]) for name, code in codes.items()])
-        self._rows: list[bytes] = []
-        self._texts: dict[str, int] = {}
+        self.rows = RequestRows(ROW_GROUP_ROWS, self._write)
 
-    def add(self, replication: int, row: RequestRow) -> None:
-        """Add a row."""
-        first = row.first_allocation_tokens
-        self._rows.append(
-            self._pack(
-                replication,
-                row.room,
-                row.arrival_s,
-                row.text_tokens,
-                row.images,
-                row.total_tokens,
-                _MISSING if first is None else first,
-                row.chunks,
-                _or_nan(row.encoded_s),
-                _or_nan(row.first_chunk_s),
-                _or_nan(row.delivered_s),
-                _or_nan(row.released_s),
-                self._number_of(row.status),
-                self._number_of(row.failure),
-                _or_nan(row.prefilled_s),
-            )
-        )
-        if len(self._rows) == ROW_GROUP_ROWS:
-            self._write()
+    def begin(self, replication: int) -> None:
+        """All that comes now belongs to this replication."""
+        self.rows.begin(replication)
 
     def close(self) -> None:
         """Write the rest and finish the file."""
-        if self._rows:
+        if self.rows.rows:
             self._write()
         super().close()
 
-    def _number_of(self, text: str) -> int:
-        """The number that stands for a text within this row group."""
-        number = self._texts.get(text)
-        if number is None:
-            number = self._texts[text] = len(self._texts)
-        return number
-
     def _write(self) -> None:
-        rows, texts = np.frombuffer(b"".join(self._rows), dtype=self._layout), list(self._texts)
+        rows, texts = np.frombuffer(b"".join(self.rows.rows), dtype=_REQUEST_ROW), self.rows.texts
         columns = {
-            name: text_column(texts, rows[name]) if kind == "string" else number_column(rows[name], kind)
+            name: text_column(texts, rows[name])
+            if kind == "string"
+            else number_column(rows[name], kind, -1 if name == "first_allocation_tokens" else _MISSING)
             for name, kind in REQUEST_COLUMNS.items()
         }
         self._write_columns(columns, len(rows))
-        self._rows = []
-        self._texts = {}
-
-
-def _or_nan(time_s: float | None) -> float:
-    return math.nan if time_s is None else time_s
+        self.rows.clear()
 
 
 class EventTable(_Table):
@@ -207,12 +173,12 @@ class EventTable(_Table):
         self.rows.clear()
 
 
-def number_column(values: NDArray[Any], kind: str) -> pa.Array:
-    """Numbers as Arrow's; what stands for a missing one is missing."""
+def number_column(values: NDArray[Any], kind: str, none: int = _MISSING) -> pa.Array:
+    """Numbers as Arrow's; ``none`` and what is not a number are missing."""
     import pyarrow as pa
 
     typed = np.ascontiguousarray(values, dtype=_NUMPY[_CODES[kind]])
-    missing = np.isnan(typed) if kind == "float64" else typed == _MISSING
+    missing = np.isnan(typed) if kind == "float64" else typed == none
     return pa.Array.from_buffers(pa.type_for_alias(kind), len(typed), [_valid(missing), pa.py_buffer(typed)])
 
 

@@ -39,12 +39,18 @@ class EventRows(Listener):
         self._replication = 0
         self._places: dict[RankId, dict[Event, dict[Status | None, int]]] = {}
         self._texts: dict[str, int] = {}
+        # Of the last record: most have the rank and the detail of the one before, as the very same objects.
+        self._rank_id: RankId | None = None
+        self._of_rank: dict[Event, dict[Status | None, int]] = {}
+        self._detail: str | None = None
+        self._text = 0
         self._pack: Callable[[float, int, int, int, int, int], bytes] = struct.Struct(ROW).pack
 
     def begin(self, replication: int) -> None:
         """All that comes now belongs to this replication."""
         self._replication = replication
         self._places = {}
+        self._rank_id = None
 
     def clear(self) -> None:
         """Forget all that was gathered."""
@@ -52,6 +58,8 @@ class EventRows(Listener):
         self.kinds = []
         self._places = {}
         self._texts = {}
+        self._rank_id = None
+        self._detail = None
 
     @property
     def details(self) -> list[str]:
@@ -70,19 +78,23 @@ class EventRows(Listener):
         detail: str,
     ) -> None:
         """Take one record; see ``recording.Record`` for the fields."""
-        text = self._texts.get(detail, -1)
-        if text < 0:
-            text = self._texts[detail] = len(self._texts)
+        if detail is not self._detail:
+            self._detail = detail
+            self._text = self._texts.get(detail, -1)
+            if self._text < 0:
+                self._text = self._texts[detail] = len(self._texts)
         rows = self.rows
-        rows.append(self._pack(time_s, room, tokens, bytes_, self._kind(rank_id, event, status), text))
+        rows.append(self._pack(time_s, room, tokens, bytes_, self._kind(rank_id, event, status), self._text))
         if len(rows) == self._most:
             self._full()
 
     def _kind(self, rank_id: RankId, event: Event, status: Status | None) -> int:
         """The place of what these three are together."""
-        of_rank = self._places.get(rank_id)
-        if of_rank is None:
-            of_rank = self._places[rank_id] = {}
+        of_rank = self._of_rank
+        if rank_id is not self._rank_id:
+            found = self._places.get(rank_id)
+            of_rank = self._places[rank_id] = {} if found is None else found
+            self._rank_id, self._of_rank = rank_id, of_rank
         of_event = of_rank.get(event)
         if of_event is None:
             of_event = of_rank[event] = {}

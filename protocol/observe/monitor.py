@@ -63,6 +63,7 @@ class _Life:
 
     def __init__(self, expected: _Expected, rank_id: RankId) -> None:
         self.expected = expected
+        self.room = expected.room
         self.rank_id = rank_id
         self.status = BOOTSTRAPPING
         self.tokens = 0
@@ -96,6 +97,7 @@ class InvariantMonitor(Listener):
         self._encode_blocks, self._language_blocks = scenario.encode_blocks, scenario.language_blocks
         self._requests: dict[int, _Expected] = {}
         self._lives: dict[int, _Life] = {}  # by the numbers of room and rank, see ``_key``
+        self._last: _Life | None = None  # of the record before, which most often is that of the next as well
         self._held: dict[int, int] = {}  # by the numbers of ranks
         self._prefills = scenario.services.prefills
         self._prefilling: set[int] = set()
@@ -138,13 +140,15 @@ class InvariantMonitor(Listener):
         if not time_s >= self._last_s:
             self._break(f"time goes back from {self._last_s!r} to {time_s!r}", rank_id, room, event)
         self._last_s = time_s
-        key = _key(room, rank_id)
         if event is PREFILLED:
+            key = _key(room, rank_id)
             if key not in self._prefilling:
                 self._break("prefilled what does not wait for its prefill", rank_id, room, event)
             self._prefilling.discard(key)
             return
-        life = self._lives.get(key)
+        life = self._last
+        if life is None or life.rank_id is not rank_id or life.room != room:
+            life = self._last = self._lives.get(_key(room, rank_id))
         if event is SUBMITTED:
             expected = self._requests.get(room)
             if expected is None:
@@ -152,7 +156,7 @@ class InvariantMonitor(Listener):
                 return
             if life is not None:
                 self._break("submitted twice", rank_id, room, event)
-            life = self._lives[key] = _Life(expected, rank_id)
+            life = self._last = self._lives[_key(room, rank_id)] = _Life(expected, rank_id)
         elif life is None:
             self._break("the room does not live here", rank_id, room, event)
             return
@@ -293,6 +297,7 @@ class InvariantMonitor(Listener):
         elif life.ended is not None and (life.ended is FAILED) is not (life.status is Status.Failed):
             self._break(f"{life.ended.value}, yet released in {life.status.name}", rank_id, room, RELEASED)
         del self._lives[_key(room, rank_id)]
+        self._last = None
         expected.left -= 1
         if not expected.left:
             del self._requests[room]

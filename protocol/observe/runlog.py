@@ -16,7 +16,8 @@ from protocol.emulation.requests import Request
 from protocol.emulation.scenario import Scenario
 from protocol.observe.columns import RequestColumns
 from protocol.observe.pooluse import PoolUse
-from protocol.observe.progress import NEVER_S, SUCCESS, OnRank, Progress, RequestRow
+from protocol.observe.progress import NAMES, NEVER_S, SUCCESS, OnRank, Progress, RequestRow
+from protocol.observe.requestrows import RequestRows
 from protocol.observe.stageuse import StageUse
 from protocol.recording import Event, Listener
 from protocol.status import Status
@@ -39,6 +40,7 @@ DELIVERED: Final = Event.DELIVERED
 FAILED: Final = Event.FAILED
 RELEASED: Final = Event.RELEASED
 PREFILLED: Final = Event.PREFILLED
+STATUS_FAILED: Final = Status.Failed
 
 
 def _writers(scenario: Scenario) -> int:
@@ -52,9 +54,9 @@ def _writers(scenario: Scenario) -> int:
 class RunLog(Listener):
     """Builds the figures of requests and pools from records, and request rows where they are wanted.
 
-    ``on_request`` receives the row of each request, and ``columns`` what figures need of it, once: when all ranks are
-    done with the request or at ``finish``. ``expect`` must be called for a request before its first record, in order of
-    arrival.
+    ``on_request`` and ``rows`` receive the row of each request, and ``columns`` what figures need of it, once: when all
+    ranks are done with the request or at ``finish``. ``expect`` must be called for a request before its first record,
+    in order of arrival.
 
     The *window* is the time in which requests were offered or unfinished; the use of the pools counts in it. It begins
     with the first arrival after ``warmup_requests``, and ends when all ranks are done with the last request: it has
@@ -72,6 +74,7 @@ class RunLog(Listener):
         on_request: Callable[[RequestRow], None] | None = None,
         *,
         columns: RequestColumns | None = None,
+        rows: RequestRows | None = None,
         warmup_requests: int = 0,
     ) -> None:
         self.wants_details = False
@@ -79,7 +82,10 @@ class RunLog(Listener):
         self._block_tokens = scenario.layout.block_tokens
         self._on_request = on_request
         self._columns = columns
+        self._rows = rows
         self._open: dict[int, Progress] = {}
+        # The request of the last record, of which the next one often is as well; None if it is not open any more.
+        self._last: Progress | None = None
         # Ranks that a delivered request waits for until it is prefilled.
         self._prefilling = scenario.language_tp if scenario.services.prefills else 0
         self._warmup_left = warmup_requests
@@ -119,6 +125,7 @@ class RunLog(Listener):
         earlier = self._open.get(room)
         if earlier is not None:
             self._conclude(earlier)
+            self._last = None
         self._open[room] = Progress(request, self._encode_tp, self._language_tp, self._prefilling)
         if self._warmup_left >= 0:
             self._warmup_left -= 1
@@ -143,9 +150,11 @@ class RunLog(Listener):
         """Take one record; see ``recording.Record`` for the fields."""
         self.records += 1
         self.last_time_s = time_s
-        progress = self._open.get(room)
-        if progress is None:
-            return
+        progress = self._last
+        if progress is None or progress.room != room:
+            progress = self._last = self._open.get(room)
+            if progress is None:
+                return
         if rank_id.side is LANGUAGE:
             self._on_language(progress, time_s, rank_id, event, status, tokens, detail)
         else:
@@ -163,6 +172,7 @@ class RunLog(Listener):
         for progress in self._open.values():
             self._conclude(progress)
         self._open.clear()
+        self._last = None
 
     def _on_language(
         self,
@@ -258,10 +268,8 @@ class RunLog(Listener):
         progress.left -= 1
         if progress.left:
             return
-        for rank, pool in ((progress.encode[0], self._encode_pool), (progress.language[0], self._language_pool)):
-            if not math.isnan(rank.waits_since_s):
-                rank.waits_since_s = NEVER_S
-                pool.wait(time_s, -1)
+        self._give_up_waiting(self._encode_pool, progress.encode[0], time_s)
+        self._give_up_waiting(self._language_pool, progress.language[0], time_s)
         # A request that was delivered waits for its prefill, where that takes time.
         if progress.prefilling == 0 or progress.status() is not SUCCESS:
             self._end(progress, time_s)
@@ -269,6 +277,7 @@ class RunLog(Listener):
     def _end(self, progress: Progress, time_s: float) -> None:
         """All of its ranks are done with a request."""
         del self._open[progress.room]
+        self._last = None
         self.window_end_s = time_s
         if not self._open:
             self._encode_pool.keep(time_s)
@@ -277,18 +286,38 @@ class RunLog(Listener):
 
     def _conclude(self, progress: Progress) -> None:
         """Nothing more is recorded of a request."""
+        status = progress.status()
+        delivered_s, prefilled_s = progress.delivered_s(status), progress.prefilled_s(status)
+        failure = progress.failure if status is STATUS_FAILED else ""
         if self._columns is not None:
-            status = progress.status()
             self._columns.add(
                 progress.room,
                 progress.arrival_s,
                 progress.encoded_s,
-                progress.delivered_s(status),
-                progress.prefilled_s(status),
+                delivered_s,
+                prefilled_s,
                 progress.chunks,
                 progress.total_tokens,
                 status,
-                progress.failed_for,
+                failure,
+            )
+        if self._rows is not None:
+            request = progress.request
+            self._rows.add(
+                progress.room,
+                progress.arrival_s,
+                request.text_tokens,
+                request.images,
+                progress.total_tokens,
+                progress.first_allocation,
+                progress.chunks,
+                progress.encoded_s,
+                progress.first_chunk_s,
+                delivered_s,
+                progress.released_s,
+                NAMES[status],
+                failure,
+                prefilled_s,
             )
         if self._on_request is not None:
             self._on_request(progress.row())
@@ -306,6 +335,11 @@ class RunLog(Listener):
         if math.isnan(rank.waits_since_s):
             rank.waits_since_s = time_s
             pool.wait(time_s, 1)
+
+    def _give_up_waiting(self, pool: PoolUse, rank: OnRank, time_s: float) -> None:
+        if not math.isnan(rank.waits_since_s):
+            rank.waits_since_s = NEVER_S
+            pool.wait(time_s, -1)
 
     def _stop_waiting_on_language(self, rank: OnRank, time_s: float, instance: int) -> None:
         if not math.isnan(rank.waits_since_s):

@@ -41,7 +41,7 @@ def finished(target: Path, name: str = "seed-small") -> StoredRun:
         writer.begin(3)
         for record in RECORDS:
             writer.event(*record)
-        writer.request(RequestRow(7, 0.0, 1, 1, 16, None, 1, 1.0, None, 2.0, 2.5, "Success", "", 2.25))
+        writer.requests.add(7, 0.0, 1, 1, 16, -1, 1, 1.0, math.nan, 2.0, 2.5, "Success", "", 2.25)
         writer.finish({"schema": SUMMARY_SCHEMA, "kind": "sim"}, {"python": "3"})
         writer.publish()
     return StoredRun(target)
