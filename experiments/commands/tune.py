@@ -88,7 +88,9 @@ def tune(
     seed: SeedOption = None,
     replications: Annotated[
         int | None,
-        typer.Option("--replications", metavar="NUMBER", help="Most replications of a setting. [default: 30]"),
+        typer.Option(
+            "--replications", metavar="NUMBER", help="Most replications of a setting. [default: 30, of a file 16]"
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -116,7 +118,7 @@ def tune(
     from experiments.tuning.asking import make_question
     from experiments.tuning.base import Asked
     from experiments.tuning.changes import parse_what_ifs
-    from experiments.tuning.decision import SLO_MISSED
+    from experiments.tuning.decision import NOT_SERVED, SLO_MISSED
     from experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
     from experiments.tuning.text import plan_text
     from experiments.tuning.tune import run_tune
@@ -158,7 +160,7 @@ def tune(
     else:
         print(f"\n{told.text}")
         print(f"run directory: {target}")
-    raise typer.Exit(CHECK_FAILED if told.content["verdict"] == SLO_MISSED else DONE)
+    raise typer.Exit(CHECK_FAILED if told.content["verdict"] in (SLO_MISSED, NOT_SERVED) else DONE)
 
 
 _NOT_THE_QUESTION = {"--jobs", "--executor", "--address", "--force", "--out", "--plots", "--no-plots", "--json"}

@@ -40,6 +40,8 @@ VERDICTS = {
     "recommended": ("recommended", "good"),
     "no-difference": ("no difference found", "plain"),
     "over-capacity": ("over capacity", "bad"),
+    "slo-missed": ("no setting keeps to the limits", "bad"),
+    "not-served": ("no setting serves every request", "bad"),
 }
 STATES = {"kept": "plain", "dropped": "", "screened-out": "", "unfit": "bad", "compared": "", "refused": "bad"}
 MOST_DRAWN = 24
@@ -85,6 +87,12 @@ def _answer(content: Content) -> Iterator[str]:
     stage = STAGES.get(str((content.get("capacity") or {}).get("bottleneck")), "")
     if content["verdict"] == "over-capacity":
         yield f"Over capacity at every setting{f': the {stage} is the bottleneck' if stage else ''}."
+    elif content["verdict"] == "slo-missed":
+        yield "No setting keeps to the limits."
+    elif content["verdict"] == "not-served":
+        reasons = (content.get("not_served") or {}).get("reasons") or {}
+        why = f": {'; '.join(reasons)}" if reasons else ""
+        yield f"No setting serves every request{why}."
     elif content["verdict"] == "no-difference":
         cheaper = f" As good, and with no more memory: {named(changes)}." if changes else ""
         yield f"No difference found: today's setting may as well be the best.{cheaper}"
@@ -105,7 +113,7 @@ def _answer(content: Content) -> Iterator[str]:
     if over:
         yield f"{figure_name(content['objective']['name']).capitalize()}: {'; '.join(over)}."
     alike = content.get("not_told_apart") or ()
-    if content.get("certainty") is not None and content["verdict"] != "over-capacity":
+    if content.get("certainty") is not None and content.get("chosen", 0) is not None:
         race = content.get("race") or {}
         short = race.get("short_of_best")
         margin = f", and none of the others is better than it by more than {shown(short, 'time')}" if short else ""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.runs.failures import counted
 from experiments.stats.intervals import Estimate, unbounded
 from experiments.sweeps.grid import plain
 from experiments.tuning.asking import Question
 from experiments.tuning.bounds import loads_of
 from experiments.tuning.contest import Result, Runs
-from experiments.tuning.decision import Decision, pareto
+from experiments.tuning.decision import NOT_SERVED, Decision, pareto
 from experiments.tuning.estimates import difference, estimate
 from experiments.tuning.question import set_options
 from experiments.tuning.remedies import remedy
@@ -68,6 +70,7 @@ def answer_of(
         "memory_bytes": None if chosen is None else chosen.memory_bytes,
         "objective": {"name": path, **own},
         "over": _over(question, runs, decision, told),
+        "cheaper": _cheaper(question, decision),
         "not_told_apart": [dict(settings[number].fields) for number in decision.alike],
         "certainty": None if question.kind is None else question.certainty,
         "indifference": None if result is None else result.indifference_s,
@@ -75,6 +78,7 @@ def answer_of(
         "race": _race(result),
         "slo": _slo(question, runs, decision),
         "capacity": _capacity(question, runs, decision, bottleneck),
+        "not_served": _not_served(question, runs, out) if decision.verdict == NOT_SERVED else None,
         "runs": len(rows),
         "requests": sum(row["requests"] for row in rows),
         "wall_s": None,
@@ -102,6 +106,42 @@ def _race(result: Result | None) -> dict[str, Any] | None:
         return None
     verdict = result.verdict
     return {"settings": len(result.numbers), "ended": verdict.ended, "short_of_best": verdict.short_of_best}
+
+
+def _cheaper(question: Question, decision: Decision) -> dict[str, Any] | None:
+    """The setting with less memory that may be as good, and by how much it may be worse."""
+    if decision.cheaper is None or decision.worse is None:
+        return None
+    one = question.settings[decision.cheaper]
+    return {
+        "number": one.number, "fields": dict(one.fields), "changes": dict(one.changes),
+        "memory_bytes": one.memory_bytes, "difference": dict(decision.worse),
+    }  # fmt: skip
+
+
+def _not_served(question: Question, runs: Runs, out: Mapping[int, str]) -> dict[str, Any]:
+    """Why no setting serves every request: the reasons, in how many settings each is one, and the nearest setting."""
+    reasons: Counter[str] = Counter()
+    lost: dict[int, float] = {}
+    for number in question.settings:
+        if number in out:
+            reasons["some requests do not fit, however idle it is"] += 1
+        elif rows := runs.rows(number):
+            lost[number] = sum(row["requests"] - row["requests.succeeded"] for row in rows) / len(rows)
+            # Reasons that differ in nothing but their numbers are one.
+            seen = Counter({row["failures"]: 1 for row in rows if row["failures"]})
+            reasons.update(dict.fromkeys(counted(seen), 1))
+    nearest = min(
+        (number for number in lost if question.settings[number].eligible),
+        key=lambda one: (lost[one], one),
+        default=None,
+    )
+    return {
+        "reasons": dict(counted(reasons)),
+        "nearest": nearest,
+        "lost": None if nearest is None else unserved(runs, nearest),
+        "changes": {} if nearest is None else dict(question.settings[nearest].changes),
+    }
 
 
 def _estimate(

@@ -1,16 +1,18 @@
 """Which of the settings that a race kept is recommended, and which make up the Pareto front.
 
-Among settings that cannot be told apart from the best, and are not estimated to be worse than it by more than the
-indifference, the one with the least memory is the candidate, then the one that changes least of what is set today. It
-is held against today's setting once more, in replications that had no part in its choice where there are any: the best
-of many looks better than it is. Only where it is better there, by more than the indifference, is a change recommended
-for its own sake; where no difference is found today's setting stays, unless the candidate needs less memory.
+Settings that cannot be told apart from the best, and are not estimated to be worse than it by more than the
+indifference, give two candidates: the one with the fewest changes among those of the best one's memory, and the
+*cheaper* one, with the least memory of all. Both are held against today's setting once more, in replications that had
+no part in their choice where there are any: the best of many looks better than it is. A change is recommended for its
+own sake where it is better there, with its interval, by more than the indifference; else today's setting stays. The
+cheaper one takes the place of that only if the interval says that it is not worse by more than the indifference: an
+estimate alone says too little, since what cannot be told apart may be much worse.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +21,15 @@ from experiments.tuning.base import Base
 from experiments.tuning.contest import Result
 from experiments.tuning.space import Setting, changes_that_count
 
-Answer = Literal["recommended", "no-difference", "over-capacity", "slo-missed"]
+Answer = Literal["recommended", "no-difference", "over-capacity", "slo-missed", "not-served"]
 RECOMMENDED: Literal["recommended"] = "recommended"
 NO_DIFFERENCE: Literal["no-difference"] = "no-difference"
 OVER_CAPACITY: Literal["over-capacity"] = "over-capacity"
 SLO_MISSED: Literal["slo-missed"] = "slo-missed"
+NOT_SERVED: Literal["not-served"] = "not-served"
+
+Differ = Callable[[int, int], Estimate | None]
+"""second − first with its interval; None where the first is no choice: it is unfit, or above the memory."""
 
 
 @dataclass(frozen=True)
@@ -35,65 +41,101 @@ class Decision:
     best: int | None
     alike: tuple[int, ...]
     """Settings that cannot be told apart from the best, without the chosen one."""
+    cheaper: int | None = None
+    """One with less memory that may be as good as the chosen one, which is not told."""
+    worse: Estimate | None = None
+    """Of that: cheaper − chosen."""
 
 
-def nothing_to_choose(result: Result | None) -> Decision:
-    """Where no setting can be recommended: none keeps to the limits, or none serves all that is asked."""
+@dataclass(frozen=True)
+class Candidates:
+    """What is held against today's setting."""
+
+    main: int
+    """With the memory of the best, the one with the fewest changes."""
+    cheaper: int
+    """The one with the least memory; the same one where none has less."""
+
+
+def nothing_to_choose(result: Result | None, *, over: bool) -> Decision:
+    """Where no setting can be recommended: all are ``over`` capacity, none keeps to the limits, or none serves all."""
+    best = None if result is None else result.best
+    if over:
+        return Decision(OVER_CAPACITY, None, best, ())
     missed = result is not None and bool(result.missed)
-    return Decision(SLO_MISSED if missed else OVER_CAPACITY, None, None if result is None else result.best, ())
+    return Decision(SLO_MISSED if missed else NOT_SERVED, None, best, ())
 
 
-def candidate(
+def candidates(
     base: Base, settings: Mapping[int, Setting], result: Result, differences: Mapping[int, Estimate]
-) -> int | None:
-    """The setting to hold against today's. ``differences``: setting − best, by number."""
+) -> Candidates | None:
+    """The settings to hold against today's. ``differences``: setting − best, by number."""
     best = result.best
+    if best is None or best in result.missed:
+        return None
     same = [
         number
         for number in result.kept
         if number not in result.missed and (number == best or _value(differences.get(number)) <= result.indifference_s)
     ]
 
-    def preference(number: int) -> tuple[float, float, float, int]:
-        setting = settings[number]
-        return (
-            _memory(setting),
-            changes_that_count(base.config, setting),
-            0.0 if number == best else _value(differences.get(number)),
-            number,
-        )
+    def preference(number: int) -> tuple[float, float, int]:
+        away = 0.0 if number == best else _value(differences.get(number))
+        return (changes_that_count(base.config, settings[number]), away, number)
 
-    return min(same, key=preference, default=None)
+    def doubt(number: int) -> bool:
+        high = 0.0 if number == best else (differences.get(number) or {"high": None})["high"]
+        return high is None or high > result.indifference_s
+
+    level = _memory(settings[best])
+    main = min((one for one in same if _memory(settings[one]) == level), key=preference)
+    less = [one for one in same if _memory(settings[one]) < level]
+    # Those that the race's own replications say are as good come first.
+    cheaper = min(less, key=lambda one: (doubt(one), _memory(settings[one]), *preference(one)), default=main)
+    return Candidates(main, cheaper)
 
 
 def decide(
     settings: Mapping[int, Setting],
     result: Result,
     *,
-    candidate: int,
+    candidates: Candidates,
     today: int,
-    change: Estimate | None,
+    differ: Differ,
     exact: bool = False,
 ) -> Decision:
-    """What to set, ``candidate`` or what is set today.
+    """What to set: the main candidate, what is set today, or the cheaper one in place of either.
 
-    ``change``: candidate − today with its interval; None where today's setting is unfit or above the memory, so that
-    it is no choice. ``exact``: whether nothing is left to chance, so that there is no interval.
+    ``differ`` compares in replications that had no part in the choice. ``exact``: whether nothing is left to chance,
+    so that there are no intervals.
     """
-    chosen = candidate
-    verdict: Answer = RECOMMENDED
-    if candidate == today:
-        verdict = NO_DIFFERENCE
-    elif change is not None and change["value"] is not None:
-        high = change["value"] if exact else change["high"]
-        better = high is not None and high < 0 and -change["value"] > result.indifference_s
-        if not better:
-            verdict = NO_DIFFERENCE
-            saves = _memory(settings[candidate]) < _memory(settings[today])
-            if not saves or change["value"] > result.indifference_s:
-                chosen = today
-    alike = (number for number in result.kept if number not in result.missed and number != chosen)
-    return Decision(verdict, chosen, result.best, tuple(alike))
+    indifference_s, main, cheaper = result.indifference_s, candidates.main, candidates.cheaper
+
+    def high(change: Estimate | None) -> float:
+        bound = None if change is None else change["value"] if exact else change["high"]
+        return math.inf if bound is None else bound
+
+    def better(number: int) -> bool:
+        """Than what is set today, surely, and by what matters."""
+        if number == today:
+            return False
+        change = differ(today, number)
+        if change is None or change["value"] is None:
+            return True
+        return high(change) < 0 and -change["value"] > indifference_s
+
+    improves = better(main)
+    chosen = main if improves else today
+    worse: Estimate | None = None
+    if _memory(settings[cheaper]) < _memory(settings[chosen]):
+        change = differ(chosen, cheaper)
+        if high(change) <= indifference_s and (not improves or better(cheaper)):
+            chosen = cheaper
+        elif change is not None and (change["low"] is None or change["low"] <= indifference_s):
+            worse = change
+    alike = tuple(number for number in result.kept if number not in result.missed and number != chosen)
+    verdict: Answer = RECOMMENDED if improves else NO_DIFFERENCE
+    return Decision(verdict, chosen, result.best, alike, None if worse is None else cheaper, worse)
 
 
 def _memory(setting: Setting) -> int:

@@ -62,6 +62,8 @@ def plan_text(question: Question) -> str:
             f"  {question.first} to {question.most} replications each, certainty {100 * question.certainty:g} %, "
             f"indifference {question.indifference.text}"
         )
+        if question.kind == "resampled":
+            lines.append("  more replications of a file make its error better known and no smaller")
     return "\n".join(lines)
 
 
@@ -86,6 +88,8 @@ def _words(content: Mapping[str, Any]) -> str:
         return "\n".join(_over_capacity(content))
     if verdict == "slo-missed":
         return "\n".join(_slo_missed(content))
+    if verdict == "not-served":
+        return "\n".join(_not_served(content))
     title, changes = _title(content), content["changes"]
     lines = []
     if verdict == "no-difference":
@@ -102,6 +106,7 @@ def _words(content: Mapping[str, Any]) -> str:
     for over in content["over"]:
         lines.append(f"  {_brings(over, bool(changes))}")
     lines.append(_memory(content))
+    lines += _cheaper(content)
     lines += _limits(content)
     capacity = content["capacity"]
     if capacity["verdict"] in ("over", "near"):
@@ -120,6 +125,39 @@ def _over_capacity(content: Mapping[str, Any]) -> list[str]:
         lines.append(f"  by arithmetic {_stage(stage)} is offered at least {load:.2f} times what it can do")
     lines.append(f"What would mend it: {capacity['remedy']}.")
     return lines
+
+
+def _not_served(content: Mapping[str, Any]) -> list[str]:
+    lost, capacity = content["not_served"], content["capacity"]
+    lines = ["No setting serves every request, so none is recommended: times leave out what is not served."]
+    settings = {one["number"]: one for one in content["settings"]}
+    today = settings[content["over"][0]["number"]]
+    if today["why"]:
+        lines.append(f"  today's setting: {today['why']}")
+    if lost["nearest"] not in (None, today["number"]):
+        fields = ", ".join(f"{name} = {plain(value)}" for name, value in lost["changes"].items())
+        lines.append(f"  the nearest is setting {lost['nearest']} ({fields}): {lost['lost']}")
+    lines.append("Reasons, and in how many settings each is one:")
+    lines += [f"  {count}: {reason}" for reason, count in sorted(lost["reasons"].items(), key=lambda one: -one[1])]
+    if capacity["bottleneck"]:
+        lines.append(f"Settings that are over capacity are held back by {_stage(capacity['bottleneck'])}.")
+    return lines
+
+
+def _cheaper(content: Mapping[str, Any]) -> list[str]:
+    """One with less memory that is not told to be as good."""
+    one = content["cheaper"]
+    if one is None:
+        return []
+    fields = ", ".join(f"{name} = {plain(value)}" for name, value in one["changes"].items()) or "today's setting"
+    high = one["difference"]["high"]
+    worse = "it is not known by how much it may be worse" if high is None else (
+        f"it may be worse by up to {format_duration(high)}"
+    )  # fmt: skip
+    return [
+        f"Less memory: setting {one['number']} ({fields}; {_size(one['memory_bytes'])}) may be as good, but that is "
+        f"not told: {worse}"
+    ]
 
 
 def _slo_missed(content: Mapping[str, Any]) -> list[str]:
@@ -215,7 +253,11 @@ def _sure(content: Mapping[str, Any]) -> str:
         least += f", and none is better than setting {content['best']} by more than {_bound(ran['short_of_best'])}"
     least += "."
     if ran["ended"] == "spent":
-        least += f" The replications were spent before that came down to {within}; --replications allows more."
+        spent = f" The replications were spent before that came down to {within}"
+        more = "--replications allows more" if content["replication_kind"] == "independent" else (
+            "only more traffic would tell more"
+        )  # fmt: skip
+        least += f"{spent}; {more}."
     if content["replication_kind"] == "resampled":
         least += " Intervals say how far the truth may be from what the file says."
     return least
@@ -295,7 +337,8 @@ def _front(content: Mapping[str, Any]) -> str:
 
 def _spent(content: Mapping[str, Any]) -> str:
     raced = sum(one["runs"] > 0 for one in content["settings"])
-    return f"{raced} settings in {content['runs']} runs, {content['requests']} requests"
+    settings = "1 setting" if raced == 1 else f"{raced} settings"
+    return f"{settings} in {content['runs']} runs, {content['requests']} requests"
 
 
 def _or_inf(one: Mapping[str, Any]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from experiments.sweeps.sweep import workers_for
 from experiments.tuning.answer import Told, answer_of, unserved
 from experiments.tuning.asking import FRESH, LEAST_FRESH, Question
 from experiments.tuning.contest import Result, Runs, race
-from experiments.tuning.decision import bottleneck_of, candidate, decide, nothing_to_choose
+from experiments.tuning.decision import bottleneck_of, candidates, decide, nothing_to_choose
 from experiments.tuning.estimates import difference
 from experiments.tuning.folder import TuneFolder
 from experiments.tuning.screening import overloaded, screen
@@ -119,32 +119,41 @@ def _answered(question: Question, runs: Runs) -> Told:
         over = [number for number in compared if _is_over(runs, number)]
         if len(over) == len(compared):
             stage = _bottleneck(runs, over) or next(iter(above))
-            return answer_of(question, runs, out, None, nothing_to_choose(None), {}, stage)
+            return answer_of(question, runs, out, None, nothing_to_choose(None, over=True), {}, stage)
     runs.get([(number, replication) for replication in first for number in numbers], "race")
-    if all(_is_over(runs, number) for number in numbers):
-        return answer_of(question, runs, out, None, nothing_to_choose(None), {}, _bottleneck(runs, numbers))
+    if numbers and all(_is_over(runs, number) for number in numbers):
+        decision = nothing_to_choose(None, over=True)
+        return answer_of(question, runs, out, None, decision, {}, _bottleneck(runs, numbers))
+    if not numbers:  # so that there are figures of what is set today
+        runs.get([(number, replication) for replication in first for number in compared], "baseline")
     result = _raced(question, runs, numbers)
     differences = _to_the_best(question, runs, result)
-    found = candidate(question.base, settings, result, differences)
+    found = candidates(question.base, settings, result, differences)
     if found is None:
-        bottleneck = _bottleneck(runs, numbers)
-        return answer_of(question, runs, out, result, nothing_to_choose(result), differences, bottleneck)
-    told = _told(question, runs, found)
-    runs.get([(number, one) for one in told for number in dict.fromkeys([found, *compared])], "baseline")
-    change = None
-    if settings[today].eligible and today not in result.missed and not unserved(runs, today):
-        path = question.objective.path
-        change = difference(
-            runs.values(today, path, told), runs.values(found, path, told), question.replicates,
-            runs.parts([today, found], path),
-        )  # fmt: skip
-    decision = decide(settings, result, candidate=found, today=today, change=change, exact=question.replicates is None)
+        # What holds back the settings that are over capacity is told where there are such.
+        late = _bottleneck(runs, [number for number in numbers if _is_over(runs, number)])
+        decision = nothing_to_choose(result, over=False)
+        return answer_of(question, runs, out, result, decision, differences, late)
+    both = dict.fromkeys([found.main, found.cheaper])
+    told = _told(question, runs, both)
+    runs.get([(number, one) for one in told for number in dict.fromkeys([*both, *compared])], "baseline")
+    path = question.objective.path
+
+    def differ(one: int, other: int) -> Estimate | None:
+        if not settings[one].eligible or one in result.missed or unserved(runs, one):
+            return None
+        ones, others = (runs.values(number, path, told) for number in (one, other))
+        return difference(ones, others, question.replicates, runs.parts([one, other], path))
+
+    decision = decide(
+        settings, result, candidates=found, today=today, differ=differ, exact=question.replicates is None
+    )  # fmt: skip
     return answer_of(question, runs, out, result, decision, differences, None, told)
 
 
-def _told(question: Question, runs: Runs, number: int) -> list[int]:
-    """The replications that tell what a setting brings: others than it was chosen by, where there are others."""
-    count = len(runs.rows(number))
+def _told(question: Question, runs: Runs, numbers: Iterable[int]) -> list[int]:
+    """The replications that tell what settings bring: others than they were chosen by, where there are others."""
+    count = max(len(runs.rows(number)) for number in numbers)
     return [*range(FRESH, FRESH + max(count, LEAST_FRESH))] if question.kind == "independent" else [*range(count)]
 
 

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from experiments.tuning.space import Setting
 
 STAGE = "what-if"
+NOTHING = {
+    "over-capacity": "nothing to choose: over capacity",
+    "slo-missed": "no setting keeps the SLO",
+    "not-served": "no setting serves every request",
+}
+"""What the table says where no setting can be recommended."""
 
 Ask = Callable[["Question", str], "Told"]
 """Answers a question; the text names it in the ledger."""
@@ -58,7 +64,7 @@ def answers(question: Question, what_ifs: Sequence[WhatIf], chosen: Setting | No
         one = asked(question, what_if, chosen)
         told = ask(one.question, what_if.text).content
         stay: dict[str, Any] = told["over"][0]
-        cost = unbounded(None) if told["verdict"] == "over-capacity" else _staying(stay["difference"])
+        cost = unbounded(None) if told["chosen"] is None else _staying(stay["difference"])
         same = bool(told["chosen"]) and not told["changes"]
         found.append(
             {
@@ -100,10 +106,8 @@ def what_if_text(content: Mapping[str, Any]) -> str:
         return ""
     rows: list[Sequence[str]] = [("what if", "the recommendation", "staying costs", "with the best", "capacity")]
     for one in content["what_if"]:
-        if one["verdict"] in ("over-capacity", "slo-missed"):
-            what = (
-                "nothing to choose: over capacity" if one["verdict"] == "over-capacity" else "no setting keeps the SLO"
-            )
+        if one["verdict"] in NOTHING:
+            what = NOTHING[one["verdict"]]
         elif one["holds"]:
             what = "holds"
         else:

@@ -26,7 +26,12 @@ def test_the_page_names_every_option_that_is_about_the_question() -> None:
 def test_the_page_has_the_defaults_of_the_code() -> None:
     for default in (DEFAULT_MODEL, DEFAULT_GPU, DEFAULT_LINK, DEFAULT_OBJECTIVE):
         assert f"`{default}`" in PAGE
-    for default in (DEFAULT_MEMORY, DEFAULT_CERTAINTY, DEFAULT_INDIFFERENCE, f"| {DEFAULT_MOST} |"):
+    for default in (
+        DEFAULT_MEMORY,
+        DEFAULT_CERTAINTY,
+        DEFAULT_INDIFFERENCE,
+        "| {independent}; {resampled} of a file |".format(**DEFAULT_MOST),
+    ):
         assert default in PAGE
     assert f"{SHORT_RUN:,} requests" in PAGE
     assert LEAST_FRESH == 10

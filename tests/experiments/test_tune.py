@@ -1,14 +1,19 @@
 """``bufferlab tune``: what is asked, what is refused, the answer, its files, and going on after an interruption."""
 
+import contextlib
+import io
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from experiments.cli import main
 from experiments.errors import UserError
 from experiments.stats.racing import Verdict
 from experiments.sweeps.configuration import run_configuration
@@ -16,7 +21,7 @@ from experiments.tuning import asking, contest
 from experiments.tuning.asking import Question, make_question
 from experiments.tuning.base import Asked
 from experiments.tuning.contest import Result
-from experiments.tuning.decision import decide
+from experiments.tuning.decision import Candidates, Decision, candidates, decide
 from experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
 from experiments.tuning.tune import run_tune
 from experiments.workloads.loading import load
@@ -26,17 +31,39 @@ SMALL = (
     "--space", "protocol.discipline=window", "--space", "protocol.block_tokens=128",
     "--space", "language.pool_blocks=128,256", "--set", "workload.requests=40", "--jobs", "1", "--no-plots",
 )  # fmt: skip
-QUICK = (*SMALL, "--replications", "6")
+QUICK = (*SMALL, "--replications", "6", "--seed", "5")
 FIXED = {
     "recommendation", "objective", "over", "not_told_apart", "certainty", "indifference", "verdict", "runs", "requests",
     "wall_s",
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def same_code() -> Iterator[None]:
     """The code does not change while a test runs, even if somebody edits it."""
-    monkeypatch.setattr(asking, "code_digest", lambda: "code")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "code_digest", lambda: "code")
+        yield
+
+
+class Tuned(NamedTuple):
+    """A tune that several tests look at: its folder, what it printed as JSON, and its run directory's tune.json."""
+
+    folder: Path
+    printed: dict[str, Any]
+    stored: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, same_code: None) -> Tuned:
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert (
+            main(["tune", "quickstart", *(one for one in QUICK if one != "--no-plots"), "--out", str(folder), "--json"])
+            == 0
+        )
+    return Tuned(folder, json.loads(out.getvalue()), json.loads((folder / "tune.json").read_text()))
 
 
 def question(source: str = "quickstart", *settings: str, **options: Any) -> Question:
@@ -203,10 +230,8 @@ def test_options_of_a_policy_are_crossed_with_the_policies_that_have_them() -> N
 # --- the answer ---
 
 
-def test_the_answer_has_the_names_that_are_promised_and_can_be_pasted(bufferlab: Any, folder: Path) -> None:
-    ended = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--json")
-    assert ended.status == 0, ended.err
-    told = json.loads(ended.out)
+def test_the_answer_has_the_names_that_are_promised_and_can_be_pasted(tuned: Tuned) -> None:
+    told, stored = tuned.printed, tuned.stored
     assert set(told) >= FIXED
     assert told["verdict"] in ("recommended", "no-difference")
     assert told["objective"].keys() == {"name", "value", "low", "high"}
@@ -215,27 +240,27 @@ def test_the_answer_has_the_names_that_are_promised_and_can_be_pasted(bufferlab:
     ]  # fmt: skip
     assert all(over["difference"].keys() == {"value", "low", "high"} for over in told["over"])
     assert told["certainty"] == 0.95
-    stored = json.loads((folder / "run" / "tune.json").read_text())
     assert stored["finished"]
     assert {name: stored[name] for name in FIXED} == {name: told[name] for name in FIXED}
-    assert {path.name for path in (folder / "run").iterdir()} == {
-        "tune.json", "answer.txt", "config.toml", "environment.json", "ledger.parquet",
+    assert {path.name for path in tuned.folder.iterdir()} == {
+        "tune.json", "answer.txt", "config.toml", "environment.json", "ledger.parquet", "plots",
     }  # fmt: skip
-    rows = pq.read_table(folder / "run" / "ledger.parquet").to_pylist()
+    assert {path.name for path in (tuned.folder / "plots").iterdir()} == {"pareto.png", "u_shape.png"}
+    rows = pq.read_table(tuned.folder / "ledger.parquet").to_pylist()
     assert len(rows) == told["runs"]
     assert sum(row["requests"] for row in rows) == told["requests"] == 40 * told["runs"]
     pasted = [f"{field}={value}" for field, value in told["changes"].items()]
-    assert load("run/config.toml", pasted).protocol.sizing.tokens == told["recommendation"]["protocol.sizing.tokens"]
+    config = load(str(tuned.folder / "config.toml"), pasted)
+    assert config.protocol.sizing.tokens == told["recommendation"]["protocol.sizing.tokens"]
 
 
-def test_a_row_of_the_ledger_is_what_sim_says(bufferlab: Any, folder: Path) -> None:
-    assert bufferlab("tune", "quickstart", *QUICK, "--out", "run").status == 0
-    told = json.loads((folder / "run" / "tune.json").read_text())
-    row = next(
-        row for row in pq.read_table("run/ledger.parquet").to_pylist() if (row["setting"], row["replication"]) == (3, 2)
-    )
-    (setting,) = (one for one in told["settings"] if one["number"] == 3)
-    config = load("run/config.toml", [f"{field}={value}" for field, value in setting["fields"].items()])
+def test_a_row_of_the_ledger_is_what_sim_says(tuned: Tuned) -> None:
+    rows = pq.read_table(tuned.folder / "ledger.parquet").to_pylist()
+    row = next(row for row in rows if (row["setting"], row["replication"]) == (3, 2))
+    (setting,) = (one for one in tuned.stored["settings"] if one["number"] == 3)
+    config = load(
+        str(tuned.folder / "config.toml"), [f"{field}={value}" for field, value in setting["fields"].items()]
+    )  # fmt: skip
     summary = run_configuration(config, 2)["summary"]
     for name in ("latency_s.p99", "ttft_s.mean", "resume.rate", "language_pool.peak_occupancy", "utilisation.prefill"):
         section, figure = name.split(".")
@@ -243,10 +268,9 @@ def test_a_row_of_the_ledger_is_what_sim_says(bufferlab: Any, folder: Path) -> N
     assert row["capacity.verdict"] == summary["capacity"]["verdict"]
 
 
-def test_differences_are_those_of_the_ledger(bufferlab: Any, folder: Path) -> None:
-    assert bufferlab("tune", "quickstart", *QUICK, "--out", "run").status == 0
-    told = json.loads((folder / "run" / "tune.json").read_text())
-    rows = pq.read_table("run/ledger.parquet").to_pylist()
+def test_differences_are_those_of_the_ledger(tuned: Tuned) -> None:
+    told = tuned.stored
+    rows = pq.read_table(tuned.folder / "ledger.parquet").to_pylist()
     values = {(row["setting"], row["replication"]): row["latency_s.p99"] for row in rows}
     first, last = told["told_by_replications"]
     raced = {row["replication"] for row in rows if row["stage"] == "race"}
@@ -258,11 +282,13 @@ def test_differences_are_those_of_the_ledger(bufferlab: Any, folder: Path) -> No
         assert over["difference"]["low"] <= over["difference"]["value"] <= over["difference"]["high"]
 
 
-def test_the_text_says_what_the_json_says(bufferlab: Any, folder: Path) -> None:
-    ended = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--seed", "5")
+def test_the_text_says_what_the_json_says(bufferlab: Any, tuned: Tuned) -> None:
+    shutil.copytree(tuned.folder, "run")
+    ended = bufferlab("tune", "quickstart", *QUICK, "--out", "run")
     assert ended.status == 0
-    told = json.loads((folder / "run" / "tune.json").read_text())
-    answer = (folder / "run" / "answer.txt").read_text()
+    told = json.loads(Path("run", "tune.json").read_text())
+    assert {**told, "wall_s": 0} == {**tuned.stored, "wall_s": 0}
+    answer = Path("run", "answer.txt").read_text()
     assert answer.strip() in ended.out
     assert answer.startswith("What to set" if told["verdict"] == "recommended" else "No difference found")
     for field, value in told["changes"].items():
@@ -281,31 +307,109 @@ def test_where_nothing_differs_today_is_kept() -> None:
     assert content["chosen"] == content["over"][0]["number"] == 1
 
 
+def decided(memory: dict[int, int], changes: dict[tuple[int, int], Any], *, main: int, cheaper: int) -> Decision:
+    """What is decided of settings with so much memory, of which 1 is today's, at an indifference of 0.05."""
+    one = question(space=SPACE).space.settings[0]
+    settings = {number: replace(one, number=number, memory_bytes=bytes_) for number, bytes_ in memory.items()}
+    places = tuple(range(len(memory)))
+    standing = Verdict(
+        best=main - 1, kept=places, dropped={}, unfit={}, differences={}, short_of_best=0.0, ended="settled",
+        certainty=0.95, indifference=0.05, runs=8,
+    )  # fmt: skip
+    estimates = {pair: None if one is None else dict(zip(("value", "low", "high"), one, strict=True))
+                 for pair, one in changes.items()}  # fmt: skip
+    return decide(
+        settings, Result((*memory,), standing, 0.05, {}), candidates=Candidates(main, cheaper), today=1,
+        differ=lambda first, second: estimates[first, second],  # type: ignore[arg-type, return-value]
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "memory", "verdict", "chosen"),
     [
         ((-0.2, -0.3, -0.1), 100, "recommended", 2),  # better, and surely so
         ((-0.2, -0.5, 0.1), 100, "no-difference", 1),  # perhaps better
-        ((-0.2, -0.5, 0.1), 50, "no-difference", 2),  # perhaps better, with less memory
+        ((-0.2, -0.5, 0.04), 50, "no-difference", 2),  # with less memory, and not worse by what matters
+        ((0.01, -0.02, 0.04), 50, "no-difference", 2),  # the same, on the other side of nothing
+        ((-0.2, -0.5, 0.1), 50, "no-difference", 1),  # with less memory, but it may be worse by what matters
+        ((0.0, -1.9, 1.9), 50, "no-difference", 1),  # what nobody knows is no reason to save memory
         ((-0.01, -0.02, -0.005), 100, "no-difference", 1),  # surely better, by what does not matter
         ((0.2, -0.1, 0.5), 50, "no-difference", 1),  # less memory, but perhaps worse by what matters
         (None, 200, "recommended", 2),  # today's setting cannot be chosen
     ],
 )
-def test_a_change_is_recommended_where_it_is_better_or_saves_memory(
+def test_a_change_is_recommended_where_it_is_better_or_surely_as_good_with_less_memory(
     change: tuple[float, float, float] | None, memory: int, verdict: str, chosen: int
 ) -> None:
-    made = question(space=SPACE)
-    one, two = made.space.settings[:2]
-    settings = {1: replace(one, number=1, memory_bytes=100), 2: replace(two, number=2, memory_bytes=memory)}
-    standing = Verdict(
-        best=1, kept=(0, 1), dropped={}, unfit={}, differences={}, short_of_best=0.0, ended="settled", certainty=0.95,
-        indifference=0.05, runs=8,
-    )  # fmt: skip
-    estimate: Any = None if change is None else dict(zip(("value", "low", "high"), change, strict=True))
-    found = decide(settings, Result((1, 2), standing, 0.05, {}), candidate=2, today=1, change=estimate)
+    found = decided({1: 100, 2: memory}, {(1, 2): change}, main=2, cheaper=2)
     assert (found.verdict, found.chosen) == (verdict, chosen)
     assert set(found.alike) == {1, 2} - {chosen}
+    # Where it may be as good but is not told to be, that is said, with by how much it may be worse.
+    told = memory < 100 and chosen == 1
+    assert found.cheaper == (2 if told else None)
+    assert found.worse == (
+        None if not told or change is None else {"value": change[0], "low": change[1], "high": change[2]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("to_main", "over_today", "chosen", "cheaper"),
+    [
+        ((0.01, -0.02, 0.04), (-0.2, -0.3, -0.1), 3, None),  # as good as the better one, with less memory
+        ((0.01, -0.5, 0.9), (-0.2, -0.9, 0.6), 2, 3),  # not told to be as good
+        ((0.04, 0.03, 0.05), (-0.02, -0.1, 0.06), 2, 3),  # as good, but not told to be better than today's
+        ((0.2, 0.1, 0.3), (-0.1, -0.2, -0.06), 2, None),  # surely worse: nothing to say
+    ],
+)
+def test_a_cheaper_one_takes_the_place_of_a_better_one_only_where_it_is_surely_as_good(
+    to_main: Any, over_today: Any, chosen: int, cheaper: int | None
+) -> None:
+    changes = {(1, 2): (-0.2, -0.3, -0.1), (2, 3): to_main, (1, 3): over_today}
+    found = decided({1: 100, 2: 100, 3: 50}, changes, main=2, cheaper=3)
+    assert (found.verdict, found.chosen, found.cheaper) == ("recommended", chosen, cheaper)
+
+
+def test_the_cheaper_one_is_held_against_todays_only_if_it_is_estimated_as_good() -> None:
+    one = question(space=SPACE)
+    own = one.space.settings[0]
+    settings = {
+        number: replace(own, number=number, memory_bytes=bytes_)
+        for number, bytes_ in enumerate((100, 100, 50, 25, 12), 1)
+    }
+    standing = Verdict(
+        best=0, kept=(0, 1, 2, 3, 4), dropped={}, unfit={}, differences={}, short_of_best=0.0, ended="spent", certainty=0.95,
+        indifference=0.05, runs=8,
+    )  # fmt: skip
+    result = Result((1, 2, 3, 4, 5), standing, 0.05, {})
+
+    def to_the_best(*estimates: tuple[float, float, float]) -> Any:
+        return {
+            number: dict(zip(("value", "low", "high"), one, strict=True)) for number, one in enumerate(estimates, 2)
+        }
+
+    known, unknown, worse = (0.01, -0.02, 0.04), (0.02, -1.0, 1.0), (0.2, -0.4, 0.8)
+    # 4 has less memory than 3, but nobody knows whether it is as good, and 5 does not even look so.
+    assert candidates(one.base, settings, result, to_the_best(known, known, unknown, worse)) == Candidates(1, 3)
+    assert candidates(one.base, settings, result, to_the_best(known, unknown, unknown, worse)) == Candidates(1, 4)
+    assert candidates(one.base, settings, result, to_the_best(known, worse, worse, worse)) == Candidates(1, 1)
+
+
+def test_where_every_setting_loses_requests_the_answer_is_which_and_why() -> None:
+    """Without resuming, a request that is longer than the default fails, however idle the system is."""
+    space = {**SPACE, "protocol.sizing.tokens": [512, 1024], "protocol.discipline": ["default_fail"]}
+    settings = ("protocol.discipline=default_fail", "workload.rate_rps=0.5")
+    told = run_tune(question("quickstart", *settings, space=space), None, jobs=1)
+    content = told.content
+    assert (content["verdict"], content["recommendation"], content["capacity"]["verdict"]) == (
+        "not-served",
+        {},
+        "within",
+    )
+    assert told.text.startswith("No setting serves every request, so none is recommended")
+    assert content["not_served"]["reasons"]
+    for reason in content["not_served"]["reasons"]:
+        assert reason in told.text
+    assert "over capacity" not in told.text.lower()
 
 
 def test_over_capacity_is_an_answer_that_costs_few_runs(bufferlab: Any, folder: Path) -> None:
@@ -385,8 +489,9 @@ def test_requests_that_are_always_the_same_are_compared_exactly() -> None:
 # --- the folder ---
 
 
-def test_it_goes_on_where_it_was_interrupted(bufferlab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = bufferlab("tune", "quickstart", *QUICK, "--out", "whole", "--json")
+def test_it_goes_on_where_it_was_interrupted(
+    bufferlab: Any, folder: Path, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[tuple[Any, int]] = []
     run = contest.run_row
 
@@ -405,15 +510,15 @@ def test_it_goes_on_where_it_was_interrupted(bufferlab: Any, folder: Path, monke
     with (folder / "run" / "ledger.jsonl").open("a") as journal:
         journal.write('{"setting": 1, "cut')  # as a crash leaves it
     ended = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--json")
-    told, expected = json.loads(ended.out), json.loads(whole.out)
+    told, expected = json.loads(ended.out), tuned.printed
     assert {**told, "wall_s": 0} == {**expected, "wall_s": 0}
     assert len(set(made)) == len(made)
-    ledgers = [(folder / name / "ledger.parquet").read_bytes() for name in ("whole", "run")]
+    ledger = (folder / "run" / "ledger.parquet").read_bytes()
     again = bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--json")
     assert {**json.loads(again.out), "wall_s": 0} == {**expected, "wall_s": 0}
     assert len(made) == told["runs"] + 1
-    assert (folder / "run" / "ledger.parquet").read_bytes() == ledgers[1]
-    values = [pq.read_table(folder / name / "ledger.parquet").to_pylist() for name in ("whole", "run")]
+    assert (folder / "run" / "ledger.parquet").read_bytes() == ledger
+    values = [pq.read_table(one / "ledger.parquet").to_pylist() for one in (tuned.folder, folder / "run")]
     assert values[0] == values[1]
 
 
@@ -432,10 +537,15 @@ def test_more_replications_go_on_with_those_that_are_there(bufferlab: Any, folde
     assert before.items() <= after.items()
 
 
-def test_another_question_in_the_folder_is_refused(bufferlab: Any, folder: Path) -> None:
-    assert bufferlab("tune", "quickstart", *QUICK, "--out", "run").status == 0
+def test_another_question_in_the_folder_is_refused(bufferlab: Any, folder: Path, tuned: Tuned) -> None:
+    shutil.copytree(tuned.folder, folder / "run")
     answer = (folder / "run" / "tune.json").read_bytes()
-    for other in (["--seed", "9"], ["--objective", "mean"], ["--slo", "ttft_p99=2s"], ["--certainty", "0.9"]):
+    for other in (
+        ["--set", "workload.rate_rps=9"],
+        ["--objective", "mean"],
+        ["--slo", "ttft_p99=2s"],
+        ["--certainty", "0.9"],
+    ):
         refused = bufferlab("tune", "quickstart", *QUICK, "--out", "run", *other)
         assert refused.status == 2
         assert (
@@ -452,18 +562,9 @@ def test_another_question_in_the_folder_is_refused(bufferlab: Any, folder: Path)
     assert bufferlab("tune", "quickstart", *QUICK, "--out", "run", "--objective", "mean", "--force").status == 0
 
 
-def test_two_processes_write_the_same_bytes_as_one(bufferlab: Any, folder: Path) -> None:
-    told = []
-    for jobs in (1, 2):
-        ended = bufferlab("tune", "quickstart", *QUICK, "--jobs", jobs, "--out", f"run-{jobs}", "--json")
-        told.append({**json.loads(ended.out), "wall_s": 0})
-    assert told[0] == told[1]
-    assert (folder / "run-1" / "ledger.parquet").read_bytes() == (folder / "run-2" / "ledger.parquet").read_bytes()
-    texts = [(folder / f"run-{jobs}" / "answer.txt").read_text().rpartition(",")[0] for jobs in (1, 2)]
-    assert texts[0] == texts[1]
-
-
-def test_figures_are_drawn(bufferlab: Any, folder: Path) -> None:
-    arguments = [one for one in QUICK if one != "--no-plots"]
-    assert bufferlab("tune", "quickstart", *arguments, "--out", "run").status == 0
-    assert {path.name for path in (folder / "run" / "plots").iterdir()} == {"pareto.png", "u_shape.png"}
+def test_two_processes_write_the_same_bytes_as_one(bufferlab: Any, folder: Path, tuned: Tuned) -> None:
+    ended = bufferlab("tune", "quickstart", *QUICK, "--jobs", 2, "--out", "run", "--json")
+    assert {**json.loads(ended.out), "wall_s": 0} == {**tuned.printed, "wall_s": 0}
+    places = (tuned.folder, folder / "run")
+    assert len({(one / "ledger.parquet").read_bytes() for one in places}) == 1
+    assert len({(one / "answer.txt").read_text().rpartition(",")[0] for one in places}) == 1
