@@ -112,7 +112,7 @@ def test_a_command_loads_nothing_heavy_that_it_does_not_need(arguments: tuple[st
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    needed = {"sweep": " multiprocessing scipy"}.get(arguments[0], " matplotlib" if "--plots" in arguments else "")
+    needed = {"sweep": " scipy"}.get(arguments[0], " matplotlib" if "--plots" in arguments else "")
     assert done.stdout.splitlines()[-1] == f"loaded:{needed}"
 
 
