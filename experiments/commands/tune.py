@@ -66,7 +66,18 @@ def tune(
     ] = None,
     space: Annotated[
         list[str] | None,
-        typer.Option("--space", metavar="FIELD=VALUE,…", help="The values of a field to choose from."),
+        typer.Option("--space", metavar="FIELD=VALUE,…", help="The values of a field to choose from, or LOW..HIGH."),
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            "--search",
+            metavar="grid|optuna",
+            help="Race all, or the best that Optuna finds. [default: optuna for ranges and large spaces]",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="NUMBER", help="Settings that Optuna proposes. [default: 200]")
     ] = None,
     certainty: Annotated[
         str, typer.Option("--certainty", metavar="SHARE", help="How sure the set that is kept must be.")
@@ -138,6 +149,8 @@ def tune(
         replications=replications,
         what_ifs=parse_what_ifs(what_if or []),
         sensitivity=sensitivity,
+        search=search,
+        trials=trials,
         command=_command(context, source),
     )
     target = question.target() if out is None else out

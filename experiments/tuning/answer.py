@@ -89,6 +89,7 @@ def answer_of(
         "replications": question.most,
         "told_by_replications": None if told is None else [told[0], told[-1]],
         "space": question.space.values,
+        "search": {"method": "grid"} if question.search is None else question.search.record,
         "notes": list(question.space.notes),
         "refused": [{"fields": fields, "why": why} for fields, why in question.space.refused],
         "settings": [_setting(question, runs, one, out, result, decision, differences) for one in settings.values()],

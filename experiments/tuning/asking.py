@@ -20,6 +20,7 @@ from experiments.tuning.bounds import Demand, demand_of
 from experiments.tuning.changes import WhatIf, check_what_ifs
 from experiments.tuning.folder import TUNE_SCHEMA
 from experiments.tuning.question import Indifference, Limit, Objective
+from experiments.tuning.search import Search, plan_search
 from experiments.tuning.space import Fields, Setting, Space, make_space
 from experiments.workloads.requests import check_requests, is_random, replicates_of
 from experiments.workloads.traffic import Traffic, traffic_of
@@ -54,6 +55,8 @@ class Question:
     what_ifs: tuple[WhatIf, ...] = ()
     sensitivity: bool = False
     """Whether to ask how far off the configuration may be."""
+    search: Search | None = None
+    """What proposes settings; None where the space has all of them."""
 
     @cached_property
     def settings(self) -> dict[int, Setting]:
@@ -79,12 +82,14 @@ class Question:
     def identity(self) -> str:
         """Names the question, whatever the number of replications."""
         content = [
-            [one.fingerprint for one in self.space.settings],
+            # While a search goes on it finds more settings; the question is what it began with.
+            [one.fingerprint for one in (self.space if self.search is None else self.search.begin()[1]).settings],
             self.objective.path,
             [[limit.of.path, limit.limit_s] for limit in self.limits],
             self.certainty,
             self.indifference.text,
             [fields for fields, _, _ in self.space.baselines],
+            *([] if self.search is None else [self.search.content()]),
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -115,12 +120,18 @@ def make_question(
     command: str = "",
     what_ifs: Sequence[WhatIf] = (),
     sensitivity: bool = False,
+    search: str | None = None,
+    trials: int | None = None,
 ) -> Question:
     """Check all that is asked. Raises UserError: one sentence; nothing has been run or written."""
     base = make_base(asked)
     check_requests(base.config, "sim")
     demand = demand_of(base.config)
-    made = make_space(base, demand, given=space, baselines=baselines)
+    searched = plan_search(base, demand, given=space or {}, baselines=baselines, method=search, trials=trials)
+    if searched is None:
+        made = make_space(base, demand, given=space, baselines=baselines)
+    else:
+        _, made = searched.begin()
     replicates: Replicates | None = replicates_of(base.config)
     if replicates is INDEPENDENT and not is_random(base.config):
         replicates = None
@@ -134,7 +145,7 @@ def make_question(
     chosen = indifference or Indifference(share=0.02)
     question = Question(
         base, made, demand, objective, tuple(limits), certainty, chosen, replicates, most, command,
-        dict(space or {}), tuple(what_ifs), sensitivity,
+        dict(space or {}), tuple(what_ifs), sensitivity, searched,
     )  # fmt: skip
     check_what_ifs(base, question.what_ifs)
     if sensitivity:

@@ -22,7 +22,11 @@ from experiments.sweeps.tables import column
 TUNE_SCHEMA = "bufferlab-tune/1"
 ANSWER_FILE, TEXT_FILE, CONFIG_FILE, ENVIRONMENT_FILE = "tune.json", "answer.txt", "config.toml", "environment.json"
 LEDGER_FILE, JOURNAL_FILE, PLOTS_FOLDER = "ledger.parquet", "ledger.jsonl", "plots"
-OWN_NAMES = frozenset({ANSWER_FILE, TEXT_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LEDGER_FILE, JOURNAL_FILE, PLOTS_FOLDER})
+SEARCH_FILE = "search.journal"
+"""Optuna's own file of a search."""
+OWN_NAMES = frozenset(
+    {ANSWER_FILE, TEXT_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LEDGER_FILE, JOURNAL_FILE, PLOTS_FOLDER, SEARCH_FILE}
+)
 
 Row = dict[str, Any]
 """One run: setting, fingerprint, replication, stage, requests, what became of its capacity, and its figures by path."""

@@ -93,23 +93,48 @@ def make_space(
     ``baselines``: what today's setting is changed in for each of them; without any, 8,192 tokens. Raises UserError for
     a value that no setting may have, and for a baseline of the user's that cannot be run.
     """
-    maker = _Maker(base)
     chosen = dict(given or {})
     notes: list[str] = []
     sizings = _sizings(base, demand, chosen, notes)
-    dimensions = _dimensions(base, demand, chosen, notes)
+    dimensions = dimensions_of(base, demand, chosen, notes)
     combinations = _crossed(sizings, dimensions, base)
     if len(combinations) > MOST_SETTINGS:
         raise UserError(f"the space has {len(combinations)} settings, it must have at most {MOST_SETTINGS}")
-    today = maker.add({}, eligible=base.budget_bytes >= maker.memory(base.config))
-    compared: list[tuple[Fields, int | None, str]] = [({}, today.number, "")]
+    return space_of(base, combinations, baselines=baselines, given=chosen, notes=notes)
+
+
+def space_of(
+    base: Base,
+    combinations: Sequence[Fields],
+    *,
+    baselines: Sequence[Fields] = (),
+    given: Mapping[str, Sequence[Any]] | None = None,
+    notes: Sequence[str] = (),
+) -> Space:
+    """The settings with these fields, today's and the baselines. Raises UserError as ``make_space`` does."""
+    maker = Maker(base)
+    today = maker.today()
     refused: list[tuple[Fields, str]] = []
     for fields in combinations:
         try:
             maker.add(fields, eligible=True)
         except UserError as error:
             refused.append((fields, str(error)))
-    _refuse_what_none_has(chosen, combinations, refused)
+    _refuse_what_none_has(given or {}, combinations, refused)
+    compared = [({}, today.number, ""), *compared_with(maker, today, baselines)]
+    values: dict[str, list[Any]] = {}
+    for fields in combinations:
+        for name, value in fields.items():
+            known = values.setdefault(name, [])
+            if value not in known:
+                known.append(value)
+    settings = maker.with_all_fields(values)
+    return Space(values, settings, refused, list(notes), compared)
+
+
+def compared_with(maker: Maker, today: Setting, baselines: Sequence[Fields]) -> list[tuple[Fields, int | None, str]]:
+    """The baselines beside today's setting. Raises UserError for one of the user's that cannot be run."""
+    compared: list[tuple[Fields, int | None, str]] = []
     for one in baselines or [{POLICY: "fixed", TOKENS: 8192}]:
         try:
             made = maker.add(one, eligible=False)
@@ -119,16 +144,9 @@ def make_space(
                 raise UserError(f"--baseline {text}: {error}") from None
             compared.append((one, None, str(error)))
             continue
-        if made.number not in [number for _, number, _ in compared]:
+        if made.number not in [today.number, *(number for _, number, _ in compared)]:
             compared.append((one, made.number, ""))
-    values: dict[str, list[Any]] = {}
-    for fields in combinations:
-        for name, value in fields.items():
-            known = values.setdefault(name, [])
-            if value not in known:
-                known.append(value)
-    settings = maker.with_all_fields(values)
-    return Space(values, settings, refused, notes, compared)
+    return compared
 
 
 def _refuse_what_none_has(
@@ -145,14 +163,18 @@ def _refuse_what_none_has(
         raise UserError(f"no setting of the space can be run: {refused[0][1]}")
 
 
-class _Maker:
-    """Makes settings of changes, each once."""
+class Maker:
+    """Makes settings of changes, each once and in the order of their numbers."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
         self._tree = base.config.tree()
         self._made: list[Setting] = []
         self._known: dict[str, int] = {}
+
+    def today(self) -> Setting:
+        """What is set today, which is no choice where it takes more than the memory."""
+        return self.add({}, eligible=self._base.budget_bytes >= self.memory(self._base.config))
 
     def add(self, fields: Fields, *, eligible: bool) -> Setting:
         """The setting with these fields; the same one as before where nothing differs. Raises UserError."""
@@ -256,7 +278,18 @@ def changes_that_count(today: Config, setting: Setting) -> int:
 
 
 def _sizings(base: Base, demand: Demand, chosen: dict[str, Sequence[Any]], notes: list[str]) -> list[Fields]:
-    """Policies with their options, and sizes for those that have no other answer than their default."""
+    """Policies crossed with their options."""
+    return [
+        {POLICY: policy, **dict(zip(options, values, strict=True))}
+        for policy, options in policies_of(base, demand, chosen, notes).items()
+        for values in itertools.product(*options.values())
+    ]
+
+
+def policies_of(
+    base: Base, demand: Demand, chosen: Mapping[str, Sequence[Any]], notes: list[str]
+) -> dict[str, dict[str, Sequence[Any]]]:
+    """Policies with the values of their options, and sizes for those that have no other answer than their default."""
     config = base.config
     best, around = sizes_to_look_at(config, demand)
     own = config.protocol.sizing
@@ -274,7 +307,7 @@ def _sizings(base: Base, demand: Demand, chosen: dict[str, Sequence[Any]], notes
         policies += ["hint_regression"] if demand.hints else []
         policies += [own.policy] if own.policy not in policies else []
     options = {name: values for name, values in chosen.items() if name.startswith(SIZING)}
-    found: list[Fields] = []
+    found: dict[str, dict[str, Sequence[Any]]] = {}
     for policy in policies:
         if not isinstance(policy, str):
             raise UserError(f"--space {POLICY}={plain(policy)}: {POLICY} is {policy!r}, it must be text in quotes")
@@ -284,11 +317,12 @@ def _sizings(base: Base, demand: Demand, chosen: dict[str, Sequence[Any]], notes
             for name, values in options.items()
             if name not in (POLICY, TOKENS) and name.removeprefix(SIZING) in accepted
         }
-        if policy == "fixed":
-            fitting = {TOKENS: sizes, **fitting}
-        for values in itertools.product(*fitting.values()):
-            found.append({POLICY: policy, **dict(zip(fitting, values, strict=True))})
-    unused = [name for name in options if name not in (POLICY, TOKENS) and not any(name in fields for fields in found)]
+        found[policy] = {TOKENS: sizes, **fitting} if policy == "fixed" else fitting
+    unused = [
+        name
+        for name in options
+        if name not in (POLICY, TOKENS) and not any(name in fitting for fitting in found.values())
+    ]
     if unused:
         raise UserError(
             f"--space names {unused[0]}, which none of the policies {', '.join(policies)} has; "
@@ -304,8 +338,8 @@ def _accepted(policy: str) -> set[str]:
         raise UserError(f"--space {POLICY}={policy}: {POLICY} is {policy!r}, it {error}") from None
 
 
-def _dimensions(
-    base: Base, demand: Demand, chosen: dict[str, Sequence[Any]], notes: list[str]
+def dimensions_of(
+    base: Base, demand: Demand, chosen: Mapping[str, Sequence[Any]], notes: list[str]
 ) -> dict[str, Sequence[Any]]:
     """Every other field of the space with its values."""
     config = base.config
@@ -324,7 +358,7 @@ def _dimensions(
             notes.append(f"blocks stay of {own_block} tokens: runs of more than {SHORT_RUN} requests take long")
         found[BLOCK] = sizes
     if POOL not in chosen:
-        found[POOL] = [_Memory(base.budget_bytes // share) for share in POOL_SHARES]
+        found[POOL] = [Memory(base.budget_bytes // share) for share in POOL_SHARES]
     if WORKERS not in chosen:
         useful = [count for count in WORKER_COUNTS if count <= config.language.instances]
         found[WORKERS] = sorted({min(own_workers, max(config.language.instances, 1)), *useful, own_workers})
@@ -337,7 +371,7 @@ def _dimensions(
 
 
 @dataclass(frozen=True)
-class _Memory:
+class Memory:
     """A pool of so many bytes, whatever the size of a block."""
 
     bytes_: int
@@ -357,7 +391,7 @@ def _crossed(sizings: Sequence[Fields], dimensions: Mapping[str, Sequence[Any]],
     for values in itertools.product(*dimensions.values()):
         others = dict(zip(dimensions, values, strict=True))
         pool = others.get(POOL)
-        if isinstance(pool, _Memory):
+        if isinstance(pool, Memory):
             others[POOL] = pool.pool(base.config, others.get(BLOCK))
         discipline = DISCIPLINES.get(str(others.get(DISCIPLINE)))
         if discipline is not None and discipline.announces_length:

@@ -31,7 +31,8 @@ def plan_text(question: Question) -> str:
     base, space = question.base, question.space
     config = base.config
     eligible = sum(one.eligible for one in space.settings)
-    lines = [f"tune of {config.run.name}: {eligible} settings to choose from, for a low {question.objective.title}"]
+    count = f"{eligible} settings" if question.search is None else f"{question.search.trials} trials of a search"
+    lines = [f"tune of {config.run.name}: {count} to choose from, for a low {question.objective.title}"]
     lines += [f"  {line}" for line in question.traffic.text.splitlines()]
     if base.defaults:
         lines.append(f"  not given, so: {', '.join(base.defaults)}")
@@ -49,6 +50,7 @@ def plan_text(question: Question) -> str:
     for field, values in space.values.items():
         lines.append(f"  {field.ljust(width)}  {', '.join(map(plain, values))}")
     lines += [f"  {note}" for note in space.notes]
+    lines += [] if question.search is None else [f"  {question.search.plan(question.kind)}"]
     lines += [f"  limit: {limit.title}" for limit in question.limits]
     lines += [
         f"  not compared with {', '.join(f'{name}={plain(value)}' for name, value in fields.items())}: {why}"
@@ -242,7 +244,7 @@ def _sure(content: Mapping[str, Any]) -> str:
     if content["certainty"] is None:
         return (
             f"How sure: nothing is drawn at random, so this is exact for these requests and says nothing of others; "
-            f"differences up to {within} are taken for none."
+            f"differences up to {within} are taken for none." + _of_finalists(content)
         )
     ran = content["race"]
     least = (
@@ -258,9 +260,21 @@ def _sure(content: Mapping[str, Any]) -> str:
             "only more traffic would tell more"
         )  # fmt: skip
         least += f"{spent}; {more}."
+    least += _of_finalists(content)
     if content["replication_kind"] == "resampled":
         least += " Intervals say how far the truth may be from what the file says."
     return least
+
+
+def _of_finalists(content: Mapping[str, Any]) -> str:
+    """Of which settings it is said, where not all of the space were looked at."""
+    search = content["search"]
+    if search["method"] == "grid":
+        return ""
+    return (
+        f" This is said of {search['promise']}: {search['trials']} trials looked at {search['settings']} settings, and "
+        f"there may be better ones that were not looked at."
+    )
 
 
 def _bound(seconds: float) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from experiments.tuning.decision import bottleneck_of, candidates, decide, nothi
 from experiments.tuning.estimates import difference
 from experiments.tuning.folder import TuneFolder
 from experiments.tuning.screening import overloaded, screen
+from experiments.tuning.search import run_search
 from experiments.tuning.sensitivity import examine, sensitivity_text
 from experiments.tuning.what_if import STAGE as WHAT_IF_STAGE
 from experiments.tuning.what_if import answers, what_if_text
@@ -54,7 +56,8 @@ def run_tune(
     started_s = time.perf_counter()
     folder = None if out is None else TuneFolder(out)
     # By what the whole of it takes at least.
-    wanted = jobs or workers_for(len(question.settings) * question.first * question.demand.requests)
+    least = len(question.settings) * question.first + (0 if question.search is None else question.search.trials)
+    wanted = jobs or workers_for(least * question.demand.requests)
     with (
         contextlib.nullcontext() if folder is None else folder,
         open_workers(jobs=wanted, executor=executor, address=address) as workers,
@@ -75,7 +78,8 @@ def run_tune(
             with closing(made) as done:
                 yield from done
 
-        runs = Runs(question.settings, execute, folder, progress, notice)
+        runs = Runs(dict(question.settings), execute, folder, progress, notice)
+        question = _searched(question, runs)
         told = _otherwise(question, runs, _answered(question, runs))
         told = told.lasting(time.perf_counter() - started_s)
         if folder is not None:
@@ -85,6 +89,17 @@ def run_tune(
 
                 plot_tune(told.content, folder.folder, f"{question.base.config.run.name}: {question.objective.title}")
     return told
+
+
+def _searched(question: Question, runs: Runs) -> Question:
+    """The question whose settings are the finalists of its search and the baselines; as it is where there is none."""
+    if question.search is None:
+        return question
+    search, space = run_search(
+        question.search, runs, objective=question.objective, limits=question.limits, demand=question.demand,
+        kind=question.kind,
+    )  # fmt: skip
+    return replace(question, search=search, space=space)
 
 
 def _otherwise(question: Question, runs: Runs, told: Told) -> Told:

@@ -18,7 +18,7 @@ from experiments.text import table
 from experiments.tuning.bounds import demand_of
 from experiments.tuning.changes import POOL as MEMORY
 from experiments.tuning.changes import WhatIf, changed_base, field_changes
-from experiments.tuning.space import POOL, make_space
+from experiments.tuning.space import POOL, make_space, space_of
 from experiments.tuning.text import short_change, signed_estimate, time_estimate
 
 if TYPE_CHECKING:
@@ -53,8 +53,17 @@ def asked(question: Question, what_if: WhatIf, chosen: Setting | None) -> Asked:
     # A pool that the user named is one of this memory; here the memory is another.
     scaled = any(change.word == MEMORY for change in what_if.changes)
     given = {name: values for name, values in question.given.items() if name != POOL or not scaled}
-    space = make_space(base, demand, given=given, baselines=[{}])
-    return Asked(what_if, replace(question, base=base, demand=demand, space=space, what_ifs=(), sensitivity=False))
+    if question.search is None:
+        space = make_space(base, demand, given=given, baselines=[{}])
+    else:
+        # What was searched for is not searched for again: the finalists are what there is to choose from.
+        finalists = [
+            {name: value for name, value in fields.items() if name != POOL or not scaled}
+            for fields in question.search.finalists
+        ]
+        space = space_of(base, finalists, baselines=[{}])
+    made = replace(question, base=base, demand=demand, space=space, what_ifs=(), sensitivity=False, search=None)
+    return Asked(what_if, made)
 
 
 def answers(question: Question, what_ifs: Sequence[WhatIf], chosen: Setting | None, ask: Ask) -> list[dict[str, Any]]:
