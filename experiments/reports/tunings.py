@@ -112,6 +112,14 @@ def _answer(content: Content) -> Iterator[str]:
         over.append(f"against {name} {value_text(difference, 'time', signed=True)}{sure}")
     if over:
         yield f"{figure_name(content['objective']['name']).capitalize()}: {'; '.join(over)}."
+    less = content.get("cheaper")
+    if less:
+        high = less["difference"]["high"]
+        worse = (
+            "by how much it may be worse is not known" if high is None else f"it may be worse by {shown(high, 'time')}"
+        )
+        size = shown(less["memory_bytes"], "bytes")
+        yield f"With less memory, {size}, {named(less['changes'])} may be as good, but that is not told: {worse}."
     alike = content.get("not_told_apart") or ()
     if content.get("certainty") is not None and content.get("chosen", 0) is not None:
         race = content.get("race") or {}
@@ -334,7 +342,7 @@ def _sensitivity(content: Content) -> Iterator[Block]:
                     text(one["name"]),
                     plain(one.get("to"), path=f"sensitivity.breaks.{place}.to"),
                     plain(one.get("holds_to"), path=f"sensitivity.breaks.{place}.holds_to"),
-                    text(f"{shown(at)} ×" if at is not None else "does not break"),
+                    text(f"{shown(at)} ×{_between(one)}" if at is not None else "does not break"),
                     text(named(one["winner"]) if one.get("winner") else "–"),
                 ]
             )
@@ -349,8 +357,16 @@ def _sensitivity(content: Content) -> Iterator[Block]:
     yield Table("By what factor an input may be off before another setting is better", columns, rows, "sensitivity")
     effects = (content.get("screening") or {}).get("effects") or []
     if effects:
-        named_effects = [f"{one['name']} ({shown(one['figure']['value'], 'time')})" for one in effects]
-        yield Prose([f"What matters most, by Morris' elementary effects on the figure: {names_of(named_effects)}."])
+        # Both are shares of the figure: from one end of the range to the other.
+        named_effects = [f"{one['name']} (by {100 * one['figure']['value']:.1f} %)" for one in effects]
+        lead = "What changes the figure most, by Morris' elementary effects within their ranges"
+        yield Prose([f"{lead}: {names_of(named_effects)}."])
+
+
+def _between(one: Content) -> str:
+    """The last factor at which the interval says that the recommendation holds, and the first at which it is lost."""
+    sure, lost = one.get("between") or (None, None)
+    return "" if sure is None or lost is None else f" (between {shown(sure)} and {shown(lost)})"
 
 
 def _ran(source: Source) -> Iterator[Block]:
@@ -380,7 +396,9 @@ def _ran(source: Source) -> Iterator[Block]:
     )
     commands = [str(one) for one in content.get("commands") or ()]
     if commands:
-        yield Commands([("To run the recommended setting.", one) for one in commands])
+        names = {"sim": "To run the recommended setting.", "tune": "To ask the same again."}
+        # ``bufferlab sim …`` or ``bufferlab tune …``
+        yield Commands([(names.get(one.split()[1], "To repeat it."), one) for one in commands])
     config = source.path / "config.toml"
     if config.is_file():
         yield Download(

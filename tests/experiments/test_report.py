@@ -538,8 +538,9 @@ def tuned(folder: Path) -> Path:
         "what_if": [{"name": "rate=2x", "changes": {"protocol.sizing.tokens": 8192}, "holds": False, "capacity": "near",
                      "cost": difference, "objective": {"name": "latency_s.p99", "value": 2.0, "low": 1.5, "high": 2.5}}],
         "sensitivity": {"breaks": [{"name": "bandwidth", "to": 0.1, "holds_to": 0.5, "breaks_at": 0.45,
-                                    "winner": {"protocol.sizing.tokens": 8192}}]},
-        "commands": ["bufferlab sim tuned/config.toml"],
+                                    "between": [0.5, 0.4], "winner": {"protocol.sizing.tokens": 8192}}],
+                        "screening": {"effects": [{"name": "lengths", "figure": {"value": 0.733, "half": 0.2}}]}},
+        "commands": ["bufferlab tune traffic.csv", "bufferlab sim tuned/config.toml"],
     }  # fmt: skip
     folder.mkdir()
     (folder / "tune.json").write_text(json.dumps(content))
@@ -555,6 +556,10 @@ def test_the_numbers_of_a_tuning_are_those_of_its_file(tmp_path: Path) -> None:
     assert "against today&#39;s setting −200 ms (−250 … −150 ms)" in plain
     assert "It is told from all others. With 95 %" in plain
     assert "rate=2x" in text
+    # Effects are shares of the figure, and no times.
+    assert "Morris&#39; elementary effects within their ranges: lengths (by 73.3 %)." in plain
+    assert "(between 0.500 and 0.400)" in plain
+    assert plain.index("To ask the same again.") < plain.index("bufferlab tune traffic.csv")
     assert Tags(text).scripts == 1
 
 
@@ -562,6 +567,9 @@ def test_the_numbers_of_a_tuning_are_those_of_its_file(tmp_path: Path) -> None:
     ("change", "sentence"),
     [({"verdict": "over-capacity", "capacity": {"bottleneck": "prefill"}}, "Over capacity at every setting: the prefill is the bottleneck."),
      ({"verdict": "no-difference", "changes": {}}, "No difference found: today&#39;s setting may as well be the best."),
+     ({"verdict": "slo-missed", "chosen": None}, "No setting keeps to the limits."),
+     ({"verdict": "not-served", "chosen": None, "not_served": {"reasons": {"too long": 2, "too late": 1}}},
+      "No setting serves every request: too long; too late."),
      ({"changes": {}}, "Leave the settings as they are: they are the best.")],
 )  # fmt: skip
 def test_every_answer_of_a_tuning_is_said_first(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -569,6 +577,16 @@ def test_every_answer_of_a_tuning_is_said_first(change: dict[str, Any], sentence
     content = json.loads((folder / "tune.json").read_text())
     (folder / "tune.json").write_text(json.dumps({**content, **change}))
     assert f'<p class="lead">{sentence}</p>' in made(folder, tmp_path / "r.html")
+
+
+def test_a_cheaper_setting_that_may_be_as_good_is_named_with_what_it_may_cost(tmp_path: Path) -> None:
+    folder = tuned(tmp_path / "tuned")
+    content = json.loads((folder / "tune.json").read_text())
+    cheaper = {"changes": {"protocol.sizing.tokens": 1024}, "memory_bytes": 1 << 26,
+               "difference": {"value": 0.0, "low": -1.9, "high": 1.9}}  # fmt: skip
+    (folder / "tune.json").write_text(json.dumps({**content, "cheaper": cheaper}))
+    plain = made(folder, tmp_path / "r.html").replace(BESIDE, " ")
+    assert "sizing tokens 1,024 may be as good, but that is not told: it may be worse by 1.90 s." in plain
 
 
 def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(
