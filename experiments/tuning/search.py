@@ -19,7 +19,6 @@ import hashlib
 import importlib.util
 import itertools
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from experiments.tuning.bounds import Demand, never_served
 from experiments.tuning.contest import Runs
 from experiments.tuning.folder import SEARCH_FILE
 from experiments.tuning.question import Limit, Objective
+from experiments.tuning.ranges import Range, Values, ends_of, in_blocks, is_size, label, with_range
 from experiments.tuning.space import (
     BLOCK,
     DISCIPLINE,
@@ -50,7 +50,6 @@ from experiments.tuning.space import (
     dimensions_of,
     policies_of,
 )
-from experiments.units import format_size, parse_size
 from protocol.disciplines import DISCIPLINES
 
 if TYPE_CHECKING:
@@ -71,32 +70,9 @@ REPLICATIONS: dict[ReplicationKind, int] = {"independent": 2, "resampled": 1}
 """How many replications a trial has; the first one of a file is the file itself."""
 FIRST_SEARCHED = 2000
 """The number of the first of these where replications are drawn anew; a race and its fresh look have lower ones."""
-LOG_WORDS = ("tokens", "blocks", "bytes")
-"""Fields whose names end in one of these have a range that is searched on a log scale."""
 
-Values = Sequence[Any]
 Choose = Callable[[str, Values], Any]
 """Chooses one of the values of a field, or a number of the one range that it has."""
-_NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?\s*[A-Za-z]*)"
-_RANGE = re.compile(rf"{_NUMBER}\s*\.\.\s*{_NUMBER}")
-
-
-@dataclass(frozen=True)
-class Range:
-    """Every number from ``low`` to ``high``, both included."""
-
-    low: float
-    high: float
-    log: bool
-    whole: bool
-    sizes: bool
-    """Whether these are bytes of memory that were written as such."""
-
-    @property
-    def text(self) -> str:
-        """As a plan has it."""
-        low, high = (format_size(one) if self.sizes else f"{one:g}" for one in (self.low, self.high))
-        return f"{low}..{high}{' (log scale)' if self.log else ''}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +98,7 @@ class Search:
         found: dict[str, list[Any]] = {POLICY: list(self.policies)}
         for fields in (*self.policies.values(), self.dimensions):
             for name, values in fields.items():
-                found[name] = [_label(value) if isinstance(value, Range | Memory) else value for value in values]
+                found[name] = [label(value) if isinstance(value, Range | Memory) else value for value in values]
         return found
 
     def begin(self) -> tuple[Maker, Space]:
@@ -142,7 +118,7 @@ class Search:
         pool = fields.get(POOL)
         if isinstance(pool, Memory):
             fields[POOL] = pool.pool(config, block)
-        elif _is_size(self.dimensions.get(POOL)):
+        elif is_size(self.dimensions.get(POOL)):
             fields[POOL] = max(int(fields[POOL]) // block_bytes(config, block), 1)
         discipline = DISCIPLINES.get(str(fields.get(DISCIPLINE, config.protocol.discipline)))
         if discipline is not None and discipline.announces_length:
@@ -155,17 +131,17 @@ class Search:
             return fields
         options = {name: choose(name, values) for name, values in self.policies[policy].items()}
         if TOKENS in options and isinstance(self.policies[policy][TOKENS][0], Range):
-            options[TOKENS] = _in_blocks(options[TOKENS], block, self.policies[policy][TOKENS][0])
+            options[TOKENS] = in_blocks(options[TOKENS], block, self.policies[policy][TOKENS][0])
         return {POLICY: policy, **options, **fields}
 
     def content(self) -> dict[str, Any]:
         """What names the search; more trials go on with the same one."""
         return {
             "policies": {
-                policy: {name: list(map(_label, values)) for name, values in options.items()}
+                policy: {name: list(map(label, values)) for name, values in options.items()}
                 for policy, options in self.policies.items()
             },
-            "dimensions": {name: list(map(_label, values)) for name, values in self.dimensions.items()},
+            "dimensions": {name: list(map(label, values)) for name, values in self.dimensions.items()},
         }
 
     def plan(self, kind: ReplicationKind | None) -> str:
@@ -189,7 +165,7 @@ def plan_search(
     """The search of the default space with ``given``; None where all settings are to be raced. Raises UserError."""
     if method is not None and method not in SEARCHES:
         raise UserError(f"--search is {method!r}, it must be one of {', '.join(SEARCHES)}")
-    chosen = {name: _with_range(name, values) for name, values in given.items()}
+    chosen = {name: with_range(name, values) for name, values in given.items()}
     ranged = [name for name, values in chosen.items() if isinstance(values[0], Range)]
     if method == GRID and ranged:
         raise UserError(
@@ -363,7 +339,7 @@ def _chooser(trial: optuna.Trial) -> Choose:
             return trial.suggest_float(name, first.low, first.high, log=first.log)
         if len(values) == 1:
             return first
-        labels = [_label(value) for value in values]
+        labels = [label(value) for value in values]
         return values[labels.index(trial.suggest_categorical(name, labels))]
 
     return choose
@@ -380,53 +356,6 @@ def _tell(study: optuna.Study, trial: optuna.Trial, score: Scored, number: int |
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, score.value)
-
-
-# --- values ---
-
-
-def _with_range(name: str, values: Values) -> Values:
-    """The values of a field, a range where they are ``LOW..HIGH``. Raises UserError."""
-    found = [_range(name, value) for value in values if isinstance(value, str) and _RANGE.fullmatch(value.strip())]
-    if not found:
-        return values
-    if len(values) > 1:
-        raise UserError(f"--space gives {name} a range and {len(values) - 1} more, it must be one range or a list")
-    return found
-
-
-def _range(name: str, text: str) -> Range:
-    match = _RANGE.fullmatch(text.strip())
-    assert match is not None
-    where = f"--space is '{name}={text}'"
-    sizes = any(part[-1].isalpha() for part in match.groups())
-    try:
-        low, high = (float(parse_size(part)) if sizes else float(part) for part in match.groups())
-    except ValueError as error:
-        raise UserError(f"{where}, of which an end {error}") from None
-    if sizes and name != POOL:
-        raise UserError(f"{where}, it must be numbers without a unit; only {POOL} has a range of sizes")
-    if not low < high:
-        raise UserError(f"{where}, it must be a lower number, two points and a higher one")
-    whole = sizes or all(re.fullmatch(r"[-+]?\d+", part) for part in match.groups())
-    return Range(low, high, low >= 1 and name.endswith(LOG_WORDS), whole, sizes)
-
-
-def _in_blocks(tokens: int, block: int, within: Range) -> int:
-    """Whole blocks: a part of one is set aside as all of it. As it is where the range has no multiple."""
-    up = -(-tokens // block) * block
-    down = tokens // block * block
-    return up if up <= within.high else down if down >= within.low else tokens
-
-
-def _is_size(values: Values | None) -> bool:
-    return values is not None and isinstance(values[0], Range) and values[0].sizes
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, Range):
-        return value.text
-    return format_size(value.bytes_) if isinstance(value, Memory) else plain(value)
 
 
 def _crossed(policies: Mapping[str, Mapping[str, Values]], dimensions: Mapping[str, Values]) -> int:
@@ -451,7 +380,7 @@ def _check(search: Search, chosen: Mapping[str, Values]) -> None:
     It is tried with the first and with the last values of all other fields, and with those of today.
     """
     for name, values in chosen.items():
-        ends = [end for value in values for end in (_ends(value) if isinstance(value, Range) else [value])]
+        ends = [end for value in values for end in (ends_of(value) if isinstance(value, Range) else [value])]
         problems = {plain(end): _problem(search, name, end) for end in ends}
         if isinstance(values[0], Range):
             if all(problems.values()):
@@ -460,10 +389,6 @@ def _check(search: Search, chosen: Mapping[str, Values]) -> None:
         for text, problem in problems.items():
             if problem:
                 raise UserError(f"--space {name}={text}: {problem}")
-
-
-def _ends(range_: Range) -> list[Any]:
-    return [int(one) if range_.whole else one for one in (range_.low, range_.high)]
 
 
 def _problem(search: Search, name: str, value: Any) -> str:
@@ -481,7 +406,7 @@ def _problem(search: Search, name: str, value: Any) -> str:
 
 
 def _tried(search: Search, name: str, value: Any) -> Iterator[Fields]:
-    in_bytes = name == POOL and _is_size(search.dimensions.get(POOL))
+    in_bytes = name == POOL and is_size(search.dimensions.get(POOL))
     config = search.base.config
     own = max(value // block_bytes(config, config.protocol.block_tokens), 1) if in_bytes else value
     fitting = [policy for policy, options in search.policies.items() if name in options]
@@ -496,7 +421,7 @@ def _tried(search: Search, name: str, value: Any) -> Iterator[Fields]:
             if field in (POLICY, DISCIPLINE):
                 return policy if field == POLICY else kind
             one = values[place]
-            return _ends(one)[place] if isinstance(one, Range) else one
+            return ends_of(one)[place] if isinstance(one, Range) else one
 
         fields = search.drawn(pick)
         if name in fields:

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
-from experiments.tuning import asking, contest, search
+from experiments.tuning import asking, contest
 from experiments.tuning.asking import Question, make_question
 from experiments.tuning.base import Asked
 from experiments.tuning.changes import parse_what_ifs
 from experiments.tuning.question import parse_limit, parse_objective
-from experiments.tuning.search import FINALISTS, FIRST_SEARCHED, MOST_CROSSED, Range, Scored
+from experiments.tuning.ranges import Range, in_blocks
+from experiments.tuning.search import FINALISTS, FIRST_SEARCHED, MOST_CROSSED, Scored
 from experiments.tuning.tune import run_tune
 
 TINY = (
@@ -167,7 +168,7 @@ def test_a_large_space_is_searched_and_a_small_one_is_raced() -> None:
 def test_tokens_are_whole_blocks_within_the_range(low: int, span: int, block: int, data: st.DataObject) -> None:
     within = Range(low, low + span, True, True, False)
     drawn = data.draw(st.integers(low, low + span))
-    found = search._in_blocks(drawn, block, within)
+    found = in_blocks(drawn, block, within)
     assert low <= found <= low + span
     first = -(-low // block) * block
     assert found % block == 0 if first <= low + span else found == drawn
