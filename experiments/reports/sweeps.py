@@ -136,13 +136,15 @@ def _sure(sweep: StoredSweep, winners: Sequence[Mapping[str, Any]]) -> str:
     if sweep.replications < 2:
         return "With one replication nothing is ruled out: repeat the sweep with --replications 10."
     resampled = sweep.resampled
-    kind = "resamples of the file" if resampled else "replications with the same requests in every configuration"
-    more = (
-        " More replications make the set of those that cannot be told apart smaller."
-        if any(len(one["possibly"]) > 1 for one in winners)
-        else ""
+    more = ""
+    if any(len(one["possibly"]) > 1 for one in winners):
+        needed = "Only a longer file makes" if resampled else "More replications make"
+        more = f" {needed} the set of those that cannot be told apart smaller."
+    over = (
+        f"by the file itself and {plural(sweep.replications - 1, 'resample')} of it"
+        if resampled
+        else f"over {sweep.replications} replications with the same requests in every configuration"
     )
-    over = f"over {sweep.replications} {kind}"
     return f"With a probability of 95 % the best configuration is among those named, {over}.{more}"
 
 
@@ -294,7 +296,10 @@ def differences_table(sweep: StoredSweep) -> Table | None:
         Column("baseline"),
         *(Column(HEADS[path], path, path, numeric=True) for path in paths),
     ]
-    note = "Negative is less. An interval that leaves out 0 is a difference; 5 % of those that are none look like one."
+    note = (
+        "Negative is less; shares differ by percentage points. An interval that leaves out 0 is a difference; 5 % of "
+        "those that are none look like one."
+    )
     return Table("Configuration less baseline, replication by replication", columns, rows, "differences", note=note)
 
 

@@ -250,11 +250,11 @@ def _settings(content: Content) -> Table:
     ]
     columns = [
         Column("no.", "setting", numeric=True),
+        Column("state"),
         *(Column(_short(name), name, name) for name in varied),
         Column("memory", "memory_bytes", numeric=True),
         *(Column(figure_name(one), one, one, numeric=True) for one in paths),
         Column("to the best", "difference_s", numeric=True),
-        Column("state"),
         Column("why"),
         Column("runs", numeric=True),
     ]
@@ -267,6 +267,7 @@ def _settings(content: Content) -> Table:
             Row(
                 [
                     whole(one["number"], f"{where}.number"),
+                    text(one["state"], badge=STATES.get(one["state"], "")),
                     *(setting(one["fields"].get(name)) for name in varied),
                     plain(one.get("memory_bytes"), "bytes", f"{where}.memory_bytes"),
                     *(
@@ -278,7 +279,6 @@ def _settings(content: Content) -> Table:
                     estimated(one["difference"], f"{where}.difference", "time", signed=True)
                     if one.get("difference")
                     else estimated(nothing),
-                    text(one["state"], badge=STATES.get(one["state"], "")),
                     text(one.get("why")),
                     whole(one.get("runs"), f"{where}.runs"),
                 ],
@@ -294,6 +294,13 @@ def _settings(content: Content) -> Table:
     )
 
 
+def _then_set(one: Content) -> str:
+    """What is recommended then: of settings that change, the changes from what is recommended now."""
+    if one.get("changes") is None:
+        return named(one.get("recommendation") or {})
+    return named(one["changes"]) if one["changes"] else "–" if one.get("holds") is None else "as recommended now"
+
+
 def _what_if(asked: list[Content]) -> Table:
     rows = []
     for place, one in enumerate(asked):
@@ -304,11 +311,7 @@ def _what_if(asked: list[Content]) -> Table:
             Row(
                 [
                     text(one.get("name")),
-                    text(
-                        named(one["changes"])
-                        if one.get("changes") is not None
-                        else named(one.get("recommendation") or {})
-                    ),
+                    text(_then_set(one)),
                     text("–" if one.get("holds") is None else "yes" if one["holds"] else "no"),
                     estimated(cost, f"what_if.{place}.cost" if one.get("cost") else "", "time", signed=True),
                     estimated(

@@ -15,6 +15,7 @@ import pickle
 import queue
 import time
 import uuid
+import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
@@ -104,7 +105,9 @@ class ClusterWorkers:
     def _connect(self) -> Any:
         from distributed import Client, LocalCluster
 
-        with uninterrupted_children():
+        with uninterrupted_children(), warnings.catch_warnings():
+            # That its usual port is in use, which it then does without, is of no use to anybody.
+            warnings.filterwarnings("ignore", message="Port ")
             try:
                 if self._address is None:
                     self._cluster = LocalCluster(

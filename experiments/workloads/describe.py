@@ -253,7 +253,8 @@ def description_text(config: Config, described: Mapping[str, Any]) -> str:
     times = f", {repeats} replications" if repeats > 1 else ""
     traffic = described["traffic"]
     told = [] if workload.file is None else [traffic["sentence"], *(f"  {note}" for note in traffic["notes"])]
-    lines += [f"{described['requests']} requests{times}", *told, "", table(rows)]
+    requests = "1 request" if described["requests"] == 1 else f"{described['requests']} requests"
+    lines += [f"{requests}{times}", *told, "", table(rows)]
     options = options_of(config)
     if options:
         lines += ["", "options:"]

@@ -602,7 +602,7 @@ def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(
     assert cells
     assert (cells[0]["data-low"], cells[0]["data-high"]) == (repr(found["low"]), repr(found["high"]))
     assert "protocol.sizing.tokens is 1024 in run and 8192 in other" in text
-    assert "Not paired request by request. failed: " in text
+    assert "Not paired request by request. The run " in text
     assert written.content()["sources"][1] == {"path": str(other), "kind": "sim"}
     assert [int(tag[1]) for tag, _ in Tags(text).tags if re.fullmatch(r"h\d", tag)].count(1) == 1
     for article, path in zip(text.split("<article")[2:], (run, other, failed), strict=True):
@@ -618,3 +618,27 @@ def test_the_page_of_a_resampled_file_says_what_its_interval_is(run: Path, tmp_p
     assert "and 2 resamples of them" in text
     assert "its interval comes from 2 resamples of the file" in text
     assert "bands their 95" not in text  # the spread of resamples is no band around the file's own distribution
+
+
+def test_the_page_of_a_sweep_of_a_file_promises_nothing_of_more_resamples(sweep: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep, folder)
+    report = json.loads((folder / "sweep.json").read_text())
+    report["plan"]["replication_kind"] = "resampled"
+    report["lowest"][0]["possibly"] = [one["configuration"] for one in report["configurations"]]
+    (folder / "sweep.json").write_text(json.dumps(report))
+    text = made(folder, tmp_path / "r.html")
+    resamples = report["plan"]["replications"] - 1
+    assert f"by the file itself and {resamples} resample{'s' if resamples > 1 else ''} of it" in text
+    assert "Only a longer file makes the set" in text
+    assert "More replications make" not in text
+
+
+def test_a_what_if_under_which_nothing_changes_is_not_called_todays_setting(tmp_path: Path) -> None:
+    folder = tuned(tmp_path / "tuned")
+    content = json.loads((folder / "tune.json").read_text())
+    content["what_if"][0] |= {"changes": {}, "holds": True}
+    (folder / "tune.json").write_text(json.dumps(content))
+    section = made(folder, tmp_path / "r.html").partition("The recommendation again")[2]
+    assert "as recommended now" in section
+    assert "today" not in section.partition("</table>")[0]

@@ -306,3 +306,9 @@ def test_a_description_needs_a_workload_that_can_be_run() -> None:
     with pytest.raises(UserError, match="--buffer is 0"):
         describe(config, [0])
     assert describe(config, [10])["requests"] == 3
+
+
+def test_one_request_is_one(bufferlab: Any, tmp_path: Path) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("arrival_s,total_tokens\n0,500\n")
+    assert bufferlab("workload", str(file)).out.splitlines()[0] == "1 request"
