@@ -256,7 +256,11 @@ def run_search(
     if not scores:
         raise UserError(f"none of the {search.trials} trials can be run: {next(iter(refused.values()))[1]}")
     served = [number for number, score in scores.items() if score.lost == 0] or list(scores)
-    best = sorted(served, key=lambda number: (scores[number].order, number))[:FINALISTS]
+    # Of those that came to exactly the same, the one with the least memory: the others could add nothing to a race.
+    least: dict[Scored, int] = {}
+    for number in sorted(served, key=lambda number: (proposed[number][0].memory_bytes, number)):
+        least.setdefault(scores[number], number)
+    best = sorted(least.values(), key=lambda number: (scores[number].order, number))[:FINALISTS]
     # A baseline that was proposed as well is one to choose from only if it is a finalist.
     compared = [number for _, number, _ in space.baselines if number is not None]
     own = {one.number: one for one in space.settings}
