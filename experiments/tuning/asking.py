@@ -137,6 +137,11 @@ def make_question(
         replicates = None
     most = replications
     if replicates is None:
+        if replications not in (None, 1):
+            raise UserError(
+                f"--replications is {replications}, it must be 1 or left out: every replication of these requests "
+                f"would be the same"
+            )
         most = 1
     elif most is None:
         most = DEFAULT_MOST[replicates.kind]

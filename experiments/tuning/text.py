@@ -12,9 +12,13 @@ from experiments.text import table
 from experiments.tuning.asking import Question
 from experiments.tuning.question import parse_objective, settings_lines
 from experiments.units import format_duration, format_size
+from experiments.workloads.requests import resampling_of
+from experiments.workloads.resampling import NoResampling
 
 SHOWN_ALIKE = 8
 SHOWN_ROWS = 16
+LOPSIDED = 0.01
+"""An interval whose middle is further from its value than this part of it is written with both ends."""
 SHORT_NAMES = {
     "protocol.sizing.policy": "policy",
     "protocol.sizing.tokens": "tokens",
@@ -58,7 +62,7 @@ def plan_text(question: Question) -> str:
         if why
     ]
     if question.kind is None:
-        lines.append("  one run each: nothing about these requests is drawn at random")
+        lines.append(f"  one run each{_why_one_run(question)}")
     else:
         lines.append(
             f"  {question.first} to {question.most} replications each, certainty {100 * question.certainty:g} %, "
@@ -67,6 +71,13 @@ def plan_text(question: Question) -> str:
         if question.kind == "resampled":
             lines.append("  more replications of a file make its error better known and no smaller")
     return "\n".join(lines)
+
+
+def _why_one_run(question: Question) -> str:
+    made = resampling_of(question.base.config)
+    if isinstance(made, NoResampling):
+        return f", without resamples of the file, so how sure the answer is will not be known: {made.why}"
+    return ": nothing about these requests is drawn at random"
 
 
 def _instances(section: Serving) -> str:
@@ -95,7 +106,11 @@ def _words(content: Mapping[str, Any]) -> str:
     title, changes = _title(content), content["changes"]
     lines = []
     if verdict == "no-difference":
-        lines.append(f"No difference found: today's setting may as well be the one with the lowest {title}.")
+        if content["certainty"] is None:
+            within = format_duration(content["indifference"])
+            lines.append(f"No difference that matters: today's setting is within {within} of the lowest {title}.")
+        else:
+            lines.append(f"No difference found: today's setting may as well be the one with the lowest {title}.")
         lines.append("What to set: nothing." if not changes else "What to set, which is as good and needs less memory:")
     else:
         lines.append("What to set:")
@@ -220,11 +235,13 @@ def _alike(content: Mapping[str, Any]) -> str:
     if content["chosen"] is None:
         return ""
     alike = [one for one in content["settings"] if one["state"] == "kept" and one["number"] != content["chosen"]]
+    what = "Cannot be told apart from it"
+    if content["certainty"] is None:
+        what = f"Within {format_duration(content['indifference'])} of the best"
     if not alike:
-        return "Cannot be told apart from it: none of the others."
+        return f"{what}: none of the others."
     changes = content["changes"]
-    lines = [f"Cannot be told apart from it: {len(alike)} other settings." if len(alike) > 1 else
-             "Cannot be told apart from it: one other setting."]  # fmt: skip
+    lines = [f"{what}: {len(alike)} other settings." if len(alike) > 1 else f"{what}: one other setting."]
     for one in alike[:SHOWN_ALIKE]:
         own = content["recommendation"]
         differs = [
@@ -243,7 +260,7 @@ def _sure(content: Mapping[str, Any]) -> str:
     within = format_duration(content["indifference"])
     if content["certainty"] is None:
         return (
-            f"How sure: nothing is drawn at random, so this is exact for these requests and says nothing of others; "
+            f"How sure: every setting ran once, which is exact for these requests and says nothing of others; "
             f"differences up to {within} are taken for none." + _of_finalists(content)
         )
     ran = content["race"]
@@ -308,6 +325,8 @@ def _table(content: Mapping[str, Any]) -> str:
             )
         )
     lines = [table(rows)]
+    if any(one["difference"]["low"] is not None for one in shown):
+        lines.append("Each interval is at 95 % by itself; which settings are kept is told for all of them together.")
     more = len(shown) - SHOWN_ROWS
     if more > 0:
         lines.append(f"and {more} more that ran, all of them in tune.json")
@@ -352,7 +371,11 @@ def _front(content: Mapping[str, Any]) -> str:
 def _spent(content: Mapping[str, Any]) -> str:
     raced = sum(one["runs"] > 0 for one in content["settings"])
     settings = "1 setting" if raced == 1 else f"{raced} settings"
-    return f"{settings} in {content['runs']} runs, {content['requests']} requests"
+    said = f"{settings} in {content['runs']} runs, {content['requests']} requests"
+    if content["what_if"]:
+        runs, requests = (sum(one[name] for one in content["what_if"]) for name in ("runs", "requests"))
+        said += f"; what-ifs: {runs} runs, {requests} requests"
+    return said
 
 
 def _or_inf(one: Mapping[str, Any]) -> float:
@@ -382,11 +405,15 @@ def _size(bytes_: float) -> str:
 
 
 def _change(difference: Estimate) -> str:
+    """A difference with its interval: half of it where the value is its middle, else both ends."""
     value, low, high = difference["value"], difference["low"], difference["high"]
     if value is None:
         return ""
-    half = "" if low is None or high is None or high == low else f" ± {format_duration((high - low) / 2)}"
-    return f"{_signed(value)}{half}"
+    if low is None or high is None or high == low:
+        return _signed(value)
+    if abs((low + high) / 2 - value) > LOPSIDED * (high - low):
+        return f"{_signed(value)} ({_signed(low)} .. {_signed(high)})"
+    return f"{_signed(value)} ± {format_duration((high - low) / 2)}"
 
 
 def _time(seconds: float | None) -> str:

@@ -17,7 +17,7 @@ from experiments.cli import main
 from experiments.errors import UserError
 from experiments.stats.racing import Verdict
 from experiments.sweeps.configuration import run_configuration
-from experiments.tuning import asking, contest
+from experiments.tuning import asking, contest, text
 from experiments.tuning.asking import Question, make_question
 from experiments.tuning.base import Asked
 from experiments.tuning.contest import Result
@@ -79,6 +79,42 @@ SPACE: dict[str, list[Any]] = {
     "protocol.block_tokens": [128],
     "language.pool_blocks": [256],
 }
+
+
+# --- how it is said ---
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (0.0265, -0.0243, 0.0773, "+26.5 ms ± 50.8 ms"),
+        (0.0265, 0.0065, 0.108, "+26.5 ms (+6.5 ms .. +108 ms)"),  # of a file, whose intervals are those of ratios
+        (-0.05, None, None, "−50 ms"),
+        (0.0, 0.0, 0.0, "+0 µs"),
+        (None, None, None, ""),
+    ],
+)
+def test_only_an_interval_around_its_value_is_written_as_half_of_it(
+    value: float | None, low: float | None, high: float | None, said: str
+) -> None:
+    assert text._change({"value": value, "low": low, "high": high}) == said
+
+
+def test_a_file_that_cannot_be_resampled_says_why_and_takes_no_replications(bufferlab: Any, folder: Path) -> None:
+    file = folder / "ten.csv"
+    file.write_text("arrival_s,total_tokens\n" + "".join(f"{number / 4},{900 + number}\n" for number in range(10)))
+    out = folder / "run"
+    few = [one for one in SMALL if one != "workload.requests=40"]
+    few.remove("--set")
+    refused = bufferlab("tune", str(file), *few, "--replications", "3", "--out", str(out))
+    assert refused.status == 2
+    assert refused.err.startswith("bufferlab: --replications is 3, it must be 1 or left out")
+    assert not out.exists()
+    told = bufferlab("tune", str(file), *few, "--out", str(out)).out
+    assert "one run each, without resamples of the file, so how sure the answer is will not be known: it has 10" in told
+    assert "Cannot be told apart" not in told
+    assert "may as well be" not in told
+    assert "of the best:" in told
 
 
 # --- what is asked ---
@@ -477,7 +513,9 @@ def test_a_file_has_intervals_from_resamples_of_it(folder: Path) -> None:
 
 
 def test_requests_that_are_always_the_same_are_compared_exactly() -> None:
-    made = question("seed-resume", "workload.requests=1", space={"protocol.sizing.tokens": [1024, 4096]})
+    made = question(
+        "seed-resume", "workload.requests=1", space={"protocol.sizing.tokens": [1024, 4096]}, replications=None
+    )
     assert made.kind is None
     content = run_tune(made, None, jobs=1).content
     assert content["certainty"] is None
