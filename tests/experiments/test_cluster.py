@@ -87,7 +87,7 @@ def test_what_a_killed_worker_had_told_is_not_run_again(cluster: Any, workers: A
 
 
 def test_the_same_bytes_while_workers_are_killed(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    same_bytes_while_workers_are_killed(cluster, tmp_path, monkeypatch, requests=300, kills=2)
+    same_bytes_while_workers_are_killed(cluster, tmp_path, monkeypatch, replications=3, kills=2)
 
 
 @pytest.mark.slow
@@ -95,16 +95,16 @@ def test_the_same_bytes_while_workers_are_killed(cluster: Any, tmp_path: Path, m
 def test_the_same_bytes_while_many_workers_are_killed(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    same_bytes_while_workers_are_killed(cluster, tmp_path, monkeypatch, requests=5_000, kills=12)
+    same_bytes_while_workers_are_killed(cluster, tmp_path, monkeypatch, replications=30, kills=12)
 
 
 def same_bytes_while_workers_are_killed(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, requests: int, kills: int
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replications: int, kills: int
 ) -> None:
     monkeypatch.setattr(planning, "code_digest", lambda: "code")
     # Eight configurations of two workloads, so that there are groups that workers begin and lose.
     grid = {"protocol.sizing.tokens": [512, 1024, 2048, 4096], "workload.rate_rps": [4.0, 8.0]}
-    plan = make_plan("quickstart", grid=grid, settings=[f"workload.requests={requests}"], replications=3)
+    plan = make_plan("quickstart", grid=grid, settings=["workload.requests=300"], replications=replications)
     run_sweep(plan, tmp_path / "serial", jobs=1)
     draws = random.Random(kills)
     moments = set(draws.sample(range(2, len(plan.tasks) - 2), kills))
