@@ -32,6 +32,7 @@ from experiments.calibration.here import STEPS, fit_here, measure_here  # noqa: 
 from experiments.calibration.host.busy import BusyWatch  # noqa: E402
 from experiments.errors import RunFailedError, UserError  # noqa: E402
 from experiments.figures.pages import MarkedPage  # noqa: E402
+from experiments.files import disk_errors, write_text  # noqa: E402
 from experiments.progress import bar  # noqa: E402
 from experiments.runs.environment import describe_host  # noqa: E402
 from experiments.runs.measure import run_measured  # noqa: E402
@@ -151,7 +152,7 @@ def _run_folder(folder: Path, name: str, setting: str, number: int) -> Path:
 def _measure(folder: Path, answers: dict[str, dict[str, Any]], rounds: int, requests: int) -> str:
     """Measure what is missing, in each round in an order drawn anew; say what others did with the processors."""
     plan = [(name, setting) for name, answer in answers.items() for setting in _settings(answer)]
-    watch = BusyWatch()
+    watch, measured = BusyWatch(), False
     with bar("measuring", len(plan) * rounds, "runs") as shown:
         for number in range(rounds):
             for place in stream(0, number, "held-out-order").permutation(len(plan)):
@@ -161,10 +162,15 @@ def _measure(folder: Path, answers: dict[str, dict[str, Any]], rounds: int, requ
                     target.parent.mkdir(parents=True, exist_ok=True)
                     fields = _settings(answers[name])[setting]
                     common = [*WORKLOADS[name], f"workload.requests={requests}", f"run.seed={100 + number}"]
+                    measured = True
                     run_measured(load(EXAMPLE, [*common, *(as_override(*one) for one in fields.items())]), target)
                 shown.step(f"{name}, {setting}")
-    so_far = watch.so_far()
-    return f"but {so_far}" if so_far.too_busy else "nobody else used the processors"
+    so_far, kept = watch.so_far(), folder / "busy.txt"
+    if measured:
+        said = f"but {so_far}" if so_far.too_busy else "nobody else used the processors"
+        with disk_errors(kept):
+            write_text(kept, said)
+    return kept.read_text(encoding="utf-8")
 
 
 def _compare(folder: Path, name: str, profile: FrozenProfile, rounds: int) -> dict[str, Compared]:
@@ -196,30 +202,37 @@ def _page(
         f"{datetime.datetime.now(datetime.UTC):%d %B %Y}, {host['cpu']}, {host['cpus']} cores; {rounds} rounds of "
         f"{requests} requests; {busy}.",
         "",
-        "| workload | recommended | figure | 8,192 less the recommendation, predicted, ms | measured, ms | same sign |",
-        "|---|---|---|--:|--:|---|",
+        "| workload | recommended | figure | 8,192 less the recommendation, predicted, ms | measured, ms |",
+        "|---|---|---|--:|--:|",
     ]
-    signs = 0
+    signs = told = 0
     for name, answer in answers.items():
         for figure, one in _compare(folder, name, profile, rounds).items():
-            same = _sign(one.predicted) == _sign(one.measured)
-            signs += same
+            signs += ((one.predicted["value"] or 0.0) > 0) == ((one.measured["value"] or 0.0) > 0)
+            told += all(_told(side) for side in one)
             lines.append(
-                f"| {name} | {_fields(answer)} | {figure} | {_shown(one.predicted)} | {_shown(one.measured)} "
-                f"| {'yes' if same else 'NO'} |"
+                f"| {name} | {_fields(answer)} | {figure} | {_shown(one.predicted)} | {_shown(one.measured)} |"
             )
     count = len(answers) * len(FIGURES)
-    return "\n".join([*lines, "", f"Prediction and measurement agree on the sign in {signs} of {count} figures."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Prediction and measurement have the same sign in {signs} of {count} figures; in {told} both leave out 0.",
+        ]
+    )
 
 
 def _fields(answer: dict[str, Any]) -> str:
-    return ", ".join(f"`{field}={value}`" for field, value in answer["recommendation"].items())
+    """What there was to choose."""
+    fields = {field: value for field, value in answer["recommendation"].items() if len(answer["space"][field]) > 1}
+    return ", ".join(f"`{field}={value}`" for field, value in fields.items())
 
 
-def _sign(one: Estimate) -> int:
-    """-1 or 1, and 0 where the interval holds 0."""
+def _told(one: Estimate) -> bool:
+    """Whether the interval leaves out 0."""
     low, high = one["low"] or 0.0, one["high"] or 0.0
-    return 1 if low > 0 else -1 if high < 0 else 0
+    return low > 0 or high < 0
 
 
 def _shown(one: Estimate) -> str:
