@@ -8,6 +8,8 @@ pictures; here all of that counts. Every row is a process of its own, the refere
 * configuration: one replication of one configuration of a sweep of ustudy with all its figures
 * sweep: `bufferlab sweep ustudy` with 16 configurations x 3 replications x 200 requests, the whole command with its
   start and its tables, on one core
+* tune: `bufferlab tune ustudy` among 6 defaults, with at most 10 replications x 1000 requests: the whole command with
+  its start, its race and its answer, on one core; a request counts whichever run it was in
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ from protocol.compiled import VARIABLE, state  # noqa: E402 - of this tree, what
 COUNT, QUICK_COUNT = 10_000, 2_000
 SWEPT = (16, 3, 200)
 """Configurations, replications and requests of the whole sweep."""
+TUNED_SIZES, TUNED = "512,1024,2048,4096,8192,16384", (10, 1000)
+"""Defaults that a tune chooses from, and the most replications and requests of one."""
 WARM_UP_REQUESTS = 100
 SIM = {"sim": (True, True), "sim, no plots": (True, False), "sim, figures only": (False, False)}
 """Whether events are kept and pictures drawn."""
-ROWS = (*SIM, "configuration", "sweep")
+ROWS = (*SIM, "configuration", "sweep", "tune")
 HEADER = (
     "code         what a user runs    requests  µs/request  × SimPy  peak MiB\n"
     "-----------  -----------------  ---------  ----------  -------  --------"
@@ -86,6 +90,8 @@ def measure(what: str, requests: int) -> dict[str, Any]:
         if what == "sweep":
             requests = SWEPT[0] * SWEPT[1] * SWEPT[2]
             took_s, peak = whole_sweep(Path(folder) / "sweep")
+        elif what == "tune":
+            took_s, peak, requests = whole_tune(Path(folder) / "tune")
         else:
             run(what, WARM_UP_REQUESTS, Path(folder) / "first")  # everything is imported then
             started_s = time.process_time()
@@ -123,11 +129,29 @@ def whole_sweep(target: Path) -> tuple[float, int]:
     """CPU seconds and largest resident set (KiB) of a sweep's command."""
     configurations, replications, requests = SWEPT
     pools = ",".join(str(2048 + number) for number in range(configurations))
-    command = [
-        sys.executable, "-m", "experiments", "sweep", "ustudy", "--grid", f"encode.pool_blocks={pools}",
-        "--set", f"workload.requests={requests}", "--replications", str(replications), "--jobs", "1", "--no-plots",
-        "--out", str(target),
-    ]  # fmt: skip
+    return whole_command(
+        "sweep", "ustudy", "--grid", f"encode.pool_blocks={pools}", "--set", f"workload.requests={requests}",
+        "--replications", str(replications), "--out", str(target),
+    )  # fmt: skip
+
+
+def whole_tune(target: Path) -> tuple[float, int, int]:
+    """The same of a tune's, and the requests of all its runs."""
+    replications, requests = TUNED
+    space = {
+        "protocol.sizing.policy": "fixed", "protocol.sizing.tokens": TUNED_SIZES, "protocol.discipline": "window",
+        "protocol.block_tokens": "128", "language.pool_blocks": "320", "encode.transfer_workers": "1",
+    }  # fmt: skip
+    took_s, peak = whole_command(
+        "tune", "ustudy", *(part for field, values in space.items() for part in ("--space", f"{field}={values}")),
+        "--set", f"workload.requests={requests}", "--replications", str(replications), "--out", str(target),
+    )  # fmt: skip
+    return took_s, peak, int(json.loads((target / "tune.json").read_text(encoding="utf-8"))["requests"])
+
+
+def whole_command(*arguments: str) -> tuple[float, int]:
+    """CPU seconds and largest resident set (KiB) of a command on one core."""
+    command = [sys.executable, "-m", "experiments", *arguments, "--jobs", "1", "--no-plots"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=TOOLS.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
