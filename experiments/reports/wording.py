@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.reports.page import Cell, KeyFigure, Notice, estimated, whole
 from experiments.reports.readings import count, interval_text, known_to, plural, shown, value_text
+from experiments.text import is_lopsided
 
 VERDICTS = {
     "within": ("within capacity", "good"),
@@ -109,7 +110,7 @@ def times_sentence(latency: Mapping[str, Any], whom: str = "those served") -> st
 def sure_sentence(
     estimate: Mapping[str, Any], what: str, replications: int, requests: int, kind: str = "", *, file: bool = False
 ) -> str:
-    """How sure a figure is, and what would make it surer. ``file``: the requests are those of a file."""
+    """How sure a time is, and what would make it surer. ``file``: the requests are those of a file."""
     width = known_to(estimate)
     if estimate["value"] is None:
         return ""
@@ -130,6 +131,8 @@ def sure_sentence(
         source = f"a t interval across {replications} independent replications"
     else:
         source = "from batches of one long run"
+    if is_lopsided(estimate):  # of a file: half of it would be too much on one side and too little on the other
+        return f"The 95 % interval of the {what} is {interval_text(estimate, 'time')}: {source}."
     return f"The {what} is known to ± {100 * width:.2g} %: {source}."
 
 

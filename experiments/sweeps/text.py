@@ -8,7 +8,7 @@ from typing import Any
 from experiments.stats.intervals import Estimate
 from experiments.sweeps.grid import configuration_title, plain
 from experiments.sweeps.plan import Plan
-from experiments.text import table
+from experiments.text import table, with_interval
 from experiments.units import format_duration
 
 SHOWN_VALUES = 12
@@ -116,11 +116,11 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _change(estimate: Estimate) -> str:
-    value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    if value is None:
-        return "-"
-    half = "" if low is None or high is None else f" ± {_time((high - low) / 2)}"
-    return f"{'-' if value < 0 else '+'}{_time(abs(value))}{half}"
+    return "-" if estimate["value"] is None else with_interval(estimate, _signed, format_duration)
+
+
+def _signed(seconds: float) -> str:
+    return f"{'-' if seconds < 0 else '+'}{format_duration(abs(seconds))}"
 
 
 def _percent(share: float | None) -> str:
@@ -128,9 +128,11 @@ def _percent(share: float | None) -> str:
 
 
 def _share(estimate: Estimate) -> str:
-    low, high = estimate["low"], estimate["high"]
-    half = "" if low is None or high is None else f" ± {50 * (high - low):.1f}"
-    return "-" if estimate["value"] is None else f"{100 * estimate['value']:.1f}{half} %"
+    return "-" if estimate["value"] is None else f"{with_interval(estimate, _points, _points)} %"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _remark(configuration: Mapping[str, Any]) -> str:

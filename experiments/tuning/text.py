@@ -8,7 +8,7 @@ from typing import Any
 from experiments.config.sections.serving import Serving
 from experiments.stats.intervals import Estimate
 from experiments.sweeps.grid import plain
-from experiments.text import table
+from experiments.text import table, with_interval
 from experiments.tuning.asking import Question
 from experiments.tuning.question import parse_objective, settings_lines
 from experiments.units import format_duration, format_size
@@ -17,8 +17,6 @@ from experiments.workloads.resampling import NoResampling
 
 SHOWN_ALIKE = 8
 SHOWN_ROWS = 16
-LOPSIDED = 0.01
-"""An interval whose middle is further from its value than this part of it is written with both ends."""
 SHORT_NAMES = {
     "protocol.sizing.policy": "policy",
     "protocol.sizing.tokens": "tokens",
@@ -405,15 +403,13 @@ def _size(bytes_: float) -> str:
 
 
 def _change(difference: Estimate) -> str:
-    """A difference with its interval: half of it where the value is its middle, else both ends."""
-    value, low, high = difference["value"], difference["low"], difference["high"]
+    """A difference with its interval, which the best setting has none of to itself."""
+    value = difference["value"]
     if value is None:
         return ""
-    if low is None or high is None or high == low:
+    if difference["low"] == difference["high"]:
         return _signed(value)
-    if abs((low + high) / 2 - value) > LOPSIDED * (high - low):
-        return f"{_signed(value)} ({_signed(low)} .. {_signed(high)})"
-    return f"{_signed(value)} ± {format_duration((high - low) / 2)}"
+    return with_interval(difference, _signed, format_duration)
 
 
 def _time(seconds: float | None) -> str:
