@@ -19,7 +19,7 @@ from experiments.tuning.estimates import difference, estimate
 from experiments.tuning.question import set_options
 from experiments.tuning.remedies import remedy
 from experiments.tuning.space import Setting
-from experiments.tuning.text import answer_text
+from experiments.tuning.text import answer_text, sure_text
 
 FIGURES = (
     "latency_s.mean", "latency_s.p50", "latency_s.p99", "ttft_s.mean", "ttft_s.p99", "resume.rate",
@@ -76,7 +76,7 @@ def answer_of(
         "indifference": None if result is None else result.indifference_s,
         "replication_kind": question.kind,
         "race": _race(result),
-        "slo": _slo(question, runs, decision),
+        "slo": _slo(question, runs, decision, told),
         "capacity": _capacity(question, runs, decision, bottleneck),
         "not_served": _not_served(question, runs, out) if decision.verdict == NOT_SERVED else None,
         "runs": len(rows),
@@ -98,6 +98,7 @@ def answer_of(
     }
     content["front"] = _front(content["settings"])
     content["commands"] = _commands(question, chosen)
+    content["sure"] = sure_text(content)
     return Told(content, answer_text(content))
 
 
@@ -199,16 +200,21 @@ def unserved(runs: Runs, number: int) -> str:
     return ""
 
 
-def _slo(question: Question, runs: Runs, decision: Decision) -> dict[str, Any]:
-    """Every limit, what the recommended setting has, and which share of its requests is within [slo]."""
+def _slo(question: Question, runs: Runs, decision: Decision, told: Sequence[int] | None) -> dict[str, Any]:
+    """Every limit, what the recommended setting has, and which share of its requests is within [slo].
+
+    As of the objective, that is told by replications that had no part in its choice.
+    """
     limits = []
     for limit in question.limits:
         found = unbounded(None)
         if decision.chosen is not None:
-            found = _estimate(question, runs, decision.chosen, limit.of.path)
+            found = _estimate(question, runs, decision.chosen, limit.of.path, told)
         met = None if found["value"] is None else found["value"] <= limit.limit_s
         limits.append({"figure": limit.of.path, "limit_s": limit.limit_s, **found, "met": met})
-    attained = unbounded(None) if decision.chosen is None else _estimate(question, runs, decision.chosen, "slo.all")
+    attained = unbounded(None)
+    if decision.chosen is not None:
+        attained = _estimate(question, runs, decision.chosen, "slo.all", told)
     return {"limits": limits, "attainment": attained}
 
 
@@ -274,10 +280,8 @@ def _state(
         return (COMPARED, "") if runs.rows(number) else (SCREENED, "every setting is over capacity")
     if number in result.missed:
         return UNFIT, result.missed[number]
-    if number == decision.chosen:
-        return KEPT, "recommended"
     if number in result.kept:
-        return KEPT, "cannot be told apart from the best"
+        return KEPT, "recommended" if number == decision.chosen else "cannot be told apart from the best"
     if result.verdict is not None and number in result.numbers:
         place = result.numbers.index(number)
         if place in result.verdict.dropped:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config.schema import Config
-from experiments.workloads.requests import count_requests, is_random, make_columns
+from experiments.workloads.requests import count_requests, make_columns, reader_of
 from protocol.disciplines import DISCIPLINES
 from protocol.emulation.scenario import ServiceTimes
 from sim.network.link import LinkProfile
@@ -31,7 +31,7 @@ LEAST_TOKENS = 256
 SIZES_AROUND = 3
 """How many doublings to either side of the size that costs least are looked at."""
 MOST_LOOKED_AT = 50_000
-"""Requests from which lengths and loads are taken."""
+"""Requests from which mean lengths and loads are taken; the longest one is that of all."""
 REPLICATIONS_LOOKED_AT = 5
 """For the longest request, where replications have requests of their own."""
 
@@ -46,6 +46,8 @@ class Demand:
     columns: Columns
     longest: int
     """Tokens of the longest request, of the first replications where they differ."""
+    bounded: bool
+    """Whether no replication has a longer one: lengths that are drawn anew may be longer than any that was seen."""
     clients: int
     hints: bool
     """Whether the language side is told a guess of the images' tokens."""
@@ -58,9 +60,10 @@ class Demand:
 
 def demand_of(config: Config) -> Demand:
     """What a configuration asks for in its first replication."""
-    columns = joined(make_columns(config, 0)).first(MOST_LOOKED_AT)
-    longest = int(columns.total_tokens.max())
-    if is_random(config):
+    whole = joined(make_columns(config, 0))
+    columns, longest = whole.first(MOST_LOOKED_AT), int(whole.total_tokens.max())
+    bounded = not _draws_lengths(config)
+    if not bounded:
         for replication in range(1, REPLICATIONS_LOOKED_AT):
             longest = max(longest, *(int(block.total_tokens.max()) for block in make_columns(config, replication)))
     span_s = float(columns.arrival_s[-1] - columns.arrival_s[0])
@@ -70,9 +73,19 @@ def demand_of(config: Config) -> Demand:
         rate_rps=rate,
         columns=columns,
         longest=longest,
+        bounded=bounded,
         clients=len(np.unique(columns.client)),
         hints=bool(np.any(columns.image_tokens_hint > 0)),
     )
+
+
+def _draws_lengths(config: Config) -> bool:
+    """Whether replications have requests of other lengths, and not only other arrivals or other times of service.
+
+    Resamples of a file have none that the file has not.
+    """
+    workload = config.workload
+    return workload.preset is not None or (workload.file is not None and reader_of(workload).gives != "requests")
 
 
 @dataclass(frozen=True)

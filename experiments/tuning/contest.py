@@ -15,11 +15,12 @@ from experiments.runs.recorder import Notice, Progress
 from experiments.runs.replication import Replication
 from experiments.runs.simulate import simulate_one
 from experiments.stats.racing import Race, Verdict
-from experiments.stats.replicates import Replicates
+from experiments.stats.replicates import INDEPENDENT, Replicates
 from experiments.sweeps.configuration import SHARED
 from experiments.tuning.folder import Key, Row, TuneFolder
 from experiments.tuning.question import Indifference, Limit, Objective
 from experiments.tuning.space import Setting
+from experiments.units import format_duration
 from protocol.status import Status
 
 Execute = Callable[[Callable[..., Any], Sequence[Sequence[Any]]], Iterable[tuple[int, Any]]]
@@ -227,7 +228,7 @@ def race(
         result = Result(racing, made.verdict(), indifference_s, missed)
         if result.best is None or not limits:
             return result
-        late = {number: why for number in racing if (why := misses(runs, number, limits))}
+        late = {number: why for number in racing if (why := misses(runs, number, limits, replicates))}
         if result.best not in late:
             return Result(racing, result.verdict, indifference_s, {**missed, **late})
         missed |= late
@@ -235,11 +236,14 @@ def race(
     return Result((), None, indifference_s, missed)
 
 
-def misses(runs: Runs, number: int, limits: Sequence[Limit]) -> str:
-    """Which limit a setting does not keep to in the mean of its replications; empty where it keeps to all."""
+def misses(runs: Runs, number: int, limits: Sequence[Limit], replicates: Replicates | None) -> str:
+    """Which limit a setting does not keep to; empty where it keeps to all.
+
+    By what every figure is told: the mean over independent replications, the value of a file itself.
+    """
     for limit in limits:
-        known = [value for value in runs.values(number, limit.of.path) if value is not None]
-        mean = sum(known) / len(known) if known else math.inf
-        if mean > limit.limit_s:
-            return f"{limit.of.title} is {mean:.3g} s, the limit is {limit.limit_s:g} s"
+        value = (replicates or INDEPENDENT).value(runs.values(number, limit.of.path))
+        if value is None or value > limit.limit_s:
+            is_ = "not known" if value is None else format_duration(value)
+            return f"{limit.of.title} is {is_}, the limit is {format_duration(limit.limit_s)}"
     return ""

@@ -12,7 +12,7 @@ estimate alone says too little, since what cannot be told apart may be much wors
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,6 +125,9 @@ def decide(
         return high(change) < 0 and -change["value"] > indifference_s
 
     improves = better(main)
+    if exact and not improves and result.best is not None and better(result.best):
+        # The candidate with fewer changes gave away what the best is known to bring.
+        main, improves = result.best, True
     chosen = main if improves else today
     worse: Estimate | None = None
     if _memory(settings[cheaper]) < _memory(settings[chosen]):
@@ -155,12 +158,3 @@ def pareto(points: Iterable[tuple[int, float, float]], indifference: float = 0.0
 def _value(difference: Estimate | None) -> float:
     value = None if difference is None else difference["value"]
     return float("inf") if value is None else value
-
-
-def bottleneck_of(verdicts: Sequence[tuple[str | None, int]]) -> str | None:
-    """The stage that holds most of the settings back."""
-    counts: dict[str, int] = {}
-    for stage, count in verdicts:
-        if stage is not None:
-            counts[stage] = counts.get(stage, 0) + count
-    return max(counts, key=lambda name: counts[name], default=None)

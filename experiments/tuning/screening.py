@@ -4,7 +4,8 @@ A setting is screened out only where the reason holds whatever the run does:
 
 * it can never deliver some request of the traffic (``bounds.never_served``), so it would be unfit;
 * it sets aside more than another one that is like it in everything else and never has to resume either, as no request
-  is longer: it can only wait more and hold more memory;
+  is longer: it can only wait more and hold more memory (never said of lengths that are drawn, which may be longer in
+  the next replication);
 * its pool is more than full by Little's law for the shortest time that blocks can be held, and that of others is not.
 
 Where *every* setting has a stage above its capacity there is nothing to choose: see ``overloaded``.
@@ -53,7 +54,7 @@ def _smaller_that_holds_all(
 ) -> Setting | None:
     """The least fixed default of the same setting that no request exceeds, if this one is larger."""
     sizing = setting.config.protocol.sizing
-    if sizing.policy != "fixed" or TOKENS not in setting.fields:
+    if not demand.bounded or sizing.policy != "fixed" or TOKENS not in setting.fields:
         return None
     others = _but_tokens(setting)
     enough = [

@@ -14,7 +14,7 @@ def compare(
 ) -> Result:
     """The lowest of all, and those that are above it by no more than the indifference; nothing is left to chance."""
     runs.get([(number, 0) for number in numbers], "race")
-    missed = {number: why for number in numbers if (why := misses(runs, number, limits))}
+    missed = {number: why for number in numbers if (why := misses(runs, number, limits, None))}
     values: dict[int, float] = {}
     unfit: dict[int, int] = {}
     for place, number in enumerate(numbers):

@@ -85,7 +85,7 @@ def _instances(section: Serving) -> str:
 
 def answer_text(content: Mapping[str, Any], more: Sequence[str] = ()) -> str:
     """All of it; ``more``: further parts, before what it took."""
-    parts = [_words(content), _alike(content), _sure(content), _table(content), _front(content), *more]
+    parts = [_words(content), _alike(content), content["sure"], _table(content), _front(content), *more]
     return "\n\n".join(part for part in parts if part) + f"\n\n{_spent(content)}"
 
 
@@ -104,12 +104,11 @@ def _words(content: Mapping[str, Any]) -> str:
     title, changes = _title(content), content["changes"]
     lines = []
     if verdict == "no-difference":
-        if content["certainty"] is None:
-            within = format_duration(content["indifference"])
-            lines.append(f"No difference that matters: today's setting is within {within} of the lowest {title}.")
+        least = f"No change is told to be better by more than {format_duration(content['indifference'])}"
+        if changes:
+            lines += [f"{least}.", "What to set, which is as good as today's setting and needs less memory:"]
         else:
-            lines.append(f"No difference found: today's setting may as well be the one with the lowest {title}.")
-        lines.append("What to set: nothing." if not changes else "What to set, which is as good and needs less memory:")
+            lines += [f"{least}: today's setting stays.", "What to set: nothing."]
     else:
         lines.append("What to set:")
     lines += [f"  {line}" for line in settings_lines(changes)]
@@ -222,7 +221,10 @@ def _limits(content: Mapping[str, Any]) -> list[str]:
     lines = []
     for limit in content["slo"]["limits"]:
         title = parse_objective(limit["figure"]).title
-        lines.append(f"SLO: {title} {_estimate(limit)}, at most {format_duration(limit['limit_s'])} is allowed")
+        allowed = f"at most {format_duration(limit['limit_s'])} is allowed"
+        # The race, which took it for fit, had others.
+        missed = ", which these replications do not keep to" if limit["met"] is False else ""
+        lines.append(f"SLO: {title} {_estimate(limit)}, {allowed}{missed}")
     attained = content["slo"]["attainment"]["value"]
     if attained is not None:
         lines.append(f"SLO attainment: {100 * attained:.2f} % of the requests within the limits of [slo]")
@@ -232,27 +234,44 @@ def _limits(content: Mapping[str, Any]) -> list[str]:
 def _alike(content: Mapping[str, Any]) -> str:
     if content["chosen"] is None:
         return ""
-    alike = [one for one in content["settings"] if one["state"] == "kept" and one["number"] != content["chosen"]]
-    what = "Cannot be told apart from it"
+    chosen, best = content["chosen"], content["best"]
+    settings = {one["number"]: one for one in content["settings"]}
+    alike = [one for one in settings.values() if one["state"] == "kept" and one["number"] != best]
+    # What the race kept is held against the best, which need not be what is recommended.
+    which = f"setting {best}" if best == chosen else f"setting {best}: {_named(settings[best], content)}"
+    what = f"Cannot be told apart from the best ({which})"
     if content["certainty"] is None:
-        what = f"Within {format_duration(content['indifference'])} of the best"
+        what = f"Within {format_duration(content['indifference'])} of the best ({which})"
     if not alike:
-        return f"{what}: none of the others."
-    changes = content["changes"]
-    lines = [f"{what}: {len(alike)} other settings." if len(alike) > 1 else f"{what}: one other setting."]
+        lines = [f"{what}: none of the others."]
+    else:
+        lines = [f"{what}: {len(alike)} other settings." if len(alike) > 1 else f"{what}: one other setting."]
     for one in alike[:SHOWN_ALIKE]:
-        own = content["recommendation"]
-        differs = [
-            f"{name} = {plain(value)}" for name, value in one["fields"].items() if name not in own or own[name] != value
-        ]
-        name = "today's setting" if not one["changes"] and changes else ", ".join(differs)
+        name = "the recommended one" if one["number"] == chosen else _named(one, content)
         lines.append(f"  setting {one['number']}: {name} ({_size(one['memory_bytes'])})")
     if len(alike) > SHOWN_ALIKE:
         lines.append(f"  and {len(alike) - SHOWN_ALIKE} more in the table of tune.json")
+    if chosen != best and settings[chosen]["state"] != "kept":
+        within = format_duration(content["indifference"])
+        lines.append(
+            f"The recommended one is not among these: another one is better, but not told to be so by more than "
+            f"{within}."
+        )
     return "\n".join(lines)
 
 
-def _sure(content: Mapping[str, Any]) -> str:
+def _named(one: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    """A setting by what is otherwise in it than in the recommended one."""
+    own = content["recommendation"]
+    if not one["changes"] and content["changes"]:
+        return "today's setting"
+    return ", ".join(
+        f"{name} = {plain(value)}" for name, value in one["fields"].items() if name not in own or own[name] != value
+    )
+
+
+def sure_text(content: Mapping[str, Any]) -> str:
+    """How sure the answer is; empty where nothing is recommended."""
     if content["chosen"] is None:
         return ""
     within = format_duration(content["indifference"])
@@ -325,6 +344,10 @@ def _table(content: Mapping[str, Any]) -> str:
     lines = [table(rows)]
     if any(one["difference"]["low"] is not None for one in shown):
         lines.append("Each interval is at 95 % by itself; which settings are kept is told for all of them together.")
+    if chosen is not None and content["replication_kind"] == "independent":
+        lines.append(
+            "The table has the race's replications; what is above it comes from others that had no part in the choice."
+        )
     more = len(shown) - SHOWN_ROWS
     if more > 0:
         lines.append(f"and {more} more that ran, all of them in tune.json")

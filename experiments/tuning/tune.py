@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -20,9 +21,9 @@ from experiments.sweeps.sweep import workers_for
 from experiments.tuning.answer import Told, answer_of, unserved
 from experiments.tuning.asking import FRESH, LEAST_FRESH, Question
 from experiments.tuning.contest import Result, Runs, race
-from experiments.tuning.decision import bottleneck_of, candidates, decide, nothing_to_choose
+from experiments.tuning.decision import candidates, decide, nothing_to_choose
 from experiments.tuning.estimates import difference
-from experiments.tuning.folder import TuneFolder
+from experiments.tuning.folder import Row, TuneFolder
 from experiments.tuning.screening import overloaded, screen
 from experiments.tuning.search import run_search
 from experiments.tuning.sensitivity import examine, sensitivity_text
@@ -131,14 +132,14 @@ def _answered(question: Question, runs: Runs) -> Told:
     if above:
         # Arithmetic says it of all of them; the simulator is asked about those that matter to the user.
         runs.get([(number, replication) for replication in first for number in compared], "baseline")
-        over = [number for number in compared if _is_over(runs, number)]
+        over = [number for number in compared if _is_over(question, runs, number)]
         if len(over) == len(compared):
-            stage = _bottleneck(runs, over) or next(iter(above))
+            stage = _bottleneck(question, runs, over) or next(iter(above))
             return answer_of(question, runs, out, None, nothing_to_choose(None, over=True), {}, stage)
     runs.get([(number, replication) for replication in first for number in numbers], "race")
-    if numbers and all(_is_over(runs, number) for number in numbers):
+    if numbers and all(_is_over(question, runs, number) for number in numbers):
         decision = nothing_to_choose(None, over=True)
-        return answer_of(question, runs, out, None, decision, {}, _bottleneck(runs, numbers))
+        return answer_of(question, runs, out, None, decision, {}, _bottleneck(question, runs, numbers))
     if not numbers:  # so that there are figures of what is set today
         runs.get([(number, replication) for replication in first for number in compared], "baseline")
     result = _raced(question, runs, numbers)
@@ -146,7 +147,7 @@ def _answered(question: Question, runs: Runs) -> Told:
     found = candidates(question.base, settings, result, differences)
     if found is None:
         # What holds back the settings that are over capacity is told where there are such.
-        late = _bottleneck(runs, [number for number in numbers if _is_over(runs, number)])
+        late = _bottleneck(question, runs, [number for number in numbers if _is_over(question, runs, number)])
         decision = nothing_to_choose(result, over=False)
         return answer_of(question, runs, out, result, decision, differences, late)
     both = dict.fromkeys([found.main, found.cheaper])
@@ -198,12 +199,21 @@ def _raced(question: Question, runs: Runs, numbers: Sequence[int]) -> Result:
     )  # fmt: skip
 
 
-def _is_over(runs: Runs, number: int) -> bool:
-    """Whether a setting cannot keep up with the traffic as a whole, in most of its replications."""
+def _judged(question: Question, runs: Runs, number: int) -> list[Row]:
+    """The runs that a verdict on the capacity rests on: of a file, that of the file alone."""
     rows = runs.rows(number)
+    return rows[:1] if question.kind == "resampled" else rows
+
+
+def _is_over(question: Question, runs: Runs, number: int) -> bool:
+    """Whether a setting cannot keep up with the traffic as a whole, in most of its replications."""
+    rows = _judged(question, runs, number)
     over = [row["capacity.verdict"] == "over" and not row["capacity.in_stretches"] for row in rows]
     return bool(over) and 2 * sum(over) > len(over)
 
 
-def _bottleneck(runs: Runs, numbers: Sequence[int]) -> str | None:
-    return bottleneck_of([(row["capacity.bottleneck"], 1) for number in numbers for row in runs.rows(number)])
+def _bottleneck(question: Question, runs: Runs, numbers: Sequence[int]) -> str | None:
+    """The stage that holds most of the runs back."""
+    stages = (row["capacity.bottleneck"] for number in numbers for row in _judged(question, runs, number))
+    counts = Counter(stage for stage in stages if stage is not None)
+    return counts.most_common(1)[0][0] if counts else None

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +16,17 @@ import pytest
 
 from experiments.cli import main
 from experiments.errors import UserError
+from experiments.stats.intervals import unbounded
 from experiments.stats.racing import Verdict
+from experiments.stats.replicates import Replicates
 from experiments.sweeps.configuration import run_configuration
 from experiments.tuning import asking, contest, text
 from experiments.tuning.asking import Question, make_question
 from experiments.tuning.base import Asked
-from experiments.tuning.contest import Result
+from experiments.tuning.contest import Result, misses
 from experiments.tuning.decision import Candidates, Decision, candidates, decide
 from experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
-from experiments.tuning.tune import run_tune
+from experiments.tuning.tune import _is_over, run_tune
 from experiments.workloads.loading import load
 
 SMALL = (
@@ -100,6 +103,36 @@ def test_only_an_interval_around_its_value_is_written_as_half_of_it(
     assert text._change({"value": value, "low": low, "high": high}) == said
 
 
+def setting_of(number: int, state: str, **changes: Any) -> dict[str, Any]:
+    """What tune.json has of a setting, as far as it is told which cannot be told apart."""
+    fields = {"protocol.sizing.tokens": 1024, **changes}
+    return {"number": number, "state": state, "fields": fields, "changes": changes, "memory_bytes": 2**30}
+
+
+def test_what_cannot_be_told_apart_is_held_against_the_best_and_not_against_what_stays() -> None:
+    larger = {"protocol.sizing.tokens": 4096}
+    settings = [setting_of(1, "kept"), setting_of(2, "kept", **larger), setting_of(3, "dropped")]
+    content: dict[str, Any] = {
+        "chosen": 1, "best": 2, "certainty": 0.95, "indifference": 0.02, "changes": {}, "settings": settings,
+        "recommendation": settings[0]["fields"],
+    }  # fmt: skip
+    assert text._alike(content) == (
+        "Cannot be told apart from the best (setting 2: protocol.sizing.tokens = 4096): one other setting.\n"
+        "  setting 1: the recommended one (1 GiB)"
+    )
+    # Today's setting stays although the race found it to be worse, as that is not told to be by what matters.
+    settings[0]["state"] = "dropped"
+    assert text._alike(content) == (
+        "Cannot be told apart from the best (setting 2: protocol.sizing.tokens = 4096): none of the others.\n"
+        "The recommended one is not among these: another one is better, but not told to be so by more than 20 ms."
+    )
+    content |= {"chosen": 2, "changes": larger, "recommendation": settings[1]["fields"]}
+    settings[0]["state"] = "kept"
+    assert text._alike(content) == (
+        "Cannot be told apart from the best (setting 2): one other setting.\n  setting 1: today's setting (1 GiB)"
+    )
+
+
 def test_a_file_that_cannot_be_resampled_says_why_and_takes_no_replications(bufferlab: Any, folder: Path) -> None:
     file = folder / "ten.csv"
     file.write_text("arrival_s,total_tokens\n" + "".join(f"{number / 4},{900 + number}\n" for number in range(10)))
@@ -114,7 +147,7 @@ def test_a_file_that_cannot_be_resampled_says_why_and_takes_no_replications(buff
     assert "one run each, without resamples of the file, so how sure the answer is will not be known: it has 10" in told
     assert "Cannot be told apart" not in told
     assert "may as well be" not in told
-    assert "of the best:" in told
+    assert "of the best (setting " in told
 
 
 # --- what is asked ---
@@ -326,7 +359,11 @@ def test_the_text_says_what_the_json_says(bufferlab: Any, tuned: Tuned) -> None:
     assert {**told, "wall_s": 0} == {**tuned.stored, "wall_s": 0}
     answer = Path("run", "answer.txt").read_text()
     assert answer.strip() in ended.out
-    assert answer.startswith("What to set" if told["verdict"] == "recommended" else "No difference found")
+    within = "No change is told to be better by more than "
+    assert answer.startswith("What to set" if told["verdict"] == "recommended" else within)
+    assert told["sure"].startswith("How sure: with 95 % the best of the ")
+    assert f"\n\n{told['sure']}\n\n" in answer
+    assert "\nThe table has the race's replications; what is above it comes from others that had no part" in answer
     for field, value in told["changes"].items():
         shown = f'"{value}"' if isinstance(value, str) else value
         assert f"  {field} = {shown}\n" in answer
@@ -403,6 +440,22 @@ def test_a_cheaper_one_takes_the_place_of_a_better_one_only_where_it_is_surely_a
     changes = {(1, 2): (-0.2, -0.3, -0.1), (2, 3): to_main, (1, 3): over_today}
     found = decided({1: 100, 2: 100, 3: 50}, changes, main=2, cheaper=3)
     assert (found.verdict, found.chosen, found.cheaper) == ("recommended", chosen, cheaper)
+
+
+def test_where_all_is_known_the_best_is_set_rather_than_told_to_be_no_better() -> None:
+    """3 is the best, 2 is as good with fewer changes, and 1, today's, is as good as 2 but not as 3."""
+    one = question(space=SPACE)
+    settings = {number: replace(one.space.settings[0], number=number, memory_bytes=100) for number in (1, 2, 3)}
+    standing = Verdict(
+        best=2, kept=(1, 2), dropped={0: 1}, unfit={}, differences={}, short_of_best=0.0, ended="settled",
+        certainty=1.0, indifference=0.05, runs=3,
+    )  # fmt: skip
+    values = {1: 1.07, 2: 1.03, 3: 1.0}
+    found = decide(
+        settings, Result((1, 2, 3), standing, 0.05, {}), candidates=Candidates(2, 2), today=1, exact=True,
+        differ=lambda first, second: unbounded(values[second] - values[first]),
+    )  # fmt: skip
+    assert (found.verdict, found.chosen) == ("recommended", 3)
 
 
 def test_the_cheaper_one_is_held_against_todays_only_if_it_is_estimated_as_good() -> None:
@@ -482,12 +535,52 @@ def test_a_limit_takes_out_what_misses_it_even_the_best() -> None:
     other = min(figures, key=lambda number: figures[number][path]["value"])
     assert other != best
     halfway = (figures[best][path]["value"] + figures[other][path]["value"]) / 2
-    limited = run_tune(question(**options, limits=[parse_limit(f"latency_mean={halfway}s")]), None, jobs=1).content
+    told = run_tune(question(**options, limits=[parse_limit(f"latency_mean={halfway}s")]), None, jobs=1)
+    limited = told.content
     (missing,) = (one for one in limited["settings"] if one["number"] == best)
     assert missing["state"] == "unfit"
     assert "the limit is" in missing["why"]
     assert limited["chosen"] not in (None, best)
-    assert all(limit["met"] for limit in limited["slo"]["limits"])
+    (chosen,) = (one for one in limited["settings"] if one["number"] == limited["chosen"])
+    assert chosen["figures"][path]["value"] <= halfway
+    # Of these few requests, the replications that had no part in the choice are above it, which is said.
+    (limit,) = limited["slo"]["limits"]
+    assert (limit["value"] > halfway, limit["met"]) == (True, False)
+    assert "is allowed, which these replications do not keep to\n" in told.text
+
+
+@pytest.mark.parametrize(
+    ("values", "of_the_file", "of_the_mean"),
+    [
+        ([1.9, 2.3, 2.3], "", "p99 first token is 2.17 s, the limit is 2 s"),
+        ([2.1, 1.8, 1.8], "p99 first token is 2.1 s, the limit is 2 s", ""),
+        ([None, 1.8, 1.8], "p99 first token is not known, the limit is 2 s", ""),
+        ([2.0, 2.0, 2.0], "", ""),
+    ],
+)
+def test_a_limit_is_one_on_the_file_itself_and_on_the_mean_of_independent_replications(
+    values: list[float | None], of_the_file: str, of_the_mean: str
+) -> None:
+    runs: Any = SimpleNamespace(values=lambda number, path: values)
+    limits = [parse_limit("ttft_p99=2s")]
+    assert misses(runs, 1, limits, Replicates("resampled")) == of_the_file
+    assert misses(runs, 1, limits, Replicates()) == of_the_mean
+
+
+def test_the_capacity_of_a_file_is_judged_by_the_file_and_not_by_most_of_its_resamples() -> None:
+    over, within = ({"capacity.verdict": verdict, "capacity.in_stretches": False} for verdict in ("over", "within"))
+    runs: Any = SimpleNamespace(rows=lambda number: [within, over, over])
+    told = {kind: _is_over(SimpleNamespace(kind=kind), runs, 1) for kind in ("resampled", "independent")}  # type: ignore[arg-type]
+    assert told == {"resampled": False, "independent": True}
+
+
+def test_what_is_told_of_a_limit_comes_from_replications_that_had_no_part_in_the_choice() -> None:
+    content = run_tune(question(space=SPACE, limits=[parse_limit("latency_p99=100s")]), None, jobs=1).content
+    (limit,) = content["slo"]["limits"]
+    own = {name: content["objective"][name] for name in ("value", "low", "high")}
+    assert limit == {"figure": "latency_s.p99", "limit_s": 100.0, **own, "met": True}
+    (chosen,) = (one for one in content["settings"] if one["number"] == content["chosen"])
+    assert limit["value"] != chosen["figures"]["latency_s.p99"]["value"]
 
 
 def test_a_file_has_intervals_from_resamples_of_it(folder: Path) -> None:

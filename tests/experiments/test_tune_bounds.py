@@ -1,5 +1,6 @@
 """Bounds of ``tune``: no stage does more work than a run shows, and screening never drops what an exhaustive race finds best."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.runs.simulate import simulate_one
+from experiments.tuning import bounds
 from experiments.tuning.base import Asked, make_base
 from experiments.tuning.bounds import cost_of, demand_of, loads_of, never_served, sizes_to_look_at, work_of
 from experiments.tuning.contest import Runs, figure_of
@@ -118,20 +120,44 @@ def test_what_can_never_be_served_is_counted_as_the_simulator_does() -> None:
         assert one.statuses.get("Failed", 0) == never_served(config, demand_of(config))
 
 
+LARGE: dict[str, list[Any]] = {
+    "protocol.sizing.policy": ["fixed"], "protocol.sizing.tokens": [1024, 16384, 32768], "protocol.block_tokens": [128],
+    "protocol.discipline": ["window"], "language.pool_blocks": [4096],
+}  # fmt: skip
+
+
 def test_a_default_that_holds_every_request_makes_larger_ones_useless() -> None:
-    base = make_base(Asked("single-image-chat", settings=("workload.requests=60", "language.pool_blocks=4096")))
+    listed = ("workload={lengths=[500, 9000], rate_rps=2.0, requests=60}", "language.pool_blocks=4096")
+    base = make_base(Asked("quickstart", settings=listed))
     demand = demand_of(base.config)
-    given = {
-        "protocol.sizing.policy": ["fixed"], "protocol.sizing.tokens": [1024, 16384, 32768], "protocol.block_tokens": [128],
-        "protocol.discipline": ["window"], "language.pool_blocks": [4096],
-    }  # fmt: skip
-    assert demand.longest <= 16384
-    space = make_space(base, demand, given=given)
+    assert demand.longest == 9000
+    space = make_space(base, demand, given=LARGE)
     out = screen(space.settings, demand, spared=frozenset())
     sizes = {one.config.protocol.sizing.tokens for one in space.settings if one.number in out}
     assert sizes == {32768}
     (why,) = out.values()
     assert why.startswith(f"no request is longer than {demand.longest} tokens")
+
+
+def test_lengths_that_are_drawn_may_be_longer_than_any_that_was_seen() -> None:
+    base = make_base(Asked("single-image-chat", settings=("workload.requests=60", "language.pool_blocks=4096")))
+    demand = demand_of(base.config)
+    assert demand.longest <= 16384, "a larger default looks useless"
+    assert screen(make_space(base, demand, given=LARGE).settings, demand, spared=frozenset()) == {}
+
+
+def test_the_longest_request_of_a_file_is_that_of_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MOST_LOOKED_AT", 10)
+    file = tmp_path / "mine.csv"
+    lengths = [*[900] * 19, 20_000]
+    file.write_text("arrival_s,total_tokens\n" + "".join(f"{at},{tokens}\n" for at, tokens in enumerate(lengths)))
+    base = make_base(Asked(str(file)))
+    demand = demand_of(base.config)
+    assert (len(demand.lengths), demand.longest, demand.bounded) == (10, 20_000, True)
+    # A default of 16,384 is not enough for the last one, so nothing says that 32,768 is too much.
+    assert screen(make_space(base, demand, given=LARGE).settings, demand, spared=frozenset()) == {}
 
 
 def test_overload_is_named_where_every_setting_has_it() -> None:
