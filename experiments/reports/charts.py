@@ -96,7 +96,7 @@ def curves(
                     frame.rule(
                         at, *(frame.y.held(_bound(spot, "low")), at, frame.y.held(_bound(spot, "high"))), "wh", colour
                     )
-        elif all(spot.estimate["low"] is not None for spot in one.spots):
+        elif has_intervals(given):
             lows, highs = ([(s.x, _bound(s, side)) for s in one.spots] for side in ("low", "high"))
             frame.band(lows, highs, colour)
     for colour, one in enumerate(given, 1):
@@ -107,6 +107,12 @@ def curves(
             hollow = ranked and spot.whole and not spot.best and not spot.alike
             frame.mark(spot.x, spot.estimate["value"], colour, look, spot.tip, hollow=hollow, aside=aside)
     return frame.panel()
+
+
+def has_intervals(given: Sequence[Curve]) -> bool:
+    """Whether intervals are drawn: upright lines of several curves, of a single one a band if all of it has them."""
+    known = [spot.estimate["low"] is not None for one in given for spot in one.spots]
+    return all(known) if len(given) == 1 else any(known)
 
 
 def distributions(
@@ -247,12 +253,13 @@ def heat(
     left = max(letters(name) for name in labels) + 14
     wide = left + 46 * len(columns) + 14 > WIDTH
     step = 32
-    keys = [Key("lowest", 0, "star"), Key("may be the lowest", 0, "circle")]
+    keys = [Key("lowest", 0, "star")] if any(cell[1] for cell in cells.values()) else []
+    keys += [Key("may be the lowest", 0, "circle")] if any(cell[2] and not cell[1] for cell in cells.values()) else []
     frame = Frame(
         title, description, file,
         (lambda a, b: ordinal(columns, a, b), lambda a, b: ordinal(labels[::-1], a, b)),
         across=across, upwards=upwards, keys=keys, grid="", left=left, names=False, width=WIDE if wide else WIDTH,
-        height=round(30 + LINE + 16 + 42 + step * len(rows)),
+        height=round(30 + LINE * bool(keys) + 16 + 42 + step * len(rows)),
     )  # fmt: skip
     each = (frame.end - frame.begin) / len(columns)
     for row, label in enumerate(labels):

@@ -12,7 +12,7 @@ from experiments.reports.charts import Distribution, differences, distributions
 from experiments.reports.page import Block, Column, Figure, Notice, Part, Row, Section, Table, estimated, text
 from experiments.reports.readings import interval_text, kind_of, plural, shown, value_text
 from experiments.reports.sources import Source
-from experiments.reports.wording import VERDICTS, at, figure_name, names_of, requests_cell, upper
+from experiments.reports.wording import at, figure_name, names_of, requests_cell, state_of
 from experiments.runs.estimates import FIGURES
 from experiments.runs.paired import compare_paired
 from experiments.runs.rundir import StoredRun
@@ -37,8 +37,8 @@ def comparison_part(sources: Sequence[Source]) -> Part:
         try:
             paired[place] = compare_paired(first.path, other.path)
         except UserError as error:
-            reasons.append(upper(f"the run {str(error).removeprefix('RUN is ')}"))
-    notices = [Notice(f"Not paired request by request. {reason}", "plain") for reason in reasons]
+            reasons.append(f"{other.name} is not paired request by request: {error}.")
+    notices = [Notice(reason, "plain") for reason in reasons]
     if len(others) > MOST_PAIRED:
         notices.append(
             Notice(f"Only the first {MOST_PAIRED} are compared with {first.name} request by request.", "plain")
@@ -95,7 +95,7 @@ def _table(sources: Sequence[Source]) -> Table:
     rows = []
     for source in sources:
         content = source.content
-        words, tone = VERDICTS[content["capacity"]["verdict"]]
+        words, tone = state_of(content)
         rows.append(
             Row(
                 [

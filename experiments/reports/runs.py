@@ -35,12 +35,13 @@ from experiments.reports.ran import run_blocks
 from experiments.reports.readings import count, plural, shown
 from experiments.reports.sources import Source, environment_of
 from experiments.reports.wording import (
-    VERDICTS,
     at,
     bottleneck_sentence,
+    cautions,
     figure_name,
     key_figures,
     served_sentence,
+    state_of,
     sure_sentence,
     times_sentence,
     trouble,
@@ -71,9 +72,9 @@ def run_part(source: Source, beside: Path) -> Part:
     summary, config = run.summary, run.config
     environment = environment_of(source)
     name, kind = config.run.name, KIND_NAMES[run.kind]
-    over = summary["capacity"]["verdict"] == "over"
-    notices = trouble(summary)
-    if over:
+    capacity = summary["capacity"]
+    notices = [*trouble(summary), *cautions([summary])]
+    if capacity["verdict"] == "over" and capacity.get("stretch") is None:
         notices.append(
             Notice(
                 "Above its capacity a system has no steady state: these latencies are those of a run of this length, "
@@ -93,13 +94,15 @@ def run_part(source: Source, beside: Path) -> Part:
 
 
 def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
-    """What became of it in a few words: lost requests are said before all else."""
+    """What became of it in a few words: what forbids to rely on it first, then lost requests."""
     requests = summary["requests"]
+    if summary["invariant_violations"] or summary["deadlock"]:
+        return state_of(summary)
     if requests["offered"] and not requests["succeeded"]:
         return "nothing served", "bad"
     if requests["not_served"] > LARGE_SHARE * requests["offered"]:
         return f"{count(requests['not_served'])} of {count(requests['offered'])} not served", "bad"
-    return VERDICTS[summary["capacity"]["verdict"]]
+    return state_of(summary)
 
 
 def asked(run: StoredRun, config: Config, environment: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from experiments.figures.curves import DEFAULT_TOKENS
 from experiments.figures.distributions import Band, band_of
 from experiments.reports.page import setting_text
 from experiments.reports.sources import Source
+from experiments.reports.wording import at
 from experiments.stats.quantiles import LEVELS
 
 
@@ -23,7 +24,7 @@ class StoredSweep:
         self.configurations: list[Mapping[str, Any]] = list(source.content["configurations"])
         self.fields: list[str] = list(self.plan["fields"])
         self.replications = int(self.plan["replications"])
-        self.resampled = self.plan.get("replication_kind") == "resampled"
+        self.workloads: list[Mapping[str, Any]] = list(self.plan.get("workloads") or ())
         self.lowest: list[Mapping[str, Any]] = list(source.content["lowest"])
 
     @cached_property
@@ -35,6 +36,27 @@ class StoredSweep:
         """Numbers of the configurations that have the lowest value of a figure, and of those that may have it."""
         found = [one for one in self.lowest if one["figure"] == figure]
         return {one["configuration"] for one in found}, {number for one in found for number in one["possibly"]}
+
+    def resampled(self, number: int) -> bool:
+        """Whether the replications of a configuration are a file and resamples of it."""
+        return self.by_number[number].get("replication_kind") == "resampled"
+
+    def intervals(self, paths: Iterable[str]) -> str:
+        """What the intervals of these figures are, in words; nothing where no configuration has one."""
+        names = list(paths)
+        kinds = [
+            self.resampled(one["configuration"])
+            for one in self.configurations
+            if any(at(one, path)["low"] is not None for path in names)
+        ]
+        if not kinds:
+            return ""
+        if self.replications < 2:
+            return "95 % intervals from batches of one run"
+        if not any(kinds):
+            return "95 % intervals over the replications"
+        of_files = "95 % intervals from the resamples of the file"
+        return of_files if all(kinds) else f"{of_files}, where it is one, else over the replications"
 
     def title(self, number: int, fields: Sequence[str] | None = None) -> str:
         """What a configuration is called: the values of its swept fields."""
@@ -97,7 +119,7 @@ class StoredSweep:
         found = {}
         for number in numbers:
             values = latency[configuration == number]
-            band = band_of(values.reshape(-1, len(LEVELS)), resampled=self.resampled) if len(values) else None
+            band = band_of(values.reshape(-1, len(LEVELS)), resampled=self.resampled(number)) if len(values) else None
             if band is not None:
                 found[number] = band
         return found

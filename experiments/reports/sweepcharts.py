@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.reports.charts import Curve, Spot, curves, heat, tradeoff
+from experiments.reports.charts import Curve, Spot, curves, has_intervals, heat, tradeoff
 from experiments.reports.page import Figure, Panel, setting_text
 from experiments.reports.readings import interval_text, shown, value_text
 from experiments.reports.storedsweep import StoredSweep, is_number
@@ -32,10 +32,13 @@ def figures(sweep: StoredSweep) -> Iterator[Figure]:
         if panel
     ]
     if costs:
+        intervals = sweep.intervals(["latency_s.p99", "language_pool.mean_occupancy"])
+        lines = f" Lines through a point are {intervals}." if intervals else ""
+        lost = not all(sweep.whole(one) for one in sweep.configurations)
+        left = " Configurations that lost requests are left out." if lost else ""
         yield Figure(
             "Each point is a configuration: what it costs in memory that is held on the language side, and what that "
-            "brings. Down and to the left is better. Lines through a point are 95 % intervals. Configurations that "
-            "lost requests are left out.",
+            f"brings. Down and to the left is better.{lines}{left}",
             costs,
         )
     maps = [panel for panel in (_map(sweep, "latency_s.p99"), _map(sweep, "latency_s.mean")) if panel]
@@ -73,6 +76,9 @@ def _shape(sweep: StoredSweep, x: str) -> Figure | None:
     names = [] if numeric else [setting_text(one) for one in values]
     places = {repr(value): float(value) if numeric else float(number) for number, value in enumerate(values)}
     panels = []
+    bounded: list[str] = []
+    drawn: set[str] = set()
+    marked = False
     wanted = [("latency_s.p99", "p99 latency", "time"), MEAN]
     wanted += [("ttft_s.p99", "p99 time to the first token", "time")] if sweep.prefilled else []
     wanted += [("slo.all", "within all limits", "share")] if sweep.promised else []
@@ -98,19 +104,27 @@ def _shape(sweep: StoredSweep, x: str) -> Figure | None:
             if spots:
                 given.append(Curve(label, spots))
         if given:
+            ranked = bool(alike) and sweep.replications > 1
+            marked |= ranked
+            if has_intervals(given):
+                bounded.append(path)
+                drawn.add("bands" if len(given) == 1 else "upright lines")
             panels.append(
                 curves(what, given, across=FIELDS.get(x, sweep.heading(x)), kind=kind,
-                       file=path.replace(".", "-"), description="; ".join(told),
-                       ranked=bool(alike) and sweep.replications > 1, names=names)
+                       file=path.replace(".", "-"), description="; ".join(told), ranked=ranked, names=names)
             )  # fmt: skip
     if not panels:
         return None
-    bands = "Bands and upright lines are 95 % intervals over the replications. " if sweep.replications > 1 else ""
-    return Figure(
-        f"{bands}Settings see the same requests, so they differ more surely than bands that overlap suggest: the marks "
-        "say which may be the lowest.",
-        panels,
-    )
+    caption = []
+    if bounded:
+        caption.append(f"{' and '.join(sorted(drawn)).capitalize()} are {sweep.intervals(bounded)}.")
+    if marked:
+        whose = "Configurations of one workload" if len(sweep.workloads) > 1 else "Configurations"
+        caption.append(
+            f"Where a picture names the lowest, filled marks may be it: {whose[0].lower()}{whose[1:]} see the same "
+            "requests, so they differ more surely than intervals that overlap suggest."
+        )
+    return Figure(" ".join(caption), panels)
 
 
 def _front(sweep: StoredSweep, path: str) -> Panel | None:
@@ -164,7 +178,8 @@ def _map(sweep: StoredSweep, path: str) -> Panel | None:
         place = columns.index(settings[across]), rows.index(settings[upwards])
         number = one["configuration"]
         what = "p99 latency" if path.endswith("p99") else "mean latency"
-        cells[place] = (at(one, path), number in best, number in alike, _tip(sweep, one, at(one, path), what))
+        may = number in alike and sweep.replications > 1  # one replication rules nothing out
+        cells[place] = (at(one, path), number in best, may, _tip(sweep, one, at(one, path), what))
     if len(cells) < len(sweep.configurations):
         return None
     return heat(

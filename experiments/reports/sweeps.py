@@ -28,11 +28,22 @@ from experiments.reports.readings import count, interval_text, kind_of, plural, 
 from experiments.reports.sources import Source
 from experiments.reports.storedsweep import StoredSweep, is_number
 from experiments.reports.sweepcharts import figures
-from experiments.reports.wording import STAGES, VERDICTS, at, names_of, requests_cell, served_sentence, trouble, upper
+from experiments.reports.wording import (
+    STAGES,
+    at,
+    cautions,
+    names_of,
+    requests_cell,
+    served_sentence,
+    state_of,
+    trouble,
+    upper,
+)
 from experiments.stats.quantiles import LEVELS
 
 MOST_CURVES = 7
-TOLD_TROUBLES = 3
+TOLD_TROUBLES = 6
+"""Of all configurations together; how many more there are is said."""
 MOST_ALIKE = 6
 HEADS = {
     "latency_s.mean": "mean",
@@ -48,27 +59,12 @@ HEADS = {
 def sweep_part(source: Source) -> Part:
     """All there is to say of a sweep."""
     sweep = StoredSweep(source)
-    verdicts = [one["capacity"]["verdict"] for one in sweep.configurations]
-    over = verdicts.count("over")
-    lost = sum(not sweep.whole(one) for one in sweep.configurations)
-    few = len(sweep.configurations)
-    verdict = (
-        ("over capacity everywhere", "bad")
-        if over == few
-        else (f"{over} of {few} over capacity", "warn")
-        if over
-        else (f"{lost} of {few} lost requests", "warn")
-        if lost
-        else VERDICTS["near"]
-        if "near" in verdicts
-        else ("all served", "good")
-    )
     return Part(
         title=sweep.plan["name"] if source.name == sweep.plan["name"] else f"{sweep.plan['name']} ({source.name})",
-        kicker=f"sweep of {plural(few, 'configuration')}",
-        verdict=verdict,
+        kicker=f"sweep of {plural(len(sweep.configurations), 'configuration')}",
+        verdict=_verdict(sweep),
         answer=[one for one in _answer(sweep) if one],
-        notices=list(_notices(sweep, over, lost)),
+        notices=list(_notices(sweep)),
         figures=(),
         sections=list(_sections(sweep)),
         file=source.file,
@@ -78,12 +74,28 @@ def sweep_part(source: Source) -> Part:
 # --- the answer ---
 
 
+def _verdict(sweep: StoredSweep) -> tuple[str, str]:
+    """What became of the configurations in a few words, the worst of it."""
+    verdicts = [one["capacity"]["verdict"] for one in sweep.configurations]
+    few, over, near = len(verdicts), verdicts.count("over"), verdicts.count("near")
+    lost = sum(not sweep.whole(one) for one in sweep.configurations)
+    if any(one["invariant_violations"] for one in sweep.configurations):
+        return "invariants violated", "bad"
+    if still := sum(bool(one["deadlock"]) for one in sweep.configurations):
+        return f"deadlock in {still} of {few}", "bad"
+    if over:
+        return ("over capacity everywhere", "bad") if over == few else (f"{over} of {few} over capacity", "warn")
+    if lost:
+        return f"{lost} of {few} lost requests", "warn"
+    return (f"{near} of {few} near capacity", "warn") if near else ("all served", "good")
+
+
 def _answer(sweep: StoredSweep) -> Iterator[str]:
     values = [
         f"{sweep.heading(field)} ({names_of([setting_text(one) for one in sweep.values(field)])})"
         for field in sweep.fields
     ]
-    workloads = [str(one["sentence"]).removeprefix("workload: ") for one in sweep.plan.get("workloads", ())]
+    workloads = [str(one["sentence"]).removeprefix("workload: ") for one in sweep.workloads]
     traffic = f"; {names_of(workloads, 3)}" if workloads else ""
     yield (
         f"{plural(len(sweep.configurations), 'configuration')} × {plural(sweep.replications, 'replication')}: "
@@ -92,18 +104,22 @@ def _answer(sweep: StoredSweep) -> Iterator[str]:
     winners = [one for one in sweep.lowest if one["figure"] == "latency_s.p99"]
     if not winners:
         served = [one for one in sweep.configurations if sweep.whole(one)]
-        yield (
-            "No configuration served every request, so none is the best: latencies of those that lose requests "
-            "leave out the slowest."
-            if not served
-            else f"Only {sweep.title(served[0]['configuration'])} served every request: there is none to rank it with."
-        )
+        if not served:
+            yield (
+                "No configuration served every request, so none is the best: latencies of those that lose requests "
+                "leave out the slowest."
+            )
+        elif len(served) == 1 < len(sweep.configurations):
+            yield f"Only {sweep.title(served[0]['configuration'])} served every request: there is none to rank it with."
+        else:
+            yield "No two configurations had the same requests and served all of them, so none is ranked."
         return
-    for number, found in enumerate(winners):
+    for found in winners[:MOST_ALIKE]:
         where = f"Of configurations {names_of([str(one) for one in found['of']], 6)}: " if len(winners) > 1 else ""
         yield where + _winner(sweep, found)
-        if number == MOST_ALIKE - 1:
-            break
+    if len(winners) > MOST_ALIKE:
+        more = plural(len(winners) - MOST_ALIKE, "more workload")
+        yield f"The lowest of {more} are the green rows of the table of all configurations."
     yield _sure(sweep, winners)
 
 
@@ -135,37 +151,56 @@ def _winner(sweep: StoredSweep, found: Mapping[str, Any]) -> str:
 def _sure(sweep: StoredSweep, winners: Sequence[Mapping[str, Any]]) -> str:
     if sweep.replications < 2:
         return "With one replication nothing is ruled out: repeat the sweep with --replications 10."
-    resampled = sweep.resampled
-    more = ""
-    if any(len(one["possibly"]) > 1 for one in winners):
-        needed = "Only a longer file makes" if resampled else "More replications make"
-        more = f" {needed} the set of those that cannot be told apart smaller."
-    over = (
-        f"by the file itself and {plural(sweep.replications - 1, 'resample')} of it"
-        if resampled
-        else f"over {sweep.replications} replications with the same requests in every configuration"
-    )
-    return f"With a probability of 95 % the best configuration is among those named, {over}.{more}"
+    of_files = f"by the file itself and {plural(sweep.replications - 1, 'resample')} of it"
+    of_draws = f"over {sweep.replications} replications with the same requests in every configuration"
+    kinds = {sweep.resampled(one["configuration"]) for one in winners}
+    over = (of_files if True in kinds else of_draws) if len(kinds) == 1 else f"{of_draws}, of a file {of_files}"
+    open_kinds = {sweep.resampled(one["configuration"]) for one in winners if len(one["possibly"]) > 1}
+    needed = {
+        (False,): "More replications make",
+        (True,): "Only a longer file makes",
+        (False, True): "More replications, of a file only a longer file, make",
+    }.get(tuple(sorted(open_kinds)))
+    more = f" {needed} the set of those that cannot be told apart smaller." if needed else ""
+    whose = " of each workload" if len(winners) > 1 else ""
+    return f"With a probability of 95 % the best configuration{whose} is among those named, {over}.{more}"
 
 
-def _notices(sweep: StoredSweep, over: int, lost: int) -> Iterator[Notice]:
-    for one in sweep.configurations:
-        number = one["configuration"]
-        troubles = trouble(one, f"in configuration {number}")
-        if troubles and number > 0:
-            yield from troubles[:TOLD_TROUBLES]
-    if over:
-        stages = {STAGES.get(one["capacity"]["bottleneck"], "no stage that is seen") for one in sweep.configurations
-                  if one["capacity"]["verdict"] == "over"}  # fmt: skip
-        yield Notice(
-            f"{count(over)} of {plural(len(sweep.configurations), 'configuration')} are over capacity "
-            f"({names_of(sorted(stages))}): their latencies grow with the length of the run."
-        )
+def _notices(sweep: StoredSweep) -> Iterator[Notice]:
+    found = [
+        notice for one in sweep.configurations for notice in trouble(one, f"in configuration {one['configuration']}")
+    ]
+    # What happened to several in the same words is said once, the worst first.
+    found = sorted(dict.fromkeys(found), key=lambda notice: notice.tone != "bad")
+    yield from found[:TOLD_TROUBLES]
+    if len(found) > TOLD_TROUBLES:
+        left, tone = len(found) - TOLD_TROUBLES, found[TOLD_TROUBLES].tone
+        yield Notice(f"Of other configurations {count(left)} more notices such as these stand in sweep.json.", tone)
+    yield from cautions(sweep.configurations)
+    few = plural(len(sweep.configurations), "configuration")
+    above = [one for one in sweep.configurations if one["capacity"]["verdict"] == "over"]
+    if above:
+        stages = {STAGES.get(one["capacity"]["bottleneck"], "no stage that is seen") for one in above}
+        yield Notice(f"{count(len(above))} of {few} are over capacity ({names_of(sorted(stages))}){_growing(above)}.")
+    lost = sum(not sweep.whole(one) for one in sweep.configurations)
     if lost:
         yield Notice(
-            f"{count(lost)} of {plural(len(sweep.configurations), 'configuration')} did not serve every request. They "
-            "are not ranked, since the slowest requests are missing from their latencies."
+            f"{count(lost)} of {few} did not serve every request. They are not ranked, since the slowest requests are "
+            "missing from their latencies."
         )
+
+
+def _growing(above: Sequence[Mapping[str, Any]]) -> str:
+    """How long the latencies of configurations over capacity grow: with the run, or while some of its traffic lasts."""
+    stretches = sum(one["capacity"].get("stretch") is not None for one in above)
+    if not stretches:
+        return ": their latencies grow with the length of the run"
+    if stretches == len(above):
+        return " for a part of their traffic: their latencies grow for as long as that lasts"
+    return (
+        f": the latencies of {count(len(above) - stretches)} grow with the length of the run, those of the others for "
+        "as long as a part of their traffic lasts"
+    )
 
 
 # --- sections ---
@@ -227,13 +262,15 @@ def _distributions(sweep: StoredSweep) -> Figure | None:
         if left
         else ""
     )
-    bands = " Bands are 95 % intervals over the replications." if len(found) <= MOST_BANDS else ""
+    # Of a resampled file none is drawn.
+    drawn = len(found) <= MOST_BANDS and any(one.low is not None for one in found)
+    bands = " Bands are 95 % intervals over the replications." if drawn else ""
     return Figure(f"Delivered requests only.{bands}{note}", panels)
 
 
 def configurations_table(sweep: StoredSweep) -> Table:
     """A row for every configuration."""
-    best, alike = sweep.ranked("latency_s.p99")
+    best, _ = sweep.ranked("latency_s.p99")
     paths = ["latency_s.mean", "latency_s.p99"]
     paths += ["ttft_s.p99"] if sweep.prefilled else []
     paths += ["slo.all"] if sweep.promised else []
@@ -248,8 +285,7 @@ def configurations_table(sweep: StoredSweep) -> Table:
     rows = []
     for place, one in enumerate(sweep.configurations):
         number, where = one["configuration"], f"configurations.{place}"
-        words, tone = VERDICTS[one["capacity"]["verdict"]]
-        words = "deadlock" if one["deadlock"] else words.removesuffix(" capacity")
+        words, tone = state_of(one)
         rows.append(
             Row(
                 [
@@ -257,12 +293,18 @@ def configurations_table(sweep: StoredSweep) -> Table:
                     *(setting(one["settings"].get(field)) for field in sweep.fields),
                     *(estimated(at(one, path), f"{where}.{path}", kind_of(path)) for path in paths),
                     requests_cell(one["requests"], f"{where}.requests.not_served"),
-                    text(words, badge="bad" if one["deadlock"] else tone),
+                    text(words.removesuffix(" capacity"), badge=tone),
                 ],
-                "best" if number in best else "alike" if number in alike else "",
+                "best" if number in best else "",
             )
         )
-    note = "Green rows have the lowest p99 latency. Small numbers are 95 % intervals over the replications."
+    intervals = sweep.intervals(paths)
+    note = " ".join(
+        [
+            *(["Green rows have the lowest p99 latency."] if best else []),
+            *([f"Small numbers are {intervals}."] if intervals else []),
+        ]
+    )
     return Table("A row for every configuration", columns, rows, "configurations", note=note, key=1)
 
 
@@ -299,6 +341,8 @@ def differences_table(sweep: StoredSweep) -> Table | None:
     note = (
         "Negative is less; shares differ by percentage points. An interval that leaves out 0 is a difference; 5 % of "
         "those that are none look like one."
+        if sweep.replications > 1
+        else "Negative is less; shares differ by percentage points. One replication does not say how sure they are."
     )
     return Table("Configuration less baseline, replication by replication", columns, rows, "differences", note=note)
 
@@ -361,12 +405,13 @@ def _failures(sweep: StoredSweep) -> Table | None:
 def _ran(sweep: StoredSweep) -> Iterator[Block]:
     content = sweep.source.content
     plan, runs = sweep.plan, len(sweep.configurations) * sweep.replications
-    traffic = [fact for one in plan.get("workloads", ()) for fact in traffic_facts(one)]
+    traffic = [fact for one in sweep.workloads for fact in traffic_facts(one)]
+    offered = sum(int(one["requests"]["offered"]) for one in sweep.configurations)
     yield facts(
         traffic,
         [
             Fact("seed", f"{plan['seed']}, {plural(sweep.replications, 'replication')}"),
-            Fact("runs", f"{count(runs)}, {plural(plan['requests'], 'request')} in all"),
+            Fact("runs", f"{count(runs)}, {plural(offered, 'request')} in all"),
             Fact("identity", str(plan["identity"]), code=True),
             Fact("code", str(content.get("code", "")), code=True),
         ],

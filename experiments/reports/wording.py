@@ -155,6 +155,31 @@ def trouble(content: Mapping[str, Any], where: str = "") -> list[Notice]:
     return found
 
 
+def state_of(content: Mapping[str, Any]) -> tuple[str, str]:
+    """A word or two and its tone for a run or a configuration: what forbids to rely on it before its capacity."""
+    if content.get("invariant_violations"):
+        return "invariants violated", "bad"
+    if content.get("deadlock"):
+        return "deadlock", "bad"
+    return VERDICTS[content["capacity"]["verdict"]]
+
+
+def cautions(contents: Sequence[Mapping[str, Any]]) -> list[Notice]:
+    """Where intervals of a resampled file hold the truth less often than they say: of all of them in one notice."""
+    told = [one["replicates"]["caution"] for one in contents if one.get("replicates")]
+    told = [one for one in told if one]
+    if not told:
+        return []
+    if len(told) == len(contents) and len(set(told)) == 1:
+        return [Notice(upper(told[0]))]
+    return [
+        Notice(
+            f"Intervals are too narrow in {count(len(told))} of {plural(len(contents), 'configuration')}; "
+            f"of the first of them {told[0]}."
+        )
+    ]
+
+
 def key_figures(content: Mapping[str, Any]) -> list[KeyFigure]:
     """The few numbers that stand first."""
     requests = content["requests"]

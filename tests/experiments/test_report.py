@@ -9,6 +9,7 @@ import shutil
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,7 @@ from experiments.sweeps.sweep import run_sweep
 from experiments.validation.command import validate
 from experiments.workloads.loading import load
 from tests.experiments.conftest import Command
+from tests.experiments.test_resampling import traffic, write
 
 STYLE = Path(__file__).parents[2] / "experiments" / "reports" / "templates" / "report.css"
 HARM = "<script>alert(1)</script>"
@@ -71,6 +73,25 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = make_plan("ustudy", grid=grid, settings=["workload.requests=40", "run.replications=3"])
     run_sweep(plan, folder, jobs=1)
     return folder
+
+
+@pytest.fixture(scope="module")
+def of_file(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of a file with three resamples, a sweep of it, and one of the file and of drawn requests."""
+    folder = tmp_path_factory.mktemp("of-file")
+    file = f"workload.file={write(folder / 'mine.csv', traffic(250))}"
+    run_sim(load("quickstart", [file, "run.replications=4"]), folder / "run", events=False)
+    grid = {"protocol.sizing.tokens": [1024, 8192]}
+    plan = make_plan("quickstart", grid=grid, settings=[file, "run.replications=4"])
+    run_sweep(plan, folder / "sweep", jobs=1, plots=False)
+    both = [
+        {one.partition("=")[0]: value, "protocol.sizing.tokens": tokens}
+        for one, value in ((file, file.partition("=")[2]), ("workload.requests=60", 60))
+        for tokens in (1024, 8192)
+    ]
+    plan = make_plan("quickstart", configurations=both, settings=["run.replications=4"])
+    run_sweep(plan, folder / "mixed", jobs=1, plots=False)
+    return {name: folder / name for name in ("run", "sweep", "mixed")}
 
 
 def made(folder: Path, out: Path) -> str:
@@ -602,36 +623,141 @@ def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(
     assert cells
     assert (cells[0]["data-low"], cells[0]["data-high"]) == (repr(found["low"]), repr(found["high"]))
     assert "protocol.sizing.tokens is 1024 in run and 8192 in other" in text
-    assert "Not paired request by request. The run " in text
+    sentence = (
+        f"failed is not paired request by request: RUN is '{failed}', it must have the same requests as '{run}', but"
+    )
+    assert sentence in unescape(text)
     assert written.content()["sources"][1] == {"path": str(other), "kind": "sim"}
     assert [int(tag[1]) for tag, _ in Tags(text).tags if re.fullmatch(r"h\d", tag)].count(1) == 1
     for article, path in zip(text.split("<article")[2:], (run, other, failed), strict=True):
         assert check_numbers(article, json.loads((path / "summary.json").read_text())) > 10
 
 
-def test_the_page_of_a_resampled_file_says_what_its_interval_is(run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(run, folder)
-    summary = json.loads((folder / "summary.json").read_text())
-    (folder / "summary.json").write_text(json.dumps({**summary, "replication_kind": "resampled"}))
-    text = made(folder, tmp_path / "r.html")
-    assert "and 2 resamples of them" in text
-    assert "its interval comes from 2 resamples of the file" in text
+def test_the_page_of_a_resampled_file_says_what_its_interval_is(of_file: dict[str, Path], tmp_path: Path) -> None:
+    text = made(of_file["run"], tmp_path / "r.html")
+    assert "and 3 resamples of them" in text
+    assert "its interval comes from 3 resamples of the file" in text
     assert "bands their 95" not in text  # the spread of resamples is no band around the file's own distribution
+    caution = json.loads((of_file["run"] / "summary.json").read_text())["replicates"]["caution"]
+    assert f"</strong> {caution[0].upper()}{caution[1:]}.</p>" in text
 
 
-def test_the_page_of_a_sweep_of_a_file_promises_nothing_of_more_resamples(sweep: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_sweep_of_a_file_promises_nothing_of_more_resamples(
+    of_file: dict[str, Path], tmp_path: Path
+) -> None:
+    text = made(of_file["sweep"], tmp_path / "r.html")
+    report = json.loads((of_file["sweep"] / "sweep.json").read_text())
+    assert len(report["lowest"][0]["possibly"]) == 2  # both sizes came to the same
+    assert "by the file itself and 3 resamples of it" in text
+    assert "Only a longer file makes the set" in text
+    assert "More replications make" not in text
+    assert "Small numbers are 95 % intervals from the resamples of the file." in text
+    assert "over the replications" not in text
+    caution = report["configurations"][0]["replicates"]["caution"]
+    assert text.count(caution[1:]) == 1  # of both configurations
+
+
+def test_a_sweep_of_a_file_and_of_drawn_requests_says_of_each_what_its_intervals_are(
+    of_file: dict[str, Path], tmp_path: Path
+) -> None:
+    text = made(of_file["mixed"], tmp_path / "r.html")
+    report = json.loads((of_file["mixed"] / "sweep.json").read_text())
+    assert [one["replication_kind"] for one in report["configurations"]] == 2 * ["resampled"] + 2 * ["independent"]
+    assert "95 % intervals from the resamples of the file, where it is one, else over the replications." in text
+    assert "the best configuration of each workload is among those named, over 4 replications" in text
+    assert "of a file by the file itself and 3 resamples of it" in text
+    assert "More replications, of a file only a longer file, make the set" in text
+    assert "Intervals are too narrow in 2 of 4 configurations; of the first of them the p99" in text
+    assert "Bands are 95 % intervals over the replications." not in text  # four curves are too many for bands
+    offered = sum(one["requests"]["offered"] for one in report["configurations"])
+    assert f"16, {offered} requests in all" in text
+
+
+def test_a_sweep_over_the_traffic_alone_says_that_nothing_is_ranked(tmp_path: Path) -> None:
+    settings = ["workload.requests=20", "run.replications=1"]
+    plan = make_plan("quickstart", grid={"workload.rate_rps": [5, 10]}, settings=settings)
+    run_sweep(plan, tmp_path / "rates", jobs=1, plots=False)
+    report = json.loads((tmp_path / "rates" / "sweep.json").read_text())
+    assert report["lowest"] == []
+    text = made(tmp_path / "rates", tmp_path / "r.html")
+    assert "No two configurations had the same requests and served all of them, so none is ranked." in text
+    assert "Only " not in re.sub(r"<style>.*?</style>", "", text)
+    # Nothing is said of bands, marks or green rows that are not there.
+    for words in ("Bands are", "Upright lines", "filled marks", "Green rows", "see the same requests"):
+        assert words not in text
+
+
+def test_a_sweep_of_which_one_configuration_serves_everything_names_it(sweep: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     shutil.copytree(sweep, folder)
     report = json.loads((folder / "sweep.json").read_text())
-    report["plan"]["replication_kind"] = "resampled"
-    report["lowest"][0]["possibly"] = [one["configuration"] for one in report["configurations"]]
+    report["lowest"] = []
+    for one in report["configurations"][1:]:
+        one["requests"] |= {"succeeded": 0, "not_served": one["requests"]["offered"]}
+    (folder / "sweep.json").write_text(json.dumps(report))
+    assert "Only tokens 128, window served every request: there is none" in made(folder, tmp_path / "r.html")
+
+
+@pytest.mark.parametrize(
+    ("change", "badge"),
+    [({"invariant_violations": 2}, "invariants violated"), ({"deadlock": True}, "deadlock")],
+)  # fmt: skip
+def test_a_run_that_cannot_be_relied_on_has_no_good_badge(
+    change: dict[str, Any], badge: str, run: Path, sweep: Path, tmp_path: Path
+) -> None:
+    folder, other = tmp_path / "run", tmp_path / "sweep"
+    shutil.copytree(run, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, **change}))
+    assert f'<p><span class="badge bad">{badge}</span></p>' in made(folder, tmp_path / "r.html")
+    shutil.copytree(sweep, other)
+    report = json.loads((other / "sweep.json").read_text())
+    report["configurations"][2] |= change
+    (other / "sweep.json").write_text(json.dumps(report))
+    text = made(other, tmp_path / "r.html")
+    assert f'<p><span class="badge bad">{badge}' in text
+    assert f'<td data-value="{badge}"><span class="badge bad">{badge}</span></td>' in text
+    write_report([folder, run], tmp_path / "both.html")
+    assert (
+        f'<td data-value="{badge}"><span class="badge bad">{badge}</span></td>' in (tmp_path / "both.html").read_text()
+    )
+
+
+def test_only_an_overload_of_the_whole_run_grows_with_its_length(run: Path, sweep: Path, tmp_path: Path) -> None:
+    stretch = {"stretches": 1, "share": 0.3, "begin_s": 1.0, "end_s": 2.0, "paused": False, "stage": "prefill", "busy": 1.0,
+               "offered_rps": 9.0, "served_rps": 8.0}  # fmt: skip
+    for found in (None, stretch):
+        folder, other = tmp_path / f"run-{found is None}", tmp_path / f"sweep-{found is None}"
+        shutil.copytree(run, folder)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["capacity"] |= {"verdict": "over", "bottleneck": "prefill", "stretch": found}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        assert ("a longer run has longer ones" in made(folder, tmp_path / "r.html")) == (found is None)
+        shutil.copytree(sweep, other)
+        report = json.loads((other / "sweep.json").read_text())
+        report["configurations"][0]["capacity"] |= {"verdict": "over", "bottleneck": "prefill", "stretch": found}
+        (other / "sweep.json").write_text(json.dumps(report))
+        text = made(other, tmp_path / "r.html")
+        assert ("1 of 6 configurations are over capacity (prefill): their latencies grow with the length" in text) == (
+            found is None
+        )
+        assert ("(prefill) for a part of their traffic: their latencies grow for as long as" in text) == (
+            found is not None
+        )
+
+
+def test_many_notices_of_a_sweep_end_in_how_many_there_are(sweep: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep, folder)
+    report = json.loads((folder / "sweep.json").read_text())
+    report["configurations"] = [
+        {**report["configurations"][0], "configuration": number, "deadlock": number < 10, "ended_early": "it was late"}
+        for number in range(1, 13)
+    ]
     (folder / "sweep.json").write_text(json.dumps(report))
     text = made(folder, tmp_path / "r.html")
-    resamples = report["plan"]["replications"] - 1
-    assert f"by the file itself and {resamples} resample{'s' if resamples > 1 else ''} of it" in text
-    assert "Only a longer file makes the set" in text
-    assert "More replications make" not in text
+    assert text.count("requests unfinished (deadlock)") == 6
+    assert "Of other configurations 4 more notices such as these" in text  # one says that runs ended early
 
 
 def test_a_what_if_under_which_nothing_changes_is_not_called_todays_setting(tmp_path: Path) -> None:
