@@ -30,6 +30,7 @@ from typing import Any
 from experiments.sweeps.executor import open_workers
 
 ROOT = Path(__file__).resolve().parent.parent
+START_S = 60
 RESULT = [float(number) for number in range(200)]
 """As large as what a run of a sweep comes to."""
 
@@ -49,18 +50,31 @@ def usage(process: int) -> tuple[float, float]:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(peak.split()[1]) / 1024
 
 
-def start(kind: str, *arguments: str) -> subprocess.Popen[bytes]:
+def start(kind: str, *arguments: str, code: Path = ROOT) -> subprocess.Popen[bytes]:
+    """A scheduler or worker as a process of its own, which runs the code in a folder."""
     command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard", *arguments]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        command, cwd=code, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def end(running: list[subprocess.Popen[bytes]]) -> None:
     for process in reversed(running):
         process.kill()
         process.wait()
+
+
+def wait_for(file: Path, scheduler: subprocess.Popen[bytes]) -> None:
+    """Until the scheduler has written where it is; raises RuntimeError if it ends or takes too long."""
+    deadline_s = time.monotonic() + START_S
+    while not file.exists() or not file.read_text().endswith("}"):
+        if scheduler.poll() is not None:
+            raise RuntimeError(f"the scheduler ended with status {scheduler.returncode} before it said where it is")
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"the scheduler did not say where it is in {START_S} s")
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -71,15 +85,14 @@ def cluster(workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]
         running: list[subprocess.Popen[bytes]] = []
         stack.callback(end, running)
         running.append(start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)))
-        while not file.exists() or not file.read_text().endswith("}"):
-            time.sleep(0.05)
+        wait_for(file, running[0])
         for _ in range(workers):
             running.append(new_worker(file))
         yield str(file), running
 
 
-def new_worker(file: Path | str) -> subprocess.Popen[bytes]:
-    return start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny")
+def new_worker(file: Path | str, code: Path = ROOT) -> subprocess.Popen[bytes]:
+    return start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", code=code)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import length_hint
@@ -139,19 +139,20 @@ class ClusterWorkers:
             self._inbox.put(("told", message["bufferlab"]))
 
     def close(self) -> None:
-        """Leave the cluster, or end the one that was started here."""
-        if self._client is not None:
-            with suppress(OSError, TimeoutError):
-                self._client.unsubscribe_topic(self._client.id)
-                self._client.close(timeout=5)
-        if self._cluster is not None:
-            with suppress(OSError, TimeoutError):
-                self._cluster.close(timeout=5)
+        """Leave the cluster, or end the one that was started here, whatever of it goes wrong."""
+        client, cluster = self._client, self._cluster
         self._client = self._cluster = None
         self._workers.clear()
+        with ExitStack() as stack:
+            if cluster is not None:
+                stack.callback(_quietly, cluster.close, timeout=5)
+            if client is not None:
+                stack.callback(_quietly, client.close, timeout=5)
+                stack.callback(_quietly, client.unsubscribe_topic, client.id)
 
     def _drop_all(self) -> None:
-        futures = [*self._futures.values(), *(one.asked for one in self._workers.values() if one.asked is not None)]
+        """Nobody waits for the packs any more. Who was asked what it runs may still answer, for the next runs."""
+        futures = list(self._futures.values())
         self._futures.clear()
         if self._client.status == "running":
             with suppress(OSError, TimeoutError):
@@ -359,7 +360,10 @@ class ClusterWorkers:
         if future.status == "error":
             error = future.exception(timeout=CHECK_TIMEOUT_S)
             if type(error).__name__ == "KilledWorker":
-                return  # that it is gone is seen in any case
+                # Another process may have its address before anybody sees that it was gone.
+                self._lose(worker, work)
+                self._ask(worker)
+                return
             raise RunFailedError(f"the dask worker {worker.address} cannot run a pack: {type(error).__name__}: {error}")
         # Somebody cancelled it, or the scheduler was started anew.
         self._look()
@@ -408,6 +412,11 @@ class ClusterWorkers:
 
 async def _ncores(client: Any) -> dict[str, int]:
     return dict(await client.scheduler.ncores())
+
+
+def _quietly(close: Callable[..., object], *arguments: Any, **more: Any) -> None:
+    with suppress(OSError, TimeoutError):
+        close(*arguments, **more)
 
 
 def _nothing() -> None:

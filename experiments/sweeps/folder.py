@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,13 +45,19 @@ config/examples every sweep keeps the settings themselves."""
 
 def code_digest() -> str:
     """SHA-256 of all code and data a simulated figure depends on, and of NumPy's version, which draws the numbers."""
-    digest = hashlib.sha256((package_version("numpy") or "").encode())
     own = Path(str(experiments.__file__)).parent
     folders = [Path(str(package.__file__)).parent for package in (protocol, sim)]
-    for folder in (*folders, *(own / wing for wing in _DECIDING_WINGS)):
+    return digest_of_folders([*folders, *(own / wing for wing in _DECIDING_WINGS)], left_out="examples")
+
+
+def digest_of_folders(folders: Iterable[Path], *, left_out: str) -> str:
+    """SHA-256 of NumPy's version and of all files of some folders but those below a folder called ``left_out``."""
+    digest = hashlib.sha256((package_version("numpy") or "").encode())
+    for folder in folders:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.suffix != ".pyc" and "examples" not in path.relative_to(folder).parts:
-                digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()}\0".encode())
+            below = path.relative_to(folder)
+            if path.is_file() and path.suffix != ".pyc" and left_out not in below.parts:
+                digest.update(f"{folder.name}/{below.as_posix()}\0".encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -63,7 +63,7 @@ class LocalWorkers:
                 yield index, function(*task)
             return
         count = length_hint(tasks, -1)
-        work = Work(chain(first, unread), PACK_S, group, count if count >= 0 else None)
+        work = Work(chain(first, unread), PACK_S, group, count if count >= 0 else None, tells_each=False)
         self._busy = True
         try:
             for ended in self._ended(function, work):
@@ -88,7 +88,8 @@ class LocalWorkers:
                 for place, numbers in enumerate(under_way):
                     if len(numbers) < ahead and (number := work.pack_for(place, self._jobs)) is not None:
                         numbers.append(number)
-                        future = self._submit(place, write_call(function, work.packs[number].tasks.items()))
+                        call = write_call(function, work.packs[number].tasks.items())
+                        future = self._submit(place, call, idle=len(numbers) == 1)
                         future.add_done_callback(partial(_put, inbox, number))
 
         hand_out()
@@ -114,13 +115,18 @@ class LocalWorkers:
                 work.returned(number)
             hand_out()
 
-    def _submit(self, place: int, call: bytes) -> Future[bytes]:
+    def _submit(self, place: int, call: bytes, *, idle: bool) -> Future[bytes]:
+        """Give a pack to a process; ``idle``: one that has no other."""
         while len(self._workers) <= place:
             self._workers.append(_idle.pop() if _idle else _new_worker())
         with uninterrupted_children():
             try:
                 return self._workers[place].submit(_run_here, call)
-            except BrokenExecutor:  # it died while it had nothing to do
+            except BrokenExecutor as error:
+                if not idle:  # the loss is that of what it was at; this pack goes to the next process with that
+                    lost: Future[bytes] = Future()
+                    lost.set_exception(error)
+                    return lost
                 self._replace(place)
                 return self._workers[place].submit(_run_here, call)
 

@@ -2,8 +2,9 @@
 
 A worker gets a few runs at first, and more as it is known how long they last. It goes on with runs of the group it has
 begun (``group``: those that see the same requests) while others take other groups. Towards the end packs become short,
-so that no worker waits long for the last one. A run that was given to a worker that is lost is given to another one;
-one that loses worker after worker is given up. Nothing here knows a process, a network or a clock.
+so that no worker waits long for the last one. A run that was given to a worker that is lost is given to another one,
+in such a way that it is known which run was under way if that one is lost as well; one that loses worker after worker
+is given up. Nothing here knows a process, a network or a clock.
 """
 
 from __future__ import annotations
@@ -53,22 +54,32 @@ class Pack:
     """By index, in the order in which they are run."""
     careful: bool
     """Whether what is finished is to be told run by run, since one of them may have cost a worker already."""
+    names_the_lost: bool
+    """Whether it is known which run was under way if the worker is lost: the first of those that have not ended."""
 
 
 class Work:
     """Hands out ``tasks`` in packs that last ``pack_s`` if they are long enough, and knows what is not finished.
 
     ``tasks`` is read as packs are asked for, ahead of them by no more than ``LOOKED_AHEAD`` per worker; ``count``:
-    how many there are, if that is known.
+    how many there are, if that is known. ``tells_each``: whether workers tell run by run what is finished of a pack
+    that is ``careful``; if they tell nothing before the end of a pack, such a one is a single run.
     """
 
     def __init__(
-        self, tasks: Iterable[Task], pack_s: float, group: Group | None = None, count: int | None = None
+        self,
+        tasks: Iterable[Task],
+        pack_s: float,
+        group: Group | None = None,
+        count: int | None = None,
+        *,
+        tells_each: bool = True,
     ) -> None:
         self._unread: Iterator[tuple[int, Task]] = iter(enumerate(tasks))
         self._left = count
         self._pack_s = pack_s
         self._group = group or (lambda _task: None)
+        self._tells_each = tells_each
         self._waiting: dict[Hashable, deque[tuple[int, Task]]] = {}
         self._ahead = 0
         self._owners: dict[Hashable, Hashable] = {}
@@ -96,7 +107,8 @@ class Work:
         """The number of a pack for this one of so many workers; None if there is nothing left to hand out."""
         size = self._size(workers)
         if careful := bool(self._again):
-            runs = [self._again.popleft() for _ in range(min(size, len(self._again)))]
+            size = min(size, len(self._again)) if self._tells_each else 1
+            runs = [self._again.popleft() for _ in range(size)]
         else:
             runs = self._take(worker, size, LOOKED_AHEAD * workers)
         if not runs:
@@ -104,7 +116,7 @@ class Work:
         if self._left is not None:
             self._left -= len(runs)
         number, self._numbers = self._numbers, self._numbers + 1
-        self._packs[number] = Pack(worker, dict(runs), careful)
+        self._packs[number] = Pack(worker, dict(runs), careful, names_the_lost=careful or len(runs) == 1)
         return number
 
     def finished(self, number: int, index: int, seconds: float) -> bool:
@@ -123,13 +135,16 @@ class Work:
         if pack is None:
             return
         for index, task in reversed(pack.tasks.items()):
-            self._put(index, task, first=True)
+            if pack.careful:
+                self._again.appendleft((index, task))
+            else:
+                self._put(index, task, first=True)
         self._left = None if self._left is None else self._left + len(pack.tasks)
 
     def lost(self, number: int, *, begun: bool) -> None:
         """The worker is lost. Raises LostRunError for a run that was under way on too many lost workers.
 
-        If it had begun with the pack, the first run that has not ended is taken for the one that was under way.
+        ``begun``: whether it had begun with the pack. A loss counts where it is known which run it is the fault of.
         """
         pack = self._packs.get(number)
         if pack is None:
@@ -141,7 +156,7 @@ class Work:
         del self._packs[number]
         self._left = None if self._left is None else self._left + len(pack.tasks)
         self._again.extend(pack.tasks.items())
-        if pack.tasks:
+        if pack.tasks and pack.names_the_lost:
             index, task = next(iter(pack.tasks.items()))
             self._losses[index] += 1
             if self._losses[index] > MOST_LOSSES:

@@ -6,7 +6,6 @@ one that takes its address, which turns it down, as some of the pack has ended a
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import time
 import uuid
@@ -21,9 +20,9 @@ import experiments
 import protocol
 import sim
 from experiments.config.build import digest_of
-from experiments.runs.environment import package_version
 from experiments.starting import collect_seldom
 from experiments.sweeps.carrying import run_pack
+from experiments.sweeps.folder import digest_of_folders
 from protocol.compiled import state
 from protocol.naming import Renamed
 
@@ -41,7 +40,6 @@ class Has:
     """What a process runs and sees."""
 
     process: str
-    version: str
     code: str
     build: str
     """The name of the compiled build; empty where the cores are interpreted."""
@@ -67,7 +65,6 @@ def what_it_has(inputs: Iterable[str]) -> Has:
     found = state()
     return Has(
         PROCESS,
-        package_version("bufferlab") or "",
         whole_code_digest(),
         found.digest,
         found.why,
@@ -77,15 +74,8 @@ def what_it_has(inputs: Iterable[str]) -> Has:
 
 def whole_code_digest() -> str:
     """SHA-256 of all code and data that runs may need, and of NumPy's version, which draws the numbers."""
-    digest = hashlib.sha256((package_version("numpy") or "").encode())
-    for package in (protocol, sim, experiments):
-        folder = Path(str(package.__file__)).parent
-        for path in sorted(folder.rglob("*")):
-            parts = path.relative_to(folder).parts
-            if path.is_file() and path.suffix != ".pyc" and "_compiled" not in parts:
-                digest.update(f"{folder.name}/{'/'.join(parts)}\0".encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+    packages = [Path(str(package.__file__)).parent for package in (protocol, sim, experiments)]
+    return digest_of_folders(packages, left_out="_compiled")
 
 
 def _content(path: str) -> str:

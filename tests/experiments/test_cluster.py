@@ -8,11 +8,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +20,13 @@ import pytest
 from experiments.config.build import digest_of
 from experiments.errors import RunFailedError, UserError
 from experiments.sweeps import plan as planning
-from experiments.sweeps.cluster import ClusterWorkers
+from experiments.sweeps.cluster import ClusterWorkers, Worker
 from experiments.sweeps.executor import open_workers
+from experiments.sweeps.packs import Work
 from experiments.sweeps.plan import make_plan
 from experiments.sweeps.remote import what_it_has
 from experiments.sweeps.sweep import run_sweep
+from tools import scale_out
 
 distributed = pytest.importorskip("distributed", reason="needs dask.distributed (the cluster extra)")
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +54,13 @@ def logged(number: int, folder: str, seconds: float) -> int:
     return number * number
 
 
+def until(mark: str) -> None:
+    """Keeps its worker busy until there is such a file."""
+    deadline = time.monotonic() + 30
+    while not Path(mark).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def breaks(number: int) -> int:
     if number == 30:
         raise RunFailedError(f"run {number} broke")
@@ -66,6 +75,83 @@ def dies(number: int) -> int:
 
 def pids(cluster: Any) -> list[int]:
     return [nanny.pid for nanny in cluster.workers.values() if nanny.pid]
+
+
+def test_a_worker_that_is_busy_while_the_first_runs_take_place_gets_some_of_the_next(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.sweeps.cluster.CHECK_TIMEOUT_S", 0.3)
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as other:
+        busy = next(iter(other.scheduler_info()["workers"]))
+        mark = tmp_path / "free"
+        waits = other.submit(until, str(mark), workers=[busy], pure=False)
+        with open_workers(jobs=1, executor="dask", address=cluster.scheduler_address) as workers:
+            first = dict(workers.run(logged, [(number, str(tmp_path), 0.0) for number in range(5)]))
+            assert first == {number: number * number for number in range(5)}
+            assert len({line.split()[1] for line in (tmp_path / "log").read_text().splitlines()}) == 1
+            mark.touch()
+            waits.result(timeout=30)
+            dict(workers.run(logged, [(number, str(tmp_path), 0.05) for number in range(40)]))
+        assert len({line.split()[1] for line in (tmp_path / "log").read_text().splitlines()}) == 2
+
+
+class Recorder:
+    """A client that runs nothing, and knows what it was asked for."""
+
+    def __init__(self) -> None:
+        self.id, self.status = "client", "running"
+        self.cancelled: list[Any] = []
+        self.submitted: list[Any] = []
+        self.closed: list[str] = []
+
+    def cancel(self, futures: list[Any]) -> None:
+        self.cancelled += futures
+
+    def submit(self, function: Any, *_: Any, **__: Any) -> Any:
+        self.submitted.append(function)
+        return distributed_future("pending")
+
+    def unsubscribe_topic(self, _topic: str) -> None:
+        self.closed.append("topic")
+        raise OSError("the scheduler is gone")
+
+    def close(self, timeout: float) -> None:
+        self.closed.append(f"client {timeout}")
+        raise ZeroDivisionError("oh")
+
+
+def distributed_future(status: str, error: Exception | None = None) -> Any:
+    return SimpleNamespace(
+        status=status, exception=lambda timeout: error, add_done_callback=lambda _: None, cancelled=lambda: False
+    )
+
+
+def test_a_pack_that_dask_gives_up_is_handed_out_again_and_the_address_is_asked_anew() -> None:
+    workers, client = ClusterWorkers(1, "tcp://127.0.0.1:9", {}, None), Recorder()
+    workers._client = client
+    one = Worker("tcp://127.0.0.1:10", 1, process="first")
+    workers._workers = {one.address: one}
+    work = Work([(0,), (1,)], 6.0, count=2)
+    number = work.pack_for(one.address, 1)
+    assert number is not None
+    failed = distributed_future("error", distributed.scheduler.KilledWorker("pack", None, 3))
+    workers._futures[number], one.packs[number] = failed, False
+    workers._check_broken(work, number, failed)
+    assert (workers.lost, work.handed_again, one.packs, one.process) == (1, 1, {}, "")
+    assert client.submitted == [what_it_has]
+    again = work.pack_for(one.address, 1)
+    assert again is not None
+    assert list(work.packs[again].tasks) == [0]
+
+
+def test_a_cluster_of_our_own_is_ended_whatever_else_cannot_be() -> None:
+    workers, client = ClusterWorkers(1, None, {}, None), Recorder()
+    workers._client = client
+    workers._cluster = SimpleNamespace(close=lambda timeout: client.closed.append(f"cluster {timeout}"))
+    with pytest.raises(ZeroDivisionError):
+        workers.close()
+    assert client.closed == ["topic", "client 5", "cluster 5"]
+    assert workers._cluster is None
 
 
 def test_what_a_killed_worker_had_told_is_not_run_again(cluster: Any, workers: Any, tmp_path: Path) -> None:
@@ -186,37 +272,30 @@ def test_workers_must_see_the_input_files(cluster: Any, tmp_path: Path) -> None:
         assert dict(workers.run(breaks, [(1,), (2,)])) == {0: 1, 1: 2}
 
 
-def started(*command: str, code: Path = ROOT) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli." + command[0], *command[1:]], cwd=code,
-        env={**os.environ, "PYTHONPATH": str(code)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
 @pytest.fixture
-def apart(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler that is a process of its own, and what is started besides; its address."""
-    file = tmp_path / "scheduler.json"
-    running = [
-        started("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
-    ]
-    try:
-        deadline = time.monotonic() + 60
-        while not (file.exists() and file.read_text().endswith("}")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        yield json.loads(file.read_text())["address"], running
-    finally:
-        for process in reversed(running):
-            process.kill()
-            process.wait()
+def apart() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler that is a process of its own, and what is started besides; the file that says where it is."""
+    with scale_out.cluster(0) as made:
+        yield made
+
+
+def address_in(file: str) -> str:
+    return str(json.loads(Path(file).read_text())["address"])
+
+
+def test_a_scheduler_that_dies_before_it_says_where_it_is_is_not_waited_for(tmp_path: Path) -> None:
+    scheduler = scale_out.start("scheduler", "--port", "no number")
+    with pytest.raises(RuntimeError, match=r"^the scheduler ended with status [1-9]\d* before it said where it is$"):
+        scale_out.wait_for(tmp_path / "never.json", scheduler)
 
 
 @pytest.mark.slow
 def test_a_scheduler_that_goes_away_is_one_sentence_and_what_is_finished_is_kept(
     apart: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
-    address, running = apart
-    running.append(started("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"))
+    file, running = apart
+    address = address_in(file)
+    running.append(scale_out.new_worker(file))
     done = []
     with (
         open_workers(jobs=1, executor="dask", address=address) as workers,
@@ -233,22 +312,20 @@ def test_a_scheduler_that_goes_away_is_one_sentence_and_what_is_finished_is_kept
 def test_a_worker_that_comes_later_with_other_code_gets_nothing(
     apart: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
-    address, running = apart
+    file, running = apart
     other = tmp_path / "other"
     for package in ("protocol", "sim", "experiments"):
         shutil.copytree(ROOT / package, other / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (other / "sim" / "run.py").open("a") as file:
-        file.write("\n# another version\n")
+    with (other / "sim" / "run.py").open("a") as code:
+        code.write("\n# another version\n")
     told: list[str] = []
-    with open_workers(jobs=1, executor="dask", address=address, notice=told.append) as workers:
-        running.append(started("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"))
+    with open_workers(jobs=1, executor="dask", address=address_in(file), notice=told.append) as workers:
+        running.append(scale_out.new_worker(file))
         done: list[int] = []
         for index, _ in workers.run(logged, [(number, str(tmp_path), 0.05) for number in range(200)]):
             done.append(index)
             if len(done) == 20:
-                running.append(
-                    started("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", code=other)
-                )
+                running.append(scale_out.new_worker(file, other))
     assert sorted(done) == list(range(200))
     assert told[0] == "the dask cluster has no worker yet; waiting for the first"
     assert "has another version of bufferlab's code" in told[1]

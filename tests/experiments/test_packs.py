@@ -112,3 +112,47 @@ def test_a_run_that_loses_worker_after_worker_is_given_up() -> None:
             work.lost(number, begun=True)
     assert lost.value.losses == MOST_LOSSES + 1
     assert "configuration 7: the worker was lost 4 times" in lost.value.sentence(lambda _task: "configuration 7")
+
+
+@pytest.mark.parametrize("tells_each", [True, False])
+def test_the_run_that_costs_workers_is_named_wherever_it_is_in_a_pack(tells_each: bool) -> None:
+    work = Work([(index,) for index in range(2000)], 6.0, count=2000, tells_each=tells_each)
+    losses = 0
+    with pytest.raises(LostRunError) as lost:
+        while (number := work.pack_for("worker", 1)) is not None:
+            pack = work.packs[number]
+            runs = list(pack.tasks)
+            ended = runs[: runs.index(1500)] if 1500 in runs else runs
+            # What ended of a pack that breaks off is known where it was told, which nobody does without need.
+            for index in ended if 1500 not in runs or (pack.careful and tells_each) else []:
+                assert work.finished(number, index, 0.01)
+            if 1500 in runs:
+                losses += 1
+                work.lost(number, begun=True)
+            else:
+                work.returned(number)
+    assert lost.value.index == 1500
+    assert lost.value.losses == MOST_LOSSES + 1
+    assert losses <= MOST_LOSSES + 2
+
+
+def test_runs_beside_one_that_costs_workers_stay_under_watch() -> None:
+    work = Work([(index,) for index in range(8)], 6.0, count=8, tells_each=False)
+    for index in range(4):
+        number = work.pack_for("worker", 1)
+        assert number is not None
+        assert work.finished(number, index, 1.0)
+        work.returned(number)
+    number = work.pack_for("worker", 1)
+    assert number is not None
+    assert list(work.packs[number].tasks) == [4, 5]
+    work.lost(number, begun=True)
+    begun, ahead = work.pack_for("worker", 1), work.pack_for("worker", 1)
+    assert begun is not None
+    assert ahead is not None
+    work.lost(begun, begun=True)
+    work.lost(ahead, begun=False)
+    number = work.pack_for("worker", 1)
+    assert number is not None
+    assert list(work.packs[number].tasks) == [5]
+    assert work.packs[number].careful

@@ -5,12 +5,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from experiments.errors import RunFailedError
+from experiments.sweeps import local
 from experiments.sweeps.executor import open_workers
 from experiments.sweeps.packs import MOST_LOSSES
 
@@ -30,6 +32,12 @@ def dies_once(number: int, mark: str) -> int:
 
 def dies(number: int) -> int:
     if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def dies_late(number: int) -> int:
+    if number == 1500:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
@@ -85,6 +93,51 @@ def test_a_run_that_kills_its_process_again_and_again_is_named(pair: Any) -> Non
     assert pair.lost == MOST_LOSSES + 1
     # They can be used again.
     assert len(dict(pair.run(square, [(number,) for number in range(6)]))) == 6
+
+
+def test_a_run_that_kills_its_process_is_named_among_thousands(pair: Any) -> None:
+    done = []
+    with pytest.raises(RunFailedError, match=r"^number 1500: the worker was lost 4 times while it was at it"):
+        done.extend(pair.run(dies_late, [(number,) for number in range(2000)], name=lambda task: f"number {task[0]}"))
+    assert 1500 not in dict(done)
+    assert len(done) == len(dict(done)), "a run came twice"
+
+
+class Scripted:
+    """An executor whose first one turns out to be broken when it has a pack and is given another."""
+
+    made: ClassVar[list["Scripted"]] = []
+
+    def __init__(self) -> None:
+        self.futures: list[Future[bytes]] = []
+        self.ended_with: list[int] = []
+        self.made.append(self)
+
+    def submit(self, run: Any, call: bytes) -> Future[bytes]:
+        if self is self.made[0] and self.futures:
+            error = BrokenExecutor("it died")
+            self.futures[0].set_exception(error)
+            raise error
+        future: Future[bytes] = Future()
+        self.futures.append(future)
+        if self is not self.made[0]:
+            future.set_result(run(call))
+        return future
+
+    def shutdown(self, **_: Any) -> None:
+        self.ended_with.append(len(self.futures))
+
+
+def test_a_process_that_replaces_a_dead_one_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_idle", [])
+    monkeypatch.setattr(local, "_new_worker", Scripted)
+    monkeypatch.setattr(Scripted, "made", [])
+    workers = local.LocalWorkers(2)
+    assert dict(workers.run(breaks, [(number,) for number in range(20)])) == {n: n for n in range(20)}
+    dead, *others = Scripted.made
+    assert dead.ended_with == [1]
+    assert [one.ended_with for one in others] == [[], []], "a healthy process was killed"
+    assert workers.lost == 1
 
 
 def test_a_run_that_breaks_is_told_as_it_is_here(pair: Any) -> None:
