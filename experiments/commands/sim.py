@@ -13,6 +13,7 @@ from experiments.commands.common.options import (
     JsonOption,
     OutOption,
     PlotsOption,
+    ReplicationsOption,
     SeedOption,
     SetOption,
     TimelineOption,
@@ -32,6 +33,7 @@ def sim(
     config: ConfigArgument,
     out: OutOption = None,
     settings: SetOption = None,
+    replications: ReplicationsOption = None,
     seed: SeedOption = None,
     force: ForceOption = False,
     plots: PlotsOption = True,
@@ -42,7 +44,7 @@ def sim(
     """One simulated run, with its replications, into a run directory."""
     refuse_force_without_out(context, out)
     refuse_timeline_without_events(timeline=timeline, events=events)
-    asked = load_config(config, settings, seed)
+    asked = load_config(config, settings, seed, replications)
     from experiments.figures.directory import drawing
     from experiments.runs.simulate import run_sim
 

@@ -9,7 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from experiments.commands.common.exits import CHECK_FAILED, DONE
-from experiments.commands.common.options import ConfigArgument, JsonOption, PlotsOption, SeedOption, SetOption
+from experiments.commands.common.options import (
+    ConfigArgument,
+    JsonOption,
+    PlotsOption,
+    ReplicationsOption,
+    SeedOption,
+    SetOption,
+)
 from experiments.commands.common.output import print_json
 from experiments.commands.common.registry import command
 from experiments.commands.common.unused import refuse_unused
@@ -32,9 +39,7 @@ def sweep(
         ),
     ] = None,
     settings: SetOption = None,
-    replications: Annotated[
-        int | None, typer.Option("--replications", metavar="NUMBER", help="Overrides run.replications.")
-    ] = None,
+    replications: ReplicationsOption = None,
     seed: SeedOption = None,
     baseline: Annotated[
         list[str] | None,

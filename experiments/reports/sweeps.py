@@ -40,6 +40,7 @@ from experiments.reports.wording import (
     upper,
 )
 from experiments.stats.quantiles import LEVELS
+from experiments.workloads.traffic import WITHOUT_RESAMPLES
 
 MOST_CURVES = 7
 TOLD_TROUBLES = 6
@@ -148,9 +149,20 @@ def _winner(sweep: StoredSweep, found: Mapping[str, Any]) -> str:
     return said
 
 
+def _more_replications(sweep: StoredSweep) -> str:
+    """What would rule something out."""
+    notes = [note for one in sweep.plan.get("workloads", ()) for note in one.get("notes", ())]
+    why = next((note.removeprefix(WITHOUT_RESAMPLES) for note in notes if note.startswith(WITHOUT_RESAMPLES)), None)
+    if why is not None:
+        return f"the file cannot be resampled, since {why}"
+    advice = "repeat the sweep with --replications 10"
+    of_a_file = sweep.plan.get("base", {}).get("workload", {}).get("file") is not None
+    return f"{advice}, if the file can be resampled" if of_a_file else advice
+
+
 def _sure(sweep: StoredSweep, winners: Sequence[Mapping[str, Any]]) -> str:
     if sweep.replications < 2:
-        return "With one replication nothing is ruled out: repeat the sweep with --replications 10."
+        return f"With one replication nothing is ruled out: {_more_replications(sweep)}."
     of_files = f"by the file itself and {plural(sweep.replications - 1, 'resample')} of it"
     of_draws = f"over {sweep.replications} replications with the same requests in every configuration"
     kinds = {sweep.resampled(one["configuration"]) for one in winners}

@@ -57,6 +57,8 @@ EVENT_COLUMNS: dict[str, str] = {
 
 _MISSING = -(2**63)
 """Stands for an integer that is not there until the column is made; a time that is not there is not a number."""
+_MISSING_IN = {"first_allocation_tokens": -1}
+"""Columns in which another number stands for it: what nothing was allocated for comes so from the core."""
 _CODES = {"int32": "i", "int64": "q", "float64": "d", "string": "i"}
 _NUMPY = {"i": "<i4", "q": "<i8", "d": "<f8"}
 _EVENT_ROW = np.dtype(
@@ -125,7 +127,7 @@ class RequestTable(_Table):
         columns = {
             name: text_column(texts, rows[name])
             if kind == "string"
-            else number_column(rows[name], kind, -1 if name == "first_allocation_tokens" else _MISSING)
+            else number_column(rows[name], kind, _MISSING_IN.get(name, _MISSING))
             for name, kind in REQUEST_COLUMNS.items()
         }
         self._write_columns(columns, len(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from experiments.sweeps.folder import (
 )
 from experiments.workloads.sharing import SharedRequests
 from protocol.naming import flat
-
-if TYPE_CHECKING:
-    pass
 
 NOT_FIGURES = frozenset(
     {

@@ -149,9 +149,7 @@ def _as_often(made: list[Configuration]) -> list[Configuration]:
         return made
     number = chosen.pop() if chosen else min(by_default)
     return [
-        replace(
-            one, config=one.config.with_replications(number, by_default=True).having_set_aside(one.config.set_aside)
-        )
+        replace(one, config=one.config.with_replications(number, by_default=True))
         if one.config.replications_by_default
         else one
         for one in made

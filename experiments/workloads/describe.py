@@ -123,7 +123,7 @@ def describe(
     return {
         "workload": config.tree()["workload"],
         "seed": config.run.seed,
-        "traffic": traffic_of(config).content(),
+        "traffic": traffic_of(_as_described(config)).content(),
         "replications": repeats,
         "requests": count_requests(config),
         "rate_rps": told("rate_rps"),
@@ -141,6 +141,11 @@ def describe(
         "length_autocorrelation": told("autocorrelation"),
         "clients": {"count": told("clients"), "largest_share": told("largest_client")},
     }
+
+
+def _as_described(config: Config) -> Config:
+    """The configuration as it is described, which says nothing of how often it would be run: nothing is resampled."""
+    return config.with_replications(1, by_default=False)
 
 
 def measure(columns: Columns, buffers: Sequence[int]) -> Figures:

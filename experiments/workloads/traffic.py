@@ -25,6 +25,9 @@ from experiments.workloads.requests import (
 )
 from experiments.workloads.resampling import NoResampling
 
+WITHOUT_RESAMPLES = "run once, without resamples: "
+"""How the note begins that says why the replications of a file are one."""
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -111,7 +114,7 @@ def _replications(config: Config, *, measured: bool) -> list[str]:
                 f"the same requests in all {number} replications, so intervals hold the chance of service times only: "
                 f"the file cannot be resampled, since {plan.why}"
             ]
-        return [f"run once, without resamples: {plan.why}"] if config.replications_by_default else []
+        return [f"{WITHOUT_RESAMPLES}{plan.why}"] if config.replications_by_default else []
     if number == 1:
         return (
             []

@@ -1,5 +1,6 @@
 """A command is one file of experiments/commands/ and a row of docs/commands.md: nothing else lists the commands."""
 
+import json
 import re
 import subprocess
 import sys
@@ -97,3 +98,13 @@ def test_a_module_is_one_command() -> None:
     with pytest.raises(ValueError, match="registers a second command"):
         command(place=1, example="bufferlab bench-link")(again)
     assert registry.find_command("bench-link") is not None
+
+
+def test_replications_are_overridden_as_the_seed_is(bufferlab: Any, folder: Path) -> None:
+    given = ("sim", "seed-small", "--set", "run.replications=5", "--no-plots", "--out", "r", "--json")
+    ended = bufferlab(*given, "--replications", "2", "--set", "workload.service_log_sd=0.1")
+    assert ended.status == 0, ended.err
+    assert len(json.loads(ended.out)["replications"]) == 2
+    wrong = bufferlab(*given, "--replications", "some")
+    assert wrong.status == 2
+    assert wrong.err.startswith("bufferlab: run.replications is 'some', it must be")

@@ -760,6 +760,32 @@ def test_many_notices_of_a_sweep_end_in_how_many_there_are(sweep: Path, tmp_path
     assert "Of other configurations 4 more notices such as these" in text  # one says that runs ended early
 
 
+@pytest.mark.parametrize(
+    ("file", "notes", "said"),
+    [
+        (None, [], "ruled out: repeat the sweep with --replications 10."),
+        ("a.csv", [], "ruled out: repeat the sweep with --replications 10, if the file can be resampled."),
+        (
+            "a.csv",
+            ["run once, without resamples: it has 9 requests"],
+            "ruled out: the file cannot be resampled, since it has 9 requests.",
+        ),
+    ],
+)
+def test_the_page_of_a_sweep_advises_replications_only_where_there_can_be_some(
+    sweep: Path, tmp_path: Path, file: str | None, notes: list[str], said: str
+) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep, folder)
+    report = json.loads((folder / "sweep.json").read_text())
+    report["plan"]["replications"] = 1
+    if file is not None:
+        report["plan"]["base"]["workload"]["file"] = file
+    report["plan"]["workloads"][0]["notes"] = notes
+    (folder / "sweep.json").write_text(json.dumps(report))
+    assert said in made(folder, tmp_path / "r.html")
+
+
 def test_a_what_if_under_which_nothing_changes_is_not_called_todays_setting(tmp_path: Path) -> None:
     folder = tuned(tmp_path / "tuned")
     content = json.loads((folder / "tune.json").read_text())

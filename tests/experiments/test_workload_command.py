@@ -116,6 +116,21 @@ def test_a_trace_has_no_intervals(bufferlab: Any, folder: Path) -> None:
     assert "interval" not in text.out
 
 
+@pytest.mark.parametrize("named", ["t.csv", "mine.toml", "often.toml"])
+def test_a_description_announces_no_resamples_since_it_makes_none(bufferlab: Any, folder: Path, named: str) -> None:
+    gaps_s = np.random.default_rng(1).exponential(0.5, 400)
+    rows = "".join(f"{time_s:.6f},500\n" for time_s in np.cumsum(gaps_s))
+    (folder / "t.csv").write_text(f"arrival_s,total_tokens\n{rows}")
+    (folder / "mine.toml").write_text('[workload]\nfile = "t.csv"\n')
+    (folder / "often.toml").write_text('[run]\nreplications = 7\n[workload]\nfile = "t.csv"\n')
+    assert load("mine.toml").run.replications == 20  # what would be run is resampled
+    found = json.loads(bufferlab("workload", named, "--json").out)
+    assert found["replications"] == 1
+    assert not [note for note in found["traffic"]["notes"] if "replication" in note or "resample" in note]
+    assert found["traffic"]["sentence"].startswith("workload: 400 of 400 requests of t.csv, ")
+    assert "resample" not in bufferlab("workload", named).out
+
+
 def test_a_configuration_and_an_example_file(bufferlab: Any, folder: Path) -> None:
     (folder / "mine.toml").write_text("[workload]\nlengths = [100, 300]\nrequests = 10\n")
     found = json.loads(bufferlab("workload", "mine.toml", "--json").out)

@@ -19,6 +19,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides any setting; may be given several times."),
 ]
 SeedOption = Annotated[str | None, typer.Option("--seed", metavar="NUMBER", help="Overrides run.seed.")]
+ReplicationsOption = Annotated[
+    str | None, typer.Option("--replications", metavar="NUMBER", help="Overrides run.replications.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run in --out.")]
 PlotsOption = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures in plots/.")]
 EventsOption = Annotated[

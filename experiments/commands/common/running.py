@@ -18,15 +18,28 @@ if TYPE_CHECKING:
     from experiments.config.schema import Config
 
 
-def load_config(source: str, settings: Sequence[str] | None, seed: str | None, *, measured: bool = False) -> Config:
-    """The configuration that CONFIG, ``--set`` and ``--seed`` ask for; ``measured``: for a measured run."""
+def load_config(
+    source: str,
+    settings: Sequence[str] | None,
+    seed: str | None,
+    replications: str | None = None,
+    *,
+    measured: bool = False,
+) -> Config:
+    """The configuration that CONFIG, ``--set``, ``--seed`` and ``--replications`` ask for.
+
+    ``measured``: for a measured run.
+    """
     from experiments.starting import load_numpy
 
     load_numpy()
     from experiments.workloads.loading import load
 
+    # As settings, so that a wrong number is refused as any other is.
     overrides = list(settings or ())
-    return load(source, overrides if seed is None else [*overrides, f"run.seed={seed}"], measured=measured)
+    overrides += [] if seed is None else [f"run.seed={seed}"]
+    overrides += [] if replications is None else [f"run.replications={replications}"]
+    return load(source, overrides, measured=measured)
 
 
 def refuse_force_without_out(context: typer.Context, out: Path | None) -> None:
