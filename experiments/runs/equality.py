@@ -14,6 +14,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from experiments.progress import counted
+from experiments.runs.matching import only_resampled, only_the_file
 from protocol.recording import Event, HistoryKey, Record, Step, histories
 from protocol.topology import RankId
 
@@ -99,7 +100,7 @@ def compare_runs(left: Path, right: Path, *, progress: Callable[[int], object] |
     """
     from experiments.runs.rundir import StoredRun
 
-    runs = [StoredRun(left), StoredRun(right)]
+    runs = StoredRun(left), StoredRun(right)
     # Directories may share their last name, so the whole path tells them apart.
     names = (str(left), str(right))
     recorded: list[dict[int, list[Record]]] = []
@@ -110,9 +111,9 @@ def compare_runs(left: Path, right: Path, *, progress: Callable[[int], object] |
         recorded.append(by_replication)
     found: list[str] = []
     compared = forgiven = 0
-    resampled = [run.summary.get("replication_kind") == "resampled" for run in runs]
     replications = sorted(recorded[0].keys() | recorded[1].keys())
-    if resampled[0] != resampled[1]:
+    resampled = only_resampled(*runs)
+    if resampled is not None:
         replications = replications[:1]
     for replication in replications:
         first, second = (histories(one.get(replication, [])) for one in recorded)
@@ -123,10 +124,8 @@ def compare_runs(left: Path, right: Path, *, progress: Callable[[int], object] |
         found.extend(prefix + line for line in lines)
         forgiven += count
     notes = []
-    if resampled[0] != resampled[1]:
-        notes.append(
-            f"only the file itself is compared: the other replications of {names[resampled[1]]} are resamples of it"
-        )
+    if resampled is not None:
+        notes.append(only_the_file(resampled))
     if forgiven:
         several = forgiven > 1
         what = f"{forgiven} rooms of a measured run were" if several else "1 room of a measured run was"

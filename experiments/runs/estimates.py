@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,9 +26,11 @@ from experiments.stats.intervals import (
     quantile,
     shares_across,
     unbounded,
+    wilson,
     within,
 )
-from experiments.stats.replicates import INDEPENDENT, Replicates
+from experiments.stats.paired import Difference, without_interval
+from experiments.stats.replicates import INDEPENDENT, Replicates, caution
 from protocol.observe.pooluse import PoolUse
 from protocol.topology import Side
 
@@ -94,6 +96,17 @@ class Figure:
         if self.extreme or (self.share and known in ({0.0}, {1.0})):
             return unbounded(replicates.value(values))
         return within(replicates.estimate(values, parts, positive=self.positive), 0.0, self.highest)
+
+    def of_difference(self, difference: Difference, replicates: Replicates = INDEPENDENT) -> Difference:
+        """A difference of two such figures, without its interval where that would claim to know too much.
+
+        That is where shares never varied, such as no failures on both sides, and at a file's highest point, of which
+        resamples know nothing.
+        """
+        never_varied = self.share and difference["low"] == difference["high"]
+        if never_varied or (self.extreme and replicates.resampled):
+            return without_interval(difference["first"], difference["second"], difference["pairs"])
+        return difference
 
 
 def _times(path: str, samples: Callable[[Replication], Samples]) -> list[Figure]:
@@ -206,3 +219,21 @@ FIGURES: tuple[Figure, ...] = (
     replace(_ENCODE_POOL[0], path=("utilisation", "encode_pool")),
 )
 """Every figure that carries an interval, in the order of summary.json."""
+
+
+RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
+"""Figures by which settings are chosen: those of which a sweep names the lowest, and on which a caution rests."""
+
+
+def caution_of(parts: Mapping[str, float | None]) -> str | None:
+    """A sentence where the latencies of a file are less sure than their intervals say, else None.
+
+    ``parts``: on how many independent spells of traffic each figure rests, by its name.
+    """
+    return caution(p99_parts=parts.get("latency_s.p99"), mean_parts=parts.get("latency_s.mean"))
+
+
+def deadlock_rate(deadlocks: int, replications: int, replicates: Replicates) -> Estimate:
+    """The share of replications that deadlocked; one alone and resamples of a file are no independent trials."""
+    rate = wilson(deadlocks, replications)
+    return unbounded(rate["value"]) if replications == 1 or replicates.resampled else rate

@@ -14,8 +14,9 @@ import numpy as np
 
 from experiments.errors import UserError
 from experiments.runs.estimates import FIGURES, Figure
+from experiments.runs.matching import only_resampled, only_the_file
 from experiments.runs.replication import Grid, Replication
-from experiments.stats.paired import Difference, paired, paired_in_run, without_interval
+from experiments.stats.paired import Difference, paired, paired_in_run
 from experiments.stats.replicates import INDEPENDENT, Replicates
 from experiments.text import table
 from experiments.units import format_duration
@@ -36,7 +37,7 @@ def compare_paired(first: Path, second: Path, *, progress: Callable[[int], objec
 
     ``differences`` has the places of summary.json, with a ``paired.Difference`` in each. ``requests``: how many were
     compared, and how many only one of the runs delivered. ``workload``: what the first says of them.
-    ``settings``: where the two configurations differ.
+    ``settings``: where the two configurations differ. ``notes``: what is left out, a sentence each.
     ``progress`` is told how many more events were read.
     Raises UserError, in one sentence, unless both ran the same requests.
     """
@@ -44,8 +45,10 @@ def compare_paired(first: Path, second: Path, *, progress: Callable[[int], objec
     from experiments.runs.rundir import StoredRun
 
     runs = StoredRun(first), StoredRun(second)
-    _check_same_requests(*runs)
-    replications = [replications_of(run, progress=progress) for run in runs]
+    resampled = only_resampled(*runs)
+    common = None if resampled is None else 1
+    _check_same_requests(*runs, common)
+    replications = [replications_of(run, progress=progress)[:common] for run in runs]
     pairs = [_matched(one, other) for one, other in zip(*replications, strict=False)]
     delivered = [[one.delivered() for one in side] for side in replications]
     only = [
@@ -66,6 +69,7 @@ def compare_paired(first: Path, second: Path, *, progress: Callable[[int], objec
             "delivered_only_by_second": only[1],
         },
         "settings": list(_settings(*runs)),
+        "notes": [] if resampled is None else [only_the_file(resampled)],
         "differences": differences,
     }
 
@@ -80,6 +84,7 @@ def paired_text(result: Mapping[str, Any]) -> str:
         f"first:  {result['first']}",
         f"second: {result['second']}",
         *(f"{one['name']}: {one['first']} -> {one['second']}" for one in result["settings"]),
+        *result["notes"],
         "",
     ]
     rows: list[tuple[str, ...]] = [("", "first", "second", "difference", "95 % interval", "", "variance")]
@@ -119,12 +124,8 @@ def _difference(figure: Figure, pairs: list[tuple[Replication, Replication]]) ->
         parts = [figure.parts(one) for one in pairs[0]] if replicates.resampled else []
         known = [part for part in parts if part is not None]
         difference = paired(firsts, seconds, replicates, min(known) if known else None, positive=figure.positive)
-        if figure.extreme and replicates.resampled:
-            return without_interval(difference["first"], difference["second"], difference["pairs"])
-    if figure.share and difference["low"] == difference["high"]:
-        # Shares that never varied, such as no failures on both sides, are not known without error.
-        return without_interval(difference["first"], difference["second"], difference["pairs"])
-    return difference
+        return figure.of_difference(difference, replicates)
+    return figure.of_difference(difference)
 
 
 def _replicates(pairs: list[tuple[Replication, Replication]]) -> Replicates:
@@ -142,13 +143,14 @@ def _common_grid(first: Replication, second: Replication) -> Grid | None:
     return Grid(step_s, min(int(grid.steps * grid.step_s // step_s) for grid in grids))
 
 
-def _check_same_requests(first: StoredRun, second: StoredRun) -> None:
+def _check_same_requests(first: StoredRun, second: StoredRun, most: int | None) -> None:
+    """Of the replications that both have, ``most`` at most, if any number is given."""
     tables = [_requests(run) for run in (first, second)]
     closed = all(run.config.workload.loop == "closed" for run in (first, second))
     same = SAME_COLUMNS[1:] if closed else SAME_COLUMNS
     counts = [int(one["replication"].nunique()) for one in tables]
     problem = f"RUN is {str(second.path)!r}, it must have the same requests as {str(first.path)!r}"
-    for number in range(min(counts)):
+    for number in range(min(counts))[:most]:
         mine, other = (one[one["replication"] == number].reset_index(drop=True) for one in tables)
         if len(mine) != len(other):
             raise UserError(f"{problem}, but replication {number} has {len(other)} of them instead of {len(mine)}")

@@ -66,21 +66,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.runs.capacity import evidence, judge
-from experiments.runs.estimates import FIGURES, Measure
+from experiments.runs.estimates import FIGURES, RANKED_FIGURES, Measure, caution_of, deadlock_rate
 from experiments.runs.failures import counted
 from experiments.runs.replication import NO_LIMITS, Replication
 from experiments.runs.rundir import SUMMARY_SCHEMA
 from experiments.stats.batching import (
     autocorrelation_time,
 )
-from experiments.stats.intervals import (
-    Estimate,
-    across_replications,
-    unbounded,
-    wilson,
-    within,
-)
-from experiments.stats.replicates import INDEPENDENT, caution
+from experiments.stats.intervals import Estimate, within
+from experiments.stats.replicates import INDEPENDENT
 from protocol.naming import put
 from protocol.status import FINAL, Status
 
@@ -117,19 +111,14 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
         put(summary, figure.path, known[figure.of].copy())
     summary["slo"]["limits"] = (replications[0].slo if replications else NO_LIMITS)._asdict()
     deadlocks = sum(one.deadlock for one in replications)
-    rate = wilson(deadlocks, len(replications))
-    if len(replications) == 1 or replicates.resampled:  # resamples are no independent trials
-        rate = unbounded(rate["value"])
     return {
         **summary,
         "capacity": judge([evidence(one) for one in judged]),
         "deadlock": deadlocks > 0,
-        "deadlock_rate": rate,
+        "deadlock_rate": deadlock_rate(deadlocks, len(replications), replicates),
         "warmup": {
             "discarded_requests": sum(min(one.warmup_requests, one.offered) for one in replications),
-            "mser5_requests": within(
-                replicates.estimate(cuts) if replicates.resampled else across_replications(cuts), 0.0
-            ),
+            "mser5_requests": within(replicates.estimate(cuts), 0.0),
             "mser5_unknown": cuts.count(None),
         },
         "invariant_violations": sum(one.violations for one in replications),
@@ -144,9 +133,8 @@ def summarise(replications: Sequence[Replication], *, kind: str, transport: str,
 
 def _of_resamples(replications: Sequence[Replication]) -> dict[str, Any]:
     """How the replications of a file are to be read, and what their intervals may lack."""
-    of = {figure.name: figure for figure in FIGURES}
-    rests_on = [of[name].parts(replications[0]) for name in ("latency_s.p99", "latency_s.mean")]
-    return replications[0].replicates.content() | {"caution": caution(*rests_on)}
+    rests_on = {figure.name: figure.parts(replications[0]) for figure in FIGURES if figure.name in RANKED_FIGURES}
+    return replications[0].replicates.content() | {"caution": caution_of(rests_on)}
 
 
 def each(replications: Sequence[Replication]) -> list[dict[str, Any]]:

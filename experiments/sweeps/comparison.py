@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.runs.capacity import combined
-from experiments.runs.estimates import FIGURES
+from experiments.runs.estimates import FIGURES, RANKED_FIGURES, caution_of, deadlock_rate
 from experiments.runs.failures import counted
-from experiments.stats.intervals import Estimate, across_replications, unbounded, wilson, within
-from experiments.stats.paired import Difference, paired_each, without_interval
-from experiments.stats.replicates import Replicates, caution
+from experiments.stats.intervals import Estimate, within
+from experiments.stats.paired import Difference, paired_each
+from experiments.stats.replicates import Replicates
 from experiments.stats.selection import possibly_lowest
 from experiments.sweeps.configuration import TIMES, flat_figures, is_estimate
 from experiments.sweeps.folder import (
@@ -23,11 +22,6 @@ from experiments.sweeps.grid import (
 )
 from experiments.sweeps.plan import Plan
 
-if TYPE_CHECKING:
-    pass
-
-RANKED_FIGURES = ("latency_s.p99", "latency_s.mean")
-"""Figures for which a sweep names the configurations that may be the lowest."""
 OF_SERVED = (*TIMES, "ttft_s")
 Parts = Mapping[str, float | None]
 """On how many independent spells of traffic figures rest, by their names."""
@@ -54,8 +48,7 @@ def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
         entry["replicates"] = None
         if replicates.resampled and plan.replications > 1:
             rests_on = {path: parts_of[configuration.number].get(path) for path in RANKED_FIGURES}
-            told = caution(*(rests_on[path] for path in RANKED_FIGURES))
-            entry["replicates"] = replicates.content() | {"caution": told, "spells": rests_on}
+            entry["replicates"] = replicates.content() | {"caution": caution_of(rests_on), "spells": rests_on}
         entry |= _combined(summaries[configuration.number], replicates, parts_of[configuration.number])
         entry["wall_s"] = sum(one["wall_s"] for one in parts[configuration.number])
         baseline = plan.baselines.get(configuration.number)
@@ -108,12 +101,11 @@ def _combined(summaries: Sequence[Any], replicates: Replicates, parts: Parts, pa
 
 def _across(path: str, values: Sequence[float | None], replicates: Replicates, parts: float | None) -> Estimate:
     if path == "deadlock_rate":
-        rate = wilson(sum(value == 1 for value in values), len(values))
-        return unbounded(rate["value"]) if replicates.resampled else rate
+        return deadlock_rate(sum(value == 1 for value in values), len(values), replicates)
     figure = _FIGURES.get(path)
     if figure is not None:
         return figure.across(values, replicates, parts)
-    return within(replicates.estimate(values) if replicates.resampled else across_replications(values), 0.0, math.inf)
+    return within(replicates.estimate(values), 0.0)
 
 
 def _differences(
@@ -137,8 +129,7 @@ def _differences(
     names = [figure.name for figure in FIGURES]
     found = paired_each(values, replicates, [parts.get(name) for name in names], [one.positive for one in FIGURES])
     for figure, one in zip(FIGURES, found, strict=True):
-        hidden = figure.extreme and replicates.resampled and one["low"] is not None
-        yield figure.name, without_interval(one["first"], one["second"], one["pairs"]) if hidden else one
+        yield figure.name, figure.of_difference(one, replicates)
 
 
 def _all_delivered(figures: Mapping[str, float | None]) -> bool:

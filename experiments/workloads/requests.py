@@ -6,9 +6,10 @@ configuration and replication give the same requests, whatever the protocol sett
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -143,7 +144,28 @@ def resampling_of(config: Config) -> Resampling | NoResampling | None:
         for number, one in enumerate(listed):
             if getattr(one, "room", None) is not None:
                 return NoResampling(f"{name}.{number}.room is one of its requests, and a resample has others")
-    return plan_resampling(file_columns(workload), closed=workload.loop == "closed")
+    decides = workload.model_dump_json(include={"file", "options", "requests", "rate_rps", "rate_scale", "loop"})
+    return _planned(_Planned(f"{decides} {states_of_files(workload)}", workload))
+
+
+def states_of_files(workload: Workload) -> str:
+    """Its files with the time and the size that each has now, since files may change while we run."""
+    states = [(name, Path(name).stat()) for name in workload.input_files()]
+    return json.dumps([(name, state.st_mtime_ns, state.st_size) for name, state in states])
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A workload that is told from others by what decides how it is resampled."""
+
+    decides: str
+    workload: Workload = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _planned(what: _Planned) -> Resampling | NoResampling:
+    """A run asks several times: to check, to count, and for every replication."""
+    return plan_resampling(file_columns(what.workload), closed=what.workload.loop == "closed")
 
 
 def replicates_of(config: Config) -> Replicates:

@@ -12,11 +12,10 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sized
-from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from experiments.config.schema import Config
-from experiments.workloads.requests import count_requests, make_columns, make_requests, requests_from
+from experiments.workloads.requests import count_requests, make_columns, make_requests, requests_from, states_of_files
 from protocol.emulation.requests import Request
 from sim.workload import Columns, joined
 
@@ -83,8 +82,6 @@ class _Last(Generic[Rows]):
 
 def drawn_from(config: Config, replication: int) -> str:
     """All that the requests of a replication depend on, apart from the instances that they go to."""
-    # A configuration says how many are under way at a time beside what is drawn, and files may change while we run.
+    # A configuration says how many are under way at a time beside what is drawn.
     workload = config.workload.model_dump_json(exclude={"concurrency"})
-    states = [(name, Path(name).stat()) for name in config.workload.input_files()]
-    files = [(name, state.st_mtime_ns, state.st_size) for name, state in states]
-    return json.dumps([workload, config.run.seed, replication, files])
+    return json.dumps([workload, config.run.seed, replication, states_of_files(config.workload)])

@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import UserError
 from experiments.figures.curves import curve_of, lines_of
+from experiments.runs.equality import compare_runs
+from experiments.runs.estimates import FIGURES, caution_of, deadlock_rate
+from experiments.runs.paired import compare_paired, paired_text
 from experiments.stats.intervals import half_width, t_quantile
 from experiments.stats.paired import paired
 from experiments.stats.replicates import INDEPENDENT, Replicates, caution, replicates_from
 from experiments.stats.selection import possibly_lowest
 from experiments.sweeps.sweep import read_sweep
+from experiments.workloads import requests
 from experiments.workloads.loading import load
 from experiments.workloads.requests import (
     DEFAULT_REPLICATIONS,
@@ -214,6 +221,29 @@ def test_a_warm_up_must_leave_requests_in_every_resample(tmp_path: Path) -> None
     check_requests(load("quickstart", [*given, f"run.warmup_requests={fewest - 1}"]), "sim")
 
 
+def test_how_a_file_is_resampled_is_found_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
+
+    def plan(columns: Columns, *, closed: bool) -> Resampling | NoResampling:
+        planned.append(len(columns))
+        return plan_resampling(columns, closed=closed)
+
+    monkeypatch.setattr(requests, "plan_resampling", plan)
+    file = write(tmp_path / "mine.csv", traffic(500))
+    config = load("quickstart", [f"workload.file={file}"])
+    check_requests(config, "sim")
+    counts = [count_requests(config, number) for number in range(20)]
+    assert counts == [len(joined(make_columns(config, number))) for number in range(20)]
+    assert planned == [500]
+    # What is decided otherwise is another plan, and so is that of a file that has changed.
+    scaled = load("quickstart", [f"workload.file={file}", "workload.rate_scale=2"])
+    count_requests(scaled, 1)
+    assert planned == [500, 500]
+    write(file, traffic(300))
+    count_requests(config, 1)
+    assert planned == [500, 500, 300]
+
+
 def test_the_spread_of_resamples_is_the_standard_error_itself() -> None:
     values = [10.0, 9.0, 11.0, 12.0, 8.0]
     spread = RESAMPLED.spread(values)
@@ -310,6 +340,58 @@ def test_a_caution_says_where_intervals_are_too_narrow() -> None:
     assert "rests on about 4 busy spells" in str(caution(4.2, 30.0))
     assert "short against how long its latencies remember" in str(caution(4.2, 4.0))
     assert caution(None, None) is None
+
+
+def test_a_caution_and_deadlocks_are_of_what_they_are_called() -> None:
+    assert str(caution_of({"latency_s.mean": 3.0, "latency_s.p99": 100.0})).startswith("the file is short against")
+    assert str(caution_of({"latency_s.p99": 3.0, "latency_s.mean": 100.0})).startswith("the p99 of the latencies rests")
+    assert caution_of({"latency_s.p99": 100.0, "latency_s.mean": 100.0}) is None
+    resampled = Replicates("resampled", 20, 7)
+    assert deadlock_rate(1, 4, INDEPENDENT)["low"] is not None
+    assert deadlock_rate(1, 4, resampled) == {"value": 0.25, "low": None, "high": None}
+    assert deadlock_rate(1, 1, INDEPENDENT) == {"value": 1.0, "low": None, "high": None}
+
+
+def test_a_difference_has_no_interval_that_claims_to_know_too_much() -> None:
+    of = {figure.name: figure for figure in FIGURES}
+    resampled = Replicates("resampled", 20, 7)
+    varied, same = paired([0.1, 0.2, 0.4], [0.2, 0.5, 0.7]), paired([0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
+    assert same["low"] == same["high"] == 0.0
+    peak, failed, mean = of["language_pool.peak_occupancy"], of["failure_rate"], of["latency_s.mean"]
+    assert peak.of_difference(varied, resampled)["low"] is None  # of which resamples know nothing
+    assert peak.of_difference(varied, INDEPENDENT) == varied
+    assert failed.of_difference(varied, resampled) == varied
+    assert failed.of_difference(same)["low"] is None  # shares that never varied are not known without error
+    assert failed.of_difference(same)["value"] == 0.0
+    assert mean.of_difference(same) == same  # the same requests at the same times
+
+
+def test_runs_of_which_one_is_resampled_are_compared_by_the_file_itself(bufferlab: Any, folder: Path) -> None:
+    write(folder / "mine.csv", traffic(250))
+    given = ("--set", "workload.file=mine.csv", "--no-plots")
+    assert bufferlab("sim", "quickstart", *given, "--replications", 3, "--out", "resampled").status == 0
+    # What a measured run does, which meets the file itself again and again.
+    for name, tokens in (("again", 1024), ("other", 8192)):
+        settings = (*given, "--replications", 2, "--set", f"protocol.sizing.tokens={tokens}")
+        assert bufferlab("sim", "quickstart", *settings, "--out", name).status == 0
+        path = folder / name
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps(summary | {"replication_kind": "independent"}))
+        for table in ("requests.parquet", "events.parquet"):
+            rows = pq.read_table(path / table)
+            first = rows.filter(pc.equal(rows["replication"], 0))
+            place = rows.schema.get_field_index("replication")
+            second = first.set_column(place, "replication", pa.array([1] * len(first), pa.int32()))
+            pq.write_table(pa.concat_tables([first, second]), path / table)
+    note = "only the file itself is compared: the other replications of resampled are resamples of it"
+    equal = compare_runs(folder / "again", Path("resampled"))
+    assert (equal["equal"], equal["notes"]) == (True, [note])
+    for sides in (("resampled", "other"), ("other", "resampled")):
+        result = compare_paired(*map(Path, sides))
+        assert (result["replications"], result["notes"], result["requests"]["compared"]) == (1, [note], 250)
+        assert note in paired_text(result)
+    both = compare_paired(Path("again"), Path("other"))
+    assert (both["replications"], both["notes"]) == (2, [])
 
 
 def test_what_is_stored_of_the_kind_is_read_again() -> None:

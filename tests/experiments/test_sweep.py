@@ -275,6 +275,9 @@ def test_differences_are_paired(done: Path) -> None:
     for name, value in difference.items():
         assert entry["differences"]["latency_s.p99"][name] == pytest.approx(value)
     assert "differences" not in sweep.report["configurations"][0]
+    # Nothing failed on either side, which is not known to be so for ever.
+    failed = entry["differences"]["failure_rate"]
+    assert (failed["value"], failed["low"], failed["significant"]) == (0.0, None, None)
 
 
 def test_quantiles_are_those_of_the_rows(done: Path) -> None:
