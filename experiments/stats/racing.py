@@ -25,8 +25,11 @@ where it is better than all others by the indifference; this one promises the se
 ``tools/race_table.py``, which measures both.
 
 Two assumptions are left. Differences are taken to be normal; the tool measures what becomes of the promise where they
-are skewed. And replications are independent, unless ``kind`` says "resampled": then replication 0 is the file itself
-and the others are resamples of it, whose spread is the standard error itself and does not shrink (``replicates``).
+are skewed. And replications are independent, unless ``replicates`` says that they are resamples: then replication 0 is
+the file itself and the others are made of it, and their spread is the standard error itself and does not shrink.
+
+The *differences* of all settings to the leader with intervals that hold together are another question, which nothing
+above rests on (``Race.differences``). The leader leads by its luck as well, so they count all pairs of settings.
 
 A race reads no files and runs nothing: ask what is ``wanted``, run it in any order, ``take`` the values, ask again.
 """
@@ -43,10 +46,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.intervals import Samples
-from experiments.stats.paired import Difference, paired_each, without_interval
+from experiments.stats.paired import Difference, without_interval
 from experiments.stats.replicates import INDEPENDENT, Replicates, ReplicationKind
 
-Kind = ReplicationKind
 Ended = Literal["running", "one-left", "settled", "spent", "all-unfit"]
 """Why a race is over: one setting is left; all that are left are settled; the replications are spent; none is fit."""
 STAGE_GROWTH = 1.3
@@ -55,7 +57,7 @@ STAGE_GROWTH = 1.3
 EARLY_SHARE = 0.1
 """What all looks before the last may spend of the chance to be wrong, where replications are resamples: they only drop
 clear losers, since more resamples tell no more about the file."""
-LEAST: dict[Kind, int] = {"independent": 2, "resampled": 4}
+LEAST: dict[ReplicationKind, int] = {"independent": 2, "resampled": 4}
 """The smallest first stage: a spread takes two values, and with resamples replication 0 is no part of it."""
 MOST_PAIRS = 1000
 """For so many pairs of settings the quantile of the largest difference is computed; for more it is Bonferroni's."""
@@ -70,17 +72,14 @@ class Verdict:
     ``best``: the setting with the lowest mean among those that all its rivals were compared with; None before the first
     look, and where none is fit. ``kept``: the settings that may be the best, with ``best``, in order of number.
     ``dropped``: after how many replications each of the others was found worse than another one. ``unfit``: the first
-    replication in which a setting was. ``differences``: setting − best, positive where the setting is worse, with
-    two-sided intervals that hold together, all pairs of settings and all looks counted: ``best`` leads by its luck as
-    well, and an interval that forgets this leaves the truth out too often. ``short_of_best``: by how much ``best`` may
-    be worse than the best there is, at most, with ``certainty``; None before the first look. ``runs``: values taken.
+    replication in which a setting was. ``short_of_best``: by how much ``best`` may be worse than the best there is, at
+    most, with ``certainty``; None before the first look. ``runs``: values taken.
     """
 
     best: int | None
     kept: tuple[int, ...]
     dropped: dict[int, int]
     unfit: dict[int, int]
-    differences: dict[int, Difference]
     short_of_best: float | None
     ended: Ended
     certainty: float
@@ -91,9 +90,10 @@ class Verdict:
 class Race:
     """A race of ``settings`` settings; see the module.
 
-    ``indifference`` is absolute, in units of the figure. ``replicates`` says more of resamples than ``kind`` does: how
-    many blocks they are made of, which limits how well their spread is known. ``first`` is how many replications every
-    setting gets before the first look, ``most`` how many any gets; of a file, that counts replication 0.
+    ``indifference`` is absolute, in units of the figure. ``replicates`` says what replications are to one another, and
+    of resamples how many blocks they are made of, which limits how well their spread is known. ``first`` is how many
+    replications every setting gets before the first look, ``most`` how many any gets; of a file, that counts
+    replication 0.
     """
 
     def __init__(
@@ -102,7 +102,6 @@ class Race:
         *,
         certainty: float = 0.95,
         indifference: float = 0.0,
-        kind: Kind = "independent",
         replicates: Replicates = INDEPENDENT,
         first: int = 5,
         most: int = 40,
@@ -113,13 +112,11 @@ class Race:
             raise ValueError(f"certainty is {certainty}, it must be at least 0.5 and below 1")
         if not 0 <= indifference < math.inf:
             raise ValueError(f"indifference is {indifference}, it must be 0 or a positive number")
-        if kind not in LEAST:
-            raise ValueError(f"kind is {kind!r}, it must be one of {', '.join(map(repr, LEAST))}")
-        if not LEAST[kind] <= first <= most:
-            raise ValueError(f"first is {first} and most is {most}, it must be {LEAST[kind]} <= first <= most")
-        self.settings, self.certainty, self.indifference, self.kind = settings, certainty, indifference, kind
-        # Of a file whose blocks are not known, as many as there are resamples.
-        self.replicates = replicates if replicates.kind == kind else Replicates(kind)
+        least = LEAST[replicates.kind]
+        if not least <= first <= most:
+            raise ValueError(f"first is {first} and most is {most}, it must be {least} <= first <= most")
+        self.settings, self.certainty, self.indifference = settings, certainty, indifference
+        self.replicates = replicates
         self.looks = _looks(first, most)
         self._values: Samples = np.full((settings, most), np.nan)
         self._taken = np.zeros((settings, most), dtype=bool)
@@ -174,7 +171,6 @@ class Race:
             kept=standing.kept,
             dropped=dict(standing.dropped),
             unfit=dict(self._unfit),
-            differences=self._differences(standing),
             short_of_best=self._short_of_best(standing),
             ended=standing.ended,
             certainty=self.certainty,
@@ -227,7 +223,7 @@ class Race:
     def _centre(self, setting: int, count: int) -> float:
         """What a setting is estimated at from its first ``count`` replications."""
         values = self._values[setting, :count]
-        return float(values[0]) if self.kind == "resampled" else math.fsum(values.tolist()) / count
+        return float(values[0]) if self.replicates.resampled else math.fsum(values.tolist()) / count
 
     def _dropped(self, lower: Samples) -> dict[int, int]:
         """After how many replications each setting was worse than some other one, of those that are fit."""
@@ -273,7 +269,7 @@ class Race:
 
     def _tail(self, place: int) -> float:
         """What one look may spend of the chance to be wrong, on all comparisons of one setting."""
-        if self.kind == "independent":
+        if not self.replicates.resampled:
             return (1 - self.certainty) / len(self.looks)
         before = len(self.looks) - 1
         if place < before:
@@ -283,7 +279,7 @@ class Race:
     def _factor(self, differences: Samples, place: int) -> float:
         """How many standard errors a bound is away, for all differences of one setting to others at a look."""
         others, tail = max(self.settings - 1, 1), self._tail(place)
-        if self.kind == "resampled" and place == len(self.looks) - 1:
+        if self.replicates.resampled and place == len(self.looks) - 1:
             return largest_t(
                 differences[:, 1:], tail, freedom=self._freedom(place), absent=others - (len(differences) - 1)
             )
@@ -292,7 +288,7 @@ class Race:
     def _pair_factor(self, values: Samples, place: int) -> float:
         """The same to both sides, for the differences of all pairs: whichever setting leads was picked by its luck."""
         pairs, tail = max(self.settings * (self.settings - 1), 2), self._tail(place)
-        if self.kind == "resampled" and place == len(self.looks) - 1 and len(values) ** 2 <= MOST_PAIRS:
+        if self.replicates.resampled and place == len(self.looks) - 1 and len(values) ** 2 <= MOST_PAIRS:
             first, second = np.nonzero(~np.eye(len(values), dtype=bool))
             return largest_t(
                 values[first, 1:] - values[second, 1:],
@@ -304,14 +300,20 @@ class Race:
 
     def _freedom(self, place: int) -> float:
         count = self.looks[place]
-        return self.replicates.freedom(count - 1) if self.kind == "resampled" else count - 1
+        return self.replicates.freedom(count - 1) if self.replicates.resampled else count - 1
 
     # --- reporting ---
 
-    def _differences(self, standing: Standing) -> dict[int, Difference]:
-        if standing.best is None:
+    def differences(self) -> dict[int, Difference]:
+        """setting − best of every fit setting, positive where it is worse, with two-sided intervals that hold together.
+
+        All pairs of settings and all looks are counted: the best one leads by its luck as well, and an interval that
+        forgets this leaves the truth out too often. No verdict rests on them, and they are wide.
+        """
+        self.wanted()  # judges a stage that is whole
+        best = self._standing.best
+        if best is None:
             return {}
-        best = standing.best
         found: dict[int, Difference] = {}
         for count in sorted(set(self._judged.tolist()) - {0}):
             rows = [one for one in range(self.settings) if self._judged[one] >= count and one not in self._unfit]
@@ -325,19 +327,18 @@ class Race:
         first = self._values[best, :count]
         centres, errors = _centres_and_errors(values - first, self.replicates)
         halves = self._pair_factor(values, self.looks.index(count)) * errors
-        if self.kind == "independent":
-            known = paired_each([(first.tolist(), one) for one in values.tolist()])
-        else:
-            known = [without_interval(float(first[0]), float(one[0]), count - 1) for one in values]
+        resampled = self.replicates.resampled
+        levels = values[:, 0] if resampled else values.mean(axis=1)
+        own = float(first[0] if resampled else first.mean())
         return {
             number: {
-                **difference,
+                **without_interval(own, level, count - resampled),
                 "value": value,
                 "low": value - half,
                 "high": value + half,
                 "significant": abs(value) > half,
             }
-            for number, difference, value, half in zip(rows, known, centres.tolist(), halves.tolist(), strict=True)
+            for number, level, value, half in zip(rows, levels.tolist(), centres.tolist(), halves.tolist(), strict=True)
             if number != best
         }
 

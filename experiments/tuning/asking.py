@@ -12,8 +12,8 @@ from typing import Any
 
 from experiments.config.build import NAME_DIGITS
 from experiments.errors import UserError
-from experiments.stats.racing import LEAST, Kind
-from experiments.stats.replicates import INDEPENDENT, Replicates
+from experiments.stats.racing import LEAST
+from experiments.stats.replicates import INDEPENDENT, Replicates, ReplicationKind
 from experiments.sweeps.folder import code_digest
 from experiments.tuning.base import Asked, Base, make_base
 from experiments.tuning.bounds import Demand, demand_of
@@ -64,7 +64,7 @@ class Question:
         return {one.number: one for one in self.space.settings}
 
     @property
-    def kind(self) -> Kind | None:
+    def kind(self) -> ReplicationKind | None:
         """The kind of the replications."""
         return None if self.replicates is None else self.replicates.kind
 

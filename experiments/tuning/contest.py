@@ -214,7 +214,6 @@ def race(
             len(racing),
             certainty=certainty,
             indifference=indifference_s,
-            kind=replicates.kind,
             replicates=replicates,
             first=first,
             most=most,

@@ -4,9 +4,10 @@ Settings that cannot be told apart from the best, and are not estimated to be wo
 indifference, give two candidates: the one with the fewest changes among those of the best one's memory, and the
 *cheaper* one, with the least memory of all. Both are held against today's setting once more, in replications that had
 no part in their choice where there are any: the best of many looks better than it is. A change is recommended for its
-own sake where it is better there, with its interval, by more than the indifference; else today's setting stays. The
-cheaper one takes the place of that only if the interval says that it is not worse by more than the indifference: an
-estimate alone says too little, since what cannot be told apart may be much worse.
+own sake only if the interval there leaves out 0 and the estimate is beyond the indifference; else today's setting
+stays. (Of a file there are no other replications, so there the 95 % is that of one comparison and not of the best of
+many.) The cheaper one takes the place of that only if the interval says that it is not worse by more than the
+indifference: an estimate alone says too little, since what cannot be told apart may be much worse.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 *Break points.* One thing at a time is scaled away from what the configuration says, to either side. Halfway and at the
 end of the range every rival runs once on the same requests. Those that look best there are held against the recommended
-setting by paired differences, and if the interval says that one of them is better by more than the indifference,
-bisection looks for where that begins. The break lies between the last factor at which the interval says that the
-recommendation holds and the first at which it says that a rival is better. The number of runs is bounded
-(``most_runs``).
+setting by paired differences, in replications that did not pick them (of a file in the same: there are no others), and
+if the interval says that one of them is better by more than the indifference, bisection looks for where that begins.
+The break lies between the last factor at which the interval says that the recommendation holds and the first at which
+it says that a rival is better. Each interval is at 95 % by itself. The number of runs is bounded (``most_runs``).
 
 *Screening.* The elementary effects of Morris (1991, Technometrics 33(2), 161-174; the mean of their sizes: Campolongo,
 Cariboni and Saltelli 2007, Environmental Modelling & Software 22(10)), by SALib: everything is scaled at once, on a
@@ -46,6 +46,8 @@ MOST_RIVALS = 24
 """Settings that are tried halfway and at the ends of the ranges: those that came nearest to the best one."""
 HELD = 2
 """Of these, how many are held against the recommended setting, there and at each step."""
+PICKED_IN = range(1)
+"""The replication that picks rivals, and that the screening is made in."""
 REPLICATIONS = 8
 STEPS = 5
 """Halvings of a range on a logarithmic scale: a break is found to within 1/32 of it."""
@@ -73,15 +75,15 @@ class Bench:
             self.runs.settings[self._numbers[name]] = replace(setting, config=config, fingerprint=name)
         return self._numbers[name]
 
-    def get(self, pairs: Iterable[tuple[Setting, WhatIf | None]], replications: int) -> None:
+    def get(self, pairs: Iterable[tuple[Setting, WhatIf | None]], replications: range) -> None:
         """Make all these runs, side by side."""
         numbers = dict.fromkeys(self.number(*pair) for pair in pairs)
-        self.runs.get([(number, one) for one in range(replications) for number in numbers], STAGE)
+        self.runs.get([(number, one) for one in replications for number in numbers], STAGE)
 
-    def values(self, setting: Setting, what_if: WhatIf | None, replications: int) -> list[float | None]:
+    def values(self, setting: Setting, what_if: WhatIf | None, replications: range) -> list[float | None]:
         """The objective in every replication, None where a request was not served."""
         number = self.number(setting, what_if)
-        rows = (self.runs.row(number, one) for one in range(replications))
+        rows = (self.runs.row(number, one) for one in replications)
         return [None if row is None else figure_of(row, self.question.objective) for row in rows]
 
 
@@ -99,7 +101,7 @@ def examine(question: Question, runs: Runs, content: Mapping[str, Any]) -> dict[
     return {
         "breaks": breaks,
         "screening": _screening(bench, chosen, rivals),
-        "replications": _replications(question),
+        "replications": len(_held_in(question)),
         "most_runs": most_runs(question, len(rivals)),
         "runs": len(bench.runs.all()),
     }
@@ -107,13 +109,19 @@ def examine(question: Question, runs: Runs, content: Mapping[str, Any]) -> dict[
 
 def most_runs(question: Question, rivals: int) -> int:
     """How many runs all of it takes at most."""
-    count = _replications(question)
+    count = len(_held_in(question))
     ends = 2 * len(RANGES)
     return ends * (2 * (rivals + 1) + (STEPS + 2) * (HELD + 1) * count) + 2 * TRAJECTORIES * (len(SCREENED) + 1)
 
 
-def _replications(question: Question) -> int:
-    return 1 if question.kind is None else min(question.most, REPLICATIONS)
+def _held_in(question: Question) -> range:
+    """The replications in which rivals are held against the recommended setting: others than the one that picked them,
+    where replications are drawn anew.
+    """
+    if question.kind is None:
+        return PICKED_IN
+    count = min(question.most, REPLICATIONS)
+    return range(1, count + 1) if question.kind == "independent" else range(count)
 
 
 def _rivals(question: Question, content: Mapping[str, Any]) -> list[Setting]:
@@ -173,7 +181,7 @@ def _break(
     indifference_s = content["indifference"]
     for far in (math.sqrt(end), end):
         there = WhatIf((Change(word, far),))
-        bench.get([(one, there) for one in (chosen, *rivals)], 1)
+        bench.get([(one, there) for one in (chosen, *rivals)], PICKED_IN)
         held = _best_at(bench, rivals, there)
         reached = _stand(bench, chosen, held, there)
         if reached.surely_broken(indifference_s):
@@ -201,8 +209,8 @@ def _break(
         return abs(math.log(factor))
 
     # The last factor that surely holds before the first that is surely lost.
-    first_lost = min(lost, key=distance, default=None)
-    before = [one for one in sure if first_lost is None or distance(one) < distance(first_lost)]
+    first_lost = min(lost, key=distance)  # the end itself is one
+    before = [one for one in sure if distance(one) < distance(first_lost)]
     return {
         **found,
         "holds_to": math.exp(good),
@@ -224,19 +232,21 @@ def _other(chosen: Setting, rival: Setting) -> dict[str, Any]:
 
 def _best_at(bench: Bench, rivals: Sequence[Setting], what_if: WhatIf) -> list[Setting]:
     """The rivals that look best there."""
-    values = [(value, one.number, one) for one in rivals if (value := bench.values(one, what_if, 1)[0]) is not None]
+    values = [
+        (value, one.number, one) for one in rivals if (value := bench.values(one, what_if, PICKED_IN)[0]) is not None
+    ]
     return [one for _, _, one in sorted(values, key=lambda entry: entry[:2])[:HELD]]
 
 
 def _stand(bench: Bench, chosen: Setting, rivals: Sequence[Setting], what_if: WhatIf) -> Standing:
     """The recommended setting against rivals, by paired differences."""
     question = bench.question
-    count = _replications(question)
-    bench.get([(one, what_if) for one in (chosen, *rivals)], count)
-    own = bench.values(chosen, what_if, count)
+    held_in = _held_in(question)
+    bench.get([(one, what_if) for one in (chosen, *rivals)], held_in)
+    own = bench.values(chosen, what_if, held_in)
     best: tuple[float, Estimate, Setting] | None = None
     for rival in rivals:
-        other = bench.values(rival, what_if, count)
+        other = bench.values(rival, what_if, held_in)
         if any(value is None for value in other):
             continue
         if any(value is None for value in own):
@@ -272,8 +282,8 @@ def _screening(bench: Bench, chosen: Setting, rivals: Sequence[Setting]) -> dict
         for point in points.tolist()
     ]
     settings = [chosen, *rivals[:1]]
-    bench.get([(one, what_if) for what_if in scaled for one in settings], 1)
-    figures = [[bench.values(one, what_if, 1)[0] for what_if in scaled] for one in settings]
+    bench.get([(one, what_if) for what_if in scaled for one in settings], PICKED_IN)
+    figures = [[bench.values(one, what_if, PICKED_IN)[0] for what_if in scaled] for one in settings]
     found: dict[str, Any] = {"runs": len(scaled) * len(settings), "within": {word: SCREENED[word] for word in words}}
     lost = sum(value is None for values in figures for value in values)
     if lost:
@@ -346,7 +356,6 @@ def _side(one: Mapping[str, Any]) -> str:
             f"no rival can be told to be better {'down' if down else 'up'} to {one['to']:g}×, as far as was tried{more}"
         )
     sure, lost = one["between"]
-    until = "" if lost is None else f" (between {sure:.3g}× and {lost:.3g}×)"
     fields = ", ".join(f"{short_change(name)} {plain(value)}" for name, value in (one["winner"] or {}).items())
     won = "serves what it does not" if one["unserved"] else f"wins by {signed_estimate(one['by']).lstrip('+')}"
-    return f"holds {'down' if down else 'up'} to {one['holds_to']:.3g}×{until}; at {one['to']:g}× {fields} {won}"
+    return f"surely holds to {sure:.3g}×, surely lost at {lost:.3g}×; at {one['to']:g}× {fields} {won}"

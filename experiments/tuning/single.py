@@ -34,7 +34,7 @@ def compare(
     kept = tuple(place for place in fit if values[place] <= allowed)
     dropped = {place: 1 for place, value in values.items() if value > allowed}
     verdict = Verdict(
-        best=best, kept=kept, dropped=dropped, unfit=unfit, differences={}, short_of_best=0.0,
+        best=best, kept=kept, dropped=dropped, unfit=unfit, short_of_best=0.0,
         ended="settled" if len(kept) > 1 else "one-left", certainty=1.0, indifference=indifference_s,
         runs=len(numbers),
     )  # fmt: skip

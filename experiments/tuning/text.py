@@ -297,6 +297,11 @@ def sure_text(content: Mapping[str, Any]) -> str:
     least += _of_finalists(content)
     if content["replication_kind"] == "resampled":
         least += " Intervals say how far the truth may be from what the file says."
+        if content["changes"]:
+            least += (
+                " What the change brings is told by the resamples that chose it, so it may look better than it is: its "
+                "95 % is that of one comparison, not of the best of many."
+            )
     return least
 
 

@@ -16,8 +16,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 import race_table  # type: ignore[import-not-found]
 
 
-def raced(values: np.ndarray, order: np.random.Generator | None = None, **options: object) -> Verdict:
-    """The verdict over these values, taken stage by stage in any order; NaN stands for unfit."""
+def finished(values: np.ndarray, order: np.random.Generator | None = None, **options: object) -> Race:
+    """A race over these values, taken stage by stage in any order; NaN stands for unfit."""
     race = Race(len(values), **{"first": 4, "most": values.shape[1], **options})  # type: ignore[arg-type]
     while wanted := race.wanted():
         if order is not None:
@@ -25,7 +25,15 @@ def raced(values: np.ndarray, order: np.random.Generator | None = None, **option
         for setting, replication in wanted:
             value = float(values[setting, replication])
             race.take(setting, replication, None if np.isnan(value) else value)
-    return race.verdict()
+    return race
+
+
+def raced(values: np.ndarray, order: np.random.Generator | None = None, **options: object) -> Verdict:
+    """The verdict of such a race."""
+    return finished(values, order, **options).verdict()
+
+
+RESAMPLED = Replicates("resampled")
 
 
 # --- the promise, where the truth is known ---
@@ -73,7 +81,7 @@ def test_the_table_screens_as_sim_tools_does() -> None:
 def test_resamples_of_a_file_keep_the_best_setting_as_often_as_promised(gap: float) -> None:
     # With a probability of 95 % each, fewer than 50 of 60 come out in 1 of 5,000 such tests.
     verdicts = [
-        raced(race_table.file_values(8, 24, gap, np.random.default_rng([5, repeat])), kind="resampled", first=8)
+        raced(race_table.file_values(8, 24, gap, np.random.default_rng([5, repeat])), replicates=RESAMPLED, first=8)
         for repeat in range(60)
     ]
     assert sum(0 in verdict.kept for verdict in verdicts) >= 50
@@ -82,23 +90,24 @@ def test_resamples_of_a_file_keep_the_best_setting_as_often_as_promised(gap: flo
     assert sum((verdict.best != 0) * gap <= verdict.short_of_best for verdict in verdicts) >= 50  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("kind", ["independent", "resampled"])
-def test_the_differences_to_the_one_that_leads_hold_together_where_all_are_as_good(kind: str) -> None:
+@pytest.mark.parametrize("replicates", [Replicates(), RESAMPLED], ids=lambda one: one.kind)
+def test_the_differences_to_the_one_that_leads_hold_together_where_all_are_as_good(replicates: Replicates) -> None:
     # The hardest case: whichever leads does so by luck alone. At 95 %, fewer than 50 of 60 come out in 1 of 5,000.
     held = 0
     for repeat in range(60):
         rng = np.random.default_rng([6, repeat])
-        values = race_table.file_values(10, 20, 0.0, rng) if kind == "resampled" else rng.standard_normal((10, 12))
-        verdict = raced(values, kind=kind)
-        held += all(d["low"] <= 0 <= d["high"] for d in verdict.differences.values())  # type: ignore[operator]
+        values = race_table.file_values(10, 20, 0.0, rng) if replicates.resampled else rng.standard_normal((10, 12))
+        differences = finished(values, replicates=replicates).differences()
+        assert len(differences) == 9
+        held += all(d["low"] <= 0 <= d["high"] for d in differences.values())  # type: ignore[operator]
     assert held >= 50
 
 
 def test_resamples_do_not_make_a_file_longer() -> None:
     # The spread of resamples is the standard error itself: four times as many tell no more about a difference.
     values = race_table.file_values(2, 160, 0.0, np.random.default_rng(1))
-    few, many = (raced(values[:, :count], kind="resampled", first=count) for count in (41, 161))
-    (first,), (second,) = (tuple(verdict.differences.values()) for verdict in (few, many))
+    few, many = (finished(values[:, :count], replicates=RESAMPLED, first=count) for count in (41, 161))
+    (first,), (second,) = (tuple(race.differences().values()) for race in (few, many))
     assert first["value"] == second["value"]
     assert 0.7 < (second["high"] - second["low"]) / (first["high"] - first["low"]) < 1.4  # type: ignore[operator]
 
@@ -116,8 +125,7 @@ def test_a_race_and_an_interval_have_the_same_standard_error(replicates: Replica
 def test_a_file_of_few_blocks_is_known_less_well_than_its_resamples_alone_would_have_it() -> None:
     values = race_table.file_values(4, 40, 0.5, np.random.default_rng(1))
     few, many = (
-        raced(values, kind="resampled", replicates=Replicates("resampled", blocks=blocks)).differences
-        for blocks in (4, 1000)
+        finished(values, replicates=Replicates("resampled", blocks=blocks)).differences() for blocks in (4, 1000)
     )
     for one in few:
         assert few[one]["high"] - few[one]["low"] > many[one]["high"] - many[one]["low"]  # type: ignore[operator]
@@ -137,16 +145,16 @@ def test_the_largest_of_correlated_variables_needs_less_than_bonferroni() -> Non
 # --- what holds of any race ---
 
 VALUES = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(6, 14)), elements=st.integers(-20, 20).map(float))
-KINDS = st.sampled_from(["independent", "resampled"])
+KINDS = st.sampled_from([Replicates(), RESAMPLED])
 
 
 @given(VALUES, KINDS, st.floats(0, 10))
 @settings(max_examples=60, deadline=None)
 def test_a_setting_that_is_best_in_every_replication_is_never_dropped(
-    values: np.ndarray, kind: str, indifference: float
+    values: np.ndarray, replicates: Replicates, indifference: float
 ) -> None:
     values = np.vstack([values, values.min(axis=0) - 0.5])
-    verdict = raced(values, kind=kind, indifference=indifference)
+    verdict = raced(values, replicates=replicates, indifference=indifference)
     assert verdict.best == len(values) - 1
     assert verdict.best in verdict.kept
 
@@ -154,28 +162,30 @@ def test_a_setting_that_is_best_in_every_replication_is_never_dropped(
 @given(VALUES, KINDS, st.floats(0, 10), st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
 def test_the_verdict_depends_neither_on_the_order_of_values_nor_on_that_of_settings(
-    values: np.ndarray, kind: str, indifference: float, seed: int
+    values: np.ndarray, replicates: Replicates, indifference: float, seed: int
 ) -> None:
     # No two settings have the same values: between those the number decides.
     values = values + np.arange(len(values))[:, None] * np.pi / 100
     rng = np.random.default_rng(seed)
-    plain = raced(values, kind=kind, indifference=indifference)
-    assert raced(values, rng, kind=kind, indifference=indifference) == plain
+    race = finished(values, replicates=replicates, indifference=indifference)
+    plain, differences = race.verdict(), race.differences()
+    assert raced(values, rng, replicates=replicates, indifference=indifference) == plain
     order = rng.permutation(len(values))
-    moved = raced(values[order], rng, kind=kind, indifference=indifference)
+    other = finished(values[order], rng, replicates=replicates, indifference=indifference)
+    moved = other.verdict()
     places = order.tolist()
     assert plain.best == (None if moved.best is None else places[moved.best])
     assert plain.kept == tuple(sorted(places[one] for one in moved.kept))
     assert plain.dropped == {places[one]: count for one, count in moved.dropped.items()}
     assert (plain.runs, plain.ended) == (moved.runs, moved.ended)
-    for one, difference in moved.differences.items():
-        assert difference["low"] == pytest.approx(plain.differences[places[one]]["low"], abs=1e-9)
+    for one, difference in other.differences().items():
+        assert difference["low"] == pytest.approx(differences[places[one]]["low"], abs=1e-9)
 
 
 @given(VALUES, KINDS)
 @settings(max_examples=60, deadline=None)
-def test_identical_settings_are_never_told_apart(values: np.ndarray, kind: str) -> None:
-    verdict = raced(np.vstack([values, values]), kind=kind)
+def test_identical_settings_are_never_told_apart(values: np.ndarray, replicates: Replicates) -> None:
+    verdict = raced(np.vstack([values, values]), replicates=replicates)
     half = len(values)
     for one in range(half):
         assert (one in verdict.kept) == (one + half in verdict.kept)
@@ -185,20 +195,21 @@ def test_identical_settings_are_never_told_apart(values: np.ndarray, kind: str) 
 @given(VALUES, KINDS, st.floats(0, 10), st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
 def test_every_setting_is_kept_dropped_or_unfit_and_the_unfit_drop_nobody(
-    values: np.ndarray, kind: str, indifference: float, seed: int
+    values: np.ndarray, replicates: Replicates, indifference: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     values = np.where(rng.random(values.shape) < 0.05, np.nan, values)
-    verdict = raced(values, kind=kind, indifference=indifference)
+    verdict = raced(values, replicates=replicates, indifference=indifference)
     everyone = sorted([*verdict.kept, *verdict.dropped, *verdict.unfit])
     assert everyone == list(range(len(values)))
     assert (verdict.best is None) == (not verdict.kept) == (verdict.ended == "all-unfit")
     for setting, replication in verdict.unfit.items():
         assert np.isnan(values[setting, replication])
     fit = [one for one in range(len(values)) if one not in verdict.unfit]
-    if fit:
-        alone = raced(values[fit], kind=kind, indifference=indifference)
-        assert alone.kept
+    for one, count in verdict.dropped.items():
+        # Some other one that is fit is lower in what dropped it: the means so far, or the file itself.
+        centres = values[:, 0] if replicates.resampled else values[:, :count].mean(axis=1)
+        assert any(centres[other] < centres[one] for other in fit)
     if verdict.ended == "settled":
         assert verdict.short_of_best is not None
         assert verdict.short_of_best <= indifference
@@ -216,12 +227,14 @@ def test_one_setting_is_the_best_at_its_first_look() -> None:
 def test_a_clear_loser_costs_the_first_stage_alone() -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(0, 0.01, (3, 40)) + np.array([[0.0], [0.0], [5.0]])
-    verdict = raced(values)
+    race = finished(values)
+    verdict, differences = race.verdict(), race.differences()
     assert verdict.dropped == {2: 4}
     assert verdict.runs == 4 + 2 * 40
     assert (verdict.kept, verdict.ended) == ((0, 1), "spent")
-    assert verdict.differences[2]["value"] == pytest.approx(5, abs=0.1)
-    assert verdict.differences[2]["pairs"] == 4
+    assert differences[2]["value"] == pytest.approx(5, abs=0.1)
+    assert differences[2]["pairs"] == 4
+    assert differences[2]["second"] == pytest.approx(values[2, :4].mean())
 
 
 def test_settings_that_are_as_good_are_settled_and_stay_in_the_set() -> None:
@@ -262,10 +275,9 @@ def test_what_is_no_part_of_a_race_is_refused() -> None:
         {"first": 5, "most": 4},
         {"certainty": 1.0},
         {"indifference": -1.0},
-        {"kind": "resampled", "first": 3},
-        {"kind": "other"},
+        {"first": 3, "replicates": RESAMPLED},
     ):
-        with pytest.raises(ValueError, match=next(iter(options)) if "kind" not in options else "first|kind"):
+        with pytest.raises(ValueError, match=next(iter(options))):
             Race(2, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="settings"):
         Race(0)

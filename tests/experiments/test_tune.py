@@ -386,7 +386,7 @@ def decided(memory: dict[int, int], changes: dict[tuple[int, int], Any], *, main
     settings = {number: replace(one, number=number, memory_bytes=bytes_) for number, bytes_ in memory.items()}
     places = tuple(range(len(memory)))
     standing = Verdict(
-        best=main - 1, kept=places, dropped={}, unfit={}, differences={}, short_of_best=0.0, ended="settled",
+        best=main - 1, kept=places, dropped={}, unfit={}, short_of_best=0.0, ended="settled",
         certainty=0.95, indifference=0.05, runs=8,
     )  # fmt: skip
     estimates = {pair: None if one is None else dict(zip(("value", "low", "high"), one, strict=True))
@@ -447,7 +447,7 @@ def test_where_all_is_known_the_best_is_set_rather_than_told_to_be_no_better() -
     one = question(space=SPACE)
     settings = {number: replace(one.space.settings[0], number=number, memory_bytes=100) for number in (1, 2, 3)}
     standing = Verdict(
-        best=2, kept=(1, 2), dropped={0: 1}, unfit={}, differences={}, short_of_best=0.0, ended="settled",
+        best=2, kept=(1, 2), dropped={0: 1}, unfit={}, short_of_best=0.0, ended="settled",
         certainty=1.0, indifference=0.05, runs=3,
     )  # fmt: skip
     values = {1: 1.07, 2: 1.03, 3: 1.0}
@@ -466,7 +466,7 @@ def test_the_cheaper_one_is_held_against_todays_only_if_it_is_estimated_as_good(
         for number, bytes_ in enumerate((100, 100, 50, 25, 12), 1)
     }
     standing = Verdict(
-        best=0, kept=(0, 1, 2, 3, 4), dropped={}, unfit={}, differences={}, short_of_best=0.0, ended="spent", certainty=0.95,
+        best=0, kept=(0, 1, 2, 3, 4), dropped={}, unfit={}, short_of_best=0.0, ended="spent", certainty=0.95,
         indifference=0.05, runs=8,
     )  # fmt: skip
     result = Result((1, 2, 3, 4, 5), standing, 0.05, {})
@@ -603,6 +603,14 @@ def test_a_file_has_intervals_from_resamples_of_it(folder: Path) -> None:
     summary = run_configuration(made.settings[content["chosen"]].config, 0)["summary"]
     assert own["value"] == summary["latency_s"]["mean"]["value"], "the value is that of the file itself"
     assert any("resamples of it" in note for note in content["traffic"]["notes"])
+    # What a change brings is told by the resamples that chose it; of independent replications there are others.
+    for kind, changes, said in (
+        ("resampled", {"a": 1}, True),
+        ("resampled", {}, False),
+        ("independent", {"a": 1}, False),
+    ):
+        told = text.sure_text({**content, "replication_kind": kind, "changes": changes})
+        assert ("is that of one comparison, not of the best of many." in told) == said
 
 
 def test_requests_that_are_always_the_same_are_compared_exactly() -> None:
