@@ -287,7 +287,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(line(rows[-1]), flush=True)
         print(
             f"\n{given.repeats} repeats a line. race, KN++, OCBA: how often the best one was picked; holds: it is in "
-            "the\nset that is kept; intervals: all differences hold at once; runs: replications per setting, left of it."
+            "the set\nthat is kept; intervals: all differences hold at once; runs: replications per setting, left of "
+            "it."
         )
         tables["independent"] = [vars(one) for one in rows]
     if given.only != "independent":
@@ -299,8 +300,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(file_line(files[-1]), flush=True)
         print(
             f"\n{given.repeats} files a line. gap: by how much the others are worse than the best one, in standard "
-            "errors\nof a figure; holds: the best one is in the set that is kept; worse: what short_of_best says is true;"
-            "\nintervals: all differences hold at once; kept: how many settings are in the set."
+            "errors of\na figure; holds: the best one is in the set that is kept; worse: what short_of_best says is "
+            "true;\nintervals: all differences hold at once; kept: how many settings are in the set."
         )
         tables["resampled"] = [vars(one) for one in files]
     if given.json:

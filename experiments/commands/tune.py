@@ -13,6 +13,7 @@ from experiments.commands.common.options import JsonOption, PlotsOption, SeedOpt
 from experiments.commands.common.output import print_json
 from experiments.commands.common.registry import command
 from experiments.commands.common.unused import given, refuse_unused
+from experiments.tuning.question import DEFAULT_CERTAINTY, DEFAULT_INDIFFERENCE, DEFAULT_OBJECTIVE
 
 
 @command(
@@ -51,7 +52,7 @@ def tune(
         typer.Option(
             "--objective", metavar="FIGURE", help="What is to be low: latency, ttft or transfer, and mean to p99."
         ),
-    ] = "latency_p99",
+    ] = DEFAULT_OBJECTIVE,
     slo: Annotated[
         list[str] | None,
         typer.Option("--slo", metavar="FIGURE=TIME", help="A limit that a setting must keep to, such as ttft_p99=2s."),
@@ -81,11 +82,11 @@ def tune(
     ] = None,
     certainty: Annotated[
         str, typer.Option("--certainty", metavar="SHARE", help="How sure the set that is kept must be.")
-    ] = "95%",
+    ] = DEFAULT_CERTAINTY,
     indifference: Annotated[
         str,
         typer.Option("--indifference", metavar="SHARE|TIME", help="Differences that do not matter, such as 2% or 5ms."),
-    ] = "2%",
+    ] = DEFAULT_INDIFFERENCE,
     what_if: Annotated[
         list[str] | None,
         typer.Option(

@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import experiments
 import protocol
@@ -43,11 +43,14 @@ _DECIDING_WINGS = ("config", "runs", "stats", "workloads")
 config/examples every sweep keeps the settings themselves."""
 
 
-def code_digest() -> str:
-    """SHA-256 of all code and data a simulated figure depends on, and of NumPy's version, which draws the numbers."""
+def code_digest(*more: str) -> str:
+    """SHA-256 of all code and data a simulated figure depends on, and of NumPy's version, which draws the numbers.
+
+    ``more``: further folders of experiments/ on which what is kept depends.
+    """
     own = Path(str(experiments.__file__)).parent
     folders = [Path(str(package.__file__)).parent for package in (protocol, sim)]
-    return digest_of_folders([*folders, *(own / wing for wing in _DECIDING_WINGS)], left_out="examples")
+    return digest_of_folders([*folders, *(own / wing for wing in (*_DECIDING_WINGS, *more))], left_out="examples")
 
 
 def digest_of_folders(folders: Iterable[Path], *, left_out: str) -> str:
@@ -60,6 +63,71 @@ def digest_of_folders(folders: Iterable[Path], *, left_out: str) -> str:
                 digest.update(f"{folder.name}/{below.as_posix()}\0".encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+class Begun(NamedTuple):
+    """What tells whether work that stands in a folder is the work that is asked for."""
+
+    identity: str | None
+    inputs: Mapping[str, str]
+    """Digests of the files that it reads."""
+    code: str | None
+    older: bool = False
+    """Whether it was begun by a version that names things otherwise."""
+
+
+def goes_on_in(
+    folder: Path,
+    what: str,
+    asked: Begun,
+    read: Callable[[Path], Begun | None],
+    *,
+    force: bool,
+    replace_old_code: bool = False,
+) -> bool:
+    """Whether ``asked`` goes on with what stands in ``folder``; else it may begin there, anew where ``force`` is given.
+
+    ``what``: what it is called. ``read``: tells what stands there, None where that is something else. Raises UserError,
+    and changes nothing, if it can neither go on nor begin.
+    """
+    where = f"--out is {str(folder)!r}, which"
+    if not folder.exists():
+        parent = next(one for one in folder.absolute().parents if one.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"{where} cannot be made, it must be in a folder that can be written")
+        return False
+    if not folder.is_dir():
+        raise UserError(f"{where} is a file, it must be a folder")
+    if not any(path.name != LOCK and path.suffix != ".partial" for path in folder.iterdir()):
+        return False
+    found = read(folder)
+    if found is None:
+        raise UserError(f"{where} holds other files, it must be a new or empty folder or one of this {what}")
+    if force:
+        return False
+    mended = "; give a new folder, or --force to start again"
+    if found.older:
+        raise UserError(f"{where} holds a {what} of an older version, which names configurations otherwise{mended}")
+    if found.identity != asked.identity:
+        changed = [path for path, digest in asked.inputs.items() if found.inputs.get(path, digest) != digest]
+        if changed:
+            raise UserError(f"{where} holds a {what} begun before the input file {changed[0]} changed{mended}")
+        raise UserError(f"{where} holds another {what}{mended}")
+    if found.code != asked.code:
+        if replace_old_code:
+            return False
+        raise UserError(f"{where} holds this {what}, but begun with another version of the code{mended}")
+    return True
+
+
+def remove_own(folder: Path, names: Iterable[str]) -> None:
+    """Remove the files and folders of these names, as far as they are there."""
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class SweepFolder:
@@ -89,12 +157,7 @@ class SweepFolder:
         goes_on = self._check(plan, force=force, replace_old_code=replace_old_code)  # now that nobody else is at it
         with disk_errors(self.folder):
             if not goes_on:
-                for name in OWN_NAMES:
-                    path = self.folder / name
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink(missing_ok=True)
+                remove_own(self.folder, OWN_NAMES)
             # First of all, so that whatever else is there is known to be ours.
             self.write_plan({**plan, "finished": False})
             self._configurations.mkdir(exist_ok=True)
@@ -103,37 +166,8 @@ class SweepFolder:
         return goes_on
 
     def _check(self, plan: dict[str, Any], *, force: bool, replace_old_code: bool) -> bool:
-        where = f"--out is {str(self.folder)!r}, which"
-        if not self.folder.exists():
-            parent = next(folder for folder in self.folder.absolute().parents if folder.exists())
-            if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise UserError(f"{where} cannot be made, it must be in a folder that can be written")
-            return False
-        if not self.folder.is_dir():
-            raise UserError(f"{where} is a file, it must be a folder")
-        names = {path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".partial"}
-        if not names:
-            return False
-        found = read_plan(self.folder)
-        if found is None:
-            raise UserError(f"{where} holds other files, it must be a new or empty folder or one of this sweep")
-        begun = found.get("plan", {})
-        mended = "; give a new folder, or --force to start again"
-        if not force and (len(str(begun.get("identity"))) == OLD_DIGITS or OLD_KEYS.keys() & begun.keys()):
-            raise UserError(f"{where} holds a sweep of an older version, which names configurations otherwise{mended}")
-        if begun.get("identity") != plan["plan"]["identity"]:
-            if force:
-                return False
-            inputs: dict[str, str] = found.get("inputs", {})
-            changed = [path for path, digest in plan["inputs"].items() if inputs.get(path, digest) != digest]
-            if changed:
-                raise UserError(f"{where} holds a sweep begun before the input file {changed[0]} changed{mended}")
-            raise UserError(f"{where} holds another sweep{mended}")
-        if found.get("code") != plan["code"]:
-            if force or replace_old_code:
-                return False
-            raise UserError(f"{where} holds this sweep, but begun with another version of the code{mended}")
-        return not force
+        asked = Begun(plan["plan"]["identity"], plan["inputs"], plan["code"])
+        return goes_on_in(self.folder, "sweep", asked, _begun, force=force, replace_old_code=replace_old_code)
 
     def has_all(self, plan: dict[str, Any]) -> bool:
         """Whether the sweep of this plan stands here finished, so that there is nothing to run."""
@@ -182,3 +216,13 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("schema") == SWEEP_SCHEMA else None
+
+
+def _begun(folder: Path) -> Begun | None:
+    """What sweep.json says was begun there."""
+    found = read_plan(folder)
+    if found is None:
+        return None
+    plan = found.get("plan", {})
+    older = len(str(plan.get("identity"))) == OLD_DIGITS or bool(OLD_KEYS.keys() & plan.keys())
+    return Begun(plan.get("identity"), found.get("inputs", {}), found.get("code"), older)

@@ -10,16 +10,15 @@ from typing import Any
 
 from experiments.runs.failures import counted
 from experiments.stats.intervals import Estimate, unbounded
-from experiments.sweeps.grid import plain
+from experiments.sweeps.grid import as_override, plain
 from experiments.tuning.asking import Question
 from experiments.tuning.bounds import loads_of
 from experiments.tuning.contest import Result, Runs
 from experiments.tuning.decision import NOT_SERVED, Decision, pareto
 from experiments.tuning.estimates import difference, estimate
-from experiments.tuning.question import set_options
 from experiments.tuning.remedies import remedy
 from experiments.tuning.space import Setting
-from experiments.tuning.text import answer_text, sure_text
+from experiments.tuning.text import sure_text
 
 FIGURES = (
     "latency_s.mean", "latency_s.p50", "latency_s.p99", "ttft_s.mean", "ttft_s.p99", "resume.rate",
@@ -36,10 +35,6 @@ class Told:
     content: dict[str, Any]
     text: str
 
-    def lasting(self, wall_s: float) -> Told:
-        """The same, with how long it took."""
-        return Told({**self.content, "wall_s": wall_s}, f"{self.text}, {wall_s:.1f} s")
-
 
 def answer_of(
     question: Question,
@@ -50,8 +45,8 @@ def answer_of(
     differences: Mapping[int, Estimate],
     bottleneck: str | None,
     told: Sequence[int] | None = None,
-) -> Told:
-    """Everything that is known at the end.
+) -> dict[str, Any]:
+    """Everything that is known at the end, as tune.json has it.
 
     ``differences``: setting − best, by number. ``told``: the replications that tell what the recommended setting is
     and brings; those that it was run in by default.
@@ -99,7 +94,7 @@ def answer_of(
     content["front"] = _front(content["settings"])
     content["commands"] = _commands(question, chosen)
     content["sure"] = sure_text(content)
-    return Told(content, answer_text(content))
+    return content
 
 
 def _race(result: Result | None) -> dict[str, Any] | None:
@@ -301,6 +296,8 @@ def _front(settings: list[dict[str, Any]]) -> list[int]:
 
 def _commands(question: Question, chosen: Setting | None) -> list[str]:
     """What asks the same again, and what runs the recommended setting; RUN stands for the run directory."""
-    sets = [] if chosen is None else set_options(chosen.changes)
-    run = [shlex.join(["bufferlab", "sim", "RUN/config.toml", *sets])] if chosen is not None else []
-    return [*([question.command] if question.command else []), *run]
+    asked = [question.command] if question.command else []
+    if chosen is None:
+        return asked
+    sets = [part for name, value in chosen.changes.items() for part in ("--set", as_override(name, value))]
+    return [*asked, shlex.join(["bufferlab", "sim", "RUN/config.toml", *sets])]

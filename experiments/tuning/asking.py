@@ -15,11 +15,20 @@ from experiments.errors import UserError
 from experiments.stats.racing import LEAST
 from experiments.stats.replicates import INDEPENDENT, Replicates, ReplicationKind
 from experiments.sweeps.folder import code_digest
+from experiments.sweeps.grid import as_override
 from experiments.tuning.base import Asked, Base, make_base
 from experiments.tuning.bounds import Demand, demand_of
 from experiments.tuning.changes import WhatIf, check_what_ifs
 from experiments.tuning.folder import TUNE_SCHEMA
-from experiments.tuning.question import Indifference, Limit, Objective
+from experiments.tuning.question import (
+    DEFAULT_CERTAINTY,
+    DEFAULT_INDIFFERENCE,
+    Indifference,
+    Limit,
+    Objective,
+    parse_certainty,
+    parse_indifference,
+)
 from experiments.tuning.search import Search, plan_search
 from experiments.tuning.space import Fields, Setting, Space, make_space
 from experiments.workloads.requests import check_requests, is_random, replicates_of
@@ -102,7 +111,7 @@ class Question:
         return {
             "schema": TUNE_SCHEMA,
             "identity": self.identity,
-            "code": code_digest(),
+            "code": code_digest("tuning"),  # which makes the rows of the ledger
             "inputs": self.base.config.input_digests(),
         }
 
@@ -112,7 +121,7 @@ def make_question(
     *,
     objective: Objective,
     limits: Sequence[Limit] = (),
-    certainty: float = 0.95,
+    certainty: float | None = None,
     indifference: Indifference | None = None,
     space: Mapping[str, Sequence[Any]] | None = None,
     baselines: Sequence[Fields] = (),
@@ -123,7 +132,12 @@ def make_question(
     search: str | None = None,
     trials: int | None = None,
 ) -> Question:
-    """Check all that is asked. Raises UserError: one sentence; nothing has been run or written."""
+    """Check all that is asked; what is left out has its default. Raises UserError: one sentence; nothing has been run
+    or written.
+    """
+    for name, values in (space or {}).items():
+        for value in values:
+            as_override(name, value)  # what no option can say could not be recommended
     base = make_base(asked)
     check_requests(base.config, "sim")
     demand = demand_of(base.config)
@@ -147,9 +161,10 @@ def make_question(
         most = DEFAULT_MOST[replicates.kind]
     elif not LEAST[replicates.kind] <= most <= FRESH:
         raise UserError(f"--replications is {most}, it must be from {LEAST[replicates.kind]} to {FRESH}")
-    chosen = indifference or Indifference(share=0.02)
+    sure = parse_certainty(DEFAULT_CERTAINTY) if certainty is None else certainty
+    within = indifference or parse_indifference(DEFAULT_INDIFFERENCE)
     question = Question(
-        base, made, demand, objective, tuple(limits), certainty, chosen, replicates, most, command,
+        base, made, demand, objective, tuple(limits), sure, within, replicates, most, command,
         dict(space or {}), tuple(what_ifs), sensitivity, searched,
     )  # fmt: skip
     check_what_ifs(base, question.what_ifs)

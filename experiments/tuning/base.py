@@ -50,7 +50,6 @@ class Base:
     """What the pool of an encode rank takes, whatever the size of a block."""
     defaults: tuple[str, ...]
     """What was not said and is assumed, ready to be shown."""
-    is_file: bool
 
 
 def make_base(asked: Asked) -> Base:
@@ -71,7 +70,7 @@ def make_base(asked: Asked) -> Base:
     encode_bytes = config.blocks(config.encode) * layout.bytes_per_block
     if is_file:
         budget_bytes = encode_bytes = _memory(asked.memory or DEFAULT_MEMORY)
-    return Base(config, budget_bytes, encode_bytes, tuple(defaults), is_file)
+    return Base(config, budget_bytes, encode_bytes, tuple(defaults))
 
 
 def _is_traffic(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,14 +133,6 @@ def _put(tree: dict[str, Any], config: Config, change: Change, what_if: WhatIf) 
     else:
         for section, name in SCALED[change.word]:
             tree[section][name] = tree[section].get(name, 1.0) * change.value
-
-
-def field_changes(config: Config, what_if: WhatIf) -> Mapping[str, Any]:
-    """The fields that this changes, with their new values, as ``--set`` takes them."""
-    from protocol.naming import flat
-
-    own, new = dict(flat(config.tree())), dict(flat(changed_config(config, what_if).tree()))
-    return {name: value for name, value in new.items() if own.get(name) != value}
 
 
 def check_what_ifs(base: Base, what_ifs: Sequence[WhatIf]) -> None:

@@ -147,11 +147,11 @@ def _memory(setting: Setting) -> int:
     return round(20 * math.log2(setting.memory_bytes))
 
 
-def pareto(points: Iterable[tuple[int, float, float]], indifference: float = 0.0) -> list[int]:
+def pareto(points: Iterable[tuple[int, float, float]]) -> list[int]:
     """The numbers of the settings that none beats in both; points are (number, memory, value), by memory."""
     front: list[tuple[int, float]] = []
     for number, _, value in sorted(points, key=lambda point: (point[1], point[2], point[0])):
-        if not front or value < front[-1][1] - indifference:
+        if not front or value < front[-1][1]:
             front.append((number, value))
     return [number for number, _ in front]
 

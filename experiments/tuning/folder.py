@@ -8,15 +8,13 @@ twice: one is known by the fingerprint of its configuration and its replication,
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from experiments.config.schema import Config
-from experiments.errors import UserError
-from experiments.files import LOCK, Claim, disk_errors, json_text, write_atomically, write_json, write_text
+from experiments.files import Claim, disk_errors, json_text, write_atomically, write_json, write_text
+from experiments.sweeps.folder import Begun, goes_on_in, remove_own
 from experiments.sweeps.tables import column
 
 TUNE_SCHEMA = "bufferlab-tune/1"
@@ -63,12 +61,7 @@ class TuneFolder:
         goes_on = self._check(record, force=force)  # now that nobody else is at it
         with disk_errors(self.folder):
             if not goes_on:
-                for name in OWN_NAMES:
-                    path = self.folder / name
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink(missing_ok=True)
+                remove_own(self.folder, OWN_NAMES)
             else:
                 self.rows = {(row["fingerprint"], row["replication"]): row for row in self._kept()}
             # First of all, so that whatever else is there is known to be ours.
@@ -82,32 +75,8 @@ class TuneFolder:
         return goes_on
 
     def _check(self, record: Mapping[str, Any], *, force: bool) -> bool:
-        where = f"--out is {str(self.folder)!r}, which"
-        if not self.folder.exists():
-            parent = next(folder for folder in self.folder.absolute().parents if folder.exists())
-            if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise UserError(f"{where} cannot be made, it must be in a folder that can be written")
-            return False
-        if not self.folder.is_dir():
-            raise UserError(f"{where} is a file, it must be a folder")
-        names = {path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".partial"}
-        if not names:
-            return False
-        found = read_answer(self.folder)
-        if found is None:
-            raise UserError(f"{where} holds other files, it must be a new or empty folder or one of this tune")
-        if force:
-            return False
-        mended = "; give a new folder, or --force to start again"
-        if found.get("identity") != record["identity"]:
-            inputs: dict[str, str] = found.get("inputs", {})
-            changed = [path for path, digest in record["inputs"].items() if inputs.get(path, digest) != digest]
-            if changed:
-                raise UserError(f"{where} holds a tune begun before the input file {changed[0]} changed{mended}")
-            raise UserError(f"{where} holds another tune{mended}")
-        if found.get("code") != record["code"]:
-            raise UserError(f"{where} holds this tune, but begun with another version of the code{mended}")
-        return True
+        asked = Begun(record["identity"], record["inputs"], record["code"])
+        return goes_on_in(self.folder, "tune", asked, _begun, force=force)
 
     def _kept(self) -> Iterator[Row]:
         """The runs of before: those of a tune that was finished, and those of one that was not."""
@@ -164,6 +133,12 @@ def read_answer(folder: Path | str) -> dict[str, Any] | None:
         return None
     good = isinstance(content, dict) and content.get("schema") == TUNE_SCHEMA
     return content if good else None
+
+
+def _begun(folder: Path) -> Begun | None:
+    """What tune.json says was begun there."""
+    found = read_answer(folder)
+    return None if found is None else Begun(found.get("identity"), found.get("inputs", {}), found.get("code"))
 
 
 def _toml(config: Config) -> str:

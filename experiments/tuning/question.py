@@ -6,9 +6,7 @@ Everything here is read from the texts of a command line, and what is wrong with
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.errors import UserError
 from experiments.units import format_duration, parse_duration
@@ -40,11 +38,6 @@ class Objective:
     def title(self) -> str:
         """``p99 latency``."""
         return f"{self.statistic} {QUANTITIES[self.quantity]}"
-
-    @property
-    def name(self) -> str:
-        """As options write it, ``latency_p99``."""
-        return f"{self.quantity}_{self.statistic}"
 
 
 @dataclass(frozen=True)
@@ -140,22 +133,3 @@ def parse_indifference(text: str) -> Indifference:
     except ValueError:
         raise UserError(f"--indifference is {text!r}, {allowed}") from None
     return Indifference(seconds=seconds)
-
-
-def settings_lines(fields: Mapping[str, Any]) -> list[str]:
-    """``protocol.sizing.tokens = 2048``: lines that a configuration file and, without blanks, ``--set`` take."""
-    return [f"{field} = {_literal(value)}" for field, value in fields.items()]
-
-
-def set_options(fields: Mapping[str, Any]) -> list[str]:
-    """The same as arguments of a command."""
-    return [argument for field, value in fields.items() for argument in ("--set", f"{field}={value_text(value)}")]
-
-
-def _literal(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else value_text(value)
-
-
-def value_text(value: Any) -> str:
-    """A value without the quotes of a text."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -61,10 +61,6 @@ class Setting:
     eligible: bool
     """Whether it is one of those to choose from; others are only compared with."""
 
-    def text(self) -> str:
-        """Its changes, as a sentence names it."""
-        return ", ".join(f"{name} = {plain(value)}" for name, value in self.changes.items()) or "today's setting"
-
 
 @dataclass
 class Space:

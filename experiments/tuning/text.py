@@ -7,10 +7,10 @@ from typing import Any
 
 from experiments.config.sections.serving import Serving
 from experiments.stats.intervals import Estimate
-from experiments.sweeps.grid import plain
+from experiments.sweeps.grid import as_override, plain
 from experiments.text import table, with_interval
 from experiments.tuning.asking import Question
-from experiments.tuning.question import parse_objective, settings_lines
+from experiments.tuning.question import parse_objective
 from experiments.units import format_duration, format_size
 from experiments.workloads.requests import resampling_of
 from experiments.workloads.resampling import NoResampling
@@ -111,7 +111,8 @@ def _words(content: Mapping[str, Any]) -> str:
             lines += [f"{least}: today's setting stays.", "What to set: nothing."]
     else:
         lines.append("What to set:")
-    lines += [f"  {line}" for line in settings_lines(changes)]
+    # As a configuration file has them; without the blanks --set takes the same.
+    lines += [f"  {' = '.join(as_override(name, value).split('=', 1))}" for name, value in changes.items()]
     kept = {name: value for name, value in content["recommendation"].items() if name not in changes}
     if kept:
         lines.append(f"  and as today: {', '.join(f'{name} = {plain(value)}' for name, value in kept.items())}")
@@ -131,12 +132,12 @@ def _words(content: Mapping[str, Any]) -> str:
 def _over_capacity(content: Mapping[str, Any]) -> list[str]:
     capacity = content["capacity"]
     stage = capacity["bottleneck"]
-    name = f"; {_stage(stage)} is the bottleneck" if stage else ""
+    name = f"; {stage_name(stage)} is the bottleneck" if stage else ""
     lines = [f"Over capacity at every setting{name}: no setting of the buffers mends that."]
     lines.append(f"  {capacity['sentence']}")
     load = capacity["least_loads"].get(stage)
     if load is not None:
-        lines.append(f"  by arithmetic {_stage(stage)} is offered at least {load:.2f} times what it can do")
+        lines.append(f"  by arithmetic {stage_name(stage)} is offered at least {load:.2f} times what it can do")
     lines.append(f"What would mend it: {capacity['remedy']}.")
     return lines
 
@@ -154,7 +155,7 @@ def _not_served(content: Mapping[str, Any]) -> list[str]:
     lines.append("Reasons, and in how many settings each is one:")
     lines += [f"  {count}: {reason}" for reason, count in sorted(lost["reasons"].items(), key=lambda one: -one[1])]
     if capacity["bottleneck"]:
-        lines.append(f"Settings that are over capacity are held back by {_stage(capacity['bottleneck'])}.")
+        lines.append(f"Settings that are over capacity are held back by {stage_name(capacity['bottleneck'])}.")
     return lines
 
 
@@ -327,7 +328,7 @@ def _table(content: Mapping[str, Any]) -> str:
     order = {"kept": 0, "compared": 1, "dropped": 1, "unfit": 2}
     chosen = content["chosen"]
     shown.sort(key=lambda one: (one["number"] != chosen, order[one["state"]], _or_inf(one), one["number"]))
-    titles = [SHORT_NAMES.get(name, name) for name in fields]
+    titles = [short_change(name) for name in fields]
     rows: list[Sequence[str]] = [
         ("setting", *titles, "memory", _title(content), "to the best", "ttft p99", "resumed", "runs", "")
     ]
@@ -452,7 +453,8 @@ def _cell(value: Any) -> str:
     return "" if value is None else plain(value)
 
 
-def _stage(stage: str | None) -> str:
+def stage_name(stage: str | None) -> str:
+    """A stage as a sentence names it; empty where there is none."""
     return "" if stage is None else stage.replace("_", " ")
 
 

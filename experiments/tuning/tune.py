@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from experiments.tuning.folder import Row, TuneFolder
 from experiments.tuning.screening import overloaded, screen
 from experiments.tuning.search import run_search
 from experiments.tuning.sensitivity import examine, sensitivity_text
+from experiments.tuning.text import answer_text
 from experiments.tuning.what_if import STAGE as WHAT_IF_STAGE
 from experiments.tuning.what_if import answers, what_if_text
 
@@ -81,8 +82,10 @@ def run_tune(
 
         runs = Runs(dict(question.settings), execute, folder, progress, notice)
         question = _searched(question, runs)
-        told = _otherwise(question, runs, _answered(question, runs))
-        told = told.lasting(time.perf_counter() - started_s)
+        content = _otherwise(question, runs, _answered(question, runs))
+        content["wall_s"] = time.perf_counter() - started_s
+        words = answer_text(content, [what_if_text(content), sensitivity_text(content)])
+        told = Told(content, f"{words}, {content['wall_s']:.1f} s")
         if folder is not None:
             folder.finish(told.content, told.text)
             if plots:
@@ -103,24 +106,21 @@ def _searched(question: Question, runs: Runs) -> Question:
     return replace(question, search=search, space=space)
 
 
-def _otherwise(question: Question, runs: Runs, told: Told) -> Told:
+def _otherwise(question: Question, runs: Runs, told: Mapping[str, Any]) -> dict[str, Any]:
     """The same answer with the what-ifs and the sensitivity that were asked for."""
-    if not question.what_ifs and not question.sensitivity:
-        return told
-    from experiments.tuning.text import answer_text
 
-    def ask(other: Question, name: str) -> Told:
+    def ask(other: Question, name: str) -> dict[str, Any]:
         marks = {"stage": WHAT_IF_STAGE, "what_if": name}
         return _answered(other, Runs(other.settings, runs.execute, runs.folder, runs.progress, runs.notice, marks))
 
-    chosen = question.settings.get(told.content["chosen"])
-    content = {**told.content, "what_if": answers(question, question.what_ifs, chosen, ask)}
+    chosen = question.settings.get(told["chosen"])
+    content = {**told, "what_if": answers(question, question.what_ifs, chosen, ask)}
     if question.sensitivity and chosen is not None:
-        content["sensitivity"] = examine(question, runs, told.content)
-    return Told(content, answer_text(content, [what_if_text(content), sensitivity_text(content)]))
+        content["sensitivity"] = examine(question, runs, told)
+    return content
 
 
-def _answered(question: Question, runs: Runs) -> Told:
+def _answered(question: Question, runs: Runs) -> dict[str, Any]:
     space, settings, demand = question.space, question.settings, question.demand
     compared = [number for _, number, _ in space.baselines if number is not None]
     eligible = [one for one in space.settings if one.eligible]

@@ -9,7 +9,7 @@ of staying.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats.intervals import Estimate, unbounded
@@ -17,12 +17,11 @@ from experiments.sweeps.grid import plain
 from experiments.text import table
 from experiments.tuning.bounds import demand_of
 from experiments.tuning.changes import POOL as MEMORY
-from experiments.tuning.changes import WhatIf, changed_base, field_changes
-from experiments.tuning.space import POOL, make_space, space_of
-from experiments.tuning.text import short_change, signed_estimate, time_estimate
+from experiments.tuning.changes import WhatIf, changed_base, changed_config
+from experiments.tuning.space import POOL, differences, make_space, space_of
+from experiments.tuning.text import short_change, signed_estimate, stage_name, time_estimate
 
 if TYPE_CHECKING:
-    from experiments.tuning.answer import Told
     from experiments.tuning.asking import Question
     from experiments.tuning.space import Setting
 
@@ -34,19 +33,11 @@ NOTHING = {
 }
 """What the table says where no setting can be recommended."""
 
-Ask = Callable[["Question", str], "Told"]
-"""Answers a question; the text names it in the ledger."""
+Ask = Callable[["Question", str], dict[str, Any]]
+"""Answers a question, as tune.json has it; the text names it in the ledger."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A what-if and the question that it comes to."""
-
-    what_if: WhatIf
-    question: Question
-
-
-def asked(question: Question, what_if: WhatIf, chosen: Setting | None) -> Asked:
+def asked(question: Question, what_if: WhatIf, chosen: Setting | None) -> Question:
     """The question in which it is so and ``chosen`` is what is set today."""
     base = changed_base(question.base, what_if, None if chosen is None else chosen.config)
     demand = demand_of(base.config)
@@ -62,23 +53,22 @@ def asked(question: Question, what_if: WhatIf, chosen: Setting | None) -> Asked:
             for fields in question.search.finalists
         ]
         space = space_of(base, finalists, baselines=[{}])
-    made = replace(question, base=base, demand=demand, space=space, what_ifs=(), sensitivity=False, search=None)
-    return Asked(what_if, made)
+    return replace(question, base=base, demand=demand, space=space, what_ifs=(), sensitivity=False, search=None)
 
 
 def answers(question: Question, what_ifs: Sequence[WhatIf], chosen: Setting | None, ask: Ask) -> list[dict[str, Any]]:
     """What tune.json says of each."""
     found = []
+    now = question.base.config if chosen is None else chosen.config
     for what_if in what_ifs:
-        one = asked(question, what_if, chosen)
-        told = ask(one.question, what_if.text).content
+        told = ask(asked(question, what_if, chosen), what_if.text)
         stay: dict[str, Any] = told["over"][0]
         cost = unbounded(None) if told["chosen"] is None else _staying(stay["difference"])
         same = bool(told["chosen"]) and not told["changes"]
         found.append(
             {
                 "name": what_if.text,
-                "fields": dict(field_changes(question.base.config if chosen is None else chosen.config, what_if)),
+                "fields": differences(now, changed_config(now, what_if), {}),
                 "verdict": told["verdict"],
                 "recommendation": told["recommendation"],
                 "changes": told["changes"],
@@ -110,7 +100,6 @@ def _staying(difference: Estimate) -> Estimate:
 
 def what_if_text(content: Mapping[str, Any]) -> str:
     """The table of an answer; empty where nothing was asked."""
-
     if not content["what_if"]:
         return ""
     rows: list[Sequence[str]] = [("what if", "the recommendation", "staying costs", "with the best", "capacity")]
@@ -125,7 +114,7 @@ def what_if_text(content: Mapping[str, Any]) -> str:
             )
         capacity = one["capacity"] or ""
         if one["capacity"] in ("over", "near") and one["bottleneck"]:
-            capacity += f": {one['bottleneck'].replace('_', ' ')}"
+            capacity += f": {stage_name(one['bottleneck'])}"
         cost = "nothing" if one["holds"] else one["why"] or signed_estimate(one["cost"])
         rows.append((one["name"], what, cost, time_estimate(one["objective"]), capacity))
     return "What if:\n" + table(rows)

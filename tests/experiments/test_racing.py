@@ -1,5 +1,6 @@
 """The race of settings: what it promises, measured where the truth is known, and what must hold of any race."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def test_the_table_screens_as_sim_tools_does() -> None:
     for repeat in range(4):
         values = race_table.values_of(5, 400, 0.5, "normal", np.random.default_rng([3, repeat]))
         assert race_table.knpp(values) == race_table.knpp(values, screen_faster=False)
+
+
+def test_both_tables_are_kept_with_all_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "race.json"
+    options = ["--repeats", "2", "--settings", "2", "--jobs", "1", "--json", str(kept)]
+    assert race_table.main(options) == 0
+    tables = json.loads(kept.read_text())
+    assert {kind: len(rows) for kind, rows in tables.items()} == {"independent": 9, "resampled": 4}
+    printed = capsys.readouterr().out.splitlines()
+    assert all(race_table.line(race_table.Row(**row)) in printed for row in tables["independent"])
+    assert all(race_table.file_line(race_table.FileRow(**row)) in printed for row in tables["resampled"])
+    assert race_table.main([*options, "--only", "resampled"]) == 0
+    assert json.loads(kept.read_text()) == {"resampled": tables["resampled"]}
 
 
 @pytest.mark.parametrize("gap", [0.0, 1.0])

@@ -638,7 +638,7 @@ def test_the_code_digest_sees_what_matters(tmp_path: Path, monkeypatch: pytest.M
 
     copy = tmp_path / "experiments"
     shown, deciding = (
-        ("figures/runs.py", "commands/demo.py", "config/examples/a.toml"),
+        ("figures/runs.py", "commands/demo.py", "config/examples/a.toml", "tuning/contest.py"),
         ("runs/summary.py", "config/a.toml"),
     )
     for name in (*shown, *deciding):
@@ -653,6 +653,11 @@ def test_the_code_digest_sees_what_matters(tmp_path: Path, monkeypatch: pytest.M
         (copy / name).write_text("# computed otherwise")
         assert code_digest() != before
         before = code_digest()
+    # A ledger of tune has rows that its own folder makes.
+    ledger = code_digest("tuning")
+    (copy / "tuning/contest.py").write_text("# another column")
+    assert code_digest("tuning") != ledger
+    assert code_digest() == before
 
 
 def test_the_table_is_printed_before_anything_is_drawn(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from experiments.tuning.asking import Question, make_question
 from experiments.tuning.base import Asked
 from experiments.tuning.changes import WORDS, changed_config, parse_what_ifs
 from experiments.tuning.question import parse_objective
-from experiments.tuning.sensitivity import TRAJECTORIES
+from experiments.tuning.sensitivity import TRAJECTORIES, _held_in
 from experiments.tuning.tune import run_tune
 from experiments.workloads.loading import load
 
@@ -24,7 +25,7 @@ from experiments.workloads.loading import load
 def same_code() -> Iterator[None]:
     """The code does not change while a test runs, even if somebody edits it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asking, "code_digest", lambda: "code")
+        patch.setattr(asking, "code_digest", lambda *more: "code")
         yield
 
 
@@ -157,6 +158,25 @@ def test_bisection_finds_the_factor_at_which_the_recommendation_changes(answer: 
     # All of them come at once, so there is no rate.
     assert not any(name == "rate" for name, _ in breaks)
     assert "tokens of an image: no rival can be told to be better down to 0.25×" in text
+
+
+def test_rivals_are_held_in_replications_that_did_not_pick_them() -> None:
+    """Where there are others: a file has no further traffic, and requests that are all the same need but one run."""
+    told = {
+        kind: _held_in(SimpleNamespace(kind=kind, most=most))  # type: ignore[arg-type]
+        for kind, most in (("independent", 30), ("resampled", 16), (None, 1))
+    }
+    assert told == {"independent": range(1, 9), "resampled": range(8), None: range(1)}
+
+
+def test_a_break_is_told_by_where_it_surely_holds_and_where_it_is_surely_lost(answer: Any) -> None:
+    content, text, _ = answer
+    breaks = {(one["name"], one["to"] > 1): one for one in content["sensitivity"]["breaks"]}
+    sure, lost = breaks["lengths", True]["between"]
+    assert (
+        f"tokens of an image: no rival can be told to be better down to 0.25×, as far as was tried; surely holds to {sure:.3g}×, surely lost at {lost:.3g}×; at "
+        in text
+    )
 
 
 def test_screening_tells_what_matters_with_an_interval(answer: Any) -> None:
