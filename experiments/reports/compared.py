@@ -12,7 +12,7 @@ from experiments.reports.charts import Distribution, differences, distributions
 from experiments.reports.page import Block, Column, Figure, Notice, Part, Row, Section, Table, estimated, text
 from experiments.reports.readings import interval_text, kind_of, plural, shown, value_text
 from experiments.reports.sources import Source
-from experiments.reports.wording import at, figure_name, names_of, requests_cell, state_of
+from experiments.reports.wording import at, figure_name, names_of, requests_cell, state_of, upper
 from experiments.runs.estimates import FIGURES
 from experiments.runs.paired import compare_paired
 from experiments.runs.rundir import StoredRun
@@ -38,6 +38,7 @@ def comparison_part(sources: Sequence[Source]) -> Part:
             paired[place] = compare_paired(first.path, other.path)
         except UserError as error:
             reasons.append(f"{other.name} is not paired request by request: {error}.")
+    reasons += [upper(note) for result in paired.values() for note in result["notes"]]
     notices = [Notice(reason, "plain") for reason in reasons]
     if len(others) > MOST_PAIRED:
         notices.append(

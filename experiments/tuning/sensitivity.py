@@ -352,10 +352,10 @@ def _side(one: Mapping[str, Any]) -> str:
     down = one["to"] < 1
     if one["breaks_at"] is None:
         more = "" if one["served"] else ", where no setting serves everything"
-        return (
-            f"no rival can be told to be better {'down' if down else 'up'} to {one['to']:g}×, as far as was tried{more}"
-        )
+        way = f"{'down' if down else 'up'} to {one['to']:.3g}×"
+        return f"no rival can be told to be better {way}, as far as was tried{more}"
     sure, lost = one["between"]
     fields = ", ".join(f"{short_change(name)} {plain(value)}" for name, value in (one["winner"] or {}).items())
     won = "serves what it does not" if one["unserved"] else f"wins by {signed_estimate(one['by']).lstrip('+')}"
-    return f"surely holds to {sure:.3g}×, surely lost at {lost:.3g}×; at {one['to']:g}× {fields} {won}"
+    where = ", where" if lost == one["to"] else f"; at {one['to']:.3g}×"
+    return f"surely holds to {sure:.3g}×, surely lost at {lost:.3g}×{where} {fields} {won}"

@@ -390,6 +390,8 @@ def test_runs_of_which_one_is_resampled_are_compared_by_the_file_itself(bufferla
         result = compare_paired(*map(Path, sides))
         assert (result["replications"], result["notes"], result["requests"]["compared"]) == (1, [note], 250)
         assert note in paired_text(result)
+    assert bufferlab("report", "other", "resampled", "--out", "r.html").status == 0
+    assert f"O{note[1:]}." in (folder / "r.html").read_text()
     both = compare_paired(Path("again"), Path("other"))
     assert (both["replications"], both["notes"]) == (2, [])
 

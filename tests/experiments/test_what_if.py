@@ -16,7 +16,7 @@ from experiments.tuning.asking import Question, make_question
 from experiments.tuning.base import Asked
 from experiments.tuning.changes import WORDS, changed_config, parse_what_ifs
 from experiments.tuning.question import parse_objective
-from experiments.tuning.sensitivity import TRAJECTORIES, _held_in
+from experiments.tuning.sensitivity import TRAJECTORIES, _held_in, _side
 from experiments.tuning.tune import run_tune
 from experiments.workloads.loading import load
 
@@ -177,6 +177,15 @@ def test_a_break_is_told_by_where_it_surely_holds_and_where_it_is_surely_lost(an
         f"tokens of an image: no rival can be told to be better down to 0.25×, as far as was tried; surely holds to {sure:.3g}×, surely lost at {lost:.3g}×; at "
         in text
     )
+
+
+def test_a_break_at_the_end_of_what_was_tried_says_its_factor_once() -> None:
+    one = {
+        "name": "bandwidth", "to": math.sqrt(0.1), "breaks_at": 0.9, "between": [1.0, math.sqrt(0.1)], "unserved": False,
+        "winner": {"protocol.sizing.tokens": 4096}, "by": {"value": 0.2, "low": 0.1, "high": 0.3}, "served": True,
+    }  # fmt: skip
+    said = "surely holds to 1×, surely lost at 0.316×, where tokens 4096 wins by 200 ms (+100 ms .. +300 ms)"
+    assert _side(one) == said
 
 
 def test_screening_tells_what_matters_with_an_interval(answer: Any) -> None:
