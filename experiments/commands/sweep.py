@@ -10,7 +10,10 @@ import typer
 
 from experiments.commands.common.exits import CHECK_FAILED, DONE
 from experiments.commands.common.options import (
+    AddressOption,
     ConfigArgument,
+    ExecutorOption,
+    JobsOption,
     JsonOption,
     PlotsOption,
     ReplicationsOption,
@@ -19,7 +22,7 @@ from experiments.commands.common.options import (
 )
 from experiments.commands.common.output import print_json
 from experiments.commands.common.registry import command
-from experiments.commands.common.unused import refuse_unused
+from experiments.commands.common.unused import refuse_jobs_of_a_cluster
 
 
 @command(place=40, example="bufferlab sweep quickstart --grid protocol.sizing.tokens=512,1024,2048,4096")
@@ -49,16 +52,9 @@ def sweep(
             help="Compare each configuration with its like that has this. [default: the first of the same requests]",
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", metavar="NUMBER", help="Runs at once. [default: one a core, fewer in a small sweep]"),
-    ] = None,
-    executor: Annotated[
-        str, typer.Option("--executor", metavar="local|dask", help="Where the runs take place.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="The cluster's scheduler.")
-    ] = None,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write. [default: runs/NAME-sweep-HASH]")
     ] = None,
@@ -76,8 +72,7 @@ def sweep(
     from experiments.sweeps.sweep import run_sweep
     from experiments.sweeps.text import plan_text, sweep_text
 
-    if executor == "dask" and address is not None:
-        refuse_unused(context, {"--jobs"}, "with --address: the cluster decides how many runs it has at once")
+    refuse_jobs_of_a_cluster(context, executor, address)
     listed, file_grid = ([], {}) if configurations is None else read_configurations(configurations)
     overrides = list(settings or ())
     # As settings, so that a wrong number is refused as any other is.

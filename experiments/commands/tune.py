@@ -9,10 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from experiments.commands.common.exits import CHECK_FAILED, DONE
-from experiments.commands.common.options import JsonOption, PlotsOption, SeedOption, SetOption
+from experiments.commands.common.options import (
+    AddressOption,
+    ExecutorOption,
+    JobsOption,
+    JsonOption,
+    PlotsOption,
+    SeedOption,
+    SetOption,
+)
 from experiments.commands.common.output import print_json
 from experiments.commands.common.registry import command
-from experiments.commands.common.unused import given, refuse_unused
+from experiments.commands.common.unused import given, refuse_jobs_of_a_cluster
 from experiments.tuning.question import DEFAULT_CERTAINTY, DEFAULT_INDIFFERENCE, DEFAULT_OBJECTIVE
 
 
@@ -104,16 +112,9 @@ def tune(
             "--replications", metavar="NUMBER", help="Most replications of a setting. [default: 30, of a file 16]"
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", metavar="NUMBER", help="Runs at once. [default: one a core, fewer in a small tune]"),
-    ] = None,
-    executor: Annotated[
-        str, typer.Option("--executor", metavar="local|dask", help="Where the runs take place.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="The cluster's scheduler.")
-    ] = None,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write. [default: runs/NAME-tune-HASH]")
     ] = None,
@@ -126,7 +127,7 @@ def tune(
 
     load_numpy()
     from experiments.progress import bar
-    from experiments.sweeps.grid import parse_grid
+    from experiments.sweeps.grid import parse_grid, parse_settings
     from experiments.tuning.asking import make_question
     from experiments.tuning.base import Asked
     from experiments.tuning.changes import parse_what_ifs
@@ -135,8 +136,7 @@ def tune(
     from experiments.tuning.text import plan_text
     from experiments.tuning.tune import run_tune
 
-    if executor == "dask" and address is not None:
-        refuse_unused(context, {"--jobs"}, "with --address: the cluster decides how many runs it has at once")
+    refuse_jobs_of_a_cluster(context, executor, address)
     limits = [parse_limit(one) for one in slo or ()]
     asked = Asked(source, model, gpu, link, memory, tuple(_overrides(settings, seed, limits)))
     question = make_question(
@@ -146,7 +146,7 @@ def tune(
         certainty=parse_certainty(certainty),
         indifference=parse_indifference(indifference),
         space=parse_grid(space or (), "--space"),
-        baselines=[_baseline(one) for one in baseline or ()],
+        baselines=[parse_settings(one, "--baseline") for one in baseline or ()],
         replications=replications,
         what_ifs=parse_what_ifs(what_if or []),
         sensitivity=sensitivity,
@@ -191,7 +191,7 @@ def _command(context: typer.Context, source: str) -> str:
         (parameter,) = (one for one in context.command.params if option in (*one.opts, *one.secondary_opts))
         value = context.params[parameter.name or ""]
         for one in value if isinstance(value, list | tuple) else [value]:
-            parts += [option, str(one)]
+            parts += [option] if isinstance(one, bool) else [option, str(one)]
     return shlex.join(parts)
 
 
@@ -208,9 +208,3 @@ def _overrides(settings: list[str] | None, seed: str | None, limits: list[Any]) 
     return overrides + [
         f"slo.{limit.of.quantity}_s={limit.limit_s}" for limit in limits if limit.of.quantity != "transfer"
     ]
-
-
-def _baseline(option: str) -> dict[str, Any]:
-    from experiments.sweeps.grid import parse_settings
-
-    return parse_settings(option, "--baseline")

@@ -206,7 +206,7 @@ def tradeoff(
     most = [max(min(_high(pair[side]), 1.5 * pair[side]["value"]) for pair in pairs) for side in (0, 1)]
     scales = [scale_for(kind, one) for kind, one in zip(kinds, most, strict=True)]
     front = sorted((spot for spot in spots if spot[3]), key=lambda spot: spot[0]["value"])
-    keys = [Key("nothing is better in both", 1, "circle"), Key("beaten in both", 0, "hollow circle")]
+    keys = [Key("nothing is better in both", 1, "circle"), Key("not on the front", 0, "hollow circle")]
     if any(spot[4] for spot in spots):
         keys.insert(0, Key(chosen, 2, "star"))
     frame = Frame(

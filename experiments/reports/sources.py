@@ -11,12 +11,33 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.runs.rundir import SUMMARY_SCHEMA
 from experiments.sweeps.folder import SWEEP_SCHEMA
+from experiments.tuning.folder import TUNE_SCHEMA
 from experiments.validation.report import SCHEMA as VALIDATION_SCHEMA
 
 FILES = {"tune": "tune.json", "sweep": "sweep.json", "validation": "validation.json", "run": "summary.json"}
-SCHEMAS = {"sweep": SWEEP_SCHEMA, "validation": VALIDATION_SCHEMA, "run": SUMMARY_SCHEMA}
+SCHEMAS = {"tune": TUNE_SCHEMA, "sweep": SWEEP_SCHEMA, "validation": VALIDATION_SCHEMA, "run": SUMMARY_SCHEMA}
 NEEDED = {
-    "tune": ("verdict", "settings", "certainty"),
+    "tune": (
+        "verdict",
+        "changes",
+        "chosen",
+        "best",
+        "objective",
+        "over",
+        "cheaper",
+        "certainty",
+        "indifference",
+        "sure",
+        "slo",
+        "capacity",
+        "traffic",
+        "space",
+        "settings",
+        "front",
+        "what_if",
+        "sensitivity",
+        "commands",
+    ),
     "sweep": ("plan", "configurations", "environment", "lowest"),
     "validation": ("profile", "cases", "misses", "decision", "no_choice"),
     "run": ("kind", "requests", "latency_s", "ttft_s", "slo", "utilisation", "capacity", "failures", "replications"),
@@ -61,7 +82,7 @@ def read_source(path: Path) -> Source:
     schema = str(content.get("schema", "")) if isinstance(content, dict) else ""
     if not schema.startswith("bufferlab-"):
         raise UserError(f"{where}, whose {name} was not written by bufferlab")
-    if kind in SCHEMAS and schema != SCHEMAS[kind]:
+    if schema != SCHEMAS[kind]:
         raise UserError(f"{where}, whose {name} has the schema {schema}, it must be {SCHEMAS[kind]}")
     if kind in TABLES and not content.get("finished", kind == "run"):
         raise UserError(f"{where}, a {kind} that is not finished; the command that began it goes on with it")
@@ -69,8 +90,8 @@ def read_source(path: Path) -> Source:
     if kind == "sweep":
         for one in content["configurations"]:
             _require(one, OF_A_CONFIGURATION, where, name)
-    if kind == "run" and not (path / "config.toml").is_file():
-        raise UserError(f"{where}, it must be a finished run directory (it has no config.toml)")
+    if kind in {"run", "tune"} and not (path / "config.toml").is_file():
+        raise UserError(f"{where}, it must be a finished {kind} directory (it has no config.toml)")
     for name in TABLES.get(kind, ()):
         _check_table(path / name, where)
     return Source(path, kind, content)
@@ -99,7 +120,7 @@ def read_json(path: Path, where: str) -> Any:
 
 def environment_of(source: Source) -> Mapping[str, Any]:
     """What a directory says it ran on; nothing where it does not."""
-    if source.kind in {"sweep"}:
+    if source.kind == "sweep":
         found = source.content["environment"]
     elif (source.path / "environment.json").is_file():
         found = read_json(source.path / "environment.json", f"RUN is {str(source.path)!r}")

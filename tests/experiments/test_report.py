@@ -508,7 +508,7 @@ def test_every_colour_can_be_read_on_what_it_stands_on(name: str) -> None:
         assert contrast(palette[f"c{number}"], palette["paper"]) >= 3, number
 
 
-# --- validations, tunings, several at once ---
+# --- validations, several at once, files ---
 
 
 @pytest.fixture(scope="module")
@@ -534,80 +534,6 @@ def test_the_numbers_of_a_validation_are_those_of_its_file(validation: Path, tmp
     for one in judged:
         assert one["verdict"] in text
     assert "stand in for measured ones" in text
-
-
-def tuned(folder: Path) -> Path:
-    """The directory of a tuning of three settings, the last of which does not serve every request."""
-
-    def setting(number: int, tokens: int, p99: float | None, state: str) -> dict[str, Any]:
-        bounds = (None, None) if p99 is None else (p99 - 0.1, p99 + 0.1)
-        figure = {"value": p99, "low": bounds[0], "high": bounds[1]}
-        own = {"value": None if p99 is None else p99 - 0.8, "low": None if p99 is None else p99 - 0.85,
-               "high": None if p99 is None else p99 - 0.75}  # fmt: skip
-        fields = {"protocol.sizing.tokens": tokens}
-        return {"number": number, "fields": fields, "changes": {} if number == 1 else fields, "memory_bytes": number << 26,
-                "figures": {"latency_s.p99": figure}, "difference": own, "state": state, "why": HARM, "runs": 4}  # fmt: skip
-
-    difference = {"value": -0.2, "low": -0.25, "high": -0.15}
-    content = {
-        "schema": "bufferlab-tune/1", "finished": True, "verdict": "recommended", "certainty": 0.95, "indifference": 0.01,
-        "recommendation": {"protocol.sizing.tokens": 2048}, "changes": {"protocol.sizing.tokens": 2048}, "chosen": 2,
-        "objective": {"name": "latency_s.p99", "value": 0.8, "low": 0.7, "high": 0.9}, "memory_bytes": 2 << 26,
-        "over": [{"baseline": {}, "name": "today's setting", "difference": difference}], "not_told_apart": [],
-        "runs": 12, "requests": 1200, "wall_s": 1.5, "space": {"protocol.sizing.tokens": [1024, 2048, 8192]}, "front": [1, 2],
-        "settings": [setting(1, 1024, 1.0, "dropped"), setting(2, 2048, 0.8, "kept"), setting(3, 8192, None, "unfit")],
-        "what_if": [{"name": "rate=2x", "changes": {"protocol.sizing.tokens": 8192}, "holds": False, "capacity": "near",
-                     "cost": difference, "objective": {"name": "latency_s.p99", "value": 2.0, "low": 1.5, "high": 2.5}}],
-        "sensitivity": {"breaks": [{"name": "bandwidth", "to": 0.1, "holds_to": 0.5, "breaks_at": 0.45,
-                                    "between": [0.5, 0.4], "winner": {"protocol.sizing.tokens": 8192}}],
-                        "screening": {"effects": [{"name": "lengths", "figure": {"value": 0.733, "half": 0.2}}]}},
-        "commands": ["bufferlab tune traffic.csv", "bufferlab sim tuned/config.toml"],
-    }  # fmt: skip
-    folder.mkdir()
-    (folder / "tune.json").write_text(json.dumps(content))
-    return folder
-
-
-def test_the_numbers_of_a_tuning_are_those_of_its_file(tmp_path: Path) -> None:
-    folder = tuned(tmp_path / "tuned")
-    text = made(folder, tmp_path / "r.html")
-    assert check_numbers(text, json.loads((folder / "tune.json").read_text())) > 20
-    plain = text.replace(BESIDE, " ")
-    assert '<p class="lead">Set sizing tokens 2,048.</p>' in plain
-    assert "against today&#39;s setting −200 ms (−250 … −150 ms)" in plain
-    assert "It is told from all others. With 95 %" in plain
-    assert "rate=2x" in text
-    # Effects are shares of the figure, and no times.
-    assert "Morris&#39; elementary effects within their ranges: lengths (by 73.3 %)." in plain
-    assert "(between 0.500 and 0.400)" in plain
-    assert plain.index("To ask the same again.") < plain.index("bufferlab tune traffic.csv")
-    assert Tags(text).scripts == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [({"verdict": "over-capacity", "capacity": {"bottleneck": "prefill"}}, "Over capacity at every setting: the prefill is the bottleneck."),
-     ({"verdict": "no-difference", "changes": {}}, "No difference found: today&#39;s setting may as well be the best."),
-     ({"verdict": "slo-missed", "chosen": None}, "No setting keeps to the limits."),
-     ({"verdict": "not-served", "chosen": None, "not_served": {"reasons": {"too long": 2, "too late": 1}}},
-      "No setting serves every request: too long; too late."),
-     ({"changes": {}}, "Leave the settings as they are: they are the best.")],
-)  # fmt: skip
-def test_every_answer_of_a_tuning_is_said_first(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    folder = tuned(tmp_path / "tuned")
-    content = json.loads((folder / "tune.json").read_text())
-    (folder / "tune.json").write_text(json.dumps({**content, **change}))
-    assert f'<p class="lead">{sentence}</p>' in made(folder, tmp_path / "r.html")
-
-
-def test_a_cheaper_setting_that_may_be_as_good_is_named_with_what_it_may_cost(tmp_path: Path) -> None:
-    folder = tuned(tmp_path / "tuned")
-    content = json.loads((folder / "tune.json").read_text())
-    cheaper = {"changes": {"protocol.sizing.tokens": 1024}, "memory_bytes": 1 << 26,
-               "difference": {"value": 0.0, "low": -1.9, "high": 1.9}}  # fmt: skip
-    (folder / "tune.json").write_text(json.dumps({**content, "cheaper": cheaper}))
-    plain = made(folder, tmp_path / "r.html").replace(BESIDE, " ")
-    assert "sizing tokens 1,024 may be as good, but that is not told: it may be worse by 1.90 s." in plain
 
 
 def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(
@@ -784,13 +710,3 @@ def test_the_page_of_a_sweep_advises_replications_only_where_there_can_be_some(
     report["plan"]["workloads"][0]["notes"] = notes
     (folder / "sweep.json").write_text(json.dumps(report))
     assert said in made(folder, tmp_path / "r.html")
-
-
-def test_a_what_if_under_which_nothing_changes_is_not_called_todays_setting(tmp_path: Path) -> None:
-    folder = tuned(tmp_path / "tuned")
-    content = json.loads((folder / "tune.json").read_text())
-    content["what_if"][0] |= {"changes": {}, "holds": True}
-    (folder / "tune.json").write_text(json.dumps(content))
-    section = made(folder, tmp_path / "r.html").partition("The recommendation again")[2]
-    assert "as recommended now" in section
-    assert "today" not in section.partition("</table>")[0]

@@ -22,6 +22,14 @@ SeedOption = Annotated[str | None, typer.Option("--seed", metavar="NUMBER", help
 ReplicationsOption = Annotated[
     str | None, typer.Option("--replications", metavar="NUMBER", help="Overrides run.replications.")
 ]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", metavar="NUMBER", help="Runs at once. [default: one a core, fewer where there are few runs]"
+    ),
+]
+ExecutorOption = Annotated[str, typer.Option("--executor", metavar="local|dask", help="Where the runs take place.")]
+AddressOption = Annotated[str | None, typer.Option("--address", metavar="HOST:PORT", help="The cluster's scheduler.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run in --out.")]
 PlotsOption = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures in plots/.")]
 EventsOption = Annotated[

@@ -28,6 +28,12 @@ def refuse_unused(context: typer.Context, options: Collection[str], why: str) ->
         raise UserError(f"{' and '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect {why}")
 
 
+def refuse_jobs_of_a_cluster(context: typer.Context, executor: str, address: str | None) -> None:
+    """Raise UserError if --jobs is given where a cluster that runs already decides on that."""
+    if executor == "dask" and address is not None:
+        refuse_unused(context, {"--jobs"}, "with --address: the cluster decides how many runs it has at once")
+
+
 def refuse_unused_in_mode(context: typer.Context, mode: str, uses: Mapping[str, Collection[str]]) -> None:
     """Raise UserError for an option that only other modes of a command look at.
 
