@@ -183,11 +183,11 @@ def token_axis(axes: Axes, sizes: Iterable[float]) -> None:
     axes.minorticks_off()
 
 
-def thinned(times: Samples, values: Samples) -> tuple[Samples, Samples]:
-    """At most MAX_POINTS points; the highest of every stretch, so that no peak is lost."""
-    if len(times) <= MAX_POINTS:
+def thinned(times: Samples, values: Samples, most: int = MAX_POINTS) -> tuple[Samples, Samples]:
+    """At most so many points; the highest of every stretch, so that no peak is lost."""
+    if len(times) <= most:
         return times, values
-    edges = np.linspace(0, len(times), MAX_POINTS + 1).astype(int)[:-1]
+    edges = np.linspace(0, len(times), most + 1).astype(int)[:-1]
     return times[edges], np.maximum.reduceat(values, edges)
 
 

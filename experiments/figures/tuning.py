@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.figures.curves import MAX_CURVES
-from experiments.figures.style import COLOURS, new_figure, save, styled, token_axis
+from experiments.figures.curves import MAX_CURVES, arms, bounds
+from experiments.figures.style import COLOURS, new_figure, save, styled, token_axis, unit_of
+from experiments.units import BYTES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICY, TOKENS, POOL = "protocol.sizing.policy", "protocol.sizing.tokens", "language.pool_blocks"
-MIB = 2**20
+MIB = BYTES["MiB"]
 SHOWN_ABOVE = 40.0
 """Settings that are worse by more than so many times the median of the others are left out of the picture."""
 
@@ -160,17 +161,11 @@ def _curves(
 
 
 def _unit(settings: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
-    largest = max((abs(one["difference"]["value"]) for one in settings), default=0.0)
-    return (1.0, "s") if largest >= 10 else (1e3, "ms")
+    return unit_of(max((abs(one["difference"]["value"]) for one in settings), default=0.0))
 
 
-def _arms(settings: Sequence[Mapping[str, Any]], scale: float) -> list[list[float]]:
-    below, above = [], []
-    for one in settings:
-        value, low, high = (one["difference"][name] for name in ("value", "low", "high"))
-        below.append(0.0 if low is None else scale * (value - low))
-        above.append(0.0 if high is None else scale * (high - value))
-    return [below, above]
+def _arms(settings: Sequence[Mapping[str, Any]], scale: float) -> Any:
+    return scale * arms([bounds(one["difference"]) for one in settings])
 
 
 def _cut(axes: Any, values: Sequence[float]) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.reports.drawing import LINE, MARKS, WIDE, WIDTH, Frame, Key, letters, shortened
+from experiments.figures.distributions import Band
+from experiments.reports.drawing import LINE, MARKS, WIDE, WIDTH, Frame, Key, letters, shape, shortened
 from experiments.reports.page import Panel
-from experiments.reports.readings import BESIDE, interval_text, scale_for, value_text
+from experiments.reports.readings import BESIDE, interval_text, scale_for, shown, value_text
 from experiments.reports.scales import linear, logarithmic, ordinal, sizes
+from experiments.stats.quantiles import LEVELS
 
 Samples = NDArray[np.float64]
 MOST_STEPS = 260
@@ -50,14 +52,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Values at rising shares, and bounds of them where there are several replications."""
+    """Values at the shares ``LEVELS``, and bounds of them where there are several replications."""
 
     label: str
-    shares: Samples
-    values: Samples
-    low: Samples | None = None
-    high: Samples | None = None
+    band: Band
     dash: int = 0
+
+    @property
+    def told(self) -> str:
+        """Its median and its tail in words, for those who do not see it."""
+        half, most = (float(np.interp(share, LEVELS, self.band.middle)) for share in (0.5, 0.99))
+        return f"{self.label}: half within {shown(half, 'time')}, 99 % within {shown(most, 'time')}"
 
 
 def curves(
@@ -115,13 +120,29 @@ def has_intervals(given: Sequence[Curve]) -> bool:
     return all(known) if len(given) == 1 else any(known)
 
 
+def distribution_panels(given: Sequence[Distribution], what: str, *, across: str, file: str) -> list[Panel]:
+    """The body of distributions and their tails. ``what``: a time, a latency."""
+    told = "; ".join(one.told for one in given)
+    return [
+        distributions(f"Share of requests {side} {what}", given, tail=tail, across=across, file=name, description=words)
+        for side, tail, name, words in (
+            ("within", False, file, told),
+            ("beyond", True, f"{file}-tail", f"The slowest requests of the same; {told}"),
+        )
+    ]
+
+
+def has_bands(given: Sequence[Distribution]) -> bool:
+    """Whether bands are drawn: more than a few over each other show none."""
+    return len(given) <= MOST_BANDS and any(one.band.low is not None for one in given)
+
+
 def distributions(
     title: str, given: Sequence[Distribution], *, tail: bool, across: str, file: str, description: str
 ) -> Panel:
     """The share of requests within a time, or with ``tail`` beyond it, on axes that show the slowest."""
-    known = [one for one in given if len(one.values)]
-    largest = max(float(one.values[-1]) for one in known)
-    least = max(min(float(one.values[0]) for one in known), largest * 1e-4) or 1e-9
+    largest = max(float(one.band.middle[-1]) for one in given)
+    least = max(min(float(one.band.middle[0]) for one in given), largest * 1e-4) or 1e-9
     factor, unit = scale_for("time", largest if largest >= 10 else min(largest, 0.9))
     keys = [Key(one.label, number, "line", one.dash) for number, one in enumerate(given, 1) if one.label]
     frame = Frame(
@@ -134,40 +155,29 @@ def distributions(
         across=f"{across} ({unit})", upwards="% beyond" if tail else "% within", keys=keys, grid="xy",
     )  # fmt: skip
 
-    def height(shares: Samples) -> Samples:
-        return np.maximum(1 - shares, 1e-9) if tail else shares
-
+    heights = np.maximum(1 - LEVELS, 1e-9).tolist() if tail else LEVELS.tolist()
     for colour, one in enumerate(given, 1):
-        if not len(one.values):
-            continue
-        at = _spread(len(one.values))
-        shares = height(one.shares[at])
-        if one.low is not None and one.high is not None and len(known) <= MOST_BANDS:
-            frame.band(
-                list(zip(one.low[at].tolist(), shares.tolist(), strict=True)),
-                list(zip(one.high[at].tolist(), shares.tolist(), strict=True)),
-                colour,
-            )
-        frame.steps(list(zip(one.values[at].tolist(), shares.tolist(), strict=True)), colour, dash=one.dash)
+        middle, low, high = one.band
+        if low is not None and high is not None and has_bands(given):
+            lows, highs = (list(zip(edge.tolist(), heights, strict=True)) for edge in (low, high))
+            frame.band(lows, highs, colour)
+        frame.steps(list(zip(middle.tolist(), heights, strict=True)), colour, dash=one.dash)
     return frame.panel()
 
 
-def bars(
-    title: str, rows: Sequence[tuple[str, Mapping[str, Any], bool, str]], *, file: str, description: str,
-    kind: str = "share", largest: float = 1.0, across: str = "",
-) -> Panel:  # fmt: skip
-    """A bar for each (label, estimate, whether it stands out, a word beside it), with its interval."""
-    factor, unit = scale_for(kind, largest)
+def bars(title: str, rows: Sequence[tuple[str, Mapping[str, Any], bool, str]], *, file: str, description: str) -> Panel:
+    """A bar for each share: (label, estimate, whether it stands out, a word where there is none), with its interval."""
+    factor, unit = scale_for("share", 1.0)
     labels = [shortened(label, LABEL) for label, *_ in rows]
     left = max(letters(label) for label in labels) + 12
     step = 27
     frame = Frame(
         title, description, file,
         (
-            lambda a, b: linear(0.0, largest, a, b - 62, factor=factor, ticks=4),
+            lambda a, b: linear(0.0, 1.0, a, b - 62, factor=factor, ticks=4),
             lambda a, b: ordinal(labels[::-1], a, b),
         ),
-        across=across or unit, height=round(30 + 4 + 42 + step * len(rows)), grid="x", left=left, names=False,
+        across=unit, height=round(30 + 4 + 42 + step * len(rows)), grid="x", left=left, names=False,
     )  # fmt: skip
     for number, ((_, estimate, stands_out, word), label) in enumerate(zip(rows, labels, strict=True)):
         middle = frame.y.place(len(rows) - 1 - number)
@@ -176,9 +186,9 @@ def bars(
         if value is None:
             frame.write(frame.begin + 6, middle + 4, word or "not known")
             continue
-        reading = value_text(estimate, kind)
+        reading = value_text(estimate, "share")
         tip = (
-            f"{label}: {reading} ({interval_text(estimate, kind)})"
+            f"{label}: {reading} ({interval_text(estimate, 'share')})"
             if estimate["low"] is not None
             else f"{label}: {reading}"
         )
@@ -304,9 +314,8 @@ def heat(
                 anchor="middle",
             )
             if best or alike:
-                frame.parts.append(
-                    f'<path class="pt {"on" if depth > 0.5 else ""} s0" d="{_small(best, begin + 10, middle)}"/>'
-                )
+                outline = shape("star" if best else "circle", begin + 10, middle)
+                frame.parts.append(f'<path class="pt {"on" if depth > 0.5 else ""} s0" d="{outline}"/>')
     return frame.panel()
 
 
@@ -385,13 +394,9 @@ def differences(
     return frame.panel()
 
 
-def scatter(
-    title: str, points: Sequence[tuple[str, Samples, Samples]], *, across: str, upwards: str, file: str,
-    description: str, diagonal: bool = True,
-) -> Panel:  # fmt: skip
-    """Clouds of points of (label, across, upwards), and the line on which both are equal."""
-    every = np.concatenate([one for _, x, y in points for one in (x, y)])
-    low, high = float(every.min()), float(every.max())
+def scatter(title: str, x: Samples, y: Samples, *, across: str, upwards: str, file: str, description: str) -> Panel:
+    """A cloud of points, and the line on which both values of one are equal."""
+    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     factor, unit = scale_for("time", high)
     log = low > 0 and high > 5 * low
 
@@ -400,17 +405,14 @@ def scatter(
             logarithmic(low * 0.95, high * 1.05, a, b, factor=factor) if log else linear(low, high, a, b, factor=factor)
         )
 
-    keys = [Key(label, number, "circle") for number, (label, _, _) in enumerate(points, 1) if label]
     frame = Frame(
-        title, description, file, (axis, axis), across=f"{across} ({unit})", upwards=f"{upwards} ({unit})", keys=keys,
-        grid="xy", height=340,
+        title, description, file, (axis, axis), across=f"{across} ({unit})", upwards=f"{upwards} ({unit})", grid="xy",
+        height=340,
     )  # fmt: skip
-    if diagonal:
-        frame.rule(frame.x.held(low), frame.y.held(low), frame.x.held(high), frame.y.held(high), "ref")
-    for colour, (_, x, y) in enumerate(points, 1):
-        at = _spread(len(x))
-        for a, b in zip(x[at].tolist(), y[at].tolist(), strict=True):
-            frame.mark(a, b, colour, "dot", "")
+    frame.rule(frame.x.held(low), frame.y.held(low), frame.x.held(high), frame.y.held(high), "ref")
+    at = _spread(len(x))
+    for a, b in zip(x[at].tolist(), y[at].tolist(), strict=True):
+        frame.mark(a, b, 1, "dot", "")
     return frame.panel()
 
 
@@ -439,9 +441,3 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
 def _fitting(words: str, width: float) -> str:
     """A number without its unit where both do not fit."""
     return words if letters(words) <= width else words.partition(BESIDE)[0]
-
-
-def _small(best: bool, x: float, y: float) -> str:
-    from experiments.reports.drawing import shape
-
-    return shape("star" if best else "circle", x, y)

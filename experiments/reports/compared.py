@@ -8,15 +8,14 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.figures.distributions import band_of, run_quantiles
 from experiments.figures.style import KIND_NAMES
-from experiments.reports.charts import Distribution, differences, distributions
+from experiments.reports.charts import Distribution, differences, distribution_panels, has_bands
 from experiments.reports.page import Block, Column, Figure, Notice, Part, Row, Section, Table, estimated, text
-from experiments.reports.readings import interval_text, kind_of, plural, shown, value_text
+from experiments.reports.readings import interval_text, kind_of, plural, value_text
 from experiments.reports.sources import Source
 from experiments.reports.wording import at, figure_name, names_of, requests_cell, state_of, upper
 from experiments.runs.estimates import FIGURES
 from experiments.runs.paired import compare_paired
 from experiments.runs.rundir import StoredRun
-from experiments.stats.quantiles import LEVELS
 
 MOST_CURVES = 7
 MOST_PAIRED = 6
@@ -112,7 +111,10 @@ def _table(sources: Sequence[Source]) -> Table:
         Column("run"), Column("kind"), *(Column(figure_name(path), path, path, numeric=True) for path in SHOWN),
         Column("not served", "requests.not_served", numeric=True), Column("capacity", "capacity.verdict"),
     ]  # fmt: skip
-    return Table("A row for every run", columns, rows, "runs", note="Small numbers are 95 % intervals.")
+    bounded = any(at(source.content, path)["low"] is not None for source in sources for path in SHOWN)
+    return Table(
+        "A row for every run", columns, rows, "runs", note="Small numbers are 95 % intervals." if bounded else ""
+    )
 
 
 def _distributions(sources: Sequence[Source]) -> Figure | None:
@@ -122,20 +124,14 @@ def _distributions(sources: Sequence[Source]) -> Figure | None:
         resampled = source.content.get("replication_kind") == "resampled"
         band = band_of(run_quantiles(run, "latency_s"), resampled=resampled)
         if band is not None:
-            given.append(
-                Distribution(source.name, LEVELS, band.middle, band.low, band.high, dash=int(run.kind == "real"))
-            )
+            given.append(Distribution(source.name, band, dash=int(run.kind == "real")))
     if not given:
         return None
-    told = "; ".join(f"{one.label}: half within {shown(float(one.values[100]), 'time')}" for one in given)
-    panels = [
-        distributions("Share of requests within a latency", given, tail=False, across="latency, arrival to delivered",
-                      file="runs-latency", description=told),
-        distributions("Share of requests beyond a latency", given, tail=True, across="latency, arrival to delivered",
-                      file="runs-latency-tail", description=f"The slowest of the same; {told}"),
-    ]  # fmt: skip
+    panels = distribution_panels(given, "a latency", across="latency, arrival to delivered", file="runs-latency")
+    dashed = "; measured runs are dashed" if any(one.dash for one in given) else ""
+    bands = " Bands are 95 % intervals over the replications." if has_bands(given) else ""
     more = f" The first {MOST_CURVES} of {len(sources)}." if len(sources) > MOST_CURVES else ""
-    return Figure(f"Delivered requests only; measured runs are dashed.{more}", panels)
+    return Figure(f"Delivered requests only{dashed}.{bands}{more}", panels)
 
 
 def _differences(sources: Sequence[Source], paired: Mapping[int, Result]) -> Iterator[Block]:

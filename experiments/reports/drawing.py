@@ -36,7 +36,7 @@ class Key:
     label: str
     colour: int = 0
     look: str = "line"
-    """line, band, or the name of a mark."""
+    """line, or the name of a mark."""
     dash: int = 0
 
 
@@ -74,14 +74,12 @@ class Frame:
 
     # --- marks ---
 
-    def line(
-        self, points: Iterable[Point], colour: int, *, dash: int = 0, look: str = "ln", aside: float = 0.0
-    ) -> None:
+    def line(self, points: Iterable[Point], colour: int, *, dash: int = 0, aside: float = 0.0) -> None:
         """A line through points that are values, moved ``aside`` by so many pixels."""
         path = _path((self.x.held(x) + aside, self.y.held(y)) for x, y in points)
         dashes = f' stroke-dasharray="{DASHES[dash % len(DASHES)]}"' if dash % len(DASHES) else ""
         if path:
-            self.parts.append(f'<path class="{look} s{colour}" d="{path}"{dashes}/>')
+            self.parts.append(f'<path class="ln s{colour}" d="{path}"{dashes}/>')
 
     def steps(self, points: Sequence[Point], colour: int, *, dash: int = 0) -> None:
         """A line that goes across first and up then."""
@@ -155,8 +153,6 @@ class Frame:
         if one.look == "line":
             dashes = f' stroke-dasharray="{DASHES[one.dash % len(DASHES)]}"' if one.dash % len(DASHES) else ""
             self.parts.append(f'<path class="ln s{one.colour}" d="M{_n(x)} {_n(y - 4)}h20"{dashes}/>')
-        elif one.look == "band":
-            self.bar(x, y - 9, x + 20, y + 1, one.colour, look="bd")
         else:
             look, hollow = one.look.removeprefix("hollow "), one.look.startswith("hollow ")
             kind = "ho" if hollow else "pt"
@@ -193,10 +189,10 @@ def shape(look: str, x: float, y: float) -> str:
     return SHAPES[look](x, y)
 
 
-def letters(words: str, size: float = SMALL) -> float:
+def letters(words: str) -> float:
     """About how wide words are, in pixels."""
     narrow = sum(one in "il.,:;'|1 !jtf()" for one in words)
-    return size * (0.58 * (len(words) - narrow) + 0.36 * narrow)
+    return SMALL * (0.58 * (len(words) - narrow) + 0.36 * narrow)
 
 
 def shortened(words: str, most: int) -> str:

@@ -111,7 +111,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; ``mark`` is a word that sets it apart (best, alike, bad)."""
+    """A row of a table; ``mark`` is a word that sets it apart: best."""
 
     cells: Sequence[Cell]
     mark: str = ""
@@ -246,7 +246,7 @@ class Beside:
     table: Table
 
 
-Block = Prose | Notice | Table | Figure | Beside | Facts | Commands | Download
+Block = Prose | Table | Figure | Beside | Facts | Commands | Download
 
 
 @dataclass(frozen=True)

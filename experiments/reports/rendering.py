@@ -47,7 +47,6 @@ def _template() -> Any:
 
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        extensions=["jinja2.ext.do"],
     )  # fmt: skip
     environment.filters |= {
         "kind": lambda block: type(block).__name__,

@@ -12,8 +12,8 @@ import numpy as np
 from experiments.config.schema import Config
 from experiments.figures.distributions import band_of, run_quantiles
 from experiments.figures.holdings import changes_of_holdings
-from experiments.figures.style import KIND_NAMES, Samples
-from experiments.reports.charts import Distribution, bars, course, distributions
+from experiments.figures.style import KIND_NAMES, Samples, thinned
+from experiments.reports.charts import Distribution, bars, course, distribution_panels, has_bands
 from experiments.reports.page import (
     Beside,
     Block,
@@ -32,7 +32,7 @@ from experiments.reports.page import (
     whole,
 )
 from experiments.reports.ran import run_blocks
-from experiments.reports.readings import count, plural, shown
+from experiments.reports.readings import count, plural, scale_for, shown
 from experiments.reports.sources import Source, environment_of
 from experiments.reports.wording import (
     at,
@@ -45,13 +45,13 @@ from experiments.reports.wording import (
     sure_sentence,
     times_sentence,
     trouble,
+    upper,
     utilisation_rows,
 )
 from experiments.runs.capacity import LARGE_SHARE
 from experiments.runs.estimates import FIGURES
 from experiments.runs.rundir import StoredRun
 from experiments.runs.tables import read_numbers
-from experiments.stats.quantiles import LEVELS
 from protocol.topology import Side
 
 COURSE_POINTS = 300
@@ -165,32 +165,21 @@ def _times(run: StoredRun) -> Iterator[Block]:
         for name in QUANTITIES
         if summary[name]["p50"]["value"] is not None and (name != "ttft_s" or summary["ttft_s"] != summary["latency_s"])
     ]
-    body, tails = [], []
+    body = []
     for quantity in quantities:
         resampled = summary.get("replication_kind") == "resampled"
         band = band_of(run_quantiles(run, quantity), resampled=resampled)
         if band is not None:
-            body.append(Distribution(QUANTITIES[quantity][0].lower(), LEVELS, band.middle, band.low, band.high))
+            body.append(Distribution(QUANTITIES[quantity][0].lower(), band))
     if body:
-        low = body[0].low is not None
         told = "; ".join(f"{QUANTITIES[name][0].lower()}: {QUANTITIES[name][1]}" for name in quantities)
-        points = [
-            f"{one.label}: half within {shown(float(one.values[100]), 'time')}, "
-            f"99 % within {shown(float(one.values[198]), 'time')}"
-            for one in body
-        ]
-        tails = [
-            distributions("Share of requests within a time", body, tail=False, across="time", file="times",
-                          description="; ".join(points)),
-            distributions("Share of requests beyond a time", body, tail=True, across="time", file="times-tail",
-                          description=f"The slowest requests of the same distributions; {'; '.join(points)}"),
-        ]  # fmt: skip
+        panels = distribution_panels(body, "a time", across="time", file="times")
         bands = (
             " Lines are the mean of the replications' quantiles (on the logarithmic axis), bands their 95 % intervals."
-            if low
+            if has_bands(body)
             else ""
         )
-        yield Figure(f"Delivered requests only. {told[0].upper()}{told[1:]}.{bands}", tails)
+        yield Figure(f"Delivered requests only. {upper(told)}{bands}", panels)
     panel = _course_of_latency(run)
     if panel is not None:
         yield panel
@@ -213,7 +202,7 @@ def _course_of_latency(run: StoredRun) -> Figure | None:
     median = np.array([np.median(taken[a:b]) for a, b in pairwise(edges)])
     worst = np.array([taken[a:b].max() for a, b in pairwise(edges)])
     largest = float(worst.max())
-    factor, unit = (1.0, "s") if largest >= 1 else (1e3, "ms")
+    factor, unit = scale_for("time", largest)
     panel = course(
         "Latency by the time of arrival", [("median", middle, median), ("slowest", middle, worst)], upwards=unit,
         factor=factor, top=None, file="course",
@@ -243,21 +232,15 @@ def _pools(run: StoredRun) -> Any:
     for (_, side), one in sorted(changes_of_holdings(run, 0).items(), key=lambda item: item[0][1] is Side.ENCODE):
         section = config.language if side is Side.LANGUAGE else config.encode
         total = config.blocks(section) * section.tp * section.instances
-        lines.append((f"{side.value} pool", *_highest(one.times_s, one.blocks.cumsum(dtype=np.float64) / total)))
+        lines.append(
+            (f"{side.value} pool", *thinned(one.times_s, one.blocks.cumsum(dtype=np.float64) / total, COURSE_POINTS))
+        )
     if not lines:
         return None
     return course(
         "Blocks held", lines, upwards="% of the pool", factor=100.0, top=1.0, file="pools", area=True,
         description="; ".join(f"{name}: at most {shown(float(values.max()), 'share')}" for name, _, values in lines),
     )  # fmt: skip
-
-
-def _highest(times: Samples, values: Samples) -> tuple[Samples, Samples]:
-    """At most COURSE_POINTS points; the highest of every stretch of points, so that no peak is lost."""
-    if len(times) <= COURSE_POINTS:
-        return times, values
-    edges = np.linspace(0, len(times), COURSE_POINTS + 1).astype(int)[:-1]
-    return times[edges], np.maximum.reduceat(values, edges)
 
 
 # --- stages ---
@@ -270,8 +253,10 @@ def _stages(run: StoredRun) -> Iterator[Block]:
     named = next((label for label, _, stands_out, _ in rows if stands_out), "")
     told = [f"{label} {shown(one['value'], 'share')}" for label, one, _, _ in rows if one["value"] is not None]
     panel = bars("Share of the time each stage was busy", rows, file="stages", description=", ".join(told))
-    named_sentence = f" {named[0].upper()}{named[1:]} holds the others up." if bottleneck and named else ""
-    figure = Figure(f"Of the pools it is their mean use.{named_sentence} Thin lines are 95 % intervals.", [panel])
+    sentences = ["Of the pools it is their mean use."]
+    sentences += [f"{upper(named)[:-1]} holds the others up."] if bottleneck and named else []
+    sentences += ["Thin lines are 95 % intervals."] if any(one["low"] is not None for _, one, _, _ in rows) else []
+    figure = Figure(" ".join(sentences), [panel])
     heads = {
         "mean_occupancy": "mean use",
         "peak_occupancy": "peak use",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.reports.charts import MOST_BANDS, Distribution, distributions
+from experiments.reports.charts import Distribution, distribution_panels, has_bands
 from experiments.reports.page import (
     Block,
     Column,
@@ -39,7 +39,6 @@ from experiments.reports.wording import (
     trouble,
     upper,
 )
-from experiments.stats.quantiles import LEVELS
 from experiments.workloads.traffic import WITHOUT_RESAMPLES
 
 MOST_CURVES = 7
@@ -250,23 +249,10 @@ def chosen(sweep: StoredSweep) -> list[int]:
 
 def _distributions(sweep: StoredSweep) -> Figure | None:
     numbers = chosen(sweep)
-    found = [
-        Distribution(sweep.title(number), LEVELS, band.middle, band.low, band.high)
-        for number, band in sweep.bands(numbers).items()
-    ]
+    found = [Distribution(sweep.title(number), band) for number, band in sweep.bands(numbers).items()]
     if not found:
         return None
-    told = "; ".join(
-        f"{one.label}: half within {shown(float(one.values[100]), 'time')}, 99 % within "
-        f"{shown(float(one.values[198]), 'time')}"
-        for one in found
-    )
-    panels = [
-        distributions("Share of requests within a latency", found, tail=False, across="latency, arrival to delivered",
-                      file="latency", description=told),
-        distributions("Share of requests beyond a latency", found, tail=True, across="latency, arrival to delivered",
-                      file="latency-tail", description=f"The slowest of the same; {told}"),
-    ]  # fmt: skip
+    panels = distribution_panels(found, "a latency", across="latency, arrival to delivered", file="latency")
     left = len(sweep.configurations) - len(numbers)
     note = (
         f" {len(numbers)} of {len(sweep.configurations)} configurations: the lowest, the baseline, and some from the "
@@ -274,9 +260,7 @@ def _distributions(sweep: StoredSweep) -> Figure | None:
         if left
         else ""
     )
-    # Of a resampled file none is drawn.
-    drawn = len(found) <= MOST_BANDS and any(one.low is not None for one in found)
-    bands = " Bands are 95 % intervals over the replications." if drawn else ""
+    bands = " Bands are 95 % intervals over the replications." if has_bands(found) else ""  # of a file none is drawn
     return Figure(f"Delivered requests only.{bands}{note}", panels)
 
 

@@ -210,7 +210,8 @@ def _qq(cases: list[Case]) -> Figure | None:
         panels.append(
             scatter(
                 f"{case['name']}: quantiles",
-                [("", measured[known], predicted[known])],
+                measured[known],
+                predicted[known],
                 across="measured",
                 upwards="predicted",
                 file=f"quantiles-{len(panels) + 1}",
