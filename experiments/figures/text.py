@@ -40,7 +40,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     rows.append(("chunks a request", *_cells(summary["resume"]["mean_chunks"], lambda value: f"{value:.3g}")))
     for stage, share in summary["utilisation"].items():
         if share["value"] is not None and not stage.endswith("_pool"):  # these have their mean use below
-            rows.append((f"{stage} busy", *_cells(share, _percent)))
+            rows.append((f"{stage} busy, whole run", *_cells(share, _percent)))
     for side in ("language", "encode"):
         pool = summary[f"{side}_pool"]
         rows.append((f"{side} pool, mean use", *_cells(pool["mean_occupancy"], _percent)))

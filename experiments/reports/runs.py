@@ -252,8 +252,8 @@ def _stages(run: StoredRun) -> Iterator[Block]:
     bottleneck = summary["capacity"]["bottleneck"]
     named = next((label for label, _, stands_out, _ in rows if stands_out), "")
     told = [f"{label} {shown(one['value'], 'share')}" for label, one, _, _ in rows if one["value"] is not None]
-    panel = bars("Share of the time each stage was busy", rows, file="stages", description=", ".join(told))
-    sentences = ["Of the pools it is their mean use."]
+    panel = bars("Share of the whole run each stage was busy", rows, file="stages", description=", ".join(told))
+    sentences = ["Counted until the last request ended, not only while requests came; of pools, their mean use."]
     sentences += [f"{upper(named)[:-1]} holds the others up."] if bottleneck and named else []
     sentences += ["Thin lines are 95 % intervals."] if any(one["low"] is not None for _, one, _, _ in rows) else []
     figure = Figure(" ".join(sentences), [panel])

@@ -375,7 +375,9 @@ def _busy(sweep: StoredSweep) -> Iterator[Block]:
     sentences = list(dict.fromkeys(str(one["capacity"]["sentence"]) for one in sweep.configurations))
     if len(sentences) <= 2:
         yield Prose([upper(one) for one in sentences])
-    yield Table("Share of the time each stage was busy; of the pools, their mean use", columns, rows, "utilisation")
+    caption = "Share of the whole run each stage was busy; of the pools, their mean use"
+    note = "Counted until the last request ended, not only while requests came."
+    yield Table(caption, columns, rows, "utilisation", note=note)
 
 
 def _failures(sweep: StoredSweep) -> Table | None:

@@ -289,18 +289,17 @@ def _sentence(
         return "capacity unknown: requests did not come one after another, so there is no rate to compare with"
     rates = f"{offered or 0.0:.3g}/s offered, {served or 0.0:.3g}/s served"
     if verdict == "over":
-        return (
-            f"over capacity: {_state(stage, busy) if stage else 'no single stage is busy all the time'}, {rates}; "
-            f"latencies grow with the run's length and are not a steady state"
-        )
+        # Of a run it is told as well how busy stages were until the last request ended, when none came any more.
+        state = f"{_state(stage, busy)} while requests come" if stage else "no single stage is busy all the time"
+        return f"over capacity: {state}, {rates}; latencies grow with the run's length and are not a steady state"
     if verdict == "near":
         return f"near capacity: {_state(stage, busy)} while requests come"
     known = {name: share for name, share in busy.items() if name not in POOLS and share is not None}
     busiest = stage or max(known, key=lambda name: known[name], default=None)
-    state = _state(busiest, busy) if busiest else "nothing is busy"
+    state = f"{_state(busiest, busy) if busiest else 'nothing is busy'} while requests come"
     if verdict == "closed":
-        return f"closed loop, which offers what is served: {state} while requests come"
-    return f"within capacity: {state}" if stage else f"within capacity: the busiest stage, {state}"
+        return f"closed loop, which offers what is served: {state}"
+    return f"within capacity: the busiest stage, {state}" if busiest else f"within capacity: {state}"
 
 
 def _sentence_of_losses(

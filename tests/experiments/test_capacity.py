@@ -60,6 +60,7 @@ def test_twelve_tenths_of_what_a_stage_can_do_is_over_its_capacity(stage: str) -
         assert found["served_rps"] == pytest.approx(1 / SERVICE_S, rel=0.03)
         assert found["growth"] == pytest.approx(found["offered_rps"] * SERVICE_S - 1, abs=0.05)
     assert f"over capacity: {'requests wait for' if 'pool' in stage else stage}" in found["sentence"]
+    assert "while requests come" in found["sentence"]
     assert "latencies grow with the run's length and are not a steady state" in found["sentence"]
 
 
@@ -173,7 +174,9 @@ def test_where_much_is_not_served_the_verdict_is_not_that_all_is_well() -> None:
     assert "closed loop, which offers what is served, but 9 of 10" in losing(10, 9, closed=True)["sentence"]
     near = losing(10, 9, busy={"prefill": 0.93})["sentence"]
     assert near.startswith("near capacity: prefill is busy 93 % while requests come, and 9 of 10 requests were not")
-    assert losing(480, 5)["sentence"] == "within capacity: the busiest stage, writers are busy 0.445 %"
+    assert (
+        losing(480, 5)["sentence"] == "within capacity: the busiest stage, writers are busy 0.445 % while requests come"
+    )
 
 
 def test_bursts_without_a_full_stage_are_no_overload() -> None:
