@@ -76,8 +76,13 @@ def format_duration(seconds: float) -> str:
     raise AssertionError
 
 
+def format_per_second(rate: float) -> str:
+    """``7.3/s``; three significant digits, and no power of ten for a rate that is absurdly high."""
+    return f"{_three_digits(rate)}/s"
+
+
 def _three_digits(number: float) -> str:
-    return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
+    return f"{number:.0f}" if number >= 999.5 else f"{number:.3g}"
 
 
 def format_span(seconds: float) -> str:

@@ -38,7 +38,7 @@ from experiments.runs.stretches import (
     overloaded,
     pauses,
 )
-from experiments.units import format_span
+from experiments.units import format_per_second, format_span
 from protocol.topology import Side
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _sentence(
 ) -> str:
     if verdict == "unknown":
         return "capacity unknown: requests did not come one after another, so there is no rate to compare with"
-    rates = f"{offered or 0.0:.3g}/s offered, {served or 0.0:.3g}/s served"
+    rates = f"{format_per_second(offered or 0.0)} offered, {format_per_second(served or 0.0)} served"
     if verdict == "over":
         # Of a run it is told as well how busy stages were until the last request ended, when none came any more.
         state = f"{_state(stage, busy)} while requests come" if stage else "no single stage is busy all the time"
@@ -324,7 +324,8 @@ def _sentence_of_stretch(verdict: str, stretch: Mapping[str, Any]) -> str:
     state = _state(stretch["stage"], {stretch["stage"]: stretch["busy"]})
     if verdict == "near":
         return f"near capacity {where}: {state} there"
-    rates = f"{stretch['offered_rps'] or 0.0:.3g}/s offered, {stretch['served_rps'] or 0.0:.3g}/s served"
+    offered, served = (format_per_second(stretch[f"{name}_rps"] or 0.0) for name in ("offered", "served"))
+    rates = f"{offered} offered, {served} served"
     return f"over capacity {where}: {state}, {rates}; latencies grow for as long as that lasts"
 
 

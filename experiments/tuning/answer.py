@@ -228,7 +228,7 @@ def _capacity(question: Question, runs: Runs, decision: Decision, bottleneck: st
         offered, served = (rows[0][f"capacity.{name}_rps"] if rows else None for name in ("offered", "served"))
         seen = offered / served if offered and served else None
         load = max(loads.get(bottleneck or "", 0.0), seen or 0.0) or None
-        found["remedy"] = remedy(config, question.demand, bottleneck, load)
+        found["remedy"] = remedy(config, question.demand, bottleneck, load, loads)
     return found
 
 
@@ -275,12 +275,17 @@ def _state(
         return (COMPARED, "") if runs.rows(number) else (SCREENED, "every setting is over capacity")
     if number in result.missed:
         return UNFIT, result.missed[number]
+    # Of settings that ran once nothing was left to chance.
+    exact = result.verdict is not None and result.verdict.certainty == 1.0
     if number in result.kept:
-        return KEPT, "recommended" if number == decision.chosen else "cannot be told apart from the best"
+        if number == decision.chosen:
+            return KEPT, "recommended"
+        return KEPT, "as good as the best" if exact else "cannot be told apart from the best"
     if result.verdict is not None and number in result.numbers:
         place = result.numbers.index(number)
         if place in result.verdict.dropped:
-            return DROPPED, f"worse than another one after {result.verdict.dropped[place]} replications"
+            times = result.verdict.dropped[place]
+            return DROPPED, "worse than the best" if exact else f"worse than another one after {times} replications"
     return COMPARED, "compared with, not one to choose from"
 
 

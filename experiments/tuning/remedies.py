@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from experiments.config.schema import Config
 from experiments.tuning.bounds import Demand
+from experiments.units import format_per_second
 
 AIM = 0.8
 """How busy a stage may be on average before waits become long."""
@@ -17,11 +19,37 @@ SERVERS_OF = {
 """Stages whose servers are counted in one field."""
 
 
-def remedy(config: Config, demand: Demand, stage: str | None, load: float | None) -> str:
-    """What to change, in a sentence; ``load``: what the stage is offered over what it can do, where that is known."""
+FAR = 10.0
+"""Who offers so many times what a system can do does not lack a few servers."""
+
+
+def remedy(config: Config, demand: Demand, stage: str | None, load: float | None, loads: Mapping[str, float]) -> str:
+    """What to change, in a sentence.
+
+    ``load``: what the stage is offered over what it can do, where that is known; ``loads``: at least so of every stage.
+    """
+    most = max([load or 0.0, *loads.values()])
+    less = ""
+    if demand.rate_rps is not None and load is not None and most > AIM:
+        able, asked = (
+            format_per_second(rate).removesuffix("/s") for rate in (demand.rate_rps * AIM / most, demand.rate_rps)
+        )
+        less = f"at most {able} requests a second instead of {asked}"
+    if most > FAR:
+        checks = (
+            f"{most:.3g} times what it can do is hardly a matter of more servers, so check that the times and lengths "
+            "of the traffic are in the units that are meant, and that the model and the GPU are the ones that serve it"
+        )
+        return f"{less}; {checks}" if less else checks
     parts = []
     if stage in SERVERS_OF:
-        parts.append(_more_servers(config, stage, load))
+        # Whoever mends one of several finds the next one in its place.
+        others = [name for name in SERVERS_OF if name != stage and loads.get(name, 0.0) > 1]
+        parts.append(
+            " and ".join(
+                [_more_servers(config, stage, load), *(_more_servers(config, name, loads[name]) for name in others)]
+            )
+        )
     elif stage == "writers":
         parts.append(
             "more threads and instances to write to (encode.transfer_workers, language.instances), or larger blocks"
@@ -32,8 +60,7 @@ def remedy(config: Config, demand: Demand, stage: str | None, load: float | None
         parts.append("more memory for the language side (--memory), or more instances of it")
     elif stage == "encode_pool":
         parts.append("more memory for the encode side (encode.pool_blocks), or more instances of it")
-    if demand.rate_rps is not None and load is not None and load > AIM:
-        parts.append(f"at most {demand.rate_rps * AIM / load:.3g} requests a second instead of {demand.rate_rps:.3g}")
+    parts += [less] if less else []
     if not parts:
         return "look at the reasons for which requests were not served"
     return ", or ".join(parts)

@@ -27,8 +27,9 @@ from experiments.text import table
 from experiments.tuning.changes import Change, WhatIf, changed_config
 from experiments.tuning.contest import Runs, figure_of
 from experiments.tuning.estimates import difference
+from experiments.tuning.names import short_change
 from experiments.tuning.space import Setting
-from experiments.tuning.text import short_change, signed_estimate
+from experiments.tuning.text import signed_estimate
 
 if TYPE_CHECKING:
     from experiments.tuning.asking import Question

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from experiments.stats.intervals import Estimate
 from experiments.sweeps.grid import as_override, plain
 from experiments.text import table, with_interval
 from experiments.tuning.asking import Question
+from experiments.tuning.names import short_change, varied_fields
 from experiments.tuning.question import parse_objective
 from experiments.units import format_duration, format_size
 from experiments.workloads.requests import resampling_of
@@ -17,14 +19,6 @@ from experiments.workloads.resampling import NoResampling
 
 SHOWN_ALIKE = 8
 SHOWN_ROWS = 16
-SHORT_NAMES = {
-    "protocol.sizing.policy": "policy",
-    "protocol.sizing.tokens": "tokens",
-    "protocol.discipline": "discipline",
-    "protocol.block_tokens": "block",
-    "language.pool_blocks": "pool",
-    "encode.transfer_workers": "workers",
-}
 STATES = {"kept": "kept", "dropped": "worse", "screened-out": "not run", "unfit": "unfit", "compared": "compared"}
 
 
@@ -322,7 +316,7 @@ def _bound(seconds: float) -> str:
 
 
 def _table(content: Mapping[str, Any]) -> str:
-    fields = _varied(content)
+    fields = varied_fields(content["settings"])
     path = content["objective"]["name"]
     shown = [one for one in content["settings"] if one["state"] != "screened-out"]
     order = {"kept": 0, "compared": 1, "dropped": 1, "unfit": 2}
@@ -358,18 +352,15 @@ def _table(content: Mapping[str, Any]) -> str:
     if more > 0:
         lines.append(f"and {more} more that ran, all of them in tune.json")
     out = [one for one in content["settings"] if one["state"] == "screened-out"]
-    for why in dict.fromkeys(one["why"] for one in out):
-        lines.append(f"not run, {sum(one['why'] == why for one in out)}: {why}")
+    alike: dict[str, list[str]] = {}
+    for one in out:
+        alike.setdefault(re.sub(r"[\d.]+", "0", one["why"]), []).append(one["why"])
+    for told in alike.values():
+        such = "" if len(set(told)) == 1 else ", for such reasons as"
+        lines.append(f"not run, {len(told)}{such}: {told[0]}")
     if content["refused"]:
         lines.append(f"cannot be run, {len(content['refused'])}, such as one in which {content['refused'][0]['why']}")
     return "\n".join(lines)
-
-
-def _varied(content: Mapping[str, Any]) -> list[str]:
-    """The fields in which the settings differ."""
-    names = dict.fromkeys(name for one in content["settings"] for name in one["fields"])
-    shown = [name for name in names if len({plain(one["fields"].get(name)) for one in content["settings"]}) > 1]
-    return [name for name in shown if name != "encode.pool_blocks"]
 
 
 def _mark(one: Mapping[str, Any], content: Mapping[str, Any]) -> str:
@@ -459,11 +450,6 @@ def stage_name(stage: str | None) -> str:
 
 
 # --- what the tables of what-ifs and of the sensitivity use as well ---
-
-
-def short_change(name: str) -> str:
-    """A field as a table names it."""
-    return SHORT_NAMES.get(name, name)
 
 
 def signed_estimate(estimate: Mapping[str, Any]) -> str:

@@ -18,8 +18,9 @@ from experiments.text import table
 from experiments.tuning.bounds import demand_of
 from experiments.tuning.changes import POOL as MEMORY
 from experiments.tuning.changes import WhatIf, changed_base, changed_config
+from experiments.tuning.names import short_change
 from experiments.tuning.space import POOL, differences, make_space, space_of
-from experiments.tuning.text import short_change, signed_estimate, stage_name, time_estimate
+from experiments.tuning.text import signed_estimate, stage_name, time_estimate
 
 if TYPE_CHECKING:
     from experiments.tuning.asking import Question

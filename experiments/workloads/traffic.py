@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.config.schema import Config
 from experiments.config.sections.workload import Workload
-from experiments.units import format_span
+from experiments.units import format_per_second, format_span
 from experiments.workloads.requests import (
     DEFAULT_REPLICATIONS,
     count_of_day,
@@ -55,7 +55,7 @@ class Traffic:
             parts.append(self.loop)
         else:
             parts += [format_span(self.span_s)] if self.span_s else []
-            parts += [f"{self.rate_rps:.3g}/s"] if self.rate_rps is not None else []
+            parts += [format_per_second(self.rate_rps)] if self.rate_rps is not None else []
             parts += ["all at once"] if self.rate_rps is None else []
         return ", ".join(parts)
 
@@ -137,10 +137,8 @@ def _of_file(workload: Workload) -> Traffic:
     span_s, own_s = (float(one.arrival_s[-1] - one.arrival_s[0]) for one in (made, taken))
     notes = list(reading.notes)
     if made is not taken:
-        rate = (len(taken) - 1) / span_s
-        notes.insert(
-            0, f"stretched ×{own_s / span_s:.3g} to {rate:.3g}/s from its own {(len(taken) - 1) / own_s:.3g}/s"
-        )
+        rate, own = (format_per_second((len(taken) - 1) / one) for one in (span_s, own_s))
+        notes.insert(0, f"stretched ×{own_s / span_s:.3g} to {rate} from its own {own}")
     first_s = float(made.arrival_s[0])
     if first_s > 0 and workload.loop == "open":
         notes.append(f"the first request comes {format_span(first_s)} after the run's start")
@@ -159,7 +157,7 @@ def _of_clients(config: Config) -> Traffic:
     requests = workload.requests if workload.requests is not None else whole
     notes = []
     if workload.rate_rps is not None or workload.rate_scale is not None:
-        notes.append(f"the rates of all clients scaled to {whole / day_s:.3g}/s together")
+        notes.append(f"the rates of all clients scaled to {format_per_second(whole / day_s)} together")
     name = Path(str(workload.file)).name
     span_s = day_s if requests == whole else None
     source, cut = f"of the clients in {name}", requests < whole
