@@ -216,9 +216,9 @@ def tradeoff(
     most = [max(min(_high(pair[side]), 1.5 * pair[side]["value"]) for pair in pairs) for side in (0, 1)]
     scales = [scale_for(kind, one) for kind, one in zip(kinds, most, strict=True)]
     front = sorted((spot for spot in spots if spot[3]), key=lambda spot: spot[0]["value"])
-    keys = [Key("nothing is better in both", 1, "circle"), Key("not on the front", 0, "hollow circle")]
-    if any(spot[4] for spot in spots):
-        keys.insert(0, Key(chosen, 2, "star"))
+    keys = [Key(chosen, 2, "star")] if any(spot[4] for spot in spots) else []
+    keys += [Key("nothing is better in both", 1, "circle")] if any(spot[3] and not spot[4] for spot in spots) else []
+    keys += [Key("not on the front", 0, "hollow circle")] if any(not spot[3] and not spot[4] for spot in spots) else []
     frame = Frame(
         title, description, file,
         (
@@ -363,7 +363,7 @@ def differences(
         (max(abs(estimate["low"]), abs(estimate["high"])) for _, estimate, *_ in rows if estimate["low"] is not None),
         default=most,
     )
-    most = max(most, min(reach, 2.5 * most))
+    most = 1.04 * max(most, min(reach, 2.5 * most))  # a mark at the edge would lie on its label
     factor, unit = scale_for(kind, most)
     labels = [shortened(label, LABEL) for label, *_ in rows]
     left = max((letters(label) for label in labels), default=0.0) + 12

@@ -149,9 +149,16 @@ def _differences(sources: Sequence[Source], paired: Mapping[int, Result]) -> Ite
                             file=f"difference-{place}", description="; ".join(row[3] for row in rows))
             )  # fmt: skip
     if panels:
-        yield Figure("Lines are 95 % intervals of the paired differences; orange ones leave out 0.", panels)
-    columns = [Column("run"), Column("figure"), Column("first", numeric=True), Column("second", numeric=True),
-               Column("difference", numeric=True), Column("leaves out 0", "significant")]  # fmt: skip
+        found = [at(result["differences"], path) for result in paired.values() for path in DRAWN]
+        bounded = any(one["low"] is not None for one in found)
+        lines = "Lines are 95 % intervals of the paired differences; orange ones leave out 0."
+        yield Figure(lines if bounded else "One replication does not say how sure these differences are.", panels)
+    columns = [
+        Column("run"),
+        Column("figure", words=True),
+        *(Column(name, numeric=True) for name in ("first", "second", "difference")),
+        Column("leaves out 0", "significant"),
+    ]
     rows_of_all = []
     for place, result in paired.items():
         for figure in FIGURES:
@@ -168,9 +175,12 @@ def _differences(sources: Sequence[Source], paired: Mapping[int, Result]) -> Ite
                         estimated(first, kind=kind),
                         estimated(second, kind=kind),
                         estimated(found, kind=kind, signed=True),
-                        text("yes" if found["significant"] else "no", badge="good" if found["significant"] else ""),
+                        text("yes" if found["significant"] else "no", badge="plain" if found["significant"] else ""),
                     ]
                 )
             )
-    note = "Of the requests that both runs delivered; about one in twenty differences that are none leaves out 0."
+    note = (
+        "Of the requests that both runs delivered; shares differ by percentage points. About one in twenty differences "
+        "that are none leaves out 0."
+    )
     yield Table("Second less first", columns, rows_of_all, "differences", note=note, key=2)

@@ -65,13 +65,14 @@ def plain(value: float | None, kind: str = "number", path: str = "", *, signed: 
 def estimated(estimate: Estimate | Mapping[str, Any], path: str = "", kind: str = "", **more: Any) -> Cell:
     """A cell with a number and its interval. ``more``: signed, and fields of the cell."""
     kind, signed = kind or kind_of(path), bool(more.pop("signed", False))
+    exact_value = estimate["low"] == estimate["high"]
     return Cell(
         value_text(estimate, kind, signed=signed),
         estimate["value"],
         estimate["low"],
         estimate["high"],
         estimate=True,
-        interval=interval_text(estimate, kind, signed=signed),
+        interval="" if exact_value else interval_text(estimate, kind, signed=signed),
         path=path,
         **more,
     )
@@ -102,6 +103,8 @@ class Column:
     name: str = ""
     hint: str = ""
     numeric: bool = False
+    words: bool = False
+    """Whether its cells are sentences, which need some width."""
 
     @property
     def called(self) -> str:
@@ -127,7 +130,7 @@ class Table:
     file: str
     note: str = ""
     key: int = 1
-    """How many of the first columns name a row; they stay where they are while the others scroll."""
+    """How many of the first columns name a row; the first stays where it is while the others scroll."""
     stacked: bool = True
     """Whether intervals stand under their values, else in a column of their own."""
 

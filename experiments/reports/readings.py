@@ -18,6 +18,8 @@ NONE = "–"
 """What stands where there is no number."""
 MOST_DIGITS = 5
 """Significant digits at most, however narrow the interval is."""
+MOST_DECIMALS = 6
+"""Of the smallest unit: below that are errors of rounding."""
 FEW_DIGITS = 3
 """Significant digits of a number that has no interval."""
 THOUSANDS_FROM = 10_000
@@ -93,6 +95,8 @@ def value_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", *, 
         return NONE
     scale, unit = scale_for(kind, value)
     text = _fixed(value * scale, _decimals(value, low, high, scale), signed=signed)
+    if not float(text.replace(",", "").replace(MINUS, "-")) and low is None:
+        text = "0"  # what is left of a sum that should be none is no number of its own
     return f"{text}{BESIDE}{unit}" if unit else text
 
 
@@ -105,7 +109,8 @@ def interval_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", 
     decimals = _decimals(value, low, high, scale)
     least = max(low, 0.0) if kind in FLOORED and not signed else low
     ends = [_fixed(end * scale, decimals, signed=signed) for end in (least, high)]
-    return f"{ends[0]} … {ends[1]}{BESIDE}{unit}" if unit else f"{ends[0]} … {ends[1]}"
+    both = f"{BESIDE}…{BESIDE}".join(ends)
+    return f"{both}{BESIDE}{unit}" if unit else both
 
 
 def percent(share: float | None) -> str:
@@ -132,7 +137,7 @@ def _decimals(value: float, low: float | None, high: float | None, scale: float)
         wanted = max(wanted, min(least, wanted + 3))
     else:
         wanted = FEW_DIGITS - 1 - magnitude if size else 0
-    return max(min(wanted, MOST_DIGITS - 1 - magnitude), 0)
+    return max(min(wanted, MOST_DIGITS - 1 - magnitude, MOST_DECIMALS), 0)
 
 
 def _fixed(number: float, decimals: int, *, signed: bool) -> str:

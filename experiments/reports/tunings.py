@@ -33,9 +33,10 @@ from experiments.reports.page import (
     whole,
 )
 from experiments.reports.ran import facts, host_facts, input_facts, traffic_facts, typed
-from experiments.reports.readings import count, interval_text, kind_of, percent, plural, shown, value_text
+from experiments.reports.readings import BESIDE, count, interval_text, kind_of, percent, plural, shown, value_text
 from experiments.reports.sources import Source, environment_of
 from experiments.reports.wording import STAGES, figure_name, names_of, upper
+from experiments.tuning.names import short_change, varied_fields
 
 VERDICTS = {
     "recommended": ("recommended", "good"),
@@ -79,6 +80,13 @@ def tune_part(source: Source) -> Part:
 def named(fields: Mapping[str, Any]) -> str:
     """Settings as words; those of today where there are none."""
     return ", ".join(f"{_short(name)} {setting_text(value)}" for name, value in fields.items()) or "today's setting"
+
+
+def _brief(fields: Mapping[str, Any]) -> str:
+    """The same in as few letters as a picture has room for."""
+    return (
+        ", ".join(f"{short_change(name)} {setting_text(value)}" for name, value in fields.items()) or "today's setting"
+    )
 
 
 def _answer(content: Content) -> Iterator[str]:
@@ -216,7 +224,7 @@ def _front(content: Content) -> Figure | None:
         spots.append(
             (place, figure, str(one["number"]), one["number"] in front, one["number"] == content["chosen"], tip)
         )
-    if len(spots) < 2:
+    if len({spot[0]["value"] for spot in spots}) < 2:  # all cost the same, so there is nothing to weigh
         return None
     told = "; ".join(spot[5] for spot in spots if spot[3])
     what = figure_name(path)
@@ -247,11 +255,12 @@ def _differences(content: Content) -> Figure | None:
         {one["number"]: one for one in [*known[: MOST_DRAWN - len(chosen)], *chosen]}.values(),
         key=lambda one: one["difference"]["value"],
     )
-    if len(shown_ones) < 2:
+    ends = [one["difference"][name] for one in shown_ones for name in ("value", "low", "high")]
+    if len(shown_ones) < 2 or not any(ends):  # all came to exactly the same
         return None
     rows = [
         (
-            f"{one['number']}: {named(one['changes'])}",
+            f"{one['number']}: {_brief(one['changes'])}",
             one["difference"],
             2 if one["number"] == content["chosen"] else 1 if one["state"] == "kept" else 0,
             f"setting {one['number']}: {value_text(one['difference'], 'time', signed=True)}, {one['state']}",
@@ -276,13 +285,11 @@ def _differences(content: Content) -> Figure | None:
 
 
 def _settings(content: Content) -> Table:
-    varied = [
-        name for name in content["space"] if len({str(one["fields"].get(name)) for one in content["settings"]}) > 1
-    ]
+    varied = varied_fields(content["settings"])
     path = content["objective"]["name"]
     paths = [
         one
-        for one in dict.fromkeys([path, "latency_s.mean", "ttft_s.p99", "resume.rate"])
+        for one in dict.fromkeys([path, "ttft_s.p99", "resume.rate"])
         if any(row["figures"][one]["value"] is not None for row in content["settings"])
     ]
     columns = [
@@ -292,7 +299,7 @@ def _settings(content: Content) -> Table:
         Column("memory", "memory_bytes", numeric=True),
         *(Column(figure_name(one), one, one, numeric=True) for one in paths),
         Column("to the best", "difference_s", numeric=True),
-        Column("why"),
+        Column("why", words=True),
         Column("runs", numeric=True),
     ]
     rows = []
@@ -316,6 +323,10 @@ def _settings(content: Content) -> Table:
     notes = ["The green row is recommended."] if content["chosen"] is not None else []
     if any(one["figures"][name]["low"] is not None for one in content["settings"] for name in paths):
         notes.append("Small numbers are 95 % intervals.")
+    if content["chosen"] is not None and content["replication_kind"] == "independent":
+        notes.append(
+            "These are the race's replications; what stands first comes from others that had no part in the choice."
+        )
     return Table(
         "A row for every setting",
         columns,
@@ -348,10 +359,10 @@ def _what_if(asked: list[Content]) -> Table:
         )
     columns = [
         Column("what if"),
-        Column("then set"),
+        Column("then set", words=True),
         Column("holds"),
         Column("staying costs", numeric=True),
-        Column("why"),
+        Column("why", words=any(one["why"] for one in asked)),
         Column("with the best", numeric=True),
         Column("capacity"),
     ]
@@ -378,8 +389,8 @@ def _sensitivity(content: Content) -> Iterator[Block]:
         Column("input"),
         Column("scaled to", numeric=True),
         Column("holds to", numeric=True),
-        Column("breaks at"),
-        Column("then better"),
+        Column("breaks at", words=True),
+        Column("then better", words=True),
     ]
     yield Table("By what factor an input may be off before another setting is better", columns, rows, "sensitivity")
     screening = content["screening"]
@@ -388,7 +399,7 @@ def _sensitivity(content: Content) -> Iterator[Block]:
         yield Prose([upper(f"what changes the figure most was not told: {screening['why']}")])
     else:
         # Both are shares of the figure: from one end of the range to the other.
-        named_effects = [f"{one['name']} (by {100 * one['figure']['value']:.1f} %)" for one in effects]
+        named_effects = [f"{one['name']} (by {100 * one['figure']['value']:.1f}{BESIDE}%)" for one in effects]
         lead = "What changes the figure most, by Morris' elementary effects within their ranges"
         yield Prose([f"{lead}: {names_of(named_effects)}."])
 

@@ -125,7 +125,7 @@ def _sections(source: Source) -> Iterator[Section]:
     if content["decision"]:
         yield Section("What the simulator would choose", [_choices(content["decision"])])
     if content["misses"]:
-        yield Section("Misses", [Prose([upper(one) for one in content["misses"]])])
+        yield Section("Misses", [Prose([f"{one}." for one in content["misses"]])])  # they begin with names of cases
     profile = content["profile"]
     runs = [run for case in cases for run in case["runs"]]
     facts = [
@@ -139,10 +139,11 @@ def _sections(source: Source) -> Iterator[Section]:
 
 
 def _biases(cases: list[Case]) -> Iterator[Block]:
-    keys = [Key(name, colour, "circle") for name, colour in COLOURS.items()]
     panels = []
+    drawn: list[Case] = []
     for name in DRAWN:
         rows = []
+        verdicts = set()
         for case in cases[:MOST_CASES]:
             one = case["figures"].get(name)
             if one is None:
@@ -150,8 +151,11 @@ def _biases(cases: list[Case]) -> Iterator[Block]:
             noise = one["noise"]["floor"] if one["noise"] else None
             tip = f"{case['name']}: {value_text(one['bias'], 'share', signed=True)}, {one['verdict'] or 'not judged'}"
             colour = COLOURS.get(one["verdict"] or "", 0)
+            verdicts.add(one["verdict"])
+            drawn.append(one)
             rows.append((case["name"], one["bias"], colour, tip, one["tolerance"], noise))
         if rows:
+            keys = [Key(verdict, COLOURS.get(verdict, 0), "circle") for verdict in TONES if verdict in verdicts]
             panels.append(
                 differences(
                     name,
@@ -166,11 +170,12 @@ def _biases(cases: list[Case]) -> Iterator[Block]:
     if panels:
         left = len(cases) - MOST_CASES
         more = f" The first {MOST_CASES} of {len(cases)} cases." if left > 0 else ""
-        yield Figure(
-            "Points are biases, lines their 95 % intervals, upright lines the tolerance, grey what a repeat is off by "
-            f"as a prediction of the others.{more}",
-            panels,
-        )
+        shown_things = ["Points are biases"]
+        shown_things += ["lines their 95 % intervals"] if any(one["bias"]["low"] is not None for one in drawn) else []
+        shown_things += ["upright lines the tolerance"] if any(one["tolerance"] for one in drawn) else []
+        if any(one["noise"] for one in drawn):
+            shown_things.append("grey what a repeat is off by as a prediction of the others")
+        yield Figure(f"{', '.join(shown_things)}.{more}", panels)
 
 
 def _figures_table(cases: list[Case]) -> Table:

@@ -64,9 +64,10 @@ def misses(cases: Sequence[CaseScore]) -> list[str]:
     for case in cases:
         for one in case.misses:
             sure = "" if one.bias["low"] is not None else ", of which nothing says how sure it is"
+            spread = _span(one.bias, "+")
+            bias = f"{_percent(one.bias['value'], '+')}{f' ({spread})' if spread else ''}"
             found.append(
-                f"{case.name}: {one.called} is off by {_percent(one.bias['value'], '+')} {_span(one.bias, '+')}, "
-                f"the tolerance is {_percent(one.tolerance)}{sure}".replace("  ", " ")
+                f"{case.name}: {one.called} is off by {bias}, the tolerance is {_percent(one.tolerance)}{sure}"
             )
         if case.outcomes:
             found.append(

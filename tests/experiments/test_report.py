@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from experiments.errors import UserError
 from experiments.reports.command import default_place, write_report
 from experiments.reports.readings import BESIDE, interval_text, kind_of, shown, value_text
+from experiments.reports.validations import TONES
 from experiments.runs.paired import compare_paired
 from experiments.runs.simulate import run_sim
 from experiments.sweeps.plan import make_plan
@@ -180,7 +181,7 @@ def test_a_number_is_shown_as_closely_as_its_interval_knows_it(value: float, wid
     read = float(figure.replace(",", "")) / {"s": 1, "ms": 1e3, "µs": 1e6}[unit]
     # To two digits of the half width, or to five of its own where the interval is narrower than that.
     assert abs(read - value) <= max(0.051 * half, 0.51e-4 * value) * 1.01
-    low, high = interval_text(estimate, "time").removesuffix(f"{BESIDE}{unit}").split(" … ")
+    low, high = interval_text(estimate, "time").removesuffix(f"{BESIDE}{unit}").split(f"{BESIDE}…{BESIDE}")
     assert float(high.replace(",", "")) >= float(low.replace(",", "").replace("−", "-")) >= 0
 
 
@@ -197,7 +198,8 @@ def test_the_path_of_a_figure_tells_its_unit(path: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("value", "kind", "text"),
     [(0.0253, "time", "25.3 ms"), (1234.5, "time", "1234 s"), (0.5, "share", "50.0 %"), (None, "time", "–"),
-     (3.2e-7, "time", "0.320 µs"), (2.0 * 2**30, "bytes", "2.00 GiB"), (0.0, "time", "0 s")],
+     (3.2e-7, "time", "0.320 µs"), (2.0 * 2**30, "bytes", "2.00 GiB"), (0.0, "time", "0 s"),
+     (-2.7e-18, "time", "0 µs"), (2.7e-17, "share", "0 %")],
 )  # fmt: skip
 def test_a_number_without_an_interval_has_three_digits(value: float | None, kind: str, text: str) -> None:
     assert shown(value, kind).replace(BESIDE, " ") == text
@@ -534,6 +536,30 @@ def test_the_numbers_of_a_validation_are_those_of_its_file(validation: Path, tmp
     for one in judged:
         assert one["verdict"] in text
     assert "stand in for measured ones" in text
+    for one in content["misses"]:
+        assert f"<p>{one}.</p>" in unescape(text)
+        assert " ," not in one
+    # Nothing repeats these runs with others, so there is no noise to be seen, and the key has only what is drawn.
+    assert "Points are biases, lines their 95 % intervals, upright lines the tolerance." in text
+    pictures = "".join(re.findall(r"<svg .*?</svg>", text, re.DOTALL))
+    drawn = {case["figures"][name]["verdict"] for case in content["cases"] for name in ("p50", "p99", "throughput")}
+    assert drawn == {one for one in TONES if f">{one}</text>" in pictures}
+
+
+def test_captions_name_only_what_is_drawn(run: Path, tmp_path: Path) -> None:
+    for name, tokens in (("one", 1024), ("two", 8192)):  # so short that no figure of either has an interval
+        settings = ["workload.requests=5", "run.replications=1", f"protocol.sizing.tokens={tokens}"]
+        run_sim(load("quickstart", settings), tmp_path / name)
+    text = made(tmp_path / "one", tmp_path / "r.html")
+    for words in ("Thin lines", "bands their", "Small numbers"):
+        assert words not in text
+    assert "Thin lines are 95 % intervals." in made(run, tmp_path / "r.html")
+    write_report([tmp_path / "one", tmp_path / "two"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8").partition('id="part-2"')[0]
+    for words in ("dashed", "Bands are", "Small numbers"):
+        assert words not in text
+    write_report([run, tmp_path / "two"], tmp_path / "r.html")
+    assert "Bands are 95 % intervals over the replications." in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(

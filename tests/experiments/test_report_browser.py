@@ -12,27 +12,44 @@ from experiments.reports.command import write_report
 from experiments.runs.simulate import run_sim
 from experiments.sweeps.plan import make_plan
 from experiments.sweeps.sweep import run_sweep
+from experiments.tuning.tune import run_tune
+from experiments.validation.command import validate
 from experiments.workloads.loading import load
 from tests.experiments.test_report import check_numbers
+from tests.experiments.test_report_tune import small_question
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
 
 
+NAMES = ("run", "failed", "sweep", "tune", "validation", "compared")
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    """A page of a run, of one in which everything failed, and of a sweep, each with the content of its JSON file."""
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[Any]]]:
+    """A page of every kind, each with the content of the JSON files of its parts, in their order."""
     folder = tmp_path_factory.mktemp("pages")
-    run_sim(load("quickstart", ["workload.requests=60", "run.replications=3"]), folder / "run")
+    small = ["workload.requests=60", "run.replications=3"]
+    run_sim(load("quickstart", small), folder / "run")
+    run_sim(load("quickstart", [*small, "protocol.sizing.tokens=8192"]), folder / "other")
     run_sim(load("seed-failure"), folder / "failed")
     grid = {"protocol.sizing.tokens": [128, 2048, 8192], "protocol.discipline": ["window", "exact_announce"]}
     plan = make_plan("ustudy", grid=grid, settings=["workload.requests=40", "run.replications=3"])
     run_sweep(plan, folder / "sweep", jobs=1)
-    files = {"run": "summary.json", "failed": "summary.json", "sweep": "sweep.json"}
+    for seed in (1, 2):
+        settings = ["workload.requests=40", "workload.rate_rps=20", f"run.seed={seed}"]
+        run_sim(load("seed-resume", settings), folder / f"measured-{seed}")
+    validate([folder / "measured-1", folder / "measured-2"], "cx7-400g", out=folder / "validation")
+    run_tune(small_question(), folder / "tune", jobs=1, plots=False)
+    parts = {name: [name] for name in NAMES} | {"compared": ["run", "other"]}
+    files = {"sweep": "sweep.json", "validation": "validation.json", "tune": "tune.json"}
     return {
-        name: (write_report([folder / name]).path, json.loads((folder / name / file).read_text()))
-        for name, file in files.items()
+        name: (
+            write_report([folder / one for one in made_of], folder / f"{name}.html").path,
+            [json.loads((folder / one / files.get(one, "summary.json")).read_text()) for one in made_of],
+        )
+        for name, made_of in parts.items()
     }
 
 
@@ -70,37 +87,57 @@ class Opened:
         self.page.close()
 
 
-@pytest.mark.parametrize("name", ["run", "failed", "sweep"])
-def test_a_page_is_drawn_without_complaint_and_asks_for_nothing(
-    name: str, browser: Any, pages: dict[str, tuple[Path, Any]]
-) -> None:
-    path, content = pages[name]
-    with Opened(browser, path) as opened:
-        assert opened.complaints == []
-        assert [url for url in opened.asked if not url.startswith("data:")] == [path.as_uri()]
-        assert check_numbers(opened.page.content(), content) > 10
-        assert all(opened.page.eval_on_selector_all("svg.c", "all => all.map(one => one.getBBox().height > 50)"))
-        background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert background == "rgb(255, 255, 255)"
-        opened.page.emulate_media(color_scheme="dark")
-        assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
-
-
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["run", "failed", "sweep"])
-def test_a_page_is_as_wide_as_its_window(
-    name: str, width: int, browser: Any, pages: dict[str, tuple[Path, Any]]
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_drawn_without_complaint_asks_for_nothing_and_fits(
+    name: str, width: int, browser: Any, pages: dict[str, tuple[Path, list[Any]]]
 ) -> None:
-    with Opened(browser, pages[name][0], width) as opened:
-        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    path, contents = pages[name]
+    with Opened(browser, path, width) as opened:
+        articles = [one for one in opened.page.content().split("<article")[1:] if 'data-source=""' not in one[:200]]
+        for article, content in zip(articles, contents, strict=True):
+            assert check_numbers(article, content) > 10
+        assert all(opened.page.eval_on_selector_all("svg.c", "all => all.map(one => one.getBBox().height > 50)"))
         # What is wider scrolls in its own place, or is wrapped.
         outside = """all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1
             && !one.closest('.scroll, pre')).map(one => one.outerHTML.slice(0, 80))"""
-        assert opened.page.eval_on_selector_all("main *:not(svg *):not(.skip)", outside) == []
+        for scheme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 23, 26)")):
+            opened.page.emulate_media(color_scheme=scheme)
+            assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
+            assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert opened.page.eval_on_selector_all("main *:not(svg *):not(.skip)", outside) == []
+        assert opened.complaints == []
+        assert [url for url in opened.asked if not url.startswith("data:")] == [path.as_uri()]
 
 
-def test_tables_sort_by_mouse_and_by_keyboard(browser: Any, pages: dict[str, tuple[Path, Any]]) -> None:
-    path, content = pages["sweep"]
+def test_runs_beside_each_other_have_the_figures_of_their_summaries(
+    browser: Any, pages: dict[str, tuple[Path, list[Any]]]
+) -> None:
+    path, contents = pages["compared"]
+    with Opened(browser, path) as opened:
+        table = opened.page.locator("table", has_text="A row for every run")
+        heads = [one.strip() for one in table.locator("thead th").all_text_contents()]
+        place = heads.index("latency p99")
+        script = "(rows, place) => rows.map(row => ['value', 'low', 'high'].map(one => Number(row.cells[place].dataset[one])))"
+        found = table.locator("tbody tr").evaluate_all(script, place)
+        assert found == [[one["latency_s"]["p99"][side] for side in ("value", "low", "high")] for one in contents]
+
+
+def test_the_name_of_a_row_stays_while_its_table_scrolls(
+    browser: Any, pages: dict[str, tuple[Path, list[Any]]]
+) -> None:
+    with Opened(browser, pages["tune"][0], 390) as opened:
+        scroll = opened.page.locator(".scroll", has_text="A row for every setting")
+        left, far = "one => one.rows[1].cells[0].getBoundingClientRect().left", "one => one.scrollLeft = 300"
+        table = scroll.locator("table")
+        before = table.evaluate(left)
+        scroll.evaluate(far)
+        assert scroll.evaluate("one => one.scrollLeft") > 100
+        assert table.evaluate(left) == before
+
+
+def test_tables_sort_by_mouse_and_by_keyboard(browser: Any, pages: dict[str, tuple[Path, list[Any]]]) -> None:
+    path, (content,) = pages["sweep"]
     by_p99 = [one["latency_s"]["p99"]["value"] for one in content["configurations"]]
     with Opened(browser, path) as opened:
         table = opened.page.locator("table", has_text="A row for every configuration")
@@ -128,7 +165,7 @@ def test_tables_sort_by_mouse_and_by_keyboard(browser: Any, pages: dict[str, tup
 
 
 def test_pictures_and_tables_are_saved_from_the_page(
-    browser: Any, pages: dict[str, tuple[Path, Any]], tmp_path: Path
+    browser: Any, pages: dict[str, tuple[Path, list[Any]]], tmp_path: Path
 ) -> None:
     with Opened(browser, pages["run"][0]) as opened:
         for selector, begins in (("button.png", b"\x89PNG"), ("a.get[download$='.svg']", b"<svg xmlns"),

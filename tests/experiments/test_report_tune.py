@@ -14,10 +14,11 @@ import pytest
 from experiments.errors import UserError
 from experiments.reports.command import write_report
 from experiments.reports.readings import BESIDE, interval_text, shown, value_text
-from experiments.tuning.asking import make_question
+from experiments.tuning.asking import Question, make_question
 from experiments.tuning.base import Asked
 from experiments.tuning.changes import parse_what_ifs
 from experiments.tuning.question import parse_objective
+from experiments.tuning.text import answer_text
 from experiments.tuning.tune import run_tune
 from tests.experiments.conftest import Command
 from tests.experiments.test_report import HARM, Tags, check_numbers, made
@@ -30,23 +31,26 @@ FIXED: dict[str, list[Any]] = {
 LENGTH = 1000
 
 
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_question() -> Question:
     """A small default and pool over a slow link, of which larger ones are recommended; and two what-ifs."""
-    folder = tmp_path_factory.mktemp("tune") / "it's tuned"
     settings = (
         "workload.requests=24",
         "protocol.sizing.tokens=128",
         "language.pool_blocks=16",
         "link.latency_scale=90",
     )
-    question = make_question(
+    return make_question(
         Asked("quickstart", memory="256MiB", settings=settings), objective=parse_objective("latency_p99"),
         space={**FIXED, "protocol.sizing.tokens": [512, 1024], "language.pool_blocks": [8, 256]},
         baselines=[{"protocol.sizing.tokens": 1024}], replications=6, what_ifs=parse_what_ifs(["rate=2x,lengths=4x"]),
         command="bufferlab tune quickstart",
     )  # fmt: skip
-    run_tune(question, folder, jobs=1, plots=False)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune") / "it's tuned"
+    run_tune(small_question(), folder, jobs=1, plots=False)
     return folder
 
 
@@ -112,6 +116,8 @@ def test_the_page_says_what_to_set_what_that_brings_and_how_sure_it_is(tuned: Pa
     # A setting that was only compared is on no front, whether anything beats it or not.
     assert any(one["state"] == "compared" for one in content["settings"])
     assert "not on the front" in made(tuned, tmp_path / "r.html")
+    assert "These are the race's replications; what stands first comes from others" in text
+    assert "5: tokens 1,024, pool 256" in made(tuned, tmp_path / "r.html")
     assert "beaten in both" not in made(tuned, tmp_path / "r.html")
 
 
@@ -131,8 +137,27 @@ def test_a_page_of_one_run_each_promises_no_certainty(once: Path, tmp_path: Path
     assert f"No change is told to be better by more than {within}: today's setting stays." in text
     assert f"1 other setting is within {within} of the best (setting 1)." in text
     assert "every setting ran once, which is exact for these requests" in text
-    for words in ("cannot be told apart", "told from all others", "95 % interval"):
-        assert words not in text.partition("All settings")[0]
+    for words in ("cannot be told apart", "told from all others", "95 % interval", "the race's replications"):
+        assert words not in text
+    assert "kept 2,048 449 MiB" in text
+    assert "as good as the best" in text
+    # Both came to the same, for the same memory: there is nothing to see.
+    assert "<svg" not in made(once, tmp_path / "r.html")
+
+
+def test_pools_in_blocks_and_in_sizes_have_one_column_in_one_unit(tuned: Path, tmp_path: Path) -> None:
+    def sized(content: dict[str, Any]) -> None:
+        content["settings"][0]["fields"]["language.pool_blocks"] = "14MiB"
+
+    assert "language pool_blocks" in words_of(tuned, tmp_path / "r.html").partition("A row for every setting")[2][:200]
+    folder = changed(tuned, tmp_path / "it", sized)
+    heads = words_of(folder, tmp_path / "r.html").partition("A row for every setting")[2][:200]
+    assert "language pool_blocks" not in heads
+    assert "1 kept 128 14.0 MiB" in heads
+    told = answer_text(content_of(folder)).partition("\n\nsetting ")[2]
+    assert told.split()[:3] == ["tokens", "memory", "p99"]
+    assert "14MiB" not in told
+    assert answer_text(content_of(tuned)).partition("\n\nsetting ")[2].split()[:3] == ["tokens", "pool", "memory"]
 
 
 def test_how_far_inputs_may_be_off_is_told_with_what_was_tried(once: Path, tmp_path: Path) -> None:
