@@ -58,7 +58,7 @@ lint: venv-dev ## ruff and the import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 
-types: venv-dev ## mypy, strict on protocol/
+types: venv-dev ## mypy, strict on bufferlab/protocol/
 	$(BIN)/mypy
 
 check: setup-dev ## explore the protocol's interleavings: the standard bound
@@ -79,7 +79,7 @@ bench: setup-dev ## time the simulator beside a bare SimPy loop, how its cost gr
 compiled: venv-dev ## compile the cores, if a source of theirs has changed; setup does it too, where it can
 	$(BIN)/python tools/compile_core.py $(ARGS)
 
-mutants: setup-dev ## break protocol/ in small ways and see which tests notice
+mutants: setup-dev ## break bufferlab/protocol/ in small ways and see which tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)
 
 format: venv-dev ## rewrite the code as ruff wants it

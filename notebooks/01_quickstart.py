@@ -21,9 +21,9 @@
 # Everything below is simulated, with the same protocol code that runs over Mooncake. It takes a few seconds.
 
 # %%
-from experiments.figures.sweeps import plot_ecdf, plot_tradeoff, plot_u_shape
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.figures.sweeps import plot_ecdf, plot_tradeoff, plot_u_shape
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
 
 # %% [markdown]
 # A plan is a shipped example (`bufferlab examples` lists them) or a file of your own, and values for the fields that

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from protocol.compiled import state
+from bufferlab.protocol.compiled import state
 
 
 def pytest_configure() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from experiments.commands.doctor import report_text
-from protocol import compiled
-from protocol.sizing import POLICIES, SizingPolicy
+from bufferlab.experiments.commands.doctor import report_text
+from bufferlab.protocol import compiled
+from bufferlab.protocol.sizing import POLICIES, SizingPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "compile_core.py"
@@ -69,7 +69,7 @@ def test_what_is_compiled_is_there_and_is_found() -> None:
 def test_no_policy_and_no_checker_is_compiled() -> None:
     # A compiled class has no type hints, which are a policy's options, and is no base for a user's own.
     assert [kind for kind in (SizingPolicy, *POLICIES.values()) if compiled.is_listed(kind.__module__)] == []
-    assert [path for path in module_files() if path.startswith("protocol/checker/")] == []
+    assert [path for path in module_files() if path.startswith("bufferlab/protocol/checker/")] == []
 
 
 def imported(path: str) -> Iterator[str]:
@@ -87,7 +87,7 @@ def test_whatever_a_compiled_module_depends_on_is_in_the_digest() -> None:
     covered = set(compiled.sources())
     names = {name_of(path): path for package in compiled.PACKAGES for path in paths_of(package)}
     # These two list the policies for whoever names one; what is compiled knows the base alone.
-    lists_policies = {"protocol/sizing/__init__.py", "protocol/sizing/registry.py"}
+    lists_policies = {"bufferlab/protocol/sizing/__init__.py", "bufferlab/protocol/sizing/registry.py"}
     assert lists_policies < covered
     assert set(module_files()) < covered
     missed = [
@@ -112,30 +112,30 @@ def test_what_is_named_for_the_digest_is_there() -> None:
 
 def test_a_policy_that_is_added_or_edited_leaves_the_build_in_use(tree: Path) -> None:
     before = compiled.digest_of(compiled.sources(tree))
-    (tree / "protocol" / "sizing" / "mine.py").write_text("MARGIN = 1\n", "utf-8")
-    with (tree / "protocol" / "sizing" / "fixed.py").open("a", encoding="utf-8") as file:
+    (tree / "bufferlab" / "protocol" / "sizing" / "mine.py").write_text("MARGIN = 1\n", "utf-8")
+    with (tree / "bufferlab" / "protocol" / "sizing" / "fixed.py").open("a", encoding="utf-8") as file:
         file.write("# edited\n")
     assert compiled.digest_of(compiled.sources(tree)) == before
-    with (tree / "protocol" / "sizing" / "base.py").open("a", encoding="utf-8") as file:
+    with (tree / "bufferlab" / "protocol" / "sizing" / "base.py").open("a", encoding="utf-8") as file:
         file.write("# edited\n")
     assert compiled.digest_of(compiled.sources(tree)) != before
 
 
 # --- builds, of a copy that compiles two small modules ---
 
-FEW = '(\n    "protocol.chunks",\n    "protocol.disciplines.*",\n)'
-ASK = "import protocol.chunks; from protocol.compiled import state; print(state())"
+FEW = '(\n    "bufferlab.protocol.chunks",\n    "bufferlab.protocol.disciplines.*",\n)'
+ASK = "import bufferlab.protocol.chunks; from bufferlab.protocol.compiled import state; print(state())"
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what is built of, with a list of few modules."""
     copy = tmp_path / "tree"
-    for folder in ("protocol", "sim", "real", "experiments", "tools"):
+    for folder in ("bufferlab", "tools"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "_compiled"))
     for file in ("pyproject.toml", "Makefile", "LICENSE"):
         shutil.copy(ROOT / file, copy)
-    listing = copy / "protocol" / "compiled.py"
+    listing = copy / "bufferlab" / "protocol" / "compiled.py"
     text = listing.read_text("utf-8")
     changed = re.sub(r"(?<=^MODULES = )\(\n(    .*\n)*\)", FEW, text, flags=re.MULTILINE)
     assert changed != text
@@ -164,7 +164,10 @@ def test_a_build_serves_its_own_sources_alone(tree: Path) -> None:
     assert "compiling" in done.stdout
     assert len(builds(tree)) == 1, "and nothing unfinished is left"
     assert asked(tree, BUFFERLAB_COMPILED="1") == "compiled"
-    where = "import protocol.chunks, protocol.disciplines.window as w, protocol.rank as r; print(protocol.chunks.__file__, w.__file__, r.__file__)"
+    where = (
+        "from bufferlab.protocol import chunks, rank; from bufferlab.protocol.disciplines import window; "
+        "print(chunks.__file__, window.__file__, rank.__file__)"
+    )
     files = run("-c", where, cwd=tree).stdout.split()
     assert [Path(file).name.split(".")[-1] for file in files] == ["so", "so", "py"]
 
@@ -173,27 +176,31 @@ def test_a_build_serves_its_own_sources_alone(tree: Path) -> None:
 
     assert asked(tree, BUFFERLAB_COMPILED="0") == "interpreted: BUFFERLAB_COMPILED is 0"
 
-    policy, source = tree / "protocol" / "sizing" / "ewma.py", tree / "protocol" / "chunks.py"
+    policy, source = (
+        tree / "bufferlab" / "protocol" / "sizing" / "ewma.py",
+        tree / "bufferlab" / "protocol" / "chunks.py",
+    )
     policy.write_text(policy.read_text("utf-8") + "\n# edited\n", "utf-8")
     source.touch()
     assert asked(tree) == "compiled", "what it does not depend on may change"
 
     before = source.read_text("utf-8")
     source.write_text(f"{before}\n\nEDITED = True\n", "utf-8")
-    changed = "protocol/chunks.py has changed since the last build; run make compiled"
+    changed = "bufferlab/protocol/chunks.py has changed since the last build; run make compiled"
     assert asked(tree) == f"interpreted: {changed}"
     assert asked(tree, BUFFERLAB_COMPILED="1").endswith(
         f"BUFFERLAB_COMPILED is 1, but nothing compiled can be used: {changed}"
     )
-    seen = "import protocol.chunks; print(protocol.chunks.EDITED)"
+    seen = "from bufferlab.protocol import chunks; print(chunks.EDITED)"
     assert run("-c", seen, cwd=tree).stdout.strip() == "True"
     source.write_text(before, "utf-8")
     assert asked(tree) == "compiled"
 
-    added = tree / "protocol" / "disciplines" / "added.py"
+    added = tree / "bufferlab" / "protocol" / "disciplines" / "added.py"
     added.write_text('"""One more."""\n', "utf-8")
     assert (
-        asked(tree) == "interpreted: protocol/disciplines/added.py has changed since the last build; run make compiled"
+        asked(tree)
+        == "interpreted: bufferlab/protocol/disciplines/added.py has changed since the last build; run make compiled"
     )
     added.unlink()
 
@@ -205,12 +212,12 @@ def test_a_build_serves_its_own_sources_alone(tree: Path) -> None:
 
     # As a wheel has it, where another Python has built for itself.
     (folder,) = library.parent.parent.glob("[0-9a-f]*")
-    shutil.copytree(library.parent.parent, tree / "protocol" / "_compiled")
+    shutil.copytree(library.parent.parent, tree / "bufferlab" / "protocol" / "_compiled")
     for file in list(folder.glob("*.so")):
         file.rename(folder / file.name.replace(compiled.SUFFIX, ".cpython-399-other.so"))
     folder.rename(folder.with_name("f" * 20))
     assert asked(tree) == "compiled"
-    shutil.rmtree(tree / "protocol" / "_compiled")
+    shutil.rmtree(tree / "bufferlab" / "protocol" / "_compiled")
     assert "for another Python than this" in asked(tree)
 
 
@@ -271,7 +278,7 @@ def test_a_wheel_has_the_compiled_modules_for_its_platform(tree: Path, tmp_path:
     site = tmp_path / "wheel" / "site"
     assert "Root-Is-Purelib: false" in next(site.glob("*.dist-info/WHEEL")).read_text("utf-8")
     assert asked(site, BUFFERLAB_COMPILED="1") == "compiled"
-    (site / "protocol" / "chunks.py").write_text("raise SystemExit('edited')\n", "utf-8")
+    (site / "bufferlab" / "protocol" / "chunks.py").write_text("raise SystemExit('edited')\n", "utf-8")
     assert asked(site) == "edited", "an edited source is run there, too"
 
 
@@ -285,7 +292,7 @@ def test_a_wheel_made_without_a_compiler_is_a_pure_one_and_says_why(tree: Path, 
 # --- this tree's own build ---
 
 POLICY = """
-from protocol.sizing import Fixed, RequestView, SizingPolicy
+from bufferlab.protocol.sizing import Fixed, RequestView, SizingPolicy
 
 
 class Mine(SizingPolicy):
@@ -314,7 +321,7 @@ def built() -> None:
 
 def simulated(folder: Path, *settings: str, **environment: str) -> subprocess.CompletedProcess[str]:
     every = [part for setting in ("workload.requests=20", *settings) for part in ("--set", setting)]
-    command = ("-m", "experiments", "sim", "quickstart", "--no-plots", "--json", *every)
+    command = ("-m", "bufferlab", "sim", "quickstart", "--no-plots", "--json", *every)
     return run(*command, cwd=folder, PYTHONPATH=str(ROOT), **environment)
 
 
@@ -349,7 +356,7 @@ def test_a_run_says_whether_it_was_compiled_and_is_the_same(tmp_path: Path) -> N
         "0": {"compiled": False, "build": "", "interpreted_because": "BUFFERLAB_COMPILED is 0"},
     }.items():
         done = run(
-            *("-m", "experiments", "sim", "faults", "--no-plots", "--set", "workload.requests=60", "--out", value),
+            *("-m", "bufferlab", "sim", "faults", "--no-plots", "--set", "workload.requests=60", "--out", value),
             cwd=tmp_path, PYTHONPATH=str(ROOT), BUFFERLAB_COMPILED=value,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -366,7 +373,7 @@ def test_a_sweeps_workers_run_what_the_command_runs(tmp_path: Path) -> None:
     code = """
 import sys
 from joblib import Parallel, delayed
-from experiments.runs.environment import describe_code
+from bufferlab.experiments.runs.environment import describe_code
 print(describe_code() == Parallel(2)(delayed(describe_code)() for _ in range(2))[0], describe_code()["compiled"])
 """
     (tmp_path / "ask.py").write_text(code, "utf-8")
@@ -380,7 +387,7 @@ print(describe_code() == Parallel(2)(delayed(describe_code)() for _ in range(2))
     [("0", 0, "(interpreted: BUFFERLAB_COMPILED is 0)"), ("yes", 2, "BUFFERLAB_COMPILED is 'yes' in the environment, it must be 0 or 1.")],
 )  # fmt: skip
 def test_the_command_says_what_it_runs(value: str, status: int, said: str, tmp_path: Path) -> None:
-    done = run("-m", "experiments", "--version", cwd=tmp_path, PYTHONPATH=str(ROOT), BUFFERLAB_COMPILED=value)
+    done = run("-m", "bufferlab", "--version", cwd=tmp_path, PYTHONPATH=str(ROOT), BUFFERLAB_COMPILED=value)
     assert (done.returncode, said in done.stdout + done.stderr) == (status, True)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN = ROOT / "bufferlab"
 PACKAGES = ("protocol", "sim", "real", "experiments")
 
 
@@ -52,7 +53,7 @@ RULES = {
     # Whatever belongs to an extra (the real backend, optuna, dask, ...) waits inside a function.
     "experiments": Rule(base_dependencies() | {"protocol", "sim"}, inside_functions=None),
 }
-EXEMPT = {"protocol/compiled.py": frozenset({"importlib"})}
+EXEMPT = {"bufferlab/protocol/compiled.py": frozenset({"importlib"})}
 """What single modules may import beyond that: this one finds the others for Python and is no part of the protocol."""
 
 
@@ -69,7 +70,12 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def imports_of(node: ast.AST, lazy: bool = False) -> Iterator[Import]:
-    """Every import below a node, also by importlib.import_module("name") or __import__."""
+    """Every import below a node, also by importlib.import_module("name") or __import__; ours without ``bufferlab.``."""
+    for one in _imports_of(node, lazy):
+        yield dataclasses.replace(one, name=one.name.removeprefix("bufferlab."))
+
+
+def _imports_of(node: ast.AST, lazy: bool) -> Iterator[Import]:
     match node:
         case ast.Import(names=names):
             yield from (Import(alias.name, node.lineno, lazy) for alias in names)
@@ -84,13 +90,13 @@ def imports_of(node: ast.AST, lazy: bool = False) -> Iterator[Import]:
             yield Import("numpy.random", node.lineno, lazy)
     if isinstance(node, ast.If) and _is_type_checking(node.test):
         for guarded in node.body:
-            yield from imports_of(guarded, lazy=True)
+            yield from _imports_of(guarded, True)
         for otherwise in node.orelse:
-            yield from imports_of(otherwise, lazy)
+            yield from _imports_of(otherwise, lazy)
         return
     lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     for child in ast.iter_child_nodes(node):
-        yield from imports_of(child, lazy)
+        yield from _imports_of(child, lazy)
 
 
 def offences(root: Path, package: str) -> list[str]:
@@ -120,9 +126,9 @@ def offences(root: Path, package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_package_keeps_its_import_rule(package: str) -> None:
-    modules = list((ROOT / package).rglob("*.py"))
+    modules = list((OWN / package).rglob("*.py"))
     assert len(modules) > 1, f"{package}/ has no modules, so this test would prove nothing"
-    assert offences(ROOT, package) == []
+    assert offences(OWN, package) == []
 
 
 @pytest.mark.parametrize(
@@ -135,17 +141,17 @@ def test_the_package_keeps_its_import_rule(package: str) -> None:
         ("protocol", "from numpy import random"),
         ("protocol", "import numpy as np\n\ndraw = np.random.default_rng(1)"),
         ("protocol", "def f():\n    import threading"),
-        ("protocol", "async def f():\n    from sim.links import Link"),
+        ("protocol", "async def f():\n    from bufferlab.sim.links import Link"),
         ("protocol", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
         ("protocol", "module = __import__('asyncio')"),
-        ("sim", "import real.engine.base"),
-        ("sim", "def f():\n    import experiments"),
+        ("sim", "import bufferlab.real.engine.base"),
+        ("sim", "def f():\n    import bufferlab.experiments"),
         ("sim", "import importlib\nimportlib.import_module('mooncake.engine')"),
         ("sim", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("real", "import simpy"),
-        ("real", "def f():\n    from sim import clock"),
-        ("real", "import experiments.config.schema"),
-        ("experiments", "import real"),
+        ("real", "def f():\n    from bufferlab.sim import clock"),
+        ("real", "import bufferlab.experiments.config.schema"),
+        ("experiments", "import bufferlab.real"),
         ("experiments", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
         ("experiments", "class Backend:\n    from mooncake import engine"),
         ("experiments", "import optuna"),
@@ -161,11 +167,11 @@ def test_the_rule_sees_a_forbidden_import(package: str, source: str, tmp_path: P
     ("package", "source"),
     [
         ("protocol", "import enum\nimport msgspec\nimport numpy as np\nfrom . import messages"),
-        ("sim", "import time\nimport simpy\nfrom protocol.status import Status"),
+        ("sim", "import time\nimport simpy\nfrom bufferlab.protocol.status import Status"),
         ("real", "import time\nimport torch\nfrom mooncake import engine\nimport zmq.asyncio"),
-        ("experiments", "import pandas as pd\nfrom sim import run"),
-        ("experiments", "def f():\n    import real.run.launcher\n    import optuna"),
-        ("experiments", "import typing\nif typing.TYPE_CHECKING:\n    from real import engine"),
+        ("experiments", "import pandas as pd\nfrom bufferlab.sim import run"),
+        ("experiments", "def f():\n    import bufferlab.real.run.launcher\n    import optuna"),
+        ("experiments", "import typing\nif typing.TYPE_CHECKING:\n    from bufferlab.real import engine"),
     ],
 )
 def test_the_rule_lets_an_allowed_import_pass(package: str, source: str, tmp_path: Path) -> None:
@@ -212,42 +218,55 @@ def layers() -> list[Layers]:
             rows = tuple(tuple(re.findall(r"\w+", row)) for row in contract["layers"])
             siblings = frozenset(name for row in contract["layers"] if ":" in row for name in re.findall(r"\w+", row))
             (package,) = contract["containers"]
-            found.append(Layers(package, rows, contract.get("exhaustive", False), siblings))
+            found.append(Layers(package.removeprefix("bufferlab."), rows, contract.get("exhaustive", False), siblings))
     return found
 
 
 @pytest.mark.parametrize("contract", layers(), ids=lambda contract: contract.package)
 def test_the_wings_of_a_package_import_downwards_only(contract: Layers) -> None:
-    folder = ROOT / contract.package
+    folder = OWN / contract.package
     wings = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     named = {wing for row in contract.rows for wing in row}
     assert named <= wings | {"harness"}  # on its way to tests/
     assert not contract.exhaustive or named >= wings - {"__init__", "__main__"}
-    assert contract.offences(ROOT) == []
+    assert contract.offences(OWN) == []
 
 
 def test_the_order_of_the_wings_sees_an_import_upwards(tmp_path: Path) -> None:
     contract = Layers("real", (("bench", "drills"), ("run",), ("errors", "faults")))
     (tmp_path / "real" / "run").mkdir(parents=True)
-    (tmp_path / "real" / "run" / "rank.py").write_text("def f():\n    from real.bench import side", encoding="utf-8")
-    (tmp_path / "real" / "errors.py").write_text("import real.faults", encoding="utf-8")
-    (tmp_path / "real" / "drills.py").write_text("from real.run import rank", encoding="utf-8")
-    assert [line.partition(":")[0] for line in contract.offences(tmp_path)] == ["real/errors.py", "real/run/rank.py"]
+    (tmp_path / "real" / "run" / "rank.py").write_text(
+        "def f():\n    from bufferlab.real.bench import side", encoding="utf-8"
+    )
+    (tmp_path / "real" / "errors.py").write_text("import bufferlab.real.faults", encoding="utf-8")
+    (tmp_path / "real" / "drills.py").write_text("from bufferlab.real.run import rank", encoding="utf-8")
+    assert [line.partition(":")[0] for line in contract.offences(tmp_path)] == [
+        "bufferlab/real/errors.py",
+        "bufferlab/real/run/rank.py",
+    ]
     siblings = dataclasses.replace(contract, siblings=frozenset({"errors", "faults"}))
-    assert [line.partition(":")[0] for line in siblings.offences(tmp_path)] == ["real/run/rank.py"]
+    assert [line.partition(":")[0] for line in siblings.offences(tmp_path)] == ["bufferlab/real/run/rank.py"]
 
 
 @pytest.mark.parametrize(
     ("where", "source", "upward"),
     [
-        ("encode", "from protocol.observe.deadlock import find_deadlock", True),
-        ("sizing/window", "def f():\n    import protocol.checker.bounds", True),
-        ("rank", "from protocol import emulation", True),
-        ("wire/codec", "import protocol.emulation.scenario", True),
-        ("observe/runlog", "from protocol.checker import bounds", True),
-        ("checker/bounds", "from protocol.observe import deadlock\nfrom protocol import rank", False),
-        ("emulation/scenario", "from protocol.wire.limits import MOST\nfrom protocol.encode import EncodeRank", False),
-        ("encode", "from protocol.rank import RankCore", False),
+        ("encode", "from bufferlab.protocol.observe.deadlock import find_deadlock", True),
+        ("sizing/window", "def f():\n    import bufferlab.protocol.checker.bounds", True),
+        ("rank", "from bufferlab.protocol import emulation", True),
+        ("wire/codec", "import bufferlab.protocol.emulation.scenario", True),
+        ("observe/runlog", "from bufferlab.protocol.checker import bounds", True),
+        (
+            "checker/bounds",
+            "from bufferlab.protocol.observe import deadlock\nfrom bufferlab.protocol import rank",
+            False,
+        ),
+        (
+            "emulation/scenario",
+            "from bufferlab.protocol.wire.limits import MOST\nfrom bufferlab.protocol.encode import EncodeRank",
+            False,
+        ),
+        ("encode", "from bufferlab.protocol.rank import RankCore", False),
     ],
 )
 def test_the_core_of_the_protocol_knows_no_wing(where: str, source: str, upward: bool, tmp_path: Path) -> None:
@@ -261,25 +280,33 @@ def test_the_core_of_the_protocol_knows_no_wing(where: str, source: str, upward:
 @pytest.mark.parametrize(
     ("where", "source", "upward"),
     [
-        ("config/schema", "from experiments.workloads.requests import make_requests", True),
-        ("config/schema", "def f():\n    from experiments.workloads import readers", True),
-        ("runs/simulate", "def f():\n    from experiments.figures.runs import plot_run", True),
-        ("runs/measure", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import experiments.cli", True),
-        ("calibration/here", "from experiments.commands import doctor", True),
-        ("calibration/here", "from experiments.validation.frozen import freeze", True),
-        ("sweeps/sweep", "import experiments.validation.cases", True),
-        ("stats/intervals", "import importlib\nimportlib.import_module('experiments.config.schema')", True),
-        ("text", "from experiments.stats.intervals import Estimate", True),
-        ("errors", "from experiments.units import format_size", True),
-        ("commands/sim", "from experiments.cli import app", True),
-        ("validation/campaign", "from experiments.calibration.here import HERE", False),
-        ("figures/runs", "from experiments.runs.rundir import StoredRun\nimport experiments.stats.intervals", False),
+        ("config/schema", "from bufferlab.experiments.workloads.requests import make_requests", True),
+        ("config/schema", "def f():\n    from bufferlab.experiments.workloads import readers", True),
+        ("runs/simulate", "def f():\n    from bufferlab.experiments.figures.runs import plot_run", True),
         (
             "runs/measure",
-            "from experiments.runs.hosts import gathered\nfrom experiments.errors import UserError",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import bufferlab.experiments.cli",
+            True,
+        ),
+        ("calibration/here", "from bufferlab.experiments.commands import doctor", True),
+        ("calibration/here", "from bufferlab.experiments.validation.frozen import freeze", True),
+        ("sweeps/sweep", "import bufferlab.experiments.validation.cases", True),
+        ("stats/intervals", "import importlib\nimportlib.import_module('bufferlab.experiments.config.schema')", True),
+        ("text", "from bufferlab.experiments.stats.intervals import Estimate", True),
+        ("errors", "from bufferlab.experiments.units import format_size", True),
+        ("commands/sim", "from bufferlab.experiments.cli import app", True),
+        ("validation/campaign", "from bufferlab.experiments.calibration.here import HERE", False),
+        (
+            "figures/runs",
+            "from bufferlab.experiments.runs.rundir import StoredRun\nimport bufferlab.experiments.stats.intervals",
             False,
         ),
-        ("cli", "def f():\n    from experiments.commands import sim", False),
+        (
+            "runs/measure",
+            "from bufferlab.experiments.runs.hosts import gathered\nfrom bufferlab.experiments.errors import UserError",
+            False,
+        ),
+        ("cli", "def f():\n    from bufferlab.experiments.commands import sim", False),
     ],
 )
 def test_the_order_of_what_users_run_goes_downwards(where: str, source: str, upward: bool, tmp_path: Path) -> None:
@@ -308,21 +335,21 @@ def circle(root: Path, package: str) -> list[str]:
 
 
 def test_no_modules_of_experiments_import_each_other_in_a_circle() -> None:
-    assert circle(ROOT, "experiments") == []
+    assert circle(OWN, "experiments") == []
 
 
 @pytest.mark.parametrize(
     ("back", "found"),
     [
-        ("def f():\n    from experiments.runs.summary import each", True),
-        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import experiments.runs.summary", True),
-        ("from experiments.runs.replication import Replication", False),
+        ("def f():\n    from bufferlab.experiments.runs.summary import each", True),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import bufferlab.experiments.runs.summary", True),
+        ("from bufferlab.experiments.runs.replication import Replication", False),
     ],
 )
 def test_a_circle_of_modules_is_seen(back: str, found: bool, tmp_path: Path) -> None:
     folder = tmp_path / "experiments" / "runs"
     folder.mkdir(parents=True)
-    (folder / "summary.py").write_text("from experiments.runs.capacity import judge", encoding="utf-8")
+    (folder / "summary.py").write_text("from bufferlab.experiments.runs.capacity import judge", encoding="utf-8")
     (folder / "replication.py").write_text("", encoding="utf-8")
     (folder / "capacity.py").write_text(back, encoding="utf-8")
     assert bool(circle(tmp_path, "experiments")) == found
@@ -345,7 +372,7 @@ assert not BLOCKED & set(sys.modules)
 EXTRAS = ("torch", "mooncake", "zmq", "aiohttp", "psutil", "optuna", "SALib", "dask",
           "distributed", "ray", "submitit", "IPython", "ipywidgets", "jupytext")  # fmt: skip
 IMPORT_ALL = """
-import experiments.cli
+import bufferlab.experiments.cli
 count = 0
 for package in {packages!r}:
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
@@ -361,8 +388,8 @@ def run_python(source: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_everything_but_real_imports_without_the_extras() -> None:
-    packages = ("protocol", "sim", "experiments")
-    done = run_python(BLOCKER.format(blocked=EXTRAS) + "import real\n" + IMPORT_ALL.format(packages=packages))
+    packages = ("bufferlab.protocol", "bufferlab.sim", "bufferlab.experiments")
+    done = run_python(BLOCKER.format(blocked=EXTRAS) + "import bufferlab.real\n" + IMPORT_ALL.format(packages=packages))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) > 0
 

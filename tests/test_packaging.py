@@ -1,4 +1,4 @@
-"""The four generic package names are ours, and the wheel carries all they need."""
+"""The packages are those of this tree, and the wheel carries all they need."""
 
 import importlib
 import importlib.metadata
@@ -26,15 +26,25 @@ def project() -> dict[str, Any]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_package_is_ours(package: str) -> None:
-    # Names this generic may be taken by another distribution or by a folder of the caller.
-    file = importlib.import_module(package).__file__
+    file = importlib.import_module(f"bufferlab.{package}").__file__
     assert file is not None, f"{package}/ has no __init__.py"
-    assert Path(file).resolve() == ROOT / package / "__init__.py"
+    assert Path(file).resolve() == ROOT / "bufferlab" / package / "__init__.py"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_the_package_is_typed(package: str) -> None:
-    assert (ROOT / package / "py.typed").is_file()
+def test_folders_of_the_user_hide_nothing(tmp_path: Path) -> None:
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("MINE = True\n")
+    code = "import sim, bufferlab.experiments.cli, bufferlab.sim.run; print(sim.MINE)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_the_package_is_typed() -> None:
+    assert (ROOT / "bufferlab" / "py.typed").is_file()
 
 
 def test_the_installed_version_is_the_one_of_this_tree() -> None:
@@ -43,7 +53,7 @@ def test_the_installed_version_is_the_one_of_this_tree() -> None:
 
 def test_no_package_states_another_version() -> None:
     for package in PACKAGES:
-        stated = getattr(importlib.import_module(package), "__version__", project()["version"])
+        stated = getattr(importlib.import_module(f"bufferlab.{package}"), "__version__", project()["version"])
         assert stated == project()["version"], package
 
 
@@ -82,18 +92,17 @@ def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def test_the_wheel_holds_every_file_of_the_packages(wheel_files: set[str]) -> None:
     expected = {
         path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
+        for path in (ROOT / "bufferlab").rglob("*")
         if path.is_file() and path.suffix in {".py", ".toml", ".typed", ".html", ".css", ".js"}
     }
     assert expected <= wheel_files, "does .gitignore hide these from the build?"
-    for pattern in ("experiments/config/examples/*.toml", "sim/profiles/*.toml"):
+    for pattern in ("bufferlab/experiments/config/examples/*.toml", "bufferlab/sim/profiles/*.toml"):
         assert list(ROOT.glob(pattern)), f"no {pattern} exists, so this test would prove nothing"
 
 
 def test_the_wheel_holds_nothing_else(wheel_files: set[str]) -> None:
     tops = {name.partition("/")[0] for name in wheel_files}
-    assert tops == {*PACKAGES, f"bufferlab-{project()['version']}.dist-info"}
+    assert tops == {"bufferlab", f"bufferlab-{project()['version']}.dist-info"}
 
 
 MODULES = {"dask": "distributed", "mypy": "mypyc", "mooncake-transfer-engine": "mooncake", "pyzmq": "zmq"}
@@ -113,7 +122,7 @@ def test_every_extra_is_used_by_some_code() -> None:
         "compile",
         "tune",
     }
-    folders = ("real", "experiments", "tests", "tools")
+    folders = ("bufferlab", "tests", "tools")
     text = "\n".join(path.read_text("utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py"))
     for lines in extras.values():
         for line in lines:

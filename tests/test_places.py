@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.commands.common.registry import all_commands
+from bufferlab.experiments.commands.common.registry import all_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "sim", "real", "experiments")
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "docs/architecture.md")}
-TOP = (*PACKAGES, "tests", "tools", "docs", "notebooks")
+TOP = ("bufferlab", "tests", "tools", "docs", "notebooks")
 
 
 def places(text: str) -> list[str]:
@@ -34,11 +34,11 @@ def test_the_places_it_names_are_there(page: str) -> None:
 
 
 def test_a_place_that_is_not_there_is_seen() -> None:
-    text = "`sim/nowhere.py` and `real/run`, `python tools/nothing.py -x`, `sim/profiles/NAME.toml`, `make test`"
-    assert places(text) == ["sim/nowhere.py", "real/run", "tools/nothing.py"]
+    text = "`bufferlab/sim/no.py` and `bufferlab/real/run`, `python tools/no.py -x`, `bufferlab/sim/profiles/NAME.toml`, `make test`"
+    assert places(text) == ["bufferlab/sim/no.py", "bufferlab/real/run", "tools/no.py"]
     assert [is_there(place) for place in places(text)] == [False, True, False]
-    assert is_there("protocol/status")
-    assert not is_there("protocol/status.py/")
+    assert is_there("bufferlab/protocol/status")
+    assert not is_there("bufferlab/protocol/status.py/")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -65,7 +65,7 @@ def test_every_wing_has_its_sentence() -> None:
     wings = {
         path.parent.relative_to(ROOT).as_posix()
         for package in PACKAGES
-        for path in (ROOT / package).glob("*/__init__.py")
+        for path in (ROOT / "bufferlab" / package).glob("*/__init__.py")
     }
     assert sorted(wings - told) == []
 
@@ -74,11 +74,13 @@ def test_the_order_of_the_wings_is_that_of_the_contracts() -> None:
     """The tables list wings from top to bottom as pyproject.toml does."""
     contracts = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for package in PACKAGES:
-        found = re.search(rf'containers = \["{package}"\].*?layers = \[(.*?)\n?\]\n', contracts, re.DOTALL)
+        found = re.search(rf'containers = \["bufferlab.{package}"\].*?layers = \[(.*?)\n?\]\n', contracts, re.DOTALL)
         assert found is not None, package
         layers = [re.findall(r"\w+", line) for line in re.findall(r'"([^"]+)"', found[1])]
         rank = {name: place for place, layer in enumerate(layers) for name in layer}
-        rows = re.findall(rf"(?m)^\| `{package}/(\w+)[/.`]", PAGES["docs/architecture.md"].partition("## The way")[0])
+        rows = re.findall(
+            rf"(?m)^\| `bufferlab/{package}/(\w+)[/.`]", PAGES["docs/architecture.md"].partition("## The way")[0]
+        )
         known = [rank[name] for name in rows if name in rank]
         assert len(known) > 2, package
         assert known == sorted(known), f"{package}: {rows}"

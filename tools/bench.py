@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from protocol.compiled import VARIABLE, state  # noqa: E402 - of this tree, whatever is installed
+from bufferlab.protocol.compiled import VARIABLE, state  # noqa: E402 - of this tree, whatever is installed
 
 SHAPES = {"1x1": (1, 1), "2x2": (2, 2), "4x8": (4, 8)}
 HOSTED = {"1x1h": (1, 1), "2x2h": (2, 2)}
@@ -124,7 +124,7 @@ def in_a_process(arguments: tuple[str, int, str], code: str) -> dict[str, Any]:
 
 def measure(shape: str, requests: int, recording: str) -> dict[str, Any]:
     """Run ``requests`` through ranks of ``shape`` in this process."""
-    from experiments.config.schema import parse
+    from bufferlab.experiments.config.schema import parse
 
     encode_tp, language_tp = (SHAPES | HOSTED)[shape]
     host = HOST if shape in HOSTED else None
@@ -163,12 +163,12 @@ def run(config: Any, recording: str, target: Path, host: dict[str, Any] | None) 
     """Simulate, on a host if one is given; return the number of events on the clock."""
     from msgspec import structs
 
-    from experiments.runs.recorder import RunRecorder
-    from experiments.runs.rundir import RunWriter
-    from experiments.workloads.requests import make_requests
-    from sim.host.costs import host_from
-    from sim.network.link import load_profile
-    from sim.run import simulate
+    from bufferlab.experiments.runs.recorder import RunRecorder
+    from bufferlab.experiments.runs.rundir import RunWriter
+    from bufferlab.experiments.workloads.requests import make_requests
+    from bufferlab.sim.host.costs import host_from
+    from bufferlab.sim.network.link import load_profile
+    from bufferlab.sim.run import simulate
 
     scenario, link = config.scenario(), load_profile(config.link.profile)
     if host is not None:

@@ -30,7 +30,7 @@ sys.path[:0] = [str(TOOLS.parent), str(TOOLS)]
 
 from bench import timeout_s  # type: ignore[import-not-found]  # noqa: E402 - beside this file
 
-from protocol.compiled import VARIABLE, state  # noqa: E402 - of this tree, whatever is installed
+from bufferlab.protocol.compiled import VARIABLE, state  # noqa: E402 - of this tree, whatever is installed
 
 COUNT, QUICK_COUNT = 10_000, 2_000
 SWEPT = (16, 3, 200)
@@ -111,10 +111,10 @@ def measure(what: str, requests: int) -> dict[str, Any]:
 
 def run(what: str, requests: int, target: Path) -> None:
     """What a command does with one replication of so many requests."""
-    from experiments.figures.directory import drawing
-    from experiments.runs.simulate import run_sim
-    from experiments.sweeps.configuration import run_configuration
-    from experiments.workloads.loading import load
+    from bufferlab.experiments.figures.directory import drawing
+    from bufferlab.experiments.runs.simulate import run_sim
+    from bufferlab.experiments.sweeps.configuration import run_configuration
+    from bufferlab.experiments.workloads.loading import load
 
     settings = [f"workload.requests={requests}", "run.replications=1"]
     if what == "configuration":
@@ -151,7 +151,7 @@ def whole_tune(target: Path) -> tuple[float, int, int]:
 
 def whole_command(*arguments: str) -> tuple[float, int]:
     """CPU seconds and largest resident set (KiB) of a command on one core."""
-    command = [sys.executable, "-m", "experiments", *arguments, "--jobs", "1", "--no-plots"]
+    command = [sys.executable, "-m", "bufferlab", *arguments, "--jobs", "1", "--no-plots"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=TOOLS.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

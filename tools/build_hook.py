@@ -39,7 +39,7 @@ class CompiledCores(BuildHookInterface[Any]):
         core = _compile_core(self.root)
         if version == "editable" or os.environ.get(core.VARIABLE) == "0":
             return
-        inside = "protocol/_compiled"
+        inside = "bufferlab/protocol/_compiled"
         try:
             build: Path = core.ensure(self.app.display_info)
         except core.CannotCompileError as error:

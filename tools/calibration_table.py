@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.calibration.command import calibrate
-from experiments.calibration.report import errors_table
-from experiments.errors import UserError
-from experiments.figures.pages import MarkedPage
+from bufferlab.experiments.calibration.command import calibrate
+from bufferlab.experiments.calibration.report import errors_table
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.figures.pages import MarkedPage
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "calibration.md"

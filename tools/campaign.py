@@ -35,18 +35,26 @@ from msgspec import structs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.calibration.command import calibrate
-from experiments.calibration.here import CALIBRATING, run_folder
-from experiments.errors import RunFailedError, UserError
-from experiments.figures.pages import MarkedPage, check_place
-from experiments.figures.style import save
-from experiments.files import disk_errors, write_atomically, write_bytes, write_text
-from experiments.progress import bar
-from experiments.runs.environment import describe_host
-from experiments.runs.rundir import StoredRun
-from experiments.stats.intervals import quantile
-from experiments.validation import CaseScore, Decision, FrozenProfile, decide, freeze, score_case, write_report
-from experiments.validation.campaign import (
+from bufferlab.experiments.calibration.command import calibrate
+from bufferlab.experiments.calibration.here import CALIBRATING, run_folder
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.figures.pages import MarkedPage, check_place
+from bufferlab.experiments.figures.style import save
+from bufferlab.experiments.files import disk_errors, write_atomically, write_bytes, write_text
+from bufferlab.experiments.progress import bar
+from bufferlab.experiments.runs.environment import describe_host
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.stats.intervals import quantile
+from bufferlab.experiments.validation import (
+    CaseScore,
+    Decision,
+    FrozenProfile,
+    decide,
+    freeze,
+    score_case,
+    write_report,
+)
+from bufferlab.experiments.validation.campaign import (
     PROFILE,
     RATES,
     calibration_runs,
@@ -54,9 +62,9 @@ from experiments.validation.campaign import (
     cpu_usage_runs,
     measure,
 )
-from experiments.validation.figures import bias_figure
-from experiments.validation.pairing import pair_run
-from experiments.validation.rescoring import (
+from bufferlab.experiments.validation.figures import bias_figure
+from bufferlab.experiments.validation.pairing import pair_run
+from bufferlab.experiments.validation.rescoring import (
     BARRED,
     case_table,
     choice_table,
@@ -67,9 +75,9 @@ from experiments.validation.rescoring import (
     rescored,
     rows_of,
 )
-from experiments.validation.scores import LATENCY_FIGURES
-from experiments.validation.tolerances import TOLERANCES
-from sim.host.costs import HostCosts
+from bufferlab.experiments.validation.scores import LATENCY_FIGURES
+from bufferlab.experiments.validation.tolerances import TOLERANCES
+from bufferlab.sim.host.costs import HostCosts
 
 FIGURES = ("p50", "p99", "throughput")
 ON_LARGER_HOSTS = ("default-1024", "load-high", "ranks-1x2", "ranks-2x2")

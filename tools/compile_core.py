@@ -33,7 +33,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from protocol.compiled import (  # noqa: E402 - found beside this folder, whatever is installed
+from bufferlab.protocol.compiled import (  # noqa: E402 - found beside this folder, whatever is installed
     FAILURE,
     MODULES,
     OPTIMISATION,

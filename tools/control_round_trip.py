@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import zmq
 
-from real.control.channel import Inbox, Outbox
-from real.control.guard import guard_of, new_token
+from bufferlab.real.control.channel import Inbox, Outbox
+from bufferlab.real.control.guard import guard_of, new_token
 
 HOST = "127.0.0.1"
 ROUNDS = 5

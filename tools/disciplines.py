@@ -20,14 +20,14 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import RunFailedError, UserError
-from experiments.figures.pages import MarkedPage, check_figure
-from experiments.figures.style import COLOURS, new_figure, plain_log_axis, save
-from experiments.progress import bar
-from experiments.stats.intervals import Estimate, across_replications
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import run_sweep
-from protocol.disciplines import DISCIPLINES
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.figures.pages import MarkedPage, check_figure
+from bufferlab.experiments.figures.style import COLOURS, new_figure, plain_log_axis, save
+from bufferlab.experiments.progress import bar
+from bufferlab.experiments.stats.intervals import Estimate, across_replications
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
+from bufferlab.protocol.disciplines import DISCIPLINES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from real.drills import DrillResult, all_drills, run_drill
-from real.errors import EngineError
+from bufferlab.real.drills import DrillResult, all_drills, run_drill
+from bufferlab.real.errors import EngineError
 
 COLUMNS = (
     f"{'fault':<54}{'failed':>7}{'refused':>9}{'to conclude':>13}{'others':>9}"

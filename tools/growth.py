@@ -25,12 +25,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.stats.intervals import Estimate, across_replications
-from protocol.compiled import state
+from bufferlab.experiments.stats.intervals import Estimate, across_replications
+from bufferlab.protocol.compiled import state
 
 if TYPE_CHECKING:
-    from experiments.config.schema import Config
-    from protocol.emulation.requests import Request
+    from bufferlab.experiments.config.schema import Config
+    from bufferlab.protocol.emulation.requests import Request
 
 EXAMPLE = "ustudy"
 ROUNDS, QUICK_ROUNDS = 4, 3
@@ -142,9 +142,9 @@ def line(axis: Axis, sizes: Sequence[int], rounds: Sequence[Times]) -> tuple[str
 
 def example(*overrides: str) -> Config:
     """The shipped example with ``key=value`` settings of its own."""
-    from experiments.config.overrides import apply_override
-    from experiments.config.schema import parse
-    from experiments.config.shipped import example_text
+    from bufferlab.experiments.config.overrides import apply_override
+    from bufferlab.experiments.config.schema import parse
+    from bufferlab.experiments.config.shipped import example_text
 
     tree = tomllib.loads(example_text(EXAMPLE))
     for override in overrides:
@@ -154,8 +154,8 @@ def example(*overrides: str) -> Config:
 
 def simulated(config: Config, requests: Iterator[Request] | None = None) -> int:
     """Simulate a configuration, or other requests with it, without a recorder."""
-    from experiments.workloads.requests import make_requests
-    from sim.run import simulate
+    from bufferlab.experiments.workloads.requests import make_requests
+    from bufferlab.sim.run import simulate
 
     outcome = simulate(
         config.scenario(), make_requests(config, 0) if requests is None else requests, config.link.load()
@@ -172,7 +172,7 @@ def requests_alone(count: int) -> int:
 
 def requests_with_figures(count: int) -> int:
     """The same with all figures of a sweep, which look at every request again."""
-    from experiments.sweeps.configuration import run_configuration
+    from bufferlab.experiments.sweeps.configuration import run_configuration
 
     run_configuration(example(f"workload.requests={count}"), 0)
     return count
@@ -208,7 +208,7 @@ def waiting_rooms(count: int) -> int:
 
 def blocks(count: int) -> int:
     """Requests of one length, of ``count`` blocks each, over pools that hold the same tokens."""
-    from experiments.config.schema import parse
+    from bufferlab.experiments.config.schema import parse
 
     block_tokens = LONG_TOKENS // count
     tree = example().tree()
@@ -221,8 +221,8 @@ def blocks(count: int) -> int:
 
 def clients(count: int) -> int:
     """Requests of ``count`` clients in turn, each at least twice, and a policy that remembers every client."""
-    from experiments.workloads.requests import make_requests
-    from protocol.values import replaced
+    from bufferlab.experiments.workloads.requests import make_requests
+    from bufferlab.protocol.values import replaced
 
     config = example(
         f"workload.requests={max(1000, 2 * count)}",
@@ -236,8 +236,8 @@ def clients(count: int) -> int:
 
 def settings(count: int) -> int:
     """A sweep of ``count`` configurations that differ in a pool too large to matter, on one core."""
-    from experiments.sweeps.plan import make_plan
-    from experiments.sweeps.sweep import run_sweep
+    from bufferlab.experiments.sweeps.plan import make_plan
+    from bufferlab.experiments.sweeps.sweep import run_sweep
 
     pools = [POOL_TOKENS // BLOCK_TOKENS + number for number in range(count)]
     plan = make_plan(

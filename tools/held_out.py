@@ -28,21 +28,21 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from experiments.calibration.here import STEPS, fit_here, measure_here  # noqa: E402 - from this checkout
-from experiments.calibration.host.busy import BusyWatch  # noqa: E402
-from experiments.errors import RunFailedError, UserError  # noqa: E402
-from experiments.figures.pages import MarkedPage  # noqa: E402
-from experiments.files import disk_errors, write_text  # noqa: E402
-from experiments.progress import bar  # noqa: E402
-from experiments.runs.environment import describe_host  # noqa: E402
-from experiments.runs.measure import run_measured  # noqa: E402
-from experiments.runs.rundir import StoredRun  # noqa: E402
-from experiments.stats.intervals import Estimate, across_replications, quantile  # noqa: E402
-from experiments.sweeps.grid import as_override  # noqa: E402
-from experiments.validation.frozen import FrozenProfile, freeze  # noqa: E402
-from experiments.validation.pairing import pair_run  # noqa: E402
-from experiments.workloads.loading import load  # noqa: E402
-from sim.streams import stream  # noqa: E402
+from bufferlab.experiments.calibration.here import STEPS, fit_here, measure_here  # noqa: E402 - from this checkout
+from bufferlab.experiments.calibration.host.busy import BusyWatch  # noqa: E402
+from bufferlab.experiments.errors import RunFailedError, UserError  # noqa: E402
+from bufferlab.experiments.figures.pages import MarkedPage  # noqa: E402
+from bufferlab.experiments.files import disk_errors, write_text  # noqa: E402
+from bufferlab.experiments.progress import bar  # noqa: E402
+from bufferlab.experiments.runs.environment import describe_host  # noqa: E402
+from bufferlab.experiments.runs.measure import run_measured  # noqa: E402
+from bufferlab.experiments.runs.rundir import StoredRun  # noqa: E402
+from bufferlab.experiments.stats.intervals import Estimate, across_replications, quantile  # noqa: E402
+from bufferlab.experiments.sweeps.grid import as_override  # noqa: E402
+from bufferlab.experiments.validation.frozen import FrozenProfile, freeze  # noqa: E402
+from bufferlab.experiments.validation.pairing import pair_run  # noqa: E402
+from bufferlab.experiments.workloads.loading import load  # noqa: E402
+from bufferlab.sim.streams import stream  # noqa: E402
 
 EXAMPLE = "demo"
 WORKLOADS = {
@@ -125,7 +125,7 @@ def _answer(folder: Path, name: str) -> dict[str, Any]:
         f"workload.requests={TUNED_REQUESTS}",
     ]
     command = [
-        sys.executable, "-m", "experiments", "tune", EXAMPLE, "--json", "--no-plots", "--objective", OBJECTIVE,
+        sys.executable, "-m", "bufferlab", "tune", EXAMPLE, "--json", "--no-plots", "--objective", OBJECTIVE,
         "--out", str(folder / "tune" / _slug(name)),
         *(part for one in settings for part in ("--set", one)),
         *(part for one in SPACE for part in ("--space", one)),

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 NETWORK = "10.77.0"
 INTERFACE = "eth0"
 PORT = 7077
-BUFFERLAB = (sys.executable, "-m", "experiments")
+BUFFERLAB = (sys.executable, "-m", "bufferlab")
 
 # The bucket must hold what the kernel hands over at once; the queue then holds a twentieth of a second.
 SHAPE = "burst 128kb latency 50ms"
@@ -127,7 +127,7 @@ def _do(*command: str) -> str:
 
 def run(made: Sequence[Host], arguments: Sequence[str]) -> int:
     """Run ``bufferlab real`` with these arguments over the hosts; the coordinator's exit status."""
-    from experiments.workloads.loading import load
+    from bufferlab.experiments.workloads.loading import load
 
     settings = [value for flag, value in itertools.pairwise(arguments) if flag == "--set"]
     config = load(arguments[0], settings)

@@ -22,9 +22,9 @@ import pytest
 
 os.environ["BUFFERLAB_COMPILED"] = "0"  # an exhibit puts its fault into a core, which no compiled one lets it do
 
-from experiments.files import write_text
-from protocol.checker.invariants import STATEMENTS
-from protocol.checker.schedule import describe
+from bufferlab.experiments.files import write_text
+from bufferlab.protocol.checker.invariants import STATEMENTS
+from bufferlab.protocol.checker.schedule import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 EXHIBITION = ROOT / "tests" / "museum"

@@ -35,7 +35,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_suffix(".toml")
 DISCIPLINES = sorted(
-    set((ROOT / "protocol" / "disciplines").glob("*.py")) - {ROOT / "protocol/disciplines/__init__.py"}
+    set((ROOT / "bufferlab" / "protocol" / "disciplines").glob("*.py"))
+    - {ROOT / "bufferlab/protocol/disciplines/__init__.py"}
 )
 # The files that decide; the others only describe, translate or write down.
 DECIDING = (
@@ -52,7 +53,7 @@ DECIDING = (
     "status.py",
     "topology.py",
 )
-COPIED = ("protocol", "sim", "real", "experiments", "tests", "docs", "README.md", "pyproject.toml")
+COPIED = ("bufferlab", "tests", "docs", "README.md", "pyproject.toml")
 PASSING_SCORE = 0.95
 # A broken loop may run, or collect memory, for ever. What a killer may take is processor time, which other work on the
 # machine hardly changes: so many times what it takes on the original tree, and this at least.
@@ -101,7 +102,7 @@ RUNS_CORES = ("run", "instances", "faults", "observe", "chaos")
 
 KILLERS = (
     Killer("protocol", (*PYTEST, "tests/protocol")),
-    Killer("check", ("-m", "experiments", "check", "--bound", "quick")),
+    Killer("check", ("-m", "bufferlab", "check", "--bound", "quick")),
     Killer("sim", (*PYTEST, *(f"tests/sim/test_{name}.py" for name in RUNS_CORES))),
 )
 
@@ -141,9 +142,9 @@ class Result(NamedTuple):
 
 def source_of(file: str, root: Path = ROOT) -> str:
     try:
-        return (root / "protocol" / file).read_text(encoding="utf-8")
+        return (root / "bufferlab" / "protocol" / file).read_text(encoding="utf-8")
     except OSError as error:
-        raise MutantsError(f"protocol/{file} cannot be read: {error}") from error
+        raise MutantsError(f"bufferlab/protocol/{file} cannot be read: {error}") from error
 
 
 def load(path: Path = LIST) -> list[Mutation]:
@@ -301,8 +302,8 @@ class Runner:
 
         Raises MutantsError unless the copy is what Python imports and all of them pass on it.
         """
-        _, output = self.run(tree, ("-c", "import protocol; print(protocol.__file__)"))
-        if Path(output.strip()).resolve() != (tree / "protocol" / "__init__.py").resolve():
+        _, output = self.run(tree, ("-c", "from bufferlab import protocol; print(protocol.__file__)"))
+        if Path(output.strip()).resolve() != (tree / "bufferlab" / "protocol" / "__init__.py").resolve():
             raise MutantsError(f"the killers would import {output.strip()} and not the copy in {tree}")
         for killer in self.killers:
             before_s = _children_s()
@@ -316,7 +317,7 @@ class Runner:
     def try_mutation(self, tree: Path, mutation: Mutation) -> Result:
         """Break the tree, let the killers look for it until one finds it, and mend the tree."""
         started = time.monotonic()
-        path = tree / "protocol" / mutation.file
+        path = tree / "bufferlab" / "protocol" / mutation.file
         original = path.read_text(encoding="utf-8")
         killed_by = ""
         self._write(path, mutation.apply(original))

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from protocol.disciplines import make_discipline
-from protocol.encode import EncodeRank
-from protocol.encode_phases import ENCODE_PHASES, EncodePhase
-from protocol.language import LanguageRank
-from protocol.language_phases import LANGUAGE_PHASES, LanguagePhase
-from protocol.layout import BufferLayout
-from protocol.messages import (
+from bufferlab.protocol.disciplines import make_discipline
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.encode_phases import ENCODE_PHASES, EncodePhase
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.language_phases import LANGUAGE_PHASES, LanguagePhase
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import (
     Announce,
     Cancel,
     ChunkStatus,
@@ -38,9 +38,9 @@ from protocol.messages import (
     StartWrite,
     WriteDone,
 )
-from protocol.phases import Phase, Row, Table, Timer, in_words
-from protocol.sizing import Fixed
-from protocol.topology import RankId, Side
+from bufferlab.protocol.phases import Phase, Row, Table, Timer, in_words
+from bufferlab.protocol.sizing import Fixed
+from bufferlab.protocol.topology import RankId, Side
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 BLOCK_TOKENS, TOKENS = 4, 6

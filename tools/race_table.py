@@ -39,10 +39,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from experiments.stats.intervals import Samples  # noqa: E402 - after the path
-from experiments.stats.paired import Difference  # noqa: E402 - after the path
-from experiments.stats.racing import Race, Verdict  # noqa: E402 - after the path
-from experiments.stats.replicates import Replicates  # noqa: E402 - after the path
+from bufferlab.experiments.stats.intervals import Samples  # noqa: E402 - after the path
+from bufferlab.experiments.stats.paired import Difference  # noqa: E402 - after the path
+from bufferlab.experiments.stats.racing import Race, Verdict  # noqa: E402 - after the path
+from bufferlab.experiments.stats.replicates import Replicates  # noqa: E402 - after the path
 
 INDIFFERENCE = 0.5
 FIRST, MOST = 5, 200

@@ -17,16 +17,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import RunFailedError, UserError
-from experiments.figures.pages import check_figure
-from experiments.figures.style import save
-from experiments.figures.sweeps import plot_u_shape
-from experiments.progress import bar
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import run_sweep
-from experiments.sweeps.text import plan_text, sweep_text
-from experiments.workloads.loading import load
-from experiments.workloads.requests import make_requests
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.figures.pages import check_figure
+from bufferlab.experiments.figures.style import save
+from bufferlab.experiments.figures.sweeps import plot_u_shape
+from bufferlab.experiments.progress import bar
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.sweeps.text import plan_text, sweep_text
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import make_requests
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "ustudy"

@@ -86,7 +86,7 @@ def measured(checkout: Path, transport: str, ranks: tuple[int, int], requests: i
         config.write_text(
             CONFIG.format(requests=requests, transport=transport, encode_tp=ranks[0], language_tp=ranks[1]), "utf-8"
         )
-        command = [sys.executable, "-m", "experiments", "real", str(config), "--no-plots", "--out", str(out)]
+        command = [sys.executable, "-m", "bufferlab", "real", str(config), "--no-plots", "--out", str(out)]
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
         done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
         if done.returncode == 2 and "transport" in done.stderr:

@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "regression")]
 
 def main() -> int:
     """Record, and return the exit status."""
-    from experiments.files import write_text
+    from bufferlab.experiments.files import write_text
 
     its: Any = importlib.import_module("regression_set")
     parser = argparse.ArgumentParser(description=__doc__)

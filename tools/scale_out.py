@@ -27,7 +27,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments.sweeps.executor import open_workers
+from bufferlab.experiments.sweeps.executor import open_workers
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60

@@ -33,13 +33,13 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.progress import bar
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from real.errors import EngineError
-from real.hosts.processes import FORK_SERVER, RANK
-from real.run.launcher import run_real
-from real.run.outcome import RealOutcome
+from bufferlab.experiments.progress import bar
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.real.errors import EngineError
+from bufferlab.real.hosts.processes import FORK_SERVER, RANK
+from bufferlab.real.run.launcher import run_real
+from bufferlab.real.run.outcome import RealOutcome
 
 BLOCK_TOKENS, MOST_BLOCKS, DEFAULT_BLOCKS = 16, 6, 2
 EVERY_S = 0.5

@@ -33,35 +33,56 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN = ROOT / "bufferlab"
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from bench import timeout_s  # type: ignore[import-not-found]  # noqa: E402 - beside this file
 
 PARTS = {
-    "driver of the simulator": ("sim.cluster", "sim.run", "sim.faults", "protocol.emulation"),
-    "language core": ("protocol.language",),
-    "encode core": ("protocol.encode",),
-    "what both cores share": ("protocol.rank", "protocol.agreement", "protocol.phases"),
-    "event queue": ("sim.clock",),
-    "block pool": ("protocol.allocator",),
+    "driver of the simulator": (
+        "bufferlab.sim.cluster",
+        "bufferlab.sim.run",
+        "bufferlab.sim.faults",
+        "bufferlab.protocol.emulation",
+    ),
+    "language core": ("bufferlab.protocol.language",),
+    "encode core": ("bufferlab.protocol.encode",),
+    "what both cores share": ("bufferlab.protocol.rank", "bufferlab.protocol.agreement", "bufferlab.protocol.phases"),
+    "event queue": ("bufferlab.sim.clock",),
+    "block pool": ("bufferlab.protocol.allocator",),
     "messages, chunks, status, policy": (
-        *("protocol.messages", "protocol.values", "protocol.chunks", "protocol.status", "protocol.layout"),
-        *("protocol.topology", "protocol.disciplines", "protocol.sizing"),
+        *(
+            "bufferlab.protocol.messages",
+            "bufferlab.protocol.values",
+            "protocol.chunks",
+            "bufferlab.protocol.status",
+            "bufferlab.protocol.layout",
+        ),
+        *("bufferlab.protocol.topology", "protocol.disciplines", "protocol.sizing"),
     ),
-    "link and workers": ("sim.network", "sim.fairshare", "sim.host"),
+    "link and workers": ("bufferlab.sim.network", "bufferlab.sim.fairshare", "bufferlab.sim.host"),
     "requests and their draw": (
-        *("protocol.emulation.requests", "protocol.emulation.scenario", "sim.workload", "sim.streams"),
-        "experiments.workloads",
+        *(
+            "bufferlab.protocol.emulation.requests",
+            "bufferlab.protocol.emulation.scenario",
+            "bufferlab.sim.workload",
+            "bufferlab.sim.streams",
+        ),
+        "bufferlab.experiments.workloads",
     ),
-    "figures": ("protocol.observe", "protocol.recording", "experiments.runs.replication"),
-    "invariant monitor": ("protocol.observe.monitor",),
+    "figures": ("bufferlab.protocol.observe", "bufferlab.protocol.recording", "bufferlab.experiments.runs.replication"),
+    "invariant monitor": ("bufferlab.protocol.observe.monitor",),
     "events and rows, parquet": (
-        *("protocol.observe.eventrows", "experiments.runs.recorder", "experiments.runs.rundir"),
-        *("experiments.runs.tables", "pyarrow"),
+        *(
+            "bufferlab.protocol.observe.eventrows",
+            "bufferlab.experiments.runs.recorder",
+            "bufferlab.experiments.runs.rundir",
+        ),
+        *("bufferlab.experiments.runs.tables", "pyarrow"),
     ),
     "summary and all else": ("",),
 }
-"""By part, the beginnings of the names of its modules."""
+"""By part, the beginnings of the names of its modules, ours without ``bufferlab.``."""
 
 RUNS = ("off", "configuration", "sim")
 
@@ -82,13 +103,13 @@ def part_of(module: str) -> str:
 
 def prepared(run: str, requests: int) -> Callable[[], object]:
     """What one run does, with everything imported and read."""
-    from experiments.config.schema import parse
-    from experiments.runs.simulate import run_sim
-    from experiments.sweeps.configuration import run_configuration
-    from experiments.workloads.loading import load
-    from experiments.workloads.requests import make_requests
-    from sim.network.link import load_profile
-    from sim.run import simulate
+    from bufferlab.experiments.config.schema import parse
+    from bufferlab.experiments.runs.simulate import run_sim
+    from bufferlab.experiments.sweeps.configuration import run_configuration
+    from bufferlab.experiments.workloads.loading import load
+    from bufferlab.experiments.workloads.requests import make_requests
+    from bufferlab.sim.network.link import load_profile
+    from bufferlab.sim.run import simulate
 
     if run == "off":
         config = parse(
@@ -145,8 +166,8 @@ def child(run: str, requests: int, watch: str) -> dict[str, Any]:
 
 def _module(file: str) -> str:
     path = Path(file)
-    if path.is_relative_to(ROOT):
-        return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    if path.is_relative_to(OWN):
+        return ".".join(path.relative_to(OWN).with_suffix("").parts)
     return "pyarrow" if "pyarrow" in path.parts else path.stem
 
 
@@ -193,7 +214,7 @@ def _parts_in(frames: list[str]) -> Iterator[str]:
 
 def _compiled_module(symbol: str) -> str:
     """The module of a function that mypyc has named: by as much of the module's name as tells it from others."""
-    from protocol.compiled import MODULES
+    from bufferlab.protocol.compiled import MODULES
 
     listed = []
     for name in MODULES:
@@ -217,7 +238,7 @@ Timeouts = dict[tuple[str, str], float]
 
 def measure(requests: int, notice: Callable[[str], None]) -> tuple[Parts, Timeouts]:
     """Watch and time every run."""
-    from protocol.compiled import state
+    from bufferlab.protocol.compiled import state
 
     found: Parts = defaultdict(dict)
     timeouts: Timeouts = {}

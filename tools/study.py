@@ -20,10 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experiments.errors import RunFailedError, UserError  # noqa: E402 - from this checkout
-from experiments.figures.pages import MarkedPage, check_figure  # noqa: E402
-from experiments.figures.style import save  # noqa: E402
-from experiments.files import disk_errors, write_text  # noqa: E402
+from bufferlab.experiments.errors import RunFailedError, UserError  # noqa: E402 - from this checkout
+from bufferlab.experiments.figures.pages import MarkedPage, check_figure  # noqa: E402
+from bufferlab.experiments.figures.style import save  # noqa: E402
+from bufferlab.experiments.files import disk_errors, write_text  # noqa: E402
 from tools.studies import announce, best_default, block_size, policies, rank_skew, regime_change  # noqa: E402
 from tools.studies.common import Outcome, Scale, Study, markdown  # noqa: E402
 

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stats.batching import Statistic, of_samples
-from experiments.stats.intervals import mean, quantile
-from experiments.stats.paired import paired
-from experiments.stats.selection import possibly_lowest
-from experiments.text import table
-from experiments.workloads.resampling import Resampling, plan_resampling, resample
-from sim.workload import Columns
+from bufferlab.experiments.stats.batching import Statistic, of_samples
+from bufferlab.experiments.stats.intervals import mean, quantile
+from bufferlab.experiments.stats.paired import paired
+from bufferlab.experiments.stats.selection import possibly_lowest
+from bufferlab.experiments.text import table
+from bufferlab.experiments.workloads.resampling import Resampling, plan_resampling, resample
+from bufferlab.sim.workload import Columns
 
 Reals = NDArray[np.float64]
 LONG = 400_000

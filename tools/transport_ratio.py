@@ -4,7 +4,7 @@
 
 A round measures these in an order drawn anew, so that what disturbs the machine disturbs all of them:
 
-* run: `real.run.launcher.run_real` with one encode and one language rank; large embeddings arrive one at a time and are
+* run: `bufferlab.real.run.launcher.run_real` with one encode and one language rank; large embeddings arrive one at a time and are
   compared byte by byte. The rate is payload bytes (all kinds, not only embeddings) over the time in which a write was
   under way, from the protocol's order to write until the protocol knows that it is done.
 * engine: our engine alone, one thread writing batches of as many blocks (not joined) as the embedding has.
@@ -35,19 +35,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiments.progress import bar
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.layout import EMBEDDINGS
-from protocol.recording import Event, Record
-from protocol.topology import Side
-from real.bench.link import spread
-from real.bench.pair import LinkBench
-from real.bench.tasks import Case
-from real.engine.mooncake_start import settings
-from real.engine.variables import cleaned
-from real.errors import EngineError
-from real.run.launcher import run_real
+from bufferlab.experiments.progress import bar
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.layout import EMBEDDINGS
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import Side
+from bufferlab.real.bench.link import spread
+from bufferlab.real.bench.pair import LinkBench
+from bufferlab.real.bench.tasks import Case
+from bufferlab.real.engine.mooncake_start import settings
+from bufferlab.real.engine.variables import cleaned
+from bufferlab.real.errors import EngineError
+from bufferlab.real.run.launcher import run_real
 
 RUN, ENGINE, BENCH, TUNED = "run", "engine", "bench", "bench, same settings"
 BENCH_SECONDS = 1

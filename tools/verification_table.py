@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
-from experiments.figures.pages import MarkedPage
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.figures.pages import MarkedPage
 
 ROOT = Path(__file__).resolve().parent.parent
 THEORY = ROOT / "tests" / "sim" / "theory"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protocol.checker.bounds import Bound
-from protocol.checker.explorer import explore
-from protocol.checker.invariants import STATEMENTS
-from protocol.checker.schedule import replay
+from bufferlab.protocol.checker.bounds import Bound
+from bufferlab.protocol.checker.explorer import explore
+from bufferlab.protocol.checker.invariants import STATEMENTS
+from bufferlab.protocol.checker.schedule import replay
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "checking.md").read_text(encoding="utf-8")
 

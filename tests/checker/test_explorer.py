@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.checker import suites
-from protocol.checker.bounds import NEED_TIMERS, Bound, Fault
-from protocol.checker.explorer import PROGRESS_EVERY, explore
-from protocol.checker.model import Model
-from protocol.checker.states import State
-from protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.checker import suites
+from bufferlab.protocol.checker.bounds import NEED_TIMERS, Bound, Fault
+from bufferlab.protocol.checker.explorer import PROGRESS_EVERY, explore
+from bufferlab.protocol.checker.model import Model
+from bufferlab.protocol.checker.states import State
+from bufferlab.protocol.disciplines import DISCIPLINES
 
 HOLD_AND_WAIT = Bound(
     name="B1: two requests of two blocks in a pool of two",

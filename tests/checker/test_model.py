@@ -18,22 +18,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.agreement import hold_iteration
-from protocol.allocator import BlockPool
-from protocol.checker import snapshot
-from protocol.checker.bounds import BLOCK_TOKENS, NEED_TIMERS, Bound, Fault
-from protocol.checker.explorer import explore
-from protocol.checker.invariants import Local
-from protocol.checker.model import Model
-from protocol.checker.snapshot import clone, freeze
-from protocol.checker.states import DEAD, Move, State
-from protocol.checker.steps import NOW, Item, Landed, TimerGoesOff, perform
-from protocol.chunks import Chunk
-from protocol.disciplines import DISCIPLINES
-from protocol.encode import EncodeRank
-from protocol.encode_phases import EncodePhase
-from protocol.language import LanguageRank
-from protocol.messages import (
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.allocator import BlockPool
+from bufferlab.protocol.checker import snapshot
+from bufferlab.protocol.checker.bounds import BLOCK_TOKENS, NEED_TIMERS, Bound, Fault
+from bufferlab.protocol.checker.explorer import explore
+from bufferlab.protocol.checker.invariants import Local
+from bufferlab.protocol.checker.model import Model
+from bufferlab.protocol.checker.snapshot import clone, freeze
+from bufferlab.protocol.checker.states import DEAD, Move, State
+from bufferlab.protocol.checker.steps import NOW, Item, Landed, TimerGoesOff, perform
+from bufferlab.protocol.chunks import Chunk
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.encode_phases import EncodePhase
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.messages import (
     Abort,
     Announce,
     Conclude,
@@ -49,12 +49,12 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.phases import Phase
-from protocol.rank import NEVER_S, EarlyMessages, Landing, Room
-from protocol.sizing import Fixed, SizingPolicy
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from protocol.values import Value, replaced
+from bufferlab.protocol.phases import Phase
+from bufferlab.protocol.rank import NEVER_S, EarlyMessages, Landing, Room
+from bufferlab.protocol.sizing import Fixed, SizingPolicy
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.values import Value, replaced
 
 # --- what two cores must have in common -----------------------------------------------------------------------------
 
@@ -714,8 +714,8 @@ SMALL = [
 PROGRAM = """
 import sys
 import msgspec
-from protocol.checker.bounds import Bound
-from protocol.checker.explorer import explore
+from bufferlab.protocol.checker.bounds import Bound
+from bufferlab.protocol.checker.explorer import explore
 for bound in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Bound]):
     print(repr(explore(bound)))
 """

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from protocol.encode_phases import ENCODE_PHASES, EncodePhase, EncodeStep
-from protocol.language_phases import LANGUAGE_PHASES
-from protocol.phases import Timer, in_words
+from bufferlab.protocol.encode_phases import ENCODE_PHASES, EncodePhase, EncodeStep
+from bufferlab.protocol.language_phases import LANGUAGE_PHASES
+from bufferlab.protocol.phases import Timer, in_words
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "protocol_page.py"
 

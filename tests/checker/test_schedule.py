@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.checker.bounds import NEED_TIMERS, Bound, Fault
-from protocol.checker.explorer import Finding, explore
-from protocol.checker.invariants import STATEMENTS
-from protocol.checker.model import Model
-from protocol.checker.schedule import SCHEMA, ScheduleError, describe, from_file, replay, summary, to_file
-from protocol.checker.states import Move
-from protocol.topology import RankId, Side
+from bufferlab.protocol.checker.bounds import NEED_TIMERS, Bound, Fault
+from bufferlab.protocol.checker.explorer import Finding, explore
+from bufferlab.protocol.checker.invariants import STATEMENTS
+from bufferlab.protocol.checker.model import Model
+from bufferlab.protocol.checker.schedule import SCHEMA, ScheduleError, describe, from_file, replay, summary, to_file
+from bufferlab.protocol.checker.states import Move
+from bufferlab.protocol.topology import RankId, Side
 
 HOLD_AND_WAIT = Bound(
     name="B1: two requests of two blocks in a pool of two",

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from protocol.checker.bounds import Bound, Fault
-from protocol.checker.explorer import explore, find
-from protocol.checker.invariants import Local
-from protocol.checker.model import Model
-from protocol.checker.states import DEAD, State
-from protocol.checker.suites import SUITES, deep, grid, quick, standard
-from protocol.disciplines import DISCIPLINES
-from protocol.language_phases import LanguagePhase
-from protocol.messages import ChunkStatus, Offer
-from protocol.status import Status
-from protocol.topology import Side
+from bufferlab.protocol.checker.bounds import Bound, Fault
+from bufferlab.protocol.checker.explorer import explore, find
+from bufferlab.protocol.checker.invariants import Local
+from bufferlab.protocol.checker.model import Model
+from bufferlab.protocol.checker.states import DEAD, State
+from bufferlab.protocol.checker.suites import SUITES, deep, grid, quick, standard
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.language_phases import LanguagePhase
+from bufferlab.protocol.messages import ChunkStatus, Offer
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import Side
 
 Goal = Callable[[Model, State], bool]
 

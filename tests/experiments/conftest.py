@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments.cli import main
+from bufferlab.experiments.cli import main
 
 
 class Ended(NamedTuple):

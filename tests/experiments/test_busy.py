@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from experiments.calibration.host.busy import spent, usable
+from bufferlab.experiments.calibration.host.busy import spent, usable
 
 WORK_S = 0.4
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.calibration.input.line_rates import line_rate_Bps
-from experiments.calibration.input.rows import read_rows
-from experiments.calibration.laws.choosing import choose
-from experiments.calibration.laws.fitting import can_tell, certainty, fit
-from experiments.calibration.laws.forms import DISCRETE, FORMS, Form, seconds
-from experiments.calibration.laws.nonnegative import coefficients
-from experiments.calibration.laws.samples import Samples
-from sim.network.link import load_profile
-from sim.streams import stream
+from bufferlab.experiments.calibration.input.line_rates import line_rate_Bps
+from bufferlab.experiments.calibration.input.rows import read_rows
+from bufferlab.experiments.calibration.laws.choosing import choose
+from bufferlab.experiments.calibration.laws.fitting import can_tell, certainty, fit
+from bufferlab.experiments.calibration.laws.forms import DISCRETE, FORMS, Form, seconds
+from bufferlab.experiments.calibration.laws.nonnegative import coefficients
+from bufferlab.experiments.calibration.laws.samples import Samples
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.streams import stream
 
 HEADER = (
     "table",

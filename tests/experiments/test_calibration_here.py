@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from experiments.calibration import here
-from experiments.calibration.host import busy
-from experiments.calibration.host.busy import TOO_BUSY, Busy, BusyWatch, Spent, between
-from experiments.calibration.report import busy_text
-from experiments.config.schema import Config
-from experiments.runs.simulate import run_sim
-from sim.network.link import load_profile
+from bufferlab.experiments.calibration import here
+from bufferlab.experiments.calibration.host import busy
+from bufferlab.experiments.calibration.host.busy import TOO_BUSY, Busy, BusyWatch, Spent, between
+from bufferlab.experiments.calibration.report import busy_text
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.sim.network.link import load_profile
 
 Command = Callable[..., Any]
 
@@ -61,7 +61,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(here, "run_measured", simulate)
     monkeypatch.setattr(here, "_measure_link", bench)
-    monkeypatch.setattr("experiments.calibration.here.examine_real", lambda: "")
+    monkeypatch.setattr("bufferlab.experiments.calibration.here.examine_real", lambda: "")
     return names
 
 
@@ -108,7 +108,7 @@ def test_from_the_command_line_with_what_stands_in_its_way_refused(
         assert ended.status == 2, arguments
         assert part in ended.err
     assert measured == []
-    monkeypatch.setattr("experiments.calibration.here.examine_real", lambda: "Mooncake is not installed")
+    monkeypatch.setattr("bufferlab.experiments.calibration.here.examine_real", lambda: "Mooncake is not installed")
     ended = bufferlab("calibrate", "--here", "--out", "other.toml")
     assert ended.status == 2
     assert "--here measures over Mooncake, but Mooncake is not installed" in ended.err

@@ -16,21 +16,21 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sim.cluster.threads
-from experiments.calibration.host.host import CpuUsage, Found, cpu_usages_of, host_costs
-from experiments.calibration.input.reading import read_cpu_usages
-from experiments.calibration.report import report_text
-from experiments.errors import UserError
-from experiments.runs.rundir import StoredRun
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.messages import Encoded, EncodeRequest, LanguageRequest, WriteDone
-from real.run.usage import Usage
-from sim.cluster.shared import _ENTERS, _IS_TAKEN, _LEAVES
-from sim.host.costs import FIELDS, FROM_EVENTS, HostCosts
-from sim.host.processors import SharedProcessors
-from sim.network.link import LinkProfile, load_profile
-from sim.run import simulate
+import bufferlab.sim.cluster.threads
+from bufferlab.experiments.calibration.host.host import CpuUsage, Found, cpu_usages_of, host_costs
+from bufferlab.experiments.calibration.input.reading import read_cpu_usages
+from bufferlab.experiments.calibration.report import report_text
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.messages import Encoded, EncodeRequest, LanguageRequest, WriteDone
+from bufferlab.real.run.usage import Usage
+from bufferlab.sim.cluster.shared import _ENTERS, _IS_TAKEN, _LEAVES
+from bufferlab.sim.host.costs import FIELDS, FROM_EVENTS, HostCosts
+from bufferlab.sim.host.processors import SharedProcessors
+from bufferlab.sim.network.link import LinkProfile, load_profile
+from bufferlab.sim.run import simulate
 
 Command = Callable[..., Any]
 
@@ -356,7 +356,7 @@ class Tally(SharedProcessors):
 def tally(monkeypatch: pytest.MonkeyPatch) -> type[Tally]:
     for field in ("work_s", "times", "taken"):
         monkeypatch.setattr(Tally, field, defaultdict(int))
-    monkeypatch.setattr(sim.cluster.threads, "SharedProcessors", Tally)
+    monkeypatch.setattr(bufferlab.sim.cluster.threads, "SharedProcessors", Tally)
     return Tally
 
 

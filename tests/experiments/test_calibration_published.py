@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from experiments.calibration.command import calibrate
-from experiments.calibration.input.line_rates import line_rate_Bps
-from experiments.calibration.input.rows import read_rows
-from experiments.calibration.report import errors_table
-from sim.network.link import load_profile
+from bufferlab.experiments.calibration.command import calibrate
+from bufferlab.experiments.calibration.input.line_rates import line_rate_Bps
+from bufferlab.experiments.calibration.input.rows import read_rows
+from bufferlab.experiments.calibration.report import errors_table
+from bufferlab.sim.network.link import load_profile
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ROOT.parent / "shared" / "measured"

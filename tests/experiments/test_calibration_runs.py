@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import tomli_w
 
-from experiments.calibration.host.software import asleep, software
-from experiments.calibration.input.runs import Observed, observe
-from experiments.errors import UserError
-from experiments.runs.rundir import StoredRun
-from sim.network.link import LinkProfile, load_profile
+from bufferlab.experiments.calibration.host.software import asleep, software
+from bufferlab.experiments.calibration.input.runs import Observed, observe
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.sim.network.link import LinkProfile, load_profile
 
 Command = Callable[..., Any]
 

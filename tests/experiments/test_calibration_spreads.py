@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.calibration.host.spreads import FACTORS, LEAST_PER_FACTOR, spread, spreads
-from experiments.calibration.input.runs import Observed, Write, _submits
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from sim.host.costs import SPREADS, HostCosts
-from sim.network.link import LinkProfile
-from sim.streams import stream
+from bufferlab.experiments.calibration.host.spreads import FACTORS, LEAST_PER_FACTOR, spread, spreads
+from bufferlab.experiments.calibration.input.runs import Observed, Write, _submits
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.host.costs import SPREADS, HostCosts
+from bufferlab.sim.network.link import LinkProfile
+from bufferlab.sim.streams import stream
 
 ENOUGH = FACTORS * LEAST_PER_FACTOR
 PROFILE = LinkProfile(

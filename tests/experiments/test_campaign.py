@@ -9,11 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from experiments.calibration import here
-from experiments.config.schema import Config
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.validation import campaign
+from bufferlab.experiments.calibration import here
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.validation import campaign
 
 TOOL = Path(__file__).parents[2] / "tools" / "campaign.py"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from experiments.config.schema import Config, parse
-from experiments.runs.capacity import POOLS, STAGES, Evidence, combined, judge
-from experiments.runs.simulate import simulate_one
-from experiments.runs.summary import summarise
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.runs.capacity import POOLS, STAGES, Evidence, combined, judge
+from bufferlab.experiments.runs.simulate import simulate_one
+from bufferlab.experiments.runs.summary import summarise
 
 TOKENS = 1000
 SERVICE_S = 0.1

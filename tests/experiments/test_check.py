@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from experiments.commands.checking import deadlocks, searches
-from protocol.checker.suites import GridCase
-from protocol.language import LanguageRank, LanguageRoom
-from protocol.language_phases import LanguagePhase
+from bufferlab.experiments.commands.checking import deadlocks, searches
+from bufferlab.protocol.checker.suites import GridCase
+from bufferlab.protocol.language import LanguageRank, LanguageRoom
+from bufferlab.protocol.language_phases import LanguagePhase
 
 SMALL = ("--bound", "quick", "--only", "3 tokens, one of", "--jobs", "1")
 

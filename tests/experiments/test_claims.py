@@ -11,17 +11,17 @@ import pytest
 
 pytest.importorskip("zmq", reason="needs pyzmq")
 
-from experiments.calibration.bench_link import make_sweep
-from experiments.calibration.input.reading import read_inputs
-from experiments.commands.common.registry import find_command
-from experiments.errors import UserError
-from experiments.options import unused_device
-from experiments.validation.lacks import _other_transport
-from protocol.disciplines import DISCIPLINES
-from protocol.disciplines.slot import Slot
-from protocol.disciplines.window import Window
-from real.engine import registry
-from real.engine.socket_engine import SocketEngine
+from bufferlab.experiments.calibration.bench_link import make_sweep
+from bufferlab.experiments.calibration.input.reading import read_inputs
+from bufferlab.experiments.commands.common.registry import find_command
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.options import unused_device
+from bufferlab.experiments.validation.lacks import _other_transport
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.disciplines.slot import Slot
+from bufferlab.protocol.disciplines.window import Window
+from bufferlab.real.engine import registry
+from bufferlab.real.engine.socket_engine import SocketEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = (
@@ -108,7 +108,7 @@ class Pickier(Slot):
 
 
 def test_a_discipline_is_counted_and_drawn_by_what_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = ROOT / "experiments" / "commands" / "checking" / "deadlocks.py"
+    grid = ROOT / "bufferlab" / "experiments" / "commands" / "checking" / "deadlocks.py"
     tool = ROOT / "tools" / "disciplines.py"
     rows, names = runpy.run_path(str(grid))["GRID_ROWS"], runpy.run_path(str(tool))["NAMES"]
     assert list(rows) == [

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from experiments.commands.common.registry import Command, all_commands
-from experiments.config.shipped import example_names
-from experiments.runs.rundir import StoredRun
+from bufferlab.experiments.commands.common.registry import Command, all_commands
+from bufferlab.experiments.config.shipped import example_names
+from bufferlab.experiments.runs.rundir import StoredRun
 
 ROOT = Path(__file__).resolve().parents[2]
 WALL = ("wall_s", "requests_per_wall_s")
@@ -28,7 +28,7 @@ def without_wall(summary: dict[str, Any]) -> dict[str, Any]:
 def shell(*arguments: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        [sys.executable, "-m", "bufferlab", *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=100, check=False, **options,
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ HEAVY = {
 )
 def test_a_command_loads_nothing_heavy_that_it_does_not_need(arguments: tuple[str, ...], tmp_path: Path) -> None:
     code = (
-        "import sys; from experiments.cli import main; main(sys.argv[1:]);"
+        "import sys; from bufferlab.experiments.cli import main; main(sys.argv[1:]);"
         f"print('loaded:', *sorted({HEAVY} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -322,7 +322,7 @@ def test_a_deadlock_is_reported(bufferlab: Any) -> None:
 
 
 def test_violations_end_with_status_1(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from protocol.observe.monitor import InvariantMonitor
+    from bufferlab.protocol.observe.monitor import InvariantMonitor
 
     monkeypatch.setattr(InvariantMonitor, "finish", lambda self: self._break("made up", None, 1, None))
     monkeypatch.setattr(InvariantMonitor, "_break", lambda self, *_: setattr(self, "violations", 1))
@@ -333,7 +333,7 @@ def test_violations_end_with_status_1(bufferlab: Any, monkeypatch: pytest.Monkey
 
 @pytest.mark.interpreted
 def test_blocks_that_never_come_back_are_told_at_the_end(bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from protocol.allocator import BlockPool
+    from bufferlab.protocol.allocator import BlockPool
 
     release = BlockPool.release
     monkeypatch.setattr(BlockPool, "release", lambda self, blocks, owner: release(self, list(blocks)[1:], owner))
@@ -354,7 +354,7 @@ def test_every_example_runs(bufferlab: Any, name: str) -> None:
 
 def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "sim", "quickstart", "--set", "workload.requests=999999", "--out", "run"],
+        [sys.executable, "-m", "bufferlab", "sim", "quickstart", "--set", "workload.requests=999999", "--out", "run"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -397,7 +397,7 @@ def test_examples_teach(name: str, bufferlab: Any) -> None:
 
 
 def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m experiments examples --show quickstart | head -1; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m bufferlab examples --show quickstart | head -1; exit ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from experiments.config.build import digest_of
-from experiments.errors import RunFailedError, UserError
-from experiments.sweeps import plan as planning
-from experiments.sweeps.cluster import ClusterWorkers, Worker
-from experiments.sweeps.executor import open_workers
-from experiments.sweeps.packs import Work
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.remote import what_it_has
-from experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.config.build import digest_of
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.sweeps import plan as planning
+from bufferlab.experiments.sweeps.cluster import ClusterWorkers, Worker
+from bufferlab.experiments.sweeps.executor import open_workers
+from bufferlab.experiments.sweeps.packs import Work
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.remote import what_it_has
+from bufferlab.experiments.sweeps.sweep import run_sweep
 from tools import scale_out
 
 distributed = pytest.importorskip("distributed", reason="needs dask.distributed (the cluster extra)")
@@ -80,7 +80,7 @@ def pids(cluster: Any) -> list[int]:
 def test_a_worker_that_is_busy_while_the_first_runs_take_place_gets_some_of_the_next(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.sweeps.cluster.CHECK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("bufferlab.experiments.sweeps.cluster.CHECK_TIMEOUT_S", 0.3)
     with distributed.Client(cluster.scheduler_address, set_as_default=False) as other:
         busy = next(iter(other.scheduler_info()["workers"]))
         mark = tmp_path / "free"
@@ -228,7 +228,7 @@ def test_a_run_that_kills_worker_after_worker_is_named(workers: Any) -> None:
 
 
 def test_no_answer_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.sweeps.cluster.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("bufferlab.experiments.sweeps.cluster.CONNECT_TIMEOUT_S", 1)
     plan = make_plan("seed-small", grid={"protocol.sizing.tokens": [512, 1024]}, replications=1)
     with pytest.raises(
         UserError, match=r"^--address is 'tcp://127.0.0.1:9', it must be where a dask scheduler answers$"
@@ -314,9 +314,8 @@ def test_a_worker_that_comes_later_with_other_code_gets_nothing(
 ) -> None:
     file, running = apart
     other = tmp_path / "other"
-    for package in ("protocol", "sim", "experiments"):
-        shutil.copytree(ROOT / package, other / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (other / "sim" / "run.py").open("a") as code:
+    shutil.copytree(ROOT / "bufferlab", other / "bufferlab", ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "bufferlab" / "sim" / "run.py").open("a") as code:
         code.write("\n# another version\n")
     told: list[str] = []
     with open_workers(jobs=1, executor="dask", address=address_in(file), notice=told.append) as workers:

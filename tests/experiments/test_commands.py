@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from experiments import commands
-from experiments.commands.common import registry
-from experiments.commands.common.registry import all_commands, command, find_command
+from bufferlab.experiments import commands
+from bufferlab.experiments.commands.common import registry
+from bufferlab.experiments.commands.common.registry import all_commands, command, find_command
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "experiments" / "commands"
+FOLDER = ROOT / "bufferlab" / "experiments" / "commands"
 PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 NAMES = [one.name for one in all_commands()]
 
@@ -47,8 +47,8 @@ def with_rooms(tmp_path: Path) -> Any:
     assert source is not None
     (tmp_path / "more" / "rooms.py").write_text(source[1], encoding="utf-8")
     code = (
-        f"import sys; from experiments import commands; commands.__path__.append({str(tmp_path / 'more')!r});"
-        "from experiments.cli import main; sys.exit(main())"
+        f"import sys; from bufferlab.experiments import commands; commands.__path__.append({str(tmp_path / 'more')!r});"
+        "from bufferlab.experiments.cli import main; sys.exit(main())"
     )
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -78,8 +78,8 @@ def test_a_new_command_is_one_file(with_rooms: Any) -> None:
 
 def test_naming_a_command_imports_no_other() -> None:
     code = (
-        "import sys; from experiments.cli import main; main(['compare', '--help']);"
-        f"print(sorted(name for name in sys.modules if name.startswith('{commands.__name__}.') and name.count('.') == 2))"
+        "import sys; from bufferlab.experiments.cli import main; main(['compare', '--help']);"
+        f"print(sorted(name for name in sys.modules if name.startswith('{commands.__name__}.') and name.count('.') == 3))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     expected = [f"{commands.__name__}.common", f"{commands.__name__}.compare"]
@@ -94,7 +94,7 @@ def test_only_commands_are_found(name: str) -> None:
 def test_a_module_is_one_command() -> None:
     def again() -> None: ...
 
-    again.__module__ = "experiments.commands.bench_link"
+    again.__module__ = "bufferlab.experiments.commands.bench_link"
     with pytest.raises(ValueError, match="registers a second command"):
         command(place=1, example="bufferlab bench-link")(again)
     assert registry.find_command("bench-link") is not None

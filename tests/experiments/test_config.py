@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import tomli_w
 
-from experiments.config.overrides import apply_override
-from experiments.config.schema import Config, parse
-from experiments.config.sections.base import Section
-from experiments.config.sections.faults import Incident
-from experiments.config.sections.serving import Encode, Language
-from experiments.config.shipped import example_names
-from experiments.errors import UserError
-from experiments.workloads.loading import load
-from protocol.disciplines import DISCIPLINES
-from protocol.emulation.scenario import WriteFault
-from protocol.sizing import POLICIES
+from bufferlab.experiments.config.overrides import apply_override
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.config.sections.base import Section
+from bufferlab.experiments.config.sections.faults import Incident
+from bufferlab.experiments.config.sections.serving import Encode, Language
+from bufferlab.experiments.config.shipped import example_names
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.emulation.scenario import WriteFault
+from bufferlab.protocol.sizing import POLICIES
 
 MINIMAL: dict[str, Any] = {"workload": {"lengths": [500]}}
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from experiments.calibration.host.busy import Busy
-from experiments.commands.demonstration import both_worlds as demo
-from experiments.commands.demonstration.forecast import Outcome, verdict
-from experiments.config.schema import Config
-from experiments.errors import UserError
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
+from bufferlab.experiments.calibration.host.busy import Busy
+from bufferlab.experiments.commands.demonstration import both_worlds as demo
+from bufferlab.experiments.commands.demonstration.forecast import Outcome, verdict
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
 
 HOST = """
 latency_s = 0.4e-3

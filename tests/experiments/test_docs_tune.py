@@ -4,13 +4,13 @@ import re
 import typing
 from pathlib import Path
 
-from experiments.commands.common.registry import find_command
-from experiments.tuning.asking import DEFAULT_MOST, LEAST_FRESH
-from experiments.tuning.base import DEFAULT_GPU, DEFAULT_LINK, DEFAULT_MEMORY, DEFAULT_MODEL
-from experiments.tuning.decision import Answer
-from experiments.tuning.folder import JOURNAL_FILE, OWN_NAMES
-from experiments.tuning.question import DEFAULT_CERTAINTY, DEFAULT_INDIFFERENCE, DEFAULT_OBJECTIVE
-from experiments.tuning.space import BLOCK, DISCIPLINE, POLICY, POOL, SHORT_RUN, TOKENS, WORKERS
+from bufferlab.experiments.commands.common.registry import find_command
+from bufferlab.experiments.tuning.asking import DEFAULT_MOST, LEAST_FRESH
+from bufferlab.experiments.tuning.base import DEFAULT_GPU, DEFAULT_LINK, DEFAULT_MEMORY, DEFAULT_MODEL
+from bufferlab.experiments.tuning.decision import Answer
+from bufferlab.experiments.tuning.folder import JOURNAL_FILE, OWN_NAMES
+from bufferlab.experiments.tuning.question import DEFAULT_CERTAINTY, DEFAULT_INDIFFERENCE, DEFAULT_OBJECTIVE
+from bufferlab.experiments.tuning.space import BLOCK, DISCIPLINE, POLICY, POOL, SHORT_RUN, TOKENS, WORKERS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tune.md").read_text(encoding="utf-8")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from experiments.commands.doctor import report_text
-from experiments.runs import diagnosis, remedies
-from experiments.runs.diagnosis import Report, examine, mend_commands
-from experiments.runs.environment import MOONCAKE_WHEELS, PACKAGES, REAL_PACKAGES, package_version
+from bufferlab.experiments.commands.doctor import report_text
+from bufferlab.experiments.runs import diagnosis, remedies
+from bufferlab.experiments.runs.diagnosis import Report, examine, mend_commands
+from bufferlab.experiments.runs.environment import MOONCAKE_WHEELS, PACKAGES, REAL_PACKAGES, package_version
 
 HEALTHY: Report = {
     "system_libraries": dict.fromkeys(diagnosis.SYSTEM_LIBRARIES.values(), True),

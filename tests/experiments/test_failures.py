@@ -1,6 +1,6 @@
 """Reasons are counted, those that differ in numbers alone together."""
 
-from experiments.runs.failures import counted
+from bufferlab.experiments.runs.failures import counted
 
 
 def test_reasons_are_counted_most_frequent_first() -> None:

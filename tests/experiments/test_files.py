@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import files
-from experiments.errors import RunFailedError, UserError
-from experiments.files import (
+from bufferlab.experiments import files
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.files import (
     BusyError,
     Claim,
     claim_free,
@@ -28,9 +28,9 @@ from experiments.files import (
     write_atomically,
     write_text,
 )
-from experiments.runs.rundir import RunWriter, StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.workloads.loading import load
+from bufferlab.experiments.runs.rundir import RunWriter, StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--set", "workload.requests=60", "--set", "run.replications=1")
@@ -46,7 +46,7 @@ def start(*arguments: object, cwd: Path, room_bytes: int | None = None, **stream
 
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        [sys.executable, "-m", "bufferlab", *map(str, arguments)],
         cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, preexec_fn=limit, **streams,
     )  # fmt: skip
 

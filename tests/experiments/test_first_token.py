@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config.schema import Config, parse
-from experiments.errors import UserError
-from experiments.runs.measure import run_measured
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from protocol.recording import Event
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.measure import run_measured
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.protocol.recording import Event
 
 PREFILL_S = 0.05
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from experiments.config.incidents import PARSERS, incident_of
-from experiments.config.schema import Config
-from experiments.config.sections.faults import Incident as Given
-from experiments.config.sections.faults import RandomFaults
-from experiments.errors import UserError
-from experiments.workloads.loading import load
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.faults import KINDS, MOST_ALARM_S, MOST_HANG_S, RATES, SETTINGS, ClientAbort, Incident
-from protocol.lifecycle import Instance
-from protocol.topology import RankId, Side
-from sim.faults import FaultPlan, PlannedFaults
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.experiments.config.incidents import PARSERS, incident_of
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.config.sections.faults import Incident as Given
+from bufferlab.experiments.config.sections.faults import RandomFaults
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.faults import KINDS, MOST_ALARM_S, MOST_HANG_S, RATES, SETTINGS, ClientAbort, Incident
+from bufferlab.protocol.lifecycle import Instance
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.faults import FaultPlan, PlannedFaults
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 VALUES: dict[Any, Any] = {RankId: "encode0.0", Instance: "language0", float: 1.5, int: 2}
@@ -96,7 +96,7 @@ def test_the_simulator_carries_out_every_kind_and_counts_it_by_its_name(kind: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_measured_run_carries_a_kind_out_or_says_why_not(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("zmq", reason="the real backend is not installed")
-    from real.faults import ProcessFault, carried_out, check_plan
+    from bufferlab.real.faults import ProcessFault, carried_out, check_plan
 
     config, incident = config_of(tmp_path, kind), example(kind)
     if incident.not_measured:
@@ -155,7 +155,7 @@ def test_what_an_incident_is_called_in_a_line() -> None:
 
 
 def test_a_simulated_abort_is_told_to_the_ranks_of_its_room(tmp_path: Path) -> None:
-    from experiments.config.build import fault_plan
+    from bufferlab.experiments.config.build import fault_plan
 
     plan = fault_plan(config_of(tmp_path, "abort"), 0)
     assert plan is not None

@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from experiments.config.build import fault_plan
-from experiments.config.schema import Config
-from experiments.errors import UserError
-from experiments.runs.faults import real_plan
-from experiments.runs.simulate import simulate_one
-from experiments.workloads.loading import load
-from experiments.workloads.requests import make_requests
-from protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
-from protocol.recording import Event, Record
-from protocol.topology import RankId, Side
-from sim.faults import FaultPlan, PlannedFaults
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.experiments.config.build import fault_plan
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.faults import real_plan
+from bufferlab.experiments.runs.simulate import simulate_one
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import make_requests
+from bufferlab.protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.faults import FaultPlan, PlannedFaults
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 INCIDENTS = """
 [workload]
@@ -115,7 +115,7 @@ def test_the_run_shows_what_went_wrong_and_keeps_its_invariants(tmp_path: Path) 
 
 def test_the_resolved_configuration_says_it_again(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    from experiments.config.schema import parse
+    from bufferlab.experiments.config.schema import parse
 
     assert parse(config.resolved().tree()).incidents == config.incidents
     assert "random_faults" in config.tree()
@@ -139,7 +139,7 @@ def test_the_resolved_configuration_says_it_again(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_go_wrong_is_refused_in_one_sentence(tmp_path: Path, incident: str, sentence: str) -> None:
-    from experiments.workloads.requests import check_requests
+    from bufferlab.experiments.workloads.requests import check_requests
 
     with pytest.raises(UserError) as refused:
         check_requests(config_of(tmp_path, f"[workload]\nlengths = [5]\n[[incidents]]\n{incident}\n"), "sim")
@@ -157,7 +157,7 @@ REAL_INCIDENTS = INCIDENTS[: INCIDENTS.index('[[incidents]]\nkind = "false-alarm
 
 def test_what_a_measured_run_can_do_becomes_its_plan(tmp_path: Path) -> None:
     pytest.importorskip("zmq", reason="the real backend is not installed")
-    from real import faults
+    from bufferlab.real import faults
 
     config = config_of(tmp_path, REAL_INCIDENTS)
     config.check_real(2**40)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from experiments.reports.readings import BESIDE
-from experiments.reports.wording import sure_sentence
-from experiments.stats.intervals import Estimate
-from experiments.sweeps import text as sweeps
-from experiments.text import is_lopsided
+from bufferlab.experiments.reports.readings import BESIDE
+from bufferlab.experiments.reports.wording import sure_sentence
+from bufferlab.experiments.stats.intervals import Estimate
+from bufferlab.experiments.sweeps import text as sweeps
+from bufferlab.experiments.text import is_lopsided
 
 
 def estimate(value: float | None, low: float | None = None, high: float | None = None) -> Estimate:

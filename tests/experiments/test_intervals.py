@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import bdtr, ndtri, stdtrit
 from scipy.stats import binomtest
 
-from experiments.stats.intervals import (
+from bufferlab.experiments.stats.intervals import (
     NORMAL_QUANTILE,
     NOTHING,
     T_QUANTILES,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.stats.batching import (
+from bufferlab.experiments.stats.batching import (
     BATCHES,
     OneRun,
     Statistic,
@@ -24,7 +24,7 @@ from experiments.stats.batching import (
     standard_error,
     successive_correlation,
 )
-from experiments.stats.intervals import NOTHING, Estimate, Samples, half_width, mean, quantile, unbounded
+from bufferlab.experiments.stats.intervals import NOTHING, Estimate, Samples, half_width, mean, quantile, unbounded
 
 RUNS = 200
 STATISTICS: list[Statistic] = [mean, quantile(0.5), quantile(0.9)]

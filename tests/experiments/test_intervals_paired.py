@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.stats.batching import of_outcomes, of_samples
-from experiments.stats.intervals import across_replications, mean, quantile, t_quantile
-from experiments.stats.paired import Difference, paired, paired_each, paired_in_run
+from bufferlab.experiments.stats.batching import of_outcomes, of_samples
+from bufferlab.experiments.stats.intervals import across_replications, mean, quantile, t_quantile
+from bufferlab.experiments.stats.paired import Difference, paired, paired_each, paired_in_run
 
 NUMBERS = st.floats(-1e5, 1e5)
 PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=20)

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.errors import UserError
-from experiments.runs.paired import compare_paired, paired_text
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.workloads.loading import load
-from experiments.workloads.requests import make_requests
-from protocol.emulation.requests import Request
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.paired import compare_paired, paired_text
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import make_requests
+from bufferlab.protocol.emulation.requests import Request
 
 GIVEN = ["replication", "room", "arrival_s", "text_tokens", "images", "total_tokens"]
 """Columns of requests.parquet that come from the workload."""

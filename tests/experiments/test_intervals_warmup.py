@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.stats.intervals import Samples
-from experiments.stats.warmup import mser5
+from bufferlab.experiments.stats.intervals import Samples
+from bufferlab.experiments.stats.warmup import mser5
 
 SEEDS = st.integers(0, 2**32)
 

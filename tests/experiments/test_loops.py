@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.config.schema import Config, parse
-from experiments.errors import UserError
-from experiments.runs.measure import run_measured
-from experiments.runs.paired import compare_paired
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.workloads.loading import load
-from experiments.workloads.readers import find_reader
-from experiments.workloads.readers.recorded import RecordedRun
-from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns
-from sim.workload import Columns, joined
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.measure import run_measured
+from bufferlab.experiments.runs.paired import compare_paired
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.readers import find_reader
+from bufferlab.experiments.workloads.readers.recorded import RecordedRun
+from bufferlab.experiments.workloads.requests import check_requests, count_requests, is_random, make_columns
+from bufferlab.sim.workload import Columns, joined
 
 CLOSED = ("workload.loop=closed", "workload.concurrency=4")
 

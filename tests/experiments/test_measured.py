@@ -11,23 +11,23 @@ import pytest
 
 pytest.importorskip("zmq", reason="needs pyzmq")
 
-from experiments.calibration.input.reading import read_inputs
-from experiments.config.schema import Config
-from experiments.errors import RunFaultedError
-from experiments.runs import measure
-from experiments.runs.rundir import StoredRun
-from experiments.workloads.loading import load
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from real.control.guard import Refusal
-from real.engine.proof import TransportProof
-from real.run import launcher
-from real.run.outcome import Conclusion, Incident, RealOutcome
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.experiments.calibration.input.reading import read_inputs
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.errors import RunFaultedError
+from bufferlab.experiments.runs import measure
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.guard import Refusal
+from bufferlab.real.engine.proof import TransportProof
+from bufferlab.real.run import launcher
+from bufferlab.real.run.outcome import Conclusion, Incident, RealOutcome
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 PROOF = TransportProof(requested="tcp", actual="tcp", evidence=[])

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from experiments.runs import recorder, simulate
-from experiments.runs.replication import Replication
-from experiments.runs.summary import summarise
-from experiments.sweeps.configuration import run_configuration
-from experiments.workloads.loading import load
-from protocol.emulation.scenario import Scenario
-from protocol.observe.monitor import InvariantMonitor
-from protocol.recording import Event, Record
+from bufferlab.experiments.runs import recorder, simulate
+from bufferlab.experiments.runs.replication import Replication
+from bufferlab.experiments.runs.summary import summarise
+from bufferlab.experiments.sweeps.configuration import run_configuration
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.observe.monitor import InvariantMonitor
+from bufferlab.protocol.recording import Event, Record
 
 SETTINGS = {
     "a window that grows": ("quickstart", ["workload.requests=60", "run.warmup_requests=5"]),
@@ -90,7 +90,7 @@ def test_the_cells_of_a_sweep_say_which_of_their_replications_were_monitored() -
 
 @pytest.mark.interpreted
 def test_what_the_run_owes_at_its_end_is_looked_at_in_every_replication(monkeypatch: pytest.MonkeyPatch) -> None:
-    from protocol.allocator import BlockPool
+    from bufferlab.protocol.allocator import BlockPool
 
     release = BlockPool.release
     monkeypatch.setattr(BlockPool, "release", lambda self, blocks, owner: release(self, list(blocks)[1:], owner))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments.commands import real
+from bufferlab.experiments.commands import real
 
 AT = ("--bootstrap", "127.0.0.1:7077")
 RANK = ("real", "--role", "encode", "--rank", "0", *AT)

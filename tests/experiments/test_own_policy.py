@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from experiments.config.schema import parse
-from experiments.errors import UserError
-from experiments.workloads.loading import load
+from bufferlab.experiments.config.schema import parse
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
 
 Command = Callable[..., Any]
 """What the fixture ``bufferlab`` gives: runs one command and returns its status, out and err."""
@@ -19,7 +19,7 @@ Command = Callable[..., Any]
 CODE = """
 from dataclasses import dataclass
 
-from protocol.sizing import RequestView, SizingPolicy
+from bufferlab.protocol.sizing import RequestView, SizingPolicy
 
 
 @dataclass
@@ -109,7 +109,9 @@ def test_a_configuration_made_in_memory_is_relative_to_the_current_folder(folder
 
 
 def test_the_file_of_a_module_is_an_input_too() -> None:
-    config = parse({"workload": {"lengths": [1]}, "protocol": {"sizing": {"policy": "protocol.sizing.fixed:Fixed"}}})
+    config = parse(
+        {"workload": {"lengths": [1]}, "protocol": {"sizing": {"policy": "bufferlab.protocol.sizing.fixed:Fixed"}}}
+    )
     assert [path.name for path in config.input_files()] == ["fixed.py"]
     assert parse({"workload": {"lengths": [1]}}).input_files() == []
 
@@ -129,7 +131,7 @@ def test_the_file_of_a_module_is_an_input_too() -> None:
         (["policy=mine.py:Absent"], "protocol.sizing.policy is '.*, it must name a class, but there is no 'Absent' in mine.py"),
         (["policy=absent.py:P"], "protocol.sizing.policy is '.*, it must name a file that can be read, absent.py cannot: "),
         (["policy=absent:P"], "protocol.sizing.policy is 'absent:P', it must name a module that can be imported"),
-        (["policy=protocol.sizing:Oracle"], "it must name a policy that does not see the true length"),
+        (["policy=bufferlab.protocol.sizing:Oracle"], "it must name a policy that does not see the true length"),
         (["policy=quantil"], r"it must be one of fixed, .*, or the place of your own .*\(did you mean quantile\?\)"),
     ],
 )  # fmt: skip

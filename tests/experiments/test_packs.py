@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.sweeps.packs import LOOKED_AHEAD, MOST_LOSSES, LostRunError, Work
+from bufferlab.experiments.sweeps.packs import LOOKED_AHEAD, MOST_LOSSES, LostRunError, Work
 
 
 def hand_all(work: Work, workers: int, run_s: float = 1.0) -> list[tuple[int, int, list[int]]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiments.errors import RunFailedError, UserError
-from experiments.figures.pages import MarkedPage, check_figure
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.figures.pages import MarkedPage, check_figure
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -9,17 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.figures.directory import drawing
-from experiments.figures.holdings import HOLDS, changes_of_holdings
-from experiments.figures.runs import _time_means, latency_ecdf, plot_defaults, plot_pool_occupancy, sizing_curve
-from experiments.figures.style import MAX_SHARES, png_bytes, save, shown_ranks, time_axis
-from experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim, simulate_one
-from experiments.sweeps.configuration import figures
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import Sweep, run_sweep
-from experiments.workloads.loading import load
+from bufferlab.experiments.figures.directory import drawing
+from bufferlab.experiments.figures.holdings import HOLDS, changes_of_holdings
+from bufferlab.experiments.figures.runs import (
+    _time_means,
+    latency_ecdf,
+    plot_defaults,
+    plot_pool_occupancy,
+    sizing_curve,
+)
+from bufferlab.experiments.figures.style import MAX_SHARES, png_bytes, save, shown_ranks, time_axis
+from bufferlab.experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim, simulate_one
+from bufferlab.experiments.sweeps.configuration import figures
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import Sweep, run_sweep
+from bufferlab.experiments.workloads.loading import load
 
 
 @pytest.fixture(scope="module")

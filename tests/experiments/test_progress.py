@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from experiments import progress
-from experiments.progress import bar, counted, on_a_terminal
-from experiments.runs.simulate import run_sim
-from experiments.workloads.loading import load
+from bufferlab.experiments import progress
+from bufferlab.experiments.progress import bar, counted, on_a_terminal
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--set", "workload.requests=40", "--set", "run.replications=3", "--no-plots")
@@ -37,7 +37,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def in_a_terminal(*arguments: str, cwd: Path) -> str:
     """What the command writes when its stderr is a terminal."""
     ours, theirs = pty.openpty()
-    code = f"from experiments import cli, progress; progress.QUIET_S = 0; cli.main({list(arguments)!r})"
+    code = f"from bufferlab.experiments import cli, progress; progress.QUIET_S = 0; cli.main({list(arguments)!r})"
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", "TQDM_MININTERVAL": "0"}
     process = subprocess.Popen(
@@ -147,11 +147,11 @@ def test_what_lasts_has_a_bar_at_a_terminal_alone(
 
 
 def test_every_bar_is_made_here() -> None:
-    folders = ("protocol", "sim", "real", "experiments", "tools")
+    folders = ("bufferlab", "tools")
     users = [
         path.relative_to(ROOT).as_posix()
         for folder in folders
         for path in (ROOT / folder).rglob("*.py")
         if re.search(r"^\s*(import|from) tqdm", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
-    assert users == ["experiments/progress.py"]
+    assert users == ["bufferlab/experiments/progress.py"]

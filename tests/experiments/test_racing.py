@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments.stats.racing import Race, Verdict, _centres_and_errors, largest_t, t_beyond
-from experiments.stats.replicates import Replicates
+from bufferlab.experiments.stats.racing import Race, Verdict, _centres_and_errors, largest_t, t_beyond
+from bufferlab.experiments.stats.replicates import Replicates
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 import race_table  # type: ignore[import-not-found]

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.errors import UserError
-from experiments.workloads.describe import configure, describe, measure
-from experiments.workloads.readers import Reading, find_reader, read_requests
-from sim.workload import Columns
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.describe import configure, describe, measure
+from bufferlab.experiments.workloads.readers import Reading, find_reader, read_requests
+from bufferlab.sim.workload import Columns
 
 
 def read(folder: Path, text: str | bytes, name: str = "t.csv", **options: Any) -> Reading:
@@ -315,7 +315,7 @@ def test_what_json_nests_is_named_and_no_column_is_two_fields(tmp_path: Path) ->
 
 def test_every_format_of_the_folder_is_known() -> None:
     """A new format is one new module: nobody lists them."""
-    import experiments.workloads.readers as package
+    import bufferlab.experiments.workloads.readers as package
 
     known = {reader.__module__.rpartition(".")[2] for reader in package.readers()}
     folder = Path(package.__path__[0])

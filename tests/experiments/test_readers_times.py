@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.errors import UserError
-from experiments.workloads.readers import Reading, read_requests
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.readers import Reading, read_requests
 
 EPOCH_US = 1_700_000_000_000_000
 PER_US = {"s": 1_000_000, "ms": 1000, "us": 1}

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from experiments.commands.real import real as real_command
-from experiments.errors import UserError
-from experiments.runs import hosts as several_hosts
-from experiments.workloads.loading import load
-from protocol.topology import RankId, Side
+from bufferlab.experiments.commands.real import real as real_command
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs import hosts as several_hosts
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.topology import RankId, Side
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "several-hosts.md").read_text(encoding="utf-8")
@@ -108,7 +108,7 @@ def test_nobody_is_there(bufferlab: Any, folder: Path, free_port: int) -> None:
 
 def test_the_name_of_a_run_may_differ_and_nothing_else(folder: Path) -> None:
     small = several_hosts.comparable(load("seed-small"))
-    (folder / "other.toml").write_text(Path(ROOT / "experiments/config/examples/seed-small.toml").read_text())
+    (folder / "other.toml").write_text(Path(ROOT / "bufferlab/experiments/config/examples/seed-small.toml").read_text())
     assert several_hosts.comparable(load("other.toml")) == small
     assert several_hosts.comparable(load("seed-small", ["run.seed=9"])) != small
     assert several_hosts.comparable(load("seed-small", ["real.transport=rdma"])) != small
@@ -182,7 +182,7 @@ def test_the_scripts_run_as_they_are(folder: Path, which: str) -> None:
         **os.environ,
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "BUFFERLAB": f"{sys.executable} -m experiments",
+        "BUFFERLAB": f"{sys.executable} -m bufferlab",
         "ADDRESS": "127.0.0.1",
         "CONFIG": "mine.toml",
         "OUT": "run",
@@ -192,7 +192,7 @@ def test_the_scripts_run_as_they_are(folder: Path, which: str) -> None:
         if which == "ssh"
         else {"ENCODE": "1", "SLURM_NTASKS": "3", "SLURM_JOB_ID": str(port - 20000)}
     )
-    text = (ROOT / "experiments" / "config" / "examples" / "seed-resume.toml").read_text()
+    text = (ROOT / "bufferlab" / "experiments" / "config" / "examples" / "seed-resume.toml").read_text()
     (folder / "mine.toml").write_text(text.replace("[language]\n", "[language]\ntp = 2\n"))
     done = subprocess.run(
         ["bash", "-c", ssh if which == "ssh" else slurm],

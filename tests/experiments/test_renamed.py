@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-import sim
-from experiments.commands.examples import examples
-from experiments.config.renamed import OLD_NAMES, with_new_options
-from experiments.config.schema import parse
-from experiments.config.shipped import example_text
-from experiments.errors import UserError
-from experiments.sweeps.grid import read_configurations
-from experiments.sweeps.plan import make_plan
-from experiments.workloads.loading import load
-from protocol.naming import Renamed
-from sim.network.link import profile_from
-from sim.network.renamed import OLD_FIELDS, OLD_HOST_FIELDS
+from bufferlab import sim
+from bufferlab.experiments.commands.examples import examples
+from bufferlab.experiments.config.renamed import OLD_NAMES, with_new_options
+from bufferlab.experiments.config.schema import parse
+from bufferlab.experiments.config.shipped import example_text
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.sweeps.grid import read_configurations
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.naming import Renamed
+from bufferlab.sim.network.link import profile_from
+from bufferlab.sim.network.renamed import OLD_FIELDS, OLD_HOST_FIELDS
 
 
 @pytest.mark.parametrize(("section", "old"), OLD_NAMES)
@@ -47,7 +47,7 @@ def test_both_names_are_refused() -> None:
 
 
 def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments", "sim", "seed-small", "--set", "language.turn_s=2ms", "--out", "run"]
+    command = [sys.executable, "-m", "bufferlab", "sim", "seed-small", "--set", "language.turn_s=2ms", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=_environment())
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stderr.splitlines() if "turn_s" in line]
@@ -126,7 +126,7 @@ def test_an_old_profile_is_told_once_by_a_command_and_its_workers(tmp_path: Path
     command = ["sweep", "old.toml", "--set", "link.profile=mine.toml", "--set", "encode.turn_s=2ms", "--jobs", "2"]
     command += ["--grid", "protocol.sizing.tokens=512,1024", "--no-plots", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", *command],
+        [sys.executable, "-m", "bufferlab", *command],
         cwd=tmp_path, capture_output=True, text=True, check=False, env=_environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -20,20 +20,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.errors import UserError
-from experiments.reports.command import default_place, write_report
-from experiments.reports.readings import BESIDE, interval_text, kind_of, shown, value_text
-from experiments.reports.validations import TONES
-from experiments.runs.paired import compare_paired
-from experiments.runs.simulate import run_sim
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import run_sweep
-from experiments.validation.command import validate
-from experiments.workloads.loading import load
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.reports.command import default_place, write_report
+from bufferlab.experiments.reports.readings import BESIDE, interval_text, kind_of, shown, value_text
+from bufferlab.experiments.reports.validations import TONES
+from bufferlab.experiments.runs.paired import compare_paired
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.validation.command import validate
+from bufferlab.experiments.workloads.loading import load
 from tests.experiments.conftest import Command
 from tests.experiments.test_resampling import traffic, write
 
-STYLE = Path(__file__).parents[2] / "experiments" / "reports" / "templates" / "report.css"
+STYLE = Path(__file__).parents[2] / "bufferlab" / "experiments" / "reports" / "templates" / "report.css"
 HARM = "<script>alert(1)</script>"
 
 

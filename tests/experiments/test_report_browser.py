@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from experiments.reports.command import write_report
-from experiments.runs.simulate import run_sim
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import run_sweep
-from experiments.tuning.tune import run_tune
-from experiments.validation.command import validate
-from experiments.workloads.loading import load
+from bufferlab.experiments.reports.command import write_report
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.tuning.tune import run_tune
+from bufferlab.experiments.validation.command import validate
+from bufferlab.experiments.workloads.loading import load
 from tests.experiments.test_report import check_numbers
 from tests.experiments.test_report_tune import small_question
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from experiments.errors import UserError
-from experiments.reports.command import write_report
-from experiments.reports.readings import BESIDE, interval_text, shown, value_text
-from experiments.tuning.asking import Question, make_question
-from experiments.tuning.base import Asked
-from experiments.tuning.changes import parse_what_ifs
-from experiments.tuning.question import parse_objective
-from experiments.tuning.text import answer_text
-from experiments.tuning.tune import run_tune
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.reports.command import write_report
+from bufferlab.experiments.reports.readings import BESIDE, interval_text, shown, value_text
+from bufferlab.experiments.tuning.asking import Question, make_question
+from bufferlab.experiments.tuning.base import Asked
+from bufferlab.experiments.tuning.changes import parse_what_ifs
+from bufferlab.experiments.tuning.question import parse_objective
+from bufferlab.experiments.tuning.text import answer_text
+from bufferlab.experiments.tuning.tune import run_tune
 from tests.experiments.conftest import Command
 from tests.experiments.test_report import HARM, Tags, check_numbers, made
 

@@ -15,19 +15,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from experiments.errors import UserError
-from experiments.figures.curves import curve_of, lines_of
-from experiments.runs.equality import compare_runs
-from experiments.runs.estimates import FIGURES, caution_of, deadlock_rate
-from experiments.runs.paired import compare_paired, paired_text
-from experiments.stats.intervals import half_width, t_quantile
-from experiments.stats.paired import paired
-from experiments.stats.replicates import INDEPENDENT, Replicates, caution, replicates_from
-from experiments.stats.selection import possibly_lowest
-from experiments.sweeps.sweep import read_sweep
-from experiments.workloads import requests
-from experiments.workloads.loading import load
-from experiments.workloads.requests import (
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.figures.curves import curve_of, lines_of
+from bufferlab.experiments.runs.equality import compare_runs
+from bufferlab.experiments.runs.estimates import FIGURES, caution_of, deadlock_rate
+from bufferlab.experiments.runs.paired import compare_paired, paired_text
+from bufferlab.experiments.stats.intervals import half_width, t_quantile
+from bufferlab.experiments.stats.paired import paired
+from bufferlab.experiments.stats.replicates import INDEPENDENT, Replicates, caution, replicates_from
+from bufferlab.experiments.stats.selection import possibly_lowest
+from bufferlab.experiments.sweeps.sweep import read_sweep
+from bufferlab.experiments.workloads import requests
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import (
     DEFAULT_REPLICATIONS,
     check_requests,
     count_requests,
@@ -35,7 +35,7 @@ from experiments.workloads.requests import (
     make_columns,
     replicates_of,
 )
-from experiments.workloads.resampling import (
+from bufferlab.experiments.workloads.resampling import (
     BLOCK_TIMES,
     LEAST_BLOCKS,
     REACH,
@@ -44,7 +44,7 @@ from experiments.workloads.resampling import (
     plan_resampling,
     resample,
 )
-from sim.workload import Columns, joined
+from bufferlab.sim.workload import Columns, joined
 
 RESAMPLED = Replicates("resampled", blocks=20.0, window=7.0)
 
@@ -424,9 +424,9 @@ def test_a_simulated_file_has_intervals_says_of_what_kind_and_reads_back(
         values = [json.dumps(each[name]).split('"value": ')[1] for each in (one, summary)]
         assert values[0].split(",")[0] == values[1].split(",")[0]  # the file's own
     assert one["capacity"] == summary["capacity"]
-    from experiments.runs.replay import replications_of
-    from experiments.runs.rundir import StoredRun
-    from experiments.runs.summary import summarise
+    from bufferlab.experiments.runs.replay import replications_of
+    from bufferlab.experiments.runs.rundir import StoredRun
+    from bufferlab.experiments.runs.summary import summarise
 
     again = summarise(replications_of(StoredRun(tmp_path / "a")), kind="sim", transport="", wall_s=0.0)
     assert again["latency_s"] == summary["latency_s"]

@@ -2,12 +2,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runs.equality import compare_runs, differences
-from experiments.runs.rundir import SUMMARY_SCHEMA, RunWriter
-from experiments.workloads.loading import load
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.experiments.runs.equality import compare_runs, differences
+from bufferlab.experiments.runs.rundir import SUMMARY_SCHEMA, RunWriter
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 RANK, PEER = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.errors import UserError
-from experiments.files import write_json
-from experiments.runs import tables
-from experiments.runs.rundir import (
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.files import write_json
+from bufferlab.experiments.runs import tables
+from bufferlab.experiments.runs.rundir import (
     SUMMARY_SCHEMA,
     RunWriter,
     StoredRun,
     choose_target,
 )
-from experiments.runs.tables import EVENT_COLUMNS, REQUEST_COLUMNS, number_column, row_groups, text_column
-from experiments.workloads.loading import load
-from protocol.observe.progress import RequestRow
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.experiments.runs.tables import EVENT_COLUMNS, REQUEST_COLUMNS, number_column, row_groups, text_column
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.observe.progress import RequestRow
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 CONTRACT = {
     "requests": "replication, room, arrival_s, text_tokens, images, total_tokens, first_allocation_tokens, chunks, "
@@ -170,7 +170,7 @@ def test_where_a_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     # Nor is a simulated run of another configuration whose name is the same by chance.
     assert len(config.digest()) == 16
     other = load("seed-resume").model_copy(update={"run": config.run})
-    monkeypatch.setattr("experiments.config.build.NAME_DIGITS", 0)
+    monkeypatch.setattr("bufferlab.experiments.config.build.NAME_DIGITS", 0)
     target.rename(choose_target(config, "sim", None, force=False))
     assert choose_target(config, "sim", None, force=False).name == "seed-small-sim-"
     assert choose_target(other, "sim", None, force=False).name == "seed-small-sim--2"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from experiments.config.schema import Config, parse
-from experiments.errors import UserError
-from experiments.workloads.loading import load
-from experiments.workloads.requests import make_columns
-from sim.workload import joined
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import make_columns
+from bufferlab.sim.workload import joined
 
 
 def quickstart(*settings: str) -> Config:

@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.errors import UserError
-from experiments.workloads.loading import load
-from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns, make_requests
-from experiments.workloads.servegen import Service, count_replayed, fitted_mix, read_service, replay
-from sim.workload import Columns, joined, load_mix, mix_from
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import (
+    check_requests,
+    count_requests,
+    is_random,
+    make_columns,
+    make_requests,
+)
+from bufferlab.experiments.workloads.servegen import Service, count_replayed, fitted_mix, read_service, replay
+from bufferlab.sim.workload import Columns, joined, load_mix, mix_from
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "servegen-mm-image"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="ServeGen's client files are not beside the repository")

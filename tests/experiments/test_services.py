@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from experiments.config.models import MODELS, UNVERIFIED
-from experiments.config.schema import parse
-from experiments.config.services import (
+from bufferlab.experiments.config.models import MODELS, UNVERIFIED
+from bufferlab.experiments.config.schema import parse
+from bufferlab.experiments.config.services import (
     INSTANT,
     PROFILE_FIELDS,
     SETTINGS,
@@ -20,11 +20,11 @@ from experiments.config.services import (
     profile_names,
     service_profiles,
 )
-from experiments.errors import UserError
-from experiments.workloads.loading import load
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import ServiceTimes
-from protocol.layout import BufferLayout
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import ServiceTimes
+from bufferlab.protocol.layout import BufferLayout
 
 # The sums of measured kernels that the fits were made to, in milliseconds for one image or one request of 1024, 4096
 # and 16384 tokens. The fits leave up to 6 % of them: attention kernels change their tiling in between.
@@ -261,7 +261,7 @@ def test_a_profile_file_is_an_input_of_the_run(tmp_path: Path) -> None:
 
 
 def test_the_data_file_has_its_source_and_nothing_unknown() -> None:
-    path = Path(__file__).parents[2] / "experiments" / "config" / "profiles" / "kernels.toml"
+    path = Path(__file__).parents[2] / "bufferlab" / "experiments" / "config" / "profiles" / "kernels.toml"
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     assert "aiconfigurator" in table["source"]
     table["vision"]["qwen2_5-vl"]["h100"]["cubic_ms"] = 1.0

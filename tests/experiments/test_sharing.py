@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 
-from experiments.runs.simulate import simulate_one
-from experiments.sweeps import configuration as running
-from experiments.sweeps.configuration import figures
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import run_sweep
-from experiments.workloads import sharing
-from experiments.workloads.loading import load
-from experiments.workloads.requests import make_columns, make_requests
-from experiments.workloads.sharing import SharedRequests
-from protocol.emulation.requests import Request
-from protocol.sizing import find_policy
-from sim.workload import joined
+from bufferlab.experiments.runs.simulate import simulate_one
+from bufferlab.experiments.sweeps import configuration as running
+from bufferlab.experiments.sweeps.configuration import figures
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.workloads import sharing
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import make_columns, make_requests
+from bufferlab.experiments.workloads.sharing import SharedRequests
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.sizing import find_policy
+from bufferlab.sim.workload import joined
 
 SHORT = "workload.requests=40"
 LEARNING = """
-from protocol.sizing import SizingPolicy
+from bufferlab.protocol.sizing import SizingPolicy
 
 SEEN = []
 

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.errors import UserError
-from experiments.runs.estimates import FIGURES
-from experiments.runs.replay import replications_of
-from experiments.runs.replication import Replication
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.runs.summary import each, summarise
-from experiments.stats.intervals import NOTHING, unbounded
-from experiments.workloads.loading import load
-from protocol.observe.pooluse import PoolUse
-from protocol.observe.progress import NEVER_S
-from protocol.status import Status
-from protocol.topology import Side
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.estimates import FIGURES
+from bufferlab.experiments.runs.replay import replications_of
+from bufferlab.experiments.runs.replication import Replication
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.runs.summary import each, summarise
+from bufferlab.experiments.stats.intervals import NOTHING, unbounded
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.observe.pooluse import PoolUse
+from bufferlab.protocol.observe.progress import NEVER_S
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import Side
 
 
 def add(

@@ -18,21 +18,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config.build import digest_of
-from experiments.errors import RunFailedError, UserError
-from experiments.runs.simulate import run_sim, simulate_one
-from experiments.stats.intervals import across_replications
-from experiments.stats.quantiles import LEVELS
-from experiments.stats.selection import possibly_lowest
-from experiments.sweeps import configuration as running
-from experiments.sweeps import executor as executing
-from experiments.sweeps import plan as planning
-from experiments.sweeps.configuration import figures
-from experiments.sweeps.folder import SweepFolder
-from experiments.sweeps.grid import as_override, cross, fingerprint, parse_grid, read_configurations
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import read_sweep, run_sweep, workers_for
-from experiments.workloads.loading import load
+from bufferlab.experiments.config.build import digest_of
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.runs.simulate import run_sim, simulate_one
+from bufferlab.experiments.stats.intervals import across_replications
+from bufferlab.experiments.stats.quantiles import LEVELS
+from bufferlab.experiments.stats.selection import possibly_lowest
+from bufferlab.experiments.sweeps import configuration as running
+from bufferlab.experiments.sweeps import executor as executing
+from bufferlab.experiments.sweeps import plan as planning
+from bufferlab.experiments.sweeps.configuration import figures
+from bufferlab.experiments.sweeps.folder import SweepFolder
+from bufferlab.experiments.sweeps.grid import as_override, cross, fingerprint, parse_grid, read_configurations
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import read_sweep, run_sweep, workers_for
+from bufferlab.experiments.workloads.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("--grid", "protocol.sizing.tokens=512,4096")
@@ -137,7 +137,7 @@ def test_configurations_have_long_names_and_none_is_taken_for_another(
     assert store.load(first, 0) is not None
     assert store.load(first[:-1] + "x", 0) is None
     # Were names so short that two configurations met, that would be said before anything runs.
-    monkeypatch.setattr("experiments.sweeps.grid.NAME_DIGITS", 0)
+    monkeypatch.setattr("bufferlab.experiments.sweeps.grid.NAME_DIGITS", 0)
     with pytest.raises(
         UserError, match=r"configuration 2 \(.*\) and configuration 1 \(.*\) are different configurations that chance"
     ):
@@ -179,7 +179,9 @@ def test_an_input_file_is_read_once_for_the_fingerprints_of_a_sweep(
 ) -> None:
     rows, read = tmp_path / "rows.csv", []
     rows.write_text("arrival_s,total_tokens\n0,500\n")
-    monkeypatch.setattr("experiments.sweeps.grid.digest_of", lambda path: (read.append(path), digest_of(path))[1])
+    monkeypatch.setattr(
+        "bufferlab.experiments.sweeps.grid.digest_of", lambda path: (read.append(path), digest_of(path))[1]
+    )
     make_plan("seed-small", grid=SIZES, settings=[f"workload.file={rows}"])
     assert read == [rows]
 
@@ -345,7 +347,7 @@ def test_requests_that_are_lost_are_told() -> None:
     assert sweep.report["configurations"][1]["differences"]["language_pool.peak_occupancy"]["value"] == 0
     # Its latencies leave out the slowest requests, so it cannot be the lowest.
     assert all(found["of"] == [2] for found in sweep.report["lowest"])
-    from experiments.sweeps.text import sweep_text
+    from bufferlab.experiments.sweeps.text import sweep_text
 
     assert re.search(r"DEADLOCK +2 not delivered", sweep_text(sweep.report))
 
@@ -394,7 +396,7 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["sweep", "quickstart", *GRID, "--set", "workload.requests=800", "--replications", "4", "--no-plots"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", *command, "--jobs", "2", "--out", str(tmp_path / "out")],
+        [sys.executable, "-m", "bufferlab", *command, "--jobs", "2", "--out", str(tmp_path / "out")],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True, text=True,
     )  # fmt: skip
@@ -541,7 +543,7 @@ def test_a_folder_whose_sweep_has_only_begun_is_ours(tmp_path: Path) -> None:
 
 
 def test_no_more_processes_than_are_worth_their_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.sweeps.sweep.usable_cpus", lambda: 4)
+    monkeypatch.setattr("bufferlab.experiments.sweeps.sweep.usable_cpus", lambda: 4)
     assert [workers_for(requests) for requests in (0, 9_999, 10_000, 19_999, 10**9)] == [1, 1, 2, 3, 4]
     asked: list[int] = []
     original = executing.open_workers
@@ -550,8 +552,8 @@ def test_no_more_processes_than_are_worth_their_start(tmp_path: Path, monkeypatc
         asked.append(jobs)
         return original(jobs=1, **more)
 
-    monkeypatch.setattr("experiments.sweeps.sweep.open_workers", asks)
-    monkeypatch.setattr("experiments.sweeps.sweep.REQUESTS_OF_A_WORKER", 80)
+    monkeypatch.setattr("bufferlab.experiments.sweeps.sweep.open_workers", asks)
+    monkeypatch.setattr("bufferlab.experiments.sweeps.sweep.REQUESTS_OF_A_WORKER", 80)
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=2)
     run_sweep(plan, tmp_path / "out")
     run_sweep(plan, jobs=3)
@@ -633,8 +635,8 @@ def test_one_replication_rules_nothing_out() -> None:
 
 
 def test_the_code_digest_sees_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import experiments
-    from experiments.sweeps.folder import code_digest
+    from bufferlab import experiments
+    from bufferlab.experiments.sweeps.folder import code_digest
 
     copy = tmp_path / "experiments"
     shown, deciding = (
@@ -666,7 +668,7 @@ def test_the_table_is_printed_before_anything_is_drawn(bufferlab: Any, monkeypat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "sweep.png")
 
-    monkeypatch.setattr("experiments.figures.sweeps.plot_sweep", full)
+    monkeypatch.setattr("bufferlab.experiments.figures.sweeps.plot_sweep", full)
     arguments = (
         "sweep",
         "seed-small",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import terminal
+from bufferlab.experiments import terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH_ONLY = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
@@ -37,14 +37,14 @@ def shell(*arguments: str, cwd: Path, **variables: str) -> tuple[int, bytes, byt
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_commands_on_a_terminal_without_unicode(command: tuple[str, ...], words: bytes, tmp_path: Path) -> None:
-    status, out, err = shell("-m", "experiments", *command, cwd=tmp_path, **ENGLISH_ONLY)
+    status, out, err = shell("-m", "bufferlab", *command, cwd=tmp_path, **ENGLISH_ONLY)
     assert (status, err) == (0, b"")
     assert words in out
     assert out.isascii()
 
 
 def test_json_on_a_terminal_without_unicode(tmp_path: Path) -> None:
-    status, out, err = shell("-m", "experiments", *SWEEP, "--json", cwd=tmp_path, **ENGLISH_ONLY)
+    status, out, err = shell("-m", "bufferlab", *SWEEP, "--json", cwd=tmp_path, **ENGLISH_ONLY)
     assert status == 0, err
     assert json.loads(out)["configurations"]
     assert b"2 configurations x 2 replications" in err
@@ -53,8 +53,8 @@ def test_json_on_a_terminal_without_unicode(tmp_path: Path) -> None:
 
 def test_what_the_demo_prints_on_a_terminal_without_unicode(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from experiments.terminal import show_what_can_be_shown;"
-        "show_what_can_be_shown(); from experiments.commands.demonstration import both_worlds as demo; demo._seeds(Path('.'), ['sim'])"
+        "import sys; from pathlib import Path; from bufferlab.experiments.terminal import show_what_can_be_shown;"
+        "show_what_can_be_shown(); from bufferlab.experiments.commands.demonstration import both_worlds as demo; demo._seeds(Path('.'), ['sim'])"
     )
     status, out, err = shell("-c", code, cwd=tmp_path, **ENGLISH_ONLY)
     assert (status, err) == (0, b"")
@@ -62,10 +62,10 @@ def test_what_the_demo_prints_on_a_terminal_without_unicode(tmp_path: Path) -> N
 
 
 def test_a_name_that_is_not_in_the_encoding_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    status, out, err = shell("-m", "experiments", "sim", "größe-×", cwd=tmp_path, **ENGLISH_ONLY)
+    status, out, err = shell("-m", "bufferlab", "sim", "größe-×", cwd=tmp_path, **ENGLISH_ONLY)
     assert (status, out) == (2, b"")
     assert err.count(b"\n") == 1
-    status, out, err = shell("-m", "experiments", "sim", "größe-×-→", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    status, out, err = shell("-m", "bufferlab", "sim", "größe-×-→", cwd=tmp_path, PYTHONIOENCODING="latin-1")
     assert (status, out) == (2, b"")
     assert err.count(b"\n") == 1
 
@@ -92,7 +92,7 @@ def test_what_is_nearest(text: str, encoding: str, shown: bytes, monkeypatch: py
 
 @pytest.mark.parametrize("closed", ["", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
-    command = f"{sys.executable} -m experiments sim seed-small --no-plots --out run {closed}"
+    command = f"{sys.executable} -m bufferlab sim seed-small --no-plots --out run {closed}"
     done = subprocess.run(
         ["sh", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
         capture_output=True, timeout=100, check=False,
@@ -104,7 +104,7 @@ def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
 @pytest.mark.parametrize("arguments", ["sim seed-small --no-plots --json --out run", "examples"])
 def test_whoever_has_read_enough_ends_nothing_badly(tmp_path: Path, arguments: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "experiments", *arguments.split()], cwd=tmp_path,
+        [sys.executable, "-m", "bufferlab", *arguments.split()], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as command:  # fmt: skip
         assert command.stdout is not None

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from experiments.figures.directory import drawing
-from experiments.figures.timeline import Scene, run_timeline, timeline, write_timeline
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.runs.spans import in_order
-from experiments.workloads.loading import load
-from protocol.recording import Event
+from bufferlab.experiments.figures.directory import drawing
+from bufferlab.experiments.figures.timeline import Scene, run_timeline, timeline, write_timeline
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.runs.spans import in_order
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.recording import Event
 
 SETTINGS = ("workload.requests=40", "run.replications=1", "encode.tp=2", "language.tp=3", "language.instances=2")
 

@@ -11,13 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.errors import UserError
-from experiments.workloads.loading import load
-from experiments.workloads.readers import find_reader, read_lengths, read_trace
-from experiments.workloads.readers.ticks import spread_ticks
-from experiments.workloads.readers.writing import write_trace
-from experiments.workloads.requests import check_requests, count_requests, is_random, make_columns, make_requests
-from sim.workload import Columns, generate_blocks, joined, load_mix
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.readers import find_reader, read_lengths, read_trace
+from bufferlab.experiments.workloads.readers.ticks import spread_ticks
+from bufferlab.experiments.workloads.readers.writing import write_trace
+from bufferlab.experiments.workloads.requests import (
+    check_requests,
+    count_requests,
+    is_random,
+    make_columns,
+    make_requests,
+)
+from bufferlab.sim.workload import Columns, generate_blocks, joined, load_mix
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public traces are not beside the repository")

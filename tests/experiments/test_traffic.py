@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config.schema import Config, parse
-from experiments.config.shipped import example_names
-from experiments.errors import UserError
-from experiments.workloads.loading import load
-from experiments.workloads.requests import check_requests, count_requests, make_columns
-from experiments.workloads.traffic import traffic_of
-from sim.workload import joined, load_mix
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.config.shipped import example_names
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import check_requests, count_requests, make_columns
+from bufferlab.experiments.workloads.traffic import traffic_of
+from bufferlab.sim.workload import joined, load_mix
 
 
 @pytest.fixture

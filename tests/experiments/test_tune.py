@@ -15,23 +15,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.cli import main
-from experiments.config.overrides import apply_override
-from experiments.errors import UserError
-from experiments.stats.intervals import unbounded
-from experiments.stats.racing import Verdict
-from experiments.stats.replicates import Replicates
-from experiments.sweeps.configuration import run_configuration
-from experiments.sweeps.grid import fingerprint
-from experiments.tuning import answer, asking, contest, text
-from experiments.tuning.asking import Question, make_question
-from experiments.tuning.base import Asked
-from experiments.tuning.contest import Result, misses
-from experiments.tuning.decision import Candidates, Decision, candidates, decide
-from experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
-from experiments.tuning.tune import _is_over, run_tune
-from experiments.workloads.loading import load
-from protocol.naming import flat
+from bufferlab.experiments.cli import main
+from bufferlab.experiments.config.overrides import apply_override
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.stats.intervals import unbounded
+from bufferlab.experiments.stats.racing import Verdict
+from bufferlab.experiments.stats.replicates import Replicates
+from bufferlab.experiments.sweeps.configuration import run_configuration
+from bufferlab.experiments.sweeps.grid import fingerprint
+from bufferlab.experiments.tuning import answer, asking, contest, text
+from bufferlab.experiments.tuning.asking import Question, make_question
+from bufferlab.experiments.tuning.base import Asked
+from bufferlab.experiments.tuning.contest import Result, misses
+from bufferlab.experiments.tuning.decision import Candidates, Decision, candidates, decide
+from bufferlab.experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
+from bufferlab.experiments.tuning.tune import _is_over, run_tune
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.naming import flat
 
 SMALL = (
     "--space", "protocol.sizing.policy=fixed", "--space", "protocol.sizing.tokens=512,8192,16384",

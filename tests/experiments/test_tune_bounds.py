@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.runs.simulate import simulate_one
-from experiments.tuning import bounds
-from experiments.tuning.base import Asked, make_base
-from experiments.tuning.bounds import cost_of, demand_of, loads_of, never_served, sizes_to_look_at, work_of
-from experiments.tuning.contest import Runs, figure_of
-from experiments.tuning.decision import pareto
-from experiments.tuning.question import parse_objective
-from experiments.tuning.remedies import remedy
-from experiments.tuning.screening import overloaded, screen
-from experiments.tuning.space import changes_that_count, make_space
-from experiments.workloads.loading import load
-from experiments.workloads.requests import make_requests
+from bufferlab.experiments.runs.simulate import simulate_one
+from bufferlab.experiments.tuning import bounds
+from bufferlab.experiments.tuning.base import Asked, make_base
+from bufferlab.experiments.tuning.bounds import cost_of, demand_of, loads_of, never_served, sizes_to_look_at, work_of
+from bufferlab.experiments.tuning.contest import Runs, figure_of
+from bufferlab.experiments.tuning.decision import pareto
+from bufferlab.experiments.tuning.question import parse_objective
+from bufferlab.experiments.tuning.remedies import remedy
+from bufferlab.experiments.tuning.screening import overloaded, screen
+from bufferlab.experiments.tuning.space import changes_that_count, make_space
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import make_requests
 
 PRESETS = ["quickstart", "multi-image-documents", "video", "text-only"]
 

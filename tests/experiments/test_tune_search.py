@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.errors import UserError
-from experiments.tuning import asking, contest
-from experiments.tuning.asking import Question, make_question
-from experiments.tuning.base import Asked
-from experiments.tuning.changes import parse_what_ifs
-from experiments.tuning.question import parse_limit, parse_objective
-from experiments.tuning.ranges import Range, in_blocks
-from experiments.tuning.search import FINALISTS, FIRST_SEARCHED, MOST_CROSSED, Scored
-from experiments.tuning.tune import run_tune
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.tuning import asking, contest
+from bufferlab.experiments.tuning.asking import Question, make_question
+from bufferlab.experiments.tuning.base import Asked
+from bufferlab.experiments.tuning.changes import parse_what_ifs
+from bufferlab.experiments.tuning.question import parse_limit, parse_objective
+from bufferlab.experiments.tuning.ranges import Range, in_blocks
+from bufferlab.experiments.tuning.search import FINALISTS, FIRST_SEARCHED, MOST_CROSSED, Scored
+from bufferlab.experiments.tuning.tune import run_tune
 
 TINY = (
     "--space", "protocol.sizing.policy=fixed", "--space", "protocol.sizing.tokens=256..16384",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.units import (
+from bufferlab.experiments.units import (
     BYTES,
     DURATIONS,
     RATES,

@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
-from experiments.config.schema import Config
-from experiments.errors import UserError
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.validation import decide, freeze, report_content, report_text, score_case, write_report
-from experiments.validation.cases import cases_of, settings_of
-from experiments.validation.stages import STAGES
-from experiments.validation.tolerances import FIGURES, TTFT_FIGURES
-from experiments.workloads.loading import load
-from protocol.emulation.scenario import Scenario
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.validation import decide, freeze, report_content, report_text, score_case, write_report
+from bufferlab.experiments.validation.cases import cases_of, settings_of
+from bufferlab.experiments.validation.stages import STAGES
+from bufferlab.experiments.validation.tolerances import FIGURES, TTFT_FIGURES
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.scenario import Scenario
 
 BANDWIDTH_BPS = 2e9
 PROFILE = """
@@ -82,7 +82,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_events_are_held_one_replication_at_a_time(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.validation import pairing
+    from bufferlab.experiments.validation import pairing
 
     held: list[set[int]] = []
     original = StoredRun.records
@@ -96,7 +96,9 @@ def test_events_are_held_one_replication_at_a_time(lab: Path, monkeypatch: pytes
             yield number, record
 
     monkeypatch.setattr(StoredRun, "records", records)
-    monkeypatch.setattr("experiments.runs.tables.ROW_GROUP_ROWS", 64)  # so that replications have groups of their own
+    monkeypatch.setattr(
+        "bufferlab.experiments.runs.tables.ROW_GROUP_ROWS", 64
+    )  # so that replications have groups of their own
     run = StoredRun(simulated(lab, "long", lab / "true.toml", *CALM[:2], "workload.requests=40", "run.replications=3",
                               example="quickstart"))  # fmt: skip
     repeats = [repeat.number for repeat in pairing.pair_run(run, freeze(lab / "true.toml"))]
@@ -164,7 +166,7 @@ def test_a_prefill_that_is_predicted_too_short_misses_the_tolerance_of_the_first
     lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The embedding is delivered as predicted, and what comes after it takes twice as long as it should."""
-    from experiments.validation import pairing
+    from bufferlab.experiments.validation import pairing
 
     measured = served(tmp_path, "long", lab / "true.toml", 0.04)
     whole = Config.scenario
@@ -202,7 +204,7 @@ def test_a_prefill_that_is_predicted_too_short_misses_the_tolerance_of_the_first
 def test_a_tolerance_for_the_first_token_needs_requests_that_were_prefilled(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments.runs.replication import Replication
+    from bufferlab.experiments.runs.replication import Replication
 
     never = [np.full(40, np.nan)] * 4
     monkeypatch.setattr(Replication, "courses", lambda one: never)

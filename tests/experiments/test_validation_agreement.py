@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.errors import UserError
-from experiments.stats.intervals import Estimate, quantile
-from experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
-from experiments.validation.decision import OBJECTIVES, Candidate, choices_of, kendall, pick, regret, spearman
-from experiments.validation.noise import noise_floor, of_distances, of_rates, of_samples, relative
-from experiments.validation.report import _verdict
-from experiments.validation.resampling import percentile_interval, resampling
-from experiments.validation.scores import called, over_repeats, size_of
-from experiments.validation.tolerances import (
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.stats.intervals import Estimate, quantile
+from bufferlab.experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
+from bufferlab.experiments.validation.decision import OBJECTIVES, Candidate, choices_of, kendall, pick, regret, spearman
+from bufferlab.experiments.validation.noise import noise_floor, of_distances, of_rates, of_samples, relative
+from bufferlab.experiments.validation.report import _verdict
+from bufferlab.experiments.validation.resampling import percentile_interval, resampling
+from bufferlab.experiments.validation.scores import called, over_repeats, size_of
+from bufferlab.experiments.validation.tolerances import (
     AT_TOLERANCE,
     NO_INTERVAL,
     OFF,

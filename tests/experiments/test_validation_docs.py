@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiments.validation import TOLERANCES
-from experiments.validation.stages import STAGES
+from bufferlab.experiments.validation import TOLERANCES
+from bufferlab.experiments.validation.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from experiments.config.schema import Config
-from experiments.validation.frozen import FrozenProfile, freeze
-from experiments.validation.lacks import all_lacks
-from experiments.workloads.loading import load
-from sim.host.costs import HostCosts
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.validation.frozen import FrozenProfile, freeze
+from bufferlab.experiments.validation.lacks import all_lacks
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.sim.host.costs import HostCosts
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from experiments.figures.directory import drawing
-from experiments.runs.measure import run_measured
-from experiments.workloads.loading import load
+from bufferlab.experiments.figures.directory import drawing
+from bufferlab.experiments.runs.measure import run_measured
+from bufferlab.experiments.workloads.loading import load
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.runs.replay import replications_of
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.runs.spans import in_order, writes_of
-from experiments.validation.stages import STAGES, stage_scores, stage_table
-from experiments.workloads.loading import load
-from protocol.emulation.scenario import Scenario
-from protocol.recording import Event, Record
-from protocol.topology import RankId, Side
+from bufferlab.experiments.runs.replay import replications_of
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.runs.spans import in_order, writes_of
+from bufferlab.experiments.validation.stages import STAGES, stage_scores, stage_table
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId, Side
 
 WRITER, FIRST, SECOND = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)
 SCENARIO = Scenario(block_tokens=16, hidden=64, language_tp=2)

@@ -9,16 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.config.schema import Config
-from experiments.errors import UserError
-from experiments.tuning import asking
-from experiments.tuning.asking import Question, make_question
-from experiments.tuning.base import Asked
-from experiments.tuning.changes import WORDS, changed_config, parse_what_ifs
-from experiments.tuning.question import parse_objective
-from experiments.tuning.sensitivity import TRAJECTORIES, _held_in, _side
-from experiments.tuning.tune import run_tune
-from experiments.workloads.loading import load
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.tuning import asking
+from bufferlab.experiments.tuning.asking import Question, make_question
+from bufferlab.experiments.tuning.base import Asked
+from bufferlab.experiments.tuning.changes import WORDS, changed_config, parse_what_ifs
+from bufferlab.experiments.tuning.question import parse_objective
+from bufferlab.experiments.tuning.sensitivity import TRAJECTORIES, _held_in, _side
+from bufferlab.experiments.tuning.tune import run_tune
+from bufferlab.experiments.workloads.loading import load
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +54,7 @@ def changed(text: str, *settings: str) -> Config:
     ],
 )
 def test_a_word_changes_its_fields_and_nothing_else(text: str, fields: dict[str, Any]) -> None:
-    from protocol.naming import flat
+    from bufferlab.protocol.naming import flat
 
     own, new = dict(flat(load("quickstart", []).tree())), dict(flat(changed(text).tree()))
     assert {name: value for name, value in new.items() if own.get(name) != value} == fields

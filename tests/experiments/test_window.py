@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from experiments.config.schema import Config, parse
-from experiments.runs.simulate import run_sim
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.runs.simulate import run_sim
 
 BASE: dict[str, Any] = {
     "run": {"seed": 1},

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from experiments.errors import RunFailedError
-from experiments.sweeps import local
-from experiments.sweeps.executor import open_workers
-from experiments.sweeps.packs import MOST_LOSSES
+from bufferlab.experiments.errors import RunFailedError
+from bufferlab.experiments.sweeps import local
+from bufferlab.experiments.sweeps.executor import open_workers
+from bufferlab.experiments.sweeps.packs import MOST_LOSSES
 
 
 def square(number: int) -> tuple[int, int]:

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config.schema import Config, parse
-from experiments.config.shipped import example_names
-from experiments.errors import UserError
-from experiments.runs.simulate import simulate_one
-from experiments.workloads.describe import configure, describe, measure
-from experiments.workloads.loading import load
-from experiments.workloads.readers import read_trace
-from experiments.workloads.requests import check_requests, is_random, make_columns, make_requests
-from sim.workload import Columns, joined, load_mix, mix_names
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.config.shipped import example_names
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.simulate import simulate_one
+from bufferlab.experiments.workloads.describe import configure, describe, measure
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.readers import read_trace
+from bufferlab.experiments.workloads.requests import check_requests, is_random, make_columns, make_requests
+from bufferlab.sim.workload import Columns, joined, load_mix, mix_names
 
 FEW = ("--requests", "2000", "--replications", "3")
 

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from exhibit import exhibit
 
-import protocol.encode
-from protocol.checker.bounds import BLOCK_TOKENS, Bound, Fault
-from protocol.chunks import Chunk, plan_chunk
-from protocol.disciplines.alloc_then_free import AllocThenFree
-from protocol.encode import DONE, OFFERED, EncodeRank, EncodeRoom
-from protocol.encode_phases import EncodePhase, EncodeStep
-from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
-from protocol.language_phases import LanguagePhase, LanguageStep
-from protocol.messages import ChunkStatus, Conclude, Deliver, Offer, Send, StartEncode, StartWrite
-from protocol.status import Status
-from protocol.values import replaced
+import bufferlab.protocol.encode
+from bufferlab.protocol.checker.bounds import BLOCK_TOKENS, Bound, Fault
+from bufferlab.protocol.chunks import Chunk, plan_chunk
+from bufferlab.protocol.disciplines.alloc_then_free import AllocThenFree
+from bufferlab.protocol.encode import DONE, OFFERED, EncodeRank, EncodeRoom
+from bufferlab.protocol.encode_phases import EncodePhase, EncodeStep
+from bufferlab.protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
+from bufferlab.protocol.language_phases import LanguagePhase, LanguageStep
+from bufferlab.protocol.messages import ChunkStatus, Conclude, Deliver, Offer, Send, StartEncode, StartWrite
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.values import replaced
 
 
 @exhibit(
@@ -329,7 +329,7 @@ def unaligned_cut(patch: pytest.MonkeyPatch) -> None:
         tokens = min(remaining, 3)  # the default itself, before it is rounded up to the blocks of the offer
         return Chunk(sent_tokens, tokens, is_last=tokens == remaining)
 
-    patch.setattr(protocol.encode, "plan_chunk", plan)
+    patch.setattr(bufferlab.protocol.encode, "plan_chunk", plan)
 
 
 @exhibit(
@@ -345,7 +345,7 @@ def requested_tokens_as_capacity(patch: pytest.MonkeyPatch) -> None:
         # Put in behind the check in _on_offer: the historic one rounds down and lets these pass.
         return plan_chunk(capacities_tokens=[3 for _ in capacities_tokens], **given)
 
-    patch.setattr(protocol.encode, "plan_chunk", plan)
+    patch.setattr(bufferlab.protocol.encode, "plan_chunk", plan)
 
 
 @exhibit(
@@ -419,7 +419,7 @@ def cut_at_own_default(patch: pytest.MonkeyPatch) -> None:
     def plan(*, capacities_tokens: list[int], **given: int) -> Chunk:
         return plan_chunk(capacities_tokens=[2 * BLOCK_TOKENS], **given)
 
-    patch.setattr(protocol.encode, "plan_chunk", plan)
+    patch.setattr(bufferlab.protocol.encode, "plan_chunk", plan)
 
 
 @exhibit(

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.checker.bounds import Bound
-from protocol.checker.explorer import Exploration, explore
+from bufferlab.protocol.checker.bounds import Bound
+from bufferlab.protocol.checker.explorer import Exploration, explore
 
 MOST_STATES = 300_000
 """No exhibit needs more: a historic fault shows within a few thousand states."""

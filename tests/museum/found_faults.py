@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from exhibit import exhibit
 
-from protocol.checker.bounds import Bound, Fault
-from protocol.encode import EncodeRank
-from protocol.language import LanguageRank, LanguageRoom
-from protocol.language_phases import LanguagePhase
-from protocol.messages import EncodeRequest, LanguageRequest
-from protocol.rank import EarlyMessages
-from protocol.topology import RankId
+from bufferlab.protocol.checker.bounds import Bound, Fault
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.language import LanguageRank, LanguageRoom
+from bufferlab.protocol.language_phases import LanguagePhase
+from bufferlab.protocol.messages import EncodeRequest, LanguageRequest
+from bufferlab.protocol.rank import EarlyMessages
+from bufferlab.protocol.topology import RankId
 
 
 @exhibit(

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from exhibit import exhibit
 
-from protocol.checker.bounds import Bound, Fault
-from protocol.chunks import Chunk
-from protocol.encode import EncodeRank, EncodeRoom
-from protocol.encode_phases import EncodePhase
-from protocol.language import LanguageRank, LanguageRoom
-from protocol.messages import CopyOut, Encoded, Quiet
-from protocol.rank import NEVER_S
+from bufferlab.protocol.checker.bounds import Bound, Fault
+from bufferlab.protocol.chunks import Chunk
+from bufferlab.protocol.encode import EncodeRank, EncodeRoom
+from bufferlab.protocol.encode_phases import EncodePhase
+from bufferlab.protocol.language import LanguageRank, LanguageRoom
+from bufferlab.protocol.messages import CopyOut, Encoded, Quiet
+from bufferlab.protocol.rank import NEVER_S
 
 
 def one_abort(name: str) -> Bound:

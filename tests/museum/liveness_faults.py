@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from exhibit import exhibit
 
-import protocol.encode
-from protocol.checker.bounds import NEED_TIMERS, Bound, Fault
-from protocol.chunks import Chunk, plan_chunk
-from protocol.encode import EncodeRank, EncodeRoom
-from protocol.errors import ProtocolError
-from protocol.language import LanguageRank, LanguageRoom
-from protocol.messages import Abort, Cancel, PeerDown, Send, WriteDone
+import bufferlab.protocol.encode
+from bufferlab.protocol.checker.bounds import NEED_TIMERS, Bound, Fault
+from bufferlab.protocol.chunks import Chunk, plan_chunk
+from bufferlab.protocol.encode import EncodeRank, EncodeRoom
+from bufferlab.protocol.errors import ProtocolError
+from bufferlab.protocol.language import LanguageRank, LanguageRoom
+from bufferlab.protocol.messages import Abort, Cancel, PeerDown, Send, WriteDone
 
 
 def one_room(name: str, fault: Fault) -> Bound:
@@ -59,7 +59,7 @@ def exception_ends_worker(patch: pytest.MonkeyPatch) -> None:
         except ProtocolError:
             self.__dict__["worker_ended"] = True  # the rest of the process stays healthy
 
-    patch.setattr(protocol.encode, "plan_chunk", plan)
+    patch.setattr(bufferlab.protocol.encode, "plan_chunk", plan)
     patch.setattr(EncodeRank, "_start_chunk", start_chunk)
 
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from exhibit import exhibit
 
-import protocol.encode
-import protocol.rank
-from protocol.checker.bounds import Bound, Fault
-from protocol.chunks import Chunk, plan_chunk
-from protocol.encode import EncodeRank, EncodeRoom
-from protocol.encode_phases import EncodePhase
-from protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
-from protocol.language_phases import LanguagePhase
-from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer, StartWrite
-from protocol.status import LEGAL, Status, is_resume
-from protocol.values import replaced
+import bufferlab.protocol.encode
+import bufferlab.protocol.rank
+from bufferlab.protocol.checker.bounds import Bound, Fault
+from bufferlab.protocol.chunks import Chunk, plan_chunk
+from bufferlab.protocol.encode import EncodeRank, EncodeRoom
+from bufferlab.protocol.encode_phases import EncodePhase
+from bufferlab.protocol.language import FIRST_CHUNK, LanguageRank, LanguageRoom
+from bufferlab.protocol.language_phases import LanguagePhase
+from bufferlab.protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer, StartWrite
+from bufferlab.protocol.status import LEGAL, Status, is_resume
+from bufferlab.protocol.values import replaced
 
 Actions = list[Any]
 
@@ -77,7 +77,7 @@ def failed_is_not_final(patch: pytest.MonkeyPatch) -> None:
             self._failed.pop(room.number, None)
         original_status(self, status, now, actions)
 
-    patch.setattr(protocol.rank, "advance", stored)
+    patch.setattr(bufferlab.protocol.rank, "advance", stored)
     patch.setattr(LanguageRank, "_fail", fail)
     patch.setattr(LanguageRank, "_on_status", on_status)
 
@@ -115,7 +115,7 @@ def resume_resets_the_status(patch: pytest.MonkeyPatch) -> None:
 )
 def success_on_any_chunk(patch: pytest.MonkeyPatch) -> None:
     # Only the sender's half: our language rank would refuse such a status, since lengths are in the message.
-    patch.setattr(protocol.encode, "chunk_status", lambda *, is_last, all_hold: Status.Success)
+    patch.setattr(bufferlab.protocol.encode, "chunk_status", lambda *, is_last, all_hold: Status.Success)
 
 
 @exhibit(

@@ -19,9 +19,9 @@ import status_faults  # noqa: F401
 import topology_faults  # noqa: F401
 from exhibit import EXCLUDED, EXHIBITS, MOST_STATES, Exhibit
 
-from protocol.checker.explorer import Exploration, explore
-from protocol.checker.invariants import STATEMENTS
-from protocol.checker.schedule import from_file, replay, to_file
+from bufferlab.protocol.checker.explorer import Exploration, explore
+from bufferlab.protocol.checker.invariants import STATEMENTS
+from bufferlab.protocol.checker.schedule import from_file, replay, to_file
 
 pytestmark = pytest.mark.interpreted  # an exhibit puts its fault into a core
 BY_ID = {exhibit.id: exhibit for exhibit in EXHIBITS}

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from exhibit import exhibit
 
-import protocol.encode
-from protocol.checker.bounds import Bound, Fault
-from protocol.encode import EncodeRank, EncodeRoom
-from protocol.language import LanguageRank
-from protocol.messages import Iteration, LanguageRequest
-from protocol.status import Status
-from protocol.topology import RankId, Side, destinations
-from protocol.values import replaced
+import bufferlab.protocol.encode
+from bufferlab.protocol.checker.bounds import Bound, Fault
+from bufferlab.protocol.encode import EncodeRank, EncodeRoom
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.messages import Iteration, LanguageRequest
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side, destinations
+from bufferlab.protocol.values import replaced
 
 
 @exhibit(
@@ -31,7 +31,7 @@ def surplus_rank_waits(patch: pytest.MonkeyPatch) -> None:
         theirs = destinations(rank, encode_tp, instance, language_tp)
         return theirs or (RankId(Side.LANGUAGE, instance, rank % language_tp),)
 
-    patch.setattr(protocol.encode, "destinations", one_at_least)
+    patch.setattr(bufferlab.protocol.encode, "destinations", one_at_least)
 
 
 @exhibit(
@@ -56,7 +56,7 @@ def counted_destinations(patch: pytest.MonkeyPatch) -> None:
         # The fork serves whichever ranks offer first; here it is always the same ones.
         return destinations(rank, encode_tp, instance, language_tp)[: max(1, language_tp // encode_tp)]
 
-    patch.setattr(protocol.encode, "destinations", first_of_them)
+    patch.setattr(bufferlab.protocol.encode, "destinations", first_of_them)
 
 
 @exhibit(

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from harness import World, WorldSpec
 
-from protocol.messages import Action, CopyOut, Offer, Send
-from protocol.sizing import SizingPolicy
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.messages import Action, CopyOut, Offer, Send
+from bufferlab.protocol.sizing import SizingPolicy
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)
 L0, L1, L2 = (RankId(Side.LANGUAGE, 0, rank) for rank in range(3))

@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from protocol.agreement import hold_iteration
-from protocol.disciplines import make_discipline
-from protocol.encode import EncodeRank
-from protocol.language import LanguageRank
-from protocol.layout import BufferLayout
-from protocol.messages import (
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.disciplines import make_discipline
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import (
     Action,
     Conclude,
     CopyOut,
@@ -32,11 +32,11 @@ from protocol.messages import (
     StartWrite,
     WriteDone,
 )
-from protocol.recording import Event, Record
-from protocol.sizing import Fixed, SizingPolicy
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from protocol.values import fields_of
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.sizing import Fixed, SizingPolicy
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.values import fields_of
 
 
 class WorldSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.agreement import MOST_ROOMS, NOBODY, Proposal, agree, hold_iteration
-from protocol.disciplines import make_discipline
-from protocol.language import LanguageRank
-from protocol.layout import BufferLayout
-from protocol.messages import Abort, ChunkStatus, Conclude, EncodeRequest, Iteration, LanguageRequest, Offer
-from protocol.sizing import Fixed
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.agreement import MOST_ROOMS, NOBODY, Proposal, agree, hold_iteration
+from bufferlab.protocol.disciplines import make_discipline
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import Abort, ChunkStatus, Conclude, EncodeRequest, Iteration, LanguageRequest, Offer
+from bufferlab.protocol.sizing import Fixed
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)
 L0, L1 = RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)

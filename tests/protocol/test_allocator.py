@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.allocator import BlockPool
-from protocol.errors import OwnershipError
+from bufferlab.protocol.allocator import BlockPool
+from bufferlab.protocol.errors import OwnershipError
 
 OWNERS = st.sampled_from(["a", "b", "c"])
 

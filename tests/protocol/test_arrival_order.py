@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from protocol.disciplines import DISCIPLINES
-from protocol.messages import (
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.messages import (
     Abort,
     Announce,
     Cancel,
@@ -22,10 +22,10 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.rank import EARLY_OF_A_ROOM, EARLY_ROOMS, EarlyMessages
-from protocol.recording import Event
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.rank import EARLY_OF_A_ROOM, EARLY_ROOMS, EarlyMessages
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 S, T, F = Status.Success, Status.Transferring, Status.Failed
 E0 = RankId(Side.ENCODE, 0, 0)

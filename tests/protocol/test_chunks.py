@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chunks import Chunk, plan_chunk
-from protocol.errors import ProtocolError
+from bufferlab.protocol.chunks import Chunk, plan_chunk
+from bufferlab.protocol.errors import ProtocolError
 
 B = 4
 

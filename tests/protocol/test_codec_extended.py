@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import CodecError
-from protocol.messages import Announce, Cancel, ChunkStatus, Message, Offer, Quiet
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from protocol.wire.codec import HEADER, LARGEST, decode, encode
-from protocol.wire.schema import payload_of
+from bufferlab.protocol.errors import CodecError
+from bufferlab.protocol.messages import Announce, Cancel, ChunkStatus, Message, Offer, Quiet
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.wire.codec import HEADER, LARGEST, decode, encode
+from bufferlab.protocol.wire.schema import payload_of
 
 L1 = RankId(Side.LANGUAGE, 0, 1)
 NUMBERS = st.one_of(st.integers(0, 40), st.integers(0, LARGEST), st.just(LARGEST))

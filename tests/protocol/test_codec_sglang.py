@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import CodecError
-from protocol.status import Status
-from protocol.wire.codec import (
+from bufferlab.protocol.errors import CodecError
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.wire.codec import (
     LARGEST,
     SglangFrame,
     SglangInit,

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.agreement import hold_iteration
-from protocol.checker.snapshot import freeze
-from protocol.disciplines import make_discipline
-from protocol.encode import EncodeRank
-from protocol.language import LanguageRank
-from protocol.layout import BufferLayout
-from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer
-from protocol.observe.deadlock import Deadlock, StuckRoom, find_deadlock
-from protocol.sizing import Fixed, RequestView, SizingPolicy
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from protocol.waits import Demand
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.checker.snapshot import freeze
+from bufferlab.protocol.disciplines import make_discipline
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Offer
+from bufferlab.protocol.observe.deadlock import Deadlock, StuckRoom, find_deadlock
+from bufferlab.protocol.sizing import Fixed, RequestView, SizingPolicy
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.waits import Demand
 
 LAYOUT = BufferLayout(block_tokens=1, hidden=1)
 

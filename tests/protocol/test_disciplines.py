@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import disciplines
-from protocol.disciplines import DISCIPLINES, ResumeGrant, make_discipline
-from protocol.emulation.scenario import Scenario
-from protocol.errors import ProtocolError
-from protocol.messages import Abort, Announce
-from protocol.recording import Event
-from protocol.sizing import RequestView, SizingPolicy
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol import disciplines
+from bufferlab.protocol.disciplines import DISCIPLINES, ResumeGrant, make_discipline
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.errors import ProtocolError
+from bufferlab.protocol.messages import Abort, Announce
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.sizing import RequestView, SizingPolicy
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 S, T, F = Status.Success, Status.Transferring, Status.Failed
 E0, L0 = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
@@ -514,7 +514,7 @@ def test_a_discipline_is_known_by_being_in_the_folder_and_its_claims_fit_togethe
     folder = Path(disciplines.__path__[0])
     assert {path.stem for path in folder.glob("[a-z]*.py")} - {"base"} == set(DISCIPLINES)
     for name, kind in DISCIPLINES.items():
-        assert kind.__module__ == f"protocol.disciplines.{name}"
+        assert kind.__module__ == f"bufferlab.protocol.disciplines.{name}"
         if kind.waits_holding:
             assert (kind.may_deadlock, kind.resumes, kind.releases_before_waiting) == (True, True, False), name
         if kind.announces_length:

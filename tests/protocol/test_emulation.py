@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.emulation.loop import LoopGrid
-from protocol.emulation.passes import Passes
-from protocol.emulation.processors import Processors
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.messages import Deliver
+from bufferlab.protocol.emulation.loop import LoopGrid
+from bufferlab.protocol.emulation.passes import Passes
+from bufferlab.protocol.emulation.processors import Processors
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.messages import Deliver
 
 SERVED = Scenario(
     block_tokens=1,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.messages import (
+from bufferlab.protocol.messages import (
     Abort,
     Announce,
     Cancel,
@@ -18,9 +18,9 @@ from protocol.messages import (
     Quiet,
     WriterQuiet,
 )
-from protocol.recording import Event
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 S, T, F = Status.Success, Status.Transferring, Status.Failed
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.agreement import hold_iteration
-from protocol.disciplines import DISCIPLINES
-from protocol.messages import Abort, EncodeRequest, Iteration, LanguageRequest
-from protocol.recording import histories
-from protocol.status import FINAL, Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.messages import Abort, EncodeRequest, Iteration, LanguageRequest
+from bufferlab.protocol.recording import histories
+from bufferlab.protocol.status import FINAL, Status
+from bufferlab.protocol.topology import RankId, Side
 
 S, F = Status.Success, Status.Failed
 NewStage = Callable[..., Any]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chunks import Chunk
-from protocol.layout import AUX, DEEPSTACK, EMBEDDINGS, FILL_IDS, MROPE, BufferLayout, Segment
+from bufferlab.protocol.chunks import Chunk
+from bufferlab.protocol.layout import AUX, DEEPSTACK, EMBEDDINGS, FILL_IDS, MROPE, BufferLayout, Segment
 
 MIB = 2**20
 

@@ -32,9 +32,9 @@ from hypothesis.stateful import (
 from liveness_faults import no_cancel
 from topology_faults import decided_locally
 
-from protocol.agreement import hold_iteration
-from protocol.checker.bounds import CONTAINED, Bound, Fault
-from protocol.checker.invariants import (
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.checker.bounds import CONTAINED, Bound, Fault
+from bufferlab.protocol.checker.invariants import (
     Local,
     Step,
     Violation,
@@ -45,14 +45,14 @@ from protocol.checker.invariants import (
     check_step,
     check_write,
 )
-from protocol.checker.model import Model
-from protocol.checker.snapshot import clone, freeze
-from protocol.checker.steps import Item, Landed, account, land, write_done
-from protocol.disciplines import DISCIPLINES
-from protocol.language import QUARANTINE_S, LanguageRoom
-from protocol.messages import Abort, Encoded, PeerDown, PeerUp, Send, StartEncode, StartWrite, WriterQuiet
-from protocol.rank import EARLY_LIFETIME_S
-from protocol.topology import RankId, Side
+from bufferlab.protocol.checker.model import Model
+from bufferlab.protocol.checker.snapshot import clone, freeze
+from bufferlab.protocol.checker.steps import Item, Landed, account, land, write_done
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.language import QUARANTINE_S, LanguageRoom
+from bufferlab.protocol.messages import Abort, Encoded, PeerDown, PeerUp, Send, StartEncode, StartWrite, WriterQuiet
+from bufferlab.protocol.rank import EARLY_LIFETIME_S
+from bufferlab.protocol.topology import RankId, Side
 
 SLOWEST_S = 20.0
 """Well below EARLY_LIFETIME_S, as the protocol demands."""

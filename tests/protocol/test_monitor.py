@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.observe.monitor import InvariantMonitor
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.observe.monitor import InvariantMonitor
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 ENCODE, LANGUAGE, OTHER = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)
 BOOT, WAIT, MOVE, OK, BAD = Status

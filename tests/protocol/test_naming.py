@@ -4,7 +4,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.naming import did_you_mean, flat, put
+from bufferlab.protocol.naming import did_you_mean, flat, put
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = st.text("abc", min_size=1, max_size=3)
@@ -46,6 +46,5 @@ def test_a_beginning_is_guessed_where_it_says_anything() -> None:
 
 
 def test_nothing_else_guesses_names() -> None:
-    folders = ("protocol", "sim", "real", "experiments")
-    found = [path for name in folders for path in (ROOT / name).rglob("*.py") if "difflib" in path.read_text("utf-8")]
-    assert [path.relative_to(ROOT).as_posix() for path in found] == ["protocol/naming.py"]
+    found = [path for path in (ROOT / "bufferlab").rglob("*.py") if "difflib" in path.read_text("utf-8")]
+    assert [path.relative_to(ROOT).as_posix() for path in found] == ["bufferlab/protocol/naming.py"]

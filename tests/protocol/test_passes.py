@@ -2,12 +2,12 @@
 
 import pytest
 
-from protocol.agreement import hold_iteration
-from protocol.disciplines import make_discipline
-from protocol.encode import EncodeRank
-from protocol.language import CANCEL_RETRY_S, LanguageRank
-from protocol.layout import BufferLayout
-from protocol.messages import (
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.disciplines import make_discipline
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.language import CANCEL_RETRY_S, LanguageRank
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import (
     Abort,
     Action,
     Cancel,
@@ -24,10 +24,10 @@ from protocol.messages import (
     Send,
     StartEncode,
 )
-from protocol.recording import Event, Record
-from protocol.sizing import Fixed
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.sizing import Fixed
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 LAYOUT = BufferLayout(block_tokens=4, hidden=8)
 WRITER = RankId(Side.ENCODE, 0, 0)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from protocol.messages import Cancel, EncodeRequest, Offer, PeerDown, PeerUp, Quiet
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.messages import Cancel, EncodeRequest, Offer, PeerDown, PeerUp, Quiet
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 S, F = Status.Success, Status.Failed
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)

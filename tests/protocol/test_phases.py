@@ -9,23 +9,23 @@ from typing import Any, NamedTuple
 import pytest
 from harness import World, WorldSpec
 
-from protocol.checker.bounds import NEED_TIMERS, Bound, Fault
-from protocol.checker.explorer import explore
-from protocol.checker.snapshot import freeze, frozen_room
-from protocol.checker.steps import NOW
-from protocol.disciplines import make_discipline
-from protocol.encode import EncodeRank
-from protocol.encode_phases import ENCODE_PHASES, EncodePhase, EncodeStep
-from protocol.errors import IllegalStepError, ProtocolError
-from protocol.language import LanguageRank
-from protocol.language_phases import LANGUAGE_PHASES, LanguagePhase, LanguageStep
-from protocol.layout import BufferLayout
-from protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Prefilled
-from protocol.phases import Phase, Step, Table, Timer
-from protocol.rank import NEVER_S, RankCore, Room
-from protocol.sizing import Fixed
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.checker.bounds import NEED_TIMERS, Bound, Fault
+from bufferlab.protocol.checker.explorer import explore
+from bufferlab.protocol.checker.snapshot import freeze, frozen_room
+from bufferlab.protocol.checker.steps import NOW
+from bufferlab.protocol.disciplines import make_discipline
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.encode_phases import ENCODE_PHASES, EncodePhase, EncodeStep
+from bufferlab.protocol.errors import IllegalStepError, ProtocolError
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.language_phases import LANGUAGE_PHASES, LanguagePhase, LanguageStep
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import ChunkStatus, EncodeRequest, LanguageRequest, Prefilled
+from bufferlab.protocol.phases import Phase, Step, Table, Timer
+from bufferlab.protocol.rank import NEVER_S, RankCore, Room
+from bufferlab.protocol.sizing import Fixed
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 TABLES: dict[Side, Table] = {Side.ENCODE: ENCODE_PHASES, Side.LANGUAGE: LANGUAGE_PHASES}
 KINDS: dict[Side, tuple[type[Phase], type[Step]]] = {

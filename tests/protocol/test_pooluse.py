@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.observe.pooluse import FIRST_BATCH_S, MOST_BATCHES, MOST_STRETCHES, PoolUse
+from bufferlab.protocol.observe.pooluse import FIRST_BATCH_S, MOST_BATCHES, MOST_STRETCHES, PoolUse
 
 Step = tuple[float, int, int, int, int]
 """Seconds since the step before, then the levels from here on: blocks, tokens, used tokens, waiting rooms."""

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from protocol.recording import ORDERING_DOMAINS, Event, Listeners, OrderingDomain, Record, histories, listening
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.recording import (
+    ORDERING_DOMAINS,
+    Event,
+    Listeners,
+    OrderingDomain,
+    Record,
+    histories,
+    listening,
+)
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 E0 = RankId(Side.ENCODE, 0, 0)
 L0, L1 = RankId(Side.LANGUAGE, 0, 0), RankId(Side.LANGUAGE, 0, 1)

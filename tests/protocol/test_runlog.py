@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.observe.pooluse import PoolUse
-from protocol.observe.progress import RequestRow
-from protocol.observe.runlog import RunLog
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.observe.pooluse import PoolUse
+from bufferlab.protocol.observe.progress import RequestRow
+from bufferlab.protocol.observe.runlog import RunLog
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 B, W, T, S, F = Status
 E0 = RankId(Side.ENCODE, 0, 0)

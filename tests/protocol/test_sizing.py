@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import sizing
-from protocol.emulation.scenario import Scenario
-from protocol.messages import LanguageRequest
-from protocol.sizing import POLICIES, CompletedView, Fixed, Oracle, Quantile, RequestView, SizingPolicy
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol import sizing
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.messages import LanguageRequest
+from bufferlab.protocol.sizing import POLICIES, CompletedView, Fixed, Oracle, Quantile, RequestView, SizingPolicy
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 
 def view(true_tokens: int | None = None, text_tokens: int = 0) -> RequestView:

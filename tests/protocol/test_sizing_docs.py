@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.messages import LanguageRequest
-from protocol.sizing import POLICIES, CompletedView, RequestView, make_policy
+from bufferlab.protocol.messages import LanguageRequest
+from bufferlab.protocol.sizing import POLICIES, CompletedView, RequestView, make_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")

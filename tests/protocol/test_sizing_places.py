@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.messages import LanguageRequest
-from protocol.recording import Record
-from protocol.sizing import (
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.messages import LanguageRequest
+from bufferlab.protocol.recording import Record
+from bufferlab.protocol.sizing import (
     CompletedView,
     Fixed,
     RequestView,
@@ -24,14 +24,14 @@ from protocol.sizing import (
     find_policy,
     make_policy,
 )
-from protocol.sizing.registry import absolute, file_of
-from protocol.sizing.supervised import Answer, checksum, disagreement, must_answer_alike
-from protocol.topology import RankId, Side
-from protocol.values import replaced
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.protocol.sizing.registry import absolute, file_of
+from bufferlab.protocol.sizing.supervised import Answer, checksum, disagreement, must_answer_alike
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.values import replaced
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
-HEADER = "from protocol.sizing import SizingPolicy\n\n"
+HEADER = "from bufferlab.protocol.sizing import SizingPolicy\n\n"
 HALF = """
 class HalfOfTheFreePool(SizingPolicy):
     def __init__(self, least: int = 512):
@@ -122,15 +122,15 @@ def test_the_scenario_carries_what_another_process_needs(policies: Path) -> None
         ("", ":P", "must name a module or a file, which '' is not"),
         ("", "json:", "must name a class, but there is no '' in json, which has no policy"),
         (HALF, "mine.py:Halve", r"there is no 'Halve' in mine.py, which has HalfOfTheFreePool$"),
-        ("x = 3", "mine.py:x", "a subclass of protocol.sizing.SizingPolicy, which x is not"),
-        ("class P: pass", "mine.py:P", "a subclass of protocol.sizing.SizingPolicy, which P is not"),
+        ("x = 3", "mine.py:x", "a subclass of bufferlab.protocol.sizing.SizingPolicy, which x is not"),
+        ("class P: pass", "mine.py:P", "a subclass of bufferlab.protocol.sizing.SizingPolicy, which P is not"),
         ("class P(SizingPolicy): pass", "mine.py:P", "a class that can be used, but P lacks first_tokens"),
         ("def f(:", "mine.py:P", r"that Python can run, but mine.py raised SyntaxError \(.*\) in line 3"),
         ("x = 1\ny = 1 / 0", "mine.py:P", r"mine.py raised ZeroDivisionError \(division by zero\) at mine.py:4"),
         ("import sys\nsys.exit()", "mine.py:P", r"mine.py raised SystemExit at mine.py:4"),
         ("import absent_module", "mine.py:P", "mine.py raised ModuleNotFoundError .*'absent_module'.* at mine.py:3"),
         (HALF + "    sees_true_length = True\n", "mine.py:HalfOfTheFreePool", "does not see the true length"),
-        ("", "protocol.sizing:Oracle", "does not see the true length, as Oracle wants to"),
+        ("", "bufferlab.protocol.sizing:Oracle", "does not see the true length, as Oracle wants to"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_reason(code: str, place: str, reason: str, tmp_path: Path) -> None:
@@ -301,3 +301,9 @@ def test_a_policy_that_tells_ranks_apart_stops_the_run(tmp_path: Path) -> None:
         simulated(f"{path}:Shared", 2)
     path.write_text(HEADER + SHARED)
     assert simulated(f"{path}:Shared", 1), "a lone rank agrees with itself"
+
+
+def test_a_policy_of_an_earlier_version_is_told_where_the_package_is_now(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from bufferlab.protocol.sizing import SizingPolicy\n")
+    with pytest.raises(SizingError, match=r"No module named 'protocol.*; it is bufferlab\.protocol now$"):
+        find_policy(f"{tmp_path / 'mine.py'}:Mine")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from protocol.messages import LanguageRequest
-from protocol.sizing import (
+from bufferlab.protocol.messages import LanguageRequest
+from bufferlab.protocol.sizing import (
     POLICIES,
     CompletedView,
     EwmaMargin,
@@ -28,9 +28,9 @@ from protocol.sizing import (
     SizingPolicy,
     make_policy,
 )
-from protocol.sizing.clients import Clients
-from protocol.sizing.regression import EXPECTED, solved
-from protocol.sizing.window import Window
+from bufferlab.protocol.sizing.clients import Clients
+from bufferlab.protocol.sizing.regression import EXPECTED, solved
+from bufferlab.protocol.sizing.window import Window
 
 BLOCK, POOL = 16, 64
 

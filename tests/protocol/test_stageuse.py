@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.observe.pooluse import MOST_BATCHES
-from protocol.observe.stageuse import StageUse
+from bufferlab.protocol.observe.pooluse import MOST_BATCHES
+from bufferlab.protocol.observe.stageuse import StageUse
 
 JOBS = st.lists(st.tuples(st.floats(0.0, 20.0), st.floats(1e-6, 5.0)), min_size=1, max_size=40)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import IllegalTransitionError
-from protocol.recording import ORDERING_DOMAINS, OrderingDomain
-from protocol.status import Status, advance, chunk_status, group_status, is_resume
-from protocol.topology import RankId, Side
-from protocol.wire.codec import SglangStatus, decode_sglang, encode_sglang
+from bufferlab.protocol.errors import IllegalTransitionError
+from bufferlab.protocol.recording import ORDERING_DOMAINS, OrderingDomain
+from bufferlab.protocol.status import Status, advance, chunk_status, group_status, is_resume
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.wire.codec import SglangStatus, decode_sglang, encode_sglang
 
 B, W, T, S, F = Status
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from harness import World, WorldSpec
 
-from protocol.messages import Abort, Announce, ChunkStatus, EncodeRequest, LanguageRequest, Offer
-from protocol.status import Status
-from protocol.topology import RankId, Side
+from bufferlab.protocol.messages import Abort, Announce, ChunkStatus, EncodeRequest, LanguageRequest, Offer
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
 
 TIMEOUT_S, SLOW_S = 10.0, 9.0
 E0, E1, E2 = (RankId(Side.ENCODE, 0, rank) for rank in range(3))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from protocol.agreement import hold_iteration
-from protocol.errors import ProtocolError
-from protocol.messages import (
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.errors import ProtocolError
+from bufferlab.protocol.messages import (
     Cancel,
     ChunkStatus,
     Conclude,
@@ -25,9 +25,9 @@ from protocol.messages import (
     StartWrite,
     WriteDone,
 )
-from protocol.recording import Event
-from protocol.status import Status
-from protocol.topology import RankId, Side, destinations
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side, destinations
 
 S, T, F = Status.Success, Status.Transferring, Status.Failed
 E0, E1 = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 0, 1)

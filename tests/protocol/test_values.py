@@ -5,14 +5,14 @@ import pickle
 
 import pytest
 
-from protocol import messages
-from protocol.chunks import Chunk
-from protocol.messages import Announce, Cancel, Iteration, Offer, Quiet, StartWrite
-from protocol.recording import Event
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from protocol.values import Value, fields_of, replaced
-from protocol.wire import schema
+from bufferlab.protocol import messages
+from bufferlab.protocol.chunks import Chunk
+from bufferlab.protocol.messages import Announce, Cancel, Iteration, Offer, Quiet, StartWrite
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.values import Value, fields_of, replaced
+from bufferlab.protocol.wire import schema
 
 PEER = RankId(Side.LANGUAGE, 1, 2)
 WRITE = StartWrite(7, 1, 0, PEER, Chunk(0, 5, True), (3, 4), (8, 9))

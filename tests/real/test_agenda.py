@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from real.run.agenda import Agenda
+from bufferlab.real.run.agenda import Agenda
 
 
 @given(st.lists(st.integers(0, 5)), st.integers(0, 5))

@@ -14,10 +14,10 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 RANK = """
 import sys
-from protocol.messages import LanguageRequest
-from protocol.sizing import RequestView, SizingError, SizingPolicy, Supervised
-from protocol.topology import RankId, Side
-from real.control.collective import Collective
+from bufferlab.protocol.messages import LanguageRequest
+from bufferlab.protocol.sizing import RequestView, SizingError, SizingPolicy, Supervised
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.collective import Collective
 
 rank, size, port = map(int, sys.argv[1:])
 
@@ -60,14 +60,14 @@ def said_by(program: str, size: int) -> list[list[str]]:
 
 ITERATIONS = """
 import sys
-from protocol.agreement import hold_iteration
-from protocol.disciplines import make_discipline
-from protocol.language import LanguageRank
-from protocol.layout import BufferLayout
-from protocol.messages import Abort, LanguageRequest
-from protocol.sizing import Fixed
-from protocol.topology import RankId, Side
-from real.control.collective import Collective
+from bufferlab.protocol.agreement import hold_iteration
+from bufferlab.protocol.disciplines import make_discipline
+from bufferlab.protocol.language import LanguageRank
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import Abort, LanguageRequest
+from bufferlab.protocol.sizing import Fixed
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.collective import Collective
 
 rank, size, port = map(int, sys.argv[1:])
 

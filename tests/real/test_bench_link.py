@@ -19,18 +19,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.calibration.bench_link import choose_folder, claim_folder, make_sweep, write_files
-from experiments.errors import UserError
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from real.bench import link as bench_link
-from real.bench.link import count_steps, measure_link
-from real.bench.pair import LinkBench, spawn
-from real.bench.pattern import PATTERN_WORDS, SHIFT_BYTES, Pattern
-from real.bench.tasks import Case, SideSpec, Timed
-from real.engine.mooncake_start import import_mooncake
-from real.errors import EngineError, EngineMissing, EngineStartError
+from bufferlab.experiments.calibration.bench_link import choose_folder, claim_folder, make_sweep, write_files
+from bufferlab.experiments.errors import UserError
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.bench import link as bench_link
+from bufferlab.real.bench.link import count_steps, measure_link
+from bufferlab.real.bench.pair import LinkBench, spawn
+from bufferlab.real.bench.pattern import PATTERN_WORDS, SHIFT_BYTES, Pattern
+from bufferlab.real.bench.tasks import Case, SideSpec, Timed
+from bufferlab.real.engine.mooncake_start import import_mooncake
+from bufferlab.real.errors import EngineError, EngineMissing, EngineStartError
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = Pattern(7)
@@ -135,7 +135,9 @@ CASES = [Case(4096, 1, 1), Case(5000, 7, 1), Case(64 << 10, 4, 2)]
 
 
 def no_child_is_left() -> bool:
-    return not [child for child in psutil.Process().children(recursive=True) if "real.bench.side" in child.cmdline()]
+    return not [
+        child for child in psutil.Process().children(recursive=True) if "bufferlab.real.bench.side" in child.cmdline()
+    ]
 
 
 @over_mooncake
@@ -215,7 +217,7 @@ def test_a_side_does_not_outlive_its_launcher(tmp_path: Path) -> None:
 
 def test_a_side_without_mooncake_says_what_mends_it() -> None:
     def without(spec: SideSpec, errors: Path) -> subprocess.Popen[bytes]:
-        code = "import sys; sys.modules['mooncake'] = None; from real.bench.side import main; main()"
+        code = "import sys; sys.modules['mooncake'] = None; from bufferlab.real.bench.side import main; main()"
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -246,7 +248,7 @@ def test_rdma_without_an_adapter_does_not_start() -> None:
 
 def bufferlab(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "experiments", "bench-link", *map(str, arguments)],
+        [sys.executable, "-m", "bufferlab", "bench-link", *map(str, arguments)],
         cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
 
@@ -374,7 +376,7 @@ def test_rdma_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
 
 @over_mooncake
 def test_an_interruption_leaves_no_file_and_no_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments", "bench-link", "--rounds", "1000", "--out", "out"]
+    command = [sys.executable, "-m", "bufferlab", "bench-link", "--rounds", "1000", "--out", "out"]
     # Buffered as a pipe is by default, whatever this process was told.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(

@@ -21,14 +21,14 @@ pytest.importorskip("zmq", reason="needs pyzmq")
 import msgspec
 import zmq
 
-from protocol.topology import RankId, Side
-from real.control.addresses import listen
-from real.control.bootstrap import Registry
-from real.control.channel import MOST_HELD, Outbox, Processes, Standing
-from real.control.heartbeat import Found, Heartbeat, Lost, News
-from real.control.registry_client import RegistrationRefused, RegistryClient, http_session, register_and_find
-from real.control.route import Route
-from real.control.spec import Heartbeats
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.addresses import listen
+from bufferlab.real.control.bootstrap import Registry
+from bufferlab.real.control.channel import MOST_HELD, Outbox, Processes, Standing
+from bufferlab.real.control.heartbeat import Found, Heartbeat, Lost, News
+from bufferlab.real.control.registry_client import RegistrationRefused, RegistryClient, http_session, register_and_find
+from bufferlab.real.control.route import Route
+from bufferlab.real.control.spec import Heartbeats
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -399,7 +399,7 @@ def test_strangers_do_not_fill_the_memory() -> None:
 
 
 def test_a_queue_to_a_dead_peer_fills_up_without_holding_anybody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.control.channel.HIGH_WATER_MARK", 10)
+    monkeypatch.setattr("bufferlab.real.control.channel.HIGH_WATER_MARK", 10)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with socket.socket() as unused:
         unused.bind((HOST, 0))

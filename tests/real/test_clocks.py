@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from real.control.clocks import SAME, Clock, Offset, RoundTrip, best_offset
+from bufferlab.real.control.clocks import SAME, Clock, Offset, RoundTrip, best_offset
 
 ROUNDING_S = 1e-9
 """Clocks below show up to a million seconds, where neighbouring floats are 1.2e-10 s apart."""

@@ -25,21 +25,21 @@ import aiohttp
 import msgspec
 import zmq
 
-from experiments.errors import UserError
-from experiments.runs import tokens
-from protocol.emulation.scenario import Scenario
-from protocol.topology import RankId, Side
-from real.control import doors
-from real.control.addresses import listen
-from real.control.bootstrap import Registry
-from real.control.channel import Inbox, Outbox
-from real.control.guard import Guard, HttpServer, LineSigner, Refusal, Refusals, new_token, parse_signed
-from real.control.registry_client import RegistryClient, http_session
-from real.control.route import Route
-from real.errors import EngineStartError
-from real.hosts import agent
-from real.hosts.coordinator import Coordinator
-from real.hosts.joining import (
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs import tokens
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control import doors
+from bufferlab.real.control.addresses import listen
+from bufferlab.real.control.bootstrap import Registry
+from bufferlab.real.control.channel import Inbox, Outbox
+from bufferlab.real.control.guard import Guard, HttpServer, LineSigner, Refusal, Refusals, new_token, parse_signed
+from bufferlab.real.control.registry_client import RegistryClient, http_session
+from bufferlab.real.control.route import Route
+from bufferlab.real.errors import EngineStartError
+from bufferlab.real.hosts import agent
+from bufferlab.real.hosts.coordinator import Coordinator
+from bufferlab.real.hosts.joining import (
     TO_COORDINATOR,
     TO_RANK,
     Ask,
@@ -51,7 +51,7 @@ from real.hosts.joining import (
     Welcome,
     sources_digest,
 )
-from real.run.commands import ORDER, Describe, Ready, Stop, command_frames, parse_command
+from bufferlab.real.run.commands import ORDER, Describe, Ready, Stop, command_frames, parse_command
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -206,7 +206,7 @@ def test_strangers_who_hold_their_connections_keep_no_rank_out_and_put_none_out(
     said: bytes, context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice as many as there are places, for longer than anybody waits here, beside one who was in before them."""
-    monkeypatch.setattr("real.control.doorkeeper.HANDSHAKE_MS", 120_000)
+    monkeypatch.setattr("bufferlab.real.control.doorkeeper.HANDSHAKE_MS", 120_000)
     with (
         closing(Inbox(context, HOST, Guard(TOKEN), most_connections=6)) as inbox,
         closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as first,
@@ -249,7 +249,7 @@ def test_where_all_have_proved_who_they_are_the_one_who_came_last_is_closed(
 def test_a_message_that_is_too_long_is_not_taken(
     context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("real.control.channel.LONGEST_MESSAGE_BYTES", 1 << 16)
+    monkeypatch.setattr("bufferlab.real.control.channel.LONGEST_MESSAGE_BYTES", 1 << 16)
     with (
         closing(Inbox(context, HOST, Guard(TOKEN))) as inbox,
         closing(Outbox(context, HOST, inbox.port, Guard(TOKEN))) as outbox,
@@ -360,7 +360,7 @@ def test_a_request_is_taken_once_by_one_registry_and_as_it_was_said(served: Serv
     with closing(Served()) as second:
         signer = served.registry._server
         assert signer is not None
-        from real.control.guard import HttpClient
+        from bufferlab.real.control.guard import HttpClient
 
         client = HttpClient(Guard(TOKEN))
         client.nonce = signer.nonce
@@ -430,8 +430,8 @@ def test_what_is_said_to_a_registry_has_an_end(served: Served, monkeypatch: pyte
 
 
 def test_the_last_numbers_of_clients_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.control.guard.MOST_CLIENTS", 3)
-    from real.control.guard import HttpClient
+    monkeypatch.setattr("bufferlab.real.control.guard.MOST_CLIENTS", 3)
+    from bufferlab.real.control.guard import HttpClient
 
     server = HttpServer(Guard(TOKEN))
     for _ in range(10):
@@ -451,7 +451,7 @@ def test_what_is_no_proof(header: str) -> None:
 
 
 def test_addresses_are_named_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.control.guard.MOST_NAMED", 2)
+    monkeypatch.setattr("bufferlab.real.control.guard.MOST_NAMED", 2)
     refusals = Refusals("port")
     for number in range(5):
         refusals.add(f"10.0.0.{number}")

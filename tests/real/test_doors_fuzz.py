@@ -19,22 +19,22 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import zmq
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.messages import Offer
-from protocol.recording import Record, histories
-from protocol.topology import RankId, Side
-from protocol.wire.codec import encode
-from real.control.channel import Outbox
-from real.control.guard import Guard, new_token
-from real.control.registry_client import RegistryClient, http_session
-from real.hosts import agent
-from real.hosts.coordinator import Coordinator
-from real.run.commands import Ready, Stop, command_frames
-from real.run.launcher import RealOutcome, run_real
-from real.run.ranks import Ranks
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.messages import Offer
+from bufferlab.protocol.recording import Record, histories
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.wire.codec import encode
+from bufferlab.real.control.channel import Outbox
+from bufferlab.real.control.guard import Guard, new_token
+from bufferlab.real.control.registry_client import RegistryClient, http_session
+from bufferlab.real.hosts import agent
+from bufferlab.real.hosts.coordinator import Coordinator
+from bufferlab.real.run.commands import Ready, Stop, command_frames
+from bufferlab.real.run.launcher import RealOutcome, run_real
+from bufferlab.real.run.ranks import Ranks
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

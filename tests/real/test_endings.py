@@ -14,12 +14,12 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import psutil
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.topology import RankId, Side
-from real.control.spec import Heartbeats
-from real.run.launcher import RealOutcome, run_real
-from real.run.patience import Patience
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.spec import Heartbeats
+from bufferlab.real.run.launcher import RealOutcome, run_real
+from bufferlab.real.run.patience import Patience
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -83,7 +83,7 @@ def test_a_rank_that_somebody_else_ends_or_stops_is_named(rank_id: RankId, numbe
 
 BREAKS = """
 import sys
-if "real.run.rank" in sys.orig_argv:
+if "bufferlab.real.run.rank" in sys.orig_argv:
     import {module}
 
     def broken(*_arguments, **_options):
@@ -97,12 +97,12 @@ if "real.run.rank" in sys.orig_argv:
     ("module", "name", "told"),
     [
         (
-            "real.engine.verifier",
+            "bufferlab.real.engine.verifier",
             "first_difference",
             "language0.0 broke: its 'verifier' thread ended with MemoryError: there is",
         ),
         (
-            "real.engine.writer",
+            "bufferlab.real.engine.writer",
             "addresses",
             "encode0.0 broke: its 'writer 0' thread ended with MemoryError: there is no more",
         ),

@@ -13,18 +13,18 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.runs.equality import differences
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.faults import Death, Restart
-from protocol.recording import Event, Record
-from protocol.topology import RankId, Side
-from real import faults as measured_faults
-from real.control.spec import Heartbeats
-from real.run.launcher import run_real
-from sim.faults import FaultPlan, PlannedFaults
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.experiments.runs.equality import differences
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.faults import Death, Restart
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real import faults as measured_faults
+from bufferlab.real.control.spec import Heartbeats
+from bufferlab.real.run.launcher import run_real
+from bufferlab.sim.faults import FaultPlan, PlannedFaults
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

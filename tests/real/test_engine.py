@@ -12,26 +12,26 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 
-from protocol.chunks import plan_chunk
-from protocol.layout import EMBEDDINGS, BufferLayout
-from real.engine.content import room_content
-from real.engine.memory import Pool, addresses
-from real.engine.mooncake_engine import SEGMENTS_IN_FLIGHT, MooncakeEngine
-from real.engine.mooncake_start import (
+from bufferlab.protocol.chunks import plan_chunk
+from bufferlab.protocol.layout import EMBEDDINGS, BufferLayout
+from bufferlab.real.engine.content import room_content
+from bufferlab.real.engine.memory import Pool, addresses
+from bufferlab.real.engine.mooncake_engine import SEGMENTS_IN_FLIGHT, MooncakeEngine
+from bufferlab.real.engine.mooncake_start import (
     SYSTEM_LIBRARIES_COMMAND,
     WHEEL_COMMAND,
     captured_stderr,
     identify,
     import_mooncake,
 )
-from real.engine.proof import (
+from bufferlab.real.engine.proof import (
     ProofError,
     TransportProof,
     prove,
     sent_counters,
     with_traffic,
 )
-from real.errors import EngineError, EngineMissing
+from bufferlab.real.errors import EngineError, EngineMissing
 
 try:
     import_mooncake()
@@ -45,10 +45,10 @@ LAYOUT = BufferLayout(block_tokens=16, hidden=512, deepstack_layers=2)
 PEER_BLOCKS = 40
 PEER = """
 import json, sys
-from protocol.layout import BufferLayout
-from real.engine.mooncake_engine import MooncakeEngine
-from real.engine.content import first_difference, room_content
-from real.engine.memory import Pool
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.real.engine.mooncake_engine import MooncakeEngine
+from bufferlab.real.engine.content import first_difference, room_content
+from bufferlab.real.engine.memory import Pool
 block_tokens, hidden, layers, blocks = map(int, sys.argv[1:])
 layout = BufferLayout(block_tokens, hidden, layers)
 engine, pool = MooncakeEngine(), Pool(layout, blocks)
@@ -220,7 +220,7 @@ def run(source: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-START = "from real.engine.mooncake_engine import MooncakeEngine; engine = MooncakeEngine(transport={!r}); print(engine.proof.actual)"
+START = "from bufferlab.real.engine.mooncake_engine import MooncakeEngine; engine = MooncakeEngine(transport={!r}); print(engine.proof.actual)"
 
 
 def test_rdma_without_an_adapter_is_refused_with_the_reason() -> None:

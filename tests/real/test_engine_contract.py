@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from real.engine.base import Segment, TransferEngine, WriteResult
-from real.engine.registry import engine_class, engines, start_engine, transports
-from real.errors import EngineError, EngineMissing
+from bufferlab.real.engine.base import Segment, TransferEngine, WriteResult
+from bufferlab.real.engine.registry import engine_class, engines, start_engine, transports
+from bufferlab.real.errors import EngineError, EngineMissing
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -32,7 +32,7 @@ GUARD = 4096
 PEER = """
 import hashlib, json, sys
 import numpy as np
-from real.engine.registry import start_engine
+from bufferlab.real.engine.registry import start_engine
 transport, size, guard = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 memory = np.zeros(size + 2 * guard, dtype=np.uint8)
 base = int(memory.ctypes.data) + guard

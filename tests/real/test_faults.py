@@ -11,16 +11,16 @@ pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
 import msgspec
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.recording import Event
-from protocol.topology import RankId, Side
-from real.control.spec import Heartbeats
-from real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill, run_drill
-from real.faults import CorruptFrame, Kill, Pause, RefuseRegistration, Restart
-from real.run.commands import GROUP_STATUS, Holdings
-from real.run.deadlock_probe import DeadlockProbe, look_s
-from real.run.launcher import run_real
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.spec import Heartbeats
+from bufferlab.real.drills import HEARTBEATS, STRUCK, DrillResult, all_drills, find_drill, run_drill
+from bufferlab.real.faults import CorruptFrame, Kill, Pause, RefuseRegistration, Restart
+from bufferlab.real.run.commands import GROUP_STATUS, Holdings
+from bufferlab.real.run.deadlock_probe import DeadlockProbe, look_s
+from bufferlab.real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -152,7 +152,7 @@ def test_the_rooms_of_a_deadlock_are_named_and_their_timers_end_it() -> None:
 
 
 COUNTING = """
-from protocol.sizing import SizingPolicy
+from bufferlab.protocol.sizing import SizingPolicy
 
 class Counting(SizingPolicy):
     def __init__(self):

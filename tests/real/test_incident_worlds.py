@@ -10,18 +10,18 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.config.schema import Config
-from experiments.runs.equality import compare_runs
-from experiments.runs.measure import run_measured
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.workloads.loading import load
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.faults import ClientAbort, Slow
-from protocol.recording import Event
-from protocol.topology import RankId, Side
-from real.run.launcher import run_real
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.runs.equality import compare_runs
+from bufferlab.experiments.runs.measure import run_measured
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.faults import ClientAbort, Slow
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

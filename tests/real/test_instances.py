@@ -7,15 +7,15 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.runs.equality import differences
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
-from protocol.recording import Record, histories
-from protocol.status import Status
-from protocol.topology import Side
-from real.run.launcher import RealOutcome, run_real
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.experiments.runs.equality import differences
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
+from bufferlab.protocol.recording import Record, histories
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import Side
+from bufferlab.real.run.launcher import RealOutcome, run_real
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

@@ -23,16 +23,24 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import msgspec
 
-from protocol.emulation.scenario import Scenario
-from protocol.topology import RankId, Side
-from real.control.addresses import interface_of, is_loopback, own, parse_address, require_own, resolve, towards
-from real.control.route import ROUTER, Route
-from real.control.spec import RankSpec
-from real.errors import EngineError, EngineStartError
-from real.faults import Kill, RefuseRegistration
-from real.hosts import agent, joining
-from real.hosts.coordinator import Coordinator
-from real.hosts.joining import (
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.addresses import (
+    interface_of,
+    is_loopback,
+    own,
+    parse_address,
+    require_own,
+    resolve,
+    towards,
+)
+from bufferlab.real.control.route import ROUTER, Route
+from bufferlab.real.control.spec import RankSpec
+from bufferlab.real.errors import EngineError, EngineStartError
+from bufferlab.real.faults import Kill, RefuseRegistration
+from bufferlab.real.hosts import agent, joining
+from bufferlab.real.hosts.coordinator import Coordinator
+from bufferlab.real.hosts.joining import (
     TO_COORDINATOR,
     TO_RANK,
     Ask,
@@ -51,8 +59,8 @@ from real.hosts.joining import (
     first_difference,
     sources_digest,
 )
-from real.hosts.places import ThisHost
-from real.run.launcher import run_real
+from bufferlab.real.hosts.places import ThisHost
+from bufferlab.real.run.launcher import run_real
 
 pytestmark = pytest.mark.timeout(60)
 

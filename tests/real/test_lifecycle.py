@@ -20,13 +20,13 @@ pytest.importorskip("psutil", reason="needs psutil")
 import msgspec
 import psutil
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.topology import RankId, Side
-from real.errors import EngineStartError
-from real.faults import Kill, Pause, RealFault, RefuseRegistration
-from real.hosts.processes import warm_up
-from real.run.launcher import run_real
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.errors import EngineStartError
+from bufferlab.real.faults import Kill, Pause, RealFault, RefuseRegistration
+from bufferlab.real.hosts.processes import warm_up
+from bufferlab.real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -117,11 +117,11 @@ def test_a_bad_plan_is_refused_before_anything_starts(fault: RealFault, reason: 
 
 ROUTER = """
 import sys
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.topology import RankId, Side
-from real.faults import Pause
-from real.run.launcher import run_real
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.faults import Pause
+from bufferlab.real.run.launcher import run_real
 
 spec = Scenario(block_tokens=16, hidden=64, sizing_options={"tokens": 64}, encode_instances=1, timeout_s=60.0)
 requests = [Request(room=room, arrival_s=0.01 * room, total_tokens=100) for room in range(1, 100_000)]
@@ -142,7 +142,7 @@ def test_after_ctrl_c_and_after_the_router_is_killed(how: signal.Signals, ranks:
         assert router.stdout.readline() == b"going\n"
         time.sleep(1.0)
         children = router.children(recursive=True)
-        assert len([one for one in children if "real.run.rank" in one.cmdline()]) == 2
+        assert len([one for one in children if "bufferlab.real.run.rank" in one.cmdline()]) == 2
         router.send_signal(how)
         begun_s = time.monotonic()
         router.communicate(timeout=30)
@@ -166,7 +166,11 @@ def test_a_rank_that_ends_unasked_is_reported_and_nothing_is_left() -> None:
     def end_one(_count: int) -> None:
         if not ended:
             ended.append(
-                next(one for one in psutil.Process().children(recursive=True) if "real.run.rank" in one.cmdline())
+                next(
+                    one
+                    for one in psutil.Process().children(recursive=True)
+                    if "bufferlab.real.run.rank" in one.cmdline()
+                )
             )
             ended[0].kill()
 
@@ -180,7 +184,7 @@ def test_sigterm_ends_the_command_as_ctrl_c_does(tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = ["--set", "workload.requests=100000", "--set", "workload.rate_rps=50"]
     router = psutil.Popen(
-        [sys.executable, "-m", "experiments", "real", "quickstart", *settings, "--out", str(out), "--json"],
+        [sys.executable, "-m", "bufferlab", "real", "quickstart", *settings, "--out", str(out), "--json"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -190,7 +194,7 @@ def test_sigterm_ends_the_command_as_ctrl_c_does(tmp_path: Path) -> None:
         ranks: list[psutil.Process] = []
         while len(ranks) < 2 and time.monotonic() < deadline_s:
             time.sleep(0.1)
-            ranks = [one for one in router.children(recursive=True) if "real.run.rank" in one.cmdline()]
+            ranks = [one for one in router.children(recursive=True) if "bufferlab.real.run.rank" in one.cmdline()]
         assert len(ranks) == 2
         router.send_signal(signal.SIGTERM)
         said = router.communicate(timeout=30)[1].decode()

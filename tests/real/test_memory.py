@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 
 # ruff: noqa: E402 - torch is wanted first
-from protocol.chunks import plan_chunk
-from protocol.layout import AUX, EMBEDDINGS, FILL_IDS, MROPE, BufferLayout
-from real.engine.content import RoomContent, empty_content, first_difference, room_content
-from real.engine.memory import Pool, addresses
+from bufferlab.protocol.chunks import plan_chunk
+from bufferlab.protocol.layout import AUX, EMBEDDINGS, FILL_IDS, MROPE, BufferLayout
+from bufferlab.real.engine.content import RoomContent, empty_content, first_difference, room_content
+from bufferlab.real.engine.memory import Pool, addresses
 
 pytestmark = pytest.mark.real
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.topology import RankId, Side
-from real.control.spec import Heartbeats
-from real.run.commands import Alive
-from real.run.patience import ASK_S, Patience, Watch
-from real.run.troubles import Troubles
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.spec import Heartbeats
+from bufferlab.real.run.commands import Alive
+from bufferlab.real.run.patience import ASK_S, Patience, Watch
+from bufferlab.real.run.troubles import Troubles
 
 ONE, TWO = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 PATIENCE = Patience(silence_s=10.0, no_progress_s=20.0)

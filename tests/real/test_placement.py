@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from protocol.layout import BufferLayout
-from real.engine.content import first_difference, room_content
-from real.engine.memory import Pool
-from real.engine.placement import Devices, Placement, place
-from real.engine.registry import engine_class
-from real.errors import EngineError
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.real.engine.content import first_difference, room_content
+from bufferlab.real.engine.memory import Pool
+from bufferlab.real.engine.placement import Devices, Placement, place
+from bufferlab.real.engine.registry import engine_class
+from bufferlab.real.errors import EngineError
 
 NOTHING = Devices(gpus=0, engine_takes_gpus=False)
 ENGINE_ONLY = Devices(gpus=0, engine_takes_gpus=True)

@@ -19,8 +19,8 @@ pytest.importorskip("psutil", reason="needs psutil")
 
 import psutil
 
-from real.hosts import processes
-from real.hosts.processes import ForkedProcess, ForkServers, Running, can_fork
+from bufferlab.real.hosts import processes
+from bufferlab.real.hosts.processes import ForkedProcess, ForkServers, Running, can_fork
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0
@@ -220,7 +220,7 @@ def test_a_server_that_is_killed_takes_its_ranks_along_and_another_one_serves(
     "unfit",
     [
         "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
-        "import os, sys\nif 'real.hosts.fork_server' in sys.modules['__main__'].__spec__.name: os._exit(3)",
+        "import os, sys\nif 'bufferlab.real.hosts.fork_server' in sys.modules['__main__'].__spec__.name: os._exit(3)",
     ],
 )
 def test_what_must_not_be_forked_is_started_anew(start: Callable[..., Running], tmp_path: Path, unfit: str) -> None:
@@ -246,7 +246,7 @@ def test_a_folder_that_is_gone_is_no_obstacle(
 LAUNCHER = """
 import os, sys, time
 from pathlib import Path
-from real.hosts import processes
+from bufferlab.real.hosts import processes
 processes.RANK = "probe_rank"
 with open("launched", "wb") as sink:
     rank = processes.start_rank({**os.environ, "OMP_NUM_THREADS": "1"}, sink)
@@ -297,7 +297,7 @@ def test_nothing_outlives_the_launcher(tmp_path: Path, how: str) -> None:
 IN_A_COPY = """
 import os, sys
 from pathlib import Path
-from real.hosts import processes
+from bufferlab.real.hosts import processes
 processes.RANK = "probe_rank"
 
 def once(name):
@@ -331,7 +331,7 @@ def test_a_copy_of_the_launcher_has_a_server_of_its_own(tmp_path: Path) -> None:
 
 LEAVES = """
 import atexit, sys, threading, time
-from real.leaving import leave_after
+from bufferlab.real.leaving import leave_after
 
 class Part:
     def __del__(self):
@@ -367,9 +367,9 @@ def test_who_leaves_at_once_has_finished_all_the_same(how: str, status: int, las
 @pytest.mark.real
 def test_the_ranks_of_all_runs_are_forked_from_one_import(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs torch")
-    from protocol.emulation.requests import Request
-    from protocol.emulation.scenario import Scenario
-    from real.run.launcher import run_real
+    from bufferlab.protocol.emulation.requests import Request
+    from bufferlab.protocol.emulation.scenario import Scenario
+    from bufferlab.real.run.launcher import run_real
 
     parents: list[int] = []
     forked: list[bool] = []
@@ -377,9 +377,9 @@ def test_the_ranks_of_all_runs_are_forked_from_one_import(monkeypatch: pytest.Mo
     def progress(_count: int) -> None:
         for one in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it ends at this moment
-                if "real.run.rank" in one.cmdline():
+                if "bufferlab.real.run.rank" in one.cmdline():
                     parents.append(one.ppid())
-                    forked.append("real.hosts.fork_server" in one.parent().cmdline())
+                    forked.append("bufferlab.real.hosts.fork_server" in one.parent().cmdline())
 
     for _ in range(2):
         outcome = run_real(

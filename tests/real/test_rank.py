@@ -11,21 +11,21 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("zmq", reason="needs pyzmq")
 
-from protocol.chunks import Chunk
-from protocol.emulation.scenario import Scenario
-from protocol.messages import Action, CopyOut, Note, Quiet, Send, StartWrite
-from protocol.recording import Event
-from protocol.sizing import SizingError
-from protocol.topology import RankId, Side
-from real.errors import EngineMissing
-from real.run import rank as real_rank
-from real.run.clock import RunClock
-from real.run.commands import MISSING_STATUS, Broken, Records, parse_command
-from real.run.driver import Driver
-from real.run.journal import Journal
-from real.run.rank import RankProcess
-from real.run.writes import Writes
-from real.threads import FAILURES
+from bufferlab.protocol.chunks import Chunk
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.messages import Action, CopyOut, Note, Quiet, Send, StartWrite
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.sizing import SizingError
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.errors import EngineMissing
+from bufferlab.real.run import rank as real_rank
+from bufferlab.real.run.clock import RunClock
+from bufferlab.real.run.commands import MISSING_STATUS, Broken, Records, parse_command
+from bufferlab.real.run.driver import Driver
+from bufferlab.real.run.journal import Journal
+from bufferlab.real.run.rank import RankProcess
+from bufferlab.real.run.writes import Writes
+from bufferlab.real.threads import FAILURES
 
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("zmq", reason="needs pyzmq")
 
-from protocol.topology import RankId, Side
-from real.errors import EngineError, EngineMissing, EngineStartError
-from real.run import ranks as real_ranks
-from real.run.commands import GROUP_STATUS, MISSING_STATUS
-from real.run.ranks import Child, Ranks
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.errors import EngineError, EngineMissing, EngineStartError
+from bufferlab.real.run import ranks as real_ranks
+from bufferlab.real.run.commands import GROUP_STATUS, MISSING_STATUS
+from bufferlab.real.run.ranks import Child, Ranks
 
 
 def starting(

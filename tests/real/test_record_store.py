@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.observe.monitor import InvariantMonitor
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from real.run.commands import Records
-from real.run.record_store import RecordStore
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.observe.monitor import InvariantMonitor
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.run.commands import Records
+from bufferlab.real.run.record_store import RecordStore
 
 LANGUAGE = RankId(Side.LANGUAGE, 0, 0)
 SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64)

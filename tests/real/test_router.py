@@ -21,21 +21,21 @@ pytest.importorskip("numpy", reason="needs numpy")
 
 import zmq
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from real.control.clocks import SAME
-from real.engine.proof import TransportProof
-from real.errors import EngineError
-from real.faults import Kill, Restart
-from real.run import patience as real_patience
-from real.run import processes as real_processes
-from real.run import restarts as real_restarts
-from real.run import spool as real_spool
-from real.run import watching as real_watching
-from real.run.commands import (
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.clocks import SAME
+from bufferlab.real.engine.proof import TransportProof
+from bufferlab.real.errors import EngineError
+from bufferlab.real.faults import Kill, Restart
+from bufferlab.real.run import patience as real_patience
+from bufferlab.real.run import processes as real_processes
+from bufferlab.real.run import restarts as real_restarts
+from bufferlab.real.run import spool as real_spool
+from bufferlab.real.run import watching as real_watching
+from bufferlab.real.run.commands import (
     GROUP_STATUS,
     Alive,
     Ask,
@@ -51,10 +51,10 @@ from real.run.commands import (
     Stop,
     Submit,
 )
-from real.run.outcome import RealOutcome
-from real.run.patience import Patience
-from real.run.ranks import Child
-from real.run.router import Router
+from bufferlab.real.run.outcome import RealOutcome
+from bufferlab.real.run.patience import Patience
+from bufferlab.real.run.ranks import Child
+from bufferlab.real.run.router import Router
 
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)
 SCENARIO = Scenario(block_tokens=16, hidden=64, encode_blocks=64, language_blocks=64, timeout_s=None)

@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from experiments.runs.equality import differences
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.recording import Event, Record
-from protocol.topology import RankId
-from real.run.launcher import run_real
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.experiments.runs.equality import differences
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId
+from bufferlab.real.run.launcher import run_real
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

@@ -30,17 +30,17 @@ pytest.importorskip("psutil", reason="needs psutil")
 import pandas as pd
 import psutil
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from real.control.guard import new_token
-from real.control.spec import Heartbeats
-from real.hosts.coordinator import Coordinator
-from real.run.launcher import run_real
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.real.control.guard import new_token
+from bufferlab.real.control.spec import Heartbeats
+from bufferlab.real.hosts.coordinator import Coordinator
+from bufferlab.real.run.launcher import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).resolve().parents[2]
-BUFFERLAB = (sys.executable, "-m", "experiments")
+BUFFERLAB = (sys.executable, "-m", "bufferlab")
 END_S = 120.0
 """Far longer than anything here takes on a busy machine."""
 
@@ -228,7 +228,10 @@ def test_ranks_end_with_their_coordinator(start: Callable[..., Process], how: si
     coordinator.await_line("the run begins")
     deadline_s = time.monotonic() + END_S
     while (
-        not all(any("real.run.rank" in one.cmdline() for one in rank.popen.children(recursive=True)) for rank in ranks)
+        not all(
+            any("bufferlab.real.run.rank" in one.cmdline() for one in rank.popen.children(recursive=True))
+            for rank in ranks
+        )
         and time.monotonic() < deadline_s
     ):
         time.sleep(0.1)

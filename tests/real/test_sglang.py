@@ -20,12 +20,12 @@ pytest.importorskip("aiohttp", reason="needs aiohttp")
 
 import msgspec
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.encode import EncodeRank
-from protocol.language import CANCEL_RETRY_S, LanguageRank
-from protocol.layout import AUX, AUX_TOTAL_TOKENS
-from protocol.messages import (
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.encode import EncodeRank
+from bufferlab.protocol.language import CANCEL_RETRY_S, LanguageRank
+from bufferlab.protocol.layout import AUX, AUX_TOTAL_TOKENS
+from bufferlab.protocol.messages import (
     Abort,
     Conclude,
     Encoded,
@@ -40,23 +40,23 @@ from protocol.messages import (
     WriteDone,
     WriterQuiet,
 )
-from protocol.rank import EARLY_LIFETIME_S, EARLY_ROOMS
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from protocol.wire.codec import SglangInit, SglangResume, SglangStatus, decode_sglang
-from real.control.addresses import listen
-from real.control.bootstrap import Registry
-from real.control.heartbeat import Found, Lost, News
-from real.control.route import ROUTER, Route
-from real.control.sglang_encode import EncodeWire
-from real.control.sglang_language import LanguageWire
-from real.control.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
-from real.control.spec import Heartbeats, RankSpec
-from real.control.wire import Vacant
-from real.engine.memory import Pool
-from real.errors import EngineError
-from real.faults import CorruptFrame, RealFault, RefuseRegistration, Restart
-from real.run.launcher import run_real
+from bufferlab.protocol.rank import EARLY_LIFETIME_S, EARLY_ROOMS
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.wire.codec import SglangInit, SglangResume, SglangStatus, decode_sglang
+from bufferlab.real.control.addresses import listen
+from bufferlab.real.control.bootstrap import Registry
+from bufferlab.real.control.heartbeat import Found, Lost, News
+from bufferlab.real.control.route import ROUTER, Route
+from bufferlab.real.control.sglang_encode import EncodeWire
+from bufferlab.real.control.sglang_language import LanguageWire
+from bufferlab.real.control.sglang_peers import SglangHeartbeat, assemble_encode, assemble_language
+from bufferlab.real.control.spec import Heartbeats, RankSpec
+from bufferlab.real.control.wire import Vacant
+from bufferlab.real.engine.memory import Pool
+from bufferlab.real.errors import EngineError
+from bufferlab.real.faults import CorruptFrame, RealFault, RefuseRegistration, Restart
+from bufferlab.real.run.launcher import run_real
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -795,7 +795,7 @@ class Odd(http.server.BaseHTTPRequestHandler):
     ],
 )
 def test_a_look_up_that_fails_says_why(status: int, body: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("real.control.sglang_peers.START_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("bufferlab.real.control.sglang_peers.START_TIMEOUT_S", 0.2)
     handler = type("Answer", (Odd,), {"status": status, "body": body})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -7,14 +7,14 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.faults import ClientAbort
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from real.control.spec import Heartbeats
-from real.faults import Kill, Pause, RealFault
-from real.run.launcher import RealOutcome, run_real
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.faults import ClientAbort
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.spec import Heartbeats
+from bufferlab.real.faults import Kill, Pause, RealFault
+from bufferlab.real.run.launcher import RealOutcome, run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

@@ -30,17 +30,27 @@ import numpy as np
 import torch
 import zmq
 
-from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
-from protocol.layout import BufferLayout
-from protocol.messages import EncodeRequest, LanguageRequest
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from real.control.channel import Inbox, Outbox
-from real.control.route import ROUTER, Route
-from real.control.spec import Heartbeats, RankSpec
-from real.engine.content import room_content
-from real.hosts.places import ThisHost
-from real.run.commands import Command, Concluded, Ready, Report, Start, Stop, Submit, command_frames, parse_command
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import EncodeRequest, LanguageRequest
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.channel import Inbox, Outbox
+from bufferlab.real.control.route import ROUTER, Route
+from bufferlab.real.control.spec import Heartbeats, RankSpec
+from bufferlab.real.engine.content import room_content
+from bufferlab.real.hosts.places import ThisHost
+from bufferlab.real.run.commands import (
+    Command,
+    Concluded,
+    Ready,
+    Report,
+    Start,
+    Stop,
+    Submit,
+    command_frames,
+    parse_command,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

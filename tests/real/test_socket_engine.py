@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from real.control.guard import Guard, new_token
-from real.engine import socket_server
-from real.engine.socket_engine import SocketEngine
-from real.engine.socket_wire import (
+from bufferlab.real.control.guard import Guard, new_token
+from bufferlab.real.engine import socket_server
+from bufferlab.real.engine.socket_engine import SocketEngine
+from bufferlab.real.engine.socket_wire import (
     CLAIM,
     HEAD,
     HELLO_BYTES,
@@ -325,7 +325,7 @@ def test_a_start_loads_neither_mooncake_nor_torch() -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from real.engine.registry import start_engine; e = start_engine('socket'); e.close();"
+            "import sys; from bufferlab.real.engine.registry import start_engine; e = start_engine('socket'); e.close();"
             "print(e.proof.evidence[-1]); print({'mooncake', 'torch', 'zmq', 'numpy'} & set(sys.modules))",
         ],
         cwd=ROOT,

@@ -15,19 +15,19 @@ pytest.importorskip("torch", reason="torch is not installed (extra real-socket)"
 pytest.importorskip("zmq", reason="pyzmq is not installed (extra real-socket)")
 pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-socket)")
 
-from experiments.calibration.input.reading import read_inputs
-from experiments.errors import UserError
-from experiments.runs.equality import differences
-from experiments.runs.measure import run_measured
-from experiments.runs.rundir import StoredRun
-from experiments.workloads.loading import load
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
-from protocol.recording import Record
-from protocol.status import Status
-from real.run.launcher import run_real
-from sim.network.link import load_profile
-from sim.run import simulate
+from bufferlab.experiments.calibration.input.reading import read_inputs
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.equality import differences
+from bufferlab.experiments.runs.measure import run_measured
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
+from bufferlab.protocol.recording import Record
+from bufferlab.protocol.status import Status
+from bufferlab.real.run.launcher import run_real
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import simulate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -76,7 +76,7 @@ def test_histories_equal_the_simulators(changes: dict[str, Any]) -> None:
 def seed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example that resumes, over sockets, as a user runs it, where Mooncake cannot be imported at all."""
     folder = tmp_path_factory.mktemp("run")
-    without = "import sys; sys.modules['mooncake'] = None; sys.argv[0] = 'bufferlab'; from experiments.cli import main; main()"
+    without = "import sys; sys.modules['mooncake'] = None; sys.argv[0] = 'bufferlab'; from bufferlab.experiments.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", without, "real", "seed-resume", "--transport", "socket", "--out", str(folder / "run")],
         cwd=ROOT,
@@ -109,7 +109,7 @@ def test_compare_takes_it_like_any_other_run(seed_run: Path, tmp_path: Path) -> 
         ("compare", str(seed_run), str(tmp_path / "sim")),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "experiments", *arguments],
+            [sys.executable, "-m", "bufferlab", *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -145,7 +145,7 @@ def test_a_gpus_memory_is_refused_in_one_sentence(tmp_path: Path) -> None:
 def test_a_run_is_kept_whatever_lies_in_the_folder_and_whoever_reads(tmp_path: Path) -> None:
     for name in ("torch", "zmq", "selectors", "msgspec", "real"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported from the folder of the user')\n")
-    command = [sys.executable, "-P", "-m", "experiments", "real", "seed-small", "--transport", "socket", "--no-plots"]
+    command = [sys.executable, "-P", "-m", "bufferlab", "real", "seed-small", "--transport", "socket", "--no-plots"]
     with subprocess.Popen(
         [*command, "--out", "run"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from real.threads import ThreadBrokeError, ThreadFailures
+from bufferlab.real.threads import ThreadBrokeError, ThreadFailures
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_the_first_thread_that_breaks_is_named_and_its_process_woken(failures: T
 
 def test_a_verifier_that_broke_holds_nobody_up(failures: ThreadFailures, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs torch")
-    from protocol.emulation.scenario import Scenario
-    from protocol.layout import BufferLayout
-    from real.engine import verifier as verifying
+    from bufferlab.protocol.emulation.scenario import Scenario
+    from bufferlab.protocol.layout import BufferLayout
+    from bufferlab.real.engine import verifier as verifying
 
     layout: BufferLayout = Scenario(block_tokens=8, hidden=32).layout
     monkeypatch.setattr(verifying, "FAILURES", failures)

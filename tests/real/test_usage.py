@@ -22,34 +22,34 @@ pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 pytest.importorskip("zmq", reason="pyzmq is not installed (extra real-cpu)")
 pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-cpu)")
 
-import real.run.clock
-import real.run.driver
-import real.run.forward
-from experiments.config.schema import Config
-from experiments.runs.measure import run_measured
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.workloads.loading import load
-from protocol.chunks import plan_chunk
-from protocol.compiled import state
-from protocol.emulation.loop import LoopGrid
-from protocol.emulation.passes import Passes
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.messages import Action, CopyOut, Deliver, Iteration, Quiet, StartEncode, StartWrite, WriteDone
-from protocol.topology import RankId, Side
-from real.control.route import Route
-from real.control.spec import Heartbeats
-from real.counts import MOST_DURATIONS, QUANTILES, Counts, Durations, WriteCounts
-from real.engine.base import WriteResult
-from real.engine.memory import Pool
-from real.engine.writer import Writer
-from real.errors import EngineError
-from real.run.agenda import Agenda
-from real.run.clock import RunClock
-from real.run.driver import Driver
-from real.run.forward import Forward
-from real.run.usage import Meter, Part, Thread, Usage, part_of, read_threads
+import bufferlab.real.run.clock
+import bufferlab.real.run.driver
+import bufferlab.real.run.forward
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.runs.measure import run_measured
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.chunks import plan_chunk
+from bufferlab.protocol.compiled import state
+from bufferlab.protocol.emulation.loop import LoopGrid
+from bufferlab.protocol.emulation.passes import Passes
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.messages import Action, CopyOut, Deliver, Iteration, Quiet, StartEncode, StartWrite, WriteDone
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.route import Route
+from bufferlab.real.control.spec import Heartbeats
+from bufferlab.real.counts import MOST_DURATIONS, QUANTILES, Counts, Durations, WriteCounts
+from bufferlab.real.engine.base import WriteResult
+from bufferlab.real.engine.memory import Pool
+from bufferlab.real.engine.writer import Writer
+from bufferlab.real.errors import EngineError
+from bufferlab.real.run.agenda import Agenda
+from bufferlab.real.run.clock import RunClock
+from bufferlab.real.run.driver import Driver
+from bufferlab.real.run.forward import Forward
+from bufferlab.real.run.usage import Meter, Part, Thread, Usage, part_of, read_threads
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -268,7 +268,7 @@ def make_driver(monkeypatch: pytest.MonkeyPatch) -> Make:
 
     def make(side: Side, copy_s: float, actions: list[Action]) -> Driver:
         clock = Clock()
-        for module in (real.run.clock, real.run.driver, real.run.forward):
+        for module in (bufferlab.real.run.clock, bufferlab.real.run.driver, bufferlab.real.run.forward):
             monkeypatch.setattr(module, "time", clock)
         services = ServiceTimes(encode_base_s=PASS_S, prefill_base_s=PASS_S)
         scenario = Scenario(block_tokens=8, hidden=32, services=services)
@@ -431,8 +431,8 @@ def test_a_simulated_run_has_none(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_none_and_a_restarted_one_its_own() -> None:
     pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
     pytest.importorskip("psutil", reason="needs psutil")
-    from real.faults import Kill, RealFault, Restart
-    from real.run.launcher import run_real
+    from bufferlab.real.faults import Kill, RealFault, Restart
+    from bufferlab.real.run.launcher import run_real
 
     scenario = Scenario(
         block_tokens=16, hidden=64, sizing_options={"tokens": 64}, encode_blocks=64, language_blocks=64,
@@ -460,7 +460,7 @@ def test_what_comes_before_the_run_has_begun_gets_its_own_time(make_driver: Make
     fed: list[tuple[object, float]] = []
     one.core = SimpleNamespace(handle=lambda event, now: fed.append((event, now)) or [])  # type: ignore[assignment]
     one.clock.zero_s, one._before_start = 0.0, collections.deque()
-    clock: Clock = real.run.driver.time  # type: ignore[assignment]
+    clock: Clock = bufferlab.real.run.driver.time  # type: ignore[assignment]
     one.feed(Quiet(1, 0))
     clock.sleep(0.5)
     one.feed(Quiet(2, 0))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from real.control.registry_client import http_session
-from real.engine import variables
-from real.engine.variables import ALLOWED, PASSED, clean_here, cleaned, foreign, notice, passed
-from real.lastwords import cause, ended
+from bufferlab.real.control.registry_client import http_session
+from bufferlab.real.engine import variables
+from bufferlab.real.engine.variables import ALLOWED, PASSED, clean_here, cleaned, foreign, notice, passed
+from bufferlab.real.lastwords import cause, ended
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OVER = {
@@ -136,7 +136,7 @@ TRACEBACK = """\
 Traceback (most recent call last):
   File "x.py", line 7, in <module>
     raise EngineStartError("a")
-real.errors.EngineStartError: EngineError: encode0.0 cannot reach language0.0 at 127.0.0.1:15389
+bufferlab.real.errors.EngineStartError: EngineError: encode0.0 cannot reach language0.0 at 127.0.0.1:15389
 """
 
 
@@ -174,7 +174,7 @@ over_mooncake = pytest.mark.skipif(
 
 def bufferlab(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *arguments],
+        [sys.executable, "-m", "bufferlab", *arguments],
         # Without what a run in this very process has set for its engine.
         cwd=cwd, env={**cleaned(os.environ), "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=100,
         check=False,
@@ -227,7 +227,7 @@ def test_a_value_that_a_library_cannot_use_is_refused_before_it_reads_it(
 ) -> None:
     assert variables.useless({name: value}).startswith(f"{name} is {value!r} in the environment, it {sentence}")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", "real", "seed-small", "--out", str(tmp_path / "never")], cwd=ROOT,
+        [sys.executable, "-m", "bufferlab", "real", "seed-small", "--out", str(tmp_path / "never")], cwd=ROOT,
         env={**os.environ, name: value}, text=True, capture_output=True, timeout=100, check=False,
     )  # fmt: skip
     assert (done.returncode, (tmp_path / "never").exists()) == (2, False), done.stderr

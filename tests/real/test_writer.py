@@ -10,16 +10,16 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed (extra real-cpu)")
 
-from protocol.chunks import plan_chunk
-from protocol.emulation.scenario import Scenario, WriteFault
-from protocol.messages import StartWrite, WriteDone
-from protocol.topology import RankId, Side
-from real.control.route import Route
-from real.engine.base import WriteResult
-from real.engine.content import first_difference, room_content
-from real.engine.memory import Pool
-from real.engine.writer import Writer
-from real.errors import EngineError
+from bufferlab.protocol.chunks import plan_chunk
+from bufferlab.protocol.emulation.scenario import Scenario, WriteFault
+from bufferlab.protocol.messages import StartWrite, WriteDone
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.real.control.route import Route
+from bufferlab.real.engine.base import WriteResult
+from bufferlab.real.engine.content import first_difference, room_content
+from bufferlab.real.engine.memory import Pool
+from bufferlab.real.engine.writer import Writer
+from bufferlab.real.errors import EngineError
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
 

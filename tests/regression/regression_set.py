@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments.figures.text import summary_text
-from experiments.runs.rundir import StoredRun
-from experiments.runs.simulate import run_sim
-from experiments.workloads.loading import load
+from bufferlab.experiments.figures.text import summary_text
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.workloads.loading import load
 
 if TYPE_CHECKING:
     import pandas as pd

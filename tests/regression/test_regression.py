@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from regression_set import Case, cases, differences, outcome_of, recorded
 
-from protocol.disciplines import DISCIPLINES
-from protocol.sizing.registry import POLICIES
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.sizing.registry import POLICIES
 
 CASES = cases()
 

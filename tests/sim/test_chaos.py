@@ -8,19 +8,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.agreement import agree
-from protocol.allocator import BlockPool
-from protocol.disciplines import DISCIPLINES
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario
-from protocol.encode import EncodeRank, EncodeRoom
-from protocol.language import LanguageRank, LanguageRoom
-from protocol.language_phases import LanguagePhase
-from protocol.messages import Abort, Action, Iteration
-from sim.chaos import ChaosCase, ChaosOutcome, describe, draw_case, run_case, run_seed
-from sim.cluster import iterations
-from sim.faults import FaultPlan
-from sim.network.link import LinkProfile
+from bufferlab.protocol.agreement import agree
+from bufferlab.protocol.allocator import BlockPool
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario
+from bufferlab.protocol.encode import EncodeRank, EncodeRoom
+from bufferlab.protocol.language import LanguageRank, LanguageRoom
+from bufferlab.protocol.language_phases import LanguagePhase
+from bufferlab.protocol.messages import Abort, Action, Iteration
+from bufferlab.sim.chaos import ChaosCase, ChaosOutcome, describe, draw_case, run_case, run_seed
+from bufferlab.sim.cluster import iterations
+from bufferlab.sim.faults import FaultPlan
+from bufferlab.sim.network.link import LinkProfile
 
 KINDS = {
     "client abort", "death", "doubled message", "failed write", "false alarm", "hang", "restart", "late message", "late request",
@@ -148,7 +148,7 @@ def act_on_own_progress(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_repeat_a_cancel(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("protocol.language.CANCEL_RETRY_S", None)
+    patch.setattr("bufferlab.protocol.language.CANCEL_RETRY_S", None)
 
 
 def conclude_twice(patch: pytest.MonkeyPatch) -> None:

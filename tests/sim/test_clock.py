@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.clock import Clock, FunctionCall
+from bufferlab.sim.clock import Clock, FunctionCall
 
 
 def test_calls_come_in_order_of_time_and_ties_in_order_of_scheduling() -> None:

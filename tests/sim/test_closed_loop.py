@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.faults import Death, Restart
-from protocol.recording import Event, Record
-from protocol.topology import RankId, Side
-from sim.faults import FaultPlan, PlannedFaults
-from sim.network.link import load_profile
-from sim.run import SimulationOutcome, simulate
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.faults import Death, Restart
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.faults import FaultPlan, PlannedFaults
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.run import SimulationOutcome, simulate
 
 LINK = load_profile("cx7-400g")
 SERVED = Scenario(

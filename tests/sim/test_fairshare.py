@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.fairshare import Flow, Node, Part, component, fill, share_one
+from bufferlab.sim.fairshare import Flow, Node, Part, component, fill, share_one
 
 
 def rates(capacities: list[float], flows: list[tuple[tuple[int, ...], float]]) -> list[float]:

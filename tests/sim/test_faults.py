@@ -7,19 +7,29 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
-from protocol.messages import Abort, Cancel, ChunkStatus, EncodeRequest, Offer, PeerDown, PeerUp, WriteDone, WriterQuiet
-from protocol.observe.monitor import InvariantMonitor
-from protocol.recording import Event, Record
-from protocol.topology import RankId, Side
-from sim.clock import Clock
-from sim.cluster.cluster import Cluster
-from sim.faults import FaultPlan, Faults, PlannedFaults
-from sim.network.link import LinkProfile
-from sim.run import SimulationOutcome, simulate
-from sim.workload import generate, load_mix
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.faults import ClientAbort, Death, FalseAlarm, Hang, Restart, Slow
+from bufferlab.protocol.messages import (
+    Abort,
+    Cancel,
+    ChunkStatus,
+    EncodeRequest,
+    Offer,
+    PeerDown,
+    PeerUp,
+    WriteDone,
+    WriterQuiet,
+)
+from bufferlab.protocol.observe.monitor import InvariantMonitor
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.cluster.cluster import Cluster
+from bufferlab.sim.faults import FaultPlan, Faults, PlannedFaults
+from bufferlab.sim.network.link import LinkProfile
+from bufferlab.sim.run import SimulationOutcome, simulate
+from bufferlab.sim.workload import generate, load_mix
 
 LINK = LinkProfile(
     name="test", latency_s=0.001, per_segment_s=0.0, bandwidth_Bps=math.inf, control_latency_s=0.001,

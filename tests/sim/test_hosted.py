@@ -8,25 +8,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.disciplines import DISCIPLINES
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.faults import Restart
-from protocol.messages import Action, Conclude, CopyOut, Deliver, StartEncode
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from sim.chaos import draw_case, run_case
-from sim.clock import Clock
-from sim.cluster.cluster import Cluster
-from sim.cluster.dedicated import DedicatedProcessors
-from sim.cluster.shared import SharedHost
-from sim.faults import FaultPlan, PlannedFaults
-from sim.host.costs import SPREADS, HostCosts, host_from
-from sim.network.link import LinkProfile, profile_from
-from sim.observe import observe
-from sim.run import simulate
-from sim.streams import stream
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.faults import Restart
+from bufferlab.protocol.messages import Action, Conclude, CopyOut, Deliver, StartEncode
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.chaos import draw_case, run_case
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.cluster.cluster import Cluster
+from bufferlab.sim.cluster.dedicated import DedicatedProcessors
+from bufferlab.sim.cluster.shared import SharedHost
+from bufferlab.sim.faults import FaultPlan, PlannedFaults
+from bufferlab.sim.host.costs import SPREADS, HostCosts, host_from
+from bufferlab.sim.network.link import LinkProfile, profile_from
+from bufferlab.sim.observe import observe
+from bufferlab.sim.run import simulate
+from bufferlab.sim.streams import stream
 
 COSTS = HostCosts(
     processors=2,

@@ -7,14 +7,14 @@ import math
 import msgspec
 import pytest
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.recording import Event
-from protocol.topology import RankId, Side
-from protocol.values import replaced
-from sim.network.link import LinkProfile
-from sim.observe import ObservedRun, observe
-from sim.run import simulate
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.values import replaced
+from bufferlab.sim.network.link import LinkProfile
+from bufferlab.sim.observe import ObservedRun, observe
+from bufferlab.sim.run import simulate
 
 FREE = LinkProfile(
     name="free", latency_s=0.0, per_segment_s=0.0, bandwidth_Bps=math.inf, control_latency_s=0.0,

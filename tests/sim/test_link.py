@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chunks import Chunk
-from protocol.layout import BufferLayout
-from protocol.messages import StartWrite
-from protocol.topology import RankId, Side
-from sim.network.link import LinkProfile, load_profile, profile_from, profile_names
-from sim.network.transfer import Contacts, TransferWorker, count_segments
+from bufferlab.protocol.chunks import Chunk
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import StartWrite
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.network.link import LinkProfile, load_profile, profile_from, profile_names
+from bufferlab.sim.network.transfer import Contacts, TransferWorker, count_segments
 
 FIELDS = {
     "latency_s": 1e-5,

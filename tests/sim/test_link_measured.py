@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sim.clock import Clock
-from sim.network.adapters import Network
-from sim.network.link import LinkProfile, load_profile
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.network.adapters import Network
+from bufferlab.sim.network.link import LinkProfile, load_profile
 
 MEASURED = Path(__file__).parents[2].parent / "shared" / "measured"
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.topology import RankId, Side
-from sim.clock import Clock
-from sim.network.adapters import Network
-from sim.network.link import LinkProfile
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.network.adapters import Network
+from bufferlab.sim.network.link import LinkProfile
 
 # 1 MB/s, so that bytes are microseconds.
 PLAIN = LinkProfile(

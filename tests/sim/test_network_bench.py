@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from sim.clock import Clock
-from sim.network.adapters import Network
-from sim.network.link import load_profile
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.network.adapters import Network
+from bufferlab.sim.network.link import load_profile
 
 FLOWS = 2000
 BYTES = 2**20

@@ -12,10 +12,10 @@ import numpy
 import pytest
 from scipy.stats import t as student
 
-from sim.clock import Clock
-from sim.network.adapters import Network
-from sim.network.link import LinkProfile
-from sim.streams import stream
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.network.adapters import Network
+from bufferlab.sim.network.link import LinkProfile
+from bufferlab.sim.streams import stream
 
 MEAN_BYTES = 1e9  # large, so that rounding sizes to whole bytes changes nothing
 

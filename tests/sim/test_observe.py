@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.disciplines import DISCIPLINES
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
-from protocol.observe.monitor import InvariantMonitor
-from protocol.observe.pooluse import PoolUse
-from protocol.observe.progress import RequestRow
-from protocol.observe.runlog import RunLog
-from protocol.recording import Event, Record
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from sim.network.link import load_profile
-from sim.observe import (
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
+from bufferlab.protocol.observe.monitor import InvariantMonitor
+from bufferlab.protocol.observe.pooluse import PoolUse
+from bufferlab.protocol.observe.progress import RequestRow
+from bufferlab.protocol.observe.runlog import RunLog
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.observe import (
     STATIONS,
     Book,
     InvariantError,
@@ -30,7 +30,7 @@ from sim.observe import (
     violations_of,
     violations_of_counts,
 )
-from sim.run import SimulationOutcome, simulate
+from bufferlab.sim.run import SimulationOutcome, simulate
 
 SCENARIO = Scenario(block_tokens=4, hidden=8, language_blocks=4, sizing_options={"tokens": 8})
 ENCODE, LANGUAGE = RankId(Side.ENCODE, 0, 0), RankId(Side.LANGUAGE, 0, 0)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from sim.clock import Clock
-from sim.host.processors import SharedProcessors, Thread
-from sim.streams import stream
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.host.processors import SharedProcessors, Thread
+from bufferlab.sim.streams import stream
 
 few = settings(max_examples=60, deadline=None)
 

@@ -19,17 +19,17 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from protocol.disciplines import DISCIPLINES
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.observe.monitor import InvariantMonitor
-from protocol.observe.runlog import RunLog
-from protocol.recording import Event, Record
-from protocol.topology import RankId, Side
-from protocol.values import Value, replaced
-from sim.network.link import LinkProfile
-from sim.observe import observe, violations_of
-from sim.run import simulate
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.observe.monitor import InvariantMonitor
+from bufferlab.protocol.observe.runlog import RunLog
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.values import Value, replaced
+from bufferlab.sim.network.link import LinkProfile
+from bufferlab.sim.observe import observe, violations_of
+from bufferlab.sim.run import simulate
 
 RESUMING = ("window", "exact_announce")
 """Disciplines that serve requests of any length and do not deadlock."""
@@ -220,10 +220,10 @@ def test_recording_changes_nothing(requests: list[Request], discipline: str, tim
 
 IN_ANOTHER_PROCESS = """
 import hashlib, msgspec
-from sim.observe import observe
-from sim.network.link import load_profile
-from sim.workload import generate, load_mix
-from protocol.emulation.scenario import Scenario
+from bufferlab.sim.observe import observe
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.workload import generate, load_mix
+from bufferlab.protocol.emulation.scenario import Scenario
 scenario = Scenario(block_tokens=64, hidden=64, encode_tp=2, language_tp=3, encode_blocks=400, language_blocks=200)
 requests = generate(load_mix("mixed"), rate_rps=150.0, requests=30, seed=7)
 records = observe(scenario, requests, load_profile("cx7-400g")).records

@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.disciplines import DISCIPLINES
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
-from protocol.messages import Iteration
-from protocol.recording import Event, Record
-from protocol.sizing import RequestView, SizingPolicy
-from protocol.status import Status
-from protocol.topology import RankId, Side
-from sim.clock import Clock
-from sim.cluster.cluster import Cluster
-from sim.cluster.timers import Timers
-from sim.network.link import LinkProfile
-from sim.observe import observe
-from sim.run import simulate
-from sim.streams import stream
-from sim.workload import constant_mix, generate, load_mix
+from bufferlab.protocol.disciplines import DISCIPLINES
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes, WriteFault
+from bufferlab.protocol.messages import Iteration
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.sizing import RequestView, SizingPolicy
+from bufferlab.protocol.status import Status
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.clock import Clock
+from bufferlab.sim.cluster.cluster import Cluster
+from bufferlab.sim.cluster.timers import Timers
+from bufferlab.sim.network.link import LinkProfile
+from bufferlab.sim.observe import observe
+from bufferlab.sim.run import simulate
+from bufferlab.sim.streams import stream
+from bufferlab.sim.workload import constant_mix, generate, load_mix
 
 LINK = LinkProfile(
     name="test",
@@ -411,7 +411,7 @@ def test_iterations_that_are_not_held_would_have_changed_nothing(
     discipline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def records(timers: type[Timers]) -> tuple[list[Record], int]:
-        monkeypatch.setattr("sim.cluster.cluster.Timers", timers)
+        monkeypatch.setattr("bufferlab.sim.cluster.cluster.Timers", timers)
         found: list[Record] = []
         clock = Clock()
         cluster = Cluster(

@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from simpy import Container, Environment, Interrupt, PreemptiveResource, PriorityResource, Resource, Store
 from simpy.events import Event as SimpyEvent
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.faults import ClientAbort, Hang, Restart, Slow
-from protocol.messages import PeerDown, PeerUp
-from protocol.recording import Event, Record
-from protocol.topology import RankId, Side
-from protocol.values import replaced
-from sim.clock import Call, Clock
-from sim.cluster.cluster import Cluster
-from sim.faults import FaultPlan, PlannedFaults
-from sim.host.costs import HostCosts
-from sim.network.link import LinkProfile, load_profile
-from sim.processes import environment_of, on_plain_simpy
-from sim.run import SimulationOutcome, simulate
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.faults import ClientAbort, Hang, Restart, Slow
+from bufferlab.protocol.messages import PeerDown, PeerUp
+from bufferlab.protocol.recording import Event, Record
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.protocol.values import replaced
+from bufferlab.sim.clock import Call, Clock
+from bufferlab.sim.cluster.cluster import Cluster
+from bufferlab.sim.faults import FaultPlan, PlannedFaults
+from bufferlab.sim.host.costs import HostCosts
+from bufferlab.sim.network.link import LinkProfile, load_profile
+from bufferlab.sim.processes import environment_of, on_plain_simpy
+from bufferlab.sim.run import SimulationOutcome, simulate
 
 Steps = Generator[SimpyEvent, Any, Any]
 KINDS = (Clock, on_plain_simpy)

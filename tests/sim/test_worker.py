@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.chunks import Chunk
-from protocol.layout import BufferLayout
-from protocol.messages import StartWrite
-from protocol.topology import RankId, Side
-from sim.clock import Clock, FunctionCall
-from sim.network.adapters import Network
-from sim.network.link import LinkProfile, profile_from
-from sim.network.transfer import Contacts, TransferWorker
-from sim.network.worker import QueuedWorker
+from bufferlab.protocol.chunks import Chunk
+from bufferlab.protocol.layout import BufferLayout
+from bufferlab.protocol.messages import StartWrite
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.clock import Clock, FunctionCall
+from bufferlab.sim.network.adapters import Network
+from bufferlab.sim.network.link import LinkProfile, profile_from
+from bufferlab.sim.network.transfer import Contacts, TransferWorker
+from bufferlab.sim.network.worker import QueuedWorker
 
 LAYOUT = BufferLayout(4, hidden=8)
 WRITER, OTHER = RankId(Side.ENCODE, 0, 0), RankId(Side.ENCODE, 1, 0)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy
 import pytest
 
-from sim.streams import stream
-from sim.workload import (
+from bufferlab.sim.streams import stream
+from bufferlab.sim.workload import (
     Choice,
     Constant,
     Geometric,
@@ -26,7 +26,7 @@ from sim.workload import (
 
 
 def test_a_stream_is_the_same_in_every_process() -> None:
-    source = "from sim.streams import stream; print(stream(7, 2, 'lengths', 'client').integers(0, 2**62))"
+    source = "from bufferlab.sim.streams import stream; print(stream(7, 2, 'lengths', 'client').integers(0, 2**62))"
     seen = {
         subprocess.run(
             [sys.executable, "-c", source],

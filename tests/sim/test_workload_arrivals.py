@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sim.workload import Arrivals, ClientArrivals, Pace, even_times, load_mix, superposed_times
+from bufferlab.sim.workload import Arrivals, ClientArrivals, Pace, even_times, load_mix, superposed_times
 
 Times = NDArray[numpy.float64]
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sim.streams import stream
-from sim.workload import (
+from bufferlab.sim.streams import stream
+from bufferlab.sim.workload import (
     Choice,
     ClientArrivals,
     Columns,

@@ -7,7 +7,7 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from sim.workload import Columns, check_options, generate_blocks, joined, load_mix, mix_names, mix_options
+from bufferlab.sim.workload import Columns, check_options, generate_blocks, joined, load_mix, mix_names, mix_options
 
 Z = 4.0
 """Standard errors that a sample may be off: one test in sixteen thousand fails by chance, and seeds are fixed."""

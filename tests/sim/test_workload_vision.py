@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.workload.vision import (
+from bufferlab.sim.workload.vision import (
     QWEN_MODELS,
     image_tokens,
     internvl_image_tokens,

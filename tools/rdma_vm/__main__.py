@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import RunFailedError, UserError
-from experiments.files import disk_errors, free_name, require_empty_folder, write_text
-from experiments.termination import termination_like_interrupt
+from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.files import disk_errors, free_name, require_empty_folder, write_text
+from bufferlab.experiments.termination import termination_like_interrupt
 from tools.rdma_vm.initramfs import ModuleMissingError
 from tools.rdma_vm.machine import ROOT, MachineError, boot
 from tools.rdma_vm.packages import UnavailableError, default_cache, fetch, require_host

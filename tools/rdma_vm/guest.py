@@ -29,7 +29,7 @@ from typing import Any
 
 import pytest
 
-from real.hosts.processes import warm_up
+from bufferlab.real.hosts.processes import warm_up
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUALITY_TESTS = ROOT / "tests" / "real" / "test_equality.py"
@@ -66,12 +66,12 @@ def port_counters(device: str) -> dict[str, int]:
 
 def run_scenario(name: str, device: str, folder: Path) -> dict[str, Any]:
     """Simulate and measure a shipped example, compare the two, and report the case."""
-    from experiments.runs.equality import compare_runs
-    from experiments.runs.measure import run_measured
-    from experiments.runs.rundir import StoredRun
-    from experiments.runs.simulate import run_sim
-    from experiments.workloads.loading import load
-    from protocol.recording import Event
+    from bufferlab.experiments.runs.equality import compare_runs
+    from bufferlab.experiments.runs.measure import run_measured
+    from bufferlab.experiments.runs.rundir import StoredRun
+    from bufferlab.experiments.runs.simulate import run_sim
+    from bufferlab.experiments.workloads.loading import load
+    from bufferlab.protocol.recording import Event
 
     config = load(name, ["real.transport=rdma", f"real.device={json.dumps(device)}"])
     run_sim(config, folder / f"{name}-sim")
@@ -132,7 +132,7 @@ class OverRdma:
                     )
 
     def _watched(self, run_real: Any) -> Any:
-        from protocol.recording import Event
+        from bufferlab.protocol.recording import Event
 
         @functools.wraps(run_real)
         def watched(*arguments: Any, **options: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.figures.style import COLOURS, new_figure, plain_log_axis
+from bufferlab.experiments.figures.style import COLOURS, new_figure, plain_log_axis
 from tools.studies.common import (
     Outcome,
     Scale,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.figures.style import COLOURS, new_figure, plain_log_axis
-from experiments.sweeps.grid import read_configurations
-from experiments.units import parse_size
-from experiments.workloads.loading import load
+from bufferlab.experiments.figures.style import COLOURS, new_figure, plain_log_axis
+from bufferlab.experiments.sweeps.grid import read_configurations
+from bufferlab.experiments.units import parse_size
+from bufferlab.experiments.workloads.loading import load
 from tools.studies.common import (
     SETTINGS,
     Outcome,

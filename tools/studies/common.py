@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import UserError
-from experiments.progress import bar
-from experiments.stats.intervals import Estimate, across_replications
-from experiments.stats.paired import Difference, paired
-from experiments.stats.selection import possibly_lowest
-from experiments.sweeps.grid import read_configurations
-from experiments.sweeps.plan import make_plan
-from experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.progress import bar
+from bufferlab.experiments.stats.intervals import Estimate, across_replications
+from bufferlab.experiments.stats.paired import Difference, paired
+from bufferlab.experiments.stats.selection import possibly_lowest
+from bufferlab.experiments.sweeps.grid import read_configurations
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ def swept(folder: Path, runs: Path, scale: Scale, config: str = "study.toml") ->
 
 def _same(out: Path) -> bool:
     """Whether a sweep that stands there may be gone on with; one of older code is begun again."""
-    from experiments.sweeps.folder import code_digest, read_plan
+    from bufferlab.experiments.sweeps.folder import code_digest, read_plan
 
     record = read_plan(out)
     return record is None or record.get("code") == code_digest()

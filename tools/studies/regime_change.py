@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config.schema import Config
-from experiments.errors import RunFailedError
-from experiments.figures.style import COLOURS, new_figure, plain_log_axis
-from experiments.progress import bar
-from experiments.runs.replication import Replication
-from experiments.runs.rundir import RunWriter, StoredRun
-from experiments.runs.simulate import simulate_one
-from experiments.runs.summary import summarise
-from experiments.stats.intervals import Estimate, across_replications
-from experiments.sweeps.executor import open_workers
-from experiments.sweeps.grid import as_override, read_configurations
-from experiments.sweeps.sweep import workers_for
-from experiments.workloads.loading import load
-from experiments.workloads.requests import make_requests
-from protocol.emulation.requests import Request
-from protocol.values import replaced
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.errors import RunFailedError
+from bufferlab.experiments.figures.style import COLOURS, new_figure, plain_log_axis
+from bufferlab.experiments.progress import bar
+from bufferlab.experiments.runs.replication import Replication
+from bufferlab.experiments.runs.rundir import RunWriter, StoredRun
+from bufferlab.experiments.runs.simulate import simulate_one
+from bufferlab.experiments.runs.summary import summarise
+from bufferlab.experiments.stats.intervals import Estimate, across_replications
+from bufferlab.experiments.sweeps.executor import open_workers
+from bufferlab.experiments.sweeps.grid import as_override, read_configurations
+from bufferlab.experiments.sweeps.sweep import workers_for
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.experiments.workloads.requests import make_requests
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.values import replaced
 from tools.studies.common import SETTINGS, Outcome, Scale, Study, flat, interval, shown
 
 if TYPE_CHECKING:

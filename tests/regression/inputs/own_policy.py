@@ -1,6 +1,6 @@
 """A sizing policy as a user writes one: twice the mean of what was seen."""
 
-from protocol.sizing import CompletedView, RequestView, SizingPolicy
+from bufferlab.protocol.sizing import CompletedView, RequestView, SizingPolicy
 
 
 class TwiceTheMean(SizingPolicy):

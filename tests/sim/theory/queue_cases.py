@@ -27,14 +27,14 @@ from queue_drivers import SECOND_MOMENTS, Times, draw, draws_of, poisson, reques
 from queue_estimates import Estimate, controlled, estimate
 from queue_recursions import one_server, some_servers
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.faults import Slow
-from protocol.recording import Event
-from protocol.topology import RankId, Side
-from sim.faults import FaultPlan, PlannedFaults
-from sim.network.link import load_profile
-from sim.observe import observe
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.faults import Slow
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.faults import FaultPlan, PlannedFaults
+from bufferlab.sim.network.link import load_profile
+from bufferlab.sim.observe import observe
 
 ENCODED = (Side.ENCODE, Event.ENCODED)
 WRITTEN = (Side.ENCODE, Event.CHUNK_DONE)

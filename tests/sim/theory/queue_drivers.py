@@ -14,16 +14,16 @@ import msgspec
 import numpy
 from numpy.typing import NDArray
 
-from protocol.emulation.requests import Request
-from protocol.emulation.scenario import Scenario, ServiceTimes
-from protocol.messages import Abort, LanguageRequest
-from protocol.recording import Event
-from protocol.topology import RankId, Side
-from sim.cluster.cluster import Cluster
-from sim.faults import Faults
-from sim.network.link import LinkProfile
-from sim.run import SimulationOutcome, simulate
-from sim.streams import stream
+from bufferlab.protocol.emulation.requests import Request
+from bufferlab.protocol.emulation.scenario import Scenario, ServiceTimes
+from bufferlab.protocol.messages import Abort, LanguageRequest
+from bufferlab.protocol.recording import Event
+from bufferlab.protocol.topology import RankId, Side
+from bufferlab.sim.cluster.cluster import Cluster
+from bufferlab.sim.faults import Faults
+from bufferlab.sim.network.link import LinkProfile
+from bufferlab.sim.run import SimulationOutcome, simulate
+from bufferlab.sim.streams import stream
 
 Times = NDArray[numpy.float64]
 

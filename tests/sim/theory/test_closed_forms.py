@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from queue_estimates import estimate
 
-from protocol.emulation.loop import LoopGrid
-from protocol.emulation.processors import Processors
-from sim.network.transfer import TransferWorker
+from bufferlab.protocol.emulation.loop import LoopGrid
+from bufferlab.protocol.emulation.processors import Processors
+from bufferlab.sim.network.transfer import TransferWorker
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "verification.md"

@@ -1,0 +1,36 @@
+"""What a command prints: text, or with ``--json`` one JSON object on stdout and nothing else there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def tell(content: Any, text: str, *, as_json: bool) -> None:
+    """Print the content as JSON where that was asked for, else the text."""
+    if as_json:
+        print_json(content)
+    else:
+        print(text)
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON object."""
+    from bufferlab.experiments.files import json_text
+
+    print(json_text(content))
+
+
+@contextmanager
+def stdout_kept_for_json(as_json: bool) -> Iterator[None]:
+    """Send what a step prints to stderr while JSON is wanted."""
+    if not as_json:
+        yield
+        return
+    kept, sys.stdout = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = kept

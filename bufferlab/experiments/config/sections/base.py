@@ -1,0 +1,92 @@
+"""What all sections have in common, and the types that several of them use."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
+
+from bufferlab.experiments.units import parse_duration
+from bufferlab.protocol.naming import did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+NEVER = "never"
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict, no unknown settings, no NaN."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def explained(cls) -> dict[str, str]:
+        """What every setting is: its description, or the docstring below it.
+
+        Those are read from the sources, and only here: pydantic would read them whenever a section is defined, which
+        is a good part of the start of a short command.
+        """
+        found: dict[str, str] = {}
+        for section in reversed(cls.__mro__):
+            if issubclass(section, Section):
+                found |= _docstrings_of(section)
+        described = {name: field.description for name, field in cls.model_fields.items() if field.description}
+        return {name: text for name, text in (found | described).items() if name in cls.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The JSON schema, in which every setting is explained."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, text in cls.explained().items():
+            properties[name].setdefault("description", text)
+        return schema
+
+
+def _docstrings_of(section: type[Section]) -> dict[str, str]:
+    """The docstrings below the settings of a class, by its module's source; none where that is not there."""
+    try:
+        module = ast.parse(inspect.getsource(sys.modules[section.__module__]))
+    except OSError:
+        return {}
+    classes = {one.name: one.body for one in module.body if isinstance(one, ast.ClassDef)}
+    found = {}
+    for setting, below in pairwise(classes.get(section.__name__, [])):
+        match setting, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found
+
+
+def duration(value: Any) -> float:
+    """Seconds, or a text such as 20ms."""
+    return parse_duration(value)
+
+
+def known(names: Iterable[str]) -> BeforeValidator:
+    """Refuses what is not among these names."""
+    allowed = tuple(names)
+
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Duration = Annotated[float, BeforeValidator(duration)]
+Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,0 +1,208 @@
+"""Figures of sweeps, and the distributions of the replications of runs.
+
+They follow the same rules as those of ``figures.runs``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bufferlab.experiments.figures.curves import (
+    DEFAULT_TOKENS,
+    MAX_CURVES,
+    REPLICATES,
+    Point,
+    arms,
+    curve_of,
+    draw_curve,
+    is_numeric,
+    key,
+    linear_limits,
+    lines_of,
+    log_limits,
+    percent,
+)
+from bufferlab.experiments.figures.distributions import band_of, run_quantiles
+from bufferlab.experiments.figures.runs import run_labels
+from bufferlab.experiments.figures.style import (
+    COLOURS,
+    new_figure,
+    place_labels,
+    plain_log_axis,
+    save,
+    styled,
+    token_axis,
+    unit_of,
+)
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.stats.quantiles import LEVELS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+QUANTITIES = {
+    "latency_s.p99": "p99 latency, arrival to delivered",
+    "latency_s.p90": "p90 latency, arrival to delivered",
+    "latency_s.p50": "median latency, arrival to delivered",
+    "latency_s.mean": "mean latency, arrival to delivered",
+    "transfer_s.p99": "p99 transfer, embedding ready to delivered",
+    "transfer_s.mean": "mean transfer, embedding ready to delivered",
+}
+
+
+def plot_sweep(table: pd.DataFrame, quantiles: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write the figures that fit a sweep into ``folder``/plots; see ``sweep`` for the two tables."""
+    made = []
+    configurations = table["configuration"].nunique()
+    sized = is_numeric(table, DEFAULT_TOKENS) and table[DEFAULT_TOKENS].nunique() > 1
+    if sized and table["latency_s.mean"].notna().any() and len(lines_of(table, DEFAULT_TOKENS)) <= MAX_CURVES:
+        made.append(save(plot_u_shape(table), folder / "plots" / "u_shape.png"))
+        made.append(save(plot_tradeoff(table), folder / "plots" / "tradeoff.png"))
+    if configurations <= MAX_CURVES and quantiles["latency_s"].notna().any():
+        made.append(save(plot_ecdf(quantiles), folder / "plots" / "ecdf.png"))
+    return made
+
+
+@styled
+def plot_u_shape(
+    table: pd.DataFrame,
+    *,
+    x: str = DEFAULT_TOKENS,
+    lines: Sequence[str] | None = None,
+    figures: Sequence[str] = ("latency_s.p99", "latency_s.mean"),
+    relative: bool = False,
+) -> Figure:
+    """Latency against the default allocation, a panel for each of ``figures``, with 95 % bands: a U.
+
+    ``table`` is a sweep's (``Sweep.table``). ``lines`` are the fields that tell the curves apart; all that differ
+    unless given. A star marks the lowest mean, filled points the sizes that may be the lowest in truth (see
+    ``selection``), crosses the sizes at which requests failed, whose latencies leave those out.
+
+    ``relative`` draws how far each size is above its curve's lowest one, replication by replication: far narrower
+    bands, since all sizes see the same requests, and curves of different heights on one axis.
+    """
+    curves = lines_of(table, x, lines)
+    if len(curves) > MAX_CURVES:
+        raise ValueError(
+            f"the table has {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some rows"
+        )
+    figure, panels = new_figure(1, len(figures), (4.9 * len(figures), 4.1))
+    drawn: list[Point] = []
+    for axes, name in zip(panels, figures, strict=True):
+        if not relative:
+            axes.set_yscale("log")
+        points: list[Point] = []
+        for (_, part), colour in zip(curves, COLOURS, strict=False):
+            points += draw_curve(axes, curve_of(part, x, name), colour, relative=relative)
+        title = QUANTITIES.get(name, name)
+        if relative:
+            axes.set_title(f"{title}:\nabove the lowest (%)")
+            linear_limits(axes, points)
+        else:
+            log_limits(axes, points)
+            scale, unit = unit_of(max((point.estimate["value"] or 0.0 for point in points), default=0.0))
+            plain_log_axis(axes.yaxis, scale=scale)
+            axes.set_title(f"{title} ({unit})")
+        token_axis(axes, table[x])
+        axes.set_xlabel("default allocation (tokens)" if x == DEFAULT_TOKENS else x)
+        drawn += points
+    named = [(label, colour) for (label, _), colour in zip(curves, COLOURS, strict=False) if label]
+    repeated = table["replication"].nunique() > 1
+    key(figure, named, repeated=repeated, failures=not all(point.whole for point in drawn))
+    return figure
+
+
+@styled
+def plot_tradeoff(table: pd.DataFrame, *, x: str = DEFAULT_TOKENS, lines: Sequence[str] | None = None) -> Figure:
+    """What a default allocation trades: resumed requests against held memory left empty, a point for each size.
+
+    ``table``, ``x`` and ``lines`` as in ``plot_u_shape``; bars are 95 % intervals.
+    """
+    curves = lines_of(table, x, lines)
+    figure, (axes,) = new_figure(1, 1, (6.2, 4.6))
+    labels: list[list[tuple[float, float, str]]] = []
+    for (label, part), colour in zip(curves, COLOURS, strict=False):
+        wasted, resumed = (curve_of(part, x, name) for name in ("language_pool.wasted_fraction", "resume.rate"))
+        pairs = [(a, b) for a in wasted for b in resumed if a.x == b.x]
+        across, up = ([percent(pair[side].estimate) for pair in pairs] for side in (0, 1))
+        axes.errorbar(
+            [one[0] for one in across], [one[0] for one in up],
+            xerr=arms(across), yerr=arms(up),
+            color=colour, marker="o", markersize=4.5, elinewidth=1.0, label=label or None,
+        )  # fmt: skip
+        labels.append([(a[0], b[0], f"{pair[0].x:g}") for pair, a, b in zip(pairs, across, up, strict=True)])
+    axes.set_xlim(-3, 103)
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("held language memory left empty (%)")
+    axes.set_ylabel("requests that were resumed (%)")
+    axes.set_title("Points: default allocation in tokens" if x == DEFAULT_TOKENS else f"Points: {x}")
+    if any(label for label, _ in curves):
+        axes.legend(loc="upper right")
+    place_labels(axes, labels, COLOURS)
+    return figure
+
+
+@styled
+def plot_ecdf(
+    source: pd.DataFrame | Sequence[StoredRun | Path | str],
+    *,
+    labels: Sequence[str] | None = None,
+    quantity: str = "latency_s",
+) -> Figure:
+    """The distribution of a time, one curve per run or configuration: the share within it, and the tail beyond it.
+
+    ``source``: a sweep's ``quantiles``, or run directories. ``quantity``: ``latency_s`` (arrival to delivered) or
+    ``transfer_s`` (embedding ready to delivered). With several replications a curve is the geometric mean of their
+    quantiles and a band its 95 % interval, since the axis is logarithmic. Of a file that is resampled it is its own.
+    """
+    if isinstance(source, Sequence):
+        runs = [one if isinstance(one, StoredRun) else StoredRun(one) for one in source]
+        curves = [(name, run_quantiles(run, quantity)) for name, run in zip(run_labels(runs), runs, strict=True)]
+        resampled = [run.summary.get("replication_kind") == "resampled" for run in runs]
+    else:
+        curves = [
+            (name, np.array([one[quantity].to_numpy(dtype=float) for _, one in part.groupby("replication")]))
+            for name, part in lines_of(source, "")
+        ]
+        kinds = source.attrs.get(REPLICATES, {})
+        resampled = [int(part["configuration"].iloc[0]) in kinds for _, part in lines_of(source, "")]
+    if len(curves) > MAX_CURVES:
+        raise ValueError(f"there are {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some")
+    names = labels if labels is not None else [name for name, _ in curves]
+    figure, (body, tail) = new_figure(1, 2, (9.0, 3.9), sharex=True)
+    largest, least = 0.0, math.inf
+    for name, (_, values), colour, of_file in zip(names, curves, COLOURS, resampled, strict=False):
+        band = band_of(values, resampled=of_file)
+        if band is None:
+            continue
+        middle = band.middle
+        largest, least = max(largest, float(middle[-1])), min(least, float(middle[0]))
+        body.step(middle, 100 * LEVELS, where="post", color=colour, label=name or None)
+        tail.step(middle[:-1], 100 * (1 - LEVELS[:-1]), where="post", color=colour)
+        if band.low is not None and band.high is not None:
+            low, high = band.low, band.high
+            body.fill_betweenx(100 * LEVELS, low, high, color=colour, alpha=0.15, linewidth=0)
+            tail.fill_betweenx(100 * (1 - LEVELS[:-1]), low[:-1], high[:-1], color=colour, alpha=0.15, linewidth=0)
+    scale, unit = unit_of(largest)
+    what = {"latency_s": "latency, arrival to delivered", "transfer_s": "transfer, embedding ready to delivered"}
+    for axes in (body, tail):
+        axes.set_xscale("log")
+        axes.set_xlim(max(least, largest * 1e-4) * 0.9 if largest else 0.1, largest * 1.2 or 1.0)
+        axes.set_xlabel(f"{what.get(quantity, quantity)} ({unit})")
+    plain_log_axis(body.xaxis, scale=scale)
+    body.set_ylim(0, 102)
+    body.set_ylabel("delivered requests within it (%)")
+    tail.set_yscale("log")
+    tail.set_ylim(0.08, 110)
+    tail.set_yticks([100, 50, 10, 5, 1, 0.5, 0.1], ["100", "50", "10", "5", "1", "0.5", "0.1"])
+    tail.minorticks_off()
+    tail.set_ylabel("delivered requests beyond it (%)")
+    if any(names):
+        figure.legend(loc="outside lower center", ncols=min(len(curves), 6 if max(map(len, names)) < 14 else 3))
+    return figure

@@ -1,0 +1,163 @@
+"""The configuration that a tune starts from: that of CONFIG, or one that is made around a file of traffic.
+
+For a file everything that it does not say has a default: one instance of either side, the profiles of the model on the
+GPU, 1,024 tokens set aside, and the memory of --memory for the pool of a rank on either side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bufferlab.experiments.config.inputs import RUN_CONFIG, client_files, is_workload
+from bufferlab.experiments.config.models import MODELS
+from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.config.services import INSTANT, kernels
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.units import parse_size
+from bufferlab.experiments.workloads.configurations import apply_overrides
+from bufferlab.experiments.workloads.loading import load
+from bufferlab.protocol.naming import did_you_mean
+
+DEFAULT_MODEL, DEFAULT_GPU, DEFAULT_LINK, DEFAULT_MEMORY = "qwen2.5-vl-7b", "h100", "cx7-400g", "4GiB"
+FILE_TOKENS = 1024
+"""What is set aside at first where nobody says what it is today: the default of a configuration."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says of the system."""
+
+    source: str
+    model: str | None = None
+    gpu: str | None = None
+    link: str | None = None
+    memory: str | None = None
+    settings: tuple[str, ...] = ()
+    """``key.path=value`` overrides."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a tune starts from."""
+
+    config: Config
+    """As it is today: one replication, resolved."""
+    budget_bytes: int
+    """What the pool of a language rank may take."""
+    encode_bytes: int
+    """What the pool of an encode rank takes, whatever the size of a block."""
+    defaults: tuple[str, ...]
+    """What was not said and is assumed, ready to be shown."""
+
+
+def make_base(asked: Asked) -> Base:
+    """The configuration that TRAFFIC or CONFIG and the options ask for. Raises UserError before anything runs."""
+    _check_names(asked)
+    path = Path(asked.source)
+    is_file = _is_traffic(path)
+    if not is_file and is_workload(path):
+        raise UserError(f"TRAFFIC is {asked.source!r}, it must be a file that can be read")
+    config, defaults = _of_file(path, asked) if is_file else (_of_config(asked), ())
+    layout = config.layout
+    own_bytes = config.blocks(config.language) * layout.bytes_per_block
+    budget_bytes = own_bytes if asked.memory is None else _memory(asked.memory)
+    if budget_bytes < layout.bytes_per_block:
+        raise UserError(
+            f"--memory is {asked.memory!r}, it must hold at least one block of {layout.bytes_per_block} bytes"
+        )
+    encode_bytes = config.blocks(config.encode) * layout.bytes_per_block
+    if is_file:
+        budget_bytes = encode_bytes = _memory(asked.memory or DEFAULT_MEMORY)
+    return Base(config, budget_bytes, encode_bytes, tuple(defaults))
+
+
+def _is_traffic(path: Path) -> bool:
+    if path.is_dir():
+        return not (path / RUN_CONFIG).is_file() and bool(client_files(path))
+    return path.is_file() and is_workload(path)
+
+
+def _of_file(path: Path, asked: Asked) -> tuple[Config, list[str]]:
+    model, gpu = asked.model or DEFAULT_MODEL, asked.gpu or DEFAULT_GPU
+    link, memory = asked.link or DEFAULT_LINK, asked.memory or DEFAULT_MEMORY
+    tree: dict[str, Any] = {
+        "run": {"name": _name_of(path)},
+        "workload": {},
+        "protocol": {"sizing": {"policy": "fixed", "tokens": FILE_TOKENS}},
+        "encode": {"profile": f"{gpu}-{model}", "pool_blocks": memory},
+        "language": {"profile": f"{gpu}-{model}", "pool_blocks": memory},
+        "link": {"profile": link},
+        "model": {"name": model},
+    }
+    apply_overrides(tree, [f"workload.file={path}", *asked.settings])
+    options = (("--model", asked.model, model), ("--gpu", asked.gpu, gpu), ("--link", asked.link, link))
+    defaults = [f"{name} {value}" for name, given, value in options if given is None]
+    defaults += [] if asked.memory else [f"--memory {memory}"]
+    return _checked(tree), defaults
+
+
+def _of_config(asked: Asked) -> Config:
+    overrides = []
+    if asked.model is not None:
+        overrides.append(f"model.name={asked.model}")
+    if asked.model is not None or asked.gpu is not None:
+        overrides += _profiles(asked)
+    if asked.link is not None:
+        overrides.append(f"link.profile={asked.link}")
+    # What --set says of the same field wins, as it comes later.
+    return load(asked.source, [*overrides, *asked.settings, "run.replications=1"])
+
+
+def _profiles(asked: Asked) -> list[str]:
+    own = load(asked.source, [*asked.settings, "run.replications=1"])
+    model = asked.model or own.model.name or DEFAULT_MODEL
+    gpu = asked.gpu or next((name for name in kernels().slowdown if own.encode.profile.startswith(f"{name}-")), None)
+    if gpu is None:
+        raise UserError(
+            f"--model is {model!r}, but encode.profile is {own.encode.profile!r}, which names no GPU; give --gpu too"
+        )
+    return [f"encode.profile={gpu}-{model}", f"language.profile={gpu}-{model}"]
+
+
+def _checked(tree: dict[str, Any]) -> Config:
+    config = parse(tree).resolved()
+    for file in config.input_files():
+        if not file.is_file():
+            raise UserError(f"the configuration names {str(file)!r}, it must be a file that can be read")
+    return config
+
+
+def _check_names(asked: Asked) -> None:
+    """Raise UserError for a model, GPU, link or memory that is not known, in the words of its option."""
+    from bufferlab.sim.network.link import profile_names
+
+    gpus = [*kernels().slowdown]
+    for option, value, names in (("--model", asked.model, [*MODELS]), ("--gpu", asked.gpu, gpus)):
+        if value is not None and value not in names:
+            hint = did_you_mean(value, names)
+            other = "" if option == "--model" else f"; {INSTANT} or a file is given as --set encode.profile={value}"
+            raise UserError(f"{option} is {value!r}{hint}, it must be one of {', '.join(names)}{other}")
+    links = profile_names()
+    if asked.link is not None and asked.link not in links and not asked.link.endswith(".toml"):
+        hint = did_you_mean(asked.link, links)
+        raise UserError(f"--link is {asked.link!r}{hint}, it must be one of {', '.join(links)}, or a .toml file")
+    if asked.memory is not None:
+        _memory(asked.memory)
+
+
+def _memory(text: str) -> int:
+    try:
+        bytes_ = parse_size(text)
+    except ValueError as error:
+        raise UserError(f"--memory is {text!r}, it {error}") from None
+    if bytes_ < 1:
+        raise UserError(f"--memory is {text!r}, it must be more than nothing")
+    return bytes_
+
+
+def _name_of(path: Path) -> str:
+    stem = path.name.partition(".")[0]
+    kept = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in stem)
+    return kept.lstrip("._-")[:80] or "traffic"

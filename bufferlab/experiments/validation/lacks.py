@@ -1,0 +1,63 @@
+"""What a profile would have to say of a run, and does not: the first thing to mend where a prediction is off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.runs.rundir import StoredRun
+from bufferlab.experiments.validation.frozen import FrozenProfile
+
+SLOW_LOOP_S = 3e-3
+"""The thread of a loop with such a period falls asleep between two iterations."""
+REMEDY = "bufferlab calibrate --here --out my.toml measures one that has it"
+
+
+def lacks(run: StoredRun, profile: FrozenProfile) -> Iterator[str]:
+    """A sentence for each of it; none for simulated runs, which have no other host than their profile's."""
+    if run.kind != "real":
+        return
+    config, link = run.config, profile.link
+    yield from _other_transport(config.real.transport, profile.transport)
+    host = link.host
+    processes = _processes(config)
+    if host is None:
+        if run.processors is not None and processes > run.processors:
+            yield f"this profile has no [host]: {processes} processes shared {run.processors} processors; {REMEDY}"
+        return
+    if max(config.encode.tp, config.language.tp) > 1 and not host.collective_s(1.0):
+        yield (
+            "this profile's [host] has no all-reduces (collective_quantiles_s): the ranks of a group held them all "
+            f"the time; {REMEDY}"
+        )
+    services = config.scenario().services
+    if not link.wakeup_s and max(services.encode_poll_interval_s, services.language_poll_interval_s) >= SLOW_LOOP_S:
+        slow_s = max(services.encode_poll_interval_s, services.language_poll_interval_s)
+        yield (
+            f"this profile does not say how late a thread wakes up (wakeup_s is 0): loops iterated every "
+            f"{1e3 * slow_s:g} ms, and their threads slept in between; {REMEDY}"
+        )
+
+
+def _other_transport(measured: str, described: str) -> Iterator[str]:
+    """Of transports that resemble no other a profile must be their own; a shipped one, of ``described`` "", is not."""
+    from bufferlab.real.engine.registry import engines
+
+    alone = {name for name, engine in engines().items() if not engine.resembles_networks}
+    if measured == described or not alone & {measured, described}:
+        return
+    of = f"over {described}" if described else "of Mooncake's transports or of data sheets"
+    yield (
+        f"this profile was made from measurements {of}, and the runs went over {measured}: it does not describe them; "
+        f"bufferlab calibrate makes one from runs over {measured}"
+    )
+
+
+def all_lacks(runs: Sequence[StoredRun], profile: FrozenProfile) -> list[str]:
+    """Those of all runs, each once."""
+    return list(dict.fromkeys(sentence for run in runs for sentence in lacks(run, profile)))
+
+
+def _processes(config: Config) -> int:
+    """Of a measured run on one host: the router's and one for every rank."""
+    return 1 + sum(side.tp * side.instances for side in (config.encode, config.language))

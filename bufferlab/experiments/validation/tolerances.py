@@ -1,0 +1,63 @@
+"""How large an error may be, and what is said of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.stats.intervals import Estimate
+
+FIGURES = ("mean", "p50", "p90", "p99", "throughput")
+"""What is scored: four figures of the latency, and deliveries a second."""
+
+TTFT_FIGURES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99")
+"""What is scored beside them: the same four of the time to the first token, which is there when the prefill ends."""
+
+TOLERANCES: Mapping[str, float] = {"p50": 0.05, "p99": 0.10, "throughput": 0.03}
+"""Relative errors that are allowed, of the latency and the throughput."""
+
+USUAL: Mapping[str, float] = {**TOLERANCES, **{f"ttft_{name}": TOLERANCES[name] for name in ("p50", "p99")}}
+"""All of them: those of the time to the first token are those of the latency."""
+
+WITHIN, UNTOLD, AT_TOLERANCE, OFF = "within the tolerance", "not told apart", "at the tolerance", "off"
+NO_INTERVAL = "no interval"
+
+
+def parse_tolerances(text: str) -> dict[str, float]:
+    """The tolerances in ``p50=0.05,p99=0.10``. Raises UserError."""
+    tolerances: dict[str, float] = {}
+    for part in text.split(","):
+        name, sign, value = (segment.strip() for segment in part.partition("="))
+        if not sign or name not in (*FIGURES, *TTFT_FIGURES) or name in tolerances:
+            raise UserError(
+                f"--max-error is {text!r}, it must look like p50=0.05,p99=0.10 with each of "
+                f"{', '.join((*FIGURES, *TTFT_FIGURES))} once at most"
+            )
+        try:
+            tolerances[name] = float(value)
+        except ValueError:
+            tolerances[name] = math.nan
+        if not 0 <= tolerances[name] < math.inf:
+            raise UserError(f"--max-error has {name}={value}, it must be a relative error of at least 0 such as 0.05")
+    return tolerances
+
+
+def judge(bias: Estimate, tolerance: float | None) -> str | None:
+    """What is said of a bias with its interval; None without a tolerance.
+
+    *within the tolerance*: the interval lies inside it. *not told apart*: it reaches beyond and holds 0, so the
+    measurement is too rough to say more. *off*: it does not hold 0, and the value is beyond the tolerance. *at the
+    tolerance*: it does not hold 0, so there is a bias, whose value is inside the tolerance while its interval reaches
+    beyond. *no interval*: there are too few repeats, and too short.
+    """
+    value, low, high = bias["value"], bias["low"], bias["high"]
+    if tolerance is None or value is None:
+        return None
+    if low is None or high is None:
+        return NO_INTERVAL
+    if -tolerance <= low and high <= tolerance:
+        return WITHIN
+    if low <= 0 <= high:
+        return UNTOLD
+    return OFF if abs(value) > tolerance else AT_TOLERANCE
