@@ -96,7 +96,7 @@ def test_ids_are_unique(tmp_path: Path) -> None:
 
 def test_the_killed_and_the_survivors_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     """In one tree: it is mended in between, or the second would be killed as well."""
-    blind = python("import protocol", "blind")
+    blind = python("import bufferlab.protocol", "blind")
     tiny = python("from bufferlab.protocol.status import is_resume; assert not is_resume(0)")
     chosen = [curated("status-first-offer-resumes"), curated("status-group-forgets-failures")]
     results = mutants.Runner([blind, tiny]).try_all(chosen, jobs=1)
@@ -116,7 +116,7 @@ def test_the_tests_that_the_killers_run_are_there() -> None:
 
 
 def test_a_killer_that_does_not_end_has_noticed_something() -> None:
-    killer = python("import bufferlab.protocol.status as status\nwhile status.is_resume(0): pass")
+    killer = python("from bufferlab.protocol import status\nwhile status.is_resume(0): pass")
     (result,) = mutants.Runner([killer], limit_s=2.0).try_all([curated("status-first-offer-resumes")], jobs=4)
     assert result.killed_by == "tiny timeout"
 

@@ -39,46 +39,26 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from bench import timeout_s  # type: ignore[import-not-found]  # noqa: E402 - beside this file
 
 PARTS = {
-    "driver of the simulator": (
-        "bufferlab.sim.cluster",
-        "bufferlab.sim.run",
-        "bufferlab.sim.faults",
-        "bufferlab.protocol.emulation",
-    ),
-    "language core": ("bufferlab.protocol.language",),
-    "encode core": ("bufferlab.protocol.encode",),
-    "what both cores share": ("bufferlab.protocol.rank", "bufferlab.protocol.agreement", "bufferlab.protocol.phases"),
-    "event queue": ("bufferlab.sim.clock",),
-    "block pool": ("bufferlab.protocol.allocator",),
+    "driver of the simulator": ("sim.cluster", "sim.run", "sim.faults", "protocol.emulation"),
+    "language core": ("protocol.language",),
+    "encode core": ("protocol.encode",),
+    "what both cores share": ("protocol.rank", "protocol.agreement", "protocol.phases"),
+    "event queue": ("sim.clock",),
+    "block pool": ("protocol.allocator",),
     "messages, chunks, status, policy": (
-        *(
-            "bufferlab.protocol.messages",
-            "bufferlab.protocol.values",
-            "protocol.chunks",
-            "bufferlab.protocol.status",
-            "bufferlab.protocol.layout",
-        ),
-        *("bufferlab.protocol.topology", "protocol.disciplines", "protocol.sizing"),
+        *("protocol.messages", "protocol.values", "protocol.chunks", "protocol.status", "protocol.layout"),
+        *("protocol.topology", "protocol.disciplines", "protocol.sizing"),
     ),
-    "link and workers": ("bufferlab.sim.network", "bufferlab.sim.fairshare", "bufferlab.sim.host"),
+    "link and workers": ("sim.network", "sim.fairshare", "sim.host"),
     "requests and their draw": (
-        *(
-            "bufferlab.protocol.emulation.requests",
-            "bufferlab.protocol.emulation.scenario",
-            "bufferlab.sim.workload",
-            "bufferlab.sim.streams",
-        ),
-        "bufferlab.experiments.workloads",
+        *("protocol.emulation.requests", "protocol.emulation.scenario", "sim.workload", "sim.streams"),
+        "experiments.workloads",
     ),
-    "figures": ("bufferlab.protocol.observe", "bufferlab.protocol.recording", "bufferlab.experiments.runs.replication"),
-    "invariant monitor": ("bufferlab.protocol.observe.monitor",),
+    "figures": ("protocol.observe", "protocol.recording", "experiments.runs.replication"),
+    "invariant monitor": ("protocol.observe.monitor",),
     "events and rows, parquet": (
-        *(
-            "bufferlab.protocol.observe.eventrows",
-            "bufferlab.experiments.runs.recorder",
-            "bufferlab.experiments.runs.rundir",
-        ),
-        *("bufferlab.experiments.runs.tables", "pyarrow"),
+        *("protocol.observe.eventrows", "experiments.runs.recorder", "experiments.runs.rundir"),
+        *("experiments.runs.tables", "pyarrow"),
     ),
     "summary and all else": ("",),
 }

@@ -4,7 +4,7 @@
 
 A round measures these in an order drawn anew, so that what disturbs the machine disturbs all of them:
 
-* run: `bufferlab.real.run.launcher.run_real` with one encode and one language rank; large embeddings arrive one at a time and are
+* run: `real.run.launcher.run_real` with one encode and one language rank; large embeddings arrive one at a time and are
   compared byte by byte. The rate is payload bytes (all kinds, not only embeddings) over the time in which a write was
   under way, from the protocol's order to write until the protocol knows that it is done.
 * engine: our engine alone, one thread writing batches of as many blocks (not joined) as the embedding has.

@@ -304,6 +304,6 @@ def test_a_policy_that_tells_ranks_apart_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_a_policy_of_an_earlier_version_is_told_where_the_package_is_now(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from bufferlab.protocol.sizing import SizingPolicy\n")
+    (tmp_path / "mine.py").write_text("from protocol.sizing import SizingPolicy\n")
     with pytest.raises(SizingError, match=r"No module named 'protocol.*; it is bufferlab\.protocol now$"):
         find_policy(f"{tmp_path / 'mine.py'}:Mine")
