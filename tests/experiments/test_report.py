@@ -226,6 +226,15 @@ def test_a_sweep_says_which_is_lowest_and_what_cannot_be_told_from_it(sweep: Pat
     assert f"tokens {best['settings']['protocol.sizing.tokens']:,}" in lead[1]
     told = "None of the others" if len(found["possibly"]) == len(found["of"]) else "It cannot be told from"
     assert ("It is told from all others" if len(found["possibly"]) == 1 else told) in lead[1]
+    # The key of a picture has the marks that are in it.
+    for title, figure in (("p99 latency", "latency_s.p99"), ("mean latency", "latency_s.mean")):
+        for one in [one for one in content["lowest"] if one["figure"] == figure]:
+            pictures = re.findall(rf"<svg [^>]*><title>{title}</title>.*?</svg>", text, re.DOTALL)
+            shape = [picture for picture in pictures if "default allocation" in picture and "<rect" not in picture]
+            for picture in shape:
+                assert (">higher</text>" in picture) == (len(one["possibly"]) < len(one["of"]))
+                assert (">may be the lowest</text>" in picture) == (len(one["possibly"]) > 1)
+            assert shape or figure == "latency_s.mean"
 
 
 def test_the_command_of_the_page_repeats_the_run(run: Path, tmp_path: Path, bufferlab: Command) -> None:

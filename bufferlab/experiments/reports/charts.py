@@ -80,8 +80,9 @@ def curves(
     keys = [Key(one.label, number, "line") for number, one in enumerate(given, 1)] if len(given) > 1 else []
     if any(spot.best for spot in spots):
         keys.append(Key("lowest", 0, "star"))
-    if ranked:
-        keys += [Key("may be the lowest", 0, "circle"), Key("higher", 0, "hollow circle")]
+    others = [spot for spot in spots if ranked and spot.whole and not spot.best]
+    keys += [Key("may be the lowest", 0, "circle")] if any(spot.alike for spot in others) else []
+    keys += [Key("higher", 0, "hollow circle")] if not all(spot.alike for spot in others) else []
     if not all(spot.whole for spot in spots):
         keys.append(Key("requests lost", 0, "cross"))
     xs = sorted({spot.x for spot in spots})
