@@ -1,13 +1,15 @@
-"""Measures what handing out runs costs: many tiny ones on a dask cluster of this machine's processes, or without.
+"""Measures what many runs cost: tiny ones on a dask cluster of this machine's processes, or without.
 
     python tools/scale_out.py                          100,000 runs that do nothing on 2 dask workers
     python tools/scale_out.py --executor local         the same on 2 processes
     python tools/scale_out.py --run-ms 5 --runs 4000   runs of 5 ms of processor time; parallel efficiency too
     python tools/scale_out.py --kills 5 --run-ms 5     and five workers are killed on the way
+    python tools/scale_out.py --sweep --runs 10000     a real sweep, of ten replications of runs of two requests
 
 Parallel efficiency is the time of all runs one after the other in this process, divided by the number of workers times
 the time they take together, once workers are warm. Peak memory is that of the client, of the scheduler, which is a
-process of its own, and of the largest worker.
+process of its own, and of the largest worker. What a sweep costs is what the command's own process takes, without the
+runs themselves: its memory, its processor time while runs come in and at the end, and what it leaves on the disk.
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.sweeps.executor import open_workers
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import run_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60
+REPLICATIONS = 10
 RESULT = [float(number) for number in range(200)]
 """As large as what a run of a sweep comes to."""
 
@@ -95,6 +100,44 @@ def new_worker(file: Path | str, code: Path = ROOT) -> subprocess.Popen[bytes]:
     return start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", code=code)
 
 
+def sweep_rows(runs: int, workers: int, executor: str, address: str | None) -> list[tuple[str, Any]]:
+    """What a sweep of so many runs of two requests costs."""
+    plan = make_plan(
+        "quickstart",
+        grid={"protocol.timeout_s": [5 + number / 1000 for number in range(max(runs // REPLICATIONS, 1))]},
+        settings=["workload.requests=2"],
+        replications=REPLICATIONS,
+    )
+    count, moments = len(plan.tasks), [time.process_time()]
+    began_s, ended = time.perf_counter(), 0
+
+    def took_s() -> float:
+        moments.append(time.process_time())
+        return moments[-1] - moments[-2]
+
+    def progress(number: int) -> None:
+        nonlocal ended
+        ended += number
+        if ended == count:
+            rows.append(("processor time a run while runs come in, ms", f"{took_s() / count * 1e3:.2f}"))
+            rows.append(("memory of the command by then, MB", f"{usage(os.getpid())[1]:.0f}"))
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        rows: list[tuple[str, Any]] = [
+            ("workers", f"{workers} ({executor})"),
+            ("runs", f"{count:,}, of {len(plan.configurations):,} configurations"),
+            ("memory of the command with the plan, MB", f"{usage(os.getpid())[1]:.0f}"),
+        ]
+        run_sweep(plan, out, jobs=workers, executor=executor, address=address, progress=progress)
+        rows.append(("processor time a run at the end, ms", f"{took_s() / count * 1e3:.2f}"))
+        rows.append(("peak memory of the command, MB", f"{usage(os.getpid())[1]:.0f}"))
+        rows.append(("seconds in all", f"{time.perf_counter() - began_s:.0f}"))
+        for path in sorted(out.iterdir()):
+            rows.append((f"{path.name}, MB", f"{path.stat().st_size / 1e6:.1f}"))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100_000)
@@ -102,6 +145,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--executor", choices=("dask", "local"), default="dask")
     parser.add_argument("--kills", type=int, default=0, help="workers to kill on the way, each replaced by another")
+    parser.add_argument("--sweep", action="store_true", help="runs of a real sweep")
     options = parser.parse_args()
 
     with ExitStack() as stack:
@@ -110,6 +154,9 @@ def main() -> None:
         if options.executor == "dask":
             file, running = stack.enter_context(cluster(options.workers))
             address = json.loads(Path(file).read_text())["address"]
+        if options.sweep:
+            show(sweep_rows(options.runs, options.workers, options.executor, address))
+            return
         workers = stack.enter_context(open_workers(jobs=options.workers, executor=options.executor, address=address))
         warm = len(list(workers.run(work, [(number, 200.0) for number in range(4 * options.workers)])))
         before_s = usage(running[0].pid)[0] if running else 0.0
@@ -149,6 +196,10 @@ def main() -> None:
         serial_s = time.perf_counter() - began_s
         rows.append(("seconds one after the other, together", f"{serial_s:.1f}, {wall_s:.1f}"))
         rows.append(("parallel efficiency", f"{serial_s / (options.workers * wall_s):.2f}"))
+    show(rows)
+
+
+def show(rows: list[tuple[str, Any]]) -> None:
     for label, value in rows:
         print(f"{label:<45} {value}")
 

@@ -229,7 +229,10 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write readable JSON. NaN is refused: what is kept must have said what is not known."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with write_atomically(path) as partial, partial.open("w", encoding="utf-8") as file:
+        # Piece by piece: the pieces of a long one take far more memory than its text.
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.write("\n")
 
 
 def json_text(content: Any, *, indent: int | None = 2) -> str:

@@ -34,7 +34,7 @@ def test_the_page_does_what_it_says(bufferlab: Any, folder: Path) -> None:
     assert "12 of 16 runs are finished already" in said[4]
     assert "16 of 16 runs are finished already" in said[5]
     written = {path.name for path in (folder / "runs" / "load").iterdir()}
-    assert written == {"sweep.parquet", "quantiles.parquet", "sweep.json", "plots", "configurations"}
+    assert written == {"sweep.parquet", "quantiles.parquet", "sweep.json", "plots", "runs.jsonl.gz"}
     assert all(f"`{name}" in PAGE for name in written)
     (snippet,) = BLOCKS["python"]
     scope: dict[str, Any] = {}

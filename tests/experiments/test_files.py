@@ -91,23 +91,35 @@ def test_a_sweep_on_a_full_disk_keeps_its_finished_configurations(tmp_path: Path
     whole = tmp_path / "whole"
     whole.mkdir()
     assert ended(start(*sweep, cwd=whole))[0] == 0
-    configurations = sorted((whole / "swept" / "configurations").iterdir())
-    # Room for the configurations and the plan, and not for the first table.
-    room = max(path.stat().st_size for path in [*configurations, whole / "swept" / "sweep.parquet"])
-    assert (whole / "swept" / "sweep.parquet").stat().st_size == room
+    # Room for the runs and the plan, and not for the table of figures.
+    room = (whole / "swept" / "sweep.parquet").stat().st_size
+    assert (whole / "swept" / "runs.jsonl.gz").stat().st_size < room
     status, _, err = ended(start(*sweep, cwd=tmp_path, room_bytes=room - 1))
     assert status == 1, err
     assert err.startswith("bufferlab: 'swept' cannot be written: File too large")
     assert err.count("\n") == 1
-    assert sorted(path.name for path in (tmp_path / "swept" / "configurations").iterdir()) == [
-        path.name for path in configurations
-    ]
+    left = sorted(path.name for path in (tmp_path / "swept").iterdir())
+    assert left == ["quantiles.parquet", "runs.jsonl.gz", "sweep.json"]
     assert hidden(tmp_path) == []
     status, out, err = ended(start(*sweep, cwd=tmp_path))
     assert status == 0, err
     assert "3 of 3 runs are finished already" in out
     table = "swept/sweep.parquet"
     assert (tmp_path / table).read_bytes() == (whole / table).read_bytes()
+
+
+def test_a_sweep_whose_runs_do_not_fit_keeps_those_that_did(tmp_path: Path) -> None:
+    sweep = ("sweep", "quickstart", *SMALL, *GRID, "--out", "swept")
+    assert ended(start(*sweep, cwd=tmp_path))[0] == 0
+    runs, table = tmp_path / "swept" / "runs.jsonl.gz", tmp_path / "swept" / "sweep.parquet"
+    size, whole = runs.stat().st_size, table.read_bytes()
+    status, _, err = ended(start(*sweep, "--force", cwd=tmp_path, room_bytes=size - 100))
+    assert (status, err) == (1, "bufferlab: 'swept' cannot be written: File too large.\n")
+    assert runs.stat().st_size == size - 100
+    status, out, err = ended(start(*sweep, cwd=tmp_path))
+    assert status == 0, err
+    assert "2 of 3 runs are finished already" in out
+    assert table.read_bytes() == whole
 
 
 def test_a_run_that_stands_there_survives_a_full_disk(tmp_path: Path) -> None:

@@ -280,8 +280,8 @@ def test_too_many_curves_are_refused(sweep: Sweep) -> None:
 
 
 def test_the_figures_of_a_sweep_repeat(sweep: Sweep, tmp_path: Path) -> None:
-    first = plot_sweep(sweep.table, sweep.quantiles, tmp_path / "a")
-    second = plot_sweep(sweep.table, sweep.quantiles, tmp_path / "b")
+    first = plot_sweep(sweep.table, lambda: sweep.quantiles, tmp_path / "a")
+    second = plot_sweep(sweep.table, lambda: sweep.quantiles, tmp_path / "b")
     assert [path.name for path in first] == ["u_shape.png", "tradeoff.png", "ecdf.png"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()

@@ -1,6 +1,7 @@
 """Sweeps: what is a configuration, what is refused, the same bytes on any number of cores, and going on after an interruption."""
 
 import errno
+import gzip
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,7 @@ from bufferlab.experiments.sweeps import plan as planning
 from bufferlab.experiments.sweeps.configuration import figures
 from bufferlab.experiments.sweeps.folder import SweepFolder
 from bufferlab.experiments.sweeps.grid import as_override, cross, fingerprint, parse_grid, read_configurations
+from bufferlab.experiments.sweeps.journal import line_of
 from bufferlab.experiments.sweeps.plan import make_plan
 from bufferlab.experiments.sweeps.sweep import read_sweep, run_sweep, workers_for
 from bufferlab.experiments.workloads.loading import load
@@ -45,6 +48,13 @@ SHORT = ["workload.requests=40"]
 def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code does not change while a test runs, even if somebody edits it."""
     monkeypatch.setattr(planning, "code_digest", lambda: "code")
+
+
+def kept_in(folder: Path) -> set[tuple[str, int]]:
+    """The fingerprint and replication of every run that a sweep has kept, as any program for gzip reads them."""
+    lines = subprocess.run(["gzip", "-dcf", folder / "runs.jsonl.gz"], capture_output=True, check=False).stdout
+    rows = [json.loads(line) for line in lines.splitlines(keepends=True) if line.endswith(b"\n")]
+    return {(row["fingerprint"], row["replication"]) for row in rows}
 
 
 # --- grids and lists ---
@@ -130,12 +140,10 @@ def test_configurations_have_long_names_and_none_is_taken_for_another(
         "two configurations of the largest sweep may have one name"
     )
     run_sweep(plan, tmp_path / "out", jobs=1)
-    names = sorted(path.name for path in (tmp_path / "out" / "configurations").iterdir())
-    assert names == sorted(f"{configuration.digest}-0.json" for configuration in plan.configurations)
-    # A file whose name is right but which is of another configuration is as good as none.
-    store, first = SweepFolder(tmp_path / "out"), plan.configurations[0].fingerprint
-    assert store.load(first, 0) is not None
-    assert store.load(first[:-1] + "x", 0) is None
+    # What is kept of a run is that of its whole fingerprint, and of no other one that begins alike.
+    first = plan.configurations[0].fingerprint
+    assert (first, 0) in kept_in(tmp_path / "out")
+    assert (first[:-1] + "x", 0) not in kept_in(tmp_path / "out")
     # Were names so short that two configurations met, that would be said before anything runs.
     monkeypatch.setattr("bufferlab.experiments.sweeps.grid.NAME_DIGITS", 0)
     with pytest.raises(
@@ -295,7 +303,7 @@ def test_quantiles_are_those_of_the_rows(done: Path) -> None:
 
 def test_nothing_half_written_remains(done: Path) -> None:
     assert not list(done.rglob("*.partial"))
-    assert len(list((done / "configurations").iterdir())) == 12
+    assert len(kept_in(done)) == 12
 
 
 def test_the_same_bytes_on_one_core_and_on_two(bufferlab: Any, folder: Path) -> None:
@@ -372,11 +380,10 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         run_sweep(plan, tmp_path / "part", jobs=1)
     with pytest.raises(UserError, match="must be the directory of a finished sweep"):
         read_sweep(tmp_path / "part")
-    kept = sorted((tmp_path / "part" / "configurations").iterdir())
-    assert len(kept) == 2
-    # As a crash would leave it: one more file, cut off in the middle.
-    cut = (tmp_path / "whole" / "configurations" / f"{plan.configurations[0].digest}-2.json").read_bytes()[:100]
-    (tmp_path / "part" / "configurations" / f"{plan.configurations[0].digest}-2.json").write_bytes(cut)
+    assert len(kept_in(tmp_path / "part")) == 2
+    # As a crash would leave it: one more run, cut off in the middle.
+    with (tmp_path / "part" / "runs.jsonl.gz").open("ab") as file:
+        file.write(line_of(plan.configurations[0].fingerprint, 2, {"summary": list(range(1000))})[:100])
     calls.clear()
     monkeypatch.setattr(running, "run_configuration", lambda config, replication: counted(config, replication, None))
     begun: list[int] = []
@@ -393,7 +400,10 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert more.table[more.table["replication"] < 3].reset_index(drop=True).equals(whole.table)
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_is_finished_survives_ctrl_c_and_a_kill(
+    tmp_path: Path, bufferlab: Any, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
     command = ["sweep", "quickstart", *GRID, "--set", "workload.requests=800", "--replications", "4", "--no-plots"]
     process = subprocess.Popen(
         [sys.executable, "-m", "bufferlab", *command, "--jobs", "2", "--out", str(tmp_path / "out")],
@@ -401,17 +411,18 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypat
         start_new_session=True, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/configurations/*.json")) and time.monotonic() < deadline:
+    while not any(path.stat().st_size for path in tmp_path.glob("out/runs.jsonl.gz")) and time.monotonic() < deadline:
         time.sleep(0.02)
     # As a terminal does it: to the command and to its workers.
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, how)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    lines = err.splitlines()
-    assert lines[-1] == "bufferlab: interrupted"
-    assert f"what is finished is kept in {tmp_path / 'out'}" in lines[-2]
     assert "Traceback" not in err
-    kept = len(list(tmp_path.glob("out/configurations/*.json")))
+    if how == signal.SIGINT:
+        assert process.returncode == 130, err
+        lines = err.splitlines()
+        assert lines[-1] == "bufferlab: interrupted"
+        assert f"what is finished is kept in {tmp_path / 'out'}" in lines[-2]
+    kept = len(kept_in(tmp_path / "out"))
     assert kept >= 1
     begun = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert begun["finished"] is False
@@ -419,6 +430,40 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, bufferlab: Any, monkeypat
     ended = bufferlab(*command, "--jobs", "1", "--out", tmp_path / "out")
     assert ended.status == 0, ended.err
     assert f"{kept} of 8 runs are finished already" in ended.out
+    whole = bufferlab(*command, "--jobs", "1", "--out", tmp_path / "whole")
+    assert whole.status == 0, whole.err
+    for name in ("sweep.parquet", "quantiles.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_sweep_that_kept_a_file_for_every_run_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=1)
+    for out in (Path("out"), plan.target()):
+        done = run_sweep(plan, out, jobs=1)
+        (out / "runs.jsonl.gz").unlink()
+        (out / "configurations").mkdir()
+        (out / "configurations" / f"{plan.configurations[0].digest}-0.json").write_text("{}")
+        assert read_sweep(out).table.equals(done.table)
+    with pytest.raises(UserError, match="holds this sweep, but begun with another version of the code; give a new"):
+        run_sweep(plan, Path("out"), jobs=1)
+    assert (Path("out") / "configurations").exists()
+    # The folder that a sweep chooses by itself holds nothing but what the same command makes again.
+    run_sweep(plan, plan.target(), jobs=1)
+    assert not (plan.target() / "configurations").exists()
+    assert len(kept_in(plan.target())) == 2
+
+
+def test_row_groups_are_of_whole_runs_and_hold_them_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=3)
+    whole = run_sweep(plan, jobs=1)
+    monkeypatch.setattr("bufferlab.experiments.sweeps.tables.GROUP_RUNS", 4)
+    parts = run_sweep(plan, tmp_path / "out", jobs=1)
+    assert parts.curves.equals(whole.curves)
+    file = pq.ParquetFile(tmp_path / "out" / "quantiles.parquet")
+    assert [file.metadata.row_group(number).num_rows for number in range(2)] == [4 * len(LEVELS), 2 * len(LEVELS)]
 
 
 def test_a_run_that_breaks_names_its_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -433,7 +478,7 @@ def test_a_run_that_breaks_names_its_configuration(monkeypatch: pytest.MonkeyPat
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT, replications=2)
     with pytest.raises(RunFailedError, match=r"configuration 2 \(.*=4096\), replication 1: ZeroDivisionError: oh"):
         run_sweep(plan, tmp_path / "out", jobs=1)
-    assert len(list((tmp_path / "out" / "configurations").iterdir())) == 3
+    assert len(kept_in(tmp_path / "out")) == 3
 
 
 # --- what is refused ---
@@ -501,7 +546,7 @@ def test_another_sweep_in_the_folder_is_refused(bufferlab: Any, folder: Path) ->
     assert "which holds another sweep; give a new folder, or --force" in ended.err
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
     assert bufferlab(*other, "--force").status == 0
-    assert len(list((folder / "out" / "configurations").iterdir())) == 2
+    assert len(kept_in(folder / "out")) == 2
 
 
 def test_changed_input_and_changed_code_are_refused(
@@ -532,11 +577,13 @@ def test_changed_input_and_changed_code_are_refused(
 def test_a_folder_whose_sweep_has_only_begun_is_ours(tmp_path: Path) -> None:
     plan = make_plan("quickstart", grid=SIZES, settings=SHORT)
     out = tmp_path / "deep" / "out"
-    assert SweepFolder(out).open(plan.record()) is False
-    assert SweepFolder(out).open(plan.record()) is True
+    for goes_on in (False, True):
+        with SweepFolder(out) as store:
+            assert store.open(plan.record()) is goes_on
     (out / "sweep.json").rename(out / "sweep.json.partial")
-    (out / "configurations").rmdir()
-    assert SweepFolder(out).open(plan.record()) is False
+    (out / "runs.jsonl.gz").unlink()
+    with SweepFolder(out) as store:
+        assert store.open(plan.record()) is False
 
 
 # --- executors ---
@@ -558,8 +605,9 @@ def test_no_more_processes_than_are_worth_their_start(tmp_path: Path, monkeypatc
     run_sweep(plan, tmp_path / "out")
     run_sweep(plan, jobs=3)
     # Only what is left to do counts.
-    for path in (tmp_path / "out" / "configurations").glob("*-1.json"):
-        path.unlink()
+    path = tmp_path / "out" / "runs.jsonl.gz"
+    lines = [line for line in gzip.decompress(path.read_bytes()).splitlines() if json.loads(line)["replication"] != 1]
+    path.write_bytes(b"".join(gzip.compress(line + b"\n") for line in lines))
     run_sweep(plan, tmp_path / "out")
     assert asked == [2, 3, 1]
 

@@ -6,7 +6,7 @@ They follow the same rules as those of ``figures.runs``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,15 +56,18 @@ QUANTITIES = {
 }
 
 
-def plot_sweep(table: pd.DataFrame, quantiles: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write the figures that fit a sweep into ``folder``/plots; see ``sweep`` for the two tables."""
+def plot_sweep(table: pd.DataFrame, read_quantiles: Callable[[], pd.DataFrame], folder: Path) -> list[Path]:
+    """Write the figures that fit a sweep into ``folder``/plots; see ``sweep`` for the two tables.
+
+    The second one, which of many runs is large, is read if something of it is drawn.
+    """
     made = []
     configurations = table["configuration"].nunique()
     sized = is_numeric(table, DEFAULT_TOKENS) and table[DEFAULT_TOKENS].nunique() > 1
     if sized and table["latency_s.mean"].notna().any() and len(lines_of(table, DEFAULT_TOKENS)) <= MAX_CURVES:
         made.append(save(plot_u_shape(table), folder / "plots" / "u_shape.png"))
         made.append(save(plot_tradeoff(table), folder / "plots" / "tradeoff.png"))
-    if configurations <= MAX_CURVES and quantiles["latency_s"].notna().any():
+    if configurations <= MAX_CURVES and (quantiles := read_quantiles())["latency_s"].notna().any():
         made.append(save(plot_ecdf(quantiles), folder / "plots" / "ecdf.png"))
     return made
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.runs.rundir import SUMMARY_SCHEMA
-from bufferlab.experiments.sweeps.folder import SWEEP_SCHEMA
+from bufferlab.experiments.sweeps.journal import SWEEP_SCHEMA
 from bufferlab.experiments.tuning.folder import TUNE_SCHEMA
 from bufferlab.experiments.validation.report import SCHEMA as VALIDATION_SCHEMA
 

@@ -13,14 +13,11 @@ from bufferlab.experiments.stats.intervals import Estimate, within
 from bufferlab.experiments.stats.paired import Difference, paired_each
 from bufferlab.experiments.stats.replicates import Replicates
 from bufferlab.experiments.stats.selection import possibly_lowest
-from bufferlab.experiments.sweeps.configuration import TIMES, flat_figures, is_estimate
-from bufferlab.experiments.sweeps.folder import (
-    Result,
-)
-from bufferlab.experiments.sweeps.grid import (
-    Configuration,
-)
+from bufferlab.experiments.sweeps.configuration import TIMES, is_estimate
+from bufferlab.experiments.sweeps.grid import Configuration
+from bufferlab.experiments.sweeps.journal import Result
 from bufferlab.experiments.sweeps.plan import Plan
+from bufferlab.experiments.sweeps.tables import Figures
 
 OF_SERVED = (*TIMES, "ttft_s")
 Parts = Mapping[str, float | None]
@@ -28,16 +25,21 @@ Parts = Mapping[str, float | None]
 _FIGURES = {figure.name: figure for figure in FIGURES}
 
 
-def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
-    """What sweep.json says of the results: every configuration, its differences, and which may be the best."""
-    parts = {
-        configuration.number: results[first : first + plan.replications]
-        for configuration, first in zip(plan.configurations, range(0, len(results), plan.replications), strict=True)
-    }
-    summaries = {number: [one["summary"] for one in part] for number, part in parts.items()}
-    parts_of: dict[int, Parts] = {number: part[0].get("parts") or {} for number, part in parts.items()}
-    configurations = []
-    for configuration in plan.configurations:
+class Comparison:
+    """What sweep.json says of a sweep, from the results of one configuration after the other."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._entries: list[dict[str, Any]] = []
+        self._parts: dict[int, Parts] = {}
+        self._runs: dict[int, slice] = {}
+
+    def add(self, configuration: Configuration, results: Sequence[Result]) -> None:
+        """The results of the next configuration, in the order of the plan."""
+        plan, parts = self._plan, results[0].get("parts") or {}
+        first = plan.replications * len(self._entries)
+        self._parts[configuration.number] = parts
+        self._runs[configuration.number] = slice(first, first + plan.replications)
         entry: dict[str, Any] = {
             "configuration": configuration.number,
             "digest": configuration.digest,
@@ -47,23 +49,35 @@ def figures_of(plan: Plan, results: list[Result]) -> dict[str, Any]:
         entry["replication_kind"] = replicates.kind if plan.replications > 1 else None
         entry["replicates"] = None
         if replicates.resampled and plan.replications > 1:
-            rests_on = {path: parts_of[configuration.number].get(path) for path in RANKED_FIGURES}
+            rests_on = {path: parts.get(path) for path in RANKED_FIGURES}
             entry["replicates"] = replicates.content() | {"caution": caution_of(rests_on), "spells": rests_on}
-        entry |= _combined(summaries[configuration.number], replicates, parts_of[configuration.number])
-        entry["wall_s"] = sum(one["wall_s"] for one in parts[configuration.number])
-        baseline = plan.baselines.get(configuration.number)
-        entry["baseline"] = baseline
-        if baseline is not None:
-            sides = [parts_of[number] for number in (configuration.number, baseline)]
-            entry["differences"] = dict(
-                _differences(summaries[configuration.number], summaries[baseline], replicates, _fewest(sides))
-            )
-        configurations.append(entry)
-    return {
-        "wall_s": sum(entry["wall_s"] for entry in configurations),
-        "configurations": configurations,
-        "lowest": list(_lowest(plan, summaries)),
-    }
+        entry |= _combined([one["summary"] for one in results], replicates, parts)
+        entry["wall_s"] = sum(one["wall_s"] for one in results)
+        self._entries.append(entry)
+
+    def report(self, figures: Figures) -> dict[str, Any]:
+        """Every configuration, its differences, and which may be the best, from the figures of all runs."""
+        delivered = {number: _delivered(figures, runs) for number, runs in self._runs.items()}
+        for configuration, entry in zip(self._plan.configurations, self._entries, strict=True):
+            baseline = self._plan.baselines.get(configuration.number)
+            entry["baseline"] = baseline
+            if baseline is not None:
+                sides = (baseline, configuration.number)
+                entry["differences"] = dict(
+                    _differences(
+                        figures,
+                        [self._runs[number] for number in sides],
+                        [all(pair) for pair in zip(*(delivered[number] for number in sides), strict=True)],
+                        self._plan.replicates[configuration.workload],
+                        _fewest([self._parts[number] for number in reversed(sides)]),
+                    )
+                )
+        whole = {number: all(each) for number, each in delivered.items()}
+        return {
+            "wall_s": sum(entry["wall_s"] for entry in self._entries),
+            "configurations": self._entries,
+            "lowest": list(_lowest(self._plan, figures, self._runs, whole)),
+        }
 
 
 def _fewest(sides: Sequence[Parts]) -> Parts:
@@ -109,54 +123,53 @@ def _across(path: str, values: Sequence[float | None], replicates: Replicates, p
 
 
 def _differences(
-    summaries: Sequence[Any], baseline: Sequence[Any], replicates: Replicates, parts: Parts
+    figures: Figures, sides: Sequence[slice], whole: Sequence[bool], replicates: Replicates, parts: Parts
 ) -> Iterator[tuple[str, Difference]]:
-    """Path and paired difference, configuration less baseline, of every figure that has an interval.
+    """Path and paired difference, the second side less the first, of every figure that has an interval.
 
-    Times are compared only in replications in which both delivered every request: a setting that fails the long ones
-    would look fast otherwise.
+    Times are compared only in replications that are ``whole``, in which both delivered every request: a setting that
+    fails the long ones would look fast otherwise.
     """
-    pairs = [(flat_figures(one), flat_figures(other)) for one, other in zip(baseline, summaries, strict=True)]
-    whole = [all(_all_delivered(one) for one in pair) for pair in pairs]
-    values = []
+    everywhere, values = [True] * len(whole), []
     for figure in FIGURES:
-        used = whole if figure.path[0] in OF_SERVED else [True] * len(pairs)
-        sides = [
-            [one[figure.name] if use else None for one, use in zip(side, used, strict=True)]
-            for side in zip(*pairs, strict=True)
-        ]
-        values.append((sides[0], sides[1]))
+        used = whole if figure.path[0] in OF_SERVED else everywhere
+        first, second = (
+            [value if use else None for value, use in zip(figures.of(figure.name, runs), used, strict=True)]
+            for runs in sides
+        )
+        values.append((first, second))
     names = [figure.name for figure in FIGURES]
     found = paired_each(values, replicates, [parts.get(name) for name in names], [one.positive for one in FIGURES])
     for figure, one in zip(FIGURES, found, strict=True):
         yield figure.name, figure.of_difference(one, replicates)
 
 
-def _all_delivered(figures: Mapping[str, float | None]) -> bool:
-    return figures["requests.succeeded"] == figures["requests.offered"]
+def _delivered(figures: Figures, runs: slice) -> list[bool]:
+    """Whether every request was delivered, in each of these runs."""
+    sides = (figures.of(name, runs) for name in ("requests.succeeded", "requests.offered"))
+    return [succeeded == offered for succeeded, offered in zip(*sides, strict=True)]
 
 
-def _lowest(plan: Plan, summaries: Mapping[int, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def _lowest(
+    plan: Plan, figures: Figures, runs: Mapping[int, slice], whole: Mapping[int, bool]
+) -> Iterator[dict[str, Any]]:
     """For the configurations of every workload, which has the lowest latency and which others may have it in truth.
 
     Configurations that did not deliver every request are left out: the slowest requests are missing from their
     latencies.
     """
-    groups: dict[str, list[Configuration]] = {}
+    groups: dict[str, list[int]] = {}
     for configuration in plan.configurations:
-        whole = all(_all_delivered(flat_figures(one)) for one in summaries[configuration.number])
-        groups.setdefault(configuration.workload, []).extend([configuration] if whole else [])
+        own = [configuration.number] if whole[configuration.number] else []
+        groups.setdefault(configuration.workload, []).extend(own)
     for workload, group in groups.items():
         replicates = plan.replicates[workload]
         for path in RANKED_FIGURES if len(group) > 1 else ():
-            samples = [
-                [float(flat_figures(one)[path] or 0.0) for one in summaries[configuration.number]]
-                for configuration in group
-            ]
+            samples = [[float(value or 0.0) for value in figures.of(path, runs[number])] for number in group]
             means = [replicates.value(one) or 0.0 for one in samples]
             yield {
                 "figure": path,
-                "of": [configuration.number for configuration in group],
-                "configuration": group[means.index(min(means))].number,
-                "possibly": [group[index].number for index in possibly_lowest(samples, replicates)],
+                "of": group,
+                "configuration": group[means.index(min(means))],
+                "possibly": [group[index] for index in possibly_lowest(samples, replicates)],
             }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.errors import RunFailedError
@@ -16,9 +14,7 @@ from bufferlab.experiments.runs.simulate import simulate_one
 from bufferlab.experiments.runs.summary import summarise
 from bufferlab.experiments.stats.intervals import Estimate, Samples
 from bufferlab.experiments.stats.quantiles import at_levels
-from bufferlab.experiments.sweeps.folder import (
-    Result,
-)
+from bufferlab.experiments.sweeps.journal import Result, line_of
 from bufferlab.experiments.workloads.sharing import SharedRequests
 from bufferlab.protocol.naming import flat
 
@@ -82,10 +78,18 @@ def is_estimate(table: Mapping[str, Any]) -> bool:
     return table.keys() == Estimate.__annotations__.keys()
 
 
-def run_task(config: Config, replication: int, title: str) -> Result:
+class Finished(NamedTuple):
+    """A finished run, as it comes back from where it took place: made ready there for the journal."""
+
+    line: bytes
+    violations: list[str]
+
+
+def run_task(config: Config, replication: int, title: str, fingerprint: str) -> Finished:
     """The same as a task of an executor, whose errors say which run it was."""
     try:
-        return run_configuration(config, replication)
+        result = run_configuration(config, replication)
+        return Finished(line_of(fingerprint, replication, result), result["violations"])
     except Exception as error:
         # Whoever reads it needs to know which run it was; the type tells more than the text alone.
         raise RunFailedError(f"{run_name(title, replication)}: {type(error).__name__}: {error}") from error
@@ -108,9 +112,3 @@ def _parts(replication: Replication) -> dict[str, float | None]:
 
 def _quantiles(samples: Samples) -> list[float] | None:
     return at_levels(samples).tolist() if len(samples) else None
-
-
-def packed(result: Result) -> Result:
-    """The same with its quantiles as arrays, so that tens of thousands of results fit into memory."""
-    packed = {name: None if result[name] is None else np.array(result[name]) for name in TIMES}
-    return {**result, **packed}

@@ -1,9 +1,9 @@
 """The directory of a sweep. Finished replications stay in it, so an interrupted sweep goes on where it stopped.
 
-``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``configurations/`` has a small
-file for every finished replication of a configuration, named by its digest; it also holds the whole
-fingerprint, so that it cannot be mistaken for another's. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end.
-Every file is written under another name and then renamed, so none is ever half there.
+``sweep.json`` is written first, with the plan, and again at the end, with the figures. ``runs.jsonl.gz`` gets a line
+when a run is finished (``journal``), which holds the whole fingerprint of its configuration, so that it cannot be
+mistaken for another's. ``sweep.parquet`` and ``quantiles.parquet`` appear at the end. Every other file is written under
+another name and then renamed, so none is ever half there.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from bufferlab import experiments, protocol, sim
-from bufferlab.experiments.config.build import NAME_DIGITS
 from bufferlab.experiments.config.renamed import OLD_KEYS
 from bufferlab.experiments.errors import UserError
-from bufferlab.experiments.files import LOCK, Claim, disk_errors, json_text, write_atomically, write_json, write_text
+from bufferlab.experiments.files import LOCK, Claim, disk_errors, write_atomically, write_json
 from bufferlab.experiments.runs.environment import package_version
+from bufferlab.experiments.sweeps.journal import SWEEP_SCHEMA, Journal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SWEEP_SCHEMA = "bufferlab-sweep/1"
 PLAN_FILE, TABLE_FILE, QUANTILES_FILE = "sweep.json", "sweep.parquet", "quantiles.parquet"
-CONFIGURATIONS_FOLDER, PLOTS_FOLDER = "configurations", "plots"
+RUNS_FILE, PLOTS_FOLDER = "runs.jsonl.gz", "plots"
+OLD_FOLDER = "configurations"
+"""Had a file for every finished run."""
 OLD_DIGITS = 8
 """The length of digests in sweeps of an older version, so short that two configurations could have the same one."""
-OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, CONFIGURATIONS_FOLDER, PLOTS_FOLDER}
-
-Result = dict[str, Any]
-"""What one replication of a configuration came to; see ``configuration.run_configuration``."""
+OWN_NAMES = {PLAN_FILE, TABLE_FILE, QUANTILES_FILE, RUNS_FILE, OLD_FOLDER, PLOTS_FOLDER}
 
 _DECIDING_WINGS = ("config", "runs", "stats", "workloads")
 """Folders of experiments/ that a simulated figure depends on; the others show, compare or hand out work. Of what is in
@@ -133,13 +132,15 @@ class SweepFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._configurations = folder / CONFIGURATIONS_FOLDER
         self._claim: Claim | None = None
+        self._journal: Journal | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._journal is not None:
+            self._journal.close()
         if self._claim is not None:
             self._claim.release()
 
@@ -158,9 +159,9 @@ class SweepFolder:
                 remove_own(self.folder, OWN_NAMES)
             # First of all, so that whatever else is there is known to be ours.
             self.write_plan({**plan, "finished": False})
-            self._configurations.mkdir(exist_ok=True)
-            for half in (*self.folder.glob("*.partial"), *self._configurations.glob("*.partial")):
+            for half in self.folder.glob("*.partial"):
                 half.unlink()
+            self._journal = Journal(self.folder / RUNS_FILE)
         return goes_on
 
     def _check(self, plan: dict[str, Any], *, force: bool, replace_old_code: bool) -> bool:
@@ -179,32 +180,35 @@ class SweepFolder:
         with disk_errors(self.folder):
             write_json(self.folder / PLAN_FILE, content)
 
-    def load(self, fingerprint: str, replication: int) -> Result | None:
-        """What is kept of a finished replication of the configuration; None if it is not there, cannot be read, or is
-        of another one whose fingerprint begins alike.
-        """
-        try:
-            content = json.loads(self._file(fingerprint, replication).read_bytes())
-        except (OSError, ValueError):
-            return None
-        good = isinstance(content, dict) and content.pop("schema", None) == SWEEP_SCHEMA
-        return content if good and content.pop("fingerprint", None) == fingerprint else None
-
-    def save(self, fingerprint: str, replication: int, result: Result) -> None:
-        """Keep a finished replication."""
-        kept = {"schema": SWEEP_SCHEMA, "fingerprint": fingerprint, **result}
-        with disk_errors(self.folder):
-            write_text(self._file(fingerprint, replication), json_text(kept, indent=None))
+    @property
+    def journal(self) -> Journal:
+        """The finished runs; from ``open`` on."""
+        if self._journal is None:
+            raise ValueError(f"the folder {self.folder} is not open")
+        return self._journal
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file; the same table gives the same bytes."""
+        with self.writing_table(name) as write:
+            write(table)
+
+    @contextmanager
+    def writing_table(self, name: str) -> Iterator[Callable[[pa.Table], None]]:
+        """What takes the row groups of a Parquet file, which is there when the block is through."""
         import pyarrow.parquet as pq
 
-        with disk_errors(self.folder), write_atomically(self.folder / name) as partial:
-            pq.write_table(table, partial, compression="zstd")
+        with ExitStack() as stack:
+            stack.enter_context(disk_errors(self.folder))
+            partial = stack.enter_context(write_atomically(self.folder / name))
+            file: pq.ParquetWriter | None = None
 
-    def _file(self, fingerprint: str, replication: int) -> Path:
-        return self._configurations / f"{fingerprint[:NAME_DIGITS]}-{replication}.json"
+            def write(table: pa.Table) -> None:
+                nonlocal file
+                if file is None:
+                    file = stack.enter_context(pq.ParquetWriter(partial, table.schema, compression="zstd"))
+                file.write_table(table)
+
+            yield write
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
@@ -223,4 +227,5 @@ def _begun(folder: Path) -> Begun | None:
         return None
     plan = found.get("plan", {})
     older = len(str(plan.get("identity"))) == OLD_DIGITS or bool(OLD_KEYS.keys() & plan.keys())
-    return Begun(plan.get("identity"), found.get("inputs", {}), found.get("code"), older)
+    code = None if (folder / OLD_FOLDER).is_dir() else found.get("code")
+    return Begun(plan.get("identity"), found.get("inputs", {}), code, older)

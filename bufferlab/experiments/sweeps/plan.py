@@ -13,10 +13,7 @@ from bufferlab.experiments.config.renamed import new_field, with_new_fields
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.runs.environment import describe
 from bufferlab.experiments.stats.replicates import Replicates
-from bufferlab.experiments.sweeps.folder import (
-    SWEEP_SCHEMA,
-    code_digest,
-)
+from bufferlab.experiments.sweeps.folder import code_digest
 from bufferlab.experiments.sweeps.grid import (
     Configuration,
     Settings,
@@ -26,6 +23,7 @@ from bufferlab.experiments.sweeps.grid import (
     make_configurations,
     swept_fields,
 )
+from bufferlab.experiments.sweeps.journal import SWEEP_SCHEMA
 
 if TYPE_CHECKING:
     from bufferlab.experiments.workloads.traffic import Traffic

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +28,18 @@ from bufferlab.experiments.config.renamed import OLD_KEYS, with_new_keys
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.runs.environment import usable_cpus
 from bufferlab.experiments.runs.recorder import Notice, Progress
-from bufferlab.experiments.sweeps.comparison import figures_of
-from bufferlab.experiments.sweeps.configuration import SHARED, packed, run_name, run_task
+from bufferlab.experiments.sweeps.comparison import Comparison
+from bufferlab.experiments.sweeps.configuration import SHARED, Finished, flat_figures, run_name, run_task
 from bufferlab.experiments.sweeps.executor import Where, Workers, check_executor, lost_text, open_workers
 from bufferlab.experiments.sweeps.folder import (
     QUANTILES_FILE,
     TABLE_FILE,
-    Result,
     SweepFolder,
     read_plan,
 )
+from bufferlab.experiments.sweeps.journal import Journal
 from bufferlab.experiments.sweeps.plan import Plan
-from bufferlab.experiments.sweeps.tables import tables
+from bufferlab.experiments.sweeps.tables import Figures, Keys, Shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +56,13 @@ class Sweep:
     """A finished sweep: the rows, the distributions, and the content of sweep.json."""
 
     rows: pa.Table
-    curves: pa.Table
+    read_curves: Callable[[], pa.Table]
     report: dict[str, Any]
+
+    @cached_property
+    def curves(self) -> pa.Table:
+        """The distributions, which of many runs are large: they are read when somebody asks for them."""
+        return self.read_curves()
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -115,13 +120,9 @@ def run_sweep(
         if store is not None:
             stack.enter_context(store)
             store.open(record, force=force, replace_old_code=out == plan.target())
+        journal = Journal() if store is None else store.journal
         tasks = plan.tasks
-        kept = [
-            store.load(configuration.fingerprint, number) if store is not None else None
-            for configuration, number in tasks
-        ]
-        results = [None if one is None else packed(one) for one in kept]
-        pending = [index for index in plan.order() if results[index] is None]
+        pending = [index for index in plan.order() if (tasks[index][0].fingerprint, tasks[index][1]) not in journal]
         if begin is not None:
             begin(len(tasks) - len(pending))
         if pending:
@@ -129,31 +130,31 @@ def run_sweep(
                 wanted = jobs or workers_for(plan.requests_of(tasks[index][0] for index in pending))
                 workers = stack.enter_context(open_workers(jobs=min(wanted, len(pending)), **where))
             with closing(_run(plan, pending, workers)) as done:
-                for index, result in done:
+                for index, run in done:
                     configuration, replication = tasks[index]
-                    if store is not None:
-                        store.save(configuration.fingerprint, replication, result)
-                    results[index] = packed(result)
+                    journal.add((configuration.fingerprint, replication), run.line)
                     if notice is not None:
-                        for line in result["violations"][:SHOWN_VIOLATIONS]:
+                        for line in run.violations[:SHOWN_VIOLATIONS]:
                             notice(f"violation in {configuration.title()}: {line}")
                     if progress is not None:
                         progress(1)
             if notice is not None and workers.lost:
                 notice(lost_text(workers))
-        all_results = [result for result in results if result is not None]
-        return _finish(plan, record, all_results, store, plots=plots, finished=finished)
+        return _finish(plan, record, journal, store, plots=plots, finished=finished)
 
 
-def _run(plan: Plan, pending: Sequence[int], workers: Workers) -> Generator[tuple[int, Result]]:
+def _run(plan: Plan, pending: Sequence[int], workers: Workers) -> Generator[tuple[int, Finished]]:
     """Run these tasks of a plan: the index of each and what it came to, as they finish."""
     tasks = plan.tasks
-    calls = [(tasks[index][0].config, tasks[index][1], tasks[index][0].title()) for index in pending]
-    workloads = {configuration.title(): configuration.workload for configuration in plan.configurations}
+    calls = [
+        (configuration.config, replication, configuration.title(), configuration.fingerprint)
+        for configuration, replication in (tasks[index] for index in pending)
+    ]
+    workloads = {configuration.fingerprint: configuration.workload for configuration in plan.configurations}
     done = workers.run(
         run_task,
         calls,
-        group=lambda task: (workloads[task[2]], task[1]),  # what its requests are drawn from
+        group=lambda task: (workloads[task[3]], task[1]),  # what its requests are drawn from
         name=lambda task: run_name(task[2], task[1]),
     )
     with closing(done), SHARED:
@@ -168,40 +169,61 @@ def workers_for(requests: int) -> int:
 
 def read_sweep(folder: Path | str) -> Sweep:
     """A finished sweep directory, of the last release as well. Raises UserError if it is not one."""
-    import pyarrow.parquet as pq
-
     path = Path(folder)
     report = read_plan(path)
     if report is None or not report.get("finished"):
         raise UserError(f"SWEEP is {str(path)!r}, it must be the directory of a finished sweep (with a sweep.parquet)")
-    rows, curves = (pq.read_table(path / name) for name in (TABLE_FILE, QUANTILES_FILE))
-    rows, curves = (
-        one.rename_columns([OLD_KEYS.get(name, name) for name in one.column_names]) for one in (rows, curves)
-    )
-    return Sweep(rows, curves, with_new_keys(report))
+    for name in (TABLE_FILE, QUANTILES_FILE):
+        if not (path / name).is_file():
+            raise UserError(f"SWEEP is {str(path)!r}, in which {name} is missing")
+    return Sweep(_read(path / TABLE_FILE), partial(_read, path / QUANTILES_FILE), with_new_keys(report))
+
+
+def _read(path: Path) -> pa.Table:
+    """A table, under the names of today."""
+    import pyarrow.parquet as pq
+
+    found = pq.read_table(path)
+    return found.rename_columns([OLD_KEYS.get(name, name) for name in found.column_names])
 
 
 def _finish(
     plan: Plan,
     record: dict[str, Any],
-    results: list[Result],
+    journal: Journal,
     store: SweepFolder | None,
     *,
     plots: bool,
     finished: Callable[[dict[str, Any]], None] | None,
 ) -> Sweep:
-    rows, curves = tables(plan, results)
-    report = {**record, "finished": True, **figures_of(plan, results)}
-    made = Sweep(rows, curves, report)
+    """Read all results once, in the order of the plan, and keep of each what the tables and the report have of it."""
+    import pyarrow as pa
+
+    figures, keys, comparison = Figures(), Keys(plan), Comparison(plan)
+    groups: list[pa.Table] = []
+    with ExitStack() as stack:
+        write = groups.append if store is None else stack.enter_context(store.writing_table(QUANTILES_FILE))
+        shares = Shares(keys, write)
+        for configuration in plan.configurations:
+            fingerprint = configuration.fingerprint
+            results = [journal.load((fingerprint, replication)) for replication in range(plan.replications)]
+            for result in results:
+                figures.add(flat_figures(result["summary"]))
+                shares.add(result)
+            comparison.add(configuration, results)
+        shares.flush()
+    rows = pa.table({**keys.of(range(len(plan.tasks))), **figures.columns()})
+    report = {**record, "finished": True, **comparison.report(figures)}
+    made = Sweep(rows, partial(pa.concat_tables, groups), report)
     if store is not None:
         store.write_table(TABLE_FILE, rows)
-        store.write_table(QUANTILES_FILE, curves)
+        made = Sweep(rows, partial(_read, store.folder / QUANTILES_FILE), report)
     if finished is not None:
         finished(report)
     if store is not None:
         if plots:
             from bufferlab.experiments.figures.sweeps import plot_sweep
 
-            plot_sweep(made.table, made.quantiles, store.folder)
+            plot_sweep(made.table, lambda: made.quantiles, store.folder)
         store.write_plan(report)
     return made
