@@ -26,6 +26,10 @@ from bufferlab.experiments.sweeps.packs import Work
 from bufferlab.experiments.sweeps.plan import make_plan
 from bufferlab.experiments.sweeps.remote import what_it_has
 from bufferlab.experiments.sweeps.sweep import run_sweep
+from bufferlab.experiments.tuning.asking import Question, make_question
+from bufferlab.experiments.tuning.base import Asked
+from bufferlab.experiments.tuning.question import parse_objective
+from bufferlab.experiments.tuning.tune import run_tune
 from tools import scale_out
 
 distributed = pytest.importorskip("distributed", reason="needs dask.distributed (the cluster extra)")
@@ -270,6 +274,42 @@ def test_workers_must_see_the_input_files(cluster: Any, tmp_path: Path) -> None:
     inputs = {str(rows): digest_of(rows)}
     with open_workers(jobs=1, executor="dask", address=cluster.scheduler_address, inputs=inputs) as workers:
         assert dict(workers.run(breaks, [(1,), (2,)])) == {0: 1, 1: 2}
+
+
+def quick_question(source: str, *settings: str, replications: int | None = None) -> Question:
+    space: dict[str, list[Any]] = {
+        "protocol.sizing.policy": ["fixed"], "protocol.sizing.tokens": [512, 8192], "protocol.discipline": ["window"],
+        "protocol.block_tokens": [128], "language.pool_blocks": [128, 256],
+    }  # fmt: skip
+    objective = parse_objective("latency_p99")
+    return make_question(Asked(source, settings=settings), objective=objective, replications=replications, space=space)
+
+
+def test_a_tune_on_an_adaptive_cluster_has_the_answer_of_this_machine(tmp_path: Path) -> None:
+    question, told = quick_question("quickstart", "workload.requests=40", replications=6), list[str]()
+    here = run_tune(question, tmp_path / "here", jobs=1, plots=False)
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=1, maximum=2, interval="100ms", target_duration="100ms")
+        there = run_tune(
+            question, tmp_path / "there", executor="dask", address=cluster.scheduler_address, plots=False,
+            notice=told.append,
+        )  # fmt: skip
+    assert told[0] == "the dask cluster has no worker yet; waiting for the first"
+    assert {**there.content, "wall_s": 0.0} == {**here.content, "wall_s": 0.0}
+    ledger = "ledger.parquet"
+    assert (tmp_path / "there" / ledger).read_bytes() == (tmp_path / "here" / ledger).read_bytes()
+
+
+def test_workers_must_see_the_traffic_of_a_tune(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("arrival_s,total_tokens\n" + "".join(f"{second},{500 + second % 7}\n" for second in range(60)))
+    question = quick_question(str(rows))
+    monkeypatch.setattr("bufferlab.experiments.config.schema.digests_of", lambda _: {str(rows): "0" * 64})
+    with pytest.raises(
+        UserError, match=r"must see the input file .*rows\.csv as it is here, but it has another content"
+    ):
+        run_tune(question, tmp_path / "out", executor="dask", address=cluster.scheduler_address)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

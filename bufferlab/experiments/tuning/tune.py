@@ -16,7 +16,7 @@ from bufferlab.experiments.runs.environment import describe
 from bufferlab.experiments.runs.recorder import Notice, Progress
 from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.sweeps.configuration import SHARED
-from bufferlab.experiments.sweeps.executor import check_executor, open_workers
+from bufferlab.experiments.sweeps.executor import check_executor, lost_text, open_workers
 from bufferlab.experiments.sweeps.sweep import workers_for
 from bufferlab.experiments.tuning.answer import Told, answer_of, unserved
 from bufferlab.experiments.tuning.asking import FRESH, LEAST_FRESH, Question
@@ -60,14 +60,15 @@ def run_tune(
     # By what the whole of it takes at least.
     least = len(question.settings) * question.first + (0 if question.search is None else question.search.trials)
     wanted = jobs or workers_for(least * question.demand.requests)
+    inputs = question.base.config.input_digests()
     with (
         contextlib.nullcontext() if folder is None else folder,
-        open_workers(jobs=wanted, executor=executor, address=address) as workers,
+        open_workers(jobs=wanted, executor=executor, address=address, inputs=inputs, notice=notice) as workers,
         SHARED,
     ):
         workers.check()
         if folder is not None:
-            environment = describe(inputs=question.base.config.input_digests(), workload=question.traffic.content())
+            environment = describe(inputs=inputs, workload=question.traffic.content())
             folder.open(question.record(), question.base.config, environment, force=force)
         if begin is not None:
             begin(0 if folder is None else len(folder.rows))
@@ -83,6 +84,8 @@ def run_tune(
         runs = Runs(dict(question.settings), execute, folder, progress, notice)
         question = _searched(question, runs)
         content = _otherwise(question, runs, _answered(question, runs))
+        if notice is not None and workers.lost:
+            notice(lost_text(workers))
         content["wall_s"] = time.perf_counter() - started_s
         words = answer_text(content, [what_if_text(content), sensitivity_text(content)])
         told = Told(content, f"{words}, {content['wall_s']:.1f} s")
