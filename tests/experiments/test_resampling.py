@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.figures.curves import curve_of, lines_of
+from bufferlab.experiments.figures.text import summary_text
 from bufferlab.experiments.runs.equality import compare_runs
 from bufferlab.experiments.runs.estimates import FIGURES, caution_of, deadlock_rate
 from bufferlab.experiments.runs.paired import compare_paired, paired_text
+from bufferlab.experiments.runs.simulate import run_sim
 from bufferlab.experiments.stats.intervals import half_width, t_quantile
 from bufferlab.experiments.stats.paired import paired
 from bufferlab.experiments.stats.replicates import INDEPENDENT, Replicates, caution, replicates_from
@@ -160,6 +162,19 @@ def test_blocks_are_long_against_what_the_traffic_remembers_beside_its_course() 
     moved = day * (times / times[-1] - 0.08 * np.sin(2 * np.pi * times / times[-1]))
     courses = planned(Columns.of(np.sort(moved), np.full(5000, 10)))
     assert courses.memory < 3 * bursty.memory  # the course is not taken for memory
+
+
+def test_two_sessions_with_a_long_pause_have_no_interval_of_their_throughput(tmp_path: Path) -> None:
+    """Nearly all of the run is pause: that nothing came in it says nothing of how much comes otherwise."""
+    draws = np.random.default_rng(1)
+    times = np.cumsum(draws.exponential(0.1, 600))
+    for pause_s, said in ((0.0, False), (86_400.0, True)):
+        file = write(tmp_path / "rows.csv", Columns.of(times + pause_s * (np.arange(600) >= 300), np.full(600, 500)))
+        config = load("quickstart", [f"workload.file={file}", "workload.requests=600", "run.replications=1"])
+        summary = run_sim(config, tmp_path / f"run-{pause_s:.0f}")
+        assert (summary["throughput_rps"]["low"] is None) is said
+        assert summary["latency_s"]["mean"]["low"] is not None
+        assert ("requests come in too few spells" in summary_text(summary)) is said
 
 
 def test_a_pause_is_a_part_of_the_course() -> None:

@@ -25,7 +25,7 @@ from bufferlab.experiments.sweeps.configuration import run_configuration
 from bufferlab.experiments.sweeps.grid import fingerprint
 from bufferlab.experiments.tuning import answer, asking, contest, text
 from bufferlab.experiments.tuning.asking import Question, make_question
-from bufferlab.experiments.tuning.base import Asked
+from bufferlab.experiments.tuning.base import Asked, make_base
 from bufferlab.experiments.tuning.contest import Result, misses
 from bufferlab.experiments.tuning.decision import Candidates, Decision, candidates, decide
 from bufferlab.experiments.tuning.question import parse_certainty, parse_indifference, parse_limit, parse_objective
@@ -208,6 +208,10 @@ def test_a_certainty_that_nothing_can_give_is_refused(text: str) -> None:
         (["--link", "cx7"], "--link is 'cx7' (did you mean cx7-400g?), it must be one of cx7-400g"),
         (["--memory", "4GIB"], "--memory is '4GIB', it must be a size such as 512KiB, 4MiB or 2GB"),
         (["--memory", "1kB"], "--memory is '1kB', it must hold at least one block of"),
+        (
+            ["--memory", "1MiB"],
+            "--memory is '1MiB', with which no setting of the space can be run: language.pool_blocks",
+        ),
         (["--space", "protocol.sizing.tokens=100"], "--space protocol.sizing.tokens=100: protocol.block_tokens is"),
         (["--space", "protocol.discipline=windw"], "(did you mean window?)"),
         (["--space", "protocol.sizing.q=0.5", "--space", "protocol.sizing.policy=fixed"], "none of the policies fixed"),
@@ -226,6 +230,33 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     assert problem in ended.err
     assert ended.err.count("\n") == 1
     assert not any(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "memory", "least", "what"),
+    [
+        ((), "1KiB", 8 * 919_616, "one allocation of 1024 tokens"),
+        ((), None, 8192 * 919_616, "one allocation of 1048576 tokens"),
+        (
+            ("protocol.reserve_blocks=30",),
+            "20MiB",
+            38 * 919_616,
+            "one allocation of 1024 tokens and of a reserve of 30 blocks",
+        ),
+        (("language.pool_blocks=8",), "1KiB", 919_616, "one block"),
+    ],
+)
+def test_too_little_memory_for_a_file_says_how_much_is_enough(
+    folder: Path, settings: tuple[str, ...], memory: str | None, least: int, what: str
+) -> None:
+    (folder / "mine.csv").write_text("arrival_s,total_tokens\n0,100\n1,9000\n2,50\n")
+    settings = settings if memory else ("protocol.sizing.tokens=1048576",)
+    with pytest.raises(UserError) as refused:
+        make_base(Asked("mine.csv", memory=memory, settings=settings))
+    assert str(refused.value) == f"--memory is {memory or '4GiB'!r}, it must be at least {least}, the bytes of {what}"
+    make_base(Asked("mine.csv", memory=str(least), settings=settings))
+    with pytest.raises(UserError):
+        make_base(Asked("mine.csv", memory=str(least - 1), settings=settings))
 
 
 def test_a_file_of_traffic_needs_nothing_else(folder: Path) -> None:

@@ -49,6 +49,12 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         rows.append((f"{side} pool, wait a request", *_cells(pool["blocked_per_request_s"], format_duration)))
         rows.append((f"{side} pool, waits in all", *_cells(pool["blocked_s"], format_duration)))
     lines.append(table(rows))
+    if _comes_in_spells(summary):
+        lines.append("")
+        lines.append(
+            "no interval of the throughput and of shares of time: requests come in too few spells, or too long ones "
+            "(docs/statistics.md)"
+        )
     lines.append("")
     lines.extend(f"FAULT: {fault}" for fault in summary.get("faults", ()))
     if summary.get("ended_early"):
@@ -62,6 +68,12 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         )
     lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
     return "\n".join(lines)
+
+
+def _comes_in_spells(summary: Mapping[str, Any]) -> bool:
+    """Whether one run is long enough for an interval of the latency, but not for one of what it averages over time."""
+    alone = len(summary.get("replications", ())) == 1 and summary.get("events_kept", True)
+    return alone and summary["latency_s"]["mean"]["low"] is not None and summary["throughput_rps"]["low"] is None
 
 
 def _resampled(summary: Mapping[str, Any]) -> list[str]:

@@ -14,14 +14,15 @@ thirty batches do: Schmeiser, "Batch size effects in the analysis of simulation 
   Neumann's ratio of the mean square successive difference to the variance.
 * There is none at all unless the run lasted a hundred times its autocorrelation time, so that a batch lasts ten. A
   quantile, or a share, must also have been visited ten times independently: p99 of a run in which only three busy
-  spells went beyond it is a matter of luck. Shorter runs would often give an interval that misses the truth.
+  spells went beyond it is a matter of luck. So is what came of a run that stood still for most of the time and was busy
+  in a few spells. Shorter runs would often give an interval that misses the truth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -48,13 +49,15 @@ class OneRun:
 
     ``series`` (in order of time) is what the value averages over: the samples; for a quantile, whether each lies beyond
     it. ``batches`` are the values of ten successive parts; None where these would be too short. ``visits`` is how often
-    the rarer of two outcomes came, for a series that has only two; else None.
+    the rarer of two outcomes came, for a series that has only two; else None. ``moved`` is in how many stretches
+    something happened, for a series that stands still in most of them; else None.
     """
 
     value: float
     series: Samples
     batches: Samples | None
     visits: int | None = None
+    moved: int | None = None
 
     @property
     def long_enough(self) -> bool:
@@ -62,10 +65,11 @@ class OneRun:
         # The autocorrelation time is 1 at least, and takes a while to compute.
         if self.batches is None or len(self.series) < LEAST_TIMES:
             return False
-        if self.visits is not None and self.visits < LEAST_VISITS:
+        rarer = self.moved if self.visits is None else self.visits
+        if rarer is not None and rarer < LEAST_VISITS:
             return False
         time = autocorrelation_time(self.series)
-        return len(self.series) >= LEAST_TIMES * time and (self.visits is None or self.visits >= LEAST_VISITS * time)
+        return len(self.series) >= LEAST_TIMES * time and (rarer is None or rarer >= LEAST_VISITS * time)
 
     @property
     def parts(self) -> float | None:
@@ -76,7 +80,10 @@ class OneRun:
         if not len(self.series):
             return None
         time = autocorrelation_time(self.series)
-        return self.visits / time if self.visits is not None else len(self.series) / (LEAST_TIMES // BATCHES * time)
+        if self.visits is not None:
+            return self.visits / time
+        parts = len(self.series) / (LEAST_TIMES // BATCHES * time)
+        return parts if self.moved is None else min(parts, self.moved / time)
 
     def estimate(self) -> Estimate:
         """The value, with an interval if the run is long enough for one."""
@@ -125,9 +132,14 @@ def of_outcomes(outcomes: Samples) -> OneRun | None:
     return OneRun(run.value, run.series, run.batches, min(ones, len(outcomes) - ones))
 
 
-def of_series(value: float, series: Samples) -> OneRun:
-    """A time average whose parts over successive stretches of equal length are ``series``."""
-    return OneRun(value, series, _group_means(series) if len(series) >= BATCHES else None)
+def of_series(value: float, series: Samples, still: float = 0.0) -> OneRun:
+    """A time average whose parts over successive stretches of equal length are ``series``.
+
+    ``still``: what it has of a stretch in which nothing happened.
+    """
+    moved = int(np.count_nonzero(series != still))
+    batches = _group_means(series) if len(series) >= BATCHES else None
+    return OneRun(value, series, batches, moved=moved if 0 < 2 * moved < len(series) else None)
 
 
 def of_ratio(value: float, above: Samples, below: Samples) -> OneRun:
@@ -139,7 +151,7 @@ def of_ratio(value: float, above: Samples, below: Samples) -> OneRun:
     typical = float(np.mean(below)) if len(below) else 0.0
     if typical <= 0:
         return OneRun(value, np.zeros(0), None)
-    return of_series(value, value + (above - value * below) / typical)
+    return of_series(value, value + (above - value * below) / typical, still=value)
 
 
 def rate_of(times_s: Samples, whole_s: float) -> Estimate:
@@ -162,7 +174,7 @@ def of_events(times_s: Samples, whole_s: float, step_s: float, steps: int | None
     edges = step_s * np.arange(steps + 1)
     counts = np.diff(np.searchsorted(np.sort(times_s), edges, side="right"))
     run = of_series(value, counts / step_s)
-    return run if len(times_s) >= BATCHES * LEAST_BATCH else OneRun(value, run.series, None)
+    return run if len(times_s) >= BATCHES * LEAST_BATCH else replace(run, batches=None)
 
 
 def autocorrelation_time(series: Samples) -> float:

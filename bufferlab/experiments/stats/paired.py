@@ -137,8 +137,12 @@ def paired_in_run(first: OneRun | None, second: OneRun | None) -> Difference:
     difference = without_interval(first.value, second.value, 0)
     if first.batches is None or second.batches is None or len(first.series) != len(second.series):
         return difference
-    visits = None if first.visits is None or second.visits is None else min(first.visits, second.visits)
-    both = OneRun(second.value - first.value, second.series - first.series, second.batches - first.batches, visits)
+    visits, moved = (
+        None if one is None or other is None else min(one, other)
+        for one, other in ((first.visits, second.visits), (first.moved, second.moved))
+    )
+    change, series = second.value - first.value, second.series - first.series
+    both = OneRun(change, series, second.batches - first.batches, visits, moved)
     if not both.long_enough:
         return difference
     errors = [standard_error(batches, run.value) for run, batches in _batches(first, second, both)]

@@ -6,6 +6,7 @@ GPU, 1,024 tokens set aside, and the memory of --memory for the pool of a rank o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ class Base:
     """What the pool of an encode rank takes, whatever the size of a block."""
     defaults: tuple[str, ...]
     """What was not said and is assumed, ready to be shown."""
+    memory: str | None = None
+    """--memory as it was given."""
+
+
+LARGE_BLOCKS = 10**9
+"""No allocation needs as many, whatever it is asked for."""
 
 
 def make_base(asked: Asked) -> Base:
@@ -70,7 +77,7 @@ def make_base(asked: Asked) -> Base:
     encode_bytes = config.blocks(config.encode) * layout.bytes_per_block
     if is_file:
         budget_bytes = encode_bytes = _memory(asked.memory or DEFAULT_MEMORY)
-    return Base(config, budget_bytes, encode_bytes, tuple(defaults))
+    return Base(config, budget_bytes, encode_bytes, tuple(defaults), asked.memory)
 
 
 def _is_traffic(path: Path) -> bool:
@@ -92,10 +99,27 @@ def _of_file(path: Path, asked: Asked) -> tuple[Config, list[str]]:
         "model": {"name": model},
     }
     apply_overrides(tree, [f"workload.file={path}", *asked.settings])
+    _check_memory(tree, memory)
     options = (("--model", asked.model, model), ("--gpu", asked.gpu, gpu), ("--link", asked.link, link))
     defaults = [f"{name} {value}" for name, given, value in options if given is None]
     defaults += [] if asked.memory else [f"--memory {memory}"]
     return _checked(tree), defaults
+
+
+def _check_memory(tree: Mapping[str, Any], memory: str) -> None:
+    """Raise UserError, in terms of --memory, if it is less than what the pool of a rank must hold at least."""
+    large: dict[str, Any] = {side: {**tree[side], "pool_blocks": LARGE_BLOCKS} for side in ("encode", "language")}
+    config = parse({**tree, **large})  # it is right in all else, or that is said
+    tokens, reserve = config.protocol.sizing.tokens, config.protocol.reserve_blocks
+    allocation = f"one allocation of {tokens} tokens" + (f" and of a reserve of {reserve} blocks" if reserve else "")
+    needed = (
+        ("language", tokens // config.protocol.block_tokens + reserve, allocation),
+        ("encode", 1, "one block"),
+    )  # the larger one first, so that nobody is refused twice
+    for side, blocks, what in needed:
+        least_bytes = blocks * config.layout.bytes_per_block
+        if tree[side]["pool_blocks"] == memory and _memory(memory) < least_bytes:
+            raise UserError(f"--memory is {memory!r}, it must be at least {least_bytes}, the bytes of {what}")
 
 
 def _of_config(asked: Asked) -> Config:

@@ -117,6 +117,11 @@ def space_of(
         except UserError as error:
             refused.append((fields, str(error)))
     _refuse_what_none_has(given or {}, combinations, refused)
+    if combinations and len(refused) == len(combinations):
+        given_memory = (
+            "" if base.memory is None or POOL in (given or {}) else f"--memory is {base.memory!r}, with which "
+        )
+        raise UserError(f"{given_memory}no setting of the space can be run: {refused[0][1]}")
     compared = [({}, today.number, ""), *compared_with(maker, today, baselines)]
     values: dict[str, list[Any]] = {}
     for fields in combinations:
@@ -155,8 +160,6 @@ def _refuse_what_none_has(
             reasons = [why for fields, why in refused if name in fields and fields[name] == value]
             if reasons and len(reasons) == len(having):
                 raise UserError(f"--space {name}={plain(value)}: {reasons[0]}")
-    if combinations and len(refused) == len(combinations):
-        raise UserError(f"no setting of the space can be run: {refused[0][1]}")
 
 
 class Maker:
