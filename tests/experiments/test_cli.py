@@ -68,7 +68,9 @@ def test_help_is_quick(tmp_path: Path) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = "{'pandas', 'matplotlib', 'scipy', 'pyarrow', 'numpy'}"
-    code = f"import sys, experiments.cli as cli; cli.main(['--help']); print(sorted({heavy} & set(sys.modules)))"
+    code = (
+        f"import sys, bufferlab.experiments.cli as cli; cli.main(['--help']); print(sorted({heavy} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

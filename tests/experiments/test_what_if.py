@@ -14,10 +14,11 @@ from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.tuning import asking
 from bufferlab.experiments.tuning.asking import Question, make_question
 from bufferlab.experiments.tuning.base import Asked
-from bufferlab.experiments.tuning.changes import WORDS, changed_config, parse_what_ifs
+from bufferlab.experiments.tuning.changes import changed_config, parse_what_ifs
 from bufferlab.experiments.tuning.question import parse_objective
 from bufferlab.experiments.tuning.sensitivity import TRAJECTORIES, _held_in, _side
 from bufferlab.experiments.tuning.tune import run_tune
+from bufferlab.experiments.tuning.words import WORDS
 from bufferlab.experiments.workloads.loading import load
 
 

@@ -15,22 +15,10 @@ from typing import Any
 from bufferlab.experiments.config.schema import Config, parse
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.tuning.base import Base
+from bufferlab.experiments.tuning.words import LINK, POOL, RATE, SCALED, WORDS
 from bufferlab.experiments.workloads.requests import check_requests
 from bufferlab.protocol.naming import did_you_mean
 
-LINK = "link"
-SCALED: dict[str, tuple[tuple[str, str], ...]] = {
-    "bandwidth": (("link", "bandwidth_scale"),),
-    "latency": (("link", "latency_scale"),),
-    "encode": (("encode", "time_scale"),),
-    "prefill": (("language", "time_scale"),),
-    "service": (("encode", "time_scale"), ("language", "time_scale")),
-    "images": (("workload", "image_scale"),),
-    "lengths": (("workload", "length_scale"),),
-}
-"""The words whose factor multiplies fields that are 1 where nothing is said."""
-RATE, POOL = "rate", "pool"
-WORDS = (RATE, POOL, LINK, *SCALED)
 LEAST, MOST = 0.01, 100.0
 
 

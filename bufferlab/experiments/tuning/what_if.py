@@ -16,11 +16,11 @@ from bufferlab.experiments.stats.intervals import Estimate, unbounded
 from bufferlab.experiments.sweeps.grid import plain
 from bufferlab.experiments.text import table
 from bufferlab.experiments.tuning.bounds import demand_of
-from bufferlab.experiments.tuning.changes import POOL as MEMORY
 from bufferlab.experiments.tuning.changes import WhatIf, changed_base, changed_config
 from bufferlab.experiments.tuning.names import short_change
 from bufferlab.experiments.tuning.space import POOL, differences, make_space, space_of
 from bufferlab.experiments.tuning.text import signed_estimate, stage_name, time_estimate
+from bufferlab.experiments.tuning.words import POOL as MEMORY
 
 if TYPE_CHECKING:
     from bufferlab.experiments.tuning.asking import Question

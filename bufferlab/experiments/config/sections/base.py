@@ -76,16 +76,22 @@ def duration(value: Any) -> float:
     return parse_duration(value)
 
 
-def known(names: Iterable[str]) -> BeforeValidator:
-    """Refuses what is not among these names."""
-    allowed = tuple(names)
+class Known:
+    """Refuses what is not among these names; whoever lists what a setting may be asks it for them."""
 
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+
+    def __call__(self, value: Any) -> Any:
+        """The value. Raises ValueError for one that is not known."""
+        if value not in self.names:
+            raise ValueError(f"must be one of {', '.join(self.names)}{did_you_mean(value, self.names)}")
         return value
 
-    return BeforeValidator(check)
+
+def known(names: Iterable[str]) -> BeforeValidator:
+    """Refuses what is not among these names."""
+    return BeforeValidator(Known(names))
 
 
 Duration = Annotated[float, BeforeValidator(duration)]
