@@ -19,6 +19,14 @@ SHOWN_DIFFERENCES = 20
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="Another one, usually of the other kind.")],
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            "--timeline",
+            metavar="FILE.json",
+            help="Write both runs' first replication as one trace, simulated above measured, which Perfetto opens.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Whether two runs have the same history of every room on every rank; exit status 1 if they differ."""
@@ -26,8 +34,13 @@ def compare(
     from bufferlab.experiments.runs.equality import compare_runs
     from bufferlab.experiments.runs.rundir import count_records
 
+    if timeline is not None:
+        from bufferlab.experiments.figures.timeline import check_timeline
+
+        check_timeline(timeline, "--timeline")
     with bar("compare", count_records(first, second), "events") as shown:
         result = compare_runs(first, second, progress=shown.add)
+    drawn = None if timeline is None else _draw(timeline, first, second)
     if as_json:
         print_json(result)
     else:
@@ -39,4 +52,19 @@ def compare(
         for note in result["notes"]:
             print(note)
         print(f"{result['histories']} histories compared, {len(lines)} different")
+        if drawn is not None:
+            print(drawn)
     raise typer.Exit(DONE if result["equal"] else CHECK_FAILED)
+
+
+def _draw(path: Path, first: Path, second: Path) -> str:
+    """Write the timeline of two runs; a line that says what it shows and how to open it."""
+    from bufferlab.experiments.figures.timeline import HOW_TO_OPEN, runs_timeline, write_timeline
+    from bufferlab.experiments.files import Claim, disk_errors
+    from bufferlab.experiments.runs.rundir import StoredRun
+
+    made = runs_timeline([StoredRun(first), StoredRun(second)])
+    with Claim(path, "--timeline"), disk_errors(path):
+        write_timeline(made, path)
+    note = f"{made.note}\n" if made.note else ""
+    return f"{note}timeline: {path}; {HOW_TO_OPEN}"

@@ -144,7 +144,7 @@ def real(
     execute = functools.partial(
         run_measured, meeting=meeting, events=events, draw=drawing(plots=plots, timeline=timeline)
     )
-    run_into_directory("real", execute, asked, out, force=force, as_json=as_json)
+    run_into_directory("real", execute, asked, out, force=force, as_json=as_json, timeline=timeline)
 
 
 def _own_configuration(source: str, overrides: list[str], seed: str | None, device: str) -> Config:

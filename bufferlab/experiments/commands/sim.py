@@ -49,4 +49,4 @@ def sim(
     from bufferlab.experiments.runs.simulate import run_sim
 
     execute = functools.partial(run_sim, events=events, draw=drawing(plots=plots, timeline=timeline))
-    run_into_directory("sim", execute, asked, out, force=force, as_json=as_json)
+    run_into_directory("sim", execute, asked, out, force=force, as_json=as_json, timeline=timeline)

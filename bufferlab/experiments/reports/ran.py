@@ -111,8 +111,8 @@ def run_blocks(
         size = format_size(trace.stat().st_size)
         yield Prose(
             [
-                f"The course of every request is in {os.path.relpath(trace, beside)} ({size}): open it in Perfetto "
-                "(ui.perfetto.dev) or chrome://tracing."
+                f"The course of every request is in {os.path.relpath(trace, beside)} ({size}): drag it onto "
+                "ui.perfetto.dev, or open it in chrome://tracing."
             ]
         )
 

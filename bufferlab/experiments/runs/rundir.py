@@ -234,6 +234,12 @@ class StoredRun:
         count = self._environment.get("host", {}).get("cpus")
         return None if count is None else int(count)
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of Python and of the packages that it ran with, by name; empty of a run that did not write them down."""
+        told = {"python": self._environment.get("python"), **self._environment.get("packages", {})}
+        return {name: version for name, version in told.items() if version}
+
     @cached_property
     def _environment(self) -> dict[str, Any]:
         path = self.path / "environment.json"

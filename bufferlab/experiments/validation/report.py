@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.figures.style import KIND_NAMES
-from bufferlab.experiments.figures.timeline import Scene, timeline, write_timeline
+from bufferlab.experiments.figures.timeline import HOW_TO_OPEN, config_about, timeline, write_timeline
+from bufferlab.experiments.figures.timeline_drawing import Scene
 from bufferlab.experiments.files import Claim, new_folder, write_json
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.stats.quantiles import LEVELS
@@ -362,12 +363,14 @@ def _write_timelines(cases: Sequence[CaseScore], folder: Path) -> list[str]:
         if one.records is None:
             raise ValueError(f"the records of {case.name} were not kept")
         measured, predicted = one.records
-        made = timeline([_scene("simulated", one, predicted), _scene("measured", one, measured)])
+        made = timeline([_scene("simulated", "sim", one, predicted), _scene("measured", one.kind, one, measured)])
         name = f"case-{number}.json"
         write_timeline(made, folder / name)
         notes.append(f"timelines/{name} is {case.name}{f': {made.note}' if made.note else ''}")
+    notes.append(f"timelines: {HOW_TO_OPEN}")
     return notes
 
 
-def _scene(world: str, one: Repeat, records: list[Record]) -> Scene:
-    return Scene(world, records, one.config.scenario(), one.arrivals_s)
+def _scene(world: str, kind: str, one: Repeat, records: list[Record]) -> Scene:
+    about = config_about(one.config, kind, None, run=one.run, replication=one.number)
+    return Scene(world, records, one.config.scenario(), one.arrivals_s, about)

@@ -74,8 +74,12 @@ def run_into_directory(
     *,
     force: bool,
     as_json: bool,
+    timeline: bool = False,
 ) -> None:
-    """Run a configuration, print its summary, and leave with the exit status of what it states."""
+    """Run a configuration, print its summary, and leave with the exit status of what it states.
+
+    ``timeline``: whether ``execute`` draws one, of which it is then said how to open it.
+    """
     from bufferlab.experiments.errors import RunFaultedError
     from bufferlab.experiments.figures.text import summary_text
     from bufferlab.experiments.progress import bar
@@ -98,6 +102,10 @@ def run_into_directory(
     else:
         print(summary_text(summary))
         print(f"run directory: {claim.target}")
+        if timeline:
+            from bufferlab.experiments.figures.timeline import FILE, HOW_TO_OPEN
+
+            print(f"timeline: {claim.target / FILE}; {HOW_TO_OPEN}")
     if faulted is not None:
         raise faulted
     # The invariants are checks that every run states it keeps.
