@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -25,12 +26,32 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 NEVER = "never"
+BOTH, SIMULATED, MEASURED = "both", "simulated", "measured"
+"""Which runs a setting does something in."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Of a setting: what it may be, for its reference, where its type and its bounds do not say it."""
+
+    text: str = ""
+    names: Callable[[], Iterable[str]] | None = None
+    """Asked when the reference is wanted, since some names are in files."""
+
+
+@dataclass(frozen=True)
+class Only:
+    """Of a setting: that it does something in one kind of runs only."""
+
+    world: str
 
 
 class Section(BaseModel):
     """Base of all sections: frozen, strict, no unknown settings, no NaN."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    world: ClassVar[str] = BOTH
+    """In which runs its settings do something, but for those that say otherwise."""
 
     @classmethod
     def explained(cls) -> dict[str, str]:

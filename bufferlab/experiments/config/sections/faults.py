@@ -13,9 +13,11 @@ from pydantic import (
 )
 
 from bufferlab.experiments.config.incidents import PARSERS, incident_of
-from bufferlab.experiments.config.sections.base import Duration, Section, Share, known
+from bufferlab.experiments.config.sections.base import SIMULATED, Allowed, Duration, Only, Section, Share, known
 from bufferlab.protocol import faults as incidents
 from bufferlab.protocol.faults import KINDS, RATES, SETTINGS, Setting
+from bufferlab.protocol.lifecycle import Instance
+from bufferlab.protocol.topology import RankId
 
 
 def _parsed_by(parse: Callable[[str], object]) -> BeforeValidator:
@@ -58,6 +60,7 @@ class _Incident(Section):
 
 
 _SETTINGS_OF_KINDS = [kind.settings() for kind in KINDS.values()]
+_OF_RANKS = {RankId: "a rank such as language0.1", Instance: "an instance such as encode0"}
 
 
 def _setting(name: str, setting: Setting) -> tuple[Any, Any]:
@@ -66,11 +69,13 @@ def _setting(name: str, setting: Setting) -> tuple[Any, Any]:
     least = Field(ge=int(setting.least))
     value: Any
     if type_ in PARSERS:
-        value = Annotated[str, _parsed_by(PARSERS[type_])]
+        value = Annotated[str, _parsed_by(PARSERS[type_]), Allowed(_OF_RANKS[type_])]
     elif name.endswith("_s"):
         value = Duration
     else:
         value = Annotated[type_, least]
+    if not any(name in kind.settings() for kind in KINDS.values() if not kind.not_measured):
+        value = Annotated[value, Only(SIMULATED)]
     return value | None, Field(default=None, description=setting.what)
 
 
@@ -90,23 +95,23 @@ class RandomFaults(Section):
     """What goes wrong by chance. A measured run allows failed writes only. Rates are shares of all messages, writes or
     requests."""
 
-    lost_messages: Share = 0.0
+    lost_messages: Annotated[Share, Only(SIMULATED)] = 0.0
     """Control messages that never arrive."""
-    doubled_messages: Share = 0.0
+    doubled_messages: Annotated[Share, Only(SIMULATED)] = 0.0
     """Control messages that arrive twice, the second one late."""
-    late_messages: Share = 0.0
+    late_messages: Annotated[Share, Only(SIMULATED)] = 0.0
     """Control messages that arrive up to most_delay_s late."""
-    most_delay_s: Duration = 0.1
+    most_delay_s: Annotated[Duration, Only(SIMULATED)] = 0.1
     """The longest delay of a late message."""
     failed_writes: Share = 0.0
     """Writes that fail."""
-    late_writes: Share = 0.0
+    late_writes: Annotated[Share, Only(SIMULATED)] = 0.0
     """Writes that are given up, although their bytes land up to most_late_s later."""
-    most_late_s: Duration = 0.1
+    most_late_s: Annotated[Duration, Only(SIMULATED)] = 0.1
     """The longest time that bytes land after their write was given up."""
-    late_requests: Share = 0.0
+    late_requests: Annotated[Share, Only(SIMULATED)] = 0.0
     """Requests that reach a rank up to most_request_delay_s late."""
-    most_request_delay_s: Duration = 0.1
+    most_request_delay_s: Annotated[Duration, Only(SIMULATED)] = 0.1
     """The longest delay of a request."""
     until_s: Duration | None = None
     """When the rates end; never when absent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from msgspec import structs
 from pydantic import (
@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from bufferlab.experiments.config.models import MODELS, ModelShape
-from bufferlab.experiments.config.sections.base import Section, known
+from bufferlab.experiments.config.sections.base import SIMULATED, Allowed, Section, known
 from bufferlab.protocol.naming import did_you_mean
 
 if TYPE_CHECKING:
@@ -35,16 +35,24 @@ def _link_profile(value: Any) -> Any:
     return value
 
 
+def _profile_names() -> list[str]:
+    from bufferlab.sim.network.link import profile_names
+
+    return profile_names()
+
+
 class Link(Section):
     """The network between the sides; the real backend has its own."""
 
-    profile: Annotated[str, BeforeValidator(_link_profile)] = "tcp-loopback"
+    world: ClassVar[str] = SIMULATED
+
+    profile: Annotated[str, BeforeValidator(_link_profile), Allowed("or a .toml file", _profile_names)] = "tcp-loopback"
     """A named link profile or a profile file."""
     bandwidth_scale: Annotated[float, Field(gt=0, le=1000)] | None = None
     """How many times the profile's bandwidth of an adapter a simulated link has: what if the profile is wrong?"""
     latency_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
     """How many times the profile's latencies of a write, a segment, a queue and a control message it has."""
-    processors: Annotated[float, Field(gt=0)] | None = None
+    processors: Annotated[float, Field(gt=0, allow_inf_nan=True), Allowed("more than 0, or inf")] | None = None
     """Processors of the host of all processes, in place of the number in the profile's [host]; inf for enough."""
 
     @model_validator(mode="after")

@@ -18,13 +18,13 @@ from pydantic import (
 )
 
 from bufferlab.experiments.config.problems import reason_of, shown
-from bufferlab.experiments.config.sections.base import NEVER, Section, known
+from bufferlab.experiments.config.sections.base import NEVER, Allowed, Section, known
 from bufferlab.experiments.units import parse_duration
 from bufferlab.protocol.disciplines import DEFAULT as DEFAULT_DISCIPLINE
 from bufferlab.protocol.disciplines import DISCIPLINES
 from bufferlab.protocol.naming import did_you_mean
 from bufferlab.protocol.sizing import SizingError, find_policy
-from bufferlab.protocol.sizing.registry import absolute, make_policy
+from bufferlab.protocol.sizing.registry import POLICIES, absolute, make_policy
 from bufferlab.protocol.wire.limits import EXTENDED, FORK_DISCIPLINE, SGLANG, WIRES, sglang_problem
 
 
@@ -81,11 +81,13 @@ class Sizing(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    policy: Annotated[str, BeforeValidator(_policy)] = "fixed"
+    policy: Annotated[str, BeforeValidator(_policy), Allowed("or your own as file.py:Class", lambda: POLICIES)] = (
+        "fixed"
+    )
     """The sizing policy: a known one, or your own as my_policies.py:MyPolicy or mypackage.mymodule:MyPolicy."""
     tokens: Annotated[int, Field(ge=1)] = 1024
-    """The default allocation: fixed always takes it, and a learning policy takes it until it has learnt. With the
-    discipline slot it is the size of every slot, whatever the policy."""
+    """The default allocation, a multiple of protocol.block_tokens: fixed always takes it, and a learning policy takes
+    it until it has learnt. With the discipline slot it is the size of every slot, whatever the policy."""
 
     @model_validator(mode="after")
     def _policy_options(self) -> Self:
@@ -137,7 +139,9 @@ class Protocol(Section):
     """The wire format between the sides: extended, or sglang, the SGLang fork's own frames, which can say less."""
     block_tokens: Annotated[int, Field(ge=1)] = 128
     """Tokens of one buffer block."""
-    timeout_s: Annotated[float | str | None, BeforeValidator(_timeout)] = 180.0
+    timeout_s: Annotated[
+        float | str | None, BeforeValidator(_timeout), Allowed('more than 0, such as 20ms, or "never"')
+    ] = 180.0
     """How long a room may stay in one waiting phase; "never" leaves a deadlock standing."""
     resume_first: bool = True
     """Whether rooms that wait for their next chunk's blocks go before new ones."""

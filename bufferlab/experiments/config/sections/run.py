@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AliasChoices,
@@ -10,7 +10,7 @@ from pydantic import (
     Field,
 )
 
-from bufferlab.experiments.config.sections.base import Duration, Section
+from bufferlab.experiments.config.sections.base import MEASURED, Allowed, Duration, Section
 from bufferlab.protocol.naming import did_you_mean
 
 
@@ -24,10 +24,20 @@ def _transport(value: Any) -> Any:
     return value
 
 
+def _transports() -> list[str]:
+    from bufferlab.real.engine.registry import transports
+
+    return list(transports())
+
+
 class Run(Section):
     """Which run this is."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")] = "run"
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"),
+        Allowed("at most 80 characters, the first a letter or digit"),
+    ] = "run"
     """Names the run directory; letters, digits, dot, dash and underscore. Defaults to the file's name."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Every random draw comes from it."""
@@ -50,7 +60,9 @@ class Slo(Section):
 class Real(Section):
     """What only the real backend needs."""
 
-    transport: Annotated[str, BeforeValidator(_transport)] = "tcp"
+    world: ClassVar[str] = MEASURED
+
+    transport: Annotated[str, BeforeValidator(_transport), Allowed(names=_transports)] = "tcp"
     """What carries the data, one of the transports in docs/real.md; a run in which another one ran fails."""
     device: str = ""
     """The network device, for rdma."""

@@ -9,8 +9,8 @@ from pydantic import (
     Field,
 )
 
-from bufferlab.experiments.config.sections.base import Duration, Section
-from bufferlab.experiments.config.services import ServiceSide, load_service_profile
+from bufferlab.experiments.config.sections.base import Allowed, Duration, Section
+from bufferlab.experiments.config.services import ServiceSide, load_service_profile, profile_names
 from bufferlab.experiments.units import parse_size
 
 MAX_TP = 64
@@ -29,6 +29,26 @@ def _pool(value: Any) -> Any:
     return value
 
 
+def _profiles(side: ServiceSide) -> Allowed:
+    return Allowed("or a .toml file", lambda: _grouped(profile_names(side)))
+
+
+def _grouped(names: list[str]) -> list[str]:
+    """The names of profiles, those of the same models on several devices in one."""
+    models: dict[str, list[str]] = {}
+    for name in names:
+        device, dash, model = name.partition("-")
+        models.setdefault(dash + model, []).append(device)
+    same: dict[tuple[str, ...], list[str]] = {}
+    for model, devices in models.items():
+        same.setdefault(tuple(devices), []).append(model)
+    return [
+        f"{devices[0]}{found[0]}" if len(devices) * len(found) == 1
+        else f"DEVICE-MODEL (DEVICE is {', '.join(devices)}; MODEL is {', '.join(one[1:] for one in found)})"
+        for devices, found in same.items()
+    ]  # fmt: skip
+
+
 def _service_profile(side: ServiceSide) -> BeforeValidator:
     def check(value: Any) -> Any:
         if isinstance(value, str):
@@ -40,7 +60,7 @@ def _service_profile(side: ServiceSide) -> BeforeValidator:
 
 Tp = Annotated[int, Field(ge=1, le=MAX_TP)]
 Instances = Annotated[int, Field(ge=1, le=MAX_INSTANCES)]
-PoolBlocks = Annotated[int | str, BeforeValidator(_pool)]
+PoolBlocks = Annotated[int | str, BeforeValidator(_pool), Allowed("blocks, at least 1, or memory such as 4GiB")]
 
 
 class Serving(Section):
@@ -65,7 +85,7 @@ class Serving(Section):
 class Encode(Serving):
     """The encode side."""
 
-    profile: Annotated[str, _service_profile("encode")] = "instant"
+    profile: Annotated[str, _service_profile("encode"), _profiles("encode")] = "instant"
     """How long the encoder's passes take: a named profile or a TOML file."""
     preprocess_per_token_s: Duration | None = None
     """Replaces the profile's time to prepare an image, per token of it; 0 when images are prepared elsewhere."""
@@ -80,7 +100,7 @@ class Encode(Serving):
 class Language(Serving):
     """The language side."""
 
-    profile: Annotated[str, _service_profile("language")] = "instant"
+    profile: Annotated[str, _service_profile("language"), _profiles("language")] = "instant"
     """How long prefill takes: a named profile or a TOML file."""
     batch_tokens: Annotated[int | None, Field(ge=1)] = None
     """Most tokens of one prefill pass; a request that is longer has a pass of its own. No limit when absent."""

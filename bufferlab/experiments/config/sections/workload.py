@@ -13,7 +13,7 @@ from pydantic import (
 
 from bufferlab.experiments.config.inputs import client_files, config_beside
 from bufferlab.experiments.config.problems import shown
-from bufferlab.experiments.config.sections.base import Duration, Section, duration, known
+from bufferlab.experiments.config.sections.base import Allowed, Duration, Section, duration, known
 from bufferlab.protocol.naming import did_you_mean
 
 DEFAULT_REQUESTS = 1000
@@ -23,6 +23,12 @@ MOST_RPS = 1e6
 WORKLOAD_SOURCES = ("preset", "file", "lengths", "request")
 WORKLOAD_ORDERS = ("random", "alternating", "sorted-runs")
 HINTS = ("exact", "none")
+
+
+def _presets() -> list[str]:
+    from bufferlab.sim.workload import mix_names
+
+    return list(mix_names())
 
 
 def _preset(value: Any) -> Any:
@@ -68,7 +74,7 @@ class RequestSpec(Section):
 class Workload(Section):
     """What is asked of the system. Exactly one of preset, file, lengths, request names the source."""
 
-    preset: Annotated[str | None, BeforeValidator(_preset)] = None
+    preset: Annotated[str | None, BeforeValidator(_preset), Allowed(names=_presets)] = None
     """A built-in workload model."""
     file: str | None = None
     """A CSV, Parquet or public trace file, a run directory or a folder of ServeGen clients; relative to the
@@ -110,7 +116,7 @@ class Workload(Section):
     repeat_probability: Annotated[float | None, Field(ge=0, lt=1)] = None
     """How often a client's next request has about the length of its last (within a factor of two). 0 by default, where
     a client's past tells nothing but what is common to all its requests."""
-    hint: Annotated[str | float | None, BeforeValidator(_hint)] = None
+    hint: Annotated[str | float | None, BeforeValidator(_hint), Allowed("exact, none, or a number from 0 to 3")] = None
     """What the language side is told about a preset's image tokens: exact, none, or the relative error of a guess."""
     service_log_sd: Annotated[float, Field(ge=0, le=3)] = 0.0
     """Standard deviation of the logarithm of a random factor on each request's encode and prefill times. 0.15 to 0.25
