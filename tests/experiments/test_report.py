@@ -450,6 +450,22 @@ def test_what_is_no_result_is_refused_in_a_sentence(
     assert not list(folder.glob("*.html"))
 
 
+def test_a_sweep_writes_the_page_about_it_itself(folder: Path, bufferlab: Command) -> None:
+    small = ("sweep", "quickstart", "--set", "workload.requests=20", "--replications", 1, "--no-plots", "--grid",
+             "protocol.sizing.tokens=512,1024", "--report", "--out", "s")  # fmt: skip
+    (folder / "s.report.html").write_text("mine")
+    refused = bufferlab(*small)
+    assert (refused.status, (folder / "s").exists()) == (2, False), "before anything runs"
+    assert "s.report.html" in refused.err
+    (folder / "s.report.html").unlink()
+    done = bufferlab(*small, "--json")
+    assert (done.status, json.loads(done.out)["finished"]) == (0, True)
+    assert done.err.splitlines()[-1].startswith("report: s.report.html (")
+    page = (folder / "s.report.html").read_text()
+    assert bufferlab("report", "s").status == 0
+    assert (folder / "s.report.html").read_text() == page
+
+
 @pytest.mark.parametrize(
     ("out", "sentence"),
     [("page.txt", "--out is 'page.txt', it must be the name of an .html file"),

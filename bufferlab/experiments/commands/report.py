@@ -31,4 +31,4 @@ def report(
     from bufferlab.experiments.reports.command import write_report
 
     written = write_report(runs, out)
-    tell(written.content(), f"report: {written.path} ({written.size / 1e3:.0f} kB)", as_json=as_json)
+    tell(written.content(), written.told, as_json=as_json)

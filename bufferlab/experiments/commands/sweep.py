@@ -17,11 +17,13 @@ from bufferlab.experiments.commands.common.options import (
     JsonOption,
     PlotsOption,
     ReplicationsOption,
+    ReportOption,
     SeedOption,
     SetOption,
 )
 from bufferlab.experiments.commands.common.output import print_json
 from bufferlab.experiments.commands.common.registry import command
+from bufferlab.experiments.commands.common.reporting import add_report, check_report
 from bufferlab.experiments.commands.common.unused import refuse_jobs_of_a_cluster
 
 
@@ -60,6 +62,7 @@ def sweep(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Start again over a sweep in --out.")] = False,
     plots: PlotsOption = True,
+    report: ReportOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
@@ -86,6 +89,7 @@ def sweep(
         baseline=[parse_setting(one, "--baseline") for one in baseline or ()],
     )
     target = plan.target() if out is None else out
+    check_report(target, wanted=report)
     with bar("sweep", len(plan.tasks), "runs") as shown:
 
         def begin(finished: int) -> None:
@@ -93,12 +97,12 @@ def sweep(
             shown.say(plan_text(plan) + known, sys.stderr if as_json else sys.stdout)
             shown.begin_with(finished)
 
-        def tell(report: dict[str, Any]) -> None:
+        def tell(found: dict[str, Any]) -> None:
             # Before the figures are drawn, so that a disk that is full by then takes no result away.
             if as_json:
-                print_json(report)
+                print_json(found)
             else:
-                shown.say(f"\n{sweep_text(report)}", sys.stdout)
+                shown.say(f"\n{sweep_text(found)}", sys.stdout)
 
         try:
             done = run_sweep(
@@ -110,5 +114,6 @@ def sweep(
             raise
     if not as_json:
         print(f"sweep directory: {target}")
+    add_report(target, wanted=report, as_json=as_json)
     violations = any(configuration["invariant_violations"] for configuration in done.report["configurations"])
     raise typer.Exit(CHECK_FAILED if violations else DONE)

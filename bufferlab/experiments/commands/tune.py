@@ -15,11 +15,13 @@ from bufferlab.experiments.commands.common.options import (
     JobsOption,
     JsonOption,
     PlotsOption,
+    ReportOption,
     SeedOption,
     SetOption,
 )
 from bufferlab.experiments.commands.common.output import print_json
 from bufferlab.experiments.commands.common.registry import command
+from bufferlab.experiments.commands.common.reporting import add_report, check_report
 from bufferlab.experiments.commands.common.unused import given, refuse_jobs_of_a_cluster
 from bufferlab.experiments.tuning.question import DEFAULT_CERTAINTY, DEFAULT_INDIFFERENCE, DEFAULT_OBJECTIVE
 
@@ -120,6 +122,7 @@ def tune(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Start again over a tune in --out.")] = False,
     plots: PlotsOption = True,
+    report: ReportOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Says what to set for some traffic, what that brings, and how sure it is; goes on after an interruption."""
@@ -155,6 +158,7 @@ def tune(
         command=_command(context, source),
     )
     target = question.target() if out is None else out
+    check_report(target, wanted=report)
     with bar("tune", None, "runs") as shown:
 
         def begin(finished: int) -> None:
@@ -174,10 +178,21 @@ def tune(
     else:
         print(f"\n{told.text}")
         print(f"run directory: {target}")
+    add_report(target, wanted=report, as_json=as_json)
     raise typer.Exit(CHECK_FAILED if told.content["verdict"] in (SLO_MISSED, NOT_SERVED) else DONE)
 
 
-_NOT_THE_QUESTION = {"--jobs", "--executor", "--address", "--force", "--out", "--plots", "--no-plots", "--json"}
+_NOT_THE_QUESTION = {
+    "--jobs",
+    "--executor",
+    "--address",
+    "--force",
+    "--out",
+    "--plots",
+    "--no-plots",
+    "--report",
+    "--json",
+}
 
 
 def _command(context: typer.Context, source: str) -> str:

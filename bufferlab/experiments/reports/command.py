@@ -29,6 +29,11 @@ class Written:
     sources: tuple[Source, ...]
     page: Page
 
+    @property
+    def told(self) -> str:
+        """The line that says where it is."""
+        return f"report: {self.path} ({self.size / 1e3:.0f} kB)"
+
     def content(self) -> dict[str, Any]:
         """What ``--json`` prints."""
         blocks = list(self.page.blocks())

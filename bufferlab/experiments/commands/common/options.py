@@ -32,6 +32,9 @@ ExecutorOption = Annotated[str, typer.Option("--executor", metavar="local|dask",
 AddressOption = Annotated[str | None, typer.Option("--address", metavar="HOST:PORT", help="The cluster's scheduler.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run in --out.")]
 PlotsOption = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures in plots/.")]
+ReportOption = Annotated[
+    bool, typer.Option("--report", help="Write the page about it as well: RUN.report.html, beside the directory.")
+]
 EventsOption = Annotated[
     bool,
     typer.Option(
