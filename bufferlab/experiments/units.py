@@ -64,8 +64,8 @@ def format_size(size: float) -> str:
     """``4 MiB``; three significant digits."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size >= BYTES[unit]:
-            return f"{size / BYTES[unit]:.3g} {unit}"
-    return f"{size:.3g} B"
+            return f"{_three_digits(size / BYTES[unit])} {unit}"
+    return f"{_three_digits(size)} B"
 
 
 def format_duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ notebook shows and ``style.save`` writes. Intervals are 95 %, across replication
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +43,15 @@ MARGINS = Margins(left=0.55, right=0.2, bottom=0.47, top=0.3, between=0.25)
 
 def plot_run(folder: Path) -> list[Path]:
     """The figures every run directory has in plots/; that of the pools only where events are kept."""
-    run = StoredRun(folder)
-    made = []
+    return [save(figure, folder / "plots" / f"{name}.png") for name, figure in run_pictures(StoredRun(folder))]
+
+
+def run_pictures(run: StoredRun) -> Iterator[tuple[str, Figure]]:
+    """The name and figure of each picture of a run."""
     if run.summary["requests"]["succeeded"]:
-        made.append(save(latency_ecdf([run], labels=[""]), folder / "plots" / "latency.png"))
+        yield "latency", latency_ecdf([run], labels=[""])
     if run.keeps_events:
-        made.append(save(plot_pool_occupancy(run), folder / "plots" / "pools.png"))
-    return made
+        yield "pools", plot_pool_occupancy(run)
 
 
 @styled

@@ -6,7 +6,7 @@ They follow the same rules as those of ``figures.runs``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,15 +61,19 @@ def plot_sweep(table: pd.DataFrame, read_quantiles: Callable[[], pd.DataFrame], 
 
     The second one, which of many runs is large, is read if something of it is drawn.
     """
-    made = []
+    pictures = sweep_pictures(table, read_quantiles)
+    return [save(figure, folder / "plots" / f"{name}.png") for name, figure in pictures]
+
+
+def sweep_pictures(table: pd.DataFrame, read_quantiles: Callable[[], pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """The name and figure of each picture that fits a sweep."""
     configurations = table["configuration"].nunique()
     sized = is_numeric(table, DEFAULT_TOKENS) and table[DEFAULT_TOKENS].nunique() > 1
     if sized and table["latency_s.mean"].notna().any() and len(lines_of(table, DEFAULT_TOKENS)) <= MAX_CURVES:
-        made.append(save(plot_u_shape(table), folder / "plots" / "u_shape.png"))
-        made.append(save(plot_tradeoff(table), folder / "plots" / "tradeoff.png"))
+        yield "u_shape", plot_u_shape(table)
+        yield "tradeoff", plot_tradeoff(table)
     if configurations <= MAX_CURVES and (quantiles := read_quantiles())["latency_s"].notna().any():
-        made.append(save(plot_ecdf(quantiles), folder / "plots" / "ecdf.png"))
-    return made
+        yield "ecdf", plot_ecdf(quantiles)
 
 
 @styled

@@ -27,7 +27,31 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         *_failures(summary),
         "",
     ]
-    rows = [("", "value", "95 % interval")]
+    lines.append(table([("", "value", "95 % interval"), *summary_rows(summary)]))
+    if _comes_in_spells(summary):
+        lines.append("")
+        lines.append(
+            "no interval of the throughput and of shares of time: requests come in too few spells, or too long ones "
+            "(docs/statistics.md)"
+        )
+    lines.append("")
+    lines.extend(f"FAULT: {fault}" for fault in summary.get("faults", ()))
+    if summary.get("ended_early"):
+        lines.append(f"ENDED EARLY: {summary['ended_early']}")
+    lines.append(summary["capacity"]["sentence"])
+    if summary["invariant_violations"]:
+        lines.append(f"INVARIANTS VIOLATED: {summary['invariant_violations']}, so this run cannot be trusted")
+    if not summary.get("events_kept", True):
+        lines.append(
+            "events were not kept: no figure of the pools, and nothing to compare, pair, validate or calibrate"
+        )
+    lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
+    return "\n".join(lines)
+
+
+def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The figures of one run: what each is called, its value, and its 95 % interval where there is one."""
+    rows: list[tuple[str, str, str]] = []
     times = [("latency_s", "latency"), ("ttft_s", "first token"), ("transfer_s", "transfer")]
     if summary["ttft_s"] == summary["latency_s"]:  # nothing is prefilled
         del times[1]
@@ -48,26 +72,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         rows.append((f"{side} pool, wasted", *_cells(pool["wasted_fraction"], _percent)))
         rows.append((f"{side} pool, wait a request", *_cells(pool["blocked_per_request_s"], format_duration)))
         rows.append((f"{side} pool, waits in all", *_cells(pool["blocked_s"], format_duration)))
-    lines.append(table(rows))
-    if _comes_in_spells(summary):
-        lines.append("")
-        lines.append(
-            "no interval of the throughput and of shares of time: requests come in too few spells, or too long ones "
-            "(docs/statistics.md)"
-        )
-    lines.append("")
-    lines.extend(f"FAULT: {fault}" for fault in summary.get("faults", ()))
-    if summary.get("ended_early"):
-        lines.append(f"ENDED EARLY: {summary['ended_early']}")
-    lines.append(summary["capacity"]["sentence"])
-    if summary["invariant_violations"]:
-        lines.append(f"INVARIANTS VIOLATED: {summary['invariant_violations']}, so this run cannot be trusted")
-    if not summary.get("events_kept", True):
-        lines.append(
-            "events were not kept: no figure of the pools, and nothing to compare, pair, validate or calibrate"
-        )
-    lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
-    return "\n".join(lines)
+    return rows
 
 
 def _comes_in_spells(summary: Mapping[str, Any]) -> bool:

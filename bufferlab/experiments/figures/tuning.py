@@ -5,7 +5,7 @@ Both show differences to the best setting, from the same requests, since these a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,16 @@ SHOWN_ABOVE = 40.0
 
 def plot_tune(content: Mapping[str, Any], folder: Path, title: str) -> list[Path]:
     """Write the figures that fit an answer into ``folder``/plots; ``content`` is that of tune.json."""
-    made = []
+    return [save(figure, folder / "plots" / f"{name}.png") for name, figure in tune_pictures(content, title)]
+
+
+def tune_pictures(content: Mapping[str, Any], title: str) -> Iterator[tuple[str, Figure]]:
+    """The name and figure of each picture that fits an answer."""
     known = [one for one in content["settings"] if one["difference"]["value"] is not None]
     if len({one["memory_bytes"] for one in known}) > 1:
-        made.append(save(plot_front(content, title), folder / "plots" / "pareto.png"))
+        yield "pareto", plot_front(content, title)
     if len({one["fields"].get(TOKENS) for one in _sized(known)}) > 1:
-        made.append(save(plot_tokens(content, title), folder / "plots" / "u_shape.png"))
-    return made
+        yield "u_shape", plot_tokens(content, title)
 
 
 @styled

@@ -1,0 +1,1 @@
+"""What ``runs``, ``plot`` and ``export`` do with folders that other commands wrote."""
