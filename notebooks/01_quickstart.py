@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -21,51 +23,59 @@
 # Everything below is simulated, with the same protocol code that runs over Mooncake. It takes a few seconds.
 
 # %%
-from bufferlab.experiments.figures.sweeps import plot_ecdf, plot_tradeoff, plot_u_shape
-from bufferlab.experiments.sweeps.plan import make_plan
-from bufferlab.experiments.sweeps.sweep import run_sweep
+import bufferlab as bl
 
 # %% [markdown]
-# A plan is a shipped example (`bufferlab examples` lists them) or a file of your own, and values for the fields that
-# are to vary. Every configuration of the grid is checked as a whole before anything runs. Replications
-# repeat a configuration with other draws: that is where the intervals come from. All configurations see the same
-# requests.
+# A configuration is a shipped example (`bufferlab examples` lists them) or a file of your own, and what you want
+# otherwise. It is checked as a whole before anything runs.
 
 # %%
-plan = make_plan(
-    "ustudy",
-    grid={"protocol.sizing.tokens": [128, 512, 2048, 8192, 16384]},
-    settings=["workload.requests=300"],
-    replications=5,
-)
-sweep = run_sweep(plan)
-sweep.table[["protocol.sizing.tokens", "replication", "latency_s.mean", "latency_s.p99", "resume.rate"]]
+config = bl.load("ustudy", {"workload.requests": 300}, run={"replications": 5})
+config
 
 # %% [markdown]
-# Latency is the time from a request's arrival to its embedding being delivered. Bands are 95 % intervals across
-# replications. The star is the lowest mean; the filled points are the sizes that may be the lowest in truth, judged by
-# differences replication by replication, which common requests make much sharper than the bands look.
+# One run of it. Latency is the time from a request's arrival to its embedding being delivered. Replications repeat the
+# configuration with other draws: that is where the intervals come from.
 
 # %%
-plot_u_shape(sweep.table)
+run = bl.simulate(config)
+run
 
+# %%
+run.summary.loc[["latency_s.mean", "latency_s.p99", "resume.rate"]]
+
+# %%
+run.plot.ecdf()
+# %% [markdown]
+# Now five default allocations. All of them see the same requests.
+
+# %%
+sweep = bl.sweep(config, {"protocol.sizing.tokens": [128, 512, 2048, 8192, 16384]})
+sweep
+
+# %% [markdown]
+# Bands are 95 % intervals across replications. The star is the lowest mean; the filled points are the sizes that may be
+# the lowest in truth, judged by differences replication by replication, which common requests make much sharper than
+# the bands look.
+
+# %%
+sweep.plot.u_shape(figure="latency_s.mean")
 # %% [markdown]
 # What is traded for what: resumed requests against memory that is held and left empty.
 
 # %%
-plot_tradeoff(sweep.table)
-
+sweep.plot.tradeoff()
 # %% [markdown]
-# The mean hides who pays. The left panel has the share of requests delivered within a time, the right one the tail.
+# The mean hides who pays. This is the share of the requests that take longer than a time.
 
 # %%
-plot_ecdf(sweep.quantiles)
+sweep.plot.tail()
 
 # %% [markdown]
 # ## Next
 #
-# * Another workload: `settings=["workload.preset=…", "workload.rate_rps=…"]`; `bufferlab examples --show ustudy`
+# * Another workload: `bl.load("ustudy", workload={"preset": …, "rate_rps": …})`; `bufferlab examples --show ustudy`
 #   explains the fields.
-# * A policy that learns: `grid={"protocol.sizing.policy": ["fixed", "quantile", "oracle"]}`.
-# * Keep it: `run_sweep(plan, Path("runs/mine"))` writes a directory that goes on where it was interrupted, and
-#   `read_sweep("runs/mine")` reads it back. On the command line this is `bufferlab sweep`; see `docs/sweeps.md`.
+# * A policy that learns: `bl.sweep(config, {"protocol.sizing.policy": ["fixed", "quantile", "oracle"]})`.
+# * Keep it: `bl.sweep(…, out="runs/mine")` writes a directory that goes on where it was interrupted, and
+#   `bl.read("runs/mine")` reads it back. On the command line this is `bufferlab sweep`; see `docs/sweeps.md`.

@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "bufferlab"
-PACKAGES = ("protocol", "sim", "real", "experiments")
+PACKAGES = ("protocol", "sim", "real", "experiments", "api")
 
 
 def base_dependencies() -> frozenset[str]:
@@ -37,7 +37,7 @@ class Rule:
     inside_functions: frozenset[str] | None = frozenset()
     """More names that a function may import when it runs; None means any."""
     forbidden: frozenset[str] = frozenset()
-    """Parts of the standard library that are closed to this folder."""
+    """What is closed to this folder whatever else is said: parts of the standard library and of ours."""
 
 
 # The protocol is sans-IO: no clock, no randomness, no waiting, no wire, no import by name.
@@ -51,7 +51,8 @@ RULES = {
     "sim": Rule(frozenset({"protocol", "simpy", "numpy", "scipy", "msgspec", "mypy_extensions"})),
     "real": Rule(frozenset({"protocol", "torch", "mooncake", "zmq", "aiohttp", "numpy", "msgspec", "psutil"})),
     # Whatever belongs to an extra (the real backend, optuna, dask, ...) waits inside a function.
-    "experiments": Rule(base_dependencies() | {"protocol", "sim"}, inside_functions=None),
+    "experiments": Rule(base_dependencies() | {"protocol", "sim"}, None, frozenset({"api"})),
+    "api": Rule(base_dependencies() | {"protocol", "sim", "experiments"}, inside_functions=frozenset()),
 }
 EXEMPT = {"protocol/compiled.py": frozenset({"importlib"})}
 """What single modules may import beyond that: this one finds the others for Python and is no part of the protocol."""
@@ -118,6 +119,7 @@ def offences(root: Path, package: str) -> list[str]:
                 allowed = top in rule.anywhere or (
                     one.lazy and (rule.inside_functions is None or top in rule.inside_functions)
                 )
+                allowed = allowed and top not in rule.forbidden
             if not allowed:
                 where = "inside a function" if one.lazy else "at module level"
                 found.append(f"{path.relative_to(root)}:{one.line} imports {one.name} {where}")
@@ -155,6 +157,8 @@ def test_the_package_keeps_its_import_rule(package: str) -> None:
         ("experiments", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
         ("experiments", "class Backend:\n    from mooncake import engine"),
         ("experiments", "import optuna"),
+        ("experiments", "def f():\n    from bufferlab.api import runs"),
+        ("api", "def f():\n    import bufferlab.real.run.launcher"),
     ],
 )
 def test_the_rule_sees_a_forbidden_import(package: str, source: str, tmp_path: Path) -> None:
@@ -385,7 +389,7 @@ def run_python(source: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_everything_but_real_imports_without_the_extras() -> None:
-    packages = ("bufferlab.protocol", "bufferlab.sim", "bufferlab.experiments")
+    packages = ("bufferlab.protocol", "bufferlab.sim", "bufferlab.experiments", "bufferlab.api")
     done = run_python(BLOCKER.format(blocked=EXTRAS) + "import bufferlab.real\n" + IMPORT_ALL.format(packages=packages))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) > 0

@@ -64,5 +64,5 @@ def test_a_notebook_runs_in_a_fresh_kernel(script: Path, place: str, monkeypatch
     ).execute()
     outputs: list[Any] = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type in {"error", "stream"}]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
     assert sorted(path for path in (ROOT / "notebooks").rglob("*") if "checkpoint" not in str(path)) == before

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("protocol", "sim", "real", "experiments")
+PACKAGES = ("protocol", "sim", "real", "experiments", "api")
 
 
 def project() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from bufferlab.experiments.commands.common.registry import all_commands
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("protocol", "sim", "real", "experiments")
+PACKAGES = ("protocol", "sim", "real", "experiments", "api")
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "docs/architecture.md")}
 TOP = ("bufferlab", "tests", "tools", "docs", "notebooks")
 

@@ -77,9 +77,12 @@ class _ShownBar(Bar):
 
 
 @contextmanager
-def bar(title: str, total: int | None, unit: str = "") -> Iterator[Bar]:
-    """A bar over ``total`` units of work, gone when the work is over."""
-    if not on_a_terminal(sys.stderr):
+def bar(title: str, total: int | None, unit: str = "", *, shown: bool | None = None) -> Iterator[Bar]:
+    """A bar over ``total`` units of work, gone when the work is over.
+
+    ``shown``: whether there is one, which without it is so where somebody watches a terminal.
+    """
+    if not (on_a_terminal(sys.stderr) if shown is None else shown):
         yield Bar()
         return
     tqdm: Any

@@ -1,4 +1,5 @@
-"""Changes to the tree of a configuration before it is checked: ``key.path=value``, and file names made absolute."""
+"""Changes to the tree of a configuration before it is checked: settings of a command line or of Python, and file names
+made absolute."""
 
 from __future__ import annotations
 
@@ -12,25 +13,39 @@ from bufferlab.experiments.config.sections.workload import WORKLOAD_SOURCES
 from bufferlab.experiments.errors import UserError
 from bufferlab.protocol.sizing.registry import absolute
 
+Override = str | tuple[str, Any]
+"""``key.path=value`` as a command line has it, whose value is TOML or bare text; or the path and the value itself."""
 
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Put one ``key.path=value`` into ``tree``. The value is TOML, or bare text where it is no TOML."""
-    key, sign, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not sign or not all(parts):
-        raise UserError(f"--set is {override!r}, it must look like protocol.block_tokens=128")
+
+def key_of(override: Override) -> str:
+    """The path of the setting."""
+    return (override.partition("=")[0] if isinstance(override, str) else override[0]).strip()
+
+
+def takes_away(override: Override) -> bool:
+    """Whether it says that a setting has no value, which only Python can say."""
+    return not isinstance(override, str) and override[1] is None
+
+
+def apply_override(tree: dict[str, Any], override: Override) -> None:
+    """Put one setting into ``tree``."""
+    parts = key_of(override).split(".")
+    if not all(parts) or (isinstance(override, str) and "=" not in override):
+        raise UserError(f"--set is {told(override)!r}, it must look like protocol.block_tokens=128")
     parts = new_path(parts)
     table: Any = tree
     for depth, part in enumerate(parts[:-1]):
         table = table.setdefault(part, {}) if isinstance(table, dict) else _item(table, part, override)
         if not isinstance(table, dict | list):
-            raise UserError(f"--set is {override!r}, but {'.'.join(parts[: depth + 1])} is a value, not a section")
-    value = _value(text.strip())
+            raise UserError(
+                f"--set is {told(override)!r}, but {'.'.join(parts[: depth + 1])} is a value, not a section"
+            )
+    value = _value(override.partition("=")[2].strip()) if isinstance(override, str) else override[1]
     if isinstance(table, list):
         _item(table, parts[-1], override)
         table[int(parts[-1])] = value
         return
-    if parts[0] == "workload" and len(parts) == 2 and parts[1] in WORKLOAD_SOURCES:
+    if parts[0] == "workload" and len(parts) == 2 and parts[1] in WORKLOAD_SOURCES and value is not None:
         # The sources are alternatives, so choosing one drops the other, and what only belonged to it.
         for other in WORKLOAD_SOURCES:
             if other != parts[1]:
@@ -66,9 +81,14 @@ def anchor_files(tree: dict[str, Any], folder: Path) -> None:
         sizing["policy"] = absolute(sizing["policy"], folder)
 
 
-def _item(items: list[Any], part: str, override: str) -> Any:
+def told(override: Override) -> str:
+    """How a sentence shows it."""
+    return override if isinstance(override, str) else f"{override[0]}={override[1]}"
+
+
+def _item(items: list[Any], part: str, override: Override) -> Any:
     if not part.isdigit() or int(part) >= len(items):
-        raise UserError(f"--set is {override!r}, but {part!r} is not a number from 0 to {len(items) - 1}")
+        raise UserError(f"--set is {told(override)!r}, but {part!r} is not a number from 0 to {len(items) - 1}")
     return items[int(part)]
 
 

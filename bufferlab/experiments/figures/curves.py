@@ -118,7 +118,7 @@ def _lowest(curve: Sequence[Point]) -> Point | None:
     )
 
 
-def draw_curve(axes: Axes, curve: list[Point], colour: str, *, relative: bool) -> list[Point]:
+def draw_curve(axes: Axes, curve: list[Point], colour: str, *, relative: bool, label: str = "") -> list[Point]:
     """Line, band and marks of one curve; returns what was drawn."""
     lowest = _lowest(curve)
     if lowest is None and (relative or not curve):
@@ -131,7 +131,7 @@ def draw_curve(axes: Axes, curve: list[Point], colour: str, *, relative: bool) -
         curve = [replace(point, samples=100 * (point.samples / lowest.samples - 1), positive=False) for point in curve]
     xs = [point.x for point in curve]
     values, low, high = (np.array([bounds(point.estimate)[side] for point in curve]) for side in range(3))
-    axes.plot(xs, values, color=colour)
+    axes.plot(xs, values, color=colour, label=label or None)
     # A logarithmic axis has no zero, and a t interval may reach below it.
     low = low if relative else np.maximum(low, values.min() / 1e3)
     axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -7,13 +7,13 @@ notebook shows and ``style.save`` writes. Intervals are 95 %, across replication
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bufferlab.experiments.figures.holdings import changes_of_holdings
+from bufferlab.experiments.figures.holdings import Changes, changes_of_holdings
 from bufferlab.experiments.figures.style import (
     COLOURS,
     KIND_LINES,
@@ -146,42 +146,57 @@ def plot_pool_occupancy(run: StoredRun | Path | str, *, replication: int | None 
     ``replication`` None draws all of them: the mean, and a band from the lowest to the highest.
     """
     stored = run if isinstance(run, StoredRun) else StoredRun(run)
-    config = stored.config
-    changes = changes_of_holdings(stored, replication)
     figure, panels = new_figure(2, 1, (6.8, 4.6), MARGINS._replace(between=0.42), sharex=True)
-    end_s = max((float(one.times_s.max()) for one in changes.values()), default=0.0)
-    for axes, side, section, colour in (
-        (panels[0], Side.LANGUAGE, config.language, COLOURS[0]),
-        (panels[1], Side.ENCODE, config.encode, COLOURS[2]),
-    ):
-        total = config.blocks(section) * section.tp * section.instances
-        steps = [
-            (one.times_s, 100 * one.blocks.cumsum(dtype=np.float64) / total)
-            for (_, where), one in changes.items()
-            if where is side
-        ]
-        if replication is not None:
-            times, share = thinned(*steps[0]) if steps else (np.zeros(1), np.zeros(1))
-            axes.step(times, share, where="post", color=colour, linewidth=1.0)
-            axes.fill_between(times, share, step="post", color=colour, alpha=0.15, linewidth=0)
-        elif steps:
-            edges = np.linspace(0.0, end_s, BINS + 1)
-            means = np.array([_time_means(times, share, edges) for times, share in steps])
-            middles = (edges[:-1] + edges[1:]) / 2
-            axes.plot(middles, means.mean(axis=0), color=colour, linewidth=1.2, label="mean of the replications")
-            axes.fill_between(
-                middles, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.2, linewidth=0,
-                label=f"lowest to highest of {len(steps)}",
-            )  # fmt: skip
-            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
-        axes.set_ylim(0, 105)
-        axes.set_ylabel("blocks held (%)")
-        axes.set_title(
-            f"{side.value.capitalize()} pool: {total} blocks", loc="center" if replication is not None else "left"
-        )
-    panels[1].set_xlim(0, end_s or 1.0)
-    panels[1].set_xlabel("time (s)")
+    changes = changes_of_holdings(stored, replication)
+    for axes, side in zip(panels, SIDES, strict=True):
+        draw_pool(axes, stored, side, replication=replication, changes=changes)
+    panels[0].set_xlabel("")  # the lower panel has it
     return figure
+
+
+SIDES = (Side.LANGUAGE, Side.ENCODE)
+
+
+def draw_pool(
+    axes: Axes,
+    run: StoredRun,
+    side: Side,
+    *,
+    replication: int | None = 0,
+    changes: Mapping[tuple[int, Side], Changes] | None = None,
+) -> None:
+    """The panel of one side of ``plot_pool_occupancy``. ``changes``: of the holdings, where they are known already."""
+    config = run.config
+    known = changes_of_holdings(run, replication) if changes is None else changes
+    section, colour = (config.language, COLOURS[0]) if side is Side.LANGUAGE else (config.encode, COLOURS[2])
+    end_s = max((float(one.times_s.max()) for one in known.values()), default=0.0)
+    total = config.blocks(section) * section.tp * section.instances
+    steps = [
+        (one.times_s, 100 * one.blocks.cumsum(dtype=np.float64) / total)
+        for (_, where), one in known.items()
+        if where is side
+    ]
+    if replication is not None:
+        times, share = thinned(*steps[0]) if steps else (np.zeros(1), np.zeros(1))
+        axes.step(times, share, where="post", color=colour, linewidth=1.0)
+        axes.fill_between(times, share, step="post", color=colour, alpha=0.15, linewidth=0)
+    elif steps:
+        edges = np.linspace(0.0, end_s, BINS + 1)
+        means = np.array([_time_means(times, share, edges) for times, share in steps])
+        middles = (edges[:-1] + edges[1:]) / 2
+        axes.plot(middles, means.mean(axis=0), color=colour, linewidth=1.2, label="mean of the replications")
+        axes.fill_between(
+            middles, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.2, linewidth=0,
+            label=f"lowest to highest of {len(steps)}",
+        )  # fmt: skip
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    axes.set_ylim(0, 105)
+    axes.set_xlim(0, end_s or 1.0)
+    axes.set_ylabel("blocks held (%)")
+    axes.set_xlabel("time (s)")
+    axes.set_title(
+        f"{side.value.capitalize()} pool: {total} blocks", loc="center" if replication is not None else "left"
+    )
 
 
 def _time_means(times: Samples, values: Samples, edges: Samples) -> Samples:

@@ -5,10 +5,9 @@ They follow the same rules as those of ``figures.runs``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from bufferlab.experiments.figures.curves import (
     log_limits,
     percent,
 )
-from bufferlab.experiments.figures.distributions import band_of, run_quantiles
+from bufferlab.experiments.figures.distributions import Band, band_of, run_quantiles
 from bufferlab.experiments.figures.runs import run_labels
 from bufferlab.experiments.figures.style import (
     COLOURS,
@@ -44,6 +43,7 @@ from bufferlab.experiments.stats.quantiles import LEVELS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 QUANTITIES = {
@@ -95,34 +95,52 @@ def plot_u_shape(
     bands, since all sizes see the same requests, and curves of different heights on one axis.
     """
     curves = lines_of(table, x, lines)
-    if len(curves) > MAX_CURVES:
-        raise ValueError(
-            f"the table has {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some rows"
-        )
     figure, panels = new_figure(1, len(figures), (4.9 * len(figures), 4.1))
     drawn: list[Point] = []
     for axes, name in zip(panels, figures, strict=True):
-        if not relative:
-            axes.set_yscale("log")
-        points: list[Point] = []
-        for (_, part), colour in zip(curves, COLOURS, strict=False):
-            points += draw_curve(axes, curve_of(part, x, name), colour, relative=relative)
-        title = QUANTITIES.get(name, name)
-        if relative:
-            axes.set_title(f"{title}:\nabove the lowest (%)")
-            linear_limits(axes, points)
-        else:
-            log_limits(axes, points)
-            scale, unit = unit_of(max((point.estimate["value"] or 0.0 for point in points), default=0.0))
-            plain_log_axis(axes.yaxis, scale=scale)
-            axes.set_title(f"{title} ({unit})")
-        token_axis(axes, table[x])
-        axes.set_xlabel("default allocation (tokens)" if x == DEFAULT_TOKENS else x)
-        drawn += points
+        drawn += draw_u_shape(axes, table, x=x, lines=lines, name=name, relative=relative)
     named = [(label, colour) for (label, _), colour in zip(curves, COLOURS, strict=False) if label]
     repeated = table["replication"].nunique() > 1
     key(figure, named, repeated=repeated, failures=not all(point.whole for point in drawn))
     return figure
+
+
+def draw_u_shape(
+    axes: Axes,
+    table: pd.DataFrame,
+    *,
+    x: str = DEFAULT_TOKENS,
+    lines: Sequence[str] | None = None,
+    name: str = "latency_s.p99",
+    relative: bool = False,
+) -> list[Point]:
+    """One panel of ``plot_u_shape``, without its key; the points that were drawn.
+
+    Raises ValueError for more curves than colours.
+    """
+    curves = lines_of(table, x, lines)
+    if len(curves) > MAX_CURVES:
+        raise ValueError(
+            f"the table has {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some rows"
+        )
+    if not relative:
+        axes.set_yscale("log")
+    points: list[Point] = []
+    for (label, part), colour in zip(curves, COLOURS, strict=False):
+        points += draw_curve(axes, curve_of(part, x, name), colour, relative=relative, label=label)
+    title = QUANTITIES.get(name, name)
+    if relative:
+        axes.set_title(f"{title}:\nabove the lowest (%)")
+        linear_limits(axes, points)
+    else:
+        log_limits(axes, points)
+        largest = max((point.estimate["value"] or 0.0 for point in points), default=0.0)
+        scale, unit = unit_of(largest)
+        plain_log_axis(axes.yaxis, scale=scale)
+        axes.set_title(f"{title} ({unit})")
+    token_axis(axes, table[x])
+    axes.set_xlabel("default allocation (tokens)" if x == DEFAULT_TOKENS else x)
+    return points
 
 
 @styled
@@ -131,8 +149,16 @@ def plot_tradeoff(table: pd.DataFrame, *, x: str = DEFAULT_TOKENS, lines: Sequen
 
     ``table``, ``x`` and ``lines`` as in ``plot_u_shape``; bars are 95 % intervals.
     """
-    curves = lines_of(table, x, lines)
     figure, (axes,) = new_figure(1, 1, (6.2, 4.6))
+    draw_tradeoff(axes, table, x=x, lines=lines)
+    return figure
+
+
+def draw_tradeoff(
+    axes: Axes, table: pd.DataFrame, *, x: str = DEFAULT_TOKENS, lines: Sequence[str] | None = None
+) -> None:
+    """The panel of ``plot_tradeoff``."""
+    curves = lines_of(table, x, lines)
     labels: list[list[tuple[float, float, str]]] = []
     for (label, part), colour in zip(curves, COLOURS, strict=False):
         wasted, resumed = (curve_of(part, x, name) for name in ("language_pool.wasted_fraction", "resume.rate"))
@@ -152,7 +178,13 @@ def plot_tradeoff(table: pd.DataFrame, *, x: str = DEFAULT_TOKENS, lines: Sequen
     if any(label for label, _ in curves):
         axes.legend(loc="upper right")
     place_labels(axes, labels, COLOURS)
-    return figure
+
+
+class Curve(NamedTuple):
+    """The distribution of a time in one run or configuration; ``band`` is None where nothing was delivered."""
+
+    name: str
+    band: Band | None
 
 
 @styled
@@ -168,6 +200,25 @@ def plot_ecdf(
     ``transfer_s`` (embedding ready to delivered). With several replications a curve is the geometric mean of their
     quantiles and a band its 95 % interval, since the axis is logarithmic. Of a file that is resampled it is its own.
     """
+    curves = distributions(source, labels=labels, quantity=quantity)
+    figure, (body, tail) = new_figure(1, 2, (9.0, 3.9), sharex=True)
+    draw_body(body, curves, quantity=quantity)
+    draw_tail(tail, curves, quantity=quantity)
+    names = [one.name for one in curves]
+    if any(names):
+        handles, shown = body.get_legend_handles_labels()
+        columns = min(len(curves), 6 if max(map(len, names)) < 14 else 3)
+        figure.legend(handles, shown, loc="outside lower center", ncols=columns)
+    return figure
+
+
+def distributions(
+    source: pd.DataFrame | Sequence[StoredRun | Path | str],
+    *,
+    labels: Sequence[str] | None = None,
+    quantity: str = "latency_s",
+) -> list[Curve]:
+    """What ``plot_ecdf`` draws. Raises ValueError for more curves than colours."""
     if isinstance(source, Sequence):
         runs = [one if isinstance(one, StoredRun) else StoredRun(one) for one in source]
         curves = [(name, run_quantiles(run, quantity)) for name, run in zip(run_labels(runs), runs, strict=True)]
@@ -182,34 +233,56 @@ def plot_ecdf(
     if len(curves) > MAX_CURVES:
         raise ValueError(f"there are {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some")
     names = labels if labels is not None else [name for name, _ in curves]
-    figure, (body, tail) = new_figure(1, 2, (9.0, 3.9), sharex=True)
-    largest, least = 0.0, math.inf
-    for name, (_, values), colour, of_file in zip(names, curves, COLOURS, resampled, strict=False):
-        band = band_of(values, resampled=of_file)
+    return [
+        Curve(name, band_of(values, resampled=of_file))
+        for name, (_, values), of_file in zip(names, curves, resampled, strict=False)
+    ]
+
+
+def draw_body(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s") -> None:
+    """The share within a time, without its key."""
+    for (name, band), colour in zip(curves, COLOURS, strict=False):
         if band is None:
             continue
-        middle = band.middle
-        largest, least = max(largest, float(middle[-1])), min(least, float(middle[0]))
-        body.step(middle, 100 * LEVELS, where="post", color=colour, label=name or None)
-        tail.step(middle[:-1], 100 * (1 - LEVELS[:-1]), where="post", color=colour)
+        axes.step(band.middle, 100 * LEVELS, where="post", color=colour, label=name or None)
         if band.low is not None and band.high is not None:
-            low, high = band.low, band.high
-            body.fill_betweenx(100 * LEVELS, low, high, color=colour, alpha=0.15, linewidth=0)
-            tail.fill_betweenx(100 * (1 - LEVELS[:-1]), low[:-1], high[:-1], color=colour, alpha=0.15, linewidth=0)
+            axes.fill_betweenx(100 * LEVELS, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
+    _time_axis(axes, curves, quantity)
+    axes.set_ylim(0, 102)
+    axes.set_ylabel("delivered requests within it (%)")
+
+
+def draw_tail(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s") -> None:
+    """The share beyond a time, without its key."""
+    beyond = 100 * (1 - LEVELS[:-1])
+    for (name, band), colour in zip(curves, COLOURS, strict=False):
+        if band is None:
+            continue
+        axes.step(band.middle[:-1], beyond, where="post", color=colour, label=name or None)
+        if band.low is not None and band.high is not None:
+            axes.fill_betweenx(beyond, band.low[:-1], band.high[:-1], color=colour, alpha=0.15, linewidth=0)
+    _time_axis(axes, curves, quantity)
+    axes.set_yscale("log")
+    axes.set_ylim(0.08, 110)
+    axes.set_yticks([100, 50, 10, 5, 1, 0.5, 0.1], ["100", "50", "10", "5", "1", "0.5", "0.1"])
+    axes.minorticks_off()
+    axes.set_ylabel("delivered requests beyond it (%)")
+
+
+TIMES = {
+    "latency_s": "latency, arrival to delivered",
+    "ttft_s": "first token, arrival to the end of the prefill",
+    "transfer_s": "transfer, embedding ready to delivered",
+}
+
+
+def _time_axis(axes: Axes, curves: Sequence[Curve], quantity: str) -> None:
+    """A logarithmic axis around all curves."""
+    middles = [one.band.middle for one in curves if one.band is not None]
+    largest = max((float(one[-1]) for one in middles), default=0.0)
+    least = min((float(one[0]) for one in middles), default=0.0)
     scale, unit = unit_of(largest)
-    what = {"latency_s": "latency, arrival to delivered", "transfer_s": "transfer, embedding ready to delivered"}
-    for axes in (body, tail):
-        axes.set_xscale("log")
-        axes.set_xlim(max(least, largest * 1e-4) * 0.9 if largest else 0.1, largest * 1.2 or 1.0)
-        axes.set_xlabel(f"{what.get(quantity, quantity)} ({unit})")
-    plain_log_axis(body.xaxis, scale=scale)
-    body.set_ylim(0, 102)
-    body.set_ylabel("delivered requests within it (%)")
-    tail.set_yscale("log")
-    tail.set_ylim(0.08, 110)
-    tail.set_yticks([100, 50, 10, 5, 1, 0.5, 0.1], ["100", "50", "10", "5", "1", "0.5", "0.1"])
-    tail.minorticks_off()
-    tail.set_ylabel("delivered requests beyond it (%)")
-    if any(names):
-        figure.legend(loc="outside lower center", ncols=min(len(curves), 6 if max(map(len, names)) < 14 else 3))
-    return figure
+    axes.set_xscale("log")
+    axes.set_xlim(max(least, largest * 1e-4) * 0.9 if largest else 0.1, largest * 1.2 or 1.0)
+    axes.set_xlabel(f"{TIMES.get(quantity, quantity)} ({unit})")
+    plain_log_axis(axes.xaxis, scale=scale)

@@ -99,6 +99,27 @@ def part_of(source: Source, beside: Path) -> Part:
             return run_part(source, beside)
 
 
+def head_of(source: Source) -> Part:
+    """What the page about one directory begins with, without its sections."""
+    match source.kind:
+        case "sweep":
+            from bufferlab.experiments.reports.sweeps import sweep_head
+
+            return sweep_head(source)
+        case "validation":
+            from bufferlab.experiments.reports.validations import validation_head
+
+            return validation_head(source)
+        case "tune":
+            from bufferlab.experiments.reports.tunings import tune_head
+
+            return tune_head(source)
+        case _:
+            from bufferlab.experiments.reports.runs import run_head
+
+            return run_head(source)
+
+
 def default_place(paths: Sequence[Path]) -> Path:
     """Beside the first directory."""
     first = paths[0].absolute()

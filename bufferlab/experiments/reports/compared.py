@@ -53,8 +53,17 @@ def comparison_part(sources: Sequence[Source]) -> Part:
     )
 
 
-def _answer(sources: Sequence[Source], paired: Mapping[int, Result]) -> Iterator[str]:
-    yield f"{names_of([source.name for source in sources])}; differences are those to {sources[0].name}."
+def paired_head(sources: Sequence[Source], result: Result, names: Sequence[str]) -> Part:
+    """What stands first about two runs that are paired already. ``names``: what they are called."""
+    notices = [Notice(upper(note), "plain") for note in result["notes"]]
+    return Part("Compared", "comparison of 2 runs", None, list(_answer(sources, {1: result}, names)), notices)
+
+
+def _answer(
+    sources: Sequence[Source], paired: Mapping[int, Result], called: Sequence[str] | None = None
+) -> Iterator[str]:
+    names = [source.name for source in sources] if called is None else called
+    yield f"{names_of(names)}; differences are those to {names[0]}."
     said = []
     for place, result in paired.items():
         difference = result["differences"]["latency_s"]["p99"]
@@ -63,18 +72,18 @@ def _answer(sources: Sequence[Source], paired: Mapping[int, Result]) -> Iterator
         spread = interval_text(difference, "time", signed=True)
         clear = difference["significant"]
         sure = "not known how surely" if not spread else spread if clear else f"{spread}, may be none"
-        said.append(f"with {sources[place].name} {value_text(difference, 'time', signed=True)} ({sure})")
+        said.append(f"with {names[place]} {value_text(difference, 'time', signed=True)} ({sure})")
     if said:
         yield f"On the same requests the p99 latency differs: {'; '.join(said)}."
     else:
         values = [
-            f"{source.name} {value_text(source.content['latency_s']['p99'], 'time')}"
-            for source in sources
+            f"{name} {value_text(source.content['latency_s']['p99'], 'time')}"
+            for name, source in zip(names, sources, strict=True)
             if source.content["latency_s"]["p99"]["value"] is not None
         ]
         yield f"The p99 latencies: {names_of(values)}." if values else "None of the runs served a request."
     settings = [
-        f"{one['name']} is {one['first']} in {sources[0].name} and {one['second']} in {sources[place].name}"
+        f"{one['name']} is {one['first']} in {names[0]} and {one['second']} in {names[place]}"
         for place, result in paired.items()
         for one in result["settings"]
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ QUANTITIES = {
 def run_part(source: Source, beside: Path) -> Part:
     """All there is to say of a run. ``beside``: the folder of the page, from which files are linked."""
     run = StoredRun(source.path)
+    sections = list(_sections(source, run, run.config, environment_of(source), beside))
+    return replace(run_head(source), sections=sections)
+
+
+def run_head(source: Source) -> Part:
+    """What stands first: the answer, and the few numbers that matter most."""
+    run = StoredRun(source.path)
     summary, config = run.summary, run.config
     environment = environment_of(source)
     name, kind = config.run.name, KIND_NAMES[run.kind]
@@ -88,7 +96,6 @@ def run_part(source: Source, beside: Path) -> Part:
         answer=[one for one in _answer(run, config, environment) if one],
         notices=notices,
         figures=key_figures(summary),
-        sections=list(_sections(source, run, config, environment, beside)),
         file=source.file,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bufferlab.experiments.reports.charts import Distribution, distribution_panels, has_bands
@@ -58,6 +59,11 @@ HEADS = {
 
 def sweep_part(source: Source) -> Part:
     """All there is to say of a sweep."""
+    return replace(sweep_head(source), sections=list(_sections(StoredSweep(source))))
+
+
+def sweep_head(source: Source) -> Part:
+    """What stands first: the answer."""
     sweep = StoredSweep(source)
     return Part(
         title=sweep.plan["name"] if source.name == sweep.plan["name"] else f"{sweep.plan['name']} ({source.name})",
@@ -66,7 +72,6 @@ def sweep_part(source: Source) -> Part:
         answer=[one for one in _answer(sweep) if one],
         notices=list(_notices(sweep)),
         figures=(),
-        sections=list(_sections(sweep)),
         file=source.file,
     )
 

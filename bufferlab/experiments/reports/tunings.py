@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bufferlab.experiments.reports.charts import differences, tradeoff
@@ -64,6 +65,11 @@ Content = Mapping[str, Any]
 
 def tune_part(source: Source) -> Part:
     """All there is to say of a tuning."""
+    return replace(tune_head(source), sections=list(_sections(source)))
+
+
+def tune_head(source: Source) -> Part:
+    """What stands first: the answer, and the few numbers that matter most."""
     content = source.content
     notices = [
         Notice(
@@ -81,7 +87,6 @@ def tune_part(source: Source) -> Part:
         answer=[one for one in _answer(content) if one],
         notices=notices,
         figures=list(_key_figures(content)),
-        sections=list(_sections(source)),
         file=source.file,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ Case = Mapping[str, Any]
 
 def validation_part(source: Source) -> Part:
     """All there is to say of a validation."""
+    return replace(validation_head(source), sections=list(_sections(source)))
+
+
+def validation_head(source: Source) -> Part:
+    """What stands first: the answer."""
     content = source.content
     verdicts = [one["verdict"] for case in content["cases"] for one in case["figures"].values() if one["verdict"]]
     off, within = verdicts.count("off"), verdicts.count("within the tolerance")
@@ -77,7 +83,6 @@ def validation_part(source: Source) -> Part:
         verdict=verdict,
         answer=list(_answer(content, verdicts)),
         notices=notices,
-        sections=list(_sections(source)),
         file=source.file,
     )
 

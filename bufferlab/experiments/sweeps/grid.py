@@ -20,11 +20,12 @@ from typing import Any
 import tomli_w
 
 from bufferlab.experiments.config.build import NAME_DIGITS, digest_of, fingerprint_of
-from bufferlab.experiments.config.overrides import anchor_files, apply_override
+from bufferlab.experiments.config.overrides import Override, anchor_files, apply_override
 from bufferlab.experiments.config.problems import shown
 from bufferlab.experiments.config.renamed import with_new_tables
 from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.workloads.configurations import Source
 from bufferlab.experiments.workloads.loading import load
 from bufferlab.protocol.naming import did_you_mean, flat
 
@@ -159,7 +160,7 @@ def read_configurations(path: Path) -> tuple[list[Settings], dict[str, list[Any]
     if not isinstance(grid, dict):
         raise UserError(f"{where}in which grid must be a table of lists")
     folder = path.parent
-    configurations = [{field: _anchored(field, value, folder) for field, value in flat(one)} for one in listed]
+    configurations = [{field: anchored(field, value, folder) for field, value in flat(one)} for one in listed]
     if not all(configurations):
         raise UserError(
             f"{where}in which configuration {configurations.index({}) + 1} is empty, it must have at least one setting"
@@ -168,7 +169,7 @@ def read_configurations(path: Path) -> tuple[list[Settings], dict[str, list[Any]
     for field, values in flat(grid):
         if not isinstance(values, list):
             raise UserError(f"{where}in which grid.{field} is {shown(values)}, it must be a list of values")
-        flat_grid[field] = [_anchored(field, value, folder) for value in values]
+        flat_grid[field] = [anchored(field, value, folder) for value in values]
     _check_grid(flat_grid, f"{where}whose grid")
     return configurations, flat_grid
 
@@ -194,7 +195,9 @@ def cross(listed: Sequence[Mapping[str, Any]], grid: Mapping[str, Sequence[Any]]
     return [{**configuration, **combination} for configuration in listed or [{}] for combination in combinations]
 
 
-def make_configurations(source: str, common: Sequence[str], configurations: Sequence[Settings]) -> list[Configuration]:
+def make_configurations(
+    source: str | Source, common: Sequence[Override], configurations: Sequence[Settings]
+) -> list[Configuration]:
     """Checked configurations: the configuration ``source`` with the ``common`` overrides and each configuration's
     settings.
 
@@ -282,7 +285,7 @@ def _same(configuration: Configuration, field: str, value: Any) -> bool:
     return value in (configuration.settings.get(field), configuration.value(field))
 
 
-def _is_common(problem: str, source: str, common: Sequence[str]) -> bool:
+def _is_common(problem: str, source: str | Source, common: Sequence[Override]) -> bool:
     """Whether the configuration has this problem without any configuration, so that no configuration is to blame."""
     try:
         load(source, common)
@@ -368,7 +371,7 @@ def _toml(value: Any) -> str:
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 
-def _anchored(field: str, value: Any, folder: Path) -> Any:
+def anchored(field: str, value: Any, folder: Path) -> Any:
     """A file name made absolute, anything else as it is."""
     section, _, key = field.partition(".")
     tree: dict[str, Any] = {section: {key: value}}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bufferlab.experiments.config.build import NAME_DIGITS, digest_of
+from bufferlab.experiments.config.overrides import Override
 from bufferlab.experiments.config.renamed import new_field, with_new_fields
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.runs.environment import describe
@@ -24,6 +25,7 @@ from bufferlab.experiments.sweeps.grid import (
     swept_fields,
 )
 from bufferlab.experiments.sweeps.journal import SWEEP_SCHEMA
+from bufferlab.experiments.workloads.configurations import Source
 
 if TYPE_CHECKING:
     from bufferlab.experiments.workloads.traffic import Traffic
@@ -155,18 +157,18 @@ def _as_often(made: list[Configuration]) -> list[Configuration]:
 
 
 def make_plan(
-    source: str,
+    source: str | Source,
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,
     configurations: Sequence[Settings] = (),
-    settings: Iterable[str] = (),
+    settings: Iterable[Override] = (),
     replications: int | None = None,
     seed: int | None = None,
     baseline: Sequence[tuple[str, Any]] = (),
 ) -> Plan:
     """Check all configurations of a sweep of the configuration ``source`` (a file, run directory or shipped example).
 
-    ``settings`` are ``key.path=value`` overrides for every configuration. Raises UserError: one sentence that names the
+    ``settings`` are overrides for every configuration. Raises UserError: one sentence that names the
     configuration.
     """
     common = list(settings)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.config.inputs import RUN_CONFIG, RUN_REQUESTS, RUN_SUMMARY, is_workload
-from bufferlab.experiments.config.overrides import anchor_files, apply_override
+from bufferlab.experiments.config.overrides import Override, anchor_files, apply_override, key_of, takes_away
 from bufferlab.experiments.config.problems import shown
 from bufferlab.experiments.config.renamed import new_example, with_new_names
 from bufferlab.experiments.config.schema import Config, parse
@@ -30,44 +31,66 @@ ONLY_OF_PRESETS = frozenset({"options", "order", "repeat_probability", "hint"})
 """Settings of a workload that lengths cannot have."""
 
 
-def read_config(source: str, overrides: Iterable[str] = (), *, measured: bool = False) -> tuple[Config, bool]:
-    """The resolved configuration of a file or a shipped example, with ``key.path=value`` overrides applied.
+@dataclass(frozen=True)
+class Source:
+    """A configuration as it was written when it was read, and what has been said since."""
 
-    Also whether it says how many replications it has. File names in a configuration file are relative to it, those in
-    overrides to the current folder. ``measured``: what a simulated run made of a file does not count for one that
-    measures. Raises UserError before anything else happens.
-    """
+    name: str
+    """As CONFIG names it."""
+    text: str
+    path: Path
+    folder: Path
+    """File names in the text are relative to it."""
+    layers: tuple[tuple[Override, ...], ...] = ()
+    """Overrides, those of each layer as if the layers before it stood in the text."""
+
+
+def read_source(source: str) -> Source:
+    """Read a file, the configuration of a run directory or a shipped example. Raises UserError."""
     if not Path(source).exists():
         source = new_example(source)
     path = Path(source)
     # A file wins over an example of its name; a name that looks like a path is never an example.
     if path.is_file():
-        text, folder = _read(path), path.parent
-    elif path.is_dir() and (path / RUN_CONFIG).is_file():
-        text, folder, path = _read(path / RUN_CONFIG), path, path / RUN_CONFIG
-    elif source in example_names():
-        text, folder = example_text(source), Path()
-    elif path.suffix or len(path.parts) > 1 or path.exists():
+        return Source(source, _read(path), path, path.parent)
+    if path.is_dir() and (path / RUN_CONFIG).is_file():
+        return Source(source, _read(path / RUN_CONFIG), path / RUN_CONFIG, path)
+    if source in example_names():
+        return Source(source, example_text(source), path, Path())
+    if path.suffix or len(path.parts) > 1 or path.exists():
         raise UserError(f"CONFIG is {source!r}, it must be a file that can be read or the name of a shipped example")
-    else:
-        hint = did_you_mean(source, example_names())
-        raise UserError(
-            f"CONFIG is {source!r}{hint}, it must be a file or one of the shipped examples {', '.join(example_names())}"
-        )
+    hint = did_you_mean(source, example_names())
+    raise UserError(
+        f"CONFIG is {source!r}{hint}, it must be a file or one of the shipped examples {', '.join(example_names())}"
+    )
+
+
+def read_config(
+    source: str | Source, overrides: Iterable[Override] = (), *, measured: bool = False
+) -> tuple[Config, bool]:
+    """The resolved configuration of a file or a shipped example, with overrides applied.
+
+    Also whether it says how many replications it has. File names in a configuration file are relative to it, those in
+    overrides to the current folder. ``measured``: what a simulated run made of a file does not count for one that
+    measures. Raises UserError before anything else happens.
+    """
+    read = read_source(source) if isinstance(source, str) else source
+    path = read.path
     try:
-        tree = with_new_names(tomllib.loads(text))
+        tree = with_new_names(tomllib.loads(read.text))
     except tomllib.TOMLDecodeError as error:
-        meant = f"; a workload file is given as --set workload.file={source}" if is_workload(path) else ""
-        raise UserError(f"{source} is not TOML: {error}{meant}") from None
-    anchor_files(tree, folder)
-    overrides = list(overrides)
-    set_aside = apply_overrides(tree, overrides)
+        meant = f"; a workload file is given as --set workload.file={read.name}" if is_workload(path) else ""
+        raise UserError(f"{read.name} is not TOML: {error}{meant}") from None
+    anchor_files(tree, read.folder)
+    layers = [*read.layers, tuple(overrides)]
+    set_aside = tuple(setting for layer in layers for setting in apply_overrides(tree, layer))
+    keys = [key_of(one) for layer in layers for one in layer]
     run = tree.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("name", _name_of(path))
-        if measured and _are_resamples(path) and not any(_key(one) == "run.replications" for one in overrides):
+        if measured and _are_resamples(path) and "run.replications" not in keys:
             run.pop("replications", None)
-    said = isinstance(run, dict) and "replications" in run
+    said = isinstance(run, dict) and run.get("replications") is not None
     config = parse(tree).resolved().having_set_aside(set_aside)
     for file in config.input_files():
         if not file.is_file():
@@ -84,8 +107,8 @@ def _are_resamples(path: Path) -> bool:
     return isinstance(told, dict) and told.get("replication_kind") == "resampled"
 
 
-def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str, ...]:
-    """Put ``key.path=value`` overrides into ``tree``; file names in them are relative to the current folder.
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[Override]) -> tuple[str, ...]:
+    """Put overrides into ``tree``; file names in them are relative to the current folder.
 
     A workload file among them is used as it is: what the configuration says of its own requests (how many, at which
     rate, the options of its preset, how often it is repeated) does not apply to it unless it is among the overrides,
@@ -93,7 +116,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str
     ``key = value``.
     """
     listed = list(overrides)
-    given = set(map(_key, listed))
+    given = {key_of(one) for one in listed if not takes_away(one)}
     sources = [name for name in WORKLOAD_SOURCES if f"workload.{name}" in given]
     if len(sources) > 1:
         raise UserError(
@@ -109,10 +132,6 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str
     if chosen and isinstance(workload, dict) and isinstance(workload.get("file"), str):
         set_aside += _of_another_source(tree, Path(workload["file"]), given)
     return tuple(set_aside)
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].strip()
 
 
 def _make_room(tree: dict[str, Any], given: set[str]) -> list[str]:

@@ -1,0 +1,73 @@
+"""Overrides as Python has them, nested or by their path, turned into the ones that a configuration takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict
+
+from bufferlab.experiments.config.overrides import Override
+from bufferlab.experiments.errors import UserError
+
+Overrides = Mapping[str, Any]
+"""Settings by their paths or nested: ``{"protocol.sizing.tokens": 2048, "workload": {"requests": 300}}``."""
+
+
+class Sections(TypedDict, total=False):
+    """The sections of a configuration as keyword arguments; each as it stands in a file."""
+
+    run: Overrides
+    workload: Overrides
+    protocol: Overrides
+    encode: Overrides
+    language: Overrides
+    link: Overrides
+    model: Overrides
+    faults: Sequence[Overrides]
+    incidents: Sequence[Overrides]
+    random_faults: Overrides
+    slo: Overrides
+    real: Overrides
+
+
+def listed(overrides: Overrides | None, sections: Mapping[str, Any]) -> tuple[Override, ...]:
+    """All of them, as paths and values, in their order. File names in them become absolute.
+
+    Raises UserError for what has no path.
+    """
+    from bufferlab.experiments.sweeps.grid import anchored
+
+    given = [*_flat("", {} if overrides is None else overrides), *_flat("", sections)]
+    return tuple((path, value if value is None else anchored(path, value, _here())) for path, value in given)
+
+
+def _here() -> Any:
+    from pathlib import Path
+
+    return Path()
+
+
+def _flat(before: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if not isinstance(table, Mapping):
+        raise UserError(f"overrides are {table!r}, they must be a dictionary such as {{'run': {{'seed': 1}}}}")
+    for name, value in table.items():
+        if not isinstance(name, str):
+            raise UserError(f"an override is called {name!r}, it must be a path such as 'protocol.block_tokens'")
+        path = f"{before}{name}"
+        if isinstance(value, Mapping):
+            yield from _flat(f"{path}.", value)
+        else:
+            yield path, plain(value)
+
+
+def plain(value: Any) -> Any:
+    """The same without what only Python has: paths are texts, numbers of NumPy numbers, tuples lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, Sequence | range) and not isinstance(value, str | bytes):
+        return [plain(one) for one in value]
+    return value

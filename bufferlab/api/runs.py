@@ -1,0 +1,235 @@
+"""``bl.simulate``: one configuration, run; and what a run is to its user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from bufferlab.api.configuration import Config, ConfigLike, load, load_with
+from bufferlab.api.drawing import on_axes
+from bufferlab.api.overrides import Overrides, Sections, listed, plain
+from bufferlab.api.results import PathLike, Place, Result, bar_of, told
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.rundir import StoredRun, claim_target
+from bufferlab.experiments.runs.simulate import run_sim
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Quantity = Literal["latency_s", "ttft_s", "transfer_s"]
+"""Arrival to delivered; arrival to the end of the prefill; embedding ready to delivered."""
+
+
+def simulate(
+    config: ConfigLike,
+    overrides: Overrides | None = None,
+    *,
+    seed: int | None = None,
+    replications: int | None = None,
+    out: PathLike | None = None,
+    force: bool = False,
+    events: bool = True,
+    plots: bool = True,
+    timeline: bool = False,
+    progress: bool = False,
+    **sections: Unpack[Sections],
+) -> Run:
+    """Simulate a configuration, with its replications, as ``bufferlab sim`` does: the same seed gives the same bytes.
+
+    ``config``, ``overrides`` and ``sections`` are as in ``bufferlab.load``; ``seed`` and ``replications`` stand for
+    ``run.seed`` and ``run.replications``. ``out``: the run directory to write, with pictures unless ``plots`` is false
+    and with a timeline.json where ``timeline`` is true; ``force`` replaces a finished run there. Without ``out`` the
+    run lies in a temporary folder that goes with the result. ``events``: whether every event is kept, of which the
+    pools are drawn and which pairing needs. ``progress`` shows a bar.
+
+    Raises UserError before anything runs for what is not allowed, RunFailedError if the run breaks. A violation of the
+    protocol's invariants is a warning, and is counted in ``content["invariant_violations"]``.
+    """
+    asked = asked_for(config, overrides, seed, replications, sections)
+    if timeline and not events:
+        raise UserError("timeline is drawn of the events, which events=False does not keep; give one of the two")
+    from bufferlab.experiments.figures.directory import drawing
+    from bufferlab.experiments.workloads.requests import count_requests
+
+    if out is None:
+        refuse_without_out(force=force, timeline=timeline)
+    place = Place(out, f"{asked.run.name}-sim-{asked.digest()}")
+    with (
+        claim_target(asked, "sim", place.path, force=force) as claim,
+        bar_of("sim", count_requests(asked) * asked.run.replications, "requests", progress=progress) as shown,
+    ):
+        run_sim(
+            asked,
+            claim,
+            events=events,
+            draw=None if out is None else drawing(plots=plots, timeline=timeline),
+            progress=shown.add,
+            notice=told,
+        )
+    return Run(place, asked)
+
+
+def asked_for(
+    config: ConfigLike,
+    overrides: Overrides | None,
+    seed: int | None,
+    replications: int | None,
+    sections: Mapping[str, Any],
+) -> Config:
+    """The configuration that a function is to run."""
+    more = {"run.seed": seed, "run.replications": replications}
+    given = tuple((path, plain(value)) for path, value in more.items() if value is not None)
+    return load_with(config, (*listed(overrides, sections), *given))
+
+
+def refuse_without_out(**options: bool) -> None:
+    """Raise UserError for what is about a folder where none is named."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UserError(f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect without out")
+
+
+class Run(Result):
+    """A finished run, simulated or measured.
+
+    A notebook shows what came of it in words; ``summary``, ``requests`` and ``events`` are tables, ``plot`` draws.
+    """
+
+    def __init__(self, place: Place, config: Config | None = None) -> None:
+        self._stored = StoredRun(place.path)
+        self._config = config
+        super().__init__(place, self._stored.summary)
+
+    @property
+    def kind(self) -> Literal["sim", "real"]:
+        """``sim`` for a simulated run, ``real`` for a measured one."""
+        return "sim" if self._stored.kind == "sim" else "real"
+
+    @cached_property
+    def config(self) -> Config:
+        """What was run, with every default written out."""
+        return self._config if self._config is not None else load(self.path)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """The figures, a row each: how many requests there were, then times, throughput, use of pools and stages.
+
+        The index ``figure`` is the path in summary.json, whose ending is the unit: ``latency_s.p99`` in seconds,
+        ``throughput_rps`` in requests a second; rates and fractions are from 0 to 1. Columns: ``value``, and ``low``
+        and ``high``, the 95 % interval (NaN where there is none).
+        """
+        import pandas as pd
+
+        from bufferlab.experiments.runs.estimates import FIGURES
+
+        rows: dict[str, tuple[float | None, float | None, float | None]] = {
+            f"requests.{name}": (count, None, None) for name, count in self.content["requests"].items()
+        }
+        for figure in FIGURES:
+            found: Any = self.content
+            for name in figure.path:
+                found = found[name]
+            rows[figure.name] = found["value"], found["low"], found["high"]
+        columns = ["value", "low", "high"]
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
+        return table.rename_axis("figure")
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The same as ``summary``."""
+        return self.summary
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """requests.parquet: a row for each request of each replication.
+
+        Columns: ``replication``, ``room`` (its number from 1), ``arrival_s``, ``encoded_s``, ``first_chunk_s``,
+        ``delivered_s``, ``released_s`` and ``prefilled_s`` (seconds since the start; NaN for what never happened),
+        ``total_tokens``, ``text_tokens``, ``first_allocation_tokens``, ``images``, ``chunks``, ``status``, ``failure``.
+        """
+        return self._stored.requests()
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """events.parquet: a row for each event of each rank, in the order recorded.
+
+        Columns: ``replication``, ``time_s``, ``side`` (encode or language), ``instance``, ``rank``, ``room``,
+        ``event``, ``status``, ``tokens``, ``bytes``, ``detail``. Raises UserError if the run did not keep them.
+        """
+        return self._stored.events()
+
+    @property
+    def plot(self) -> RunPlots:
+        """Its pictures."""
+        return RunPlots(self, self._stored)
+
+    def timeline(self, out: PathLike, *, replication: int = 0) -> Path:
+        """Write a trace of one replication that Perfetto opens, as ``--timeline`` does, and return where it is.
+
+        ``out``: the file, such as ``timeline.json``. Raises UserError if the run kept no events.
+        """
+        from bufferlab.experiments.figures.timeline import run_timeline, write_timeline
+        from bufferlab.experiments.files import Claim, disk_errors
+
+        made = run_timeline(self._stored, replication)
+        with Claim(out, "out") as claim, disk_errors(claim.target):
+            write_timeline(made, claim.target)
+        if made.note:
+            told(made.note)
+        return claim.target
+
+    def __repr__(self) -> str:
+        from bufferlab.experiments.units import format_duration
+
+        requests, p99 = self.content["requests"], self.content["latency_s"]["p99"]["value"]
+        world = "simulated" if self.kind == "sim" else "measured"
+        late = "" if p99 is None else f", p99 latency {format_duration(p99)}"
+        wrong = self.content["invariant_violations"]
+        said = f"{requests['succeeded']} of {requests['offered']} requests served{late}"
+        broken = f", {wrong} INVARIANT VIOLATIONS" if wrong else ""
+        return f"Run({self.config.run.name!r}, {world} over {self._stored.transport}: {said}{broken})"
+
+
+class RunPlots:
+    """Pictures of one run. Each is drawn on ``ax`` where that is given, and returns the axes."""
+
+    def __init__(self, owner: Run, run: StoredRun) -> None:
+        self._owner = owner  # with which its files would go
+        self._run = run
+
+    def ecdf(self, ax: Axes | None = None, *, quantity: Quantity = "latency_s", label: str = "") -> Axes:
+        """The share of the delivered requests within a time; over several replications with its 95 % band.
+
+        The axis is in seconds and labelled in ms or s. ``label``: what a key calls the curve.
+        """
+        from bufferlab.experiments.figures.sweeps import distributions, draw_body
+
+        curves = distributions([self._run], labels=[label], quantity=quantity)
+        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity))
+
+    def tail(self, ax: Axes | None = None, *, quantity: Quantity = "latency_s", label: str = "") -> Axes:
+        """The share of the delivered requests beyond a time, which shows the slow ones; as ``ecdf`` otherwise."""
+        from bufferlab.experiments.figures.sweeps import distributions, draw_tail
+
+        curves = distributions([self._run], labels=[label], quantity=quantity)
+        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity))
+
+    def pools(
+        self,
+        ax: Axes | None = None,
+        *,
+        side: Literal["language", "encode"] = "language",
+        replication: int | None = 0,
+    ) -> Axes:
+        """Blocks held in the course of time (seconds) in percent of a side's pool, all its ranks together.
+
+        ``replication`` None draws all of them: the mean, and a band from the lowest to the highest. Raises UserError if
+        the run kept no events.
+        """
+        from bufferlab.experiments.figures.runs import draw_pool
+        from bufferlab.protocol.topology import Side
+
+        return on_axes(ax, lambda axes: draw_pool(axes, self._run, Side(side), replication=replication), key=False)

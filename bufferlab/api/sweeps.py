@@ -1,0 +1,217 @@
+"""``bl.sweep``: many settings on the same requests, and what a sweep is to its user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from bufferlab.api.configuration import ConfigLike
+from bufferlab.api.drawing import on_axes
+from bufferlab.api.overrides import Overrides, Sections, plain
+from bufferlab.api.results import PathLike, Place, Result, bar_of, told
+from bufferlab.api.runs import asked_for
+from bufferlab.experiments.figures.curves import DEFAULT_TOKENS
+from bufferlab.experiments.sweeps.plan import make_plan
+from bufferlab.experiments.sweeps.sweep import Sweep as SweepTables
+from bufferlab.experiments.sweeps.sweep import read_sweep, run_sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def sweep(
+    config: ConfigLike,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    configurations: Sequence[Overrides] = (),
+    overrides: Overrides | None = None,
+    replications: int | None = None,
+    seed: int | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    executor: Literal["local", "dask"] = "local",
+    address: str | None = None,
+    out: PathLike | None = None,
+    force: bool = False,
+    plots: bool = True,
+    progress: bool = False,
+    **sections: Unpack[Sections],
+) -> Sweep:
+    """Simulate a grid or list of settings, each with all replications, on the same requests, as ``bufferlab sweep``.
+
+    ``grid``: values by setting, all of which are crossed: ``{"protocol.sizing.tokens": [512, 2048]}``.
+    ``configurations``: a list of settings that belong together, crossed with the grid where there is one.
+    ``config``, ``overrides`` and ``sections`` (as in ``bufferlab.load``) are common to all of them. ``baseline``: the
+    setting each is compared with (the first one unless given). ``jobs``: processes at once; ``executor`` and
+    ``address`` are those of the command. ``out``: the folder to write, in which an interrupted sweep goes on when the
+    same call is made again; ``force`` starts again over another one. Without ``out`` the sweep lies in a temporary
+    folder that goes with the result. ``progress`` shows a bar.
+
+    Raises UserError before anything runs, for every combination that is not allowed, RunFailedError if a run breaks.
+    """
+    base = asked_for(config, overrides, seed, replications, sections)
+    plan = make_plan(
+        base.source,
+        grid={path: _values(values) for path, values in (grid or {}).items()},
+        configurations=[plain_settings(one) for one in configurations],
+        baseline=[(path, plain(value)) for path, value in (baseline or {}).items()],
+    )
+    place = Place(out, plan.name)
+    with bar_of("sweep", len(plan.tasks), "runs", progress=progress) as shown:
+        run_sweep(
+            plan,
+            place.path,
+            jobs=jobs,
+            executor=executor,
+            address=address,
+            force=force,
+            plots=plots and out is not None,
+            begin=shown.begin_with,
+            progress=shown.add,
+            notice=told,
+        )
+    return Sweep(place)
+
+
+def _values(values: Any) -> list[Any]:
+    return plain(values) if not isinstance(plain(values), str) else [values]
+
+
+def plain_settings(settings: Overrides) -> dict[str, Any]:
+    """Settings by their paths, of Python's own types."""
+    from bufferlab.protocol.naming import flat
+
+    return {path: plain(value) for path, value in flat(settings)}
+
+
+class Sweep(Result):
+    """A finished sweep.
+
+    A notebook shows what came of it in words; ``table`` and ``quantiles`` are tables, ``plot`` draws.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._sweep: SweepTables = read_sweep(place.path)
+        super().__init__(place, self._sweep.report)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """sweep.parquet: a row for each configuration and replication.
+
+        ``configuration`` (from 1), ``digest``, ``seed``, ``replication`` (from 0), the swept settings by their paths,
+        then every figure of a run's summary by its path: ``latency_s.p99`` in seconds, rates from 0 to 1.
+        """
+        return self._sweep.table
+
+    @property
+    def quantiles(self) -> pd.DataFrame:
+        """quantiles.parquet: for the same rows ``latency_s`` and ``transfer_s`` (seconds) at each ``share`` (0 to 1) of
+        the delivered requests."""
+        return self._sweep.quantiles
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """A row for each configuration: its settings, then its figures over all replications.
+
+        Index ``configuration`` (from 1). A figure such as ``latency_s.p99`` has its value under its path and its 95 %
+        interval under ``latency_s.p99.low`` and ``latency_s.p99.high``.
+        """
+        import pandas as pd
+
+        from bufferlab.experiments.runs.estimates import FIGURES
+
+        rows = []
+        for one in self.content["configurations"]:
+            row: dict[str, Any] = {"configuration": one["configuration"], **one["settings"]}
+            for figure in FIGURES:
+                found: Any = one
+                for name in figure.path:
+                    found = found[name]
+                row |= {figure.name: found["value"]}
+                row |= {f"{figure.name}.{bound}": found[bound] for bound in ("low", "high")}
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("configuration")
+
+    @property
+    def plot(self) -> SweepPlots:
+        """Its pictures."""
+        return SweepPlots(self, self._sweep)
+
+    def __repr__(self) -> str:
+        plan = self.content["plan"]
+        return (
+            f"Sweep({plan['name']!r}: {plan['configurations']} configurations × {plan['replications']} replications of "
+            f"{', '.join(plan['fields'])})"
+        )
+
+    def _rows(self) -> tuple[list[str], list[list[str]]]:
+        from bufferlab.experiments.reports.page import setting_text
+        from bufferlab.experiments.reports.readings import kind_of, value_text
+
+        fields, figures = self.content["plan"]["fields"], ("latency_s.mean", "latency_s.p99", "resume.rate")
+        rows = []
+        for one in self.content["configurations"][:MOST_ROWS]:
+            cells = [setting_text(one["settings"][field]) if field in one["settings"] else "–" for field in fields]
+            for path in figures:
+                head, _, last = path.partition(".")
+                cells.append(value_text(one[head][last], kind_of(path)))
+            rows.append(cells)
+        return [*fields, "mean latency", "p99 latency", "resumed"], rows
+
+
+MOST_ROWS = 20
+"""Configurations that a notebook shows of a sweep; ``table`` and ``summary`` have all of them."""
+
+
+class SweepPlots:
+    """Pictures of a sweep. Each is drawn on ``ax`` where that is given, and returns the axes."""
+
+    def __init__(self, owner: Sweep, sweep: SweepTables) -> None:
+        self._owner = owner  # with which its files would go
+        self._sweep = sweep
+
+    def u_shape(
+        self,
+        ax: Axes | None = None,
+        *,
+        figure: str = "latency_s.p99",
+        x: str = DEFAULT_TOKENS,
+        lines: Sequence[str] | None = None,
+        relative: bool = False,
+    ) -> Axes:
+        """A time (``figure``, a column of ``table``, seconds) against the default allocation (tokens), with 95 % bands.
+
+        ``x``: another numeric setting that was swept. ``lines``: the settings that tell the curves apart, all that
+        differ unless given. A star marks the lowest mean, filled points those that may be the lowest in truth, crosses
+        those at which requests failed. ``relative`` draws how far each is above its curve's lowest one, in percent.
+        Raises ValueError for more curves than can be told apart.
+        """
+        from bufferlab.experiments.figures.sweeps import draw_u_shape
+
+        table = self._sweep.table
+        return on_axes(ax, lambda axes: draw_u_shape(axes, table, x=x, lines=lines, name=figure, relative=relative))
+
+    def tradeoff(self, ax: Axes | None = None, *, x: str = DEFAULT_TOKENS, lines: Sequence[str] | None = None) -> Axes:
+        """Resumed requests (percent) against held memory left empty (percent), a point for each default allocation."""
+        from bufferlab.experiments.figures.sweeps import draw_tradeoff
+
+        return on_axes(ax, lambda axes: draw_tradeoff(axes, self._sweep.table, x=x, lines=lines), key=False)
+
+    def ecdf(self, ax: Axes | None = None, *, quantity: Literal["latency_s", "transfer_s"] = "latency_s") -> Axes:
+        """The share of the delivered requests within a time, a curve for each configuration, with 95 % bands.
+
+        Raises ValueError for more configurations than can be told apart.
+        """
+        from bufferlab.experiments.figures.sweeps import distributions, draw_body
+
+        curves = distributions(self._sweep.quantiles, quantity=quantity)
+        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity))
+
+    def tail(self, ax: Axes | None = None, *, quantity: Literal["latency_s", "transfer_s"] = "latency_s") -> Axes:
+        """The share of the delivered requests beyond a time, which shows the slow ones; as ``ecdf`` otherwise."""
+        from bufferlab.experiments.figures.sweeps import distributions, draw_tail
+
+        curves = distributions(self._sweep.quantiles, quantity=quantity)
+        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity))

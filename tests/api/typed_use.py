@@ -1,0 +1,38 @@
+"""How the functions of ``import bufferlab`` look to a type checker: mypy reads this file (``make types``).
+
+``tests/api/test_api.py`` runs ``use`` as well, so that what is typed here is also what happens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_type
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+import bufferlab as bl
+
+
+def use(folder: Path) -> None:
+    """Every function once, with the types that an editor shows."""
+    config = bl.load("quickstart", {"workload.requests": 40}, protocol={"sizing": {"tokens": 2048}})
+    assert_type(config, bl.Config)
+    assert_type(config.protocol.block_tokens, int)
+    other = config.with_({"protocol": {"sizing": {"tokens": 512}}})
+    assert_type(other, bl.Config)
+    run = bl.simulate(config, seed=3, out=folder / "run", plots=False)
+    assert_type(run, bl.Run)
+    assert_type(run.summary, pd.DataFrame)
+    assert_type(run.requests, pd.DataFrame)
+    assert_type(run.events, pd.DataFrame)
+    assert_type(run.path, Path)
+    assert_type(run.plot.ecdf(), Axes)
+    assert_type(bl.read(folder / "run", bl.Run), bl.Run)
+    sweep = bl.sweep(config, {"protocol.sizing.tokens": [512, 1024]}, replications=2)
+    assert_type(sweep, bl.Sweep)
+    assert_type(sweep.table, pd.DataFrame)
+    assert_type(sweep.plot.u_shape(), Axes)
+    paired = bl.paired(run, bl.simulate(other, seed=3))
+    assert_type(paired, bl.Paired)
+    assert_type(paired.table, pd.DataFrame)
