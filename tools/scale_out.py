@@ -35,7 +35,6 @@ from bufferlab.experiments.sweeps.sweep import run_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60
-REPLICATIONS = 10
 RESULT = [float(number) for number in range(200)]
 """As large as what a run of a sweep comes to."""
 
@@ -100,20 +99,21 @@ def new_worker(file: Path | str, code: Path = ROOT) -> subprocess.Popen[bytes]:
     return start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", code=code)
 
 
-def sweep_rows(runs: int, workers: int, executor: str, address: str | None) -> list[tuple[str, Any]]:
+def sweep_rows(runs: int, replications: int, workers: int, executor: str, address: str | None) -> list[tuple[str, Any]]:
     """What a sweep of so many runs of two requests costs."""
-    plan = make_plan(
-        "quickstart",
-        grid={"protocol.timeout_s": [5 + number / 1000 for number in range(max(runs // REPLICATIONS, 1))]},
-        settings=["workload.requests=2"],
-        replications=REPLICATIONS,
-    )
-    count, moments = len(plan.tasks), [time.process_time()]
-    began_s, ended = time.perf_counter(), 0
+    began_s, moments = time.perf_counter(), [time.process_time()]
 
     def took_s() -> float:
         moments.append(time.process_time())
         return moments[-1] - moments[-2]
+
+    plan = make_plan(
+        "quickstart",
+        grid={"protocol.timeout_s": [5 + number / 1000 for number in range(max(runs // replications, 1))]},
+        settings=["workload.requests=2"],
+        replications=replications,
+    )
+    count, ended = len(plan.tasks), 0
 
     def progress(number: int) -> None:
         nonlocal ended
@@ -127,6 +127,7 @@ def sweep_rows(runs: int, workers: int, executor: str, address: str | None) -> l
         rows: list[tuple[str, Any]] = [
             ("workers", f"{workers} ({executor})"),
             ("runs", f"{count:,}, of {len(plan.configurations):,} configurations"),
+            ("processor time a run before the first, ms", f"{took_s() / count * 1e3:.2f}"),
             ("memory of the command with the plan, MB", f"{usage(os.getpid())[1]:.0f}"),
         ]
         run_sweep(plan, out, jobs=workers, executor=executor, address=address, progress=progress)
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--executor", choices=("dask", "local"), default="dask")
     parser.add_argument("--kills", type=int, default=0, help="workers to kill on the way, each replaced by another")
     parser.add_argument("--sweep", action="store_true", help="runs of a real sweep")
+    parser.add_argument("--replications", type=int, default=10, help="of each configuration of the sweep")
     options = parser.parse_args()
 
     with ExitStack() as stack:
@@ -155,7 +157,7 @@ def main() -> None:
             file, running = stack.enter_context(cluster(options.workers))
             address = json.loads(Path(file).read_text())["address"]
         if options.sweep:
-            show(sweep_rows(options.runs, options.workers, options.executor, address))
+            show(sweep_rows(options.runs, options.replications, options.workers, options.executor, address))
             return
         workers = stack.enter_context(open_workers(jobs=options.workers, executor=options.executor, address=address))
         warm = len(list(workers.run(work, [(number, 200.0) for number in range(4 * options.workers)])))
