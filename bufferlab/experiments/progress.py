@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
+from bufferlab.experiments.shown import for_terminal
+
 QUIET_S = 0.5
 """Work that ends sooner shows no bar."""
 MOST_TEXT, WIDTH, HEIGHT = 60, 80, 24
@@ -48,7 +50,8 @@ class Bar:
     def say(self, text: str, stream: TextIO | None = None) -> None:
         """Print ``text`` (on stderr if no stream is given) so that the bar stays whole, and at once."""
         # Whoever reads a pipe wants it while the work goes on.
-        print(text, file=sys.stderr if stream is None else stream, flush=True)
+        chosen = sys.stderr if stream is None else stream
+        print(for_terminal(text, chosen), file=chosen, flush=True)
 
 
 class _ShownBar(Bar):
@@ -72,7 +75,7 @@ class _ShownBar(Bar):
 
     def say(self, text: str, stream: TextIO | None = None) -> None:
         chosen = sys.stderr if stream is None else stream
-        self._tqdm.write(text, file=chosen)
+        self._tqdm.write(for_terminal(text, chosen), file=chosen)
         chosen.flush()
 
 

@@ -19,7 +19,7 @@ from bufferlab.experiments.commands.common.options import (
     SeedOption,
     SetOption,
 )
-from bufferlab.experiments.commands.common.output import print_json
+from bufferlab.experiments.commands.common.output import print_json, say
 from bufferlab.experiments.commands.common.registry import command
 from bufferlab.experiments.commands.common.reporting import add_report, check_report
 from bufferlab.experiments.commands.common.unused import given, refuse_jobs_of_a_cluster
@@ -176,7 +176,7 @@ def tune(
     if as_json:
         print_json(told.content)
     else:
-        print(f"\n{told.text}")
+        say(f"\n{told.text}")
         print(f"run directory: {target}")
     add_report(target, wanted=report, as_json=as_json)
     raise typer.Exit(CHECK_FAILED if told.content["verdict"] in (SLO_MISSED, NOT_SERVED) else DONE)

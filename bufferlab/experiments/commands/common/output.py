@@ -13,7 +13,14 @@ def tell(content: Any, text: str, *, as_json: bool) -> None:
     if as_json:
         print_json(content)
     else:
-        print(text)
+        say(text)
+
+
+def say(text: str) -> None:
+    """Print a text on stdout, as a terminal shows it best if it is one."""
+    from bufferlab.experiments.shown import for_terminal
+
+    print(for_terminal(text))
 
 
 def print_json(content: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bufferlab.experiments.commands.common.exits import CHECK_FAILED, DONE
-from bufferlab.experiments.commands.common.output import print_json
+from bufferlab.experiments.commands.common.output import print_json, say
 from bufferlab.experiments.commands.common.unused import refuse_unused
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def run_into_directory(
     if as_json:
         print_json(summary)
     else:
-        print(summary_text(summary))
+        say(summary_text(summary))
         print(f"run directory: {claim.target}")
         if timeline:
             from bufferlab.experiments.figures.timeline import FILE, HOW_TO_OPEN
