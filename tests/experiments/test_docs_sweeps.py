@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    (bufferlab .*)$", PAGE, re.MULTILINE)
-BLOCKS = {name: re.findall(rf"```{name}\n(.*?)```", PAGE, re.DOTALL) for name in ("toml", "python")}
+BLOCKS = {name: re.findall(rf"```{name}\n(.*?)```", PAGE, re.DOTALL) for name in ("sh", "toml", "python")}
+COMMANDS = [line for block in BLOCKS["sh"] for line in block.splitlines() if line.startswith("bufferlab ")]
 
 
 def test_the_page_does_what_it_says(bufferlab: Any, folder: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_page_does_what_it_says(bufferlab: Any, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_readme_figure_can_be_drawn(tmp_path: Path) -> None:
-    (command,) = re.findall(r"^    python (tools/readme_figures.py .*)$", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^python (tools/readme_figures.py .*)$", PAGE, re.MULTILINE)
     tool, *arguments = shlex.split(command)
     done = subprocess.run(
         [sys.executable, str(ROOT / tool), *arguments],
