@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from bufferlab.experiments.commands.common.exits import CHECK_FAILED, DONE
-from bufferlab.experiments.commands.common.options import JsonOption
-from bufferlab.experiments.commands.common.output import print_json, stdout_kept_for_json
+from bufferlab.experiments.commands.common.options import DryRunOption, JsonOption
+from bufferlab.experiments.commands.common.output import print_json, stdout_kept_for_json, tell_plan
 from bufferlab.experiments.commands.common.registry import command
 
 QUICK_REQUESTS, QUICK_DEFAULTS, QUICK_ROUNDS = 40, (512, 1024, 4096), 2
@@ -25,6 +25,7 @@ def demo(
         str | None,
         typer.Option("--profile", metavar="PROFILE", help="The profile that predicts. [default: measure this host]"),
     ] = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """The seed's scenarios in both worlds, and a small mixed workload: predicted, then measured over Mooncake."""
@@ -32,6 +33,14 @@ def demo(
     from bufferlab.experiments.files import free_name
 
     target = free_name(Path("runs/demo")) if out is None else out
+    if dry_run:
+        from bufferlab.experiments.commands.demonstration.both_worlds import DEFAULTS, REQUESTS, ROUNDS
+        from bufferlab.experiments.commands.planning.plans import plan_of_demo
+
+        requests, rounds = (QUICK_REQUESTS, QUICK_ROUNDS) if quick else (REQUESTS, ROUNDS)
+        plan = plan_of_demo(target, requests, rounds, QUICK_DEFAULTS if quick else DEFAULTS, profile)
+        tell_plan(plan, as_json=as_json)
+        return
     with stdout_kept_for_json(as_json):
         if quick:
             result = run_demo(

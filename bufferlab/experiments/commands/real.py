@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bufferlab.experiments.commands.common.options import (
+    DryRunOption,
     EventsOption,
     ForceOption,
     JsonOption,
@@ -20,6 +21,7 @@ from bufferlab.experiments.commands.common.options import (
     SetOption,
     TimelineOption,
 )
+from bufferlab.experiments.commands.common.output import tell_plan
 from bufferlab.experiments.commands.common.registry import command
 from bufferlab.experiments.commands.common.running import (
     load_config,
@@ -95,6 +97,7 @@ def real(
     plots: PlotsOption = True,
     events: EventsOption = True,
     timeline: TimelineOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """The same configuration over a real transport, a process a rank: all on this host, or each where it is started."""
@@ -122,7 +125,7 @@ def real(
             raise UserError("--out, --force and --json are not allowed with --role: the coordinator writes the run")
         refuse_unused(
             context,
-            {"--no-plots", "--plots", "--no-events", "--events", "--timeline"},
+            {"--no-plots", "--plots", "--no-events", "--events", "--timeline", "--dry-run"},
             "with --role: give it to the coordinator, who writes the run",
         )
         if config is None and (overrides or seed is not None):
@@ -136,6 +139,11 @@ def real(
     refuse_force_without_out(context, out)
     refuse_timeline_without_events(timeline=timeline, events=events)
     asked = _asked_for(config, overrides, seed, device, expose=expose)
+    if dry_run:
+        from bufferlab.experiments.commands.planning.plans import plan_of_run
+
+        tell_plan(plan_of_run("real", asked, out, force=force, here=meeting is None), as_json=as_json)
+        return
     if meeting is None:
         warm_up()  # while what follows is imported here
     from bufferlab.experiments.figures.directory import drawing

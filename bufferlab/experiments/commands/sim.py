@@ -8,6 +8,7 @@ import typer
 
 from bufferlab.experiments.commands.common.options import (
     ConfigArgument,
+    DryRunOption,
     EventsOption,
     ForceOption,
     JsonOption,
@@ -18,6 +19,7 @@ from bufferlab.experiments.commands.common.options import (
     SetOption,
     TimelineOption,
 )
+from bufferlab.experiments.commands.common.output import tell_plan
 from bufferlab.experiments.commands.common.registry import command
 from bufferlab.experiments.commands.common.running import (
     load_config,
@@ -39,12 +41,18 @@ def sim(
     plots: PlotsOption = True,
     events: EventsOption = True,
     timeline: TimelineOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """One simulated run, with its replications, into a run directory."""
     refuse_force_without_out(context, out)
     refuse_timeline_without_events(timeline=timeline, events=events)
     asked = load_config(config, settings, seed, replications)
+    if dry_run:
+        from bufferlab.experiments.commands.planning.plans import plan_of_run
+
+        tell_plan(plan_of_run("sim", asked, out, force=force), as_json=as_json)
+        return
     from bufferlab.experiments.figures.directory import drawing
     from bufferlab.experiments.runs.simulate import run_sim
 

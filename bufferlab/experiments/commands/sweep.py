@@ -12,6 +12,7 @@ from bufferlab.experiments.commands.common.exits import CHECK_FAILED, DONE
 from bufferlab.experiments.commands.common.options import (
     AddressOption,
     ConfigArgument,
+    DryRunOption,
     ExecutorOption,
     JobsOption,
     JsonOption,
@@ -21,7 +22,7 @@ from bufferlab.experiments.commands.common.options import (
     SeedOption,
     SetOption,
 )
-from bufferlab.experiments.commands.common.output import print_json
+from bufferlab.experiments.commands.common.output import print_json, tell_plan
 from bufferlab.experiments.commands.common.registry import command
 from bufferlab.experiments.commands.common.reporting import add_report, check_report
 from bufferlab.experiments.commands.common.unused import refuse_jobs_of_a_cluster
@@ -63,6 +64,7 @@ def sweep(
     force: Annotated[bool, typer.Option("--force", help="Start again over a sweep in --out.")] = False,
     plots: PlotsOption = True,
     report: ReportOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """A grid or list of settings × replications, in parallel; the same command goes on after an interruption."""
@@ -89,6 +91,11 @@ def sweep(
         baseline=[parse_setting(one, "--baseline") for one in baseline or ()],
     )
     target = plan.target() if out is None else out
+    if dry_run:
+        from bufferlab.experiments.commands.planning.plans import plan_of_sweep
+
+        tell_plan(plan_of_sweep(plan, target, jobs, force=force), as_json=as_json)
+        return
     check_report(target, wanted=report)
     with bar("sweep", len(plan.tasks), "runs") as shown:
 

@@ -11,6 +11,7 @@ import typer
 from bufferlab.experiments.commands.common.exits import CHECK_FAILED, DONE
 from bufferlab.experiments.commands.common.options import (
     AddressOption,
+    DryRunOption,
     ExecutorOption,
     JobsOption,
     JsonOption,
@@ -19,7 +20,7 @@ from bufferlab.experiments.commands.common.options import (
     SeedOption,
     SetOption,
 )
-from bufferlab.experiments.commands.common.output import print_json, say
+from bufferlab.experiments.commands.common.output import print_json, say, tell_plan
 from bufferlab.experiments.commands.common.registry import command
 from bufferlab.experiments.commands.common.reporting import add_report, check_report
 from bufferlab.experiments.commands.common.unused import given, refuse_jobs_of_a_cluster
@@ -123,6 +124,7 @@ def tune(
     force: Annotated[bool, typer.Option("--force", help="Start again over a tune in --out.")] = False,
     plots: PlotsOption = True,
     report: ReportOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Says what to set for some traffic, what that brings, and how sure it is; goes on after an interruption."""
@@ -158,6 +160,11 @@ def tune(
         command=_command(context, source),
     )
     target = question.target() if out is None else out
+    if dry_run:
+        from bufferlab.experiments.commands.planning.plans import plan_of_tune
+
+        tell_plan(plan_of_tune(question, target, jobs, force=force), as_json=as_json)
+        return
     check_report(target, wanted=report)
     with bar("tune", None, "runs") as shown:
 
@@ -191,6 +198,7 @@ _NOT_THE_QUESTION = {
     "--plots",
     "--no-plots",
     "--report",
+    "--dry-run",
     "--json",
 }
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from bufferlab.experiments.commands.common.exits import CHECK_FAILED, DONE
-from bufferlab.experiments.commands.common.options import JsonOption
-from bufferlab.experiments.commands.common.output import tell
+from bufferlab.experiments.commands.common.options import DryRunOption, JsonOption
+from bufferlab.experiments.commands.common.output import tell, tell_plan
 from bufferlab.experiments.commands.common.registry import command
 
 
@@ -38,12 +38,20 @@ def validate(
         bool, typer.Option("--timeline", help="Write a trace per case, simulated above measured, which Perfetto opens.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Of the resamples behind intervals.")] = 0,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predicts measured runs with a frozen link profile and scores the prediction beside the measurement's noise."""
     from bufferlab.experiments.progress import bar
+    from bufferlab.experiments.validation.command import check_options
     from bufferlab.experiments.validation.command import validate as validate_runs
 
+    if dry_run:
+        from bufferlab.experiments.commands.planning.plans import plan_of_validation
+
+        check_options(max_error=max_error, out=out, timelines=timelines, seed=seed)
+        tell_plan(plan_of_validation(runs, profile, out), as_json=as_json)
+        return
     with bar("validate", len(runs), "runs") as shown:
         result = validate_runs(
             runs, profile, max_error=max_error, out=out, timelines=timelines, seed=seed, progress=shown.step

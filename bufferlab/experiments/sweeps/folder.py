@@ -151,9 +151,9 @@ class SweepFolder:
         ``force`` removes another sweep that stands there, ``replace_old_code`` one of the same plan by other code.
         Raises UserError, and changes nothing, if anything else stands there.
         """
-        self._check(plan, force=force, replace_old_code=replace_old_code)
+        self.check(plan, force=force, replace_old_code=replace_old_code)
         self._claim = Claim(self.folder, inside=True)
-        goes_on = self._check(plan, force=force, replace_old_code=replace_old_code)  # now that nobody else is at it
+        goes_on = self.check(plan, force=force, replace_old_code=replace_old_code)  # now that nobody else is at it
         with disk_errors(self.folder):
             if not goes_on:
                 remove_own(self.folder, OWN_NAMES)
@@ -164,7 +164,8 @@ class SweepFolder:
             self._journal = Journal(self.folder / RUNS_FILE)
         return goes_on
 
-    def _check(self, plan: dict[str, Any], *, force: bool, replace_old_code: bool) -> bool:
+    def check(self, plan: dict[str, Any], *, force: bool, replace_old_code: bool) -> bool:
+        """Whether it goes on with what stands there. Raises UserError, and changes nothing, if it cannot begin."""
         asked = Begun(plan["plan"]["identity"], plan["inputs"], plan["code"])
         return goes_on_in(self.folder, "sweep", asked, _begun, force=force, replace_old_code=replace_old_code)
 

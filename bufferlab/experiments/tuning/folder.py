@@ -56,9 +56,9 @@ class TuneFolder:
         ``record`` has the question's ``identity``, the digests of its ``inputs`` and of the ``code``. ``force`` starts
         again over another tune. Raises UserError, and changes nothing, if anything else stands there.
         """
-        self._check(record, force=force)
+        self.check(record, force=force)
         self._claim = Claim(self.folder, inside=True)
-        goes_on = self._check(record, force=force)  # now that nobody else is at it
+        goes_on = self.check(record, force=force)  # now that nobody else is at it
         with disk_errors(self.folder):
             if not goes_on:
                 remove_own(self.folder, OWN_NAMES)
@@ -74,7 +74,8 @@ class TuneFolder:
             self._journal = (self.folder / JOURNAL_FILE).open("a", encoding="utf-8")
         return goes_on
 
-    def _check(self, record: Mapping[str, Any], *, force: bool) -> bool:
+    def check(self, record: Mapping[str, Any], *, force: bool) -> bool:
+        """Whether it goes on with what stands there. Raises UserError, and changes nothing, if it cannot begin."""
         asked = Begun(record["identity"], record["inputs"], record["code"])
         return goes_on_in(self.folder, "tune", asked, _begun, force=force)
 

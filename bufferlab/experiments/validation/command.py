@@ -63,6 +63,16 @@ def validate(
     on them. ``progress`` is told the name of a run's case, once for every run that is scored.
     Raises UserError, in one sentence, for bad input; nothing is written then.
     """
+    tolerances = check_options(max_error=max_error, out=out, timelines=timelines, seed=seed)
+    with contextlib.nullcontext() if out is None else Claim(out):
+        return _validate(
+            runs, freeze(profile), tolerances, gated=max_error is not None, out=out, timelines=timelines, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+
+
+def check_options(*, max_error: str | None, out: Path | None, timelines: bool, seed: int) -> Mapping[str, float]:
+    """What may be off by how much. Raises UserError for options that do not fit."""
     tolerances: Mapping[str, float] = USUAL if max_error is None else parse_tolerances(max_error)
     if seed < 0:
         raise UserError(f"--seed is {seed}, it must be at least 0")
@@ -70,11 +80,7 @@ def validate(
         raise UserError("--timeline is given without --out, it needs a folder to write to")
     if out is not None and out.exists():
         raise UserError(f"--out is {str(out)!r}, it must be a folder that does not exist yet")
-    with contextlib.nullcontext() if out is None else Claim(out):
-        return _validate(
-            runs, freeze(profile), tolerances, gated=max_error is not None, out=out, timelines=timelines, seed=seed,
-            progress=progress,
-        )  # fmt: skip
+    return tolerances
 
 
 def _validate(

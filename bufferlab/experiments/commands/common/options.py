@@ -46,4 +46,7 @@ EventsOption = Annotated[
 TimelineOption = Annotated[
     bool, typer.Option("--timeline", help="Write timeline.json of the first replication, which Perfetto opens.")
 ]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would run, where to, and about how long it takes; do nothing.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]

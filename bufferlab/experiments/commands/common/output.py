@@ -16,6 +16,11 @@ def tell(content: Any, text: str, *, as_json: bool) -> None:
         say(text)
 
 
+def tell_plan(plan: Any, *, as_json: bool) -> None:
+    """Print what ``--dry-run`` asks for."""
+    tell(plan.content() if as_json else None, "" if as_json else plan.told(), as_json=as_json)
+
+
 def say(text: str) -> None:
     """Print a text on stdout, as a terminal shows it best if it is one."""
     from bufferlab.experiments.shown import for_terminal

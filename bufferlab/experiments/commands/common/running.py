@@ -56,7 +56,7 @@ def refuse_timeline_without_events(*, timeline: bool, events: bool) -> None:
         raise UserError("--timeline is drawn of the events, which --no-events does not keep; give one of the two")
 
 
-def _all_requests(kind: str, config: Config) -> int:
+def all_requests(kind: str, config: Config) -> int:
     """How many requests a run has: of a file that is resampled, other numbers in each replication."""
     from bufferlab.experiments.workloads.requests import count_requests, replicates_of
 
@@ -87,7 +87,7 @@ def run_into_directory(
 
     with ExitStack() as stack:
         claim = stack.enter_context(claim_target(config, kind, out, force=force))
-        shown = stack.enter_context(bar(kind, _all_requests(kind, config), "requests"))
+        shown = stack.enter_context(bar(kind, all_requests(kind, config), "requests"))
         faulted: RunFaultedError | None = None
 
         def begin(plan: str) -> None:

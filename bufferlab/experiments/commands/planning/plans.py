@@ -1,0 +1,172 @@
+"""The plan of each command that can be asked for one: everything that the command would refuse is refused here too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bufferlab.experiments.commands.planning.estimate import HOST_S, START_S, Estimate, measured, simulated
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.units import format_span
+
+if TYPE_CHECKING:
+    from bufferlab.experiments.config.schema import Config
+    from bufferlab.experiments.sweeps.plan import Plan as SweepPlan
+    from bufferlab.experiments.tuning.asking import Question
+
+MOST_TRIED = 3
+"""Configurations of a sweep of which some requests are tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done. ``runs`` and ``requests`` are the least and the most, where the work itself decides."""
+
+    text: str
+    runs: tuple[int, int]
+    requests: tuple[int, int]
+    target: Path | None
+    estimate: Estimate
+    notes: tuple[str, ...] = field(default=())
+
+    def told(self) -> str:
+        """As a terminal shows it."""
+        lines = [self.text, *(f"  {note}" for note in self.notes)]
+        if self.target is not None:
+            there = ", where something stands already" if self.target.exists() else ""
+            lines.append(f"  into {self.target}{there}")
+        lines += [f"  takes {self.estimate.text}", "a dry run: nothing was written"]
+        return "\n".join(lines)
+
+    def content(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "dry_run": True,
+            "runs": {"least": self.runs[0], "most": self.runs[1]},
+            "requests": {"least": self.requests[0], "most": self.requests[1]},
+            "target": None if self.target is None else str(self.target),
+            "exists": self.target is not None and self.target.exists(),
+            "time": self.estimate.content(),
+            "plan": self.text,
+        }
+
+
+def plan_of_run(kind: str, config: Config, out: Path | None, *, force: bool, here: bool = True) -> Plan:
+    """Of ``sim`` or ``real``. ``here``: whether all ranks of a measured run are on this host."""
+    from bufferlab.experiments.commands.common.running import all_requests
+    from bufferlab.experiments.runs.rundir import choose_target
+    from bufferlab.experiments.workloads.requests import check_requests, count_requests
+    from bufferlab.experiments.workloads.traffic import traffic_of
+
+    if kind == "real":
+        _check_real(config, here=here)
+    check_requests(config, kind)
+    target = choose_target(config, kind, out, force=force)
+    number, count = config.run.replications, all_requests(kind, config)
+    own = count_requests(config)
+    once = "1 request" if own == 1 else f"{own:,} requests"
+    times = once if number == 1 else f"{number} replications × {once} = {count:,} requests"
+    estimate = measured(config) if kind == "real" else simulated([config], (count, count))
+    traffic = traffic_of(config, measured=kind == "real").text.splitlines()
+    text = f"{kind} of {config.run.name}: {times}"
+    return Plan(text, (number, number), (count, count), target, estimate, tuple(traffic))
+
+
+def _check_real(config: Config, *, here: bool) -> None:
+    from bufferlab.experiments.runs.backend import REAL_MEMORY_SHARE
+    from bufferlab.experiments.runs.diagnosis import examine_real
+    from bufferlab.experiments.runs.environment import memory_bytes
+
+    config.check_real((int(memory_bytes() * REAL_MEMORY_SHARE) or 2**63) if here else None)
+    missing = examine_real(config.real.transport)
+    if missing:
+        raise UserError(missing)
+
+
+def plan_of_sweep(plan: SweepPlan, target: Path, jobs: int | None, *, force: bool) -> Plan:
+    """Of ``sweep``; runs that are finished in its folder already are counted."""
+    from bufferlab.experiments.sweeps.folder import SweepFolder
+    from bufferlab.experiments.sweeps.sweep import workers_for
+    from bufferlab.experiments.sweeps.text import plan_text
+
+    SweepFolder(target).check(plan.record(), force=force, replace_old_code=target == plan.target())
+    runs, requests = len(plan.tasks), plan.requests
+    configurations = plan.configurations
+    tried = {round(at * (len(configurations) - 1) / (MOST_TRIED - 1)) for at in range(MOST_TRIED)}
+    workers = min(jobs or workers_for(requests), runs)
+    estimate = simulated([configurations[one].config for one in sorted(tried)], (requests, requests), workers)
+    return Plan(plan_text(plan), (runs, runs), (requests, requests), target, estimate)
+
+
+def plan_of_tune(question: Question, target: Path, jobs: int | None, *, force: bool) -> Plan:
+    """Of ``tune``, which decides while it goes on how often a setting is run."""
+    from bufferlab.experiments.sweeps.sweep import workers_for
+    from bufferlab.experiments.tuning.folder import TuneFolder
+    from bufferlab.experiments.tuning.text import plan_text
+
+    TuneFolder(target).check(question.record(), force=force)
+    trials = 0 if question.search is None else question.search.trials
+    settings = len(question.settings) + trials
+    once = question.demand.requests
+    runs = (settings * question.first, settings * question.most)
+    requests = (runs[0] * once, runs[1] * once)
+    estimate = simulated([question.base.config], requests, jobs or workers_for(requests[0]))
+    notes = [f"{runs[0]:,} to {runs[1]:,} runs of {once:,} requests in the race; what arithmetic rules out is not run"]
+    if question.what_ifs or question.sensitivity:
+        notes.append("what-ifs and the sensitivity are further runs, which are not in these numbers")
+    return Plan(plan_text(question), runs, requests, target, estimate, tuple(notes))
+
+
+def plan_of_validation(paths: Sequence[Path], profile: str, out: Path | None) -> Plan:
+    """Of ``validate``: every measured replication is simulated once."""
+    from bufferlab.experiments.runs.rundir import StoredRun
+    from bufferlab.experiments.validation.cases import cases_of
+    from bufferlab.experiments.validation.frozen import freeze
+
+    frozen = freeze(profile)
+    cases = cases_of([StoredRun(path) for path in paths])
+    runs = [run for repeats in cases.values() for run in repeats]
+    for run in runs:
+        _ = run.events_path  # which a validation needs
+    number = sum(run.config.run.replications for run in runs)
+    requests = sum(run.summary["requests"]["offered"] for run in runs)
+    estimate = simulated([runs[0].config], (requests, requests))
+    notes = [f"{name}: {len(repeats)} {'run' if len(repeats) == 1 else 'runs'}" for name, repeats in cases.items()]
+    count = f"{len(cases)} {'case' if len(cases) == 1 else 'cases'}"
+    measured_text = "1 measured replication" if number == 1 else f"{number} measured replications"
+    text = f"validation of {frozen.name}: {count}, {measured_text}, {requests:,} requests to predict"
+    return Plan(text, (number, number), (requests, requests), out, estimate, tuple(notes))
+
+
+def plan_of_demo(out: Path, requests: int, rounds: int, defaults: Sequence[int], profile: str | None) -> Plan:
+    """Of ``demo``; where the real backend is missing, of its simulated part alone."""
+    from bufferlab.experiments.commands.demonstration.both_worlds import SEEDS, SHIPPED, why_no_real
+    from bufferlab.experiments.files import require_empty_folder
+    from bufferlab.experiments.validation.frozen import freeze
+    from bufferlab.experiments.workloads.loading import load
+
+    require_empty_folder(out)
+    if profile is not None:
+        freeze(profile)
+    missing = why_no_real()
+    base = [f"link.profile={profile or SHIPPED}", f"workload.requests={requests}"]
+    configs = [load("demo", [*base, f"protocol.sizing.tokens={tokens}"]) for tokens in defaults]
+    count = requests * len(defaults)
+    what = f"{len(SEEDS)} scenarios; {requests} mixed requests with {len(defaults)} default sizes"
+    if missing:
+        estimate = simulated(configs[:1], (count, count))
+        runs = len(SEEDS) + len(defaults)
+        return Plan(f"demo: {what}, simulated alone: {missing}", (runs, runs), (count, count), out, estimate)
+    row = measured(configs[0])
+    low_s, high_s = (rounds * len(defaults) * one for one in (row.low_s, row.high_s))
+    host_s = 0.0 if profile is not None else HOST_S
+    start_s = START_S * len(SEEDS)
+    how = f", {format_span(HOST_S)} to measure this host first" if profile is None else ""
+    basis = f"{rounds * len(defaults)} runs: {row.basis}{how}"
+    estimate = Estimate(host_s + low_s, host_s + high_s + start_s, basis)
+    runs = 2 * len(SEEDS) + len(defaults) * (1 + rounds)
+    total = count * (1 + rounds)
+    text = f"demo: {what}, predicted and then measured {rounds} times"
+    return Plan(text, (runs, runs), (total, total), out, estimate)
