@@ -47,6 +47,9 @@ class Bar:
     def more(self, units: int) -> None:
         """So many units more have to be done than was known at first."""
 
+    def stage(self, units: int) -> None:
+        """A stage of so many units begins; how many stages there will be is not known, so each has a bar of its own."""
+
     def say(self, text: str, stream: TextIO | None = None) -> None:
         """Print ``text`` (on stderr if no stream is given) so that the bar stays whole, and at once."""
         # Whoever reads a pipe wants it while the work goes on.
@@ -55,8 +58,10 @@ class Bar:
 
 
 class _ShownBar(Bar):
-    def __init__(self, tqdm: Any) -> None:
+    def __init__(self, tqdm: Any, title: str) -> None:
         self._tqdm = tqdm
+        self._title = title
+        self._stages = 0
 
     def add(self, more: int) -> None:
         self._tqdm.update(more)
@@ -72,6 +77,12 @@ class _ShownBar(Bar):
     def more(self, units: int) -> None:
         if self._tqdm.total is not None:
             self._tqdm.total += units
+
+    def stage(self, units: int) -> None:
+        self._stages += 1
+        self._tqdm.set_description_str(f"{self._title}, stage {self._stages}", refresh=False)
+        self._tqdm.initial = 0
+        self._tqdm.reset(total=units)
 
     def say(self, text: str, stream: TextIO | None = None) -> None:
         chosen = sys.stderr if stream is None else stream
@@ -102,7 +113,7 @@ def bar(title: str, total: int | None, unit: str = "", *, shown: bool | None = N
         total=total, desc=title, unit=f" {unit}" if unit else "it", file=sys.stderr, leave=False, delay=QUIET_S,
         smoothing=0.1, **width,
     ) as made:  # fmt: skip
-        yield _ShownBar(made)
+        yield _ShownBar(made, title)
 
 
 def _knows_its_size(stream: TextIO) -> bool:

@@ -111,6 +111,20 @@ def test_a_simulated_run_tells_every_request_once(tmp_path: Path) -> None:
     assert sum(told) == 120
 
 
+def test_every_stage_of_a_tuning_has_a_share_and_a_time_left(tmp_path: Path) -> None:
+    space = [word for one in ("policy=fixed", "tokens=512,4096") for word in ("--space", f"protocol.sizing.{one}")]
+    seen = in_a_terminal(
+        "tune", "quickstart", "--set", "workload.requests=20", *space, "--replications", "3", "--jobs", "1",
+        "--no-plots", cwd=tmp_path,
+    )  # fmt: skip
+    bars = re.findall(r"tune, stage (\d+): +(\d+)%\|[^|]*\| (\d+)/(\d+) \[\S+<\S+", seen)
+    assert {int(stage) for stage, *_ in bars} >= {1, 2}
+    for _, share, done, total in bars:
+        assert abs(int(share) - 100 * int(done) / int(total)) <= 0.5
+    last = {stage: (int(done), int(total)) for stage, _, done, total in bars}
+    assert all(done == total for done, total in last.values())
+
+
 def test_the_bar_of_a_run_reaches_its_requests_and_no_more(tmp_path: Path) -> None:
     seen = in_a_terminal("sim", "quickstart", *QUICK, "--out", "run", cwd=tmp_path)
     counts = [int(count) for count in re.findall(r"(\d+)/120", seen)]

@@ -175,7 +175,7 @@ def tune(
         try:
             told = run_tune(
                 question, target, jobs=jobs, executor=executor, address=address, force=force, plots=plots, begin=begin,
-                progress=shown.add, notice=shown.say,
+                progress=shown.add, more=shown.stage, notice=shown.say,
             )  # fmt: skip
         except KeyboardInterrupt:
             shown.say(f"what is finished is kept in {target}; the same command goes on from there")
