@@ -13,10 +13,10 @@ SETUP = "$(PYTHON)" tools/setup_env.py $(if $(FORCE),--force)
 COMPILE = @$(BIN)/python tools/compile_core.py --or-interpreted
 FAST := not slow and not rdma_vm
 BOTH := tests/regression tests/protocol $(addprefix tests/sim/test_,clock.py properties.py simpy.py)
-CODE := protocol sim real experiments tests tools
+CODE := bufferlab tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup setup-dev python venv-dev test lint types check test-slow test-rdma bench compiled mutants format clean
+.PHONY: help demo setup setup-dev python venv-dev docs test lint types check test-slow test-rdma bench compiled mutants format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ ifeq ($(ARGS),)
 else
 	$(BIN)/pytest $(ARGS)
 endif
+
+docs: venv-dev ## build the documentation as a site that needs no network: build/docs/index.html
+	$(BIN)/python tools/docs_site.py
 
 lint: venv-dev ## ruff and the import contracts
 	$(BIN)/ruff check

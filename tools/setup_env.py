@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "bufferlab-setup.json"
-PROFILES: dict[str, tuple[str, ...]] = {"run": ("compile",), "dev": ("dev", "notebooks", "cluster", "tune")}
+PROFILES: dict[str, tuple[str, ...]] = {"run": ("compile",), "dev": ("dev", "docs", "notebooks", "cluster", "tune")}
 
 # What `import mooncake.engine` loads, also for tcp: shared library -> Debian and Ubuntu package.
 SYSTEM_LIBRARIES = {
