@@ -19,6 +19,7 @@ suppress_warnings = ["myst.header"]  # pages of one kind of file begin where the
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_default_options = {"exclude-members": "model_config, model_post_init"}  # what pydantic needs of a configuration
 python_maximum_signature_line_length = 88
 add_module_names = False
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bufferlab.experiments.commands.completing.line import complete, parse_line
 from bufferlab.experiments.config import reference
 from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.config.sections.base import Section
@@ -161,6 +162,12 @@ def test_the_command_finds_settings_by_a_part_of_their_name(bufferlab: Any) -> N
     refused = bufferlab("settings", "pol_blocks")
     assert (refused.status, refused.out) == (2, "")
     assert refused.err == "bufferlab: KEY is 'pol_blocks', which is in no setting's name (did you mean pool_blocks?).\n"
+
+
+def test_a_key_is_completed() -> None:
+    offered = [one.word for one in complete(parse_line("bufferlab settings language.p"))]
+    assert offered == [key for key in EVERY if key.startswith("language.p")]
+    assert "language.pool_blocks" in offered
 
 
 def test_infinitely_many_processors_are_allowed(tmp_path: Path) -> None:

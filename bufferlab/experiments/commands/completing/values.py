@@ -162,6 +162,13 @@ def settings(current: str) -> list[Candidate]:
     return [Candidate(f"{key}={before}{comma}{one.word}") for one in _values_of(key, annotation, last)]
 
 
+def keys() -> list[Candidate]:
+    """Every setting by its key, options of policies and settings in lists as well."""
+    from bufferlab.experiments.config import reference
+
+    return [Candidate(one.key, one.meaning) for one in reference.settings()]
+
+
 def _leaves() -> dict[str, tuple[str, Any]]:
     """Every setting that has a place of its own: what it is, and its type. Those of lists have numbers before them."""
     from bufferlab.experiments.config.sections.base import Section
@@ -222,6 +229,7 @@ _BY_OPTION: Mapping[tuple[str, str], Callable[[str], list[Candidate]]] = {
     ("check", "--discipline"): _names(_disciplines),
     ("examples", "--show"): examples,
     ("examples", "--write"): examples,
+    ("settings", ""): lambda _: keys(),
     ("workload", ""): lambda current: [*_names(_presets)(current), *files(current)],
 }
 _BY_METAVAR: Mapping[str, Callable[[str], list[Candidate]]] = {
