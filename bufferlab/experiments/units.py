@@ -81,6 +81,11 @@ def format_per_second(rate: float) -> str:
     return f"{_three_digits(rate)}/s"
 
 
+def format_number(number: float) -> str:
+    """``8.091``, ``10,393``: four significant digits, and no power of ten for what is large."""
+    return f"{number:,.0f}" if number >= 9999.5 else f"{number:.4g}"
+
+
 def _three_digits(number: float) -> str:
     return f"{number:.0f}" if number >= 999.5 else f"{number:.3g}"
 

@@ -181,6 +181,8 @@ def test_a_timeline_needs_events(command: str, bufferlab: Any) -> None:
         (["sim", "seed-smal"], "CONFIG is 'seed-smal' (did you mean seed-small?), it must be a file or one of"),
         (["sim", "none.toml"], "CONFIG is 'none.toml', it must be a file that can be read"),
         (["sim", "broken.toml"], "broken.toml is not TOML"),
+        (["sim", "quickstart", "--set", "encode.poll_interval_s=5"], "encode.poll_interval_s is 5, it must be at most 1"),
+        (["sim", "requests.parquet"], "which holds requests and no configuration; give one that they are put into"),
         (["sim", "binary.toml"], "cannot be read: it is not UTF-8 text"),
         (["sim", "seed-small", "--set", "protocol.discipline=x"], "protocol.discipline is 'x', it must be one of"),
         (["sim", "seed-small", "--set", "language.pool_blocks=7"], "language.pool_blocks is 7, it must be at least 8"),
@@ -212,6 +214,7 @@ def test_bad_input_is_one_sentence_and_exit_2(bufferlab: Any, folder: Path, argu
     (folder / "misspelt-request.toml").write_text("[[workload.request]]\narival_s = 1\ntotal_tokens = 3\n")
     (folder / "nothing.toml").write_text("[run]\nseed = 1\n")
     (folder / "binary.toml").write_bytes(b"\xff\xfe")
+    (folder / "requests.parquet").write_bytes(b"PAR1\xff\xfe")
     (folder / "bad.csv").write_text("arrival_s\n1\n")
     (folder / "nan.csv").write_text("arrival_s,total_tokens\n1,nan\n")
     (folder / "full").mkdir()

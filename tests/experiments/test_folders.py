@@ -89,6 +89,7 @@ def test_runs_lists_what_lies_below_a_folder(made: Path, bufferlab: Any) -> None
 
 def test_where_there_is_nothing_runs_says_so(bufferlab: Any) -> None:
     assert bufferlab("runs").out == "nothing of ours below runs\n"
+    assert bufferlab("runs", "clean").out == "0 removed, 0 B freed\n"
 
 
 @pytest.mark.parametrize(

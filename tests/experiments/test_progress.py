@@ -121,8 +121,8 @@ def test_every_stage_of_a_tuning_has_a_share_and_a_time_left(tmp_path: Path) -> 
     assert {int(stage) for stage, *_ in bars} >= {1, 2}
     for _, share, done, total in bars:
         assert abs(int(share) - 100 * int(done) / int(total)) <= 0.5
-    last = {stage: (int(done), int(total)) for stage, _, done, total in bars}
-    assert all(done == total for done, total in last.values())
+    totals = {(stage, total) for stage, _, _, total in bars}
+    assert len(totals) == len({stage for stage, _ in totals}), "what a stage has to do does not grow"
 
 
 def test_the_bar_of_a_run_reaches_its_requests_and_no_more(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_defaults_are_those_of_the_sections() -> None:
     ("key", "allowed"),
     [
         ("language.pool_blocks", "blocks, at least 1, or memory such as 4GiB"),
-        ("encode.poll_interval_s", "a duration such as 20ms, at least 0"),
+        ("encode.poll_interval_s", "a duration such as 20ms, at least 0 and at most 1"),
+        ("encode.base_s", "a duration such as 20ms, at least 0"),
         ("slo.ttft_s", "a duration such as 20ms, more than 0"),
         ("workload.loop", "open, closed"),
         ("real.transport", "tcp, rdma, socket"),

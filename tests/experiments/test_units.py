@@ -9,6 +9,7 @@ from bufferlab.experiments.units import (
     DURATIONS,
     RATES,
     format_duration,
+    format_number,
     format_size,
     parse_duration,
     parse_rate,
@@ -95,3 +96,23 @@ def test_a_shown_duration_reads_back(seconds: float) -> None:
 @given(st.integers(0, 1 << 50))
 def test_a_shown_size_reads_back(size: int) -> None:
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.006, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1000, "1000 B"), (1024, "1 KiB"), (1023 * 1024, "1023 KiB"), (5 << 30, "5 GiB")]
+)
+def test_sizes_have_no_powers_of_ten(size: int, text: str) -> None:
+    assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(8.0914, "8.091"), (9999.4, "9999"), (9999.5, "10,000"), (1.2345e6, "1,234,500")]
+)
+def test_large_numbers_have_no_powers_of_ten(number: float, text: str) -> None:
+    assert format_number(number) == text
+
+
+@given(st.floats(0, 1e15))
+def test_no_size_and_no_number_has_an_exponent_that_needs_none(value: float) -> None:
+    assert "e+" not in format_size(value)
+    assert "e+" not in format_number(value)

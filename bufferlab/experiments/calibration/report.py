@@ -7,7 +7,7 @@ from typing import Any
 
 from bufferlab.experiments.calibration.host.busy import TOO_BUSY, Busy
 from bufferlab.experiments.text import table
-from bufferlab.experiments.units import format_duration
+from bufferlab.experiments.units import format_duration, format_number
 
 GIGA = 1e9
 TOLD = 20
@@ -89,7 +89,7 @@ def _shown(name: str, value: float | None) -> str:
     if name.endswith("_s_per_byte"):
         return f"{value:.4g} s"
     if name.endswith("_per_s"):
-        return f"{value:.4g} a second"
+        return f"{format_number(value)} a second"
     return format_duration(value) if name.endswith("_s") else f"{value:.4g}"
 
 

@@ -64,7 +64,7 @@ def runs(
         summaries = compared(paths)
         tell({"runs": summaries}, "" if as_json else compared_text(summaries), as_json=as_json)
     elif mode == CLEAN:
-        _clean(paths or [DEFAULT], unfinished=unfinished, yes=yes, as_json=as_json)
+        _clean(paths or [one for one in (DEFAULT,) if one.exists()], unfinished=unfinished, yes=yes, as_json=as_json)
     else:
         _list(paths, kind, sort, as_json=as_json)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.text import table
-from bufferlab.experiments.units import format_duration
+from bufferlab.experiments.units import format_duration, format_number
 
 TOLD_DEADLOCKS = 5
 """The rest stands in summary.json."""
@@ -45,7 +45,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         lines.append(
             "events were not kept: no figure of the pools, and nothing to compare, pair, validate or calibrate"
         )
-    lines.append(f"took {summary['wall_s']:.2f} s ({summary['requests_per_wall_s']:.4g} requests a second)")
+    lines.append(f"took {summary['wall_s']:.2f} s ({format_number(summary['requests_per_wall_s'])} requests a second)")
     return "\n".join(lines)
 
 
@@ -58,7 +58,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for name, label in times:
         for figure, estimate in summary[name].items():
             rows.append((f"{label} {figure}", *_cells(estimate, format_duration)))
-    rows.append(("throughput", *_cells(summary["throughput_rps"], lambda value: f"{value:.4g} req/s")))
+    rows.append(("throughput", *_cells(summary["throughput_rps"], lambda value: f"{format_number(value)} req/s")))
     rows += _slo(summary["slo"])
     rows.append(("resumed requests", *_cells(summary["resume"]["rate"], _percent)))
     rows.append(("chunks a request", *_cells(summary["resume"]["mean_chunks"], lambda value: f"{value:.3g}")))

@@ -14,6 +14,7 @@ from bufferlab.experiments.reports.page import Figure, Page, Part, Table
 from bufferlab.experiments.reports.rendering import render
 from bufferlab.experiments.reports.sources import Source, read_source
 from bufferlab.experiments.runs.environment import package_version
+from bufferlab.experiments.units import format_size
 
 MARK = '<meta name="generator" content="bufferlab report">'
 MARK_WITHIN = 1_000
@@ -32,7 +33,7 @@ class Written:
     @property
     def told(self) -> str:
         """The line that says where it is."""
-        return f"report: {self.path} ({self.size / 1e3:.0f} kB)"
+        return f"report: {self.path} ({format_size(self.size)})"
 
     def content(self) -> dict[str, Any]:
         """What ``--json`` prints."""

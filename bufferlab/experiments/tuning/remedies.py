@@ -37,7 +37,7 @@ def remedy(config: Config, demand: Demand, stage: str | None, load: float | None
         less = f"at most {able} requests a second instead of {asked}"
     if most > FAR:
         checks = (
-            f"{most:.3g} times what it can do is hardly a matter of more servers, so check that the times and lengths "
+            f"{most:,.0f} times what it can do is hardly a matter of more servers, so check that the times and lengths "
             "of the traffic are in the units that are meant, and that the model and the GPU are the ones that serve it"
         )
         return f"{less}; {checks}" if less else checks

@@ -418,7 +418,7 @@ def _size(bytes_: float) -> str:
     """As ``format_size``, but what is a block short of a whole unit is called that."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
         if bytes_ >= 0.995 * unit:
-            return f"{bytes_ / unit:.3g} {name}"
+            return f"{bytes_ / unit:.0f} {name}" if bytes_ >= 999.5 * unit else f"{bytes_ / unit:.3g} {name}"
     return format_size(bytes_)
 
 

@@ -17,7 +17,7 @@ from bufferlab.experiments.files import Claim, new_folder, write_json
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.stats.quantiles import LEVELS
 from bufferlab.experiments.text import table
-from bufferlab.experiments.units import format_duration
+from bufferlab.experiments.units import format_duration, format_number
 from bufferlab.experiments.validation.agreement import quantile_pairs
 from bufferlab.experiments.validation.cases import CaseScore
 from bufferlab.experiments.validation.decision import Choice, Decision
@@ -231,7 +231,7 @@ def _correlation(value: float | None) -> str:
 
 
 def _shown(one: FigureScore, value: float) -> str:
-    return f"{value:.4g} req/s" if one.name == "throughput" else format_duration(value)
+    return f"{format_number(value)} req/s" if one.name == "throughput" else format_duration(value)
 
 
 def _percent(value: float | None, sign: str = "") -> str:

@@ -31,6 +31,10 @@ ONLY_OF_PRESETS = frozenset({"options", "order", "repeat_probability", "hint"})
 """Settings of a workload that lengths cannot have."""
 
 
+BINARY_TABLES = frozenset({".parquet", ".gz"})
+"""Names of files that are no text end with these."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A configuration as it was written when it was read, and what has been said since."""
@@ -45,6 +49,13 @@ class Source:
     """Overrides, those of each layer as if the layers before it stood in the text."""
 
 
+def _of_traffic(name: str) -> str:
+    return (
+        f"CONFIG is {name!r}, which holds requests and no configuration; give one that they are put into, as in "
+        f"quickstart --set workload.file={name}"
+    )
+
+
 def read_source(source: str) -> Source:
     """Read a file, the configuration of a run directory or a shipped example. Raises UserError."""
     if not Path(source).exists():
@@ -52,6 +63,8 @@ def read_source(source: str) -> Source:
     path = Path(source)
     # A file wins over an example of its name; a name that looks like a path is never an example.
     if path.is_file():
+        if path.suffix in BINARY_TABLES:
+            raise UserError(_of_traffic(source))
         return Source(source, _read(path), path, path.parent)
     if path.is_dir() and (path / RUN_CONFIG).is_file():
         return Source(source, _read(path / RUN_CONFIG), path / RUN_CONFIG, path)
@@ -79,8 +92,9 @@ def read_config(
     try:
         tree = with_new_names(tomllib.loads(read.text))
     except tomllib.TOMLDecodeError as error:
-        meant = f"; a workload file is given as --set workload.file={read.name}" if is_workload(path) else ""
-        raise UserError(f"{read.name} is not TOML: {error}{meant}") from None
+        if is_workload(path):
+            raise UserError(_of_traffic(read.name)) from None
+        raise UserError(f"{read.name} is not TOML: {error}") from None
     anchor_files(tree, read.folder)
     layers = [*read.layers, tuple(overrides)]
     set_aside = tuple(setting for layer in layers for setting in apply_overrides(tree, layer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,9 @@ def plan_of_run(kind: str, config: Config, out: Path | None, *, force: bool, her
         _check_real(config, here=here)
     check_requests(config, kind)
     target = choose_target(config, kind, out, force=force)
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out is {str(target)!r}, it must be in a folder that can be written")
     number, count = config.run.replications, all_requests(kind, config)
     own = count_requests(config)
     once = "1 request" if own == 1 else f"{own:,} requests"

@@ -72,7 +72,7 @@ class Serving(Section):
     """Tensor-parallel ranks of a replica."""
     pool_blocks: PoolBlocks = 256
     """Blocks of one rank, or its memory such as "4GiB"."""
-    poll_interval_s: Duration = 0.001
+    poll_interval_s: Annotated[Duration, Field(ge=0, le=1)] = 0.001
     """How often the scheduler loop looks at its rooms."""
     base_s: Duration | None = None
     """Replaces the profile's constant part of a pass."""
