@@ -29,6 +29,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
     return StoredRun(folder)
 
 
+ENDS = {
+    "offer": (["waits for blocks"], ["has an offer"]),
+    "resume": (["waits for blocks"], ["has an offer"]),
+    "write": (["has an offer"], ["write room"]),
+    "ack": (["write room"], ["waits for blocks", "copy room", "fails"]),
+}
+"""What arrows lead from, and what to."""
+
+
 def events_in(path: Path) -> list[dict[str, Any]]:
     content = json.loads(path.read_text())
     assert content["displayTimeUnit"] == "ms"
@@ -43,6 +52,7 @@ def assert_rules(events: list[dict[str, Any]]) -> None:
     tracks: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     arrows: dict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
     last: dict[tuple[Any, ...], float] = defaultdict(float)
+    newest: dict[tuple[int, int], dict[str, Any]] = {}
     for one in events:
         assert one["ph"] in "MXsfC"
         assert isinstance(one["pid"], int)
@@ -59,11 +69,16 @@ def assert_rules(events: list[dict[str, Any]]) -> None:
             assert one["dur"] >= 0
             assert (one["pid"], one["tid"]) in named
             tracks[one["pid"], one["tid"]].append((one["ts"], one["ts"] + one["dur"]))
+            newest[one["pid"], one["tid"]] = one
         elif one["ph"] == "C":
             (value,) = one["args"].values()
             assert value >= 0
         else:
             assert one["ph"] not in arrows[one["id"]]
+            # Readers attach an arrow to what began last on its track.
+            holder = newest[one["pid"], one["tid"]]
+            assert any(word in holder["name"] for word in ENDS[one["name"]][one["ph"] == "f"]), (one, holder)
+            assert holder["ts"] <= one["ts"] <= holder["ts"] + holder["dur"] + 1e-6
             arrows[one["id"]][one["ph"]] = one
     assert set(tracks) == named
     for slices in tracks.values():

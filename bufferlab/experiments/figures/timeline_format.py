@@ -17,8 +17,8 @@ from bufferlab.protocol.topology import RankId, Side
 
 Trace = list[dict[str, Any]]
 
-# Events of one time and track: a counter or a slice first, then what is attached to it.
-_ORDER = {"C": 0, "X": 1, "s": 2, "f": 3}
+Ordered = tuple[tuple[float, int, int], dict[str, Any]]
+"""An event and where it stands: by its time, and among those of one time as ``_slices`` says."""
 
 
 class Track(NamedTuple):
@@ -46,7 +46,7 @@ def trace(scenes: Sequence[Scene], drawings: Sequence[Drawing]) -> Trace:
         names += _named("process", pid, 0, "all requests" if owner is None else f"{owner[0].value}{owner[1]}", pid)
     for track, tid in tids.items():
         names += _named("thread", pids[_owner(track.home.rank_id)], tid, _name(track, scenes[track.scene].world), tid)
-    events: Trace = []
+    events: list[Ordered] = []
     arrows = 0
     for number, (scene, drawing) in enumerate(zip(scenes, drawings, strict=True)):
         places = [{"pid": pids[_owner(track.home.rank_id)], "tid": tids[track]} for track in tracks[number]]
@@ -54,8 +54,8 @@ def trace(scenes: Sequence[Scene], drawings: Sequence[Drawing]) -> Trace:
         events += _arrows(drawing, places, arrows)
         events += _levels(drawing, pids, f" ({number + 1} {scene.world})" if len(scenes) > 1 else "")
         arrows += len(drawing.arrows)
-    events.sort(key=lambda event: (event["ts"], _ORDER[event["ph"]]))
-    return names + events
+    events.sort(key=lambda one: one[0])
+    return names + [event for _, event in events]
 
 
 def microseconds(seconds: float) -> float:
@@ -84,29 +84,35 @@ def _name(track: Track, world: str) -> str:
     return " ".join(word for word in (*words, f"({track.slot + 1})" if track.slot else "") if word)
 
 
-def _slices(drawing: Drawing, places: Sequence[dict[str, int]]) -> Iterator[dict[str, Any]]:
-    for one, place in zip(drawing.slices, places, strict=True):
+def _slices(drawing: Drawing, places: Sequence[dict[str, int]]) -> Iterator[Ordered]:
+    """An arrow belongs to the slice of its track that began last, so it follows its own; of slices that begin at one
+    time those without a length come first, which are over when the next one begins."""
+    for number, (one, place) in enumerate(zip(drawing.slices, places, strict=True)):
         begin, end = microseconds(one.begin_s), microseconds(one.end_s)
-        yield {
+        yield (begin, _rank(one), number), {
             "ph": "X", "name": one.name, "cat": one.home.lane.name, "ts": begin, "dur": round(end - begin, 3), **place,
             "args": one.arguments,
         }  # fmt: skip
 
 
-def _arrows(drawing: Drawing, places: Sequence[dict[str, int]], first: int) -> Iterator[dict[str, Any]]:
+def _arrows(drawing: Drawing, places: Sequence[dict[str, int]], first: int) -> Iterator[Ordered]:
     for number, (kind, source, target) in enumerate(drawing.arrows, first):
         one, other = drawing.slices[source], drawing.slices[target]
         arrives = microseconds(other.begin_s)
         # An arrow belongs to the slice that is open at its time, and at its end a slice is not.
         leaves = min(microseconds((one.begin_s + one.end_s) / 2), arrives)
         flow = {"name": kind, "cat": kind, "id": number}
-        yield {"ph": "s", **flow, "ts": leaves, **places[source]}
-        yield {"ph": "f", "bp": "e", **flow, "ts": arrives, **places[target]}
+        yield (leaves, _rank(one), source), {"ph": "s", **flow, "ts": leaves, **places[source]}
+        yield (arrives, _rank(other), target), {"ph": "f", "bp": "e", **flow, "ts": arrives, **places[target]}
 
 
-def _levels(drawing: Drawing, pids: dict[Owner, int], of_scene: str) -> Iterator[dict[str, Any]]:
-    for level in drawing.levels:
-        yield {
+def _rank(one: Slice) -> int:
+    return 1 if microseconds(one.begin_s) == microseconds(one.end_s) else 2
+
+
+def _levels(drawing: Drawing, pids: dict[Owner, int], of_scene: str) -> Iterator[Ordered]:
+    for number, level in enumerate(drawing.levels):
+        yield (microseconds(level.time_s), 0, number), {
             "ph": "C", "name": f"{level.name}{of_scene}", "ts": microseconds(level.time_s),
             "pid": pids[_owner(level.rank_id)], "tid": 0, "args": {level.unit: level.value},
         }  # fmt: skip
