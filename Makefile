@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12     interpreter for .venv (default: the first of the list below that is >= 3.11)
 #   FORCE=1               set up again, although nothing changed
-#   ARGS="-k blocks -x"   more arguments for demo, test, check, test-slow, bench and mutants
+#   ARGS="-k blocks -x"   more arguments for demo, test, notebooks, check, test-slow, bench and mutants
 #   TORCH_SPEC, TORCH_INDEX   another torch release or wheel index (environment)
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -16,7 +16,7 @@ BOTH := tests/regression tests/protocol $(addprefix tests/sim/test_,clock.py pro
 CODE := bufferlab tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup setup-dev python venv-dev docs test lint types check test-slow test-rdma bench compiled mutants format clean
+.PHONY: help demo setup setup-dev python venv-dev docs notebooks test lint types check test-slow test-rdma bench compiled mutants format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ lint: venv-dev ## ruff and the import contracts
 
 types: venv-dev ## mypy, strict on bufferlab/protocol/
 	$(BIN)/mypy
+
+notebooks: setup-dev ## open JupyterLab on the notebooks; ARGS are its arguments
+	$(BIN)/jupyter lab $(ARGS) notebooks
 
 check: setup-dev ## explore the protocol's interleavings: the standard bound
 	$(BIN)/bufferlab check $(ARGS)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from bufferlab.api.runs import simulate as simulate
     from bufferlab.api.sweeps import Sweep as Sweep
     from bufferlab.api.sweeps import sweep as sweep
+    from bufferlab.api.whatif import WhatIf as WhatIf
+    from bufferlab.api.whatif import what_if as what_if
     from bufferlab.experiments.errors import RunFailedError as RunFailedError
     from bufferlab.experiments.errors import UserError as UserError
 else:
@@ -34,6 +36,8 @@ else:
         "read": "api.reading",
         "simulate": "api.runs",
         "sweep": "api.sweeps",
+        "WhatIf": "api.whatif",
+        "what_if": "api.whatif",
     }
 
     def __getattr__(name):
@@ -58,9 +62,11 @@ __all__ = [
     "RunFailedError",
     "Sweep",
     "UserError",
+    "WhatIf",
     "load",
     "paired",
     "read",
     "simulate",
     "sweep",
+    "what_if",
 ]

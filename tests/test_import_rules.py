@@ -52,7 +52,7 @@ RULES = {
     "real": Rule(frozenset({"protocol", "torch", "mooncake", "zmq", "aiohttp", "numpy", "msgspec", "psutil"})),
     # Whatever belongs to an extra (the real backend, optuna, dask, ...) waits inside a function.
     "experiments": Rule(base_dependencies() | {"protocol", "sim"}, None, frozenset({"api"})),
-    "api": Rule(base_dependencies() | {"protocol", "sim", "experiments"}, inside_functions=frozenset()),
+    "api": Rule(base_dependencies() | {"protocol", "sim", "experiments"}, inside_functions=frozenset({"ipywidgets"})),
 }
 EXEMPT = {"protocol/compiled.py": frozenset({"importlib"})}
 """What single modules may import beyond that: this one finds the others for Python and is no part of the protocol."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -193,6 +193,10 @@ class Run(Result):
         return f"Run({self.config.run.name!r}, {world} over {self._stored.transport}: {said}{broken})"
 
 
+LANES = ("requests", "encoder", "writer", "copies", "prefill", "waiting")
+"""What a picture of a timeline shows unless it is told otherwise."""
+
+
 class RunPlots:
     """Pictures of one run. Each is drawn on ``ax`` where that is given, and returns the axes."""
 
@@ -233,3 +237,19 @@ class RunPlots:
         from bufferlab.protocol.topology import Side
 
         return on_axes(ax, lambda axes: draw_pool(axes, self._run, Side(side), replication=replication), key=False)
+
+    def timeline(
+        self, ax: Axes | None = None, *, lanes: Sequence[str] = LANES, arrows: bool = True, replication: int = 0
+    ) -> Axes:
+        """What the ranks did and waited for, for a run of a few requests; time in seconds.
+
+        ``lanes``: of requests, encoder, offers held, writer, copies, prefill and waiting. ``arrows`` lead from what was
+        granted, offered, written or acknowledged to what that let go on. ``Run.timeline`` writes all of it for
+        Perfetto, of runs of any length. Raises UserError if the run kept no events, ValueError if there is more than
+        can be read.
+        """
+        from bufferlab.experiments.figures.timeline import run_timeline
+        from bufferlab.experiments.figures.timeline_picture import draw_timeline
+
+        made = run_timeline(self._run, replication)
+        return on_axes(ax, lambda axes: draw_timeline(axes, made, lanes=lanes, arrows=arrows), key=False)

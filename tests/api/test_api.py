@@ -130,11 +130,12 @@ def public_functions() -> list[tuple[str, FunctionType]]:
 def names_of_types() -> dict[str, object]:
     """What annotations name that is imported for type checkers alone."""
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from bufferlab.experiments.progress import Bar
     from bufferlab.experiments.reports.page import Part
 
-    return {"pd": pd, "Axes": Axes, "Bar": Bar, "Part": Part}
+    return {"pd": pd, "Axes": Axes, "Figure": Figure, "Bar": Bar, "Part": Part}
 
 
 @pytest.mark.parametrize(("name", "function"), public_functions(), ids=lambda one: one if isinstance(one, str) else "")
