@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from bufferlab.api.configuration import load as load
     from bufferlab.api.reading import read as read
     from bufferlab.api.runs import Run as Run
+    from bufferlab.api.runs import measure as measure
     from bufferlab.api.runs import simulate as simulate
     from bufferlab.api.sweeps import Sweep as Sweep
     from bufferlab.api.sweeps import sweep as sweep
+    from bufferlab.api.tunings import Tuning as Tuning
+    from bufferlab.api.tunings import tune as tune
+    from bufferlab.api.validations import Validation as Validation
+    from bufferlab.api.validations import validate as validate
     from bufferlab.api.whatif import WhatIf as WhatIf
     from bufferlab.api.whatif import what_if as what_if
     from bufferlab.experiments.errors import RunFailedError as RunFailedError
+    from bufferlab.experiments.errors import RunFaultedError as RunFaultedError
     from bufferlab.experiments.errors import UserError as UserError
 else:
     _MODULES = {
@@ -29,13 +35,19 @@ else:
         "Paired": "api.comparisons",
         "Run": "api.runs",
         "RunFailedError": "experiments.errors",
+        "RunFaultedError": "experiments.errors",
         "Sweep": "api.sweeps",
+        "Tuning": "api.tunings",
         "UserError": "experiments.errors",
+        "Validation": "api.validations",
         "load": "api.configuration",
+        "measure": "api.runs",
         "paired": "api.comparisons",
         "read": "api.reading",
         "simulate": "api.runs",
         "sweep": "api.sweeps",
+        "tune": "api.tunings",
+        "validate": "api.validations",
         "WhatIf": "api.whatif",
         "what_if": "api.whatif",
     }
@@ -60,13 +72,19 @@ __all__ = [
     "Paired",
     "Run",
     "RunFailedError",
+    "RunFaultedError",
     "Sweep",
+    "Tuning",
     "UserError",
+    "Validation",
     "WhatIf",
     "load",
+    "measure",
     "paired",
     "read",
     "simulate",
     "sweep",
+    "tune",
+    "validate",
     "what_if",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 from bufferlab.experiments.config.overrides import Override
@@ -38,13 +39,7 @@ def listed(overrides: Overrides | None, sections: Mapping[str, Any]) -> tuple[Ov
     from bufferlab.experiments.sweeps.grid import anchored
 
     given = [*_flat("", {} if overrides is None else overrides), *_flat("", sections)]
-    return tuple((path, value if value is None else anchored(path, value, _here())) for path, value in given)
-
-
-def _here() -> Any:
-    from pathlib import Path
-
-    return Path()
+    return tuple((path, value if value is None else anchored(path, value, Path())) for path, value in given)
 
 
 def _flat(before: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -58,6 +53,11 @@ def _flat(before: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{path}.", value)
         else:
             yield path, plain(value)
+
+
+def settings_by_path(settings: Overrides) -> dict[str, Any]:
+    """Settings by their paths, of Python's own types."""
+    return dict(_flat("", settings))
 
 
 def plain(value: Any) -> Any:

@@ -8,15 +8,22 @@ from typing import Any, TypeVar, overload
 from bufferlab.api.results import PathLike, Place
 from bufferlab.api.runs import Run
 from bufferlab.api.sweeps import Sweep
+from bufferlab.api.tunings import Tuning
+from bufferlab.api.validations import Validation
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.reports.sources import FILES
 
-KINDS: dict[str, type[Run | Sweep]] = {"run": Run, "sweep": Sweep}
-Kind = TypeVar("Kind", Run, Sweep)
+KINDS: dict[str, type[Run | Sweep | Tuning | Validation]] = {
+    "run": Run,
+    "sweep": Sweep,
+    "tune": Tuning,
+    "validation": Validation,
+}
+Kind = TypeVar("Kind", Run, Sweep, Tuning, Validation)
 
 
 @overload
-def read(path: PathLike) -> Run | Sweep: ...
+def read(path: PathLike) -> Run | Sweep | Tuning | Validation: ...
 @overload
 def read(path: PathLike, kind: type[Kind]) -> Kind: ...
 
@@ -24,9 +31,9 @@ def read(path: PathLike, kind: type[Kind]) -> Kind: ...
 def read(path: PathLike, kind: type[Any] | None = None) -> Any:
     """Read a finished result that a command or one of these functions wrote.
 
-    ``path``: the folder of a run (simulated or measured) or a sweep. ``kind``: what it must be, such as ``bl.Run``,
-    which is also what type checkers take it for. Raises UserError if it is nothing of ours, not finished, or of
-    another kind.
+    ``path``: the folder of a run (simulated or measured), a sweep, a tune or a validation. ``kind``: what it must be,
+    such as ``bl.Run``, which is also what type checkers take it for. Raises UserError if it is nothing of ours, not
+    finished, or of another kind.
     """
     folder = Path(path)
     found = next((name for name, file in FILES.items() if (folder / file).is_file()), None)

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bufferlab.experiments.errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -89,7 +91,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         head = self._head()
-        verdict = f" — {head.verdict[0]}" if head.verdict is not None else ""
+        verdict = f" — {head.verdict_words}" if head.verdict is not None else ""
         said = [f"<p><strong>{html.escape(f'{head.title}, {head.kicker}{verdict}')}</strong></p>"]
         said += [f"<p><strong>{html.escape(f'{one.word}: {one.text}')}</strong></p>" for one in head.notices]
         said += [f"<p>{html.escape(sentence)}</p>" for sentence in head.answer]
@@ -109,6 +111,12 @@ def bar_of(title: str, total: int | None, unit: str, *, progress: bool) -> Abstr
     from bufferlab.experiments.progress import bar
 
     return bar(title, total, unit, shown=progress)
+
+
+def refuse_jobs_of_a_cluster(jobs: int | None, executor: str, address: str | None) -> None:
+    """Raise UserError if a number of processes is given where a cluster that runs already decides on that."""
+    if jobs is not None and executor == "dask" and address is not None:
+        raise UserError("jobs has no effect with address: the cluster decides how many runs it has at once")
 
 
 def told(line: str) -> None:

@@ -1,4 +1,4 @@
-"""``bl.simulate``: one configuration, run; and what a run is to its user."""
+"""``bl.simulate`` and ``bl.measure``: one configuration, run; and what a run is to its user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bufferlab.api.configuration import Config, ConfigLike, load, load_with
 from bufferlab.api.drawing import on_axes
 from bufferlab.api.overrides import Overrides, Sections, listed, plain
 from bufferlab.api.results import PathLike, Place, Result, bar_of, told
-from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.errors import RunFaultedError, UserError
 from bufferlab.experiments.runs.rundir import StoredRun, claim_target
 from bufferlab.experiments.runs.simulate import run_sim
 
@@ -50,7 +50,7 @@ def simulate(
     """
     asked = asked_for(config, overrides, seed, replications, sections)
     if timeline and not events:
-        raise UserError("timeline is drawn of the events, which events=False does not keep; give one of the two")
+        raise UserError(TIMELINE_NEEDS_EVENTS)
     from bufferlab.experiments.figures.directory import drawing
     from bufferlab.experiments.workloads.requests import count_requests
 
@@ -70,6 +70,71 @@ def simulate(
             notice=told,
         )
     return Run(place, asked)
+
+
+def measure(
+    config: ConfigLike,
+    overrides: Overrides | None = None,
+    *,
+    seed: int | None = None,
+    transport: str | None = None,
+    device: str | None = None,
+    out: PathLike | None = None,
+    force: bool = False,
+    events: bool = True,
+    plots: bool = True,
+    timeline: bool = False,
+    progress: bool = False,
+    **sections: Unpack[Sections],
+) -> Run:
+    """Run a configuration between real processes on this host, as ``bufferlab real`` does.
+
+    ``transport`` and ``device`` stand for ``real.transport`` and ``real.device``; all else is as in
+    ``bufferlab.simulate``. A file of requests is measured once unless ``run.replications`` is given.
+
+    Raises UserError before anything runs for what is not allowed or where the backend is not installed
+    (``bufferlab doctor`` says what mends it), RunFailedError if there is nothing to show, and RunFaultedError when the
+    run met what nobody planned: its ``run`` has what was done all the same.
+    """
+    from bufferlab.experiments.options import transports_with_devices, unused_device
+
+    more = {"run.seed": seed, "real.transport": transport, "real.device": device}
+    given = tuple((path, plain(value)) for path, value in more.items() if value is not None)
+    asked = load_with(config, (*listed(overrides, sections), *given))
+    if timeline and not events:
+        raise UserError(TIMELINE_NEEDS_EVENTS)
+    if out is None:
+        refuse_without_out(force=force, timeline=timeline)
+    measured = asked.measured()
+    if wrong := unused_device(
+        "real.device" if device is None else "device", measured.real.device, measured.real.transport
+    ):
+        raise UserError(f"{wrong}; give transport {transports_with_devices()}, or leave the device out")
+    from bufferlab.experiments.figures.directory import drawing
+    from bufferlab.experiments.runs.measure import run_measured
+    from bufferlab.experiments.workloads.requests import count_requests
+
+    place = Place(out, f"{measured.run.name}-real-{measured.digest()}")
+    with (
+        claim_target(measured, "real", place.path, force=force) as claim,
+        bar_of("real", count_requests(measured) * measured.run.replications, "requests", progress=progress) as shown,
+    ):
+        try:
+            run_measured(
+                measured,
+                claim,
+                events=events,
+                draw=None if out is None else drawing(plots=plots, timeline=timeline),
+                progress=shown.add,
+                notice=told,
+            )
+        except RunFaultedError as error:
+            error.run = Run(place)
+            raise
+    return Run(place)
+
+
+TIMELINE_NEEDS_EVENTS = "timeline is drawn of the events, which events=False does not keep; give one of the two"
 
 
 def asked_for(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from bufferlab.api.configuration import ConfigLike
 from bufferlab.api.drawing import on_axes
-from bufferlab.api.overrides import Overrides, Sections, plain
-from bufferlab.api.results import PathLike, Place, Result, bar_of, told
+from bufferlab.api.overrides import Overrides, Sections, plain, settings_by_path
+from bufferlab.api.results import PathLike, Place, Result, bar_of, refuse_jobs_of_a_cluster, told
 from bufferlab.api.runs import asked_for
 from bufferlab.experiments.figures.curves import DEFAULT_TOKENS
 from bufferlab.experiments.sweeps.plan import make_plan
@@ -51,11 +51,12 @@ def sweep(
 
     Raises UserError before anything runs, for every combination that is not allowed, RunFailedError if a run breaks.
     """
+    refuse_jobs_of_a_cluster(jobs, executor, address)
     base = asked_for(config, overrides, seed, replications, sections)
     plan = make_plan(
         base.source,
         grid={path: _values(values) for path, values in (grid or {}).items()},
-        configurations=[plain_settings(one) for one in configurations],
+        configurations=[settings_by_path(one) for one in configurations],
         baseline=[(path, plain(value)) for path, value in (baseline or {}).items()],
     )
     place = Place(out, plan.name)
@@ -77,13 +78,6 @@ def sweep(
 
 def _values(values: Any) -> list[Any]:
     return plain(values) if not isinstance(plain(values), str) else [values]
-
-
-def plain_settings(settings: Overrides) -> dict[str, Any]:
-    """Settings by their paths, of Python's own types."""
-    from bufferlab.protocol.naming import flat
-
-    return {path: plain(value) for path, value in flat(settings)}
 
 
 class Sweep(Result):

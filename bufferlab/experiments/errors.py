@@ -20,3 +20,5 @@ class RunFaultedError(RunFailedError):
     def __init__(self, message: str, summary: dict[str, Any]) -> None:
         super().__init__(message)
         self.summary = summary
+        self.run: Any = None
+        """What ``bufferlab.measure`` gives of it: a ``bufferlab.Run``."""

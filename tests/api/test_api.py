@@ -4,11 +4,14 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 
@@ -132,10 +135,11 @@ def names_of_types() -> dict[str, object]:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from bufferlab.experiments.config.overrides import Override
     from bufferlab.experiments.progress import Bar
     from bufferlab.experiments.reports.page import Part
 
-    return {"pd": pd, "Axes": Axes, "Figure": Figure, "Bar": Bar, "Part": Part}
+    return {"pd": pd, "Axes": Axes, "Figure": Figure, "Bar": Bar, "Part": Part, "Override": Override}
 
 
 @pytest.mark.parametrize(("name", "function"), public_functions(), ids=lambda one: one if isinstance(one, str) else "")
@@ -444,8 +448,6 @@ def test_a_sweep_is_shown_and_drawn(sweep: bl.Sweep, folder: Path) -> None:
 
 
 def test_a_comparison_is_the_one_of_the_command(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    import json
-
     first = bl.simulate("quickstart", SMALL, out="first", plots=False)
     second = bl.simulate(first.config, {"protocol.sizing.tokens": 512}, out="second", plots=False)
     capfd.readouterr()
@@ -469,6 +471,190 @@ def test_a_comparison_is_the_one_of_the_command(folder: Path, capfd: pytest.Capt
 def test_other_requests_are_not_compared(run: bl.Run) -> None:
     with pytest.raises(bl.UserError, match="must have the same requests"):
         bl.paired(run, bl.simulate("quickstart", SMALL, seed=99))
+
+
+# --- tunings, validations and measured runs -------------------------------------------------------------------------
+
+
+SPACE = {"protocol.sizing.policy": ["fixed"], "protocol.sizing.tokens": [128, 2048], "protocol.block_tokens": [128]}
+
+
+@pytest.fixture(scope="module")
+def tuning() -> bl.Tuning:
+    return bl.tune(
+        "quickstart",
+        space=SPACE,
+        overrides=SMALL,
+        slo={"ttft_p99": 100.0},
+        seed=3,
+        replications=4,
+        certainty=0.9,
+        jobs=1,
+    )
+
+
+def without_times(path: Path) -> dict[str, object]:
+    told: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    del told["wall_s"]
+    return told
+
+
+def test_a_tuning_is_the_one_of_the_command(tuning: bl.Tuning, folder: Path) -> None:
+    options = ["--slo", "ttft_p99=100.0s"]
+    for field, values in SPACE.items():
+        options += ["--space", f"{field}={','.join(map(str, values))}"]
+    options += ["--certainty", "0.9", "--set", "workload.requests=40", "--seed", "3", "--replications", "4"]
+    assert command("tune", "quickstart", *options, "--jobs", 1, "--out", "by-command", "--no-plots") == 0
+    assert (tuning.path / "ledger.parquet").read_bytes() == (folder / "by-command" / "ledger.parquet").read_bytes()
+    assert (tuning.path / "config.toml").read_bytes() == (folder / "by-command" / "config.toml").read_bytes()
+    theirs = without_times(folder / "by-command" / "tune.json")
+    ours = without_times(tuning.path / "tune.json")
+    assert sorted(shlex.split(ours["commands"][0])) == sorted(shlex.split(theirs["commands"][0]))  # type: ignore[index]
+    del ours["commands"], theirs["commands"]
+    assert ours == theirs
+
+
+def test_the_command_of_a_tuning_asks_the_same(tuning: bl.Tuning, folder: Path) -> None:
+    bufferlab, *arguments = shlex.split(tuning.content["commands"][0])
+    assert bufferlab == "bufferlab"
+    assert command(*arguments, "--jobs", 1, "--out", "again", "--no-plots") == 0
+    assert without_times(folder / "again" / "tune.json") == without_times(tuning.path / "tune.json")
+
+
+def test_a_tuning_of_a_configuration_is_that_of_its_name(tuning: bl.Tuning) -> None:
+    config = bl.load("quickstart", SMALL)
+    made = bl.tune(config, space=SPACE, slo={"ttft_p99": 100.0}, seed=3, replications=4, certainty=0.9, jobs=1)
+    assert without_times(made.path / "tune.json") == without_times(tuning.path / "tune.json")
+    unsayable = bl.load("quickstart", {"workload.requests": 20, "encode.batch_requests": None})
+    silent = bl.tune(unsayable, space=SPACE, replications=4, jobs=1)
+    assert not [one for one in silent.content["commands"] if one.startswith("bufferlab tune")]
+
+
+def test_a_tuning_is_shown_and_its_setting_can_be_run(tuning: bl.Tuning, folder: Path) -> None:
+    from matplotlib import pyplot
+
+    assert repr(tuning).startswith("Tuning('quickstart': ")
+    assert "What should be set" in tuning._repr_html_()
+    assert tuning.text == (tuning.path / "answer.txt").read_text(encoding="utf-8").rstrip("\n")
+    table = tuning.table
+    assert table.loc[tuning.content["chosen"], "state"] == "kept"
+    assert {"memory_bytes", "latency_s.p99", "latency_s.p99.low", "difference"} <= set(table.columns)
+    assert tuning.recommended.protocol.sizing.tokens == tuning.recommendation["protocol.sizing.tokens"]
+    assert set(tuning.changes.items()) <= set(tuning.recommendation.items())
+    assert bl.simulate(tuning.recommended, replications=1).content["requests"]["succeeded"] == 40
+    assert tuning.plot.u_shape().get_xlabel() == "default allocation (tokens)"
+    assert tuning.plot.front().lines
+    pyplot.close("all")
+    assert "What should be set" in tuning.report(folder / "tune.html").read_text(encoding="utf-8")
+
+
+def test_a_log_of_traffic_is_tuned_for(folder: Path) -> None:
+    rows = [f"{number / 4},{500 + 300 * (number % 5)}" for number in range(40)]
+    (folder / "mine.csv").write_text("arrival_s,total_tokens\n" + "\n".join(rows) + "\n")
+    made = bl.tune(Path("mine.csv"), space={"protocol.sizing.tokens": [512, 2048]}, memory=4 << 30, jobs=1)
+    assert made.today.workload.file == str(folder / "mine.csv")
+    assert made.content["budget_bytes"] == 4 << 30
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objective": "latncy"}, "--objective is 'latncy'"),
+        ({"slo": {"ttft_p99": "soon"}}, "--slo is 'ttft_p99=soon'"),
+        ({"space": {"protocol.sizing.tokens": [1024, 1024]}}, "--space has protocol.sizing.tokens=1024 twice"),
+        ({"memory": "4Gib"}, "--memory is '4Gib'"),
+        ({"overrides": {"run.replications": 4}}, "which a tune decides for itself"),
+        ({"jobs": 2, "executor": "dask", "address": "127.0.0.1:1"}, "jobs has no effect with address"),
+    ],
+)
+def test_what_a_tune_cannot_be_asked_is_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(bl.UserError) as refused:
+        bl.tune("quickstart", **options)  # type: ignore[arg-type]
+    assert said in str(refused.value)
+
+
+def test_options_are_written_as_a_user_would(folder: Path) -> None:
+    from bufferlab.experiments.sweeps.grid import as_option, parse_grid
+
+    values = [1, 2.5, True, "fixed", "4", "a,b", "true", "it's", [1, 2], " x ", "4GiB", 0.1]
+    assert as_option("x.y", ["fixed", 512]) == "x.y=fixed,512"
+    assert parse_grid([as_option("x.y", values)]) == {"x.y": values}
+
+
+@pytest.fixture(scope="module")
+def validation(run: bl.Run) -> bl.Validation:
+    return bl.validate(run, "tcp-loopback")
+
+
+def test_a_validation_is_the_one_of_the_command(run: bl.Run, folder: Path) -> None:
+    ours = bl.validate([run], "cx7-400g", max_error={"p50": 0.05}, out=folder / "by-python")
+    options = ["--profile", "cx7-400g", "--max-error", "p50=0.05", "--out", "by-command"]
+    assert command("validate", run.path, *options) == (0 if ours.passed else 1)
+    for name in ("validation.json", "cases.csv", "figures/qq.png", "figures/errors.png"):
+        assert (folder / "by-python" / name).read_bytes() == (folder / "by-command" / name).read_bytes(), name
+
+
+def test_a_validation_is_shown_and_drawn(validation: bl.Validation, folder: Path) -> None:
+    from matplotlib import pyplot
+
+    assert validation.passed
+    assert validation.misses == []
+    (case,) = validation.table.index
+    assert validation.table.loc[case, "p50_bias"] == 0.0
+    assert repr(validation).startswith("Validation('tcp-loopback': 5 repeats of 1 case, ")
+    assert "measured run" in validation._repr_html_()
+    assert "no misses" in validation.text
+    for axes in (validation.plot.qq(), validation.plot.qq(case=case), validation.plot.errors(figure="p50")):
+        assert axes.get_xlabel()
+    with pytest.raises(bl.UserError, match="case is 'nothing'"):
+        validation.plot.qq(case="nothing")
+    pyplot.close("all")
+    read = bl.read(validation.path, bl.Validation)
+    assert read.content == validation.content
+    assert "1 case" in validation.report(folder / "validation.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.real
+def test_a_configuration_is_measured_as_by_the_command(folder: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed (extra real-socket)")
+    pytest.importorskip("zmq", reason="pyzmq is not installed (extra real-socket)")
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra real-socket)")
+    config = bl.load("seed-resume", workload={"requests": None})
+    run = bl.measure(config, transport="socket")
+    assert run.kind == "real"
+    assert run.content["transport"] == "socket"
+    assert run.requests["status"].eq("Success").all()
+    simulated = bl.simulate(config)
+    assert run.requests["total_tokens"].tolist() == simulated.requests["total_tokens"].tolist()
+    assert bl.read(run.path, bl.Run).kind == "real"
+    assert "measured over" in repr(run)
+
+
+@pytest.mark.parametrize("call", [bl.simulate, bl.measure])
+def test_options_that_would_have_no_effect_are_refused(call: Callable[..., bl.Run]) -> None:
+    with pytest.raises(bl.UserError, match="timeline has no effect without out"):
+        call("quickstart", timeline=True)
+    with pytest.raises(bl.UserError, match="timeline is drawn of the events"):
+        call("quickstart", timeline=True, events=False, out="x")
+
+
+def test_a_device_without_a_use_is_refused() -> None:
+    with pytest.raises(bl.UserError, match="device is 'mlx5_0', which has no effect with the transport tcp"):
+        bl.measure("quickstart", device="mlx5_0", transport="tcp")
+
+
+def test_a_measured_run_that_met_trouble_hands_out_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bufferlab.experiments.runs import measure
+    from bufferlab.experiments.runs.simulate import run_sim
+
+    def troubled(config: object, target: object, **options: object) -> None:
+        raise bl.RunFaultedError("a rank died", run_sim(config, target))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "run_measured", troubled)
+    with pytest.raises(bl.RunFaultedError, match="a rank died") as met:
+        bl.measure("quickstart", SMALL)
+    assert isinstance(met.value.run, bl.Run)
+    assert met.value.run.content["requests"]["succeeded"] > 0
 
 
 def test_the_lines_of_the_readme_run(folder: Path) -> None:

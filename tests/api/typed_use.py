@@ -33,6 +33,23 @@ def use(folder: Path) -> None:
     assert_type(sweep, bl.Sweep)
     assert_type(sweep.table, pd.DataFrame)
     assert_type(sweep.plot.u_shape(), Axes)
+    tuning = bl.tune(
+        config,
+        space={
+            "protocol.sizing.policy": ["fixed"],
+            "protocol.sizing.tokens": [512, 2048],
+            "protocol.block_tokens": [64],
+        },
+        replications=4,
+        jobs=1,
+    )
+    assert_type(tuning, bl.Tuning)
+    assert_type(tuning.table, pd.DataFrame)
+    assert_type(tuning.recommended, bl.Config)
+    validation = bl.validate(run, "tcp-loopback")
+    assert_type(validation, bl.Validation)
+    assert_type(validation.table, pd.DataFrame)
+    assert_type(validation.plot.qq(), Axes)
     paired = bl.paired(run, bl.simulate(other, seed=3))
     assert_type(paired, bl.Paired)
     assert_type(paired.table, pd.DataFrame)

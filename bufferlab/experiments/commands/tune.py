@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -133,7 +133,7 @@ def tune(
     load_numpy()
     from bufferlab.experiments.progress import bar
     from bufferlab.experiments.sweeps.grid import parse_grid, parse_settings
-    from bufferlab.experiments.tuning.asking import make_question
+    from bufferlab.experiments.tuning.asking import make_question, settings_of
     from bufferlab.experiments.tuning.base import Asked
     from bufferlab.experiments.tuning.changes import parse_what_ifs
     from bufferlab.experiments.tuning.decision import NOT_SERVED, SLO_MISSED
@@ -143,7 +143,7 @@ def tune(
 
     refuse_jobs_of_a_cluster(context, executor, address)
     limits = [parse_limit(one) for one in slo or ()]
-    asked = Asked(source, model, gpu, link, memory, tuple(_overrides(settings, seed, limits)))
+    asked = Asked(source, model, gpu, link, memory, settings_of(settings or (), seed, limits))
     question = make_question(
         asked,
         objective=parse_objective(objective),
@@ -216,18 +216,3 @@ def _command(context: typer.Context, source: str) -> str:
         for one in value if isinstance(value, list | tuple) else [value]:
             parts += [option] if isinstance(one, bool) else [option, str(one)]
     return shlex.join(parts)
-
-
-def _overrides(settings: list[str] | None, seed: str | None, limits: list[Any]) -> list[str]:
-    from bufferlab.experiments.errors import UserError
-
-    overrides = list(settings or ())
-    for one in overrides:
-        if one.partition("=")[0].strip() == "run.replications":
-            raise UserError(f"--set is {one!r}, which a tune decides for itself; --replications gives the most of them")
-    # As settings, so that a wrong number is refused as any other is.
-    overrides += [f"run.seed={seed}"] if seed is not None else []
-    # So that the share of the requests that keep to the limit is told as well.
-    return overrides + [
-        f"slo.{limit.of.quantity}_s={limit.limit_s}" for limit in limits if limit.of.quantity != "transfer"
-    ]

@@ -14,6 +14,7 @@ from bufferlab.experiments.figures.style import COLOURS, new_figure, save, style
 from bufferlab.experiments.units import BYTES
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 POLICY, TOKENS, POOL = "protocol.sizing.policy", "protocol.sizing.tokens", "language.pool_blocks"
@@ -40,6 +41,13 @@ def tune_pictures(content: Mapping[str, Any], title: str) -> Iterator[tuple[str,
 def plot_front(content: Mapping[str, Any], title: str) -> Figure:
     """Every setting that ran, by the memory that it takes; the front is a line, the recommended one a star."""
     figure, (axes,) = new_figure(1, 1, (6.4, 4.3))
+    draw_front(axes, content)
+    axes.set_title(title)
+    return figure
+
+
+def draw_front(axes: Axes, content: Mapping[str, Any]) -> None:
+    """The panel of ``plot_front``."""
     known = [one for one in content["settings"] if one["difference"]["value"] is not None]
     scale, unit = _unit(known)
     kinds = {"kept": (COLOURS[0], "may be the best"), "dropped": ("#999999", "worse"), "compared": ("#999999", "worse")}
@@ -94,15 +102,20 @@ def plot_front(content: Mapping[str, Any], title: str) -> Figure:
     axes.set_xlabel("pool of a language rank (MiB)")
     axes.set_ylabel(f"{content['objective']['name']} above the best ({unit})")
     _cut(axes, [scale * one["difference"]["value"] for one in known])
-    axes.set_title(title)
     axes.legend()
-    return figure
 
 
 @styled
 def plot_tokens(content: Mapping[str, Any], title: str) -> Figure:
     """How far fixed defaults are above the best setting, a curve for each pool, in blocks of the recommended size."""
     figure, (axes,) = new_figure(1, 1, (6.4, 4.3))
+    draw_tokens(axes, content)
+    axes.set_title(title)
+    return figure
+
+
+def draw_tokens(axes: Axes, content: Mapping[str, Any]) -> None:
+    """The panel of ``plot_tokens``."""
     known = _sized([one for one in content["settings"] if one["difference"]["value"] is not None])
     scale, unit = _unit(known)
     curves = _curves(known, content)
@@ -125,9 +138,7 @@ def plot_tokens(content: Mapping[str, Any], title: str) -> Figure:
     axes.set_xlabel("default allocation (tokens)")
     axes.set_ylabel(f"{content['objective']['name']} above the best ({unit})")
     _cut(axes, [scale * one["difference"]["value"] for _, points in curves for one in points])
-    axes.set_title(title)
     axes.legend()
-    return figure
 
 
 def _sized(settings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

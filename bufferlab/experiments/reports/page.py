@@ -276,6 +276,11 @@ class Part:
     file: str = ""
     """The JSON file that ``path`` of a cell leads into."""
 
+    @property
+    def verdict_words(self) -> str:
+        """The verdict without its tone."""
+        return "" if self.verdict is None else self.verdict[0]
+
 
 @dataclass(frozen=True)
 class Page:

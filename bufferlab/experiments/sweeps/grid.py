@@ -362,6 +362,17 @@ def as_override(field: str, value: Any) -> str:
         ) from None
 
 
+def as_option(field: str, values: Sequence[Any]) -> str:
+    """``FIELD=VALUE,VALUE,…`` as a user would write it. Raises UserError for what no option can say."""
+    texts = []
+    for value in values:
+        text = as_override(field, value).partition("=")[2]
+        # Quotes where a text would be taken for something else, or cut at a comma.
+        is_bare = isinstance(value, str) and not set(value) & set(",\"'[]{}") and _typed(value) == value
+        texts.append(value if is_bare else text)
+    return f"{field}={','.join(texts)}"
+
+
 def _toml(value: Any) -> str:
     """The TOML of a value in one line. Raises TypeError for a table and what TOML does not have."""
     if isinstance(value, list | tuple):

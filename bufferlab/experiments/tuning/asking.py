@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.config.build import NAME_DIGITS
+from bufferlab.experiments.config.overrides import Override, key_of, told
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.stats.racing import LEAST
 from bufferlab.experiments.stats.replicates import INDEPENDENT, Replicates, ReplicationKind
@@ -114,6 +115,23 @@ class Question:
             "code": code_digest("tuning"),  # which makes the rows of the ledger
             "inputs": self.base.config.input_digests(),
         }
+
+
+def settings_of(overrides: Sequence[Override], seed: int | str | None, limits: Sequence[Limit]) -> tuple[Override, ...]:
+    """Overrides, the seed and the limits as settings of a configuration. Raises UserError for what a tune decides."""
+    for one in overrides:
+        if key_of(one) == "run.replications":
+            raise UserError(
+                f"--set is {told(one)!r}, which a tune decides for itself; --replications gives the most of them"
+            )
+    settings = list(overrides)
+    # As settings, so that a wrong number is refused as any other is.
+    settings += [f"run.seed={seed}"] if seed is not None else []
+    # So that the share of the requests that keep to the limit is told as well.
+    return (
+        *settings,
+        *(f"slo.{limit.of.quantity}_s={limit.limit_s}" for limit in limits if limit.of.quantity != "transfer"),
+    )
 
 
 def make_question(

@@ -13,11 +13,12 @@ from typing import Any
 
 from bufferlab.experiments.config.inputs import RUN_CONFIG, client_files, is_workload
 from bufferlab.experiments.config.models import MODELS
+from bufferlab.experiments.config.overrides import Override
 from bufferlab.experiments.config.schema import Config, parse
 from bufferlab.experiments.config.services import INSTANT, kernels
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.units import parse_size
-from bufferlab.experiments.workloads.configurations import apply_overrides
+from bufferlab.experiments.workloads.configurations import Source, apply_overrides
 from bufferlab.experiments.workloads.loading import load
 from bufferlab.protocol.naming import did_you_mean
 
@@ -28,15 +29,15 @@ FILE_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of the system."""
+    """What the command line, or a call from Python, says of the system."""
 
-    source: str
+    source: str | Source
+    """TRAFFIC or CONFIG; or a configuration that was read already."""
     model: str | None = None
     gpu: str | None = None
     link: str | None = None
     memory: str | None = None
-    settings: tuple[str, ...] = ()
-    """``key.path=value`` overrides."""
+    settings: tuple[Override, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ LARGE_BLOCKS = 10**9
 def make_base(asked: Asked) -> Base:
     """The configuration that TRAFFIC or CONFIG and the options ask for. Raises UserError before anything runs."""
     _check_names(asked)
-    path = Path(asked.source)
-    is_file = _is_traffic(path)
+    path = Path() if isinstance(asked.source, Source) else Path(asked.source)
+    is_file = not isinstance(asked.source, Source) and _is_traffic(path)
     if not is_file and is_workload(path):
         raise UserError(f"TRAFFIC is {asked.source!r}, it must be a file that can be read")
     config, defaults = _of_file(path, asked) if is_file else (_of_config(asked), ())
@@ -123,7 +124,7 @@ def _check_memory(tree: Mapping[str, Any], memory: str) -> None:
 
 
 def _of_config(asked: Asked) -> Config:
-    overrides = []
+    overrides: list[Override] = []
     if asked.model is not None:
         overrides.append(f"model.name={asked.model}")
     if asked.model is not None or asked.gpu is not None:

@@ -46,13 +46,18 @@ def quantile_figure(cases: Sequence[CaseScore]) -> Figure:
     """Q–Q: the predicted quantiles of every case against the measured ones; a right prediction lies on the diagonal."""
 
     def draw(axes: Axes, case: CaseScore) -> None:
-        points = [1e3 * side for side in quantile_pairs(*latencies(case))]
-        _diagonal(axes, points)
-        axes.plot(*points, ".", color=COLOURS[0], markersize=3)
-        axes.set_xlabel("measured (ms)")
-        axes.set_ylabel("predicted (ms)")
+        draw_quantiles(axes, *quantile_pairs(*latencies(case)))
 
     return _grid(cases, draw)
+
+
+def draw_quantiles(axes: Axes, measured_s: Samples, predicted_s: Samples) -> None:
+    """The panel of one case of ``quantile_figure``."""
+    points = [1e3 * side for side in (measured_s, predicted_s)]
+    _diagonal(axes, points)
+    axes.plot(*points, ".", color=COLOURS[0], markersize=3)
+    axes.set_xlabel("measured (ms)")
+    axes.set_ylabel("predicted (ms)")
 
 
 def difference_figure(cases: Sequence[CaseScore]) -> Figure:
@@ -84,17 +89,21 @@ def error_figure(cases: Sequence[CaseScore]) -> Figure:
 def bias_figure(rows: Rows) -> Figure:
     """``error_figure`` of figures that have been judged, by case."""
     figure, panels = new_figure(1, len(BARRED), (11.0, 2.0 + 0.32 * len(rows)), sharey=True)
-    places = np.arange(len(rows))
     for axes, name in zip(panels, BARRED, strict=True):
-        for place, row in zip(places, rows.values(), strict=True):
-            draw_bias(axes, int(place), row[name])
-        axes.set_title(name)
-        axes.axvline(0.0, color="#999999", linewidth=0.7)
-        axes.set_xlabel("predicted / measured − 1 (%)")
-    panels[0].set_yticks(places, list(rows))
+        draw_biases(axes, rows, name)
+    panels[0].set_yticks(np.arange(len(rows)), list(rows))
     panels[0].invert_yaxis()
     key_of_verdicts(figure)
     return figure
+
+
+def draw_biases(axes: Axes, rows: Rows, name: str) -> None:
+    """The panel of one figure of ``bias_figure``, without the names of its cases."""
+    for place, row in enumerate(rows.values()):
+        draw_bias(axes, place, row[name])
+    axes.set_title(name)
+    axes.axvline(0.0, color="#999999", linewidth=0.7)
+    axes.set_xlabel("predicted / measured − 1 (%)")
 
 
 VERDICT_COLOURS = {WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_TOLERANCE: COLOURS[5], OFF: COLOURS[1]}
