@@ -110,7 +110,7 @@ def test_the_grid_of_a_sweep_has_the_new_names() -> None:
     assert plan.identity == make_plan("seed-small", grid={"encode.poll_interval_s": ["1ms", "2ms"]}).identity
 
 
-@pytest.mark.filterwarnings("ignore::protocol.naming.Renamed")
+@pytest.mark.filterwarnings("ignore::bufferlab.protocol.naming.Renamed")
 def test_a_sweep_that_names_a_setting_twice_is_refused() -> None:
     both = {"encode.turn_s": "1ms", "encode.poll_interval_s": "2ms"}
     with pytest.raises(UserError, match=r"^configuration 1 has encode\.poll_interval_s and its old name; it must have"):

@@ -269,7 +269,7 @@ sys.meta_path.insert(0, Finder())
 
 def test_importing_loads_neither_mooncake_nor_torch() -> None:
     done = run(
-        "import sys, real.engine.registry; real.engine.registry.engines(); print({'mooncake', 'torch'} & set(sys.modules))"
+        "import sys; from bufferlab.real.engine import registry; registry.engines(); print({'mooncake', 'torch'} & set(sys.modules))"
     )
     assert done.stdout.strip() == "set()", done.stderr
 
