@@ -16,15 +16,24 @@ NEEDS = "needs the notebooks extra: pip install 'bufferlab[notebooks]'"
 
 SHORT: dict[str, dict[str, Any]] = {
     "01_quickstart": {},
+    "02_size_your_traffic": {"REQUESTS": 400, "REPLICATIONS": 6, "SIZES": [1024, 4096]},
     "03_resumes_and_deadlocks": {"REQUESTS": 60, "REPLICATIONS": 2},
+    "04_calibrate_and_validate": {"REQUESTS": 40},
     "05_your_own": {"REQUESTS": 40, "REPLICATIONS": 2},
     "06_what_if": {"REQUESTS": 60},
 }
 """What the first cell of each notebook sets in the tests, so that it takes seconds."""
-PICTURES = {"01_quickstart": 4, "03_resumes_and_deadlocks": 6, "05_your_own": 2, "06_what_if": 4}
+PICTURES = {
+    "01_quickstart": 4,
+    "02_size_your_traffic": 2,
+    "03_resumes_and_deadlocks": 6,
+    "04_calibrate_and_validate": 3,
+    "05_your_own": 2,
+    "06_what_if": 4,
+}
 OWN_CODE = {"05_your_own"}
 """Those that show how to write code of one's own."""
-MEASURE: set[str] = set()
+MEASURE = {"04_calibrate_and_validate"}
 """Those that measure, and stop with a sentence where nothing can be measured."""
 MOST_BYTES = 1_500_000
 

@@ -1,0 +1,109 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Calibrate and validate against a measured run
+#
+# How far is the simulator off on this machine? Measure runs, fit a link profile to some of them, predict others with
+# it, and compare. The processes are real, and so are the bytes, over plain sockets between processes of this machine;
+# `"tcp"` in their place has Mooncake move them, where it is installed. Where nothing can be measured the first call
+# says in one sentence what is missing. It takes half a minute, and what comes out is about the machine that ran it: on
+# a busy one the prediction is too quick.
+
+# %%
+REQUESTS = 80
+TRANSPORT = "socket"
+
+# %%
+from pathlib import Path
+
+import bufferlab as bl
+from bufferlab.experiments.calibration.command import calibrate
+
+# %% [markdown]
+# ## Measure
+#
+# One request at a time, of many sizes: its writes tell what the link does. Then requests that overlap.
+
+# %%
+lengths = [150, 300, 500, 800, 1000, 1500, 2200, 3500]
+alone = bl.measure(
+    "validation-case",
+    {"workload.lengths": lengths, "workload.rate_rps": 20.0, "workload.requests": REQUESTS, "run.name": "alone"},
+    transport=TRANSPORT,
+    out="alone",
+    plots=False,
+)
+alone
+
+# %%
+busy = bl.measure(
+    "validation-case",
+    {"workload.rate_rps": 40.0, "workload.requests": 2 * REQUESTS, "run.name": "busy"},
+    transport=TRANSPORT,
+    out="busy",
+    plots=False,
+)
+busy
+
+# %% [markdown]
+# ## Calibrate
+#
+# A profile from the first run alone: a law for the time of a write, copies, control messages, with uncertainties.
+
+# %%
+fitted = calibrate([alone.path], out=Path("here.toml"))
+fitted["runs"].keys()
+
+# %% [markdown]
+# ## Validate
+#
+# Predict both with that profile, which has not seen the second. The requests come in the simulation at the very times
+# at which they came in the measured run. A prediction is off if it misses by more than the run's own noise and the
+# tolerance.
+
+# %%
+validation = bl.validate(["alone", "busy"], "here.toml")
+validation
+
+# %%
+validation.table[["p50_measured_s", "p50_predicted_s", "p50_bias", "p99_measured_s", "p99_predicted_s", "p99_bias"]]
+
+# %%
+axes = validation.plot.qq(case=1)
+
+# %% [markdown]
+# With the shipped profile, which was fitted on another machine, the same looks like this:
+
+# %%
+bl.validate(["alone", "busy"], "tcp-loopback")
+
+# %% [markdown]
+# ## One request, looked at
+#
+# The same request in both worlds. `bufferlab compare RUN RUN --timeline both.json` puts whole runs on one time axis for
+# Perfetto.
+
+# %%
+one = bl.load("seed-resume", {"link.profile": "here.toml"})
+axes = bl.simulate(one).plot.timeline()
+
+# %%
+axes = bl.measure(one, transport=TRANSPORT, plots=False).plot.timeline()
+
+# %% [markdown]
+# ## Next
+#
+# * `bufferlab calibrate --here --out my.toml` measures this host more thoroughly, in half a minute.
+# * `docs/validation.md` explains the figures, `docs/campaign.md` shows how far off the simulator is, case by case.
+# * A few processors for many processes make waits that are not the link's; `docs/links.md` says how a profile has them.
