@@ -133,7 +133,7 @@ def tree(tmp_path: Path) -> Path:
     copy = tmp_path / "tree"
     for folder in ("bufferlab", "tools"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "_compiled"))
-    for file in ("pyproject.toml", "Makefile", "LICENSE"):
+    for file in ("pyproject.toml", "Makefile", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, copy)
     listing = copy / "bufferlab" / "protocol" / "compiled.py"
     text = listing.read_text("utf-8")

@@ -106,7 +106,7 @@ def test_the_wheel_holds_nothing_else(wheel_files: set[str]) -> None:
 
 
 MODULES = {"dask": "distributed", "mypy": "mypyc", "mooncake-transfer-engine": "mooncake", "pyzmq": "zmq"}
-APPLICATIONS = {"furo", "ipywidgets", "jupyterlab", "myst-parser", "sphinx"}
+APPLICATIONS = {"furo", "ipykernel", "ipywidgets", "jupyterlab", "myst-parser", "sphinx"}
 """What an extra brings that people start, or that a library uses where it is there."""
 
 

@@ -122,6 +122,8 @@ def _build(compiler: str, say: Callable[[str], None], *, replace: bool) -> Path:
         for package in PACKAGES:
             shutil.copytree(ROOT / package, work / package, ignore=shutil.ignore_patterns("__pycache__", "_compiled"))
         shutil.copy(ROOT / "pyproject.toml", work)  # mypy reads its settings from it
+        # The package itself with nothing in it: else mypy reads all that the installed one names.
+        (work / "bufferlab" / "__init__.py").touch()
         copied = sources(work)
         target = BUILDS / digest_of(copied)
         started_s = time.monotonic()

@@ -53,5 +53,5 @@ def test_a_page_says_half_of_an_interval_only_around_its_value() -> None:
     assert around.startswith("The p99 latency is known to ± 5 %: a t interval")
     lopsided = sure_sentence(estimate(0.2, 0.1, 0.4), "p99 latency", 20, 300, "resampled", file=True)
     assert lopsided.startswith(
-        f"The 95 % interval of the p99 latency is 100 … 400{BESIDE}ms: its value is the file's own"
+        f"The 95 % interval of the p99 latency is 100{BESIDE}…{BESIDE}400{BESIDE}ms: its value is the file's own"
     )

@@ -248,7 +248,7 @@ def test_the_whole_day(service: Service) -> None:
 
 @needs_data
 def test_the_shipped_preset_is_the_fit_to_these_files(service: Service) -> None:
-    shipped = tomllib.loads((files("sim") / "workloads" / "servegen-like.toml").read_text(encoding="utf-8"))
+    shipped = tomllib.loads((files("bufferlab.sim") / "workloads" / "servegen-like.toml").read_text(encoding="utf-8"))
     fitted = fitted_mix(service)
     assert {name: shipped[name] for name in fitted} == fitted
 
