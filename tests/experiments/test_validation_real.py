@@ -38,6 +38,6 @@ def test_measured_repeats_have_a_noise_floor_and_both_sides_the_same_requests(bu
         whole = sum(one[f"{side}_s"]["mean"] for one in case["stages"])
         assert whole == pytest.approx(case["figures"]["mean"][side])
     events = json.loads((folder / "out/timelines/case-1.json").read_text())["traceEvents"]
-    worlds = {one["args"]["name"].split()[0] for one in events if one["name"] == "process_name"}
-    assert worlds == {"simulated", "measured"}
+    worlds = {one["args"]["name"].split()[0] for one in events if one["name"] == "thread_name"}
+    assert worlds == {"simulated", "measured"}  # each track of the one above that of the other
     assert json.loads((folder / "first/timeline.json").read_text())["traceEvents"]
