@@ -51,17 +51,19 @@ INTRODUCTION = """\
 # The museum
 
 The transfer protocol of the SGLang fork that this project studies went wrong in many ways. Each exhibit puts one of
-those faults back into our core by a small patch and lets the checker (`protocol/checker`) search every order of events
-of a small configuration. It stops at the first violated invariant, with a schedule that no other is shorter than. The
-core without the patch then passes the same search, all of it, without a finding. A letter behind a number marks another
-form of the same fault.
+those faults back into our core by a small patch and lets the checker (`bufferlab/protocol/checker`) search every order
+of events of a small configuration. It stops at the first violated invariant, with a schedule that no other is shorter
+than. The core without the patch then passes the same search, all of it, without a finding. A letter behind a number
+marks another form of the same fault.
 
 Columns: *breaks*, the invariant that the shortest counterexample breaks, and its *moves*; *searched*, the states seen
 until then; *core*, the states of the core's complete search. For B1, B2 and B2b the discipline itself is the fault,
 and the core is searched with `window`. The exhibits are in `tests/museum/*_faults.py`.
 
-    python tools/museum.py --show B10     # the counterexample of one exhibit, move by move
-    python tools/museum.py                # write this page; --check compares
+```sh
+python tools/museum.py --show B10     # the counterexample of one exhibit, move by move
+python tools/museum.py                # write this page; --check compares
+```
 
 """
 

@@ -52,7 +52,7 @@ EXHIBITS: list[Exhibit] = []
 
 EXCLUDED: dict[str, str] = {
     "N1": "A Python module that cannot be loaded and a field too many: nothing that a protocol could rule out.",
-    "N7": "Threads that start before their object is complete belong to real/, the cores have none.",
+    "N7": "Threads that start before their object is complete belong to bufferlab/real/, the cores have none.",
     "N10": "A blocking look-up costs time, and the explored world has none.",
     "N11": "An address that is not parsed: the cores know ranks by their numbers.",
     "N12": "A cache entry of the language model that is released twice lies outside of the protocol.",
