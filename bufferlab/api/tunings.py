@@ -43,6 +43,8 @@ def tune(
     gpu: str | None = None,
     link: PathLike | None = None,
     memory: str | int | None = None,
+    encode_instances: int | None = None,
+    language_instances: int | None = None,
     objective: str = DEFAULT_OBJECTIVE,
     slo: Mapping[str, str | float] | None = None,
     baseline: Overrides | Sequence[Overrides] = (),
@@ -67,8 +69,9 @@ def tune(
     """Say what to set for some traffic, what that brings, and how sure it is, as ``bufferlab tune`` does.
 
     ``source``: a file of requests (CSV, Parquet, JSON lines), or a configuration as ``bufferlab.load`` takes it.
-    ``model``, ``gpu``, ``link`` and ``memory`` (``"4GiB"``, or bytes) describe the system. ``objective``: what is to be
-    low, such as ``"latency_p99"``. ``slo``: limits, such as ``{"ttft_p99": "2s"}``; a number is in seconds.
+    ``model``, ``gpu``, ``link``, ``memory`` (``"4GiB"``, or bytes of the pool of a language rank),
+    ``encode_instances`` and ``language_instances`` (replicas of either side) describe the system. ``objective``: what
+    is to be low, such as ``"latency_p99"``. ``slo``: limits, such as ``{"ttft_p99": "2s"}``; a number is in seconds.
     ``baseline``: settings to compare with, beside today's. ``space``: values by setting to choose from, or
     ``"LOW..HIGH"``. ``certainty``, ``indifference``, ``what_if``, ``sensitivity``, ``search`` and ``trials`` are those
     of the command. ``overrides``: other settings; ``replications``: the most of them. ``out``: the folder to write, in
@@ -92,6 +95,7 @@ def tune(
     limits = [parse_limit(one) for one in texts.slo]
     command = {
         "--model": texts.model, "--gpu": texts.gpu, "--link": texts.link, "--memory": texts.memory,
+        "--encode-instances": encode_instances, "--language-instances": language_instances,
         "--objective": None if objective == DEFAULT_OBJECTIVE else objective, "--slo": texts.slo,
         "--baseline": texts.baseline, "--space": texts.space, "--search": search, "--trials": trials,
         "--certainty": None if certainty == DEFAULT_CERTAINTY else certainty,
@@ -107,6 +111,8 @@ def tune(
             texts.link,
             texts.memory,
             settings_of(given, seed, limits),
+            encode_instances,
+            language_instances,
         ),
         objective=parse_objective(objective),
         limits=limits,

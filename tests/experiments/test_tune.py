@@ -265,6 +265,7 @@ def test_a_file_of_traffic_needs_nothing_else(folder: Path) -> None:
     config = asked.base.config
     assert asked.base.defaults == (
         "--model qwen2.5-vl-7b", "--gpu h100", "--link cx7-400g", "--memory 4GiB",
+        "1 encode and 1 language instance of 1 rank each (--encode-instances, --language-instances)",
     )  # fmt: skip
     assert config.run.name == "mine"
     assert config.link.profile == "cx7-400g"
@@ -285,6 +286,44 @@ def test_the_options_of_a_system_replace_those_of_a_configuration() -> None:
     assert config.link.profile == "efa-p5en"
     assert made.base.budget_bytes == 2**30
     assert all(one.memory_bytes <= 2**30 for one in made.space.settings if one.eligible)
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "said"),
+    [
+        ({"encode_instances": 2}, (), ["1 language instance of 1 rank (--language-instances)"]),
+        ({}, ("language.instances=4",), ["1 encode instance of 1 rank (--encode-instances)"]),
+        (
+            {},
+            ("language.tp=2",),
+            [
+                "1 encode instance of 1 rank (--encode-instances)",
+                "1 language instance of 2 ranks (--language-instances)",
+            ],
+        ),
+        ({"encode_instances": 1, "language_instances": 2}, (), []),
+    ],
+)
+def test_instances_that_nobody_gave_are_said(
+    folder: Path, given: dict[str, int], settings: tuple[str, ...], said: list[str]
+) -> None:
+    (folder / "mine.csv").write_text("arrival_s,total_tokens\n0,100\n1,9000\n2,50\n")
+    asked = Asked("mine.csv", memory="4GiB", settings=settings, **given)
+    made = make_question(asked, objective=parse_objective("mean"))
+    assert [one for one in made.base.defaults if "instance" in one] == said
+    plan = text.plan_text(made)
+    assert all(one in plan for one in said)
+    assert made.base.config.language.instances == given.get(
+        "language_instances", 4 if "instances" in str(settings) else 1
+    )
+
+
+def test_numbers_of_instances_are_those_of_the_settings(bufferlab: Any) -> None:
+    counts = ("--encode-instances", "2", "--language-instances", "3")
+    told = bufferlab("tune", "quickstart", *SMALL, *counts, "--dry-run").out
+    assert "system: 2 encode, 3 language, " in told
+    refused = bufferlab("tune", "quickstart", "--language-instances", "0")
+    assert (refused.status, refused.err) == (2, "bufferlab: --language-instances is 0, it must be from 1 to 256.\n")
 
 
 def test_every_setting_keeps_the_memory_of_the_encode_side() -> None:

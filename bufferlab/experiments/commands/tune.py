@@ -29,7 +29,7 @@ from bufferlab.experiments.tuning.question import DEFAULT_CERTAINTY, DEFAULT_IND
 
 @command(
     place=45,
-    example="bufferlab tune traffic.csv --model qwen2.5-vl-7b --gpu h100 --link cx7-400g --memory 4GiB",
+    example="bufferlab tune traffic.csv --gpu h100 --language-instances 2 --memory 4GiB",
 )
 def tune(
     context: typer.Context,
@@ -56,6 +56,22 @@ def tune(
             "--memory",
             metavar="SIZE",
             help="Most memory for the pool of a language rank. [default for a file: 4GiB, else what it has]",
+        ),
+    ] = None,
+    encode_instances: Annotated[
+        int | None,
+        typer.Option(
+            "--encode-instances",
+            metavar="NUMBER",
+            help="Replicas that encode, as --set encode.instances=NUMBER. [default for a file: 1]",
+        ),
+    ] = None,
+    language_instances: Annotated[
+        int | None,
+        typer.Option(
+            "--language-instances",
+            metavar="NUMBER",
+            help="Replicas that prefill, as --set language.instances=NUMBER. [default for a file: 1]",
         ),
     ] = None,
     objective: Annotated[
@@ -143,7 +159,10 @@ def tune(
 
     refuse_jobs_of_a_cluster(context, executor, address)
     limits = [parse_limit(one) for one in slo or ()]
-    asked = Asked(source, model, gpu, link, memory, settings_of(settings or (), seed, limits))
+    asked = Asked(
+        source, model, gpu, link, memory, settings_of(settings or (), seed, limits), encode_instances,
+        language_instances,
+    )  # fmt: skip
     question = make_question(
         asked,
         objective=parse_objective(objective),

@@ -15,8 +15,10 @@ from bufferlab.experiments.config.inputs import RUN_CONFIG, client_files, is_wor
 from bufferlab.experiments.config.models import MODELS
 from bufferlab.experiments.config.overrides import Override
 from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.config.sections.serving import MAX_INSTANCES
 from bufferlab.experiments.config.services import INSTANT, kernels
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.tuning.assumed import assumed
 from bufferlab.experiments.units import parse_size
 from bufferlab.experiments.workloads.configurations import Source, apply_overrides
 from bufferlab.experiments.workloads.loading import load
@@ -38,6 +40,14 @@ class Asked:
     link: str | None = None
     memory: str | None = None
     settings: tuple[Override, ...] = ()
+    encode_instances: int | None = None
+    language_instances: int | None = None
+
+    @property
+    def overrides(self) -> tuple[Override, ...]:
+        """The numbers of instances and ``settings``; what --set says of the same field wins, as it comes later."""
+        counts = {"encode.instances": self.encode_instances, "language.instances": self.language_instances}
+        return (*(f"{name}={number}" for name, number in counts.items() if number is not None), *self.settings)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ def make_base(asked: Asked) -> Base:
     encode_bytes = config.blocks(config.encode) * layout.bytes_per_block
     if is_file:
         budget_bytes = encode_bytes = _memory(asked.memory or DEFAULT_MEMORY)
-    return Base(config, budget_bytes, encode_bytes, tuple(defaults), asked.memory)
+    return Base(config, budget_bytes, encode_bytes, defaults, asked.memory)
 
 
 def _is_traffic(path: Path) -> bool:
@@ -87,7 +97,7 @@ def _is_traffic(path: Path) -> bool:
     return path.is_file() and is_workload(path)
 
 
-def _of_file(path: Path, asked: Asked) -> tuple[Config, list[str]]:
+def _of_file(path: Path, asked: Asked) -> tuple[Config, tuple[str, ...]]:
     model, gpu = asked.model or DEFAULT_MODEL, asked.gpu or DEFAULT_GPU
     link, memory = asked.link or DEFAULT_LINK, asked.memory or DEFAULT_MEMORY
     tree: dict[str, Any] = {
@@ -99,12 +109,15 @@ def _of_file(path: Path, asked: Asked) -> tuple[Config, list[str]]:
         "link": {"profile": link},
         "model": {"name": model},
     }
-    apply_overrides(tree, [f"workload.file={path}", *asked.settings])
+    apply_overrides(tree, [f"workload.file={path}", *asked.overrides])
     _check_memory(tree, memory)
-    options = (("--model", asked.model, model), ("--gpu", asked.gpu, gpu), ("--link", asked.link, link))
-    defaults = [f"{name} {value}" for name, given, value in options if given is None]
-    defaults += [] if asked.memory else [f"--memory {memory}"]
-    return _checked(tree), defaults
+    config = _checked(tree)
+    options = (
+        ("--model", asked.model, model), ("--gpu", asked.gpu, gpu), ("--link", asked.link, link),
+        ("--memory", asked.memory, memory),
+    )  # fmt: skip
+    instances = {"encode": asked.encode_instances, "language": asked.language_instances}
+    return config, assumed(config, options=options, instances=instances, settings=asked.settings)
 
 
 def _check_memory(tree: Mapping[str, Any], memory: str) -> None:
@@ -132,7 +145,7 @@ def _of_config(asked: Asked) -> Config:
     if asked.link is not None:
         overrides.append(f"link.profile={asked.link}")
     # What --set says of the same field wins, as it comes later.
-    return load(asked.source, [*overrides, *asked.settings, "run.replications=1"])
+    return load(asked.source, [*overrides, *asked.overrides, "run.replications=1"])
 
 
 def _profiles(asked: Asked) -> list[str]:
@@ -170,6 +183,12 @@ def _check_names(asked: Asked) -> None:
         raise UserError(f"--link is {asked.link!r}{hint}, it must be one of {', '.join(links)}, or a .toml file")
     if asked.memory is not None:
         _memory(asked.memory)
+    for option, number in (
+        ("--encode-instances", asked.encode_instances),
+        ("--language-instances", asked.language_instances),
+    ):
+        if number is not None and not 1 <= number <= MAX_INSTANCES:
+            raise UserError(f"{option} is {number}, it must be from 1 to {MAX_INSTANCES}")
 
 
 def _memory(text: str) -> int:

@@ -31,7 +31,7 @@ def plan_text(question: Question) -> str:
     lines = [f"tune of {config.run.name}: {count} to choose from, for a low {question.objective.title}"]
     lines += [f"  {line}" for line in question.traffic.text.splitlines()]
     if base.defaults:
-        lines.append(f"  not given, so: {', '.join(base.defaults)}")
+        lines.append(f"  not given, so: {'; '.join(base.defaults)}")
     lines.append(
         f"  system: {_instances(config.encode)} encode, {_instances(config.language)} language, profiles "
         f"{config.encode.profile} and {config.language.profile}, link {config.link.profile}"
