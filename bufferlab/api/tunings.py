@@ -21,7 +21,6 @@ from bufferlab.experiments.tuning.folder import TEXT_FILE
 from bufferlab.experiments.tuning.question import (
     DEFAULT_CERTAINTY,
     DEFAULT_INDIFFERENCE,
-    DEFAULT_OBJECTIVE,
     parse_certainty,
     parse_indifference,
     parse_limit,
@@ -45,7 +44,7 @@ def tune(
     memory: str | int | None = None,
     encode_instances: int | None = None,
     language_instances: int | None = None,
-    objective: str = DEFAULT_OBJECTIVE,
+    objective: str | None = None,
     slo: Mapping[str, str | float] | None = None,
     baseline: Overrides | Sequence[Overrides] = (),
     space: Mapping[str, Any] | None = None,
@@ -69,14 +68,15 @@ def tune(
     """Say what to set for some traffic, what that brings, and how sure it is, as ``bufferlab tune`` does.
 
     ``source``: a file of requests (CSV, Parquet, JSON lines), or a configuration as ``bufferlab.load`` takes it.
-    ``model``, ``gpu``, ``link``, ``memory`` (``"4GiB"``, or bytes of the pool of a language rank),
-    ``encode_instances`` and ``language_instances`` (replicas of either side) describe the system. ``objective``: what
-    is to be low, such as ``"latency_p99"``. ``slo``: limits, such as ``{"ttft_p99": "2s"}``; a number is in seconds.
-    ``baseline``: settings to compare with, beside today's. ``space``: values by setting to choose from, or
-    ``"LOW..HIGH"``. ``certainty``, ``indifference``, ``what_if``, ``sensitivity``, ``search`` and ``trials`` are those
-    of the command. ``overrides``: other settings; ``replications``: the most of them. ``out``: the folder to write, in
-    which an interrupted tune goes on when the same call is made again; ``force`` starts again over another one. Without
-    ``out`` it lies in a temporary folder that goes with the result. ``progress`` shows a bar.
+    ``model``, ``gpu``, ``link``, ``memory`` (``"4GiB"``, or bytes of the pool of a language rank), ``encode_instances``
+    and ``language_instances`` (replicas of either side) describe the system. ``objective``: what is to be low, such as
+    ``"latency_p99"``; the figure of the first limit where it is left out, else that. ``slo``: limits, such as
+    ``{"ttft_p99": "2s"}``; a number is in seconds. ``baseline``: settings to compare with, beside today's. ``space``:
+    values by setting to choose from, or ``"LOW..HIGH"``. ``certainty``, ``indifference``, ``what_if``, ``sensitivity``,
+    ``search`` and ``trials`` are those of the command. ``overrides``: other settings; ``replications``: the most of
+    them. ``out``: the folder to write, in which an interrupted tune goes on when the same call is made again; ``force``
+    starts again over another one. Without ``out`` it lies in a temporary folder that goes with the result. ``progress``
+    shows a bar.
 
     Raises UserError before anything runs, RunFailedError if a run breaks.
     """
@@ -96,7 +96,7 @@ def tune(
     command = {
         "--model": texts.model, "--gpu": texts.gpu, "--link": texts.link, "--memory": texts.memory,
         "--encode-instances": encode_instances, "--language-instances": language_instances,
-        "--objective": None if objective == DEFAULT_OBJECTIVE else objective, "--slo": texts.slo,
+        "--objective": objective, "--slo": texts.slo,
         "--baseline": texts.baseline, "--space": texts.space, "--search": search, "--trials": trials,
         "--certainty": None if certainty == DEFAULT_CERTAINTY else certainty,
         "--indifference": None if indifference == DEFAULT_INDIFFERENCE else indifference, "--what-if": texts.what_if,
@@ -114,7 +114,7 @@ def tune(
             encode_instances,
             language_instances,
         ),
-        objective=parse_objective(objective),
+        objective=None if objective is None else parse_objective(objective),
         limits=limits,
         certainty=parse_certainty(str(certainty)),
         indifference=parse_indifference(indifference),

@@ -23,7 +23,7 @@ from bufferlab.experiments.stats.racing import Verdict
 from bufferlab.experiments.stats.replicates import Replicates
 from bufferlab.experiments.sweeps.configuration import run_configuration
 from bufferlab.experiments.sweeps.grid import fingerprint
-from bufferlab.experiments.tuning import answer, asking, contest, text
+from bufferlab.experiments.tuning import answer, asking, contest, names, text
 from bufferlab.experiments.tuning.asking import Question, make_question
 from bufferlab.experiments.tuning.base import Asked, make_base
 from bufferlab.experiments.tuning.contest import Result, misses
@@ -235,10 +235,11 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("settings", "memory", "least", "what"),
     [
-        ((), "1KiB", 8 * 919_616, "one allocation of 1024 tokens"),
+        ((), "1KiB", 919_616, "one allocation of 128 tokens"),
+        (("protocol.sizing.tokens=1024",), "1KiB", 8 * 919_616, "one allocation of 1024 tokens"),
         ((), None, 8192 * 919_616, "one allocation of 1048576 tokens"),
         (
-            ("protocol.reserve_blocks=30",),
+            ("protocol.sizing.tokens=1024", "protocol.reserve_blocks=30"),
             "20MiB",
             38 * 919_616,
             "one allocation of 1024 tokens and of a reserve of 30 blocks",
@@ -266,7 +267,11 @@ def test_a_file_of_traffic_needs_nothing_else(folder: Path) -> None:
     assert asked.base.defaults == (
         "--model qwen2.5-vl-7b", "--gpu h100", "--link cx7-400g", "--memory 4GiB",
         "1 encode and 1 language instance of 1 rank each (--encode-instances, --language-instances)",
+        "8192 tokens set aside today (--set protocol.sizing.tokens=…)",
+        "blocks of 128 tokens (--set protocol.block_tokens=…)", "discipline window (--set protocol.discipline=…)",
     )  # fmt: skip
+    # What is set today is what others are compared with as well, so it is told once.
+    assert [fields for fields, _, _ in asked.space.baselines] == [{}]
     assert config.run.name == "mine"
     assert config.link.profile == "cx7-400g"
     assert config.encode.profile == config.language.profile == "h100-qwen2.5-vl-7b"
@@ -275,6 +280,70 @@ def test_a_file_of_traffic_needs_nothing_else(folder: Path) -> None:
     assert {one.memory_bytes // block for one in asked.space.settings if one.config.protocol.block_tokens == 128} == {
         2**32 // block, 2**31 // block, 2**30 // block,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("memory", "settings", "tokens"),
+    [
+        (None, (), 8192),
+        (None, ("protocol.block_tokens=1000",), 9000),
+        ("20MiB", (), 2048),  # 22 blocks of 128 tokens
+        ("20MiB", ("protocol.reserve_blocks=15",), 512),
+        ("4GiB", ("language.pool_blocks=20",), 2048),
+        ("4GiB", ("language.pool_blocks='20MiB'",), 2048),
+        ("4GiB", ("protocol.sizing.tokens=1024",), 1024),
+        ("4GiB", ("protocol.sizing.policy=quantile",), 8192),
+    ],
+)
+def test_what_is_set_aside_today_is_8192_tokens_as_far_as_they_fit(
+    folder: Path, memory: str | None, settings: tuple[str, ...], tokens: int
+) -> None:
+    (folder / "mine.csv").write_text("arrival_s,total_tokens\n0,100\n1,9000\n2,50\n")
+    made = make_base(Asked("mine.csv", memory=memory, settings=settings))
+    assert made.config.protocol.sizing.tokens == tokens
+    said = any("tokens set aside today" in one for one in made.defaults)
+    assert said == ("protocol.sizing.tokens=1024" not in settings)
+
+
+def test_without_an_objective_the_first_limit_is_one_and_that_is_said(bufferlab: Any, folder: Path) -> None:
+    limits = [parse_limit("ttft_mean=9s"), parse_limit("latency_p50=9s")]
+    for objective, figure, said in (
+        (None, "ttft_s.mean", True),
+        (parse_objective("latency_p99"), "latency_s.p99", False),
+    ):
+        made = question(objective=objective, limits=limits, space=SPACE)
+        assert made.objective.path == figure
+        assert ("mean first token is to be low, as it is limited (--objective)" in made.assumed) == said
+    assert question(objective=None, space=SPACE).objective.path == "latency_s.p99"
+    planned = bufferlab("tune", "quickstart", *QUICK, "--slo", "ttft_p99=9s", "--dry-run").out
+    assert "for a low p99 first token\n" in planned
+    assert "  not given, so: p99 first token is to be low, as it is limited (--objective)\n" in planned
+
+
+def test_a_pool_is_written_as_memory_and_is_no_change_where_it_is_the_same(folder: Path) -> None:
+    lines = [f"{number},{100 * number + 100}" for number in range(60)]
+    (folder / "mine.csv").write_text("\n".join(["arrival_s,total_tokens", *lines]) + "\n")
+    made = make_question(Asked("mine.csv", memory="1GiB"), objective=parse_objective("mean"))
+    today = made.space.settings[0]
+    assert today.fields["language.pool_blocks"] == "1GiB"
+    content = [{"fields": one.fields, "memory_bytes": one.memory_bytes} for one in made.space.settings]
+    # Whatever the size of a block: a pool that is a block short of it is the pool that was asked for.
+    assert {names.memory_text(one) for one in content} == {"1 GiB", "512 MiB", "256 MiB"}
+    other = next(one for one in content if one["fields"]["protocol.block_tokens"] == 256)
+    assert "pool" not in names.setting_text(other, content[0])
+    assert names.varied_fields(content).count("language.pool_blocks") == 0
+    smaller = next(one for one in content if one["fields"]["language.pool_blocks"] == "256MiB")
+    assert names.setting_text(smaller, content[0]).endswith("a pool of 256 MiB")
+    blocks = {"fields": {**today.fields, "language.pool_blocks": 160}, "memory_bytes": 160 * 919_616}
+    assert names.setting_text(blocks, content[0]) == "a pool of 140 MiB (160 blocks)"
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "said"),
+    [(2**30 - 919_616, "1 GiB"), (2**30, "1 GiB"), (2**20 - 4096, "1 MiB"), (500 * 2**20, "500 MiB")],
+)
+def test_a_size_that_is_a_block_short_of_a_unit_is_called_that(bytes_: int, said: str) -> None:
+    assert names.size_text(bytes_) == said
 
 
 def test_the_options_of_a_system_replace_those_of_a_configuration() -> None:

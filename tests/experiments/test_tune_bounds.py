@@ -193,11 +193,13 @@ def test_sizes_to_look_at_are_blocks_within_the_pool() -> None:
     for example in PRESETS:
         config = load(example, ["workload.requests=200", "run.replications=1"])
         demand = demand_of(config)
-        best, sizes = sizes_to_look_at(config, demand)
         block = config.protocol.block_tokens
+        best, sizes = sizes_to_look_at(config, demand, 2 * block)
         assert best in sizes
         assert all(size % block == 0 for size in sizes)
         assert max(sizes) <= config.blocks(config.language) * block
+        # Nothing fills what is set aside beyond the longest request.
+        assert max(sizes) <= demand.longest + 2 * block
         assert cost_of(config, demand, best) == min(cost_of(config, demand, size) for size in sizes)
 
 

@@ -75,11 +75,14 @@ def tune(
         ),
     ] = None,
     objective: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--objective", metavar="FIGURE", help="What is to be low: latency, ttft or transfer, and mean to p99."
+            "--objective",
+            metavar="FIGURE",
+            help="What is to be low: latency, ttft or transfer, and mean to p99. [default: the figure of the first "
+            f"--slo, else {DEFAULT_OBJECTIVE}]",
         ),
-    ] = DEFAULT_OBJECTIVE,
+    ] = None,
     slo: Annotated[
         list[str] | None,
         typer.Option("--slo", metavar="FIGURE=TIME", help="A limit that a setting must keep to, such as ttft_p99=2s."),
@@ -165,7 +168,7 @@ def tune(
     )  # fmt: skip
     question = make_question(
         asked,
-        objective=parse_objective(objective),
+        objective=None if objective is None else parse_objective(objective),
         limits=limits,
         certainty=parse_certainty(certainty),
         indifference=parse_indifference(indifference),

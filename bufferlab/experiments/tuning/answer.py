@@ -78,7 +78,7 @@ def answer_of(
         "requests": sum(row["requests"] for row in rows),
         "wall_s": None,
         "traffic": question.traffic.content(),
-        "assumed": list(question.base.defaults),
+        "assumed": list(question.assumed),
         "budget_bytes": question.base.budget_bytes,
         "seed": question.base.config.run.seed,
         "replications": question.most,

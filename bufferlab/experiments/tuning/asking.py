@@ -27,6 +27,7 @@ from bufferlab.experiments.tuning.question import (
     Indifference,
     Limit,
     Objective,
+    objective_of,
     parse_certainty,
     parse_indifference,
 )
@@ -67,11 +68,19 @@ class Question:
     """Whether to ask how far off the configuration may be."""
     search: Search | None = None
     """What proposes settings; None where the space has all of them."""
+    by_limit: bool = False
+    """Whether nobody said what is to be low, so that it is the figure of the first limit."""
 
     @cached_property
     def settings(self) -> dict[int, Setting]:
         """By their numbers."""
         return {one.number: one for one in self.space.settings}
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What nobody said and is taken for granted, ready to be shown."""
+        own = f"{self.objective.title} is to be low, as it is limited (--objective)"
+        return (*self.base.defaults, *([own] if self.by_limit else []))
 
     @property
     def kind(self) -> ReplicationKind | None:
@@ -137,7 +146,7 @@ def settings_of(overrides: Sequence[Override], seed: int | str | None, limits: S
 def make_question(
     asked: Asked,
     *,
-    objective: Objective,
+    objective: Objective | None = None,
     limits: Sequence[Limit] = (),
     certainty: float | None = None,
     indifference: Indifference | None = None,
@@ -152,6 +161,8 @@ def make_question(
 ) -> Question:
     """Check all that is asked; what is left out has its default. Raises UserError: one sentence; nothing has been run
     or written.
+
+    Without ``objective`` the figure of the first limit is to be low.
     """
     for name, values in (space or {}).items():
         for value in values:
@@ -182,8 +193,8 @@ def make_question(
     sure = parse_certainty(DEFAULT_CERTAINTY) if certainty is None else certainty
     within = indifference or parse_indifference(DEFAULT_INDIFFERENCE)
     question = Question(
-        base, made, demand, objective, tuple(limits), sure, within, replicates, most, command,
-        dict(space or {}), tuple(what_ifs), sensitivity, searched,
+        base, made, demand, objective or objective_of(None, limits), tuple(limits), sure, within, replicates, most,
+        command, dict(space or {}), tuple(what_ifs), sensitivity, searched, objective is None and bool(limits),
     )  # fmt: skip
     check_what_ifs(base, question.what_ifs)
     if sensitivity:

@@ -25,9 +25,11 @@ def assumed(
     ``options``: what was given for each, and what is taken where nothing was. ``instances``: what was given of either
     side. ``settings``: what --set says.
     """
+    said = {key_of(one) for one in settings}
     return (
         *(f"{name} {value}" for name, given, value in options if given is None),
-        *_instances(config, instances, {key_of(one) for one in settings}),
+        *_instances(config, instances, said),
+        *_protocol(config, said),
     )
 
 
@@ -45,3 +47,16 @@ def _instances(config: Config, given: Mapping[str, int | None], said: set[str]) 
 
 def _ranks(number: int) -> str:
     return "1 rank" if number == 1 else f"{number} ranks"
+
+
+def _protocol(config: Config, said: set[str]) -> Iterator[str]:
+    """What is set today: nothing in a file of traffic says it, and what a change brings is told against it."""
+    own = config.protocol
+    parts: dict[str, tuple[str, set[str]]] = {
+        "protocol.sizing.tokens": (f"{own.sizing.tokens} tokens set aside today", {"protocol.sizing"}),
+        "protocol.block_tokens": (f"blocks of {own.block_tokens} tokens", set()),
+        "protocol.discipline": (f"discipline {own.discipline}", {"protocol.wire"}),
+    }
+    for name, (text, others) in parts.items():
+        if not said & {name, "protocol", "protocol.system", *others}:
+            yield f"{text} (--set {name}=…)"

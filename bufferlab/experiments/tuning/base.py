@@ -1,7 +1,7 @@
 """The configuration that a tune starts from: that of CONFIG, or one that is made around a file of traffic.
 
 For a file everything that it does not say has a default: one instance of either side, the profiles of the model on the
-GPU, 1,024 tokens set aside, and the memory of --memory for the pool of a rank on either side.
+GPU, 8,192 tokens set aside, and the memory of --memory for the pool of a rank on either side.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bufferlab.experiments.config.inputs import RUN_CONFIG, client_files, is_wor
 from bufferlab.experiments.config.models import MODELS
 from bufferlab.experiments.config.overrides import Override
 from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.config.sections.protocol import Protocol
 from bufferlab.experiments.config.sections.serving import MAX_INSTANCES
 from bufferlab.experiments.config.services import INSTANT, kernels
 from bufferlab.experiments.errors import UserError
@@ -25,8 +26,8 @@ from bufferlab.experiments.workloads.loading import load
 from bufferlab.protocol.naming import did_you_mean
 
 DEFAULT_MODEL, DEFAULT_GPU, DEFAULT_LINK, DEFAULT_MEMORY = "qwen2.5-vl-7b", "h100", "cx7-400g", "4GiB"
-FILE_TOKENS = 1024
-"""What is set aside at first where nobody says what it is today: the default of a configuration."""
+FILE_TOKENS = 8192
+"""What is set aside at first where nobody says what it is today: the default of the systems that guess."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,14 @@ def _of_file(path: Path, asked: Asked) -> tuple[Config, tuple[str, ...]]:
     tree: dict[str, Any] = {
         "run": {"name": _name_of(path)},
         "workload": {},
-        "protocol": {"sizing": {"policy": "fixed", "tokens": FILE_TOKENS}},
+        "protocol": {"sizing": {"policy": "fixed"}},
         "encode": {"profile": f"{gpu}-{model}", "pool_blocks": memory},
         "language": {"profile": f"{gpu}-{model}", "pool_blocks": memory},
         "link": {"profile": link},
         "model": {"name": model},
     }
     apply_overrides(tree, [f"workload.file={path}", *asked.overrides])
+    _set_aside(tree)
     _check_memory(tree, memory)
     config = _checked(tree)
     options = (
@@ -120,10 +122,39 @@ def _of_file(path: Path, asked: Asked) -> tuple[Config, tuple[str, ...]]:
     return config, assumed(config, options=options, instances=instances, settings=asked.settings)
 
 
+def _set_aside(tree: dict[str, Any]) -> None:
+    """Put in what is set aside today where nobody says it: ``FILE_TOKENS`` in whole blocks, halved until it fits."""
+    sizing = tree["protocol"].get("sizing") if isinstance(tree["protocol"], dict) else None
+    if not isinstance(sizing, dict) or "tokens" in sizing:
+        return
+    config = parse(_with_large_pools(tree, tokens=False))  # it is right in all else, or that is said
+    block, pool = config.protocol.block_tokens, tree["language"]["pool_blocks"]
+    if isinstance(pool, str):
+        try:
+            pool = parse_size(pool) // config.layout.bytes_per_block
+        except ValueError:
+            pool = LARGE_BLOCKS  # which is said where it is checked
+    blocks = -(-FILE_TOKENS // block)
+    while isinstance(pool, int) and blocks > max(pool - config.protocol.reserve_blocks, 1):
+        blocks //= 2
+    sizing["tokens"] = blocks * block
+
+
+def _with_large_pools(tree: Mapping[str, Any], *, tokens: bool = True) -> dict[str, Any]:
+    """The same with more memory than any allocation needs; without ``tokens`` set aside one block at a time."""
+    large: dict[str, Any] = {side: {**tree[side], "pool_blocks": LARGE_BLOCKS} for side in ("encode", "language")}
+    made = {**tree, **large}
+    if not tokens:
+        protocol = tree["protocol"]
+        block = protocol.get("block_tokens")
+        one = block if isinstance(block, int) and block > 0 else Protocol().block_tokens
+        made["protocol"] = {**protocol, "sizing": {**protocol["sizing"], "tokens": one}}
+    return made
+
+
 def _check_memory(tree: Mapping[str, Any], memory: str) -> None:
     """Raise UserError, in terms of --memory, if it is less than what the pool of a rank must hold at least."""
-    large: dict[str, Any] = {side: {**tree[side], "pool_blocks": LARGE_BLOCKS} for side in ("encode", "language")}
-    config = parse({**tree, **large})  # it is right in all else, or that is said
+    config = parse(_with_large_pools(tree))  # it is right in all else, or that is said
     tokens, reserve = config.protocol.sizing.tokens, config.protocol.reserve_blocks
     allocation = f"one allocation of {tokens} tokens" + (f" and of a reserve of {reserve} blocks" if reserve else "")
     needed = (

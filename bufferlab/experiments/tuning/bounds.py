@@ -220,14 +220,19 @@ def _wait_s(load: float, servers: int, service_s: float) -> float:
     return float(service_s * load ** (math.sqrt(2 * (servers + 1)) - 1) / (servers * (1 - load)))
 
 
-def sizes_to_look_at(config: Config, demand: Demand) -> tuple[int, list[int]]:
-    """The power of two that costs least, and those around it: whole blocks, within the pool, none twice the longest."""
+def sizes_to_look_at(config: Config, demand: Demand, whole: int) -> tuple[int, list[int]]:
+    """The size that costs least, and those around it: powers of two in whole blocks, within the pool.
+
+    The largest is that of the longest request, in multiples of ``whole``: what is set aside beyond it is never filled.
+    """
     block = config.protocol.block_tokens
     usable = (config.blocks(config.language) - config.protocol.reserve_blocks) * block
     least = block if block >= LEAST_TOKENS else block * -(-LEAST_TOKENS // block)
     sizes = [least]
-    while sizes[-1] < demand.longest and sizes[-1] * 2 <= usable:
-        sizes.append(sizes[-1] * 2)
+    whole = whole if whole <= demand.longest else block
+    most = max(-(-demand.longest // whole) * whole, least)
+    while sizes[-1] < most and min(sizes[-1] * 2, most) <= usable:
+        sizes.append(min(sizes[-1] * 2, most))
     costs = [cost_of(config, demand, size) for size in sizes]
     best = costs.index(min(costs))
     around = sizes[max(best - SIZES_AROUND, 0) : best + SIZES_AROUND + 1]

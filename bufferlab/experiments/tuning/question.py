@@ -6,6 +6,7 @@ Everything here is read from the texts of a command line, and what is wrong with
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bufferlab.experiments.errors import UserError
@@ -33,6 +34,11 @@ class Objective:
     def path(self) -> str:
         """Where summary.json has it, such as ``latency_s.p99``."""
         return f"{self.quantity}_s.{self.statistic}"
+
+    @property
+    def option(self) -> str:
+        """``latency_p99``, as --objective and --slo have it."""
+        return f"{self.quantity}_{self.statistic}"
 
     @property
     def title(self) -> str:
@@ -84,6 +90,13 @@ def parse_objective(text: str, option: str = "--objective") -> Objective:
             f"{', '.join(STATISTICS)}, such as {DEFAULT_OBJECTIVE}"
         )
     return Objective(quantity, statistic)
+
+
+def objective_of(text: str | None, limits: Sequence[Limit]) -> Objective:
+    """What is to be low: what is asked for, else the figure of the first limit, else the p99 of latency."""
+    if text is not None:
+        return parse_objective(text)
+    return limits[0].of if limits else parse_objective(DEFAULT_OBJECTIVE)
 
 
 def parse_limit(text: str) -> Limit:

@@ -12,6 +12,7 @@ only uses until it has learnt, any size where the length is announced, and threa
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -182,6 +183,9 @@ class Maker:
         place = self._known.get(print_)
         if place is not None:
             known = self._made[place]
+            if place == 0:
+                # Today's setting is written as the others are: its pool as the memory that it has.
+                known = self._made[place] = replace(known, fields={**known.fields, **fields})
             if eligible and not known.eligible and known.memory_bytes <= self._base.budget_bytes:
                 known = self._made[place] = replace(known, eligible=True)
             return known
@@ -290,11 +294,11 @@ def policies_of(
 ) -> dict[str, dict[str, Sequence[Any]]]:
     """Policies with the values of their options, and sizes for those that have no other answer than their default."""
     config = base.config
-    best, around = sizes_to_look_at(config, demand)
+    best, around = sizes_to_look_at(config, demand, math.lcm(*_blocks(config, demand, chosen)))
     own = config.protocol.sizing
     if TOKENS not in chosen:
         notes.append(
-            f"by arithmetic (a resume against a wait for the pool) good defaults lie around {best} tokens; "
+            f"a starting point by arithmetic (a resume against a wait for the pool): {best} tokens; "
             f"{', '.join(map(str, around))} are looked at"
         )
     sizes = list(chosen.get(TOKENS, sorted({*around, *([own.tokens] if own.policy == "fixed" else [])})))
@@ -350,12 +354,9 @@ def dimensions_of(
             names += [DEFAULT, *(name for name, one in DISCIPLINES.items() if one.announces_length)]
         found[DISCIPLINE] = list(dict.fromkeys(names))
     if BLOCK not in chosen:
-        sizes = [own_block]
-        if demand.requests <= SHORT_RUN:
-            sizes += [size for size in (own_block // 2, own_block * 2) if LEAST_BLOCK <= size <= MOST_BLOCK]
-        else:
+        found[BLOCK] = _blocks(config, demand, chosen)
+        if demand.requests > SHORT_RUN:
             notes.append(f"blocks stay of {own_block} tokens: runs of more than {SHORT_RUN} requests take long")
-        found[BLOCK] = sizes
     if POOL not in chosen:
         found[POOL] = [Memory(base.budget_bytes // share) for share in POOL_SHARES]
     if WORKERS not in chosen:
@@ -367,6 +368,15 @@ def dimensions_of(
         if not name.startswith(SIZING):
             found[name] = list(values)
     return found
+
+
+def _blocks(config: Config, demand: Demand, chosen: Mapping[str, Sequence[Any]]) -> list[int]:
+    """The sizes of blocks that are looked at, as far as they are such; what else was given is refused elsewhere."""
+    own = config.protocol.block_tokens
+    if BLOCK in chosen:
+        return [own, *(one for one in chosen[BLOCK] if isinstance(one, int) and 0 < one <= MOST_BLOCK)]
+    around = (own // 2, own * 2) if demand.requests <= SHORT_RUN else ()
+    return [own, *(size for size in around if LEAST_BLOCK <= size <= MOST_BLOCK)]
 
 
 @dataclass(frozen=True)

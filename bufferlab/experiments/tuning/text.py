@@ -11,9 +11,17 @@ from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.sweeps.grid import as_override, plain
 from bufferlab.experiments.text import table, with_interval
 from bufferlab.experiments.tuning.asking import Question
-from bufferlab.experiments.tuning.names import short_change, varied_fields
+from bufferlab.experiments.tuning.names import (
+    field_text,
+    memory_text,
+    same_memory,
+    setting_text,
+    short_change,
+    size_text,
+    varied_fields,
+)
 from bufferlab.experiments.tuning.question import parse_objective
-from bufferlab.experiments.units import format_duration, format_size
+from bufferlab.experiments.units import format_duration
 from bufferlab.experiments.workloads.requests import resampling_of
 from bufferlab.experiments.workloads.resampling import NoResampling
 
@@ -30,8 +38,8 @@ def plan_text(question: Question) -> str:
     count = f"{eligible} settings" if question.search is None else f"{question.search.trials} trials of a search"
     lines = [f"tune of {config.run.name}: {count} to choose from, for a low {question.objective.title}"]
     lines += [f"  {line}" for line in question.traffic.text.splitlines()]
-    if base.defaults:
-        lines.append(f"  not given, so: {'; '.join(base.defaults)}")
+    if question.assumed:
+        lines.append(f"  not given, so: {'; '.join(question.assumed)}")
     lines.append(
         f"  system: {_instances(config.encode)} encode, {_instances(config.language)} language, profiles "
         f"{config.encode.profile} and {config.language.profile}, link {config.link.profile}"
@@ -40,7 +48,7 @@ def plan_text(question: Question) -> str:
     pool_bytes = config.blocks(config.language) * config.layout.bytes_per_block
     lines.append(
         f"  today's setting: {own.sizing.policy} sizing of {own.sizing.tokens} tokens, {own.discipline}, blocks of "
-        f"{own.block_tokens} tokens, a pool of {_size(pool_bytes)}"
+        f"{own.block_tokens} tokens, a pool of {size_text(pool_bytes)}"
     )
     width = max(map(len, space.values), default=0)
     for field, values in space.values.items():
@@ -107,9 +115,11 @@ def _words(content: Mapping[str, Any]) -> str:
         lines.append("What to set:")
     # As a configuration file has them; without the blanks --set takes the same.
     lines += [f"  {' = '.join(as_override(name, value).split('=', 1))}" for name, value in changes.items()]
-    kept = {name: value for name, value in content["recommendation"].items() if name not in changes}
+    settings = _numbered(content)
+    chosen = settings[content["chosen"]]
+    kept = [field_text(name, chosen) for name in content["recommendation"] if name not in changes]
     if kept:
-        lines.append(f"  and as today: {', '.join(f'{name} = {plain(value)}' for name, value in kept.items())}")
+        lines.append(f"  and as today: {', '.join(kept)}")
     lines.append("")
     lines.append(f"{title}: {_estimate(content['objective'])}")
     for over in content["over"]:
@@ -139,12 +149,12 @@ def _over_capacity(content: Mapping[str, Any]) -> list[str]:
 def _not_served(content: Mapping[str, Any]) -> list[str]:
     lost, capacity = content["not_served"], content["capacity"]
     lines = ["No setting serves every request, so none is recommended: times leave out what is not served."]
-    settings = {one["number"]: one for one in content["settings"]}
+    settings = _numbered(content)
     today = settings[content["over"][0]["number"]]
     if today["why"]:
         lines.append(f"  today's setting: {today['why']}")
     if lost["nearest"] not in (None, today["number"]):
-        fields = ", ".join(f"{name} = {plain(value)}" for name, value in lost["changes"].items())
+        fields = setting_text(settings[lost["nearest"]], today)
         lines.append(f"  the nearest is setting {lost['nearest']} ({fields}): {lost['lost']}")
     lines.append("Reasons, and in how many settings each is one:")
     lines += [f"  {count}: {reason}" for reason, count in sorted(lost["reasons"].items(), key=lambda one: -one[1])]
@@ -158,15 +168,15 @@ def _cheaper(content: Mapping[str, Any]) -> list[str]:
     one = content["cheaper"]
     if one is None:
         return []
-    fields = ", ".join(f"{name} = {plain(value)}" for name, value in one["changes"].items()) or "today's setting"
+    settings = _numbered(content)
+    less, today = settings[one["number"]], settings[content["over"][0]["number"]]
+    fields = setting_text(less, today) or "today's setting"
+    size = "" if not same_memory(less, today) else f"; {memory_text(less)}"
     high = one["difference"]["high"]
     worse = "it is not known by how much it may be worse" if high is None else (
         f"it may be worse by up to {format_duration(high)}"
     )  # fmt: skip
-    return [
-        f"Less memory: setting {one['number']} ({fields}; {_size(one['memory_bytes'])}) may be as good, but that is "
-        f"not told: {worse}"
-    ]
+    return [f"Less memory: setting {one['number']} ({fields}{size}) may be as good, but that is not told: {worse}"]
 
 
 def _slo_missed(content: Mapping[str, Any]) -> list[str]:
@@ -206,10 +216,11 @@ def _brings(over: Mapping[str, Any], changes: bool) -> str:
 
 
 def _memory(content: Mapping[str, Any]) -> str:
-    today = content["over"][0].get("memory_bytes")
-    own = content["memory_bytes"]
-    than = "" if today is None or today == own else f"; today's setting takes {_size(today)}"
-    return f"Memory: {_size(own)} for the pool of a language rank, of at most {_size(content['budget_bytes'])}{than}"
+    settings = _numbered(content)
+    own, today = settings[content["chosen"]], settings.get(content["over"][0]["number"])
+    than = "" if today is None or same_memory(own, today) else f"; today's setting takes {memory_text(today)}"
+    most = size_text(content["budget_bytes"])
+    return f"Memory: {memory_text(own)} for the pool of a language rank, of at most {most}{than}"
 
 
 def _limits(content: Mapping[str, Any]) -> list[str]:
@@ -230,7 +241,7 @@ def _alike(content: Mapping[str, Any]) -> str:
     if content["chosen"] is None:
         return ""
     chosen, best = content["chosen"], content["best"]
-    settings = {one["number"]: one for one in content["settings"]}
+    settings = _numbered(content)
     alike = [one for one in settings.values() if one["state"] == "kept" and one["number"] != best]
     # What the race kept is held against the best, which need not be what is recommended.
     which = f"setting {best}" if best == chosen else f"setting {best}: {_named(settings[best], content)}"
@@ -243,7 +254,8 @@ def _alike(content: Mapping[str, Any]) -> str:
         lines = [f"{what}: {len(alike)} other settings." if len(alike) > 1 else f"{what}: one other setting."]
     for one in alike[:SHOWN_ALIKE]:
         name = "the recommended one" if one["number"] == chosen else _named(one, content)
-        lines.append(f"  setting {one['number']}: {name} ({_size(one['memory_bytes'])})")
+        size = "" if " pool of " in name else f" ({memory_text(one)})"
+        lines.append(f"  setting {one['number']}: {name}{size}")
     if len(alike) > SHOWN_ALIKE:
         lines.append(f"  and {len(alike) - SHOWN_ALIKE} more in the table of tune.json")
     if chosen != best and settings[chosen]["state"] != "kept":
@@ -257,12 +269,13 @@ def _alike(content: Mapping[str, Any]) -> str:
 
 def _named(one: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     """A setting by what is otherwise in it than in the recommended one."""
-    own = content["recommendation"]
     if not one["changes"] and content["changes"]:
         return "today's setting"
-    return ", ".join(
-        f"{name} = {plain(value)}" for name, value in one["fields"].items() if name not in own or own[name] != value
-    )
+    return setting_text(one, _numbered(content)[content["chosen"]])
+
+
+def _numbered(content: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    return {one["number"]: one for one in content["settings"]}
 
 
 def sure_text(content: Mapping[str, Any]) -> str:
@@ -332,7 +345,7 @@ def _table(content: Mapping[str, Any]) -> str:
             (
                 str(one["number"]) + ("*" if one["number"] == chosen else ""),
                 *(_cell(one["fields"].get(name)) for name in fields),
-                _size(one["memory_bytes"]),
+                memory_text(one),
                 _time(figures[path]["value"]),
                 _change(one["difference"]),
                 _time(figures["ttft_s.p99"]["value"]),
@@ -374,13 +387,13 @@ def _front(content: Mapping[str, Any]) -> str:
     numbers = content["front"]
     if len(numbers) < 2:
         return ""
-    by_number = {one["number"]: one for one in content["settings"]}
+    by_number = _numbered(content)
     path = content["objective"]["name"]
     lines = [f"Pareto front, {_title(content)} against memory:"]
     for number in numbers:
         one = by_number[number]
         lines.append(
-            f"  {_size(one['memory_bytes'])}: {_time(one['figures'][path]['value'])} "
+            f"  {memory_text(one)}: {_time(one['figures'][path]['value'])} "
             f"(setting {number}, {_change(one['difference'])} to the best)"
         )
     return "\n".join(lines)
@@ -412,14 +425,6 @@ def _estimate(estimate: Mapping[str, Any]) -> str:
 
 def _signed(seconds: float) -> str:
     return f"{'−' if seconds < 0 else '+'}{format_duration(abs(seconds))}"
-
-
-def _size(bytes_: float) -> str:
-    """As ``format_size``, but what is a block short of a whole unit is called that."""
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
-        if bytes_ >= 0.995 * unit:
-            return f"{bytes_ / unit:.0f} {name}" if bytes_ >= 999.5 * unit else f"{bytes_ / unit:.3g} {name}"
-    return format_size(bytes_)
 
 
 def _change(difference: Estimate) -> str:
