@@ -270,7 +270,10 @@ class RunPlots:
         self._run = run
 
     def ecdf(self, ax: Axes | None = None, *, quantity: Quantity = "latency_s", label: str = "") -> Axes:
-        """The share of the delivered requests within a time; over several replications with its 95 % band.
+        """The share of the delivered requests within a time.
+
+        Over replications it is the mean of their shares, with its 95 % band. So at 50 % lies the median of all
+        requests, which is not the mean of the replications' medians that ``summary`` has.
 
         The axis is in seconds and labelled in ms or s. ``label``: what a key calls the curve.
         """

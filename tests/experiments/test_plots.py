@@ -264,9 +264,13 @@ def test_the_distribution_of_configurations_and_of_runs(sweep: Sweep, runs: list
     curve = two.axes[0].get_lines()[1]
     table = runs[1].requests()
     table["taken_s"] = table["delivered_s"] - table["encoded_s"]
-    medians = [one["taken_s"].quantile(0.5, interpolation="lower") for _, one in table.groupby("replication")]
-    at = list(curve.get_ydata()).index(50.0)  # type: ignore[arg-type]
-    assert curve.get_xdata()[at] == pytest.approx(np.exp(np.mean(np.log(medians))))  # type: ignore[index]
+    each = [one["taken_s"].dropna() for _, one in table.groupby("replication")]
+    times, shares = (np.asarray(one, dtype=float) for one in curve.get_data())
+    for time, share in list(zip(times, shares, strict=True))[1:]:  # it begins with a step up from none
+        assert share == pytest.approx(100 * np.mean([(one <= time).mean() for one in each]))
+    assert shares[0] == 0
+    assert shares[-1] == pytest.approx(100)
+    assert times[-1] == table["taken_s"].max() < two.axes[0].get_xlim()[1]
 
 
 def test_too_many_curves_are_refused(sweep: Sweep) -> None:

@@ -581,10 +581,12 @@ def test_captions_name_only_what_is_drawn(run: Path, tmp_path: Path) -> None:
     assert "Thin lines are 95 % intervals." in made(run, tmp_path / "r.html")
     write_report([tmp_path / "one", tmp_path / "two"], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text(encoding="utf-8").partition('id="part-2"')[0]
-    for words in ("dashed", "Bands are", "Small numbers"):
+    for words in ("dashed", "bands its", "Small numbers"):
         assert words not in text
     write_report([run, tmp_path / "two"], tmp_path / "r.html")
-    assert "Bands are 95 % intervals over the replications." in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "a line is the mean of their shares within a time, bands its 95 % interval." in (
+        tmp_path / "r.html"
+    ).read_text(encoding="utf-8")
 
 
 def test_runs_beside_each_other_are_paired_where_they_had_the_same_requests(

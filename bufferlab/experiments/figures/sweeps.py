@@ -26,10 +26,11 @@ from bufferlab.experiments.figures.curves import (
     log_limits,
     percent,
 )
-from bufferlab.experiments.figures.distributions import Band, band_of, run_quantiles
+from bufferlab.experiments.figures.distributions import Distribution, distribution_of, level_steps, run_steps
 from bufferlab.experiments.figures.runs import run_labels
 from bufferlab.experiments.figures.style import (
     COLOURS,
+    Samples,
     new_figure,
     place_labels,
     plain_log_axis,
@@ -39,7 +40,6 @@ from bufferlab.experiments.figures.style import (
     unit_of,
 )
 from bufferlab.experiments.runs.rundir import StoredRun
-from bufferlab.experiments.stats.quantiles import LEVELS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,10 +181,10 @@ def draw_tradeoff(
 
 
 class Curve(NamedTuple):
-    """The distribution of a time in one run or configuration; ``band`` is None where nothing was delivered."""
+    """The distribution of a time in one run or configuration; None where nothing was delivered."""
 
     name: str
-    band: Band | None
+    distribution: Distribution | None
 
 
 @styled
@@ -197,8 +197,8 @@ def plot_ecdf(
     """The distribution of a time, one curve per run or configuration: the share within it, and the tail beyond it.
 
     ``source``: a sweep's ``quantiles``, or run directories. ``quantity``: ``latency_s`` (arrival to delivered) or
-    ``transfer_s`` (embedding ready to delivered). With several replications a curve is the geometric mean of their
-    quantiles and a band its 95 % interval, since the axis is logarithmic. Of a file that is resampled it is its own.
+    ``transfer_s`` (embedding ready to delivered). With several replications a curve is the mean of their shares
+    at every time and a band its 95 % interval. Of a file that is resampled it is its own.
     """
     curves = distributions(source, labels=labels, quantity=quantity)
     figure, (body, tail) = new_figure(1, 2, (9.0, 3.9), sharex=True)
@@ -221,11 +221,11 @@ def distributions(
     """What ``plot_ecdf`` draws. Raises ValueError for more curves than colours."""
     if isinstance(source, Sequence):
         runs = [one if isinstance(one, StoredRun) else StoredRun(one) for one in source]
-        curves = [(name, run_quantiles(run, quantity)) for name, run in zip(run_labels(runs), runs, strict=True)]
+        curves = [(name, run_steps(run, quantity)) for name, run in zip(run_labels(runs), runs, strict=True)]
         resampled = [run.summary.get("replication_kind") == "resampled" for run in runs]
     else:
         curves = [
-            (name, np.array([one[quantity].to_numpy(dtype=float) for _, one in part.groupby("replication")]))
+            (name, level_steps(np.array([one[quantity].to_numpy(float) for _, one in part.groupby("replication")])))
             for name, part in lines_of(source, "")
         ]
         kinds = source.attrs.get(REPLICATES, {})
@@ -234,19 +234,22 @@ def distributions(
         raise ValueError(f"there are {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some")
     names = labels if labels is not None else [name for name, _ in curves]
     return [
-        Curve(name, band_of(values, resampled=of_file))
-        for name, (_, values), of_file in zip(names, curves, resampled, strict=False)
+        Curve(name, distribution_of(found, resampled=of_file))
+        for name, (_, found), of_file in zip(names, curves, resampled, strict=False)
     ]
 
 
 def draw_body(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s") -> None:
     """The share within a time, without its key."""
-    for (name, band), colour in zip(curves, COLOURS, strict=False):
-        if band is None:
+    for (name, one), colour in zip(curves, COLOURS, strict=False):
+        if one is None:
             continue
-        axes.step(band.middle, 100 * LEVELS, where="post", color=colour, label=name or None)
-        if band.low is not None and band.high is not None:
-            axes.fill_betweenx(100 * LEVELS, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
+        times, shares = [one.times_s[0], *one.times_s], 100 * np.array([0.0, *one.shares])
+        axes.step(times, shares, where="post", color=colour, label=name or None)
+        if one.low is not None and one.high is not None:
+            axes.fill_between(
+                one.times_s, 100 * one.low, 100 * one.high, step="post", color=colour, alpha=0.15, linewidth=0
+            )
     _time_axis(axes, curves, quantity)
     axes.set_ylim(0, 102)
     axes.set_ylabel("delivered requests within it (%)")
@@ -254,19 +257,26 @@ def draw_body(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s
 
 def draw_tail(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s") -> None:
     """The share beyond a time, without its key."""
-    beyond = 100 * (1 - LEVELS[:-1])
-    for (name, band), colour in zip(curves, COLOURS, strict=False):
-        if band is None:
+    for (name, one), colour in zip(curves, COLOURS, strict=False):
+        if one is None:
             continue
-        axes.step(band.middle[:-1], beyond, where="post", color=colour, label=name or None)
-        if band.low is not None and band.high is not None:
-            axes.fill_betweenx(beyond, band.low[:-1], band.high[:-1], color=colour, alpha=0.15, linewidth=0)
+        times, beyond = [one.times_s[0], *one.times_s], _beyond(np.array([0.0, *one.shares]))
+        axes.step(times, beyond, where="post", color=colour, label=name or None)
+        if one.low is not None and one.high is not None:
+            axes.fill_between(
+                one.times_s, _beyond(one.low), _beyond(one.high), step="post", color=colour, alpha=0.15, linewidth=0
+            )
     _time_axis(axes, curves, quantity)
     axes.set_yscale("log")
     axes.set_ylim(0.08, 110)
     axes.set_yticks([100, 50, 10, 5, 1, 0.5, 0.1], ["100", "50", "10", "5", "1", "0.5", "0.1"])
     axes.minorticks_off()
     axes.set_ylabel("delivered requests beyond it (%)")
+
+
+def _beyond(shares: Samples) -> Samples:
+    """What is beyond, in percent; where nothing is, it lies below the axis, which is logarithmic."""
+    return np.maximum(100 * (1 - shares), 1e-6)
 
 
 TIMES = {
@@ -277,8 +287,8 @@ TIMES = {
 
 
 def _time_axis(axes: Axes, curves: Sequence[Curve], quantity: str) -> None:
-    """A logarithmic axis around all curves."""
-    middles = [one.band.middle for one in curves if one.band is not None]
+    """A logarithmic axis around all curves, up to the slowest request."""
+    middles = [one.distribution.times_s for one in curves if one.distribution is not None]
     largest = max((float(one[-1]) for one in middles), default=0.0)
     least = min((float(one[0]) for one in middles), default=0.0)
     scale, unit = unit_of(largest)

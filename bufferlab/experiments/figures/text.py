@@ -28,6 +28,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         "",
     ]
     lines.append(table([("", "value", "95 % interval"), *summary_rows(summary)]))
+    lines += [line for told in _of_values(summary) for line in ("", told)]
     if _comes_in_spells(summary):
         lines.append("")
         lines.append(
@@ -73,6 +74,23 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         rows.append((f"{side} pool, wait a request", *_cells(pool["blocked_per_request_s"], format_duration)))
         rows.append((f"{side} pool, waits in all", *_cells(pool["blocked_s"], format_duration)))
     return rows
+
+
+def _of_values(summary: Mapping[str, Any]) -> list[str]:
+    """What the values of several replications are, or why one has few intervals."""
+    number = len(summary.get("replications", ()))
+    if number > 1 and summary.get("replication_kind") == "independent":
+        return [
+            f"values are means over {number} replications, so a p50 is the mean of their medians and not the median of "
+            "all requests"
+        ]
+    p99 = summary["latency_s"]["p99"]
+    if number == 1 and p99["value"] is not None and p99["low"] is None:
+        few = summary["requests"]["offered"]
+        said = f"where there is no interval, one run of {few} request{'' if few == 1 else 's'} does not tell it"
+        more = "--replications 10 has them all (a file is resampled for that, if it can be)"
+        return [f"{said}: {more}" if summary["kind"] == "sim" else said]
+    return []
 
 
 def _comes_in_spells(summary: Mapping[str, Any]) -> bool:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bufferlab.experiments.figures.distributions import Band
+from bufferlab.experiments.figures.distributions import Distribution as Shares
 from bufferlab.experiments.reports.drawing import LINE, MARKS, WIDE, WIDTH, Frame, Key, letters, shape, shortened
 from bufferlab.experiments.reports.page import Panel
 from bufferlab.experiments.reports.readings import BESIDE, interval_text, scale_for, shown, value_text
 from bufferlab.experiments.reports.scales import linear, logarithmic, ordinal, sizes
-from bufferlab.experiments.stats.quantiles import LEVELS
 
 Samples = NDArray[np.float64]
 MOST_STEPS = 260
@@ -52,16 +51,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Values at the shares ``LEVELS``, and bounds of them where there are several replications."""
+    """The share of the requests within a time, and what it is called."""
 
     label: str
-    band: Band
+    of: Shares
     dash: int = 0
 
     @property
     def told(self) -> str:
         """Its median and its tail in words, for those who do not see it."""
-        half, most = (float(np.interp(share, LEVELS, self.band.middle)) for share in (0.5, 0.99))
+        half, most = (self.of.time_s(share) for share in (0.5, 0.99))
         return f"{self.label}: half within {shown(half, 'time')}, 99 % within {shown(most, 'time')}"
 
 
@@ -135,15 +134,26 @@ def distribution_panels(given: Sequence[Distribution], what: str, *, across: str
 
 def has_bands(given: Sequence[Distribution]) -> bool:
     """Whether bands are drawn: more than a few over each other show none."""
-    return len(given) <= MOST_BANDS and any(one.band.low is not None for one in given)
+    return len(given) <= MOST_BANDS and any(one.of.low is not None for one in given)
+
+
+def shares_sentence(given: Sequence[Distribution]) -> str:
+    """What lines over several replications are, and what not; nothing of one run, or of a file."""
+    if all(one.of.replications == 1 for one in given):
+        return ""
+    bands = ", bands its 95 % interval" if has_bands(given) else ""
+    return (
+        f"Over replications a line is the mean of their shares within a time{bands}. The tables have the mean of the "
+        "replications' quantiles, which few slow replications raise far more."
+    )
 
 
 def distributions(
     title: str, given: Sequence[Distribution], *, tail: bool, across: str, file: str, description: str
 ) -> Panel:
     """The share of requests within a time, or with ``tail`` beyond it, on axes that show the slowest."""
-    largest = max(float(one.band.middle[-1]) for one in given)
-    least = max(min(float(one.band.middle[0]) for one in given), largest * 1e-4) or 1e-9
+    largest = max(float(one.of.times_s[-1]) for one in given)
+    least = max(min(float(one.of.times_s[0]) for one in given), largest * 1e-4) or 1e-9
     factor, unit = scale_for("time", largest if largest >= 10 else min(largest, 0.9))
     keys = [Key(one.label, number, "line", one.dash) for number, one in enumerate(given, 1) if one.label]
     frame = Frame(
@@ -156,13 +166,15 @@ def distributions(
         across=f"{across} ({unit})", upwards="% beyond" if tail else "% within", keys=keys, grid="xy",
     )  # fmt: skip
 
-    heights = np.maximum(1 - LEVELS, 1e-9).tolist() if tail else LEVELS.tolist()
+    def places(one: Shares, shares: Samples) -> list[tuple[float, float]]:
+        heights = np.maximum(1 - shares, 1e-9) if tail else shares
+        return list(zip(one.times_s.tolist(), heights.tolist(), strict=True))
+
     for colour, one in enumerate(given, 1):
-        middle, low, high = one.band
-        if low is not None and high is not None and has_bands(given):
-            lows, highs = (list(zip(edge.tolist(), heights, strict=True)) for edge in (low, high))
-            frame.band(lows, highs, colour)
-        frame.steps(list(zip(middle.tolist(), heights, strict=True)), colour, dash=one.dash)
+        if one.of.low is not None and one.of.high is not None and has_bands(given):
+            frame.band(places(one.of, one.of.low), places(one.of, one.of.high), colour)
+        first = (float(one.of.times_s[0]), 1.0 if tail else 0.0)
+        frame.steps([first, *places(one.of, one.of.shares)], colour, dash=one.dash)
     return frame.panel()
 
 

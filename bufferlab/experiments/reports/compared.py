@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bufferlab.experiments.errors import UserError
-from bufferlab.experiments.figures.distributions import band_of, run_quantiles
+from bufferlab.experiments.figures.distributions import distribution_of, run_steps
 from bufferlab.experiments.figures.style import KIND_NAMES
-from bufferlab.experiments.reports.charts import Distribution, differences, distribution_panels, has_bands
+from bufferlab.experiments.reports.charts import Distribution, differences, distribution_panels, shares_sentence
 from bufferlab.experiments.reports.page import Block, Column, Figure, Notice, Part, Row, Section, Table, estimated, text
 from bufferlab.experiments.reports.readings import interval_text, kind_of, plural, value_text
 from bufferlab.experiments.reports.sources import Source
@@ -131,16 +131,16 @@ def _distributions(sources: Sequence[Source]) -> Figure | None:
     for source in sources[:MOST_CURVES]:
         run = StoredRun(source.path)
         resampled = source.content.get("replication_kind") == "resampled"
-        band = band_of(run_quantiles(run, "latency_s"), resampled=resampled)
-        if band is not None:
-            given.append(Distribution(source.name, band, dash=int(run.kind == "real")))
+        found = distribution_of(run_steps(run, "latency_s"), resampled=resampled)
+        if found is not None:
+            given.append(Distribution(source.name, found, dash=int(run.kind == "real")))
     if not given:
         return None
     panels = distribution_panels(given, "a latency", across="latency, arrival to delivered", file="runs-latency")
     dashed = "; measured runs are dashed" if any(one.dash for one in given) else ""
-    bands = " Bands are 95 % intervals over the replications." if has_bands(given) else ""
+    told = " ".join(["", *filter(None, [shares_sentence(given)])])
     more = f" The first {MOST_CURVES} of {len(sources)}." if len(sources) > MOST_CURVES else ""
-    return Figure(f"Delivered requests only{dashed}.{bands}{more}", panels)
+    return Figure(f"Delivered requests only{dashed}.{told}{more}", panels)
 
 
 def _differences(sources: Sequence[Source], paired: Mapping[int, Result]) -> Iterator[Block]:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from bufferlab.experiments.config.schema import Config
-from bufferlab.experiments.figures.distributions import band_of, run_quantiles
+from bufferlab.experiments.figures.distributions import distribution_of, run_steps
 from bufferlab.experiments.figures.holdings import changes_of_holdings
 from bufferlab.experiments.figures.style import KIND_NAMES, Samples, thinned
-from bufferlab.experiments.reports.charts import Distribution, bars, course, distribution_panels, has_bands
+from bufferlab.experiments.reports.charts import Distribution, bars, course, distribution_panels, shares_sentence
 from bufferlab.experiments.reports.page import (
     Beside,
     Block,
@@ -137,10 +137,11 @@ def _answer(run: StoredRun, config: Config, environment: Mapping[str, Any]) -> I
     requests = summary["requests"]
     yield asked(run, config, environment)
     whom = "them" if requests["succeeded"] == requests["offered"] else "those served"
-    yield f"{served_sentence(requests, summary['failures'])} {times_sentence(summary['latency_s'], whom)}".strip()
-    yield bottleneck_sentence(summary["capacity"])
     replications = len(summary["replications"])
     kind = str(summary.get("replication_kind") or "independent")
+    times = times_sentence(summary["latency_s"], whom, replications if kind == "independent" else 1)
+    yield f"{served_sentence(requests, summary['failures'])} {times}".strip()
+    yield bottleneck_sentence(summary["capacity"])
     each = requests["offered"] // max(replications, 1)
     yield sure_sentence(
         summary["latency_s"]["p99"], "p99 latency", replications, each, kind, file=config.workload.file is not None
@@ -175,18 +176,13 @@ def _times(run: StoredRun) -> Iterator[Block]:
     body = []
     for quantity in quantities:
         resampled = summary.get("replication_kind") == "resampled"
-        band = band_of(run_quantiles(run, quantity), resampled=resampled)
-        if band is not None:
-            body.append(Distribution(QUANTITIES[quantity][0].lower(), band))
+        found = distribution_of(run_steps(run, quantity), resampled=resampled)
+        if found is not None:
+            body.append(Distribution(QUANTITIES[quantity][0].lower(), found))
     if body:
         told = "; ".join(f"{QUANTITIES[name][0].lower()}: {QUANTITIES[name][1]}" for name in quantities)
         panels = distribution_panels(body, "a time", across="time", file="times")
-        bands = (
-            " Lines are the mean of the replications' quantiles (on the logarithmic axis), bands their 95 % intervals."
-            if has_bands(body)
-            else ""
-        )
-        yield Figure(f"Delivered requests only. {upper(told)}{bands}", panels)
+        yield Figure(f"Delivered requests only. {upper(told)} {shares_sentence(body)}".strip(), panels)
     panel = _course_of_latency(run)
     if panel is not None:
         yield panel

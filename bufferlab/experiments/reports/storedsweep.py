@@ -8,7 +8,7 @@ from typing import Any
 
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.figures.curves import DEFAULT_TOKENS
-from bufferlab.experiments.figures.distributions import Band, band_of
+from bufferlab.experiments.figures.distributions import Distribution, distribution_of, level_steps
 from bufferlab.experiments.reports.page import setting_text
 from bufferlab.experiments.reports.sources import Source
 from bufferlab.experiments.reports.wording import at
@@ -105,7 +105,7 @@ class StoredSweep:
         numbers = [field for field in varied if is_number(self.values(field)) and not field.startswith("workload.")]
         return next(iter([*numbers, *varied]), None)
 
-    def bands(self, numbers: Sequence[int]) -> dict[int, Band]:
+    def distributions(self, numbers: Sequence[int]) -> dict[int, Distribution]:
         """The distribution of the latency of some configurations. Raises UserError where it cannot be read."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -119,9 +119,10 @@ class StoredSweep:
         found = {}
         for number in numbers:
             values = latency[configuration == number]
-            band = band_of(values.reshape(-1, len(LEVELS)), resampled=self.resampled(number)) if len(values) else None
-            if band is not None:
-                found[number] = band
+            steps = level_steps(values.reshape(-1, len(LEVELS)))
+            one = distribution_of(steps, resampled=self.resampled(number))
+            if one is not None:
+                found[number] = one
         return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bufferlab.experiments.reports.charts import Distribution, distribution_panels, has_bands
+from bufferlab.experiments.reports.charts import Distribution, distribution_panels, shares_sentence
 from bufferlab.experiments.reports.page import (
     Block,
     Column,
@@ -254,7 +254,7 @@ def chosen(sweep: StoredSweep) -> list[int]:
 
 def _distributions(sweep: StoredSweep) -> Figure | None:
     numbers = chosen(sweep)
-    found = [Distribution(sweep.title(number), band) for number, band in sweep.bands(numbers).items()]
+    found = [Distribution(sweep.title(number), one) for number, one in sweep.distributions(numbers).items()]
     if not found:
         return None
     panels = distribution_panels(found, "a latency", across="latency, arrival to delivered", file="latency")
@@ -265,8 +265,8 @@ def _distributions(sweep: StoredSweep) -> Figure | None:
         if left
         else ""
     )
-    bands = " Bands are 95 % intervals over the replications." if has_bands(found) else ""  # of a file none is drawn
-    return Figure(f"Delivered requests only.{bands}{note}", panels)
+    told = shares_sentence(found)
+    return Figure(f"Delivered requests only.{' ' if told else ''}{told}{note}", panels)
 
 
 def configurations_table(sweep: StoredSweep) -> Table:

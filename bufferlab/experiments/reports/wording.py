@@ -96,14 +96,22 @@ def served_sentence(requests: Mapping[str, Any], failures: Mapping[str, int]) ->
     return f"{said} The most frequent reason: {reason} ({count(failures[reason])})." if reason else said
 
 
-def times_sentence(latency: Mapping[str, Any], whom: str = "those served") -> str:
-    """The median and the tail in words; nothing where nothing was served."""
+def times_sentence(latency: Mapping[str, Any], whom: str = "those served", averaged: int = 1) -> str:
+    """The median and the tail in words; nothing where nothing was served.
+
+    ``averaged``: over how many replications the figures are means, which says nothing of all their requests together.
+    """
     if latency["p50"]["value"] is None:
         return ""
     p50, p99 = latency["p50"], latency["p99"]
     spread = interval_text(p99, "time")
     sure = f" (95 % interval {spread})" if spread else ""
     half, most = value_text(p50, "time"), value_text(p99, "time")
+    if averaged > 1:
+        return (
+            f"Of one replication, on average over {count(averaged)} of them, the median latency is {half} and the p99 "
+            f"{most}{sure}."
+        )
     return f"Half of {whom} were delivered within {half}, 99 % within {most}{sure}."
 
 

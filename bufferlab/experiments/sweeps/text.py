@@ -92,6 +92,11 @@ def sweep_text(report: Mapping[str, Any]) -> str:
         lines.append(f"lowest {name} latency: {titles[found['configuration']]}{rest}")
     if report["plan"].get("replication_kind") == "resampled":
         lines.append("values are the file's, intervals and choices from its resamples")
+    elif report["plan"].get("replication_kind") == "independent":
+        lines.append(
+            f"values are means over {report['plan']['replications']} replications: a p99 is the mean of theirs, not "
+            "that of all requests"
+        )
     cautions = [one["caution"] for each in configurations if (one := each.get("replicates")) and one["caution"]]
     lines += list(dict.fromkeys(cautions))[:1]
     violations = sum(configuration["invariant_violations"] for configuration in configurations)
