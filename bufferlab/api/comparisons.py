@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bufferlab.api.drawing import on_axes
+from bufferlab.api.drawing import Colour, Named, next_colours, on_axes
 from bufferlab.api.results import PathLike, Place, Result, bar_of
 from bufferlab.api.runs import Quantity, Run
 from bufferlab.experiments.runs.paired import compare_paired, paired_text
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from bufferlab.experiments.figures.sweeps import Curve
     from bufferlab.experiments.reports.page import Part
 
 
@@ -79,7 +80,7 @@ class Paired(Result):
     @property
     def plot(self) -> PairedPlots:
         """Its pictures."""
-        return PairedPlots(self._runs)
+        return PairedPlots(self._runs, self.content)
 
     def _folders(self) -> list[Path]:
         return [run.path for run in self._runs]
@@ -122,30 +123,77 @@ SHOWN = ("first", "second", "low", "high", "significant", "pairs", "variance_red
 
 
 class PairedPlots:
-    """Pictures of both runs. Each is drawn on ``ax`` where that is given, and returns the axes."""
+    """Pictures of both runs. Each is drawn on ``ax`` where that is given, in its next colours, and returns the axes.
 
-    def __init__(self, runs: tuple[Run, Run]) -> None:
+    ``labels``: what a key calls the two; ``colors``: their colours.
+    """
+
+    def __init__(self, runs: tuple[Run, Run], content: Mapping[str, Any]) -> None:
         self._runs = runs
-
-    def _stored(self) -> list[StoredRun]:
-        return [StoredRun(run.path) for run in self._runs]
+        self._content = content
 
     @property
     def labels(self) -> list[str]:
-        """What a key calls the runs: their names, where these differ."""
+        """What a key calls the runs unless it is told: their names or, where these are the same, what differs."""
         names = [run.config.run.name for run in self._runs]
-        return names if names[0] != names[1] else ["first", "second"]
+        if names[0] != names[1]:
+            return names
+        return told_apart(self._content["settings"]) or ["first", "second"]
 
-    def ecdf(self, ax: Axes | None = None, *, quantity: Quantity = "latency_s") -> Axes:
+    def ecdf(
+        self,
+        ax: Axes | None = None,
+        *,
+        quantity: Quantity = "latency_s",
+        labels: Sequence[str] | None = None,
+        colors: Sequence[Colour] | None = None,
+    ) -> Axes:
         """The share of the delivered requests within a time, a curve for each run."""
-        from bufferlab.experiments.figures.sweeps import distributions, draw_body
+        from bufferlab.experiments.figures.sweeps import draw_body
 
-        curves = distributions(self._stored(), labels=self.labels, quantity=quantity)
-        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity))
+        curves, given = self._curves(quantity, labels, colors)
+        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
 
-    def tail(self, ax: Axes | None = None, *, quantity: Quantity = "latency_s") -> Axes:
+    def tail(
+        self,
+        ax: Axes | None = None,
+        *,
+        quantity: Quantity = "latency_s",
+        labels: Sequence[str] | None = None,
+        colors: Sequence[Colour] | None = None,
+    ) -> Axes:
         """The share of the delivered requests beyond a time, which shows the slow ones."""
-        from bufferlab.experiments.figures.sweeps import distributions, draw_tail
+        from bufferlab.experiments.figures.sweeps import draw_tail
 
-        curves = distributions(self._stored(), labels=self.labels, quantity=quantity)
-        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity))
+        curves, given = self._curves(quantity, labels, colors)
+        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
+
+    def _curves(
+        self, quantity: str, labels: Sequence[str] | None, colors: Sequence[Colour] | None
+    ) -> tuple[list[Curve], list[Colour | None]]:
+        from bufferlab.experiments.figures.sweeps import distributions
+
+        named = Named(self.labels, labels, colors)
+        stored = [StoredRun(run.path) for run in self._runs]
+        return distributions(stored, labels=named.labels, quantity=quantity), named.colours
+
+
+MOST_TOLD = 3
+"""Settings that a key names of two that differ in many."""
+
+
+def told_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of two sides by the settings in which they differ: ``tokens 512``, ``policy quantile``."""
+    from bufferlab.experiments.figures.curves import without_folder
+
+    # What one of the two does not have follows from another setting: the options of a policy.
+    both = [one for one in settings if one["first"] is not None and one["second"] is not None] or list(settings)
+    names = []
+    for side in ("first", "second"):
+        parts = []
+        for one in both[:MOST_TOLD]:
+            value, last = one[side], one["name"].rpartition(".")[2]
+            shown = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+            parts.append(without_folder(shown) if last == "policy" else f"{last} {without_folder(shown)}")
+        names.append(", ".join(parts))
+    return names if names and names[0] != names[1] else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from pydantic import PrivateAttr
 
 from bufferlab.api.overrides import Overrides, Sections, listed
+from bufferlab.experiments.config.build import name_digits
 from bufferlab.experiments.config.schema import Config as CheckedConfig
+from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.workloads.configurations import Source, read_source
 from bufferlab.experiments.workloads.loading import load as load_config
 
@@ -99,4 +102,35 @@ def _made(kind: type[Made], source: Source) -> Made:
     made = kind.model_construct(found.model_fields_set, **fields)
     made._set_aside, made._replications_by_default = found.set_aside, found.replications_by_default
     made._source = source
+    return made
+
+
+def config_in(sweep: Mapping[str, Any], folder: Path, number: int, base: Config | None = None) -> Config:
+    """A configuration of a sweep. ``sweep``: the content of sweep.json in ``folder``; ``base``: what the sweep is of,
+    where that is known. Raises UserError for a number that there is not, or what cannot be made of what is kept."""
+    import tomli_w
+
+    from bufferlab.experiments.sweeps.grid import fingerprint
+
+    entries = {one["configuration"]: one for one in sweep["configurations"]}
+    if isinstance(number, bool) or number not in entries:
+        raise UserError(f"configuration is {number!r}, it must be a number from 1 to {len(entries)}")
+    entry, plan = entries[number], sweep["plan"]
+    settings = {**entry["settings"], "run.replications": plan["replications"]}
+    if base is None:
+        if "base" not in plan:
+            raise UserError(f"{str(folder)!r} does not keep its configurations, as sweeps of older versions")
+        # The first configuration as it resolves; what only its policy knows goes with that.
+        tree, policy = copy.deepcopy(plan["base"]), entry["settings"].get("protocol.sizing.policy")
+        sizing = tree["protocol"]["sizing"]
+        if policy is not None and policy != sizing["policy"]:
+            tree["protocol"]["sizing"] = {name: sizing[name] for name in ("policy", "tokens") if name in sizing}
+        text = tomli_w.dumps(tree)
+        base = _made(Config, Source(str(folder), text, folder / "sweep.json", folder))
+    made = base.with_(settings)
+    if name_digits(fingerprint(made)) != entry["digest"]:
+        raise UserError(
+            f"configuration {number} of {str(folder)!r} cannot be made again as it was: an input file has changed, or "
+            f"it is of an older version"
+        )
     return made

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from bufferlab.api.configuration import Config, ConfigLike, load, load_with
-from bufferlab.api.drawing import on_axes
+from bufferlab.api.drawing import Colour, next_colours, on_axes
 from bufferlab.api.overrides import Overrides, Sections, listed, plain
 from bufferlab.api.results import PathLike, Place, Result, bar_of, told
 from bufferlab.experiments.errors import RunFaultedError, UserError
@@ -263,31 +263,46 @@ LANES = ("requests", "encoder", "writer", "copies", "prefill", "waiting")
 
 
 class RunPlots:
-    """Pictures of one run. Each is drawn on ``ax`` where that is given, and returns the axes."""
+    """Pictures of one run. Each is drawn on ``ax`` where that is given, in its next colour, and returns the axes."""
 
     def __init__(self, owner: Run, run: StoredRun) -> None:
         self._owner = owner  # with which its files would go
         self._run = run
 
-    def ecdf(self, ax: Axes | None = None, *, quantity: Quantity = "latency_s", label: str = "") -> Axes:
+    def ecdf(
+        self,
+        ax: Axes | None = None,
+        *,
+        quantity: Quantity = "latency_s",
+        label: str = "",
+        color: Colour | None = None,
+    ) -> Axes:
         """The share of the delivered requests within a time.
 
         Over replications it is the mean of their shares, with its 95 % band. So at 50 % lies the median of all
         requests, which is not the mean of the replications' medians that ``summary`` has.
 
-        The axis is in seconds and labelled in ms or s. ``label``: what a key calls the curve.
+        The axis is in seconds and labelled in ms or s. ``label``: what a key calls the curve;
+        ``color``: the next one of the axes unless given.
         """
         from bufferlab.experiments.figures.sweeps import distributions, draw_body
 
         curves = distributions([self._run], labels=[label], quantity=quantity)
-        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity))
+        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, [color])))
 
-    def tail(self, ax: Axes | None = None, *, quantity: Quantity = "latency_s", label: str = "") -> Axes:
+    def tail(
+        self,
+        ax: Axes | None = None,
+        *,
+        quantity: Quantity = "latency_s",
+        label: str = "",
+        color: Colour | None = None,
+    ) -> Axes:
         """The share of the delivered requests beyond a time, which shows the slow ones; as ``ecdf`` otherwise."""
         from bufferlab.experiments.figures.sweeps import distributions, draw_tail
 
         curves = distributions([self._run], labels=[label], quantity=quantity)
-        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity))
+        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, [color])))
 
     def pools(
         self,
@@ -295,16 +310,23 @@ class RunPlots:
         *,
         side: Literal["language", "encode"] = "language",
         replication: int | None = 0,
+        label: str = "",
+        color: Colour | None = None,
     ) -> Axes:
         """Blocks held in the course of time (seconds) in percent of a side's pool, all its ranks together.
 
-        ``replication`` None draws all of them: the mean, and a band from the lowest to the highest. Raises UserError if
-        the run kept no events.
+        ``replication`` None draws all of them: the mean, and a band from the lowest to the highest. Of a run of many
+        changes it is the mean of each short stretch of time, with such a band. ``label`` and ``color`` as in ``ecdf``.
+        Raises UserError if the run kept no events.
         """
         from bufferlab.experiments.figures.runs import draw_pool
         from bufferlab.protocol.topology import Side
 
-        return on_axes(ax, lambda axes: draw_pool(axes, self._run, Side(side), replication=replication), key=False)
+        def draw(axes: Axes) -> None:
+            (colour,) = next_colours(axes, [color])
+            draw_pool(axes, self._run, Side(side), replication=replication, colour=colour, label=label)
+
+        return on_axes(ax, draw, key=False)
 
     def timeline(
         self, ax: Axes | None = None, *, lanes: Sequence[str] = LANES, arrows: bool = True, replication: int = 0

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from bufferlab.api.configuration import ConfigLike
-from bufferlab.api.drawing import on_axes
+from bufferlab.api.configuration import Config, ConfigLike, config_in
+from bufferlab.api.drawing import Colour, Named, next_colours, on_axes
 from bufferlab.api.overrides import Overrides, Sections, plain, settings_by_path
 from bufferlab.api.results import PathLike, Place, Result, bar_of, refuse_jobs_of_a_cluster, told
 from bufferlab.api.runs import asked_for
-from bufferlab.experiments.figures.curves import DEFAULT_TOKENS
+from bufferlab.api.selection import Select, chosen
+from bufferlab.experiments.figures.curves import DEFAULT_TOKENS, lines_of, without_folder
 from bufferlab.experiments.sweeps.plan import make_plan
 from bufferlab.experiments.sweeps.sweep import Sweep as SweepTables
 from bufferlab.experiments.sweeps.sweep import read_sweep, run_sweep
@@ -19,6 +20,8 @@ from bufferlab.experiments.sweeps.sweep import read_sweep, run_sweep
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+    from bufferlab.experiments.figures.sweeps import Curve
 
 
 def sweep(
@@ -73,7 +76,7 @@ def sweep(
             progress=shown.add,
             notice=told,
         )
-    return Sweep(place)
+    return Sweep(place, base)
 
 
 def _values(values: Any) -> list[Any]:
@@ -86,7 +89,8 @@ class Sweep(Result):
     A notebook shows what came of it in words; ``table`` and ``quantiles`` are tables, ``plot`` draws.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, base: Config | None = None) -> None:
+        self._base = base
         self._sweep: SweepTables = read_sweep(place.path)
         super().__init__(place, self._sweep.report)
 
@@ -128,6 +132,49 @@ class Sweep(Result):
             rows.append(row)
         return pd.DataFrame(rows).set_index("configuration")
 
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """What each configuration changes against its baseline, configuration − baseline on the same requests.
+
+        A row for each configuration but the baselines and each figure; index ``configuration`` (from 1) and ``figure``
+        (the path in summary.json, whose ending is the unit). Columns: ``baseline`` (its number), ``difference`` and its
+        95 % interval ``low`` and ``high``, ``significant`` (whether that leaves out 0; False where there is none),
+        ``baseline_value`` and ``value`` of the two sides, ``pairs`` and ``variance_reduction`` as in a comparison.
+        Times are compared in the replications in which both sides delivered every request; NaN stands for what cannot
+        be told. Requests that differ, as at another rate, are not compared.
+        """
+        import pandas as pd
+
+        rows = [
+            {
+                "configuration": one["configuration"],
+                "figure": figure,
+                "baseline": one["baseline"],
+                "baseline_value": found["first"],
+                "value": found["second"],
+                "difference": found["value"],
+                "low": found["low"],
+                "high": found["high"],
+                "significant": bool(found["significant"]),
+                "pairs": found["pairs"],
+                "variance_reduction": found["variance_reduction"],
+            }
+            for one in self.content["configurations"]
+            for figure, found in one.get("differences", {}).items()
+        ]
+        numbers = ["baseline_value", "value", "difference", "low", "high", "variance_reduction"]
+        columns = ["configuration", "figure", "baseline", "difference", "low", "high", "significant"]
+        table = pd.DataFrame(rows, columns=[*columns, "baseline_value", "value", "pairs", "variance_reduction"])
+        return table.astype(dict.fromkeys(numbers, float)).set_index(["configuration", "figure"])
+
+    def config(self, configuration: int) -> Config:
+        """A configuration of the sweep by its number (from 1), to look at or to run: ``bl.simulate(sweep.config(3))``
+        simulates again what the sweep did, with its replications, and gives a run that has requests and events.
+
+        Raises UserError for a number that there is not, or where it cannot be made from what the sweep keeps.
+        """
+        return config_in(self.content, self.path, configuration, self._base)
+
     @property
     def plot(self) -> SweepPlots:
         """Its pictures."""
@@ -147,7 +194,10 @@ class Sweep(Result):
         fields, figures = self.content["plan"]["fields"], ("latency_s.mean", "latency_s.p99", "resume.rate")
         rows = []
         for one in self.content["configurations"][:MOST_ROWS]:
-            cells = [setting_text(one["settings"][field]) if field in one["settings"] else "–" for field in fields]
+            cells = [
+                without_folder(setting_text(one["settings"][field])) if field in one["settings"] else "–"
+                for field in fields
+            ]
             for path in figures:
                 head, _, last = path.partition(".")
                 cells.append(value_text(one[head][last], kind_of(path)))
@@ -160,7 +210,12 @@ MOST_ROWS = 20
 
 
 class SweepPlots:
-    """Pictures of a sweep. Each is drawn on ``ax`` where that is given, and returns the axes."""
+    """Pictures of a sweep. Each is drawn on ``ax`` where that is given, in its next colours, and returns the axes.
+
+    ``select``: the configurations to draw, by their numbers, ``[1, 3]``, or by the values of their settings,
+    ``{"protocol.sizing.tokens": [512, 2048]}``; all of them unless given. ``labels``: what a key calls the curves, and
+    ``colors``, in the order in which they would be drawn.
+    """
 
     def __init__(self, owner: Sweep, sweep: SweepTables) -> None:
         self._owner = owner  # with which its files would go
@@ -174,38 +229,94 @@ class SweepPlots:
         x: str = DEFAULT_TOKENS,
         lines: Sequence[str] | None = None,
         relative: bool = False,
+        select: Select | None = None,
+        labels: Sequence[str] | None = None,
+        colors: Sequence[Colour] | None = None,
     ) -> Axes:
         """A time (``figure``, a column of ``table``, seconds) against the default allocation (tokens), with 95 % bands.
 
         ``x``: another numeric setting that was swept. ``lines``: the settings that tell the curves apart, all that
         differ unless given. A star marks the lowest mean, filled points those that may be the lowest in truth, crosses
         those at which requests failed. ``relative`` draws how far each is above its curve's lowest one, in percent.
-        Raises ValueError for more curves than can be told apart.
+        Raises UserError for more curves than can be told apart.
         """
         from bufferlab.experiments.figures.sweeps import draw_u_shape
 
-        table = self._sweep.table
-        return on_axes(ax, lambda axes: draw_u_shape(axes, table, x=x, lines=lines, name=figure, relative=relative))
+        table = chosen(self._sweep.table, select)
+        named = Named([name for name, _ in lines_of(table, x, lines)], labels, colors)
 
-    def tradeoff(self, ax: Axes | None = None, *, x: str = DEFAULT_TOKENS, lines: Sequence[str] | None = None) -> Axes:
+        def draw(axes: Axes) -> None:
+            draw_u_shape(
+                axes, table, x=x, lines=lines, name=figure, relative=relative,
+                colours=next_colours(axes, named.colours), labels=named.labels,
+            )  # fmt: skip
+
+        return on_axes(ax, draw)
+
+    def tradeoff(
+        self,
+        ax: Axes | None = None,
+        *,
+        x: str = DEFAULT_TOKENS,
+        lines: Sequence[str] | None = None,
+        select: Select | None = None,
+        labels: Sequence[str] | None = None,
+        colors: Sequence[Colour] | None = None,
+    ) -> Axes:
         """Resumed requests (percent) against held memory left empty (percent), a point for each default allocation."""
         from bufferlab.experiments.figures.sweeps import draw_tradeoff
 
-        return on_axes(ax, lambda axes: draw_tradeoff(axes, self._sweep.table, x=x, lines=lines), key=False)
+        table = chosen(self._sweep.table, select)
+        named = Named([name for name, _ in lines_of(table, x, lines)], labels, colors)
 
-    def ecdf(self, ax: Axes | None = None, *, quantity: Literal["latency_s", "transfer_s"] = "latency_s") -> Axes:
+        def draw(axes: Axes) -> None:
+            colours = next_colours(axes, named.colours)
+            draw_tradeoff(axes, table, x=x, lines=lines, colours=colours, labels=named.labels)
+
+        return on_axes(ax, draw)
+
+    def ecdf(
+        self,
+        ax: Axes | None = None,
+        *,
+        quantity: Literal["latency_s", "transfer_s"] = "latency_s",
+        select: Select | None = None,
+        labels: Sequence[str] | None = None,
+        colors: Sequence[Colour] | None = None,
+    ) -> Axes:
         """The share of the delivered requests within a time, a curve for each configuration, with 95 % bands.
 
-        Raises ValueError for more configurations than can be told apart.
+        Raises UserError for more configurations than can be told apart.
         """
-        from bufferlab.experiments.figures.sweeps import distributions, draw_body
+        from bufferlab.experiments.figures.sweeps import draw_body
 
-        curves = distributions(self._sweep.quantiles, quantity=quantity)
-        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity))
+        curves, given = self._curves(quantity, select, labels, colors)
+        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
 
-    def tail(self, ax: Axes | None = None, *, quantity: Literal["latency_s", "transfer_s"] = "latency_s") -> Axes:
+    def tail(
+        self,
+        ax: Axes | None = None,
+        *,
+        quantity: Literal["latency_s", "transfer_s"] = "latency_s",
+        select: Select | None = None,
+        labels: Sequence[str] | None = None,
+        colors: Sequence[Colour] | None = None,
+    ) -> Axes:
         """The share of the delivered requests beyond a time, which shows the slow ones; as ``ecdf`` otherwise."""
-        from bufferlab.experiments.figures.sweeps import distributions, draw_tail
+        from bufferlab.experiments.figures.sweeps import draw_tail
 
-        curves = distributions(self._sweep.quantiles, quantity=quantity)
-        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity))
+        curves, given = self._curves(quantity, select, labels, colors)
+        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
+
+    def _curves(
+        self,
+        quantity: str,
+        select: Select | None,
+        labels: Sequence[str] | None,
+        colors: Sequence[Colour] | None,
+    ) -> tuple[list[Curve], list[Colour | None]]:
+        from bufferlab.experiments.figures.sweeps import distributions
+
+        table = chosen(self._sweep.quantiles, select)
+        named = Named([name for name, _ in lines_of(table, "")], labels, colors)
+        return distributions(table, labels=named.labels, quantity=quantity), named.colours

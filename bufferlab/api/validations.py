@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bufferlab.api.drawing import on_axes
+from bufferlab.api.drawing import Colour, next_colours, on_axes
 from bufferlab.api.results import PathLike, Place, Result, bar_of, told
 from bufferlab.api.runs import Run
 from bufferlab.experiments.errors import UserError
@@ -139,16 +139,21 @@ class ValidationPlots:
     def __init__(self, content: Mapping[str, Any]) -> None:
         self._content = content
 
-    def qq(self, ax: Axes | None = None, *, case: str | int = 0) -> Axes:
+    def qq(self, ax: Axes | None = None, *, case: str | int = 0, label: str = "", color: Colour | None = None) -> Axes:
         """Predicted against measured quantiles of the latency (ms) of a case, by its name or its place; a right
-        prediction lies on the diagonal. Raises UserError for a case that is not there."""
+        prediction lies on the diagonal. ``label``: what a key calls the points; ``color``: the next one of the axes
+        unless given. Raises UserError for a case that is not there."""
         import numpy as np
 
         from bufferlab.experiments.validation.figures import draw_quantiles
 
         found = _case(self._content["cases"], case)["qq"]
         measured, predicted = (np.array(found[side], dtype=float) for side in ("measured_s", "predicted_s"))
-        return on_axes(ax, lambda axes: draw_quantiles(axes, measured, predicted))
+
+        def draw(axes: Axes) -> None:
+            draw_quantiles(axes, measured, predicted, colour=next_colours(axes, [color])[0], label=label)
+
+        return on_axes(ax, draw)
 
     def errors(self, ax: Axes | None = None, *, figure: Literal["p50", "p99", "throughput"] = "p99") -> Axes:
         """What predictions of a figure are off by (percent), case by case with their 95 % intervals; ticks are at the

@@ -75,13 +75,15 @@ class WhatIf:
         with mpl.rc_context(STYLE):
             figure, (left, right) = new_figure(1, 2, (9.6, 3.6))
             if second is not first:
-                first.plot.tail(left, label="as configured")
-                first.plot.pools(right)
-                for drawn in (*left.lines, *right.lines, *left.collections, *right.collections):
-                    drawn.set(color=BEFORE)
-            second.plot.tail(left, label="what if" if second is not first else "as configured")
-            second.plot.pools(right)
-            left.legend()
+                first.plot.tail(left, label="as configured", color=BEFORE)
+                first.plot.pools(right, label="as configured", color=BEFORE)
+            now = "what if" if second is not first else "as configured"
+            second.plot.tail(left, label=now)
+            second.plot.pools(right, label=now)
+            key = right.get_legend()
+            if key is not None:
+                key.remove()  # that of the left panel says it
+            right.set_title("", loc="left")
             right.set_title(_said(second))
         return figure
 

@@ -12,13 +12,23 @@ from hypothesis import strategies as st
 from bufferlab.experiments.figures.directory import drawing
 from bufferlab.experiments.figures.holdings import HOLDS, changes_of_holdings
 from bufferlab.experiments.figures.runs import (
+    _extremes,
     _time_means,
     latency_ecdf,
     plot_defaults,
     plot_pool_occupancy,
     sizing_curve,
 )
-from bufferlab.experiments.figures.style import MAX_SHARES, png_bytes, save, shown_ranks, time_axis
+from bufferlab.experiments.figures.style import (
+    COLOURS,
+    MAX_SHARES,
+    new_figure,
+    place_labels,
+    png_bytes,
+    save,
+    shown_ranks,
+    time_axis,
+)
 from bufferlab.experiments.figures.sweeps import plot_ecdf, plot_sweep, plot_tradeoff, plot_u_shape
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.runs.simulate import run_sim, simulate_one
@@ -238,20 +248,48 @@ def test_filled_points_may_be_the_lowest(sweep: Sweep) -> None:
     assert "white" not in (faces[256], faces[1024])
 
 
-def test_the_tradeoff_names_every_size_once(sweep: Sweep) -> None:
-    axes = plot_tradeoff(sweep.table).axes[0]
+def test_the_tradeoff_of_one_curve_names_every_size_once(sweep: Sweep) -> None:
+    table = sweep.table[sweep.table["configuration"] <= 3]
+    axes = plot_tradeoff(table).axes[0]
     labels = [text for text in axes.texts if text.get_text()]
-    assert {text.get_text() for text in labels} <= {"256", "1024", "4096"}
-    assert len(labels) >= 3
+    assert [text.get_text() for text in labels] == ["256", "1024", "4096"]
     boxes = [text.get_window_extent() for text in labels]
     assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])
-    first = axes.get_lines()[0]
-    part = (
-        sweep.table[sweep.table["configuration"] <= 3]
-        .groupby("configuration")[["language_pool.wasted_fraction", "resume.rate"]]
-        .mean()
-    )
-    assert np.column_stack(first.get_data()) == pytest.approx(100 * part.to_numpy())
+    part = table.groupby("configuration")[["language_pool.wasted_fraction", "resume.rate"]].mean()
+    assert np.column_stack(axes.get_lines()[0].get_data()) == pytest.approx(100 * part.to_numpy())
+
+
+def test_the_tradeoff_of_several_curves_has_a_shape_for_every_size(sweep: Sweep) -> None:
+    axes = plot_tradeoff(sweep.table).axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["256", "1024", "4096"]
+    points = [line for line in axes.get_lines() if len(np.atleast_1d(line.get_xdata())) == 1]
+    shapes = [str(line.get_marker()) for line in points]
+    curves = len(sweep.table["configuration"].unique()) // 3
+    assert shapes == ["o", "s", "^"] * curves
+    assert [text for text in axes.texts if text.get_text()] == []
+
+
+def test_points_that_look_like_one_have_one_text() -> None:
+    _, (axes,) = new_figure(1, 1, (4, 3))
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 10)
+    place_labels(axes, [[(2, 2, "256"), (2.01, 2, "512"), (2, 2.01, "1024"), (8, 8, "2048")]], COLOURS)
+    assert [text.get_text() for text in axes.texts] == ["256 … 1024", "2048"]
+
+
+def test_the_occupancy_of_a_long_run_is_averaged_and_loses_no_peak() -> None:
+    rng = np.random.default_rng(4)
+    times, values = np.sort(rng.uniform(0, 9, 5000)), rng.integers(0, 50, 5000).astype(float)
+    edges = np.linspace(0, 9, 301)
+    low, high = _extremes(times, values, edges)
+    for place in (0, 1, 150, 298):
+        inside = (times >= edges[place]) & (times < edges[place + 1])
+        earlier = values[times <= edges[place]]
+        expected = [*values[inside], earlier[-1] if len(earlier) else 0.0]
+        assert (low[place], high[place]) == (min(expected), max(expected))
+    assert high.max() == values.max()
 
 
 def test_the_distribution_of_configurations_and_of_runs(sweep: Sweep, runs: list[StoredRun]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,8 +44,11 @@ def lines_of(table: pd.DataFrame, x: str, lines: Sequence[str] | None = None) ->
     telling = list(lines) if lines is not None else _telling(table, fields)
     if not telling:
         return [("", table)]
-    groups = table.groupby(telling, sort=False, dropna=False)
-    return [(_label(telling, values), rows) for values, rows in groups]
+    groups = list(table.groupby(telling, sort=False, dropna=False))
+    names = [_label(telling, values) for values, _ in groups]
+    if len(set(names)) < len(names):  # files of one name in several folders
+        names = [_label(telling, values, whole=True) for values, _ in groups]
+    return [(name, rows) for name, (_, rows) in zip(names, groups, strict=True)]
 
 
 def _telling(table: pd.DataFrame, fields: Sequence[str]) -> list[str]:
@@ -59,12 +63,21 @@ def _telling(table: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     return [field for field in fields if field in chosen]
 
 
-def _label(fields: Sequence[str], values: Iterable[Any]) -> str:
+def _label(fields: Sequence[str], values: Iterable[Any], *, whole: bool = False) -> str:
     parts = []
     for field, value in zip(fields, values, strict=True):
         name = field.rpartition(".")[2]
-        parts.append(value if isinstance(value, str) else f"no {name}" if value != value else f"{name} {value:g}")
+        if isinstance(value, str):
+            parts.append(value if whole else without_folder(value))
+        else:
+            parts.append(f"no {name}" if value != value else f"{name} {value:g}")
     return ", ".join(parts)
+
+
+def without_folder(value: str) -> str:
+    """A setting as a key has room for it: of a class in a file, ``/home/me/mine.py:Mine``, without the folders."""
+    file, colon, name = value.rpartition(":")
+    return f"{PurePath(file).name}:{name}" if colon and file.endswith(".py") and name.isidentifier() else value
 
 
 def is_numeric(table: pd.DataFrame, name: str) -> bool:

@@ -20,11 +20,12 @@ from bufferlab.experiments.figures.style import (
     KIND_NAMES,
     Margins,
     Samples,
+    around,
+    limits_of,
     new_figure,
     save,
     shown_ranks,
     styled,
-    thinned,
     time_axis,
 )
 from bufferlab.experiments.runs.rundir import StoredRun
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 300
-"""Stretches of time over which the occupancy of several replications is averaged."""
+"""Stretches of time over which the occupancy of several replications, or of a long run, is averaged."""
+MOST_STEPS = 2 * BINS
+"""Changes that can be told apart in a picture; with more the line would be a solid mass."""
 MARGINS = Margins(left=0.55, right=0.2, bottom=0.47, top=0.3, between=0.25)
 """For panels whose labels are as large in every run: shares on the left, times below, a line above."""
 
@@ -164,11 +167,18 @@ def draw_pool(
     *,
     replication: int | None = 0,
     changes: Mapping[tuple[int, Side], Changes] | None = None,
+    colour: Any = None,
+    label: str = "",
 ) -> None:
-    """The panel of one side of ``plot_pool_occupancy``. ``changes``: of the holdings, where they are known already."""
+    """The panel of one side of ``plot_pool_occupancy``. ``changes``: of the holdings, where they are known already.
+
+    ``label``: what a key calls it, if it is not to say what line and band are.
+    """
     config = run.config
     known = changes_of_holdings(run, replication) if changes is None else changes
-    section, colour = (config.language, COLOURS[0]) if side is Side.LANGUAGE else (config.encode, COLOURS[2])
+    section, own = (config.language, COLOURS[0]) if side is Side.LANGUAGE else (config.encode, COLOURS[2])
+    colour = own if colour is None else colour
+    before = limits_of(axes, "x")
     end_s = max((float(one.times_s.max()) for one in known.values()), default=0.0)
     total = config.blocks(section) * section.tp * section.instances
     steps = [
@@ -176,27 +186,51 @@ def draw_pool(
         for (_, where), one in known.items()
         if where is side
     ]
-    if replication is not None:
-        times, share = thinned(*steps[0]) if steps else (np.zeros(1), np.zeros(1))
-        axes.step(times, share, where="post", color=colour, linewidth=1.0)
+    alone = replication is not None
+    if not steps or (alone and len(steps[0][0]) <= MOST_STEPS):
+        times, share = steps[0] if steps else (np.zeros(1), np.zeros(1))
+        axes.step(times, share, where="post", color=colour, linewidth=1.0, label=label or None)
         axes.fill_between(times, share, step="post", color=colour, alpha=0.15, linewidth=0)
-    elif steps:
+    else:
         edges = np.linspace(0.0, end_s, BINS + 1)
         means = np.array([_time_means(times, share, edges) for times, share in steps])
         middles = (edges[:-1] + edges[1:]) / 2
-        axes.plot(middles, means.mean(axis=0), color=colour, linewidth=1.2, label="mean of the replications")
+        low, high = _extremes(*steps[0], edges) if alone else (means.min(axis=0), means.max(axis=0))
+        stretch = f"{edges[1]:.2g} s"
+        line, band = (
+            (f"mean of each {stretch}", "lowest to highest in it")
+            if alone
+            else ("mean of the replications", f"lowest to highest of {len(steps)}")
+        )
+        axes.plot(middles, means.mean(axis=0), color=colour, linewidth=1.2, label=label or line)
         axes.fill_between(
-            middles, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.2, linewidth=0,
-            label=f"lowest to highest of {len(steps)}",
-        )  # fmt: skip
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+            middles, low, high, color=colour, alpha=0.2, linewidth=0, label=None if label or before else band
+        )
+    explained = len(axes.get_legend_handles_labels()[1]) > 0
+    if explained:
+        # What line and band are stands above the panel, where no curve can run; names of several have room in it.
+        axes.legend(**({} if label or before else {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}))
+    title = f"{side.value.capitalize()} pool: {total} blocks"
+    if before is not None and title not in (axes.get_title("left"), axes.get_title()):
+        title = f"{side.value.capitalize()} pools"
     axes.set_ylim(0, 105)
-    axes.set_xlim(0, end_s or 1.0)
+    axes.set_xlim(around(0.0, end_s or 1.0, before))
     axes.set_ylabel("blocks held (%)")
     axes.set_xlabel("time (s)")
-    axes.set_title(
-        f"{side.value.capitalize()} pool: {total} blocks", loc="center" if replication is not None else "left"
-    )
+    for place in ("left", "center"):
+        axes.set_title("", loc=place)
+    axes.set_title(title, loc="left" if explained and not label else "center")
+
+
+def _extremes(times: Samples, values: Samples, edges: Samples) -> tuple[Samples, Samples]:
+    """The lowest and the highest in each stretch between two edges of what is 0 at first and ``values[i]`` from
+    ``times[i]`` on."""
+    place = np.searchsorted(times, edges[:-1], side="right") - 1
+    at_first = np.where(place >= 0, values[place], 0.0)
+    order = np.argsort(np.concatenate((edges[:-1], times)), kind="stable")  # an edge before what happens at it
+    every = np.concatenate((at_first, values))[order]
+    begins = np.flatnonzero(order < len(edges) - 1)
+    return np.minimum.reduceat(every, begins), np.maximum.reduceat(every, begins)
 
 
 def _time_means(times: Samples, values: Samples, edges: Samples) -> Samples:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
@@ -44,6 +44,7 @@ STYLE: Any = {
     "axes.titlesize": "medium",
     "axes.titley": 1.0,  # where it is in any case: looking what might be in its way takes a tenth of the drawing
     "axes.axisbelow": True,
+    "axes.prop_cycle": f"cycler(color={list(COLOURS)})",
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
@@ -53,8 +54,14 @@ STYLE: Any = {
 }
 
 # Where a label may stand beside its point, in points right of it and above it; the first free one is taken.
-SIDES = ((5, 4), (-5, 4), (5, -4), (-5, -4), (7, 0), (-7, 0), (0, 7), (0, -7), (14, 8), (-14, -8))
-NEAR_POINTS = 60.0
+SIDES = (
+    (5, 4), (-5, 4), (5, -4), (-5, -4), (7, 0), (-7, 0), (0, 7), (0, -7), (14, 8), (-14, -8), (14, -8), (-14, 8),
+    (0, 15), (0, -15), (18, 0), (-18, 0), (10, 18), (-10, 18), (10, -18), (-10, -18), (24, 12), (-24, 12), (24, -12),
+    (-24, -12),
+)  # fmt: skip
+NEAR_POINTS = 30.0
+SAME_POINTS = 4.0
+"""Points of a curve that are no further apart look like one."""
 
 Samples = NDArray[np.float64]
 Arguments = ParamSpec("Arguments")
@@ -179,6 +186,22 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def limits_of(axes: Axes, name: str) -> tuple[float, float] | None:
+    """The limits of the ``x`` or ``y`` axis, which must stay in sight; None where nothing is drawn yet."""
+    if not axes.has_data():
+        return None
+    low, high = sorted(axes.get_xlim() if name == "x" else axes.get_ylim())
+    return low, high
+
+
+def around(low: float, high: float, before: tuple[float, float] | None) -> tuple[float, float]:
+    """Limits from ``low`` to ``high``, and around those ``before``, of which what is not above 0 has no place on an
+    axis that begins there."""
+    if before is None:
+        return low, high
+    return (min(low, before[0]) if before[0] > 0 or low <= 0 else low), max(high, before[1])
+
+
 def time_axis(axes: Axes, largest_s: float) -> None:
     """Milliseconds below two seconds, seconds above; from 0, so that lengths compare."""
     from matplotlib.ticker import FuncFormatter
@@ -233,8 +256,9 @@ def shown_ranks(count: int) -> NDArray[np.int64]:
 def place_labels(axes: Axes, curves: Sequence[Sequence[tuple[float, float, str]]], colours: Sequence[str]) -> None:
     """Write the text of each (x, y, text) beside its point, where it covers no curve, point or other text.
 
-    A text for which there is no place is left out, and so is one that stands already beside a near point: curves that
-    run together share their labels. The axes must have their limits.
+    Points of a curve that look like one have one text. A text for which there is no place is left out, and so is one
+    that stands already beside a near point: curves that run together share their labels. The axes must have their
+    limits.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -246,7 +270,7 @@ def place_labels(axes: Axes, curves: Sequence[Sequence[tuple[float, float, str]]
     taken: list[Any] = []
     written: list[tuple[str, Any]] = []
     for curve, place, colour in zip((one for one in curves if one), places, colours, strict=False):
-        for (x, y, text), pixel in zip(curve, place, strict=True):
+        for (x, y, text), pixel in _apart(curve, place, SAME_POINTS * figure.dpi / 72):
             if any(text == other and np.hypot(*(pixel - where)) < near for other, where in written):
                 continue
             for right, up in SIDES:
@@ -264,6 +288,21 @@ def place_labels(axes: Axes, curves: Sequence[Sequence[tuple[float, float, str]]
                     written.append((text, pixel))
                     break
                 label.remove()
+
+
+def _apart(
+    curve: Sequence[tuple[float, float, str]], pixels: Any, least: float
+) -> Iterator[tuple[tuple[float, float, str], Any]]:
+    """The points of a curve that can be told apart, and where they are; several that cannot are one, which says so."""
+    begin = 0
+    for index in range(1, len(curve) + 1):
+        if index < len(curve) and np.hypot(*(pixels[index] - pixels[begin])) < least:
+            continue
+        x, y, text = curve[begin]
+        if index - begin > 1:
+            text += f"{', ' if index - begin == 2 else ' … '}{curve[index - 1][2]}"
+        yield (x, y, text), pixels[begin]
+        begin = index
 
 
 def _along(pixels: Any) -> Samples:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from bufferlab.experiments.figures.runs import run_labels
 from bufferlab.experiments.figures.style import (
     COLOURS,
     Samples,
+    around,
+    limits_of,
     new_figure,
     place_labels,
     plain_log_axis,
@@ -113,6 +115,8 @@ def draw_u_shape(
     lines: Sequence[str] | None = None,
     name: str = "latency_s.p99",
     relative: bool = False,
+    colours: Sequence[Any] = COLOURS,
+    labels: Sequence[str] | None = None,
 ) -> list[Point]:
     """One panel of ``plot_u_shape``, without its key; the points that were drawn.
 
@@ -123,22 +127,25 @@ def draw_u_shape(
         raise ValueError(
             f"the table has {len(curves)} curves, at most {MAX_CURVES} can be told apart; select some rows"
         )
+    before = limits_of(axes, "y")
+    sizes = {*table[x], *(axes.get_xticks() if before is not None and axes.get_xscale() == "log" else ())}
     if not relative:
         axes.set_yscale("log")
     points: list[Point] = []
-    for (label, part), colour in zip(curves, COLOURS, strict=False):
+    names = [label for label, _ in curves] if labels is None else labels
+    for label, (_, part), colour in zip(names, curves, colours, strict=False):
         points += draw_curve(axes, curve_of(part, x, name), colour, relative=relative, label=label)
     title = QUANTITIES.get(name, name)
+    (linear_limits if relative else log_limits)(axes, points)
+    axes.set_ylim(around(*axes.get_ylim(), before))
     if relative:
         axes.set_title(f"{title}:\nabove the lowest (%)")
-        linear_limits(axes, points)
     else:
-        log_limits(axes, points)
         largest = max((point.estimate["value"] or 0.0 for point in points), default=0.0)
-        scale, unit = unit_of(largest)
+        scale, unit = unit_of(max(largest, before[1] / 1.15 if before is not None else 0.0))
         plain_log_axis(axes.yaxis, scale=scale)
         axes.set_title(f"{title} ({unit})")
-    token_axis(axes, table[x])
+    token_axis(axes, sizes)
     axes.set_xlabel("default allocation (tokens)" if x == DEFAULT_TOKENS else x)
     return points
 
@@ -151,33 +158,53 @@ def plot_tradeoff(table: pd.DataFrame, *, x: str = DEFAULT_TOKENS, lines: Sequen
     """
     figure, (axes,) = new_figure(1, 1, (6.2, 4.6))
     draw_tradeoff(axes, table, x=x, lines=lines)
+    if any(label for label, _ in lines_of(table, x, lines)):
+        axes.legend(loc="upper right")
     return figure
 
 
 def draw_tradeoff(
-    axes: Axes, table: pd.DataFrame, *, x: str = DEFAULT_TOKENS, lines: Sequence[str] | None = None
+    axes: Axes,
+    table: pd.DataFrame,
+    *,
+    x: str = DEFAULT_TOKENS,
+    lines: Sequence[str] | None = None,
+    colours: Sequence[Any] = COLOURS,
+    labels: Sequence[str] | None = None,
 ) -> None:
-    """The panel of ``plot_tradeoff``."""
+    """The panel of ``plot_tradeoff``, without its key.
+
+    One curve has the sizes beside its points; several, which have no room for that, have a shape for each size.
+    """
     curves = lines_of(table, x, lines)
-    labels: list[list[tuple[float, float, str]]] = []
-    for (label, part), colour in zip(curves, COLOURS, strict=False):
+    sizes = sorted(table[x].unique())
+    shapes = dict(zip(sizes, SHAPES, strict=False)) if len(curves) > 1 and len(sizes) <= len(SHAPES) else {}
+    names = [label for label, _ in curves] if labels is None else labels
+    written: list[list[tuple[float, float, str]]] = []
+    for label, (_, part), colour in zip(names, curves, colours, strict=False):
         wasted, resumed = (curve_of(part, x, name) for name in ("language_pool.wasted_fraction", "resume.rate"))
         pairs = [(a, b) for a in wasted for b in resumed if a.x == b.x]
         across, up = ([percent(pair[side].estimate) for pair in pairs] for side in (0, 1))
         axes.errorbar(
             [one[0] for one in across], [one[0] for one in up],
             xerr=arms(across), yerr=arms(up),
-            color=colour, marker="o", markersize=4.5, elinewidth=1.0, label=label or None,
+            color=colour, marker="" if shapes else "o", markersize=4.5, elinewidth=1.0, label=label or None,
         )  # fmt: skip
-        labels.append([(a[0], b[0], f"{pair[0].x:g}") for pair, a, b in zip(pairs, across, up, strict=True)])
+        for pair, a, b in zip(pairs, across, up, strict=True) if shapes else ():
+            axes.plot(a[0], b[0], marker=shapes[pair[0].x], color=colour, markersize=6.5)
+        written.append([(a[0], b[0], f"{pair[0].x:g}") for pair, a, b in zip(pairs, across, up, strict=True)])
     axes.set_xlim(-3, 103)
     axes.set_ylim(-3, 103)
     axes.set_xlabel("held language memory left empty (%)")
     axes.set_ylabel("requests that were resumed (%)")
     axes.set_title("Points: default allocation in tokens" if x == DEFAULT_TOKENS else f"Points: {x}")
-    if any(label for label, _ in curves):
-        axes.legend(loc="upper right")
-    place_labels(axes, labels, COLOURS)
+    if not shapes:
+        place_labels(axes, written, colours)
+    for size, shape in shapes.items():
+        axes.plot([], [], marker=shape, color="#555555", linestyle="", markersize=6.5, label=f"{size:g}")
+
+
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 
 class Curve(NamedTuple):
@@ -239,9 +266,12 @@ def distributions(
     ]
 
 
-def draw_body(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s") -> None:
+def draw_body(
+    axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s", colours: Sequence[Any] = COLOURS
+) -> None:
     """The share within a time, without its key."""
-    for (name, one), colour in zip(curves, COLOURS, strict=False):
+    _time_axis(axes, curves, quantity)
+    for (name, one), colour in zip(curves, colours, strict=False):
         if one is None:
             continue
         times, shares = [one.times_s[0], *one.times_s], 100 * np.array([0.0, *one.shares])
@@ -250,14 +280,16 @@ def draw_body(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s
             axes.fill_between(
                 one.times_s, 100 * one.low, 100 * one.high, step="post", color=colour, alpha=0.15, linewidth=0
             )
-    _time_axis(axes, curves, quantity)
     axes.set_ylim(0, 102)
     axes.set_ylabel("delivered requests within it (%)")
 
 
-def draw_tail(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s") -> None:
+def draw_tail(
+    axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s", colours: Sequence[Any] = COLOURS
+) -> None:
     """The share beyond a time, without its key."""
-    for (name, one), colour in zip(curves, COLOURS, strict=False):
+    _time_axis(axes, curves, quantity)
+    for (name, one), colour in zip(curves, colours, strict=False):
         if one is None:
             continue
         times, beyond = [one.times_s[0], *one.times_s], _beyond(np.array([0.0, *one.shares]))
@@ -266,7 +298,6 @@ def draw_tail(axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s
             axes.fill_between(
                 one.times_s, _beyond(one.low), _beyond(one.high), step="post", color=colour, alpha=0.15, linewidth=0
             )
-    _time_axis(axes, curves, quantity)
     axes.set_yscale("log")
     axes.set_ylim(0.08, 110)
     axes.set_yticks([100, 50, 10, 5, 1, 0.5, 0.1], ["100", "50", "10", "5", "1", "0.5", "0.1"])
@@ -287,12 +318,14 @@ TIMES = {
 
 
 def _time_axis(axes: Axes, curves: Sequence[Curve], quantity: str) -> None:
-    """A logarithmic axis around all curves, up to the slowest request."""
+    """A logarithmic axis around all curves, up to the slowest request, and around what is drawn already."""
     middles = [one.distribution.times_s for one in curves if one.distribution is not None]
     largest = max((float(one[-1]) for one in middles), default=0.0)
     least = min((float(one[0]) for one in middles), default=0.0)
-    scale, unit = unit_of(largest)
+    own = (max(least, largest * 1e-4) * 0.9 if largest else 0.1, largest * 1.2 or 1.0)
+    limits = around(*own, limits_of(axes, "x"))
+    scale, unit = unit_of(limits[1] / 1.2)
     axes.set_xscale("log")
-    axes.set_xlim(max(least, largest * 1e-4) * 0.9 if largest else 0.1, largest * 1.2 or 1.0)
+    axes.set_xlim(limits)
     axes.set_xlabel(f"{TIMES.get(quantity, quantity)} ({unit})")
     plain_log_axis(axes.xaxis, scale=scale)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bufferlab.experiments.figures.style import COLOURS, MAX_POINTS, new_figure, plain_log_axis, save, styled
+from bufferlab.experiments.figures.style import COLOURS, MAX_POINTS, limits_of, new_figure, plain_log_axis, save, styled
 from bufferlab.experiments.stats.intervals import Samples
 from bufferlab.experiments.validation.agreement import quantile_pairs
 from bufferlab.experiments.validation.cases import CaseScore
@@ -51,11 +51,14 @@ def quantile_figure(cases: Sequence[CaseScore]) -> Figure:
     return _grid(cases, draw)
 
 
-def draw_quantiles(axes: Axes, measured_s: Samples, predicted_s: Samples) -> None:
+def draw_quantiles(
+    axes: Axes, measured_s: Samples, predicted_s: Samples, *, colour: Any = COLOURS[0], label: str = ""
+) -> None:
     """The panel of one case of ``quantile_figure``."""
     points = [1e3 * side for side in (measured_s, predicted_s)]
-    _diagonal(axes, points)
-    axes.plot(*points, ".", color=COLOURS[0], markersize=3)
+    limits = limits_of(axes, "x")
+    _diagonal(axes, points if limits is None else [*points, np.array([edge for edge in limits if edge > 0])])
+    axes.plot(*points, ".", color=colour, markersize=3, label=label or None)
     axes.set_xlabel("measured (ms)")
     axes.set_ylabel("predicted (ms)")
 
