@@ -18,6 +18,7 @@ from bufferlab.experiments.tuning.asking import Question, make_question
 from bufferlab.experiments.tuning.base import Asked
 from bufferlab.experiments.tuning.changes import parse_what_ifs
 from bufferlab.experiments.tuning.question import parse_objective
+from bufferlab.experiments.tuning.sensitivity import TITLES, sensitivity_text, side_text
 from bufferlab.experiments.tuning.text import answer_text
 from bufferlab.experiments.tuning.tune import run_tune
 from tests.experiments.conftest import Command
@@ -125,7 +126,7 @@ def test_a_what_if_under_which_nothing_changes_is_not_called_todays_setting(tune
     (found,) = [one for one in content_of(tuned)["what_if"] if one["name"] == "lengths=4x"]
     assert (found["changes"], found["holds"]) == ({}, True)
     section = words_of(tuned, tmp_path / "r.html").partition("The recommendation again")[2]
-    assert "lengths=4x as recommended now yes" in section
+    assert "lengths=4x holds " in section
     assert "today" not in section.partition("What was asked and run")[0]
 
 
@@ -166,11 +167,16 @@ def test_how_far_inputs_may_be_off_is_told_with_what_was_tried(once: Path, tmp_p
     (broken,) = [one for one in sensitivity["breaks"] if one["breaks_at"] is not None]
     sure, lost = broken["between"]
     assert sure < 1.024 * LENGTH / 1000 < lost  # a default of 1,024 is enough until then
-    assert f"(surely holds to {shown(sure)}, surely lost at {shown(lost)}) sizing tokens 2,048" in text
-    assert text.count("no rival was better, as far as was tried") == len(sensitivity["breaks"]) - 1
+    # The page and the terminal say the same, word for word.
+    told = answer_text(content_of(once), [sensitivity_text(content_of(once))])
+    for one in sensitivity["breaks"]:
+        assert side_text(one) in text
+        assert f"{TITLES[one['name']]}: " in told
+        assert side_text(one) in told
+    assert f"surely lost at {lost:.3g}×" in text
     first = sensitivity["screening"]["effects"][0]
-    # Effects are shares of the figure, and no times.
-    assert f"within their ranges: {first['name']} (by {100 * first['figure']['value']:.1f} %)" in text
+    effect = f"{100 * first['figure']['value']:.1f} % ± {100 * first['figure']['half']:.1f}"
+    assert f"{TITLES[first['name']]} / × 1.25 {effect}" in text
 
 
 def test_why_nothing_was_screened_is_said(once: Path, tmp_path: Path) -> None:
@@ -178,7 +184,7 @@ def test_why_nothing_was_screened_is_said(once: Path, tmp_path: Path) -> None:
         content["sensitivity"]["screening"] |= {"effects": [], "why": "in 3 of these runs requests were not served"}
 
     text = words_of(changed(once, tmp_path / "lost", lost), tmp_path / "r.html")
-    assert "What changes the figure most was not told: in 3 of these runs requests were not served." in text
+    assert "What matters most was not told: in 3 of these runs requests were not served." in text
 
 
 def test_a_baseline_that_is_not_compared_says_why(tuned: Path, tmp_path: Path) -> None:

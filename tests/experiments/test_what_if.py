@@ -15,10 +15,12 @@ from bufferlab.experiments.tuning import asking
 from bufferlab.experiments.tuning.asking import Question, make_question
 from bufferlab.experiments.tuning.base import Asked
 from bufferlab.experiments.tuning.changes import changed_config, parse_what_ifs
-from bufferlab.experiments.tuning.question import parse_objective
-from bufferlab.experiments.tuning.sensitivity import TRAJECTORIES, _held_in, _side
-from bufferlab.experiments.tuning.tune import run_tune
+from bufferlab.experiments.tuning.question import parse_limit, parse_objective
+from bufferlab.experiments.tuning.relief import MOST_RUNS
+from bufferlab.experiments.tuning.sensitivity import TRAJECTORIES, _held_in, side_text
+from bufferlab.experiments.tuning.tune import _bottleneck, run_tune
 from bufferlab.experiments.tuning.words import WORDS
+from bufferlab.experiments.units import format_duration
 from bufferlab.experiments.workloads.loading import load
 
 
@@ -51,6 +53,9 @@ def changed(text: str, *settings: str) -> Config:
         ("service=2x", {"encode.time_scale": 2.0, "language.time_scale": 2.0}),
         ("images=2x", {"workload.image_scale": 2.0}),
         ("lengths=.5x", {"workload.length_scale": 0.5}),
+        ("instances=3x", {"encode.instances": 3, "language.instances": 3}),
+        ("encode_instances=2x", {"encode.instances": 2}),
+        ("language_instances=1.6x", {"language.instances": 2}),
         ("lengths=2x+rate=2x", {"workload.length_scale": 2.0, "workload.rate_rps": 16.0}),
     ],
 )
@@ -99,6 +104,15 @@ def test_any_other_word_or_value_is_refused_in_a_sentence(text: str, message: st
 def test_a_rate_that_nobody_has_is_refused_before_anything_runs() -> None:
     with pytest.raises(UserError, match=r"^--what-if is 'rate=2x', but all lengths come at once"):
         question(what_ifs=parse_what_ifs(["rate=2x"]))
+
+
+def test_instances_are_whole_so_a_factor_that_changes_none_is_refused() -> None:
+    assert changed("language_instances=0.5x", "language.instances=4").language.instances == 2
+    message = r"^--what-if is 'instances=0.5x', but of 1 that leaves 1: instances are whole, it must be another factor$"
+    with pytest.raises(UserError, match=message):
+        changed("instances=0.5x")
+    with pytest.raises(UserError, match=r"which makes 400 instances of 4, there may be at most 256$"):
+        changed("language_instances=100x", "language.instances=4")
 
 
 # --- answers ---
@@ -173,20 +187,31 @@ def test_rivals_are_held_in_replications_that_did_not_pick_them() -> None:
 def test_a_break_is_told_by_where_it_surely_holds_and_where_it_is_surely_lost(answer: Any) -> None:
     content, text, _ = answer
     breaks = {(one["name"], one["to"] > 1): one for one in content["sensitivity"]["breaks"]}
-    sure, lost = breaks["lengths", True]["between"]
-    assert (
-        f"tokens of an image: no rival can be told to be better down to 0.25×, as far as was tried; surely holds to {sure:.3g}×, surely lost at {lost:.3g}×; at "
-        in text
-    )
+    broken = breaks["lengths", True]
+    assert broken["untold"] == []  # every setting runs once, which leaves nothing open
+    sure, lost = broken["between"]
+    assert "tokens of an image: no rival can be told to be better down to 0.25×, as far as was tried; " in text
+    holds = "" if sure == 1 else f"surely holds to {sure:.3g}×, "
+    assert f"as far as was tried; {holds}surely lost at {lost:.3g}×; at " in text
 
 
-def test_a_break_at_the_end_of_what_was_tried_says_its_factor_once() -> None:
+@pytest.mark.parametrize(
+    ("sure", "untold", "said"),
+    [
+        (1.0, [], "surely lost at 4×"),
+        (1.0, [2.0], "cannot be told at 2×, surely lost at 4×"),
+        (2.0, [], "surely holds to 2×, surely lost at 4×"),
+        (1.5, [2.0, 2.5, 3.0], "surely holds to 1.5×, cannot be told from 2× to 3×, surely lost at 4×"),
+    ],
+)
+def test_a_break_says_where_it_cannot_be_told_and_never_that_it_holds_to_what_it_is(
+    sure: float, untold: list[float], said: str
+) -> None:
     one = {
-        "name": "bandwidth", "to": math.sqrt(0.1), "breaks_at": 0.9, "between": [1.0, math.sqrt(0.1)], "unserved": False,
+        "name": "rate", "to": 4.0, "breaks_at": 3.0, "between": [sure, 4.0], "untold": untold, "unserved": False,
         "winner": {"protocol.sizing.tokens": 4096}, "by": {"value": 0.2, "low": 0.1, "high": 0.3}, "served": True,
     }  # fmt: skip
-    said = "surely holds to 1×, surely lost at 0.316×, where tokens 4096 wins by 200 ms (+100 ms .. +300 ms)"
-    assert _side(one) == said
+    assert side_text(one) == f"{said}, where tokens 4096 wins by 200 ms (+100 ms .. +300 ms)"
 
 
 def test_screening_tells_what_matters_with_an_interval(answer: Any) -> None:
@@ -216,3 +241,101 @@ def test_the_same_question_again_runs_nothing_and_says_the_same(answer: Any) -> 
     again = run_tune(asked, out, jobs=1, plots=False, progress=made.append)
     assert not made
     assert {**again.content, "wall_s": None} == {**content, "wall_s": None}
+
+
+# --- over capacity, and what would mend it ---
+
+LOADED = (
+    "workload={lengths=[1000], requests=400, rate_rps=10}", "language.pool_blocks=4096", "encode.pool_blocks=4096",
+    "encode.profile=instant", "language.profile=instant", "encode.batch_requests=1", "language.batch_tokens=1",
+    "link.profile=cx7-400g", "protocol.timeout_s=3600",
+)  # fmt: skip
+"""Ten requests a second, one at a time: a stage that takes 100 ms is exactly full."""
+
+
+def loaded(*settings: str, **options: Any) -> dict[str, Any]:
+    asked = Asked("quickstart", settings=(*LOADED, *settings))
+    space = {**SPACE, "language.pool_blocks": [4096]}
+    made = make_question(asked, objective=parse_objective("ttft_p99"), space=space, replications=4, **options)
+    told = run_tune(made, None, jobs=1)
+    return {**told.content, "text": told.text}
+
+
+def test_each_stage_that_holds_a_system_back_is_found_behind_the_one_before_and_what_mends_it_is_tried() -> None:
+    """Prefill is offered twice what it can do, and the encoder, of which that is hidden, 1.5 times."""
+    told = loaded("encode.per_token_s=150us", "language.per_token_s=200us")
+    assert told["verdict"] == "over-capacity"
+    relief = told["relief"]
+    assert relief["stages"] == ["prefill", "encoder"]
+    # By utilisation 2 / 0.8 and 1.5 / 0.8, rounded up.
+    assert (relief["needs"], relief["instead_of"]) == (
+        {"language.instances": 3, "encode.instances": 2},
+        {"language.instances": 1, "encode.instances": 1},
+    )
+    assert (relief["enough"], relief["over"], relief["not_served"]) == (True, False, 0)
+    assert relief["figures"]["ttft_s.p99"] < 5
+    assert (
+        "Instances: held back by prefill, then by encoder. About 3 language instances and 2 encode instances instead of "
+        "1 and 1 would do; in one run with these: p99 first token " in told["text"]
+    )
+
+
+def test_a_what_if_over_capacity_says_so_beside_what_holds_and_what_it_takes() -> None:
+    what_ifs = parse_what_ifs(["rate=3x,rate=3x+language_instances=4x"])
+    told = loaded("encode.per_token_s=10us", "language.per_token_s=50us", what_ifs=what_ifs)
+    assert told["relief"] is None
+    over, mended = told["what_if"]
+    assert over["saturates"] == ["prefill"]
+    assert over["relief"]["needs"] == {"language.instances": 2}
+    assert over["relief"]["enough"]
+    assert (mended["capacity"], mended["saturates"], mended["relief"]) == ("within", [], None)
+    first, second = (line for line in told["text"].splitlines() if line.startswith("rate=3x"))
+    assert "over capacity" in first
+    assert " prefill " in first
+    assert "about 2 language instances: " in first
+    assert " holds " in second
+    assert over["now"]["value"] == told["objective"]["value"] < over["staying"]["value"]
+
+
+def test_a_what_if_that_misses_its_limit_says_the_nearest_value_and_by_how_much() -> None:
+    told = loaded(
+        "encode.per_token_s=10us", "language.per_token_s=50us", what_ifs=parse_what_ifs(["service=2x"]),
+        limits=[parse_limit("ttft_p99=500ms")],
+    )  # fmt: skip
+    (one,) = told["what_if"]
+    assert one["verdict"] == "slo-missed"
+    (miss,) = one["nearest"]["misses"]
+    assert miss["value"] == one["nearest"]["value"]["value"] > 0.5
+    assert miss["by_s"] == pytest.approx(miss["value"] - 0.5)
+    (line,) = (line for line in told["text"].splitlines() if line.startswith("service=2x"))
+    assert f"{format_duration(miss['by_s'])} above the limit" in line
+    assert "no setting keeps the SLO" in line
+
+
+def test_limits_that_no_number_of_instances_keeps_are_said_to_be_so() -> None:
+    told = loaded("encode.per_token_s=1us", "language.per_token_s=50us", limits=[parse_limit("ttft_p99=20ms")])
+    assert told["verdict"] == "slo-missed"
+    assert not told["relief"]["enough"]
+    assert told["relief"]["runs"] <= 1 + MOST_RUNS
+
+
+@pytest.mark.parametrize(
+    ("stages", "named"),
+    [
+        (["language_pool", "language_pool", "prefill"], "prefill"),  # another setting is all that the pool needs
+        (["language_pool", "language_pool"], "language_pool"),
+        (["prefill", "encoder", "encoder"], "encoder"),
+        ([], None),
+    ],
+)
+def test_a_full_pool_is_no_bottleneck_where_other_settings_are_held_back_by_what_comes_behind(
+    stages: list[str], named: str | None
+) -> None:
+    rows = {
+        number: [{"capacity.verdict": "over", "capacity.in_stretches": number % 2 == 0, "capacity.bottleneck": stage}]
+        for number, stage in enumerate(stages)
+    }
+    rows[9] = [{"capacity.verdict": "near", "capacity.in_stretches": False, "capacity.bottleneck": "writers"}]
+    runs: Any = SimpleNamespace(rows=lambda number: rows[number])
+    asked: Any = SimpleNamespace(kind="resampled")
+    assert _bottleneck(asked, runs, list(rows)) == named

@@ -35,7 +35,6 @@ from bufferlab.experiments.reports.page import (
 )
 from bufferlab.experiments.reports.ran import facts, host_facts, input_facts, traffic_facts, typed
 from bufferlab.experiments.reports.readings import (
-    BESIDE,
     count,
     interval_text,
     kind_of,
@@ -47,6 +46,9 @@ from bufferlab.experiments.reports.readings import (
 from bufferlab.experiments.reports.sources import Source, environment_of
 from bufferlab.experiments.reports.wording import STAGES, figure_name, names_of, upper
 from bufferlab.experiments.tuning.names import short_change, varied_fields
+from bufferlab.experiments.tuning.relief import relief_sentence
+from bufferlab.experiments.tuning.sensitivity import EFFECTS, TITLES, effects_rows, side_text
+from bufferlab.experiments.tuning.what_if import amiss_text, becomes_text, cost_text, mends_text, saturates_text
 
 VERDICTS = {
     "recommended": ("recommended", "good"),
@@ -58,7 +60,6 @@ VERDICTS = {
 STATES = {"kept": "plain", "dropped": "", "screened-out": "", "unfit": "bad", "compared": ""}
 STORED_CONFIG = "RUN/config.toml"
 """What stands in a stored command for the configuration of the tuning's own directory."""
-NO_BREAK = "no rival was better, as far as was tried"
 MOST_DRAWN = 24
 Content = Mapping[str, Any]
 
@@ -109,6 +110,7 @@ def _answer(content: Content) -> Iterator[str]:
     yield f"What should be set for {traffic}{memory}?"
     yield _what_to_set(content)
     yield _capacity(content)
+    yield relief_sentence(content)
     yield _brings(content)
     less = content["cheaper"]
     if less:
@@ -216,9 +218,8 @@ def _sections(source: Source) -> Iterator[Section]:
         panels = [panel for one in drawn for panel in one.panels]
         yield Section("What settings bring and cost", [Figure(" ".join(one.caption for one in drawn), panels)])
     yield Section("All settings", [_settings(content)])
-    asked = content["what_if"]
-    if asked:
-        yield Section("What if", [_what_if(asked)])
+    if content["what_if"]:
+        yield Section("What if", [_what_if(content)])
     if content["sensitivity"]:
         yield Section("How far inputs may be off", list(_sensitivity(content["sensitivity"])))
     yield Section("What was asked and run", list(_ran(source)))
@@ -350,78 +351,65 @@ def _settings(content: Content) -> Table:
     )
 
 
-def _then_set(one: Content) -> str:
-    """What is recommended then: of settings that change, the changes from what is recommended now."""
-    return named(one["changes"]) if one["changes"] else "–" if one["holds"] is None else "as recommended now"
-
-
-def _what_if(asked: list[Content]) -> Table:
+def _what_if(content: Content) -> Table:
+    """In the words of the terminal."""
+    path = content["objective"]["name"]
     rows = []
-    for place, one in enumerate(asked):
+    for place, one in enumerate(content["what_if"]):
+        where = f"what_if.{place}"
+        value = one["objective"] if one["nearest"] is None else one["nearest"]["value"]
+        known = f"{where}.objective" if one["nearest"] is None else f"{where}.nearest.value"
+        none = cost_text(one) in ("", "nothing") or bool(one["why"])
         rows.append(
             Row(
                 [
                     text(one["name"]),
-                    text(_then_set(one)),
-                    text("–" if one["holds"] is None else "yes" if one["holds"] else "no"),
-                    estimated(one["cost"], f"what_if.{place}.cost", "time", signed=True),
-                    text(one["why"]),
-                    estimated(one["objective"], f"what_if.{place}.objective", kind_of(one["objective"]["name"])),
-                    text(one["capacity"]),
+                    text(becomes_text(one)),
+                    plain(one["now"]["value"], kind_of(path), f"{where}.now.value"),
+                    estimated(value, known, kind_of(path)),
+                    text(amiss_text(one)),
+                    text(cost_text(one)) if none else estimated(one["cost"], f"{where}.cost", "time", signed=True),
+                    text(saturates_text(one)),
+                    text(mends_text(one)),
                 ]
             )
         )
     columns = [
         Column("what if"),
-        Column("then set", words=True),
-        Column("holds"),
+        Column("the recommendation", words=True),
+        Column(f"{figure_name(path)} now", numeric=True),
+        Column("then", numeric=True),
+        Column("amiss then", words=True),
         Column("staying costs", numeric=True),
-        Column("why", words=any(one["why"] for one in asked)),
-        Column("with the best", numeric=True),
-        Column("capacity"),
+        Column("saturates", words=True),
+        Column("would mend it", words=True),
     ]
-    note = "Holds: whether what is recommended now still is, on the same requests."
+    note = (
+        "Holds: no setting was found that is better by more than the indifference, on the same requests. What would "
+        "mend it was tried in one run, and its figure stands beside it."
+    )
     return Table("The recommendation again", columns, rows, "what-if", note=note)
 
 
 def _sensitivity(content: Content) -> Iterator[Block]:
-    rows = []
-    for place, one in enumerate(content["breaks"]):
-        at = one["breaks_at"]
-        rows.append(
-            Row(
-                [
-                    text(one["name"]),
-                    plain(one["to"], path=f"sensitivity.breaks.{place}.to"),
-                    plain(one["holds_to"], path=f"sensitivity.breaks.{place}.holds_to"),
-                    text(f"{shown(at)} ×{_between(one)}" if at is not None else NO_BREAK),
-                    text(named(one["winner"]) if one["winner"] else "–"),
-                ]
-            )
-        )
-    columns = [
-        Column("input"),
-        Column("scaled to", numeric=True),
-        Column("holds to", numeric=True),
-        Column("breaks at", words=True),
-        Column("then better", words=True),
+    """In the words of the terminal."""
+    rows = [
+        Row([text(TITLES[one["name"]]), plain(one["to"], path=f"sensitivity.breaks.{place}.to"), text(side_text(one))])
+        for place, one in enumerate(content["breaks"])
     ]
+    columns = [Column("input"), Column("scaled to, ×", numeric=True), Column("the recommendation", words=True)]
     yield Table("By what factor an input may be off before another setting is better", columns, rows, "sensitivity")
     screening = content["screening"]
-    effects = screening["effects"]
-    if not effects:
-        yield Prose([upper(f"what changes the figure most was not told: {screening['why']}")])
-    else:
-        # Both are shares of the figure: from one end of the range to the other.
-        named_effects = [f"{one['name']} (by {100 * one['figure']['value']:.1f}{BESIDE}%)" for one in effects]
-        lead = "What changes the figure most, by Morris' elementary effects within their ranges"
-        yield Prose([f"{lead}: {names_of(named_effects)}."])
-
-
-def _between(one: Content) -> str:
-    """The last factor at which the interval says that the recommendation holds, and the first at which it is lost."""
-    sure, lost = one["between"]
-    return f" (surely holds to {shown(sure)}, surely lost at {shown(lost)})"
+    if not screening["effects"]:
+        yield Prose([upper(f"what matters most was not told: {screening['why']}")])
+        return
+    yield Table(
+        "What matters most: Morris' elementary effects",
+        [Column(name, words=not place, numeric=place > 0) for place, name in enumerate(EFFECTS)],
+        [Row([text(cell) for cell in row]) for row in effects_rows(screening)],
+        "effects",
+        note="From one end of the range to the other, in percent of the figure.",
+    )
 
 
 def _ran(source: Source) -> Iterator[Block]:

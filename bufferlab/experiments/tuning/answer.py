@@ -88,6 +88,7 @@ def answer_of(
         "notes": list(question.space.notes),
         "refused": [{"fields": fields, "why": why} for fields, why in question.space.refused],
         "settings": [_setting(question, runs, one, out, result, decision, differences) for one in settings.values()],
+        "relief": None,
         "what_if": [],
         "sensitivity": {},
     }

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bufferlab.experiments.config.schema import Config, parse
+from bufferlab.experiments.config.sections.serving import MAX_INSTANCES
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.tuning.base import Base
-from bufferlab.experiments.tuning.words import LINK, POOL, RATE, SCALED, WORDS
+from bufferlab.experiments.tuning.words import COUNTED, LINK, POOL, RATE, SCALED, WORDS
 from bufferlab.experiments.workloads.requests import check_requests
 from bufferlab.protocol.naming import did_you_mean
 
@@ -118,9 +119,30 @@ def _put(tree: dict[str, Any], config: Config, change: Change, what_if: WhatIf) 
         if name == "rate_scale" and config.workload.lengths is not None:
             raise UserError(f"--what-if is {what_if.text!r}, but all lengths come at once, it must be another word")
         workload[name] = workload.get(name, 1.0) * change.value
+    elif change.word in COUNTED:
+        _put_instances(tree, config, change, what_if)
     else:
         for section, name in SCALED[change.word]:
             tree[section][name] = tree[section].get(name, 1.0) * change.value
+
+
+def _put_instances(tree: dict[str, Any], config: Config, change: Change, what_if: WhatIf) -> None:
+    """Whole instances, at least one. Raises UserError where there would be as many as before."""
+    counts = {"encode": config.encode.instances, "language": config.language.instances}
+    sides = COUNTED[change.word]
+    for side in sides:
+        made = max(round(counts[side] * float(change.value)), 1)
+        if made > MAX_INSTANCES:
+            raise UserError(
+                f"--what-if is {what_if.text!r}, which makes {made} instances of {counts[side]}, there may be at most "
+                f"{MAX_INSTANCES}"
+            )
+        tree[side]["instances"] = made
+    if change.value != 1 and all(tree[side]["instances"] == counts[side] for side in sides):
+        raise UserError(
+            f"--what-if is {what_if.text!r}, but of {counts[sides[0]]} that leaves {counts[sides[0]]}: instances are "
+            f"whole, it must be another factor"
+        )
 
 
 def check_what_ifs(base: Base, what_ifs: Sequence[WhatIf]) -> None:

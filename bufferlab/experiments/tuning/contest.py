@@ -40,6 +40,8 @@ def run_row(config: Config, replication: int, title: str) -> Row:
         # Whoever reads it needs to know which run it was; the type tells more than the text alone.
         raise RunFailedError(f"{title}, replication {replication}: {type(error).__name__}: {error}") from error
     capacity = judge([evidence(one)])
+    span = capacity["stretch"] or capacity  # which the verdict is about
+    offered, served = span["offered_rps"], span["served_rps"]
     reasons = one.requests.reasons
     return {
         "requests": one.offered,
@@ -51,6 +53,7 @@ def run_row(config: Config, replication: int, title: str) -> Row:
         "capacity.sentence": capacity["sentence"],
         "capacity.offered_rps": capacity["offered_rps"],
         "capacity.served_rps": capacity["served_rps"],
+        "capacity.load": offered / served if offered and served else None,
         "deadlock": one.deadlock,
         "invariant_violations": one.violations,
         **{figure.name: _plain(figure.value(one)) for figure in FIGURES},

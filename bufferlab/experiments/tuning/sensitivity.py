@@ -188,7 +188,7 @@ def _break(
         if reached.surely_broken(indifference_s):
             break
     found: dict[str, Any] = {
-        "name": word, "to": far, "holds_to": far, "breaks_at": None, "between": None, "winner": None,
+        "name": word, "to": far, "holds_to": far, "breaks_at": None, "between": None, "untold": [], "winner": None,
         "winner_number": None, "by": _finite(reached.loss), "unserved": reached.unserved, "served": reached.served,
     }  # fmt: skip
     if not reached.surely_broken(indifference_s):
@@ -217,6 +217,9 @@ def _break(
         "holds_to": math.exp(good),
         "breaks_at": math.exp((good + bad) / 2),
         "between": [max(before, key=distance), first_lost],
+        "untold": sorted(
+            (one for one in tried if max(map(distance, before)) < distance(one) < distance(first_lost)), key=distance
+        ),
         "winner": {} if reached.rival is None else _other(chosen, reached.rival),
         "winner_number": None if reached.rival is None else reached.rival.number,
     }
@@ -327,29 +330,39 @@ def sensitivity_text(content: Mapping[str, Any]) -> str:
     found = content["sensitivity"]
     if not found:
         return ""
-    lines = ["How far off may it be before the recommendation changes:"]
+    lines = ["How far off may it be before the recommendation changes (1× is as configured):"]
     for word in dict.fromkeys(one["name"] for one in found["breaks"]):
-        sides = [_side(one) for one in found["breaks"] if one["name"] == word]
+        sides = [side_text(one) for one in found["breaks"] if one["name"] == word]
         lines.append(f"  {TITLES[word]}: {'; '.join(sides)}")
     screening = found["screening"]
     if not screening["effects"]:
         lines.append(f"What matters most was not told: {screening['why']}")
         return "\n".join(lines)
-    rows: list[Sequence[str]] = [("what matters most", "within", "changes the figure by", "and the lead by")]
-    for one in screening["effects"]:
-        lead = one["lead"]
-        rows.append(
-            (
-                TITLES[one["name"]],
-                f"/ × {screening['within'][one['name']]:g}",
-                f"{100 * one['figure']['value']:.1f} % ± {100 * one['figure']['half']:.1f}",
-                "" if lead is None else f"{100 * lead['value']:.1f} % ± {100 * lead['half']:.1f}",
-            )
+    return "\n".join(lines) + "\n\n" + table([EFFECTS, *effects_rows(screening)])
+
+
+EFFECTS = ("what matters most", "within", "changes the figure by", "and the lead by")
+
+
+def effects_rows(screening: Mapping[str, Any]) -> list[Sequence[str]]:
+    """A row for everything that was scaled, what matters most first."""
+    return [
+        (
+            TITLES[one["name"]],
+            f"/ × {screening['within'][one['name']]:g}",
+            _effect(one["figure"]),
+            "" if one["lead"] is None else _effect(one["lead"]),
         )
-    return "\n".join(lines) + "\n\n" + table(rows)
+        for one in screening["effects"]
+    ]
 
 
-def _side(one: Mapping[str, Any]) -> str:
+def _effect(one: Mapping[str, float]) -> str:
+    return f"{100 * one['value']:.1f} % ± {100 * one['half']:.1f}"
+
+
+def side_text(one: Mapping[str, Any]) -> str:
+    """How far one thing may be off to one side."""
     down = one["to"] < 1
     if one["breaks_at"] is None:
         more = "" if one["served"] else ", where no setting serves everything"
@@ -359,4 +372,9 @@ def _side(one: Mapping[str, Any]) -> str:
     fields = ", ".join(f"{short_change(name)} {plain(value)}" for name, value in (one["winner"] or {}).items())
     won = "serves what it does not" if one["unserved"] else f"wins by {signed_estimate(one['by']).lstrip('+')}"
     where = ", where" if lost == one["to"] else f"; at {one['to']:.3g}×"
-    return f"surely holds to {sure:.3g}×, surely lost at {lost:.3g}×{where} {fields} {won}"
+    holds = "" if sure == 1 else f"surely holds to {sure:.3g}×, "
+    untold = [f"{factor:.3g}×" for factor in one["untold"]]
+    if len(untold) > 1:
+        untold = [f"{untold[0]} to {untold[-1]}"]
+    open_ = f"cannot be told {'at' if len(one['untold']) == 1 else 'from'} {untold[0]}, " if untold else ""
+    return f"{holds}{open_}surely lost at {lost:.3g}×{where} {fields} {won}"

@@ -21,6 +21,7 @@ from bufferlab.experiments.tuning.names import (
     varied_fields,
 )
 from bufferlab.experiments.tuning.question import parse_objective
+from bufferlab.experiments.tuning.relief import relief_sentence
 from bufferlab.experiments.units import format_duration
 from bufferlab.experiments.workloads.requests import resampling_of
 from bufferlab.experiments.workloads.resampling import NoResampling
@@ -87,7 +88,15 @@ def _instances(section: Serving) -> str:
 
 def answer_text(content: Mapping[str, Any], more: Sequence[str] = ()) -> str:
     """All of it; ``more``: further parts, before what it took."""
-    parts = [_words(content), _alike(content), content["sure"], _table(content), _front(content), *more]
+    parts = [
+        _words(content),
+        relief_sentence(content),
+        _alike(content),
+        content["sure"],
+        _table(content),
+        _front(content),
+        *more,
+    ]
     return "\n\n".join(part for part in parts if part) + f"\n\n{_spent(content)}"
 
 
@@ -403,9 +412,13 @@ def _spent(content: Mapping[str, Any]) -> str:
     raced = sum(one["runs"] > 0 for one in content["settings"])
     settings = "1 setting" if raced == 1 else f"{raced} settings"
     said = f"{settings} in {content['runs']} runs, {content['requests']} requests"
+    if content["relief"]:
+        said += f"; instances: {content['relief']['runs']} runs, {content['relief']['requests']} requests"
     if content["what_if"]:
         runs, requests = (sum(one[name] for one in content["what_if"]) for name in ("runs", "requests"))
         said += f"; what-ifs: {runs} runs, {requests} requests"
+    if content["sensitivity"]:
+        said += f"; sensitivity: {content['sensitivity']['runs']} runs"
     return said
 
 

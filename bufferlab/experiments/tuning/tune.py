@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.capacity import POOLS
 from bufferlab.experiments.runs.environment import describe
 from bufferlab.experiments.runs.recorder import Notice, Progress
 from bufferlab.experiments.stats.intervals import Estimate
@@ -24,6 +25,7 @@ from bufferlab.experiments.tuning.contest import Result, Runs, race
 from bufferlab.experiments.tuning.decision import candidates, decide, nothing_to_choose
 from bufferlab.experiments.tuning.estimates import difference
 from bufferlab.experiments.tuning.folder import Row, TuneFolder
+from bufferlab.experiments.tuning.relief import relieve
 from bufferlab.experiments.tuning.screening import overloaded, screen
 from bufferlab.experiments.tuning.search import run_search
 from bufferlab.experiments.tuning.sensitivity import examine, sensitivity_text
@@ -114,13 +116,27 @@ def _otherwise(question: Question, runs: Runs, told: Mapping[str, Any]) -> dict[
 
     def ask(other: Question, name: str) -> dict[str, Any]:
         marks = {"stage": WHAT_IF_STAGE, "what_if": name}
-        return _answered(other, Runs(other.settings, runs.execute, runs.folder, runs.progress, runs.notice, marks))
+        made = Runs(other.settings, runs.execute, runs.folder, runs.progress, runs.notice, marks)
+        found = _answered(other, made)
+        return {**found, "relief": _relieved(other, made, found, name)}
 
     chosen = question.settings.get(told["chosen"])
-    content = {**told, "what_if": answers(question, question.what_ifs, chosen, ask)}
+    content = {**told, "relief": _relieved(question, runs, told)}
+    content["what_if"] = answers(question, question.what_ifs, content, ask)
     if question.sensitivity and chosen is not None:
         content["sensitivity"] = examine(question, runs, told)
     return content
+
+
+def _relieved(
+    question: Question, runs: Runs, told: Mapping[str, Any], what_if: str | None = None
+) -> dict[str, Any] | None:
+    """Which stages hold back what is recommended, or what comes nearest; None where nothing is amiss."""
+    lost = told["not_served"]
+    number = told["chosen"] or (lost and lost["nearest"]) or told["over"][0]["number"]
+    if number is None or (told["chosen"] is not None and told["capacity"]["verdict"] != "over"):
+        return None
+    return relieve(question, runs, question.settings[number], what_if)
 
 
 def _answered(question: Question, runs: Runs) -> dict[str, Any]:
@@ -150,7 +166,7 @@ def _answered(question: Question, runs: Runs) -> dict[str, Any]:
     found = candidates(question.base, settings, result, differences)
     if found is None:
         # What holds back the settings that are over capacity is told where there are such.
-        late = _bottleneck(question, runs, [number for number in numbers if _is_over(question, runs, number)])
+        late = _bottleneck(question, runs, numbers)
         decision = nothing_to_choose(result, over=False)
         return answer_of(question, runs, out, result, decision, differences, late)
     both = dict.fromkeys([found.main, found.cheaper])
@@ -216,7 +232,13 @@ def _is_over(question: Question, runs: Runs, number: int) -> bool:
 
 
 def _bottleneck(question: Question, runs: Runs, numbers: Sequence[int]) -> str | None:
-    """The stage that holds most of the runs back."""
-    stages = (row["capacity.bottleneck"] for number in numbers for row in _judged(question, runs, number))
+    """The stage that holds most of the runs back that are over capacity, be it in stretches of the traffic.
+
+    A server before a pool: where one setting is held back by its pool and another by what comes behind it, another
+    setting is all that the pool needs.
+    """
+    rows = (row for number in numbers for row in _judged(question, runs, number))
+    stages = (row["capacity.bottleneck"] for row in rows if row["capacity.verdict"] == "over")
     counts = Counter(stage for stage in stages if stage is not None)
-    return counts.most_common(1)[0][0] if counts else None
+    servers = Counter({stage: count for stage, count in counts.items() if stage not in POOLS})
+    return next((stage for stage, _ in (servers or counts).most_common(1)), None)

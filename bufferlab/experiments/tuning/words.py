@@ -14,4 +14,10 @@ SCALED: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """The words whose factor multiplies fields that are 1 where nothing is said."""
 RATE, POOL = "rate", "pool"
-WORDS = (RATE, POOL, LINK, *SCALED)
+COUNTED: dict[str, tuple[str, ...]] = {
+    "instances": ("encode", "language"),
+    "encode_instances": ("encode",),
+    "language_instances": ("language",),
+}
+"""The words whose factor multiplies the instances of these sides."""
+WORDS = (RATE, POOL, LINK, *SCALED, *COUNTED)
