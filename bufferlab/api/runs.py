@@ -222,7 +222,10 @@ class Run(Result):
         """events.parquet: a row for each event of each rank, in the order recorded.
 
         Columns: ``replication``, ``time_s``, ``side`` (encode or language), ``instance``, ``rank``, ``room``,
-        ``event``, ``status``, ``tokens``, ``bytes``, ``detail``. Raises UserError if the run did not keep them.
+        ``event``, ``status``, ``tokens``, ``bytes``, ``detail``. docs/events.md says of every event who records it and
+        when, and what its ``tokens`` and ``bytes`` are: ``resumed`` comes once for each resume and has the tokens that
+        had been received, ``allocated`` has what fits into all blocks that the room then holds. Raises UserError if the
+        run did not keep them.
         """
         return self._stored.events()
 
