@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pydantic import PrivateAttr
 
 from bufferlab.api.overrides import Overrides, Sections, listed
+from bufferlab.api.results import told
 from bufferlab.experiments.config.build import name_digits
 from bufferlab.experiments.config.schema import Config as CheckedConfig
 from bufferlab.experiments.errors import UserError
@@ -37,13 +38,13 @@ class Config(CheckedConfig):
         """What it was read from, and what has been said since."""
         return self._source
 
-    def with_(self, overrides: Overrides | None = None, **sections: Unpack[Sections]) -> Self:
+    def with_(self, overrides: Overrides | None = None, **sections: Unpack[Sections]) -> Config:
         """The same configuration with other settings, as if they were written in the file that it came from.
 
         ``overrides`` and ``sections`` are as in ``bufferlab.load``. Raises UserError, in one sentence, for what is not
         allowed.
         """
-        return _made(type(self), _said(self.source, listed(overrides, sections)))
+        return load_with(self, listed(overrides, sections))
 
     def measured(self) -> CheckedConfig:
         """The configuration as a measured run has it: one replication of a file of which nobody said how many."""
@@ -83,26 +84,38 @@ def load(source: ConfigLike, overrides: Overrides | None = None, **sections: Unp
 
 def load_with(source: ConfigLike, said: tuple[Override, ...]) -> Config:
     """The same, with overrides as the command takes them."""
-    if isinstance(source, Config):
-        return _made(Config, _said(source.source, said)) if said else source
-    return _made(Config, _said(read_source(os.fspath(source)), said))
+    if isinstance(source, Config) and not said:
+        return source
+    before = source if isinstance(source, Config) else None
+    read = source.source if isinstance(source, Config) else read_source(os.fspath(source))
+    made = _made(_said(read, said))
+    tell_what_was_dropped(made, before)
+    return made
 
 
 def _said(source: Source, overrides: tuple[Override, ...]) -> Source:
     return replace(source, layers=(*source.layers, overrides)) if overrides else source
 
 
-Made = TypeVar("Made", bound=Config)
-
-
-def _made(kind: type[Made], source: Source) -> Made:
+def _made(source: Source) -> Config:
     """The configuration of a source, which remembers it."""
     found = load_config(source)
     fields: Mapping[str, Any] = {name: getattr(found, name) for name in type(found).model_fields}
-    made = kind.model_construct(found.model_fields_set, **fields)
+    made = Config.model_construct(found.model_fields_set, **fields)
     made._set_aside, made._replications_by_default = found.set_aside, found.replications_by_default
     made._source = source
     return made
+
+
+def tell_what_was_dropped(config: CheckedConfig, before: CheckedConfig | None = None) -> None:
+    """Say which options went with the sizing policy that they belonged to."""
+    known = () if before is None else before.set_aside
+    gone = [one for one in config.set_aside if one.startswith("protocol.") and one not in known]
+    if gone:
+        told(f"left out, since the policy {config.protocol.sizing.policy} has no such option: {', '.join(gone)}")
+
+
+NOT_OPTIONS = ("protocol.sizing.policy", "protocol.sizing.tokens")
 
 
 def config_in(sweep: Mapping[str, Any], folder: Path, number: int, base: Config | None = None) -> Config:
@@ -120,14 +133,13 @@ def config_in(sweep: Mapping[str, Any], folder: Path, number: int, base: Config 
     if base is None:
         if "base" not in plan:
             raise UserError(f"{str(folder)!r} does not keep its configurations, as sweeps of older versions")
-        # The first configuration as it resolves; what only its policy knows goes with that.
-        tree, policy = copy.deepcopy(plan["base"]), entry["settings"].get("protocol.sizing.policy")
-        sizing = tree["protocol"]["sizing"]
-        if policy is not None and policy != sizing["policy"]:
-            tree["protocol"]["sizing"] = {name: sizing[name] for name in ("policy", "tokens") if name in sizing}
-        text = tomli_w.dumps(tree)
-        base = _made(Config, Source(str(folder), text, folder / "sweep.json", folder))
-    made = base.with_(settings)
+        # The first configuration as it resolves; options that it was given for its policy are its own.
+        tree = copy.deepcopy(plan["base"])
+        for field in entries[1]["settings"]:
+            if field.startswith("protocol.sizing.") and field not in settings and field not in NOT_OPTIONS:
+                tree["protocol"]["sizing"].pop(field.rpartition(".")[2], None)
+        base = _made(Source(str(folder), tomli_w.dumps(tree), folder / "sweep.json", folder))
+    made = _made(_said(base.source, listed(settings, {})))
     if name_digits(fingerprint(made)) != entry["digest"]:
         raise UserError(
             f"configuration {number} of {str(folder)!r} cannot be made again as it was: an input file has changed, or "

@@ -61,7 +61,10 @@ def settings_by_path(settings: Overrides) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The same without what only Python has: paths are texts, numbers of NumPy numbers, tuples lists."""
+    """The same without what only Python has: paths are texts, numbers of NumPy numbers, tuples lists, and the class of
+    a sizing policy is its place."""
+    if isinstance(value, type):
+        return _place(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
@@ -71,3 +74,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence | range) and not isinstance(value, str | bytes):
         return [plain(one) for one in value]
     return value
+
+
+def _place(value: type) -> Any:
+    from bufferlab.protocol.sizing import POLICIES, SizingPolicy
+    from bufferlab.protocol.sizing.places import place_of
+
+    shipped = next((name for name, kind in POLICIES.items() if kind is value), None)
+    return shipped or (place_of(value) if issubclass(value, SizingPolicy) else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import os
 import shutil
 import tempfile
@@ -121,4 +122,7 @@ def refuse_jobs_of_a_cluster(jobs: int | None, executor: str, address: str | Non
 
 def told(line: str) -> None:
     """What must not be overlooked of a run that goes on: a line that a command prints beside its bar."""
-    warnings.warn(line, stacklevel=2)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("bufferlab."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(line, stacklevel=level)  # the line that is shown is that of whoever called us

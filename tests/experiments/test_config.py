@@ -61,7 +61,7 @@ def test_the_smallest_configuration_is_complete() -> None:
         ("protocol.reserve_blocks=256", "protocol.reserve_blocks is 256, it must be less than language.pool_blocks"),
         ("protocol.sizing.policy=fixd", "protocol.sizing.policy is 'fixd', it must be one of fixed, "),
         ("protocol.sizing.tokens=0", "protocol.sizing.tokens is 0, it must be at least 1"),
-        ("protocol.sizing.q=0.9", "protocol.sizing.q is not known to the policy fixed, which has no options"),
+        ("protocol.sizing.q=0.9", "protocol.sizing.q is not known to the policy fixed, which has tokens"),
         ("encode.tp=0", "encode.tp is 0, it must be at least 1"),
         ("encode.tp=65", "encode.tp is 65, it must be at most 64"),
         ("encode.instances=257", "encode.instances is 257, it must be at most 256"),
@@ -134,7 +134,7 @@ def test_options_of_a_policy_are_checked_by_the_policy() -> None:
     found = refusal("protocol.sizing.policy=quantile", "protocol.sizing.q=high")
     assert found == "protocol.sizing.q is 'high', it must be a number"
     found = refusal("protocol.sizing.policy=quantile", "protocol.sizing.windw=3")
-    assert found.startswith("protocol.sizing.windw is not known to the policy quantile, which has q, window")
+    assert found.startswith("protocol.sizing.windw is not known to the policy quantile, which has tokens, q, window")
     assert "did you mean window" in found
     config = parse(changed("protocol.sizing.policy=quantile", "protocol.sizing.q=0.5"))
     assert config.scenario().sizing_options == {"tokens": 1024, "q": 0.5}

@@ -120,7 +120,9 @@ def test_the_file_of_a_module_is_an_input_too() -> None:
     ("settings", "sentence"),
     [
         (["policy=mine.py:Share", "share=x"], "protocol.sizing.share is 'x', it must be a number"),
-        (["policy=mine.py:Share", "shar=1"], "protocol.sizing.shar is not known to the policy .*mine.py:Share, which has share "),
+        (["policy=mine.py:Share", "shar=1"], "protocol.sizing.shar is not known to the policy .*mine.py:Share, which has share, tokens .did you mean share"),
+        (["policy=mine.py:Needs", "scal=2"], "protocol.sizing.scal is not known .* which has scale, label .did you mean scale"),
+        (["policy=__main__:Share"], "protocol.sizing.policy is '__main__:Share', it must be in a file, .* %%writefile my_policies.py "),
         (["policy=mine.py:Needs"], "protocol.sizing.scale is missing, the policy .*mine.py:Needs needs it"),
         (["policy=mine.py:Needs", "scale=2.5"], "protocol.sizing.scale is 2.5, it must be a whole number"),
         (["policy=mine.py:Needs", "scale=0"], "protocol.sizing.scale is 0, it must be at least 1"),
@@ -139,6 +141,30 @@ def test_what_is_wrong_with_it_is_said_in_one_sentence(folder: Path, settings: l
     with pytest.raises(UserError, match=sentence) as raised:
         load("quickstart", [f"protocol.sizing.{setting}" for setting in settings])
     assert "\n" not in str(raised.value)
+
+
+def test_another_policy_leaves_the_options_out_that_it_does_not_have(folder: Path, bufferlab: Command) -> None:
+    (folder / "c.toml").write_text(
+        "[workload]\nlengths = [1]\n[protocol.sizing]\npolicy = 'quantile'\nq = 0.9\nwindow = 50\ntokens = 256\n"
+    )
+    config = load("c.toml", ["protocol.sizing.policy=per_client_quantile"])
+    assert config.scenario().sizing_options == {"tokens": 256, "q": 0.9, "window": 50}, "it has these as well"
+    config = load("c.toml", ["protocol.sizing.policy=mine.py:Share", "protocol.sizing.share=0.25"])
+    assert config.scenario().sizing_options == {"tokens": 256, "share": 0.25}
+    assert config.set_aside == ("protocol.sizing.q = 0.9", "protocol.sizing.window = 50")
+    said = "not applied to the policy fixed, which has no such option: protocol.sizing.q = 0.9, protocol.sizing.window = 50"
+    assert said in bufferlab("sim", "c.toml", "--set", "protocol.sizing.policy=fixed", "--no-plots").out
+    with pytest.raises(UserError, match=r"protocol\.sizing\.q is not known to the policy fixed, which has tokens"):
+        load("c.toml", ["protocol.sizing.policy=fixed", "protocol.sizing.q=0.5"])
+    with pytest.raises(UserError, match=r"protocol\.sizing\.policy is 'fixd', it must be one of"):
+        load("c.toml", ["protocol.sizing.policy=fixd"])
+
+
+def test_none_takes_an_option_or_a_table_away() -> None:
+    said = [("protocol.sizing.policy", "quantile"), ("protocol.sizing.q", 0.5), ("protocol.sizing.q", None)]
+    assert load("quickstart", said).scenario().sizing_options == {"tokens": 1024}
+    said = [("protocol.sizing.policy", "quantile"), ("protocol.sizing.q", 0.5), ("protocol.sizing", None)]
+    assert load("quickstart", said) == load("quickstart")
 
 
 def test_an_option_of_a_type_that_no_file_can_hold_is_left_to_the_policy(folder: Path) -> None:

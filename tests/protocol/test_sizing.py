@@ -42,7 +42,7 @@ def test_the_oracle_answers_the_truth_and_needs_it() -> None:
 
 def test_only_the_oracle_sees_the_truth() -> None:
     assert [name for name, policy in POLICIES.items() if policy.sees_true_length] == ["oracle"]
-    helping = {"__init__", "base", "clients", "options", "registry", "supervised", "views", "window"}
+    helping = {"__init__", "base", "clients", "options", "places", "registry", "supervised", "views", "window"}
     files = {path.stem for path in Path(sizing.__path__[0]).glob("*.py")} - helping
     assert {policy.__module__.rpartition(".")[2] for policy in POLICIES.values()} == files, "one file is a policy"
     assert next(iter(POLICIES)) == "fixed"

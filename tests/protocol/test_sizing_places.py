@@ -15,6 +15,7 @@ from bufferlab.protocol.emulation.scenario import Scenario
 from bufferlab.protocol.messages import LanguageRequest
 from bufferlab.protocol.recording import Record
 from bufferlab.protocol.sizing import (
+    POLICIES,
     CompletedView,
     Fixed,
     RequestView,
@@ -24,7 +25,7 @@ from bufferlab.protocol.sizing import (
     find_policy,
     make_policy,
 )
-from bufferlab.protocol.sizing.registry import absolute, file_of
+from bufferlab.protocol.sizing.places import absolute, files_of, place_of
 from bufferlab.protocol.sizing.supervised import Answer, checksum, disagreement, must_answer_alike
 from bufferlab.protocol.topology import RankId, Side
 from bufferlab.protocol.values import replaced
@@ -61,7 +62,7 @@ def test_a_class_is_found_in_a_file(policies: Path) -> None:
     policy = make_policy(name, {"least": 7})
     assert policy.first_tokens(view()) == 1024
     assert policy.first_tokens(replaced(view(), free_blocks=0)) == 7
-    assert file_of(name) == policies
+    assert files_of(name) == [policies]
 
 
 def test_a_class_is_found_in_a_module(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +70,7 @@ def test_a_class_is_found_in_a_module(policies: Path, monkeypatch: pytest.Monkey
     try:
         policy = make_policy("my_policies:HalfOfTheFreePool", {})
         assert policy.first_tokens(view()) == 1024
-        assert file_of("my_policies:HalfOfTheFreePool") == policies
+        assert files_of("my_policies:HalfOfTheFreePool") == [policies]
     finally:
         sys.modules.pop("my_policies", None)
 
@@ -82,6 +83,79 @@ def test_an_edited_file_is_another_policy_and_an_old_one_is_not_run_twice(polici
     assert find_policy(name) is not before
     assert make_policy(name, {}).first_tokens(view()) == 512
     assert [path.name for path in policies.parent.iterdir()] == [policies.name], "nothing is left beside the file"
+
+
+def write_package(folder: Path, answer: int) -> None:
+    (folder / "study" / "deep").mkdir(parents=True, exist_ok=True)
+    (folder / "study" / "__init__.py").write_text("")
+    (folder / "study" / "deep" / "__init__.py").write_text("from .sizes import LENGTH\n")
+    (folder / "study" / "deep" / "sizes.py").write_text(f"LENGTH = {answer}\n")
+    (folder / "study" / "policies.py").write_text(
+        "import json\n" + HEADER + "from .deep import LENGTH\nfrom helper import twice\n\n"
+        "class Said(SizingPolicy):\n    def first_tokens(self, view):\n        return twice(LENGTH)\n"
+    )
+    (folder / "helper.py").write_text("import numpy\n\ndef twice(number):\n    return 2 * number\n")
+
+
+def test_what_a_policy_imports_of_its_users_is_its_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_package(tmp_path, 100)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import helper  # type: ignore[import-not-found]
+
+    try:
+        name = absolute("study.policies:Said", Path())
+        assert name == f"{tmp_path / 'study' / 'policies.py'}:Said", "another process needs no path of modules"
+        monkeypatch.undo()  # nor this one
+        names = ("study/policies.py", "helper.py", "study/__init__.py", "study/deep/__init__.py", "study/deep/sizes.py")
+        assert sorted(files_of(name)) == sorted(tmp_path / one for one in names)
+        kind = find_policy(name)
+        assert find_policy(name) is kind
+        assert make_policy(name, {}).first_tokens(view()) == 200
+        write_package(tmp_path, 300)  # within the same second, and of the same size
+        assert make_policy(name, {}).first_tokens(view()) == 600
+        (tmp_path / "helper.py").write_text((tmp_path / "helper.py").read_text().replace("2 *", "3 *"))
+        assert make_policy(name, {}).first_tokens(view()) == 900
+        assert sys.modules["helper"] is helper, "what else has been imported stays what it is"
+        assert "study.deep" not in sys.modules
+        # A module that was imported before is read anew as well.
+        assert helper.twice(1) == 2
+    finally:
+        for one in [one for one in sys.modules if one.partition(".")[0] in ("helper", "study")]:
+            del sys.modules[one]
+
+
+def test_what_is_in_no_file_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import ModuleType
+
+    typed = ModuleType("typed")
+    monkeypatch.setitem(sys.modules, "typed", typed)
+    for name in ("__main__:Mine", "typed:Mine"):
+        with pytest.raises(SizingError, match=r"%%writefile my_policies\.py .*name it as my_policies\.py:Mine$"):
+            find_policy(name)
+    with pytest.raises(TypeError):
+        POLICIES["mine"] = Says  # type: ignore[index, unused-ignore]
+
+
+def test_the_place_of_a_class_is_its_file(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(policies.parent))
+    try:
+        import my_policies  # type: ignore[import-not-found]
+
+        assert place_of(my_policies.HalfOfTheFreePool) == f"{policies.resolve()}:HalfOfTheFreePool"
+    finally:
+        sys.modules.pop("my_policies", None)
+    assert place_of(find_policy(f"{policies}:HalfOfTheFreePool")) == f"{policies.resolve()}:HalfOfTheFreePool"
+    assert place_of(type("Mine", (), {"__module__": "__main__"})) == "__main__:Mine"
+    with pytest.raises(SizingError, match="must be in a file"):
+        find_policy(place_of(_made_here()))
+
+
+def _made_here() -> type:
+    class Mine(SizingPolicy):
+        def first_tokens(self, view: RequestView) -> int:
+            return 1
+
+    return Mine
 
 
 def test_a_dataclass_with_written_out_hints_is_a_policy(tmp_path: Path) -> None:
@@ -299,8 +373,45 @@ def test_a_policy_that_tells_ranks_apart_stops_the_run(tmp_path: Path) -> None:
         match=r"mine\.py:Shared answered differently .* for room 0, 256 on language0\.0, 384 on language0\.1",
     ):
         simulated(f"{path}:Shared", 2)
-    path.write_text(HEADER + SHARED)
-    assert simulated(f"{path}:Shared", 1), "a lone rank agrees with itself"
+    path.write_text(HEADER + SHARED + "    # another content, so that it is executed anew\n")
+    with pytest.raises(SizingError, match=r"Shared answered 256 for room 0, and 384 when a second copy was asked"):
+        simulated(f"{path}:Shared", 1)
+
+
+@pytest.mark.parametrize("language_tp", [1, 2])
+def test_a_policy_that_draws_is_caught_with_any_number_of_ranks(tmp_path: Path, language_tp: int) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import random\n"
+        + HEADER
+        + "class Draws(SizingPolicy):\n    def first_tokens(self, view):\n        return random.randint(1, 10**9)\n"
+    )
+    with pytest.raises(SizingError, match=r"mine\.py:Draws answered .* it must be deterministic"):
+        simulated(f"{path}:Draws", language_tp)
+
+
+def test_a_lone_rank_asks_and_tells_its_second_copy_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(HEADER + LEARNS)
+    name = f"{path}:Learns"
+    assert simulated(name, 1), "what has learnt the same answers the same"
+    policy = make_policy(name, {})
+    assert isinstance(policy, Supervised)
+    assert policy.second is None
+    assert Scenario(block_tokens=4, hidden=1).make_sizing().__class__ is Fixed, "those of this package are not watched"
+
+
+LEARNS = """
+class Learns(SizingPolicy):
+    def __init__(self):
+        self.last = 128
+
+    def first_tokens(self, view):
+        return self.last
+
+    def completed(self, view):
+        self.last = view.total_tokens
+"""
 
 
 def test_a_policy_of_an_earlier_version_is_told_where_the_package_is_now(tmp_path: Path) -> None:

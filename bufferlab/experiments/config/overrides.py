@@ -9,9 +9,10 @@ from typing import Any
 
 from bufferlab.experiments.config.inputs import RUN_REQUESTS
 from bufferlab.experiments.config.renamed import new_path
+from bufferlab.experiments.config.sections.protocol import Sizing, options_of
 from bufferlab.experiments.config.sections.workload import WORKLOAD_SOURCES
 from bufferlab.experiments.errors import UserError
-from bufferlab.protocol.sizing.registry import absolute
+from bufferlab.protocol.sizing.places import absolute
 
 Override = str | tuple[str, Any]
 """``key.path=value`` as a command line has it, whose value is TOML or bare text; or the path and the value itself."""
@@ -45,6 +46,9 @@ def apply_override(tree: dict[str, Any], override: Override) -> None:
         _item(table, parts[-1], override)
         table[int(parts[-1])] = value
         return
+    if value is None and (isinstance(table.get(parts[-1]), dict | list) or _is_option(parts)):
+        table.pop(parts[-1], None)
+        return
     if parts[0] == "workload" and len(parts) == 2 and parts[1] in WORKLOAD_SOURCES and value is not None:
         # The sources are alternatives, so choosing one drops the other, and what only belonged to it.
         for other in WORKLOAD_SOURCES:
@@ -59,6 +63,30 @@ def apply_override(tree: dict[str, Any], override: Override) -> None:
     if parts == ["model", "hidden"]:
         table.pop("name", None)
     table[parts[-1]] = value
+
+
+def _is_option(parts: list[str]) -> bool:
+    """Whether a setting is an option of a policy or of a preset, of which none has to be there."""
+    return parts[:2] == ["workload", "options"] or (
+        parts[:2] == ["protocol", "sizing"] and len(parts) == 3 and parts[2] not in Sizing.model_fields
+    )
+
+
+def drop_options_of_another_policy(tree: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Take out of ``tree`` the options that belonged to another policy than the one that is ``given``.
+
+    Those that are given beside it stay, and so do those that both policies have. Returns what went.
+    """
+    protocol = tree.get("protocol")
+    sizing = protocol.get("sizing") if isinstance(protocol, dict) else None
+    if "protocol.sizing.policy" not in given or not isinstance(sizing, dict):
+        return {}
+    try:
+        known = {*Sizing.model_fields, *options_of(sizing["policy"])}
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return {}  # no policy at all, which is said when the configuration is checked
+    unknown = [name for name in sizing if name not in known and f"protocol.sizing.{name}" not in given]
+    return {f"protocol.sizing.{name}": sizing.pop(name) for name in unknown}
 
 
 def anchor_files(tree: dict[str, Any], folder: Path) -> None:

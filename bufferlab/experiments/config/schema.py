@@ -31,7 +31,7 @@ class Config(Sections):
 
     @property
     def set_aside(self) -> tuple[str, ...]:
-        """Settings that do not apply to the workload file given in their place, as ``key = value``."""
+        """Settings that do not apply to the workload or the policy given in their place, as ``key = value``."""
         return self._set_aside
 
     def having_set_aside(self, settings: tuple[str, ...]) -> Self:

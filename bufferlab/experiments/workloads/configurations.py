@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.config.inputs import RUN_CONFIG, RUN_REQUESTS, RUN_SUMMARY, is_workload
-from bufferlab.experiments.config.overrides import Override, anchor_files, apply_override, key_of, takes_away
+from bufferlab.experiments.config.overrides import (
+    Override,
+    anchor_files,
+    apply_override,
+    drop_options_of_another_policy,
+    key_of,
+    takes_away,
+)
 from bufferlab.experiments.config.problems import shown
 from bufferlab.experiments.config.renamed import new_example, with_new_names
 from bufferlab.experiments.config.schema import Config, parse
@@ -126,8 +133,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[Override]) -> tupl
 
     A workload file among them is used as it is: what the configuration says of its own requests (how many, at which
     rate, the options of its preset, how often it is repeated) does not apply to it unless it is among the overrides,
-    too. Listed requests replace all of that, too, and lengths what only a preset has. Returns these settings as
-    ``key = value``.
+    too. Listed requests replace all of that, too, and lengths what only a preset has; another sizing policy leaves the
+    options out that it does not have. Returns these settings as ``key = value``.
     """
     listed = list(overrides)
     given = {key_of(one) for one in listed if not takes_away(one)}
@@ -141,6 +148,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[Override]) -> tupl
     for override in listed:
         apply_override(tree, override)
     anchor_files(tree, Path())
+    set_aside += [f"{name} = {shown(value)}" for name, value in drop_options_of_another_policy(tree, given).items()]
     workload = tree.get("workload")
     chosen = {"workload", "workload.file"} & given
     if chosen and isinstance(workload, dict) and isinstance(workload.get("file"), str):

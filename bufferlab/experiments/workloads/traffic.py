@@ -89,11 +89,15 @@ def traffic_of(config: Config, *, measured: bool = False) -> Traffic:
     else:
         made = _drawn(config)
     notes = [*made.notes, *_replications(config, measured=measured)]
-    if config.set_aside:
-        notes.append(
-            f"not applied to the {'file' if workload.file else 'new workload'}: {', '.join(config.set_aside)} "
-            f"(give them in the same command to have them)"
-        )
+    of_policy = [one for one in config.set_aside if one.startswith("protocol.")]
+    of_workload = [one for one in config.set_aside if one not in of_policy]
+    for other, settings in (
+        ("the file" if workload.file else "the new workload", of_workload),
+        (f"the policy {config.protocol.sizing.policy}, which has no such option", of_policy),
+    ):
+        if settings:
+            again = "" if settings is of_policy else " (give them in the same command to have them)"
+            notes.append(f"not applied to {other}: {', '.join(settings)}{again}")
     if config.run.warmup_requests:
         notes.append(f"the first {config.run.warmup_requests} are warm-up and not in the figures")
     loop = f"in their order, {workload.concurrency} at a time" if workload.loop == "closed" else ""

@@ -132,7 +132,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def make_sizing(self) -> SizingPolicy:
         """A fresh policy; every language rank has its own copy. Raises ValueError for a bad name or option."""
-        return make_policy(self.sizing, self.sizing_options)
+        return make_policy(self.sizing, self.sizing_options, alone=self.language_tp == 1)
 
     @cached_property
     def intake(self) -> Intake:

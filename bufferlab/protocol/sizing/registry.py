@@ -1,23 +1,21 @@
 """Policies by name: those of this package, which are found by being there, and a user's own by the place of its class.
 
-A user's policy is ``module:Class``, a module that Python can import, or ``file.py:Class``. This is the one place where
-protocol/ runs code that it does not know by name.
+A user's policy is ``file.py:Class``, or ``module:Class`` of a module that Python can import (``places``).
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import pkgutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from bufferlab.protocol.naming import did_you_mean
 from bufferlab.protocol.sizing.base import SizingPolicy
 from bufferlab.protocol.sizing.fixed import Fixed
+from bufferlab.protocol.sizing.places import find_class, is_place
 from bufferlab.protocol.sizing.supervised import SizingError, Supervised, described
 
 
@@ -30,37 +28,7 @@ def _found() -> list[type[SizingPolicy]]:
     return sorted(found, key=lambda policy: (policy.sees_true_length, policy is not Fixed, policy.name))
 
 
-POLICIES: dict[str, type[SizingPolicy]] = {}
-"""By name, filled below: one file of this folder is a policy, and nothing else lists it."""
-
-_ONCE_AT_THE_TOP = ("protocol", "sim", "real", "experiments")
-"""Packages that policies of an earlier version import by these names."""
-
 HOW_TO_NAME_ONE = "or the place of your own such as my_policies.py:MyPolicy"
-
-
-def is_place(name: str) -> bool:
-    """Whether ``name`` is the place of a user's class rather than a policy of this package."""
-    return ":" in name
-
-
-def file_of(name: str) -> Path | None:
-    """The file that a policy's code comes from; None for a policy of this package, or a module without a file."""
-    if not is_place(name):
-        return None
-    place = name.rpartition(":")[0]
-    if place.endswith(".py"):
-        return Path(place)
-    source = getattr(sys.modules.get(place), "__file__", None)
-    return Path(source) if source else None
-
-
-def absolute(name: str, folder: Path) -> str:
-    """The same name for a process that works elsewhere: a relative file is one of ``folder``."""
-    place, colon, kind = name.rpartition(":")
-    if not colon or not place.endswith(".py") or Path(place).is_absolute():
-        return name
-    return f"{(folder / place).resolve()}:{kind}"
 
 
 def find_policy(name: str) -> type[SizingPolicy]:
@@ -72,13 +40,12 @@ def find_policy(name: str) -> type[SizingPolicy]:
         if name not in POLICIES:
             raise SizingError(f"must be one of {', '.join(POLICIES)}, {HOW_TO_NAME_ONE}{did_you_mean(name, POLICIES)}")
         return POLICIES[name]
-    place, _, kind_name = name.rpartition(":")
-    module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
-    kind = getattr(module, kind_name, None)
+    kind, module = find_class(name)
+    kind_name = name.rpartition(":")[2]
     if kind is None:
         own = [key for key, value in vars(module).items() if _is_policy(value) and value.__module__ == module.__name__]
         listed = f", which has {', '.join(own)}" if own else ", which has no policy"
-        raise SizingError(f"must name a class, but there is no {kind_name!r} in {Path(place).name}{listed}")
+        raise SizingError(f"must name a class, but there is no {kind_name!r} in {_file_name(module)}{listed}")
     if not _is_policy(kind):
         raise SizingError(f"must name a subclass of bufferlab.protocol.sizing.SizingPolicy, which {kind_name} is not")
     if inspect.isabstract(kind):
@@ -90,8 +57,11 @@ def find_policy(name: str) -> type[SizingPolicy]:
     return found
 
 
-def make_policy(name: str, options: Mapping[str, Any]) -> SizingPolicy:
-    """A fresh policy; one from outside is supervised. Raises ValueError in one sentence for a bad name or option."""
+def make_policy(name: str, options: Mapping[str, Any], *, alone: bool = False) -> SizingPolicy:
+    """A fresh policy; one from outside is supervised, with a second copy where its rank is ``alone`` in its group.
+
+    Raises ValueError in one sentence for a bad name or option.
+    """
     try:
         kind = find_policy(name)
     except SizingError as error:
@@ -103,7 +73,7 @@ def make_policy(name: str, options: Mapping[str, Any]) -> SizingPolicy:
     if not is_place(name):
         return kind(**options)
     try:
-        return Supervised(kind(**options), name)
+        return Supervised(kind(**options), name, kind(**options) if alone else None)
     except ValueError:
         raise
     except (Exception, SystemExit) as error:
@@ -114,49 +84,11 @@ def _is_policy(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, SizingPolicy)
 
 
-def _imported(name: str) -> ModuleType:
-    hint = "a file is named with its suffix, as in my_policies.py:MyPolicy"
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise SizingError(f"must name a module or a file, which {name!r} is not; {hint}")
-    try:
-        module: ModuleType = pkgutil.resolve_name(f"{name}:")
-    except (Exception, SystemExit) as error:
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        if absent and f"{name}.".startswith(f"{absent}."):
-            raise SizingError(f"must name a module that can be imported, there is no {absent!r}; {hint}") from None
-        raise SizingError(f"must name a module that can be imported, {name} raised {described(error)}") from error
-    return module
+def _file_name(module: ModuleType) -> str:
+    path = Path(module.__file__ or module.__name__)
+    return path.parent.name if path.name == "__init__.py" else path.name
 
 
-def _from_file(path: Path) -> ModuleType:
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise SizingError(f"must name a file that can be read, {path.name} cannot: {error.strerror}") from None
-    digest = hashlib.sha256(b"\0".join((str(path.resolve()).encode(), source))).hexdigest()[:16]
-    name = f"_sizing_policy_{path.stem}_{digest}"
-    known = sys.modules.get(name)
-    if known is not None:
-        return known
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    # Dataclasses and type hints look their module up by its name. Nothing is cached beside the user's file: Python
-    # would take an edit within the same second for the file it has compiled already.
-    sys.modules[name] = module
-    try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception | SystemExit):
-            raise
-        where = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        reason = f"{type(error).__name__} ({error.msg})" if isinstance(error, SyntaxError) else described(error)
-        absent = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        moved = f"; it is bufferlab.{absent} now" if absent in _ONCE_AT_THE_TOP else ""
-        raise SizingError(
-            f"must name a file that Python can run, but {path.name} raised {reason}{where}{moved}"
-        ) from error
-    return module
-
-
-POLICIES.update((policy.name, policy) for policy in _found())
+POLICIES: Mapping[str, type[SizingPolicy]] = MappingProxyType({policy.name: policy for policy in _found()})
+"""By name: one file of this folder is a policy, and nothing else lists it. Nothing can be added while a program runs:
+another process would not have it, and results would not tell which code it was."""

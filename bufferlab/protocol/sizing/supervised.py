@@ -5,7 +5,8 @@ runs. That ranks answer alike cannot be seen by one rank, nor by the encode side
 their own destinations only. So every rank keeps its answers of an iteration and the driver compares them before the
 group's next one, which is early enough: up to the first answer that differs all ranks were asked the same questions,
 whatever they do afterwards. The simulator has all of a group's ranks at hand, the real backend exchanges a checksum in
-one all-reduce and, only if it differs, the answers. Both report ``disagreement``. A lone rank has nothing to compare.
+one all-reduce and, only if it differs, the answers. Both report ``disagreement``. A lone rank has nobody to compare
+with, so it has a second copy of the policy, which is told and asked the same.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ class Answer(NamedTuple):
 class Supervised(SizingPolicy):
     """``policy``, which a configuration calls ``title``, with its answers checked.
 
-    They are kept as well while ``compared`` is set, which a driver does that takes them after every iteration.
+    They are kept as well while ``compared`` is set, which a driver does that takes them after every iteration. With
+    ``second``, another copy of it, both must answer alike at once.
 
     Raises SizingError, which names the policy, for an answer that is no whole number or less than 1 and for whatever
     the policy raises itself, SystemExit too: that it ends the process is for nobody to take for the end of the run.
     """
 
-    def __init__(self, policy: SizingPolicy, title: str) -> None:
+    def __init__(self, policy: SizingPolicy, title: str, second: SizingPolicy | None = None) -> None:
         self.policy = policy
+        self.second = second
         self.title = title
         self.compared = False
         self._answers: list[Answer] = []
@@ -52,8 +55,20 @@ class Supervised(SizingPolicy):
     def first_tokens(self, view: RequestView) -> int:
         """The policy's answer."""
         room = view.request.room
+        tokens = self._answer_of(self.policy, view)
+        if self.second is not None and (again := self._answer_of(self.second, view)) != tokens:
+            raise SizingError(
+                f"the sizing policy {self.title} answered {tokens} for room {room}, and {again} when a second copy was "
+                f"asked the same; it must be deterministic: no clock, no randomness, nothing that copies share"
+            )
+        if self.compared:
+            self._answers.append(Answer(room, tokens))
+        return tokens
+
+    def _answer_of(self, policy: SizingPolicy, view: RequestView) -> int:
+        room = view.request.room
         try:
-            given: Any = self.policy.first_tokens(view)
+            given: Any = policy.first_tokens(view)
         except (Exception, SystemExit) as error:
             raise SizingError(f"the sizing policy {self.title} raised {described(error)} for room {room}") from error
         tokens = _whole(given)
@@ -62,14 +77,14 @@ class Supervised(SizingPolicy):
                 f"the sizing policy {self.title} answered {given!r} for room {room}, it must answer with a whole "
                 f"number of tokens of at least 1"
             )
-        if self.compared:
-            self._answers.append(Answer(room, tokens))
         return tokens
 
     def completed(self, view: CompletedView) -> None:
         """Let the policy learn."""
         try:
             self.policy.completed(view)
+            if self.second is not None:
+                self.second.completed(view)
         except (Exception, SystemExit) as error:
             raise SizingError(
                 f"the sizing policy {self.title} raised {described(error)} when room {view.request.room} was completed"

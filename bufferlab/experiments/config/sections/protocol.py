@@ -24,7 +24,8 @@ from bufferlab.protocol.disciplines import DEFAULT as DEFAULT_DISCIPLINE
 from bufferlab.protocol.disciplines import DISCIPLINES
 from bufferlab.protocol.naming import did_you_mean
 from bufferlab.protocol.sizing import SizingError, find_policy
-from bufferlab.protocol.sizing.registry import POLICIES, absolute, make_policy
+from bufferlab.protocol.sizing.places import absolute
+from bufferlab.protocol.sizing.registry import POLICIES, make_policy
 from bufferlab.protocol.wire.limits import EXTENDED, FORK_DISCIPLINE, SGLANG, WIRES, sglang_problem
 
 
@@ -93,16 +94,18 @@ class Sizing(Section):
     def _policy_options(self) -> Self:
         accepted = options_of(self.policy)
         given = self.options
+        # What is missing may be there under a misspelt name, and then that is said.
+        for name in self.model_extra or {}:
+            if name not in accepted:
+                options = ", ".join(accepted) or "no options"
+                raise ValueError(
+                    f"{name} is not known to the policy {self.policy}, which has {options}"
+                    f"{did_you_mean(name, dict.fromkeys((*accepted, *type(self).model_fields)))}"
+                )
         for name, option in accepted.items():
             if option.required and name not in given:
                 raise ValueError(f"{name} is missing, the policy {self.policy} needs it")
         for name, value in (self.model_extra or {}).items():
-            if name not in accepted:
-                options = ", ".join(option for option in accepted if option != "tokens") or "no options"
-                raise ValueError(
-                    f"{name} is not known to the policy {self.policy}, which has {options}"
-                    f"{did_you_mean(name, accepted)}"
-                )
             try:
                 _check_type(accepted[name].hint, value)
             except ValidationError as error:

@@ -18,7 +18,7 @@ from bufferlab.experiments.config.sections.serving import Encode, Language, Serv
 from bufferlab.experiments.config.sections.workload import Workload
 from bufferlab.experiments.units import parse_size
 from bufferlab.protocol.layout import BufferLayout
-from bufferlab.protocol.sizing.registry import file_of
+from bufferlab.protocol.sizing.places import files_of
 
 
 class Sections(Section):
@@ -63,6 +63,6 @@ class Sections(Section):
 
     def input_files(self) -> list[Path]:
         """Files the run depends on beside the configuration."""
-        policy = file_of(self.protocol.sizing.policy)
-        names = [*self.workload.input_files(), self.encode.profile, self.language.profile, self.link.profile, policy]
-        return [path for path in sorted({Path(name) for name in names if name}) if path.is_absolute()]
+        names = [*self.workload.input_files(), self.encode.profile, self.language.profile, self.link.profile]
+        paths = {Path(name) for name in names if name} | set(files_of(self.protocol.sizing.policy))
+        return [path for path in sorted(paths) if path.is_absolute()]
