@@ -20,6 +20,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def counted(number: int, what: str) -> str:
+    """``1 repeat``, ``2 repeats``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def is_lopsided(estimate: Mapping[str, Any]) -> bool:
     """Whether an estimate has an interval whose middle is not its value, so that half of it would be wrong."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]

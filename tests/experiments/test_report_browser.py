@@ -40,7 +40,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, lis
     for seed in (1, 2):
         settings = ["workload.requests=40", "workload.rate_rps=20", f"run.seed={seed}"]
         run_sim(load("seed-resume", settings), folder / f"measured-{seed}")
-    validate([folder / "measured-1", folder / "measured-2"], "cx7-400g", out=folder / "validation")
+    run_sim(load("seed-resume", [*settings, "protocol.sizing.policy=quantile"]), folder / "measured-3")
+    runs = [folder / f"measured-{number}" for number in (1, 2, 3)]
+    validate(runs, "cx7-400g", out=folder / "validation")
     run_tune(small_question(), folder / "tune", jobs=1, plots=False)
     parts = {name: [name] for name in NAMES} | {"compared": ["run", "other"]}
     files = {"sweep": "sweep.json", "validation": "validation.json", "tune": "tune.json"}
@@ -108,6 +110,25 @@ def test_a_page_is_drawn_without_complaint_asks_for_nothing_and_fits(
             assert opened.page.eval_on_selector_all("main *:not(svg *):not(.skip)", outside) == []
         assert opened.complaints == []
         assert [url for url in opened.asked if not url.startswith("data:")] == [path.as_uri()]
+
+
+@pytest.mark.parametrize(("width", "media"), [(1200, "screen"), (688, "print")])
+def test_nothing_of_a_validation_is_cut_off(
+    width: int, media: str, browser: Any, pages: dict[str, tuple[Path, list[Any]]]
+) -> None:
+    """In a usual window no table scrolls, and on a sheet of A4 (182 mm between its margins) commands are wrapped."""
+    path, contents = pages["validation"]
+    with Opened(browser, path, width) as opened:
+        opened.page.emulate_media(media=media)
+        scrolling = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
+        assert opened.page.eval_on_selector_all(".scroll", scrolling) == []
+        assert media == "screen" or opened.page.eval_on_selector_all("pre", scrolling) == []
+        names = [case["name"] for case in contents[0]["cases"]]
+        titles = opened.page.eval_on_selector_all("svg text.t", "all => all.map(one => one.textContent)")
+        assert set(names) <= set(titles), "whole names, since they fit"
+        beyond = """all => all.filter(one => one.getBoundingClientRect().right
+            > one.ownerSVGElement.getBoundingClientRect().right + 1).map(one => one.textContent)"""
+        assert opened.page.eval_on_selector_all("svg text", beyond) == []
 
 
 def test_runs_beside_each_other_have_the_figures_of_their_summaries(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.reports.validations import _choices, _choices_sentence
 from bufferlab.experiments.stats.intervals import Estimate, quantile
 from bufferlab.experiments.validation.agreement import bland_altman, quantile_pairs, wasserstein_1
 from bufferlab.experiments.validation.decision import OBJECTIVES, Candidate, choices_of, kendall, pick, regret, spearman
 from bufferlab.experiments.validation.noise import noise_floor, of_distances, of_rates, of_samples, relative
-from bufferlab.experiments.validation.report import _verdict
 from bufferlab.experiments.validation.resampling import percentile_interval, resampling
 from bufferlab.experiments.validation.scores import called, over_repeats, size_of
 from bufferlab.experiments.validation.tolerances import (
@@ -208,12 +209,34 @@ def test_a_choice_is_one_of_those_that_the_repeats_cannot_tell_apart() -> None:
     ]
     found = choices_of(apart).choices[0]
     assert (found.picked, found.alike, found.good) == ("512", ("256", "512"), True)
-    assert _verdict(found) == "one of 2 that cannot be told apart"
+    assert found.verdict == "one of 2 that cannot be told apart"
     worse = choices_of([*apart[:2], candidate("c", [2.0, 2.1, 2.2, 2.1], 0.5, **{tokens: 8192})]).choices[0]
-    assert (worse.good, _verdict(worse)) == (False, "worse")
+    assert (worse.good, worse.verdict) == (False, "worse")
     once = choices_of([candidate("a", [1.0], 1.0, **{tokens: 1}), candidate("b", [2.0], 2.0, **{tokens: 2})]).choices[0]
-    assert (once.alike, _verdict(once)) == (None, "the best measured, of one repeat")
+    assert (once.alike, once.verdict) == (None, "the best measured, of one repeat")
     assert choices_of(apart).left_out == ()
+
+
+def test_the_page_praises_no_choice_that_nobody_can_judge() -> None:
+    """The terminal's verdicts, word for word; only the one best setting is green."""
+    tokens = "protocol.sizing.tokens"
+    alike = [
+        candidate("a", [1.0, 1.1, 1.2, 1.1], 1.1, **{tokens: 256}),
+        candidate("b", [1.1, 1.0, 1.1, 1.2], 0.9, **{tokens: 512}),
+    ]
+    far = candidate("c", [2.0, 2.1, 2.2, 2.1], 2.0, **{tokens: 8192})
+    wrong = candidate("c", [2.0, 2.1, 2.2, 2.1], 0.5, **{tokens: 8192})
+    found = [choices_of(some).choices[0] for some in (alike, [alike[0], far], [*alike, wrong])]
+    contents = [{**asdict(one), "good": one.good} for one in found]
+    cells = [row.cells[-1] for row in _choices(contents).rows]
+    assert [(cell.text, cell.badge) for cell in cells] == [
+        ("one of 2 that cannot be told apart", "plain"), ("the best", "good"), ("worse", "bad"),
+    ]  # fmt: skip
+    assert _choices_sentence(contents) == (
+        "In 3 choices between settings the simulator picked the best one in 1, one of several that the measurement "
+        "cannot tell apart in 1, a worse one in 1. The worse one costs "
+        "90.9\N{NO-BREAK SPACE}% of the mean latency."
+    )
 
 
 def test_cases_that_differ_in_two_settings_are_named_and_do_not_vanish() -> None:

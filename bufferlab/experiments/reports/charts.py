@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bufferlab.experiments.figures.distributions import Distribution as Shares
-from bufferlab.experiments.reports.drawing import LINE, MARKS, WIDE, WIDTH, Frame, Key, letters, shape, shortened
+from bufferlab.experiments.reports.drawing import (
+    LINE,
+    MARKS,
+    WIDE,
+    WIDTH,
+    Frame,
+    Key,
+    labels_of,
+    letters,
+    shape,
+    shortened,
+)
 from bufferlab.experiments.reports.page import Panel
 from bufferlab.experiments.reports.readings import BESIDE, interval_text, scale_for, shown, value_text
 from bufferlab.experiments.reports.scales import linear, logarithmic, ordinal, sizes
@@ -181,7 +192,7 @@ def distributions(
 def bars(title: str, rows: Sequence[tuple[str, Mapping[str, Any], bool, str]], *, file: str, description: str) -> Panel:
     """A bar for each share: (label, estimate, whether it stands out, a word where there is none), with its interval."""
     factor, unit = scale_for("share", 1.0)
-    labels = [shortened(label, LABEL) for label, *_ in rows]
+    labels = labels_of([label for label, *_ in rows], LABEL)
     left = max(letters(label) for label in labels) + 12
     step = 27
     frame = Frame(
@@ -378,8 +389,8 @@ def differences(
     )
     most = 1.04 * max(most, min(reach, 2.5 * most))  # a mark at the edge would lie on its label
     factor, unit = scale_for(kind, most)
-    labels = [shortened(label, LABEL) for label, *_ in rows]
-    left = max((letters(label) for label in labels), default=0.0) + 12
+    labels = labels_of([label for label, *_ in rows], LABEL)
+    left = 1.05 * max((letters(label) for label in labels), default=0.0) + 12
     wide = left > 0.55 * WIDTH
     frame = Frame(
         title, description, file,

@@ -17,6 +17,8 @@ WIDTH = 420
 WIDE = 880
 SMALL = 11.5
 """The size of letters of ticks and keys."""
+TITLE = 13.0
+"""The size of the letters of a title."""
 LINE = 17
 """From one line of a key to the next."""
 SERIES = 7
@@ -128,7 +130,8 @@ class Frame:
     # --- all of it ---
 
     def _frame(self, rows: Sequence[Sequence[tuple[float, Key]]]) -> None:
-        self.write(0, 14, self.title, look="t")
+        room = int(len(self.title) * self.width / max(letters(self.title) * TITLE / SMALL, 1.0))
+        self.write(0, 14, shortened(self.title, room), look="t")
         for number, row in enumerate(rows):
             for x, one in row:
                 self._key(x, 33 + LINE * number, one)
@@ -200,12 +203,21 @@ def shortened(words: str, most: int) -> str:
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
+def labels_of(names: Sequence[str], most: int) -> list[str]:
+    """Names as there is room for them; where what they begin with does not tell them apart, what they end with."""
+    made = [shortened(name, most) for name in names]
+    if len(set(made)) == len(set(names)):
+        return made
+    ends = [name if len(name) <= most else f"…{name[1 - most :]}" for name in names]
+    return ends if len(set(ends)) > len(set(made)) else made
+
+
 def chart_style(colour: Callable[[str], str]) -> str:
     """The style of pictures, given what each colour is: those of the page, or of a file that stands alone."""
     rules = [
         f".c text{{font:{SMALL}px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
         f"fill:{colour('muted')}}}",
-        f".c text.t{{font-size:13px;font-weight:600;fill:{colour('ink')}}}",
+        f".c text.t{{font-size:{TITLE:g}px;font-weight:600;fill:{colour('ink')}}}",
         f".c text.k,.c text.v{{fill:{colour('ink')}}}.c text.v{{font-weight:600}}.c text.on{{fill:{colour('paper')}}}",
         f".c .gr{{stroke:{colour('rule')};stroke-width:1}}.c .ax{{stroke:{colour('muted')};stroke-width:1}}",
         f".c .wh{{stroke-width:1.4;fill:none}}.c .ref{{stroke:{colour('muted')};stroke-dasharray:3 3;fill:none}}",

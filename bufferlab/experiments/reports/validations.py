@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,8 @@ from bufferlab.experiments.reports.readings import interval_text, percent, plura
 from bufferlab.experiments.reports.sources import Source
 from bufferlab.experiments.reports.wording import names_of, upper
 from bufferlab.experiments.stats.intervals import Estimate
+from bufferlab.experiments.validation.cases import differing
+from bufferlab.experiments.validation.decision import verdict_of
 
 TONES = {
     "within the tolerance": "good",
@@ -49,6 +51,7 @@ MOST_CASES = 24
 MOST_PLOTS = 4
 
 Case = Mapping[str, Any]
+Choice = Mapping[str, Any]
 
 
 def validation_part(source: Source) -> Part:
@@ -112,10 +115,34 @@ def _answer(content: Mapping[str, Any], verdicts: list[str]) -> Iterator[str]:
             f"The largest bias is that of {one['called']} in {name}: {value_text(one['bias'], 'share', signed=True)}"
             f"{sure}, where {percent(one['tolerance'])} is allowed."
         )
-    choices = content["decision"]
-    if choices:
-        good = sum(bool(one["good"]) for one in choices)
-        yield f"Of {plural(len(choices), 'choice')} between settings the simulator would have made {good} as well."
+    if content["decision"]:
+        yield _choices_sentence(content["decision"])
+
+
+def _choices_sentence(choices: Sequence[Choice]) -> str:
+    """What became of the choices, in the order from sure to wrong. Where the measurement cannot tell settings apart,
+    neither can anybody praise the simulator for having picked one of them."""
+    said = {
+        "good": "the best one",
+        "plain": "one of several that the measurement cannot tell apart",
+        "": "one of which a single repeat tells too little",
+        "bad": "a worse one",
+    }
+    tones = ["" if one["alike"] is None else _choice_tone(one) for one in choices]
+    counts = [f"{words} in {tones.count(tone)}" for tone, words in said.items() if tone in tones]
+    worse = [one for one in choices if _choice_tone(one) == "bad"]
+    costs = [shown(one["regret"], "share") for one in sorted(worse, key=lambda one: one["regret"])]
+    cost = f" The worse one costs {costs[-1]} of the {worse[0]['objective']} latency" if len(worse) == 1 else ""
+    cost = f" The worse ones cost {costs[0]} to {costs[-1]} of the latency" if len(worse) > 1 else cost
+    made = plural(len(choices), "choice")
+    return f"In {made} between settings the simulator picked {', '.join(counts)}.{cost}{'.' if cost else ''}"
+
+
+def _choice_tone(choice: Choice) -> str:
+    """bad for one that is worse; good only for the one best setting, plain where nobody can tell."""
+    if choice["alike"] is None:
+        return "plain"
+    return "bad" if not choice["good"] else "good" if len(choice["alike"]) == 1 else "plain"
 
 
 def _sections(source: Source) -> Iterator[Section]:
@@ -133,10 +160,12 @@ def _sections(source: Source) -> Iterator[Section]:
         yield Section("Misses", [Prose([f"{one}." for one in content["misses"]])])  # they begin with names of cases
     profile = content["profile"]
     runs = [run for case in cases for run in case["runs"]]
+    differ = differing([case["settings"] for case in cases])
     facts = [
         Fact("profile", profile["name"]),
         Fact("sha256", profile["sha256"], code=True),
         Fact("latency", content["boundary"]),
+        *([Fact("cases differ in", names_of(differ))] if differ else []),
         *(Fact("case", f"{case['name']}: {names_of(case['runs'])}") for case in cases),
     ]
     command = typed("bufferlab", "validate", *runs, "--profile", profile["name"], "--out", f"{source.path}-again")
@@ -219,7 +248,7 @@ def _qq(cases: list[Case]) -> Figure | None:
             continue
         panels.append(
             scatter(
-                f"{case['name']}: quantiles",
+                case["name"],
                 measured[known],
                 predicted[known],
                 across="measured",
@@ -309,7 +338,7 @@ def _stages(cases: list[Case]) -> Iterator[Block]:
     )
 
 
-def _choices(choices: list[Mapping[str, Any]]) -> Table:
+def _choices(choices: Sequence[Choice]) -> Table:
     rows = [
         Row(
             [
@@ -321,7 +350,7 @@ def _choices(choices: list[Mapping[str, Any]]) -> Table:
                 plain(one["regret"], "share", f"decision.{place}.regret"),
                 plain(one["kendall"], path=f"decision.{place}.kendall"),
                 text("not known" if one["alike"] is None else names_of(list(one["alike"]))),
-                text("as good" if one["good"] else "worse", badge="good" if one["good"] else "bad"),
+                text(verdict_of(one["alike"], good=one["good"]), badge=_choice_tone(one)),
             ]
         )
         for place, one in enumerate(choices)
@@ -337,4 +366,9 @@ def _choices(choices: list[Mapping[str, Any]]) -> Table:
         Column("cannot be told from the best"),
         Column("verdict"),
     ]
-    return Table("Choices", columns, rows, "choices", key=2)
+    note = (
+        "Regret: how much more the picked setting came to than the best one when both were measured. Kendall: 1 where "
+        "the simulator ranks the settings as the measurement does, −1 where it ranks them the other way round. Of "
+        "settings that the measurement cannot tell apart, both are its noise."
+    )
+    return Table("Choices", columns, rows, "choices", note=note, key=2)

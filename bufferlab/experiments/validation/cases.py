@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,11 @@ def score_case(
 
 
 def cases_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
-    """The runs of each case by its name: the settings in which cases differ, or a run's path where these are many.
+    """The runs of each case by its name, cases in the order of their settings, 512 before 1024.
 
-    Raises UserError for a run that is given twice.
+    A name is made of the settings in which cases differ, each called by as much of the end of its path as no other
+    setting has: ``policy=fixed tokens=512``. Where that is long, it is the path of a run. Raises UserError for a run
+    that is given twice.
     """
     seen: dict[Path, str] = {}
     for run in runs:
@@ -125,15 +127,42 @@ def cases_of(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
         else:
             cases.append((run.kind, settings, [run]))
     every = {name for _, settings, _ in cases for name in settings}
-    varied = [name for name in sorted(every) if any(one.get(name) != cases[0][1].get(name) for _, one, _ in cases)]
+    varied = differing([settings for _, settings, _ in cases])
     kinds = len({kind for kind, _, _ in cases}) > 1
+    short = {name: _short(name, every) for name in varied}
     named: dict[str, list[StoredRun]] = {}
-    for kind, settings, members in cases:
-        label = " ".join([f"{name}={settings.get(name)}" for name in varied] + [kind] * kinds)
+    for kind, settings, members in sorted(
+        cases, key=lambda case: ([_place(case[1].get(name)) for name in varied], case[0])
+    ):
+        label = " ".join(
+            [f"{short[name]}={settings[name]}" for name in varied if settings.get(name) is not None] + [kind] * kinds
+        )
         if not label:
             label = members[0].config.run.name
         named[label if len(label) <= NAME_LETTERS else str(members[0].path)] = members
     return named
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that are not the same in all of these, by their whole names in order."""
+    every = sorted({name for one in settings for name in one})
+    return [name for name in every if any(one.get(name) != settings[0].get(name) for one in settings)]
+
+
+def _short(name: str, every: Collection[str]) -> str:
+    """The end of a name that no other name has."""
+    parts = name.split(".")
+    ends = (".".join(parts[begin:]) for begin in range(len(parts) - 1, 0, -1))
+    return next((end for end in ends if sum(other.endswith(f".{end}") for other in every) == 1), name)
+
+
+def _place(value: Any) -> tuple[int, float, str]:
+    """Where a value of a setting stands among others: what is not set first, then numbers by their size."""
+    if value is None:
+        return 0, 0.0, ""
+    if isinstance(value, int | float):
+        return 1, float(value), ""
+    return 2, 0.0, str(value)
 
 
 def settings_of(run: StoredRun) -> Settings:

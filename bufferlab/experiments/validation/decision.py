@@ -57,6 +57,20 @@ class Choice:
         """Whether nobody could tell the picked setting from the best one."""
         return self.picked in self.alike if self.alike is not None else self.regret == 0
 
+    @property
+    def verdict(self) -> str:
+        """What may be said of it: nobody can say that one is right of several that cannot be told apart."""
+        return verdict_of(self.alike, good=self.good)
+
+
+def verdict_of(alike: Sequence[str] | None, *, good: bool) -> str:
+    """What is said of a choice with these fields: the best, worse, or neither where the measurement cannot tell."""
+    if alike is None:
+        return "the best measured, of one repeat" if good else "not the best measured, of one repeat"
+    if not good:
+        return "worse"
+    return "the best" if len(alike) == 1 else f"one of {len(alike)} that cannot be told apart"
+
 
 @dataclass(frozen=True)
 class Decision:

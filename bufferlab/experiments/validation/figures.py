@@ -13,7 +13,7 @@ from bufferlab.experiments.figures.style import COLOURS, MAX_POINTS, limits_of, 
 from bufferlab.experiments.stats.intervals import Samples
 from bufferlab.experiments.validation.agreement import quantile_pairs
 from bufferlab.experiments.validation.cases import CaseScore
-from bufferlab.experiments.validation.tolerances import AT_TOLERANCE, OFF, UNTOLD, WITHIN
+from bufferlab.experiments.validation.tolerances import AT_TOLERANCE, NO_INTERVAL, OFF, UNTOLD, WITHIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ def bias_figure(rows: Rows) -> Figure:
         draw_biases(axes, rows, name)
     panels[0].set_yticks(np.arange(len(rows)), list(rows))
     panels[0].invert_yaxis()
-    key_of_verdicts(figure)
+    key_of_verdicts(figure, [row[name] for row in rows.values() for name in BARRED])
     return figure
 
 
@@ -109,7 +109,11 @@ def draw_biases(axes: Axes, rows: Rows, name: str) -> None:
     axes.set_xlabel("predicted / measured − 1 (%)")
 
 
-VERDICT_COLOURS = {WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_TOLERANCE: COLOURS[5], OFF: COLOURS[1]}
+VERDICT_COLOURS = {
+    WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_TOLERANCE: COLOURS[5], OFF: COLOURS[1], NO_INTERVAL: COLOURS[3],
+}  # fmt: skip
+TICKS = "#444444"
+"""Of the tolerance, and of biases without one."""
 
 
 def draw_bias(axes: Axes, place: int, one: Judged) -> None:
@@ -119,8 +123,8 @@ def draw_bias(axes: Axes, place: int, one: Judged) -> None:
         axes.barh(place, 200 * noise, left=-100 * noise, height=0.7, color="#dddddd")
     if tolerance is not None:
         for edge in (-100 * tolerance, 100 * tolerance):
-            axes.plot([edge] * 2, [place - 0.38, place + 0.38], color="#444444", linewidth=1.2)
-    colour = VERDICT_COLOURS.get(verdict or "", "#444444")
+            axes.plot([edge] * 2, [place - 0.38, place + 0.38], color=TICKS, linewidth=1.2)
+    colour = VERDICT_COLOURS.get(verdict or "", TICKS)
     low, high, value = bias["low"], bias["high"], bias["value"]
     if low is not None and high is not None:
         axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.4)
@@ -128,14 +132,18 @@ def draw_bias(axes: Axes, place: int, one: Judged) -> None:
         axes.plot(100 * value, place, "o", color=colour, markersize=4.5)
 
 
-def key_of_verdicts(figure: Figure) -> None:
-    """What the colours, the ticks and the grey mean, below the figure."""
+def key_of_verdicts(figure: Figure, drawn: Sequence[Judged]) -> None:
+    """What the colours, the ticks and the grey of these mean, below the figure; of what is not there nothing."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Line2D([], [], marker="o", color=one, label=name) for name, one in VERDICT_COLOURS.items()]
-    handles.append(Line2D([], [], color="#444444", label="the tolerance"))
-    handles.append(Patch(color="#dddddd", label="noise of one repeat"))
+    verdicts = {one.verdict for one in drawn}
+    handles: list[Any] = [Line2D([], [], marker="o", color=one, label=name) for name, one in VERDICT_COLOURS.items()
+                          if name in verdicts]  # fmt: skip
+    if any(one.tolerance is not None for one in drawn):
+        handles.append(Line2D([], [], color=TICKS, label="the tolerance"))
+    if any(one.noise is not None for one in drawn):
+        handles.append(Patch(color="#dddddd", label="noise of one repeat"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from bufferlab.experiments.figures.timeline_drawing import Scene
 from bufferlab.experiments.files import Claim, new_folder, write_json
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.stats.quantiles import LEVELS
-from bufferlab.experiments.text import table
+from bufferlab.experiments.text import counted, table
 from bufferlab.experiments.units import format_duration, format_number
 from bufferlab.experiments.validation.agreement import quantile_pairs
-from bufferlab.experiments.validation.cases import CaseScore
-from bufferlab.experiments.validation.decision import Choice, Decision
+from bufferlab.experiments.validation.cases import CaseScore, differing
+from bufferlab.experiments.validation.decision import Decision
 from bufferlab.experiments.validation.figures import draw_all, latencies
 from bufferlab.experiments.validation.frozen import FrozenProfile
 from bufferlab.experiments.validation.lacks import all_lacks
@@ -42,9 +42,10 @@ def report_content(cases: Sequence[CaseScore], decision: Decision, profile: Froz
         "profile": {"name": profile.name, "sha256": profile.digest},
         "boundary": BOUNDARY,
         "ttft_boundary": TTFT_BOUNDARY,
+        "differ_in": differing([case.settings for case in cases]),
         "merge": "where several ranks record an event, the last of them counts",
         "cases": [_case(case) for case in cases],
-        "decision": [{**asdict(one), "good": one.good} for one in decision.choices],
+        "decision": [{**asdict(one), "good": one.good, "verdict": one.verdict} for one in decision.choices],
         "no_choice": list(decision.left_out),
         "profile_lacks": lacking(cases, profile),
         "stages": {name: {"from": begin, "to": end} for name, (begin, end) in STAGES.items()},
@@ -72,7 +73,8 @@ def misses(cases: Sequence[CaseScore]) -> list[str]:
             )
         if case.outcomes:
             found.append(
-                f"{case.name}: {len(case.outcomes)} requests ended otherwise on one side, first {case.outcomes[0]}"
+                f"{case.name}: {counted(len(case.outcomes), 'request')} ended otherwise on one side, first "
+                f"{case.outcomes[0]}"
             )
     return found
 
@@ -109,7 +111,8 @@ def report_text(cases: Sequence[CaseScore], decision: Decision, profile: FrozenP
     """All scores for a terminal; with ``stages`` the stages of every case as well."""
     parts = [
         f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}"
-        + (f"\nttft: {TTFT_BOUNDARY}" if any(case.scores.prefilled for case in cases) else ""),
+        + (f"\nttft: {TTFT_BOUNDARY}" if any(case.scores.ttft for case in cases) else ""),
+        *_differing_text(cases),
         *(_about(case) for case in cases),
         *lacking(cases, profile),
         table(
@@ -135,20 +138,26 @@ def report_text(cases: Sequence[CaseScore], decision: Decision, profile: FrozenP
     return "\n\n".join(parts)
 
 
+def _differing_text(cases: Sequence[CaseScore]) -> Iterator[str]:
+    names = differing([case.settings for case in cases])
+    if names:
+        yield f"cases differ in {', '.join(names)}"
+
+
 def _about(case: CaseScore) -> str:
     what = "SIMULATED runs that stand in for measured ones" if case.kind == STAND_IN else "measured runs"
     intervals = {"": "no intervals: too few repeats, and too short", "repeats": "intervals over repeats"}
     return (
-        f"{case.name}: {what} {', '.join(case.runs)}; {len(case.repeats)} repeats, {case.offered} requests, "
-        f"{case.compared} compared; {intervals.get(case.scores.intervals, 'intervals over blocks of requests')}"
+        f"{case.name}: {what} {', '.join(case.runs)}; {counted(len(case.repeats), 'repeat')}, "
+        f"{counted(case.offered, 'request')}, {case.compared} compared; "
+        f"{intervals.get(case.scores.intervals, 'intervals over blocks of requests')}"
     )
 
 
 def _rows(cases: Sequence[CaseScore]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for case in cases:
-        shown = [*case.scores.figures, *(case.scores.ttft if case.scores.prefilled else ())]
-        for number, one in enumerate(shown):
+        for number, one in enumerate((*case.scores.figures, *case.scores.ttft)):
             rows.append(
                 (
                     "" if number else case.name, one.called, _shown(one, one.measured), _shown(one, one.predicted),
@@ -182,7 +191,17 @@ def _agreement_rows(cases: Sequence[CaseScore]) -> list[tuple[str, ...]]:
 
 def _stages_text(case: CaseScore) -> str:
     rows: list[tuple[str, ...]] = [
-        ("stage", "measured", "predicted", "off by", "of all", "p50", "predicted", "p99", "predicted")
+        (
+            "stage",
+            "mean measured",
+            "predicted",
+            "off by",
+            "of all",
+            "p50 measured",
+            "predicted",
+            "p99 measured",
+            "predicted",
+        )
     ]
     for one in case.stages:
         if not one.measured["mean"] and not one.predicted["mean"]:
@@ -211,19 +230,10 @@ def _decision_text(decision: Decision) -> str:
             (
                 one.setting, one.objective, str(len(one.candidates)), one.picked, one.best, _correlation(one.kendall),
                 _correlation(one.spearman), _percent(one.regret), _percent(one.noise),
-                "not known" if one.alike is None else ", ".join(one.alike), _verdict(one),
+                "not known" if one.alike is None else ", ".join(one.alike), one.verdict,
             )
         )  # fmt: skip
     return f"what the simulator would choose, and what that costs when it is measured\n{table(rows)}"
-
-
-def _verdict(one: Choice) -> str:
-    """What may be said of a choice: nobody can say that one is right of several that cannot be told apart."""
-    if one.alike is None:
-        return "the best measured, of one repeat" if one.regret == 0 else "not the best measured, of one repeat"
-    if not one.good:
-        return "worse"
-    return "the best" if len(one.alike) == 1 else f"one of {len(one.alike)} that cannot be told apart"
 
 
 def _correlation(value: float | None) -> str:

@@ -75,7 +75,8 @@ class Scores:
     """All of one case. ``intervals``: what they come from: "repeats", "blocks" of requests, or "" for none.
 
     ``figures``: of the latency, and the throughput; ``ttft``: of the time to the first token, empty where some repeat
-    has no request that was prefilled on both sides. ``prefilled``: whether that is another time than the latency.
+    has no request that was prefilled on both sides, and where nothing is prefilled, so that it is the latency again;
+    there, too, if users asked for a tolerance of it.
     """
 
     figures: tuple[FigureScore, ...]
@@ -84,7 +85,6 @@ class Scores:
     agreement_bias_s: Estimate
     intervals: str
     ttft: tuple[FigureScore, ...] = ()
-    prefilled: bool = False
 
 
 def score(repeats: Sequence[Repeat], tolerances: Mapping[str, float], *, seed: int, name: str) -> Scores:
@@ -128,9 +128,6 @@ def score(repeats: Sequence[Repeat], tolerances: Mapping[str, float], *, seed: i
         agreement_bias_s=drawn.estimate(agreement.bias_s, lambda draw: _mean_difference(pairs, draw)),
         intervals=drawn.over,
         ttft=ttft,
-        prefilled=any(
-            not np.array_equal(*sides) for one in repeats for sides in zip(one.ttfts_s, one.latencies_s, strict=True)
-        ),
     )
 
 
@@ -139,15 +136,18 @@ def _ttft(
 ) -> tuple[FigureScore, ...]:
     """The scores of the time to the first token, judged as those of the latency are."""
     pairs = [one.ttfts_s for one in repeats]
+    asked = [figure for figure in TTFT_FIGURES if figure in tolerances and tolerances is not USUAL]
     if empty := [one for one, (own, _) in zip(repeats, pairs, strict=True) if not len(own)]:
-        asked = [figure for figure in TTFT_FIGURES if figure in tolerances and tolerances is not USUAL]
         if asked:
             raise UserError(
                 f"--max-error has {asked[0]}, but in replication {empty[0].number} of {empty[0].run!r} no request was "
                 f"prefilled on both sides; at least one must be"
             )
         return ()
-    drawn = resampling(pairs, seed, f"{name} ttft")
+    again = all(map(_same, pairs, (one.latencies_s for one in repeats)))
+    if again and not asked:
+        return ()  # the same numbers under another name would be counted, and missed, twice
+    drawn = resampling(pairs, seed, name if again else f"{name} ttft")
     measured = [(one.trace, own) for one, (own, _) in zip(repeats, pairs, strict=True)]
     return tuple(
         _figure(
@@ -156,6 +156,10 @@ def _ttft(
         )
         for figure, statistic in LATENCY_FIGURES.items()
     )  # fmt: skip
+
+
+def _same(one: Pair, other: Pair) -> bool:
+    return all(np.array_equal(*sides) for sides in zip(one, other, strict=True))
 
 
 def _figure(
