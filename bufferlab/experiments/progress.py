@@ -1,12 +1,14 @@
-"""How far a command has come: a bar on stderr for somebody at a terminal, nothing in a file or a CI log.
+"""How far a command has come, on stderr: a bar for somebody at a terminal, a plain line now and then in a file, a pipe
+or the log of a CI job.
 
-Everything that lasts goes through ``bar``, so that all bars look alike: share, count and time left.
+Everything that lasts goes through ``bar``, so that all bars and lines look alike: share, count and time left.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
@@ -15,6 +17,8 @@ from bufferlab.experiments.shown import for_terminal
 
 QUIET_S = 0.5
 """Work that ends sooner shows no bar."""
+LINE_S = 30.0
+"""Where there is no terminal a line is written at most so often, and none about work that ends sooner."""
 MOST_TEXT, WIDTH, HEIGHT = 60, 80, 24
 COUNTED_AT_ONCE = 2048
 
@@ -90,14 +94,66 @@ class _ShownBar(Bar):
         chosen.flush()
 
 
+class _Lines(Bar):
+    """Plain lines, none of them before ``LINE_S`` have passed."""
+
+    def __init__(self, title: str, total: int | None, unit: str, clock: Callable[[], float]) -> None:
+        self._title, self._total, self._unit, self._clock = title, total, unit, clock
+        self._done = self._initial = self._stages = 0
+        self._begun_s = self._told_s = clock()
+
+    def add(self, more: int) -> None:
+        self._done += more
+        now_s = self._clock()
+        if now_s - self._told_s >= LINE_S:
+            self._told_s = now_s
+            print(self._line(now_s), file=sys.stderr, flush=True)
+
+    def step(self, what: str = "") -> None:
+        self.add(1)
+
+    def begin_with(self, done: int) -> None:
+        self._initial = self._done = done
+
+    def more(self, units: int) -> None:
+        if self._total is not None:
+            self._total += units
+
+    def stage(self, units: int) -> None:
+        self._stages += 1
+        self._done = self._initial = 0
+        self._total, self._begun_s = units, self._clock()
+
+    def _line(self, now_s: float) -> str:
+        """``tune, stage 2: 120 of 760 runs, 16 %, about 5 min left``."""
+        title = f"{self._title}, stage {self._stages}" if self._stages else self._title
+        unit = f" {self._unit}" if self._unit else ""
+        if not self._total:
+            return f"{title}: {self._done:,}{unit}"
+        share = int(100 * self._done / self._total)
+        made = self._done - self._initial
+        left_s = (self._total - self._done) * (now_s - self._begun_s) / made if made > 0 else None
+        left = "" if left_s is None else f", {_about(left_s)} left"
+        return f"{title}: {self._done:,} of {self._total:,}{unit}, {share} %{left}"
+
+
+def _about(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {max(seconds, 0):.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"
+
+
 @contextmanager
 def bar(title: str, total: int | None, unit: str = "", *, shown: bool | None = None) -> Iterator[Bar]:
-    """A bar over ``total`` units of work, gone when the work is over.
+    """A bar over ``total`` units of work, gone when the work is over; plain lines where nobody watches a terminal.
 
-    ``shown``: whether there is one, which without it is so where somebody watches a terminal.
+    ``shown``: whether there is one, which without it is so where somebody watches a terminal; False: no lines either.
     """
-    if not (on_a_terminal(sys.stderr) if shown is None else shown):
+    if shown is False:
         yield Bar()
+        return
+    if shown is None and not on_a_terminal(sys.stderr):
+        yield _Lines(title, total, unit, time.monotonic)
         return
     tqdm: Any
     # tqdm.auto also finds out how a notebook shows the bar, and loads asyncio for it.

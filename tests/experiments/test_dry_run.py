@@ -1,11 +1,13 @@
 """A dry run says what would be done, refuses what would be refused, and leaves nothing behind."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bufferlab.experiments.commands.planning import plans
 from bufferlab.experiments.commands.planning.estimate import Estimate
 from bufferlab.experiments.runs.diagnosis import examine_real
 
@@ -57,6 +59,38 @@ def test_the_numbers_are_those_of_the_run(folder: Path, bufferlab: Any) -> None:
     assert "--dry-run" not in " ".join(
         map(str, json.loads((folder / told["target"] / "tune.json").read_text()).values())
     )
+
+
+def test_what_ifs_and_the_sensitivity_are_in_the_numbers_of_a_tune(folder: Path, bufferlab: Any) -> None:
+    words = (*COMMANDS["tune"], "--replications", "3", "--what-if", "rate=2x,pool=0.5x", "--sensitivity")
+    shown = bufferlab(*words, "--dry-run").out
+    planned = json.loads(bufferlab(*words, "--dry-run", "--json").out)["runs"]
+    alone = json.loads(bufferlab(*COMMANDS["tune"], "--replications", "3", "--dry-run", "--json").out)["runs"]
+    done = json.loads(bufferlab(*words, "--no-plots", "--jobs", "1", "--json").out)
+    others = sum(one["runs"] for one in done["what_if"]), done["sensitivity"]["runs"]
+    assert planned["least"] <= done["runs"] + sum(others) <= planned["most"]
+    assert alone["least"] <= done["runs"] <= alone["most"] < planned["most"]
+    found = re.search(
+        r"  (\S+) to (\S+) runs of 30 requests for the answer itself\n  (\S+) to (\S+) more for 2 what-ifs\n"
+        r"  (\S+) to (\S+) more for the sensitivity, where a setting is recommended\n",
+        shown,
+    )
+    assert found is not None
+    numbers = [int(one.replace(",", "")) for one in found.groups()]
+    assert numbers[2] <= others[0] <= numbers[3]
+    assert numbers[4] <= others[1] <= numbers[5]
+    assert (sum(numbers[::2]), sum(numbers[1::2])) == (planned["least"], planned["most"])
+
+
+def test_what_takes_long_says_so_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, bufferlab: Any
+) -> None:
+    assert "  takes " not in bufferlab(*COMMANDS["tune"], "--replications", "3", "--jobs", "1", "--no-plots").out
+    monkeypatch.setattr(plans, "LONG_S", 0.0)
+    told = bufferlab(*COMMANDS["tune"], "--replications", "3", "--jobs", "1", "--no-plots", "--force").out
+    assert re.search(r"\n  takes (about|less than) .*: \d+ of the requests took .* here just now", told)
+    told = bufferlab(*COMMANDS["sweep"], "--no-plots").out
+    assert "\n  takes " in told.partition("lowest")[0]
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,59 @@ def test_no_bar_in_a_file(tmp_path: Path, terminal: Terminal) -> None:
     assert (tmp_path / "log").read_text() == ""
 
 
+class Clock:
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(progress, "time", made)
+    return made
+
+
+def test_a_pipe_has_a_line_at_most_every_half_minute_with_share_and_time_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bar("sweep", 100, "runs") as shown:
+        shown.begin_with(20)  # which says nothing about the speed
+        for _ in range(40):
+            clock.now_s += 2
+            shown.step("one more")
+    ended = capsys.readouterr()
+    assert ended.out == ""
+    assert ended.err.splitlines() == [
+        "sweep: 35 of 100 runs, 35 %, about 2 min left",
+        "sweep: 50 of 100 runs, 50 %, about 100 s left",
+    ]
+
+
+def test_a_stage_of_a_tune_has_its_own_share_in_a_pipe(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("tune", None, "runs") as shown:
+        shown.stage(10)
+        shown.add(10)
+        clock.now_s += 20
+        shown.stage(4000)
+        clock.now_s += 11
+        shown.add(1000)
+    assert capsys.readouterr().err == "tune, stage 2: 1,000 of 4,000 runs, 25 %, about 33 s left\n"
+
+
+def test_nothing_is_written_where_silence_was_asked_for_or_all_ends_soon(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bar("sim", 10, shown=False) as silent, bar("sim", 10) as short:
+        for one in (silent, short):
+            clock.now_s += 14
+            one.add(5)
+        clock.now_s += 100
+        silent.add(5)
+    assert capsys.readouterr().err == ""
+
+
 def test_items_are_counted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "COUNTED_AT_ONCE", 4)
     told: list[int] = []
@@ -151,11 +204,18 @@ def test_what_lasts_has_a_bar_at_a_terminal_alone(
     if arguments[0] in ("compare", "paired"):
         for name in ("one", "two"):
             run_sim(load("quickstart", ["workload.requests=40", "run.replications=2"]), folder / name)
-    made: list[type] = []
-    monkeypatch.setattr(progress.Bar, "__init__", lambda self, *_: made.append(type(self)))
+    made: list[str] = []
+    own = progress._Lines.__init__
+
+    def begin(self: Any, title: str, *more: Any) -> None:
+        made.append(title)
+        own(self, title, *more)
+
+    monkeypatch.setattr(progress._Lines, "__init__", begin)
     ended = bufferlab(*arguments)
     assert ended.status == 0, ended
-    assert made == [progress.Bar], "and not one that is shown"
+    assert made == [arguments[0]], "lines, and not a bar that is shown"
+    assert " left" not in ended.err, "nothing is said of what ends soon"
     assert "\r" not in ended.err
     assert "%|" not in ended.err + ended.out
 

@@ -71,6 +71,7 @@ def sweep(
     from bufferlab.experiments.starting import load_numpy
 
     load_numpy()
+    from bufferlab.experiments.commands.planning.plans import estimate_of_sweep, long_text, plan_of_sweep
     from bufferlab.experiments.progress import bar
     from bufferlab.experiments.sweeps.grid import joined, parse_grid, parse_setting, read_configurations
     from bufferlab.experiments.sweeps.plan import make_plan
@@ -92,8 +93,6 @@ def sweep(
     )
     target = plan.target() if out is None else out
     if dry_run:
-        from bufferlab.experiments.commands.planning.plans import plan_of_sweep
-
         tell_plan(plan_of_sweep(plan, target, jobs, force=force), as_json=as_json)
         return
     check_report(target, wanted=report)
@@ -101,7 +100,8 @@ def sweep(
 
         def begin(finished: int) -> None:
             known = f"\n  {finished} of {len(plan.tasks)} runs are finished already" if finished else ""
-            shown.say(plan_text(plan) + known, sys.stderr if as_json else sys.stdout)
+            takes = long_text(estimate_of_sweep(plan, jobs, finished))
+            shown.say(plan_text(plan) + known + takes, sys.stderr if as_json else sys.stdout)
             shown.begin_with(finished)
 
         def tell(found: dict[str, Any]) -> None:

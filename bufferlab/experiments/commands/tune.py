@@ -150,6 +150,7 @@ def tune(
     from bufferlab.experiments.starting import load_numpy
 
     load_numpy()
+    from bufferlab.experiments.commands.planning.plans import estimate_of_tune, long_text, plan_of_tune
     from bufferlab.experiments.progress import bar
     from bufferlab.experiments.sweeps.grid import parse_grid, parse_settings
     from bufferlab.experiments.tuning.asking import make_question, settings_of
@@ -183,8 +184,6 @@ def tune(
     )
     target = question.target() if out is None else out
     if dry_run:
-        from bufferlab.experiments.commands.planning.plans import plan_of_tune
-
         tell_plan(plan_of_tune(question, target, jobs, force=force), as_json=as_json)
         return
     check_report(target, wanted=report)
@@ -192,7 +191,8 @@ def tune(
 
         def begin(finished: int) -> None:
             known = f"\n  {finished} runs are finished already" if finished else ""
-            shown.say(plan_text(question) + known, sys.stderr if as_json else sys.stdout)
+            takes = long_text(estimate_of_tune(question, jobs, finished))
+            shown.say(plan_text(question) + known + takes, sys.stderr if as_json else sys.stdout)
 
         try:
             told = run_tune(

@@ -108,6 +108,22 @@ def examine(question: Question, runs: Runs, content: Mapping[str, Any]) -> dict[
     }
 
 
+def least_runs(question: Question, rivals: int) -> int:
+    """How many runs it takes at least with so many rivals that all serve everything."""
+    held = _held_in(question)
+    count, again = len(held), len({*held} & {*PICKED_IN})  # what picked a rival is not run again
+    both = min(HELD, rivals) + 1
+    at_one = rivals + 1 + both * (count - again)
+    chosen = question.settings[_today(question)]
+    words = [word for word in RANGES if _possible(chosen, word)]
+    screening = min(rivals + 1, 2) * (len(words) + 1)  # trajectories may have points in common
+    return 2 * len(words) * min(2 * at_one, at_one + STEPS * both * count) + screening
+
+
+def _today(question: Question) -> int:
+    return next(number for _, number, _ in question.space.baselines if number is not None)
+
+
 def most_runs(question: Question, rivals: int) -> int:
     """How many runs all of it takes at most."""
     count = len(_held_in(question))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_TRIED = 3
 """Configurations of a sweep of which some requests are tried."""
+LONG_S = 10.0
+"""What takes longer says so before it begins."""
 
 
 @dataclass(frozen=True)
@@ -92,35 +94,59 @@ def _check_real(config: Config, *, here: bool) -> None:
 def plan_of_sweep(plan: SweepPlan, target: Path, jobs: int | None, *, force: bool) -> Plan:
     """Of ``sweep``; runs that are finished in its folder already are counted."""
     from bufferlab.experiments.sweeps.folder import SweepFolder
-    from bufferlab.experiments.sweeps.sweep import workers_for
     from bufferlab.experiments.sweeps.text import plan_text
 
     SweepFolder(target).check(plan.record(), force=force, replace_old_code=target == plan.target())
     runs, requests = len(plan.tasks), plan.requests
-    configurations = plan.configurations
-    tried = {round(at * (len(configurations) - 1) / (MOST_TRIED - 1)) for at in range(MOST_TRIED)}
-    workers = min(jobs or workers_for(requests), runs)
-    estimate = simulated([configurations[one].config for one in sorted(tried)], (requests, requests), workers)
+    estimate = estimate_of_sweep(plan, jobs)
     return Plan(plan_text(plan), (runs, runs), (requests, requests), target, estimate)
 
 
 def plan_of_tune(question: Question, target: Path, jobs: int | None, *, force: bool) -> Plan:
     """Of ``tune``, which decides while it goes on how often a setting is run."""
-    from bufferlab.experiments.sweeps.sweep import workers_for
+    from bufferlab.experiments.tuning.effort import effort_of
     from bufferlab.experiments.tuning.folder import TuneFolder
     from bufferlab.experiments.tuning.text import plan_text
 
     TuneFolder(target).check(question.record(), force=force)
-    trials = 0 if question.search is None else question.search.trials
-    settings = len(question.settings) + trials
-    once = question.demand.requests
-    runs = (settings * question.first, settings * question.most)
+    once, effort = question.demand.requests, effort_of(question)
+    runs = effort.runs
     requests = (runs[0] * once, runs[1] * once)
-    estimate = simulated([question.base.config], requests, jobs or workers_for(requests[0]))
-    notes = [f"{runs[0]:,} to {runs[1]:,} runs of {once:,} requests in the race; what arithmetic rules out is not run"]
-    if question.what_ifs or question.sensitivity:
-        notes.append("what-ifs and the sensitivity are further runs, which are not in these numbers")
-    return Plan(plan_text(question), runs, requests, target, estimate, tuple(notes))
+    (least, most), asked = effort.answer, question.what_ifs
+    notes = [f"{least:,} to {most:,} runs of {once:,} requests for the answer itself"]
+    if asked:
+        what = "1 what-if" if len(asked) == 1 else f"{len(asked)} what-ifs"
+        notes.append(f"{effort.what_ifs[0]:,} to {effort.what_ifs[1]:,} more for {what}")
+    if question.sensitivity:
+        least, most = effort.sensitivity
+        notes.append(f"{least:,} to {most:,} more for the sensitivity, where a setting is recommended")
+    return Plan(plan_text(question), runs, requests, target, estimate_of_tune(question, jobs), tuple(notes))
+
+
+def estimate_of_tune(question: Question, jobs: int | None, finished: int = 0) -> Estimate:
+    """How long it takes when so many of its runs are finished already."""
+    from bufferlab.experiments.sweeps.sweep import workers_for
+    from bufferlab.experiments.tuning.effort import effort_of
+
+    once = question.demand.requests
+    least, most = (max(number - finished, 0) * once for number in effort_of(question).runs)
+    return simulated([question.base.config], (least, most), jobs or workers_for(least))
+
+
+def estimate_of_sweep(plan: SweepPlan, jobs: int | None, finished: int = 0) -> Estimate:
+    """How long it takes when so many of its runs are finished already."""
+    from bufferlab.experiments.sweeps.sweep import workers_for
+
+    configurations, runs = plan.configurations, len(plan.tasks)
+    requests = round(plan.requests * (runs - finished) / runs) if runs else 0
+    tried = {round(at * (len(configurations) - 1) / (MOST_TRIED - 1)) for at in range(MOST_TRIED)}
+    workers = max(min(jobs or workers_for(requests), runs - finished), 1)
+    return simulated([configurations[one].config for one in sorted(tried)], (requests, requests), workers)
+
+
+def long_text(estimate: Estimate) -> str:
+    """A line about how long it takes, for a plan that is carried out; empty where nobody has to wait for long."""
+    return f"\n  takes {estimate.text}" if estimate.high_s > LONG_S else ""
 
 
 def plan_of_validation(paths: Sequence[Path], profile: str, out: Path | None) -> Plan:
