@@ -12,7 +12,7 @@ from tools.run_notebooks import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
-NEEDS = "needs the notebooks extra: pip install 'bufferlab[notebooks]'"
+NEEDS = "needs the notebooks extra: pip install '.[notebooks]' in a checkout"
 
 SHORT: dict[str, dict[str, Any]] = {
     "01_quickstart": {},

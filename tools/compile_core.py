@@ -53,8 +53,8 @@ KEPT = 6
 ABANDONED_AFTER_S = 3600.0
 UNFINISHED = ".unfinished-"
 COMPILERS = ("cc", "gcc", "clang")
-NEEDED = {"mypyc": "mypy", "setuptools": "setuptools"}
-"""By module, what brings it."""
+NEEDED = {"mypyc": "mypy>=2.4,<2.5", "setuptools": "setuptools>=78"}
+"""By module, what brings it: the extra ``compile`` of pyproject.toml."""
 
 
 class CannotCompileError(Exception):
@@ -103,8 +103,8 @@ def ensure(say: Callable[[str], None], *, force: bool = False) -> Path:
         compiler = find_compiler()
         for module, package in NEEDED.items():
             if importlib.util.find_spec(module) is None:
-                where = f"is not installed in {sys.prefix}; run: pip install 'bufferlab[compile]'"
-                raise CannotCompileError(f"{package} {where}")
+                where = f"is not installed in {sys.prefix}; run: {sys.executable} -m pip install '{package}'"
+                raise CannotCompileError(f"{package.partition('>')[0]} {where}")
         target = _build(compiler, say, replace=force)
     except CannotCompileError as error:
         failure.write_text(f"{digest} {error}\n", "utf-8")

@@ -152,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"docs_site: {', '.join(missing)} is not installed: pip install 'bufferlab[docs]'", file=sys.stderr)
+        command = f"{sys.executable} -m pip install '.[docs]'"
+        print(f"docs_site: {', '.join(missing)} is not installed; run in {ROOT}: {command}", file=sys.stderr)
         return 2
     status = build(options.out)
     if status == 0:

@@ -35,6 +35,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bufferlab.experiments.installing import install_command
 from bufferlab.experiments.progress import bar
 from bufferlab.protocol.emulation.requests import Request
 from bufferlab.protocol.emulation.scenario import Scenario
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     binary = bench_binary()
     if binary is None:
         print(
-            "transport_ratio: there is no transfer_engine_bench; run: pip install 'bufferlab[real-cpu]'.",
+            f"transport_ratio: there is no transfer_engine_bench; run: {install_command('mooncake')}.",
             file=sys.stderr,
         )
         return 2

@@ -624,7 +624,7 @@ def test_an_executor_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, buff
     ended = bufferlab("sweep", "quickstart", *GRID, *QUICK, "--executor", "dask")
     assert (ended.status, ended.out) == (2, "")
     assert "--executor is 'dask', which needs dask.distributed" in ended.err
-    assert "run: pip install 'bufferlab[cluster]'" in ended.err
+    assert f"run: {sys.executable} -m pip install 'dask[distributed]>=2026.1'" in ended.err
     assert list(folder.iterdir()) == []
 
 

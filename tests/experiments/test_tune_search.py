@@ -146,7 +146,7 @@ def test_without_optuna_one_sentence_says_how_to_get_it(monkeypatch: pytest.Monk
         importlib.util, "find_spec", lambda name, *more: None if name == "optuna" else find(name, *more)
     )
     with pytest.raises(
-        UserError, match=r"because protocol\.sizing\.tokens has a range, .*: pip install 'bufferlab\[tune\]'$"
+        UserError, match=r"because protocol\.sizing\.tokens has a range, .*; run: \S+ -m pip install 'optuna>=5.0'$"
     ):
         question(U)
     assert question({**U, "protocol.sizing.tokens": [512, 1024]}).search is None

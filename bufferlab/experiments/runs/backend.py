@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from bufferlab.experiments.errors import RunFailedError, UserError
+from bufferlab.experiments.installing import REAL, install_command
 
 REAL_MEMORY_SHARE = 0.7
 """Pools of a measured run may take this share of the host's memory; copies and the processes need the rest."""
@@ -50,4 +51,4 @@ def warm_up() -> None:
 
 def _missing(error: ImportError) -> str:
     package = error.name or str(error)
-    return f"the real backend needs {package}, which is not installed; run: pip install 'bufferlab[real-cpu]'"
+    return f"the real backend needs {package}, which is not installed; run: {install_command(*REAL)}"

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bufferlab.experiments.installing import REAL, REQUIREMENTS
+
 SYSTEM_LIBRARIES = {
     "libibverbs.so.1": "libibverbs1",
     "librdmacm.so.1": "librdmacm1",
@@ -47,8 +49,8 @@ OTHER_NAMES = {
 }
 """The same packages where dnf installs them."""
 
-MOONCAKE_REQUIREMENT = "mooncake-transfer-engine-non-cuda>=0.3.13"
-REAL_REQUIREMENTS = {"torch": "torch>=2.6", "pyzmq": "pyzmq>=27.0", "aiohttp": "aiohttp>=3.12", "psutil": "psutil>=7.0"}
+MOONCAKE_REQUIREMENT = REQUIREMENTS["mooncake"]
+REAL_REQUIREMENTS = {name: REQUIREMENTS[name] for name in REAL if name != "mooncake"}
 
 WITHOUT_MOONCAKE = "without Mooncake, --transport socket (real.transport) measures over this package's own sockets"
 WHEELS_ARE_FOR = ("Linux", ("x86_64", "amd64"))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypedDict
 
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.installing import install_command
 from bufferlab.experiments.sweeps.carrying import Function
 from bufferlab.experiments.sweeps.local import LocalWorkers
 from bufferlab.experiments.sweeps.packs import Group, Name, Task
@@ -52,7 +53,7 @@ def check_executor(executor: str, address: str | None) -> None:
         except ImportError:
             raise UserError(
                 "--executor is 'dask', which needs dask.distributed, but that is not installed; run: "
-                "pip install 'bufferlab[cluster]'"
+                f"{install_command('distributed')}"
             ) from None
 
 

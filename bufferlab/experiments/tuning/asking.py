@@ -13,6 +13,7 @@ from typing import Any
 from bufferlab.experiments.config.build import NAME_DIGITS
 from bufferlab.experiments.config.overrides import Override, key_of, told
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.installing import install_command
 from bufferlab.experiments.stats.racing import LEAST
 from bufferlab.experiments.stats.replicates import INDEPENDENT, Replicates, ReplicationKind
 from bufferlab.experiments.sweeps.folder import code_digest
@@ -207,4 +208,4 @@ def _check_library() -> None:
     import importlib.util
 
     if importlib.util.find_spec("SALib") is None:
-        raise UserError("--sensitivity needs SALib: pip install 'bufferlab[tune]'")
+        raise UserError(f"--sensitivity needs SALib, which is not installed; run: {install_command('SALib')}")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.files import disk_errors
+from bufferlab.experiments.installing import install_command
 from bufferlab.experiments.stats.replicates import ReplicationKind
 from bufferlab.experiments.sweeps.grid import plain
 from bufferlab.experiments.tuning.base import Base
@@ -184,7 +185,8 @@ def plan_search(
     why = f"--search is {OPTUNA}" if method == OPTUNA else f"{ranged[0]} has a range" if ranged else ""
     why = why or f"the space has {crossed} settings, more than {MOST_CROSSED}"
     if importlib.util.find_spec("optuna") is None:
-        raise UserError(f"a search is needed, because {why}, and that needs Optuna: pip install 'bufferlab[tune]'")
+        needs = f"that needs Optuna, which is not installed; run: {install_command('optuna')}"
+        raise UserError(f"a search is needed, because {why}, and {needs}")
     count = DEFAULT_TRIALS if trials is None else trials
     search = Search(base, policies, dimensions, count, why, tuple(notes), tuple(baselines))
     _check(search, chosen)

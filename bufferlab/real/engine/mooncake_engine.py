@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from bufferlab.real.engine.base import KeyMaker, Segment, Setting, TransferEngine, WriteResult, failed
-from bufferlab.real.engine.mooncake_start import identify, import_mooncake, settings, start
+from bufferlab.real.engine.mooncake_start import PIP, identify, import_mooncake, settings, start
 from bufferlab.real.engine.proof import prove
 
 # The engine takes 2048 segments in flight per peer. One more and it does not reject them cleanly:
@@ -61,7 +61,7 @@ class MooncakeEngine(TransferEngine):
     needs_mooncake: ClassVar[bool] = True
     no_gpu_memory: ClassVar[str] = (
         "the installed Mooncake wheel cannot use GPU memory; run: "
-        "pip uninstall mooncake-transfer-engine-non-cuda && pip install 'bufferlab[real-cuda12]'"
+        f"{PIP} uninstall -y mooncake-transfer-engine-non-cuda && {PIP} install 'mooncake-transfer-engine>=0.3.13'"
     )
 
     def __init__(

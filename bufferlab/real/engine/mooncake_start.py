@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shlex
 import sys
 import tempfile
 import threading
@@ -26,7 +27,8 @@ from bufferlab.real.errors import EngineError, EngineMissing
 
 _LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 SYSTEM_LIBRARIES_COMMAND = "apt-get install libibverbs1 librdmacm1 libnuma1 liburing2 libcurl4"
-WHEEL_COMMAND = "pip install 'bufferlab[real-cpu]'"
+PIP = f"{shlex.quote(sys.executable)} -m pip"
+WHEEL_COMMAND = f"{PIP} install 'mooncake-transfer-engine-non-cuda>=0.3.13'"
 
 _SETTINGS = (
     Setting("MC_TCP_SLICE_SIZE", str(4 << 20), "10-20 % more throughput than the default 64 KiB"),
