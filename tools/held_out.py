@@ -29,11 +29,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bufferlab.experiments.calibration.here import STEPS, fit_here, measure_here  # noqa: E402 - from this checkout
-from bufferlab.experiments.calibration.host.busy import BusyWatch  # noqa: E402
 from bufferlab.experiments.errors import RunFailedError, UserError  # noqa: E402
 from bufferlab.experiments.figures.pages import MarkedPage  # noqa: E402
 from bufferlab.experiments.files import disk_errors, write_text  # noqa: E402
 from bufferlab.experiments.progress import bar  # noqa: E402
+from bufferlab.experiments.runs.busy import BusyWatch  # noqa: E402
 from bufferlab.experiments.runs.environment import describe_host  # noqa: E402
 from bufferlab.experiments.runs.measure import run_measured  # noqa: E402
 from bufferlab.experiments.runs.rundir import StoredRun  # noqa: E402

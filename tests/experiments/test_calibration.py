@@ -19,6 +19,8 @@ from bufferlab.experiments.calibration.laws.fitting import can_tell, certainty, 
 from bufferlab.experiments.calibration.laws.forms import DISCRETE, FORMS, Form, seconds
 from bufferlab.experiments.calibration.laws.nonnegative import coefficients
 from bufferlab.experiments.calibration.laws.samples import Samples
+from bufferlab.experiments.runs.busy import Busy
+from bufferlab.experiments.validation.frozen import freeze
 from bufferlab.sim.network.link import load_profile
 from bufferlab.sim.streams import stream
 
@@ -462,8 +464,13 @@ def test_one_law_for_a_sweep_of_sizes_and_one_of_batches(folder: Path, bufferlab
 def test_bench_link_output_gives_the_first_contact(folder: Path, bufferlab: Command) -> None:
     rows = [{**affine_row(size), "quantity": "time of whole batch (median)", "link": "tcp"} for size in SIZES]
     Path("bench").mkdir()
-    Path("bench/link.json").write_text(json.dumps({"rows": rows, "first_contact_us": 2500.0}), encoding="utf-8")
+    busy = {"processors": 2, "lasts_s": 8.0, "others": 0.43, "stolen": 0.0, "too_busy": True}
+    content = {"rows": rows, "first_contact_us": 2500.0, "busy": busy}
+    Path("bench/link.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "THIS HOST IS TOO BUSY TO BE MEASURED: other programs took 43%" in bufferlab("calibrate", "bench").out
     found = report(bufferlab, "bench", "--out", "link.toml")
+    assert found["busy"] == busy
+    assert freeze(Path("link.toml")).busy == Busy(2, 8.0, 0.43, 0.0)
     assert load_profile("link.toml").first_contact_s == pytest.approx(2.5e-3)
     assert "first_contact_s" not in found["profile"]["assumed"]
 
@@ -484,6 +491,23 @@ def test_rows_that_no_profile_can_say_get_none(folder: Path, bufferlab: Command)
     told = json.loads(ended.out)
     assert (ended.status, told["tables"][0]["name"]) == (1, "mine")
     assert told["no_profile"] in ended.err
+
+
+def test_measurements_of_a_busy_host_that_follow_no_law_are_told_to_be_of_a_busy_host(
+    folder: Path, bufferlab: Command
+) -> None:
+    times = stream(5, 0, "test", "noise").uniform(1, 1000, len(SIZES))
+    rows = [
+        {**affine_row(size), "time_us": time, "quantity": "time of whole batch (median)", "link": "tcp"}
+        for size, time in zip(SIZES, times, strict=True)
+    ]
+    busy = {"processors": 2, "lasts_s": 8.0, "others": 0.7, "stolen": 0.1}
+    Path("link.json").write_text(json.dumps({"rows": rows, "busy": busy}), encoding="utf-8")
+    ended = bufferlab("calibrate", "link.json", "--out", "link.toml")
+    assert ended.status == 1
+    assert "other programs took 70% and the host of this virtual machine took 10% of the time of" in ended.err
+    assert "measure again when it is idle" in ended.err
+    assert "bench-link" not in ended.err
 
 
 def test_two_links_that_no_law_joins_are_named(folder: Path, bufferlab: Command) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from bufferlab.experiments.calibration import here
-from bufferlab.experiments.calibration.host import busy
-from bufferlab.experiments.calibration.host.busy import TOO_BUSY, Busy, BusyWatch, Spent, between
 from bufferlab.experiments.calibration.report import busy_text
 from bufferlab.experiments.config.schema import Config
+from bufferlab.experiments.runs import busy
+from bufferlab.experiments.runs.busy import TOO_BUSY, Busy, BusyWatch, Spent, between
 from bufferlab.experiments.runs.simulate import run_sim
 from bufferlab.sim.network.link import load_profile
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bufferlab.experiments.calibration.host.busy import Busy
 from bufferlab.experiments.commands.demonstration import both_worlds as demo
 from bufferlab.experiments.commands.demonstration.forecast import Outcome, verdict
 from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.busy import Busy
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.runs.simulate import run_sim
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ pytest.importorskip("zmq", reason="needs pyzmq")
 from bufferlab.experiments.calibration.input.reading import read_inputs
 from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.errors import RunFaultedError
-from bufferlab.experiments.runs import measure
+from bufferlab.experiments.runs import busy, measure
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.workloads.loading import load
 from bufferlab.protocol.emulation.requests import Request
@@ -42,7 +43,8 @@ class Played:
         monkeypatch.setattr(launcher, "run_real", self.run)
         monkeypatch.setattr(measure, "examine_real", lambda _transport="tcp": "")
 
-    def run(self, scenario: Scenario, requests: Sequence[Request], **_: Any) -> RealOutcome:
+    def run(self, scenario: Scenario, requests: Sequence[Request], **options: Any) -> RealOutcome:
+        options["watch"]()
         records: list[Record] = []
         simulate(
             scenario, requests, load_profile("tcp-loopback"), recorder=lambda *row: records.append(Record(*row))
@@ -52,6 +54,7 @@ class Played:
         fields |= {"proof": PROOF, "mismatches": [], "end_s": end_s, "requests": list(requests)}
         fields["records"] = [one for one in records if (one.room, one.rank_id, one.event) not in self.without]
         fields["conclusions"] = [Conclusion(end_s, one.room, 0, LANGUAGE, Status.Success) for one in requests]
+        options["watch"]()
         return RealOutcome(**fields | self.more)
 
 
@@ -86,6 +89,26 @@ def test_who_was_refused_is_told_each_for_itself_and_is_no_violation(played: Pla
     assert said[0].startswith("the control port of language0.0 refused 127.0.0.1 79 times: ")
     assert len(environment(tmp_path / "run")["refused"]) == 5
     assert summary["invariant_violations"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells whose the processors' time was")
+def test_what_others_took_while_the_requests_ran_is_kept_and_told_where_it_is_too_much(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = iter(range(10))
+
+    def spent(processors: tuple[int, ...]) -> busy.Spent:
+        past_s = float(next(second))  # of each second of both processors, 0.2 s are ours, 0.8 s theirs, 0.4 s stolen
+        return busy.Spent(past_s, busy_s=past_s * len(processors) / 2, stolen_s=past_s * len(processors) / 5,
+                          own_s=past_s * len(processors) / 10)  # fmt: skip
+
+    monkeypatch.setattr(busy, "spent", spent)
+    _, said = measured(tmp_path / "run", small(**{"run.replications": 2}))
+    share = {"processors": len(busy.usable()), "lasts_s": 1.0, "others": 0.4, "stolen": 0.2, "too_busy": True}
+    assert environment(tmp_path / "run")["busy"] == [pytest.approx(share)] * 2
+    assert StoredRun(tmp_path / "run").busy == pytest.approx(busy.Busy(share["processors"], 2.0, 0.4, 0.2))
+    (sentence,) = said
+    assert sentence.startswith("this host is busy: other programs took 40% and the host of this virtual machine")
 
 
 def test_a_room_without_an_end_is_told_unless_its_rank_said_it_is_in_quarantine(played: Played, tmp_path: Path) -> None:

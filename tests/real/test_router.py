@@ -227,6 +227,17 @@ def play(stage: Stage, *arrivals_s: float, concurrency: int | None = None) -> Re
     return Router(ranks, (), None, concurrency, PATIENCE).run(requests)
 
 
+def test_others_are_watched_before_and_after_the_requests_and_never_between() -> None:
+    stage = Stage()
+    watched: list[int] = []
+    ranks: Any = stage
+    requests = [Request(room, 0.05 * room, 100) for room in range(1, 4)]
+    router = Router(ranks, (), None, None, PATIENCE, lambda: watched.append(len(router._requests.submitted)))
+    outcome = router.run(requests)
+    assert watched == [0, 3]
+    assert outcome.succeeded_rooms == {1, 2, 3}
+
+
 def test_a_clean_run_says_nothing_however_long_its_traffic_pauses() -> None:
     outcome = play(Stage(), 0.0, 0.1, 2.0)
     assert outcome.succeeded_rooms == {1, 2, 3}

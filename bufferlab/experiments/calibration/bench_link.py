@@ -22,6 +22,7 @@ from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.files import Claim, claim_free, free_name, new_folder, require_empty_folder, write_json
 from bufferlab.experiments.options import transports_with_devices, unused_device
 from bufferlab.experiments.runs.backend import real_errors
+from bufferlab.experiments.runs.busy import Busy, Glances, read_busy
 from bufferlab.experiments.runs.diagnosis import examine_real
 from bufferlab.experiments.runs.environment import MOONCAKE_WHEELS, describe, memory_bytes, package_version
 from bufferlab.experiments.text import table
@@ -153,10 +154,12 @@ def run_sweep(
         from bufferlab.real.bench.tasks import Case
 
         head: dict[str, Any] = {}
+        glances = Glances()
 
         def begin(proof: TransportProof) -> None:
             head.update(_heading(sweep, proof))
             show(heading_text(head))
+            glances.look()
 
         report = measure_link(
             [Case(*shape) for shape in sweep.shapes],
@@ -167,7 +170,8 @@ def run_sweep(
             begin=begin,
             progress=progress,
         )
-    return _result(sweep, head, report)
+        glances.look()
+    return _result(sweep, head, report, glances.found)
 
 
 def _heading(sweep: LinkSweep, proof: TransportProof) -> dict[str, Any]:
@@ -196,7 +200,7 @@ def _heading(sweep: LinkSweep, proof: TransportProof) -> dict[str, Any]:
     }
 
 
-def _result(sweep: LinkSweep, head: dict[str, Any], report: LinkReport) -> dict[str, Any]:
+def _result(sweep: LinkSweep, head: dict[str, Any], report: LinkReport, busy: Busy | None) -> dict[str, Any]:
     from bufferlab.real.engine.registry import engine_class
 
     engine = f"{engine_class(sweep.transport).called} of bufferlab"
@@ -213,6 +217,7 @@ def _result(sweep: LinkSweep, head: dict[str, Any], report: LinkReport) -> dict[
         **head,
         "environment": environment,
         "first_contact_us": report.first_contact_s / MICRO,
+        "busy": None if busy is None else busy.content(),
         "written_bytes": report.written_bytes,
         "verified_bytes": report.verified_bytes,
         "mismatches": report.mismatches,
@@ -320,9 +325,18 @@ def result_text(result: dict[str, Any]) -> str:
         f"first contact: {format_duration(result['first_contact_us'] * MICRO)}",
         f"transport: {result['environment']['transport_proof']['evidence'][-1]}",
         f"compared: {result['verified_bytes']} bytes right, {len(result['mismatches'])} measurements with wrong bytes",
+        *_busy_lines(read_busy(result.get("busy"))),
         *(f"FAILED: {failure}" for failure in result["failures"]),
     ]
     return "\n".join(lines)
+
+
+def _busy_lines(busy: Busy | None) -> list[str]:
+    if busy is None:
+        return []
+    if not busy.too_busy:
+        return [f"others: {busy}"]
+    return [f"THIS HOST IS BUSY: {busy}; what the link does by itself is measured when it is idle"]
 
 
 def write_files(result: dict[str, Any], folder: Path) -> None:

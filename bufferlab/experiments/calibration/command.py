@@ -32,6 +32,7 @@ from bufferlab.experiments.calibration.profiles import NoProfileError, make_prof
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.files import Claim
 from bufferlab.experiments.progress import Step
+from bufferlab.experiments.runs.busy import read_busy, together
 from bufferlab.experiments.stats.intervals import Estimate, unbounded
 from bufferlab.protocol.naming import did_you_mean
 from bufferlab.sim.network.link import HOST, LinkProfile, load_profile
@@ -62,10 +63,11 @@ def calibrate(
     ``tables``: only these; all of them otherwise. ``predicted``: tables that are not fitted but predicted by one law
     for the others, as is the profile's. ``usages``: measured runs that say nothing but what the software costs the
     processors, in place of those in ``paths``. ``runs_decide``: the writes of the runs make the law of the profile if
-    they have a good one, whatever tables there are. ``busy``: what others did with the processors meanwhile, where that
-    is known; the profile keeps it. ``progress`` is told of every path and, ``more`` says how many, of every
-    table that is fitted. Raises UserError for bad input, before anything is written, and NoProfileError, which has the
-    report, for measurements of which no profile can be made.
+    they have a good one, whatever tables there are. ``busy``: what others did with the processors meanwhile; what the
+    measurements themselves say of it if it is not given. The profile keeps it. ``progress`` is told of every path and,
+    ``more`` says how many, of every table that is fitted.
+    Raises UserError for bad input, before anything is written, and NoProfileError, which has the report, for
+    measurements of which no profile can be made.
     """
     taken_from = check_target(holdout, seed, out, base)
     if usages and out is None:
@@ -97,6 +99,8 @@ def _calibrated(
     kept = read_cpu_usages(usages, paths)
     inputs = read_inputs(paths, progress)
     groups = split(inputs.rows)
+    if busy is None and (met := together(inputs.busy)) is not None:
+        busy = met.content()
     fitted, asked = _select(groups, tables, predicted)
     reports: list[dict[str, Any]] = []
     not_fitted: list[dict[str, Any]] = []
@@ -124,6 +128,7 @@ def _calibrated(
             for one in inputs.left_out
         ],
         "repeats": repeat_spread(groups),
+        **({} if busy is None else {"busy": busy}),
     }
     if not reports and not inputs.seen.runs and not asked:
         raise UserError(
@@ -142,7 +147,11 @@ def _calibrated(
         result["predictions"] = [predict_table(joint.chosen, joint.samples, group) for group in asked]
         made = None if out is None else make_profile(out.stem, joint.chosen.fit, around, taken_from)
     except NoProfileError as error:
-        none = NoProfileError(f"{error}; {next_step(fitted, reports)}")
+        met = read_busy(busy)
+        step = next_step(fitted, reports)
+        if met is not None and met.too_busy:
+            step = f"{met}: measure again when it is idle, what is measured on a busy host follows no law"
+        none = NoProfileError(f"{error}; {step}")
         none.report = {**result, "no_profile": str(none)}
         raise none from None
     if out is not None and made is not None:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.calibration.command import BASE, calibrate, check_target
-from bufferlab.experiments.calibration.host.busy import Busy, BusyWatch
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.busy import Busy, BusyWatch
 from bufferlab.experiments.runs.diagnosis import examine_real
 from bufferlab.experiments.runs.measure import run_measured
 from bufferlab.experiments.runs.rundir import StoredRun
@@ -158,11 +158,10 @@ def fit_here(folder: Path, busy: Busy, *, out: Path | None, base: str, seed: int
     usages = [run_folder(folder, name, number) for name, number in HERE if name in USAGES]
     # Where the kernel does not count the time of threads there is no CPU usage, and every thread has a processor.
     kept = [run for run in usages if StoredRun(run).usage]
-    result = calibrate(
+    return calibrate(
         [folder / LINK, *alone], usages=kept if out is not None else (), out=out, base=base, seed=seed,
         command=command, runs_decide=True, busy=busy.content(),
     )  # fmt: skip
-    return {**result, "busy": busy.content()}
 
 
 def calibrate_here(

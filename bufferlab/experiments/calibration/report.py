@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bufferlab.experiments.calibration.host.busy import TOO_BUSY, Busy
+from bufferlab.experiments.runs.busy import TOO_BUSY, Busy
 from bufferlab.experiments.text import table
 from bufferlab.experiments.units import format_duration, format_number
 

@@ -72,7 +72,7 @@ def validation_head(source: Source) -> Part:
         if within == len(verdicts) and verdicts
         else (f"{within} of {len(verdicts)} within tolerance", "plain")
     )
-    notices = [Notice(upper(one)) for one in content.get("profile_lacks", ())]
+    notices = [Notice(upper(one)) for one in (*content.get("busy", ()), *content.get("profile_lacks", ()))]
     if outcomes:
         notices.insert(
             0, Notice(f"{plural(outcomes, 'request')} ended otherwise on one side, and are left out.", "bad")

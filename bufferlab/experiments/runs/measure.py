@@ -14,6 +14,7 @@ from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.errors import RunFaultedError, UserError
 from bufferlab.experiments.files import Claim
 from bufferlab.experiments.runs.backend import REAL_MEMORY_SHARE, real_errors, warm_up
+from bufferlab.experiments.runs.busy import Busy, Glances, together, told_of_runs
 from bufferlab.experiments.runs.diagnosis import examine_real
 from bufferlab.experiments.runs.environment import describe, memory_bytes
 from bufferlab.experiments.runs.faults import real_plan
@@ -74,8 +75,9 @@ def run_measured(
             measured = _Measured()
             for number in range(config.run.replications):
                 recorder = RunRecorder(config, writer)
+                glances = Glances()
                 try:
-                    outcome = _measure_one(config, number, hosts, progress)
+                    outcome = _measure_one(config, number, hosts, progress, glances)
                 except EngineError as error:
                     if not measured.replications:
                         raise
@@ -86,6 +88,8 @@ def run_measured(
                     break
                 writer.begin(number)
                 violations = measured.take(number, outcome, recorder)
+                # Of ranks on other hosts, or started by somebody else on this one, nobody here could tell.
+                measured.busy.append(None if hosts is not None else glances.found)
                 if hosts is not None:
                     measured.ranks += describe_ranks(hosts, outcome.clocks, number)
                 tell(notice, violations)
@@ -93,6 +97,8 @@ def run_measured(
                     for found in (*outcome.refused, *outcome.incidents):
                         notice(str(found))
             wall_s = time.perf_counter() - started_s
+            if notice is not None and (busy := told_of_runs(together([one for one in measured.busy if one]))):
+                notice(busy)
             transport = str(measured.proofs[0]["actual"])
             summary = summarise(measured.replications, kind="real", transport=transport, wall_s=wall_s)
             summary["replications"] = each(measured.replications)
@@ -110,7 +116,9 @@ def run_measured(
     return summary
 
 
-def _measure_one(config: Config, number: int, hosts: Coordinator | None, progress: Progress | None) -> RealOutcome:
+def _measure_one(
+    config: Config, number: int, hosts: Coordinator | None, progress: Progress | None, glances: Glances
+) -> RealOutcome:
     """Carry one replication through over the real backend."""
     from bufferlab.real.control.spec import Heartbeats
     from bufferlab.real.run.launcher import run_real
@@ -128,6 +136,7 @@ def _measure_one(config: Config, number: int, hosts: Coordinator | None, progres
         heartbeats=Heartbeats(config.random_faults.heartbeat_s, config.random_faults.heartbeat_failures),
         plan=real_plan(config, number, requests),
         concurrency=config.workload.concurrency,
+        watch=glances.look,
     )
 
 
@@ -141,6 +150,8 @@ class _Measured:
     usage: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     quarantined: list[dict[str, Any]] = field(default_factory=list)
+    busy: list[Busy | None] = field(default_factory=list)
+    """What others took of the processors while the requests of each replication ran."""
     memory: dict[str, str] = field(default_factory=dict)
     """Of the last replication: where the blocks of each rank lie."""
 
@@ -175,7 +186,13 @@ class _Measured:
 
     def facts(self) -> dict[str, Any]:
         """What else environment.json says of a measured run."""
-        return {"memory": self.memory, "usage": self.usage, "refused": self.refused, "quarantined": self.quarantined}
+        return {
+            "memory": self.memory,
+            "busy": [None if one is None else one.content() for one in self.busy],
+            "usage": self.usage,
+            "refused": self.refused,
+            "quarantined": self.quarantined,
+        }
 
 
 def _never_ended(recorder: RunRecorder, outcome: RealOutcome) -> list[str]:

@@ -35,6 +35,7 @@ from bufferlab.experiments.files import (
     write_json,
     write_text,
 )
+from bufferlab.experiments.runs.busy import Busy, read_busy, together
 from bufferlab.experiments.runs.tables import EventTable, RequestTable, groups_with
 from bufferlab.protocol.faults import KINDS
 from bufferlab.protocol.recording import Event, Record, Recorder
@@ -217,6 +218,13 @@ class StoredRun:
             }
             for run in usage
         ]
+
+    @property
+    def busy(self) -> Busy | None:
+        """What others took of the processors while the requests of a measured run were under way; None where that is
+        not known, as of ranks on several hosts and of runs from before it was watched."""
+        found = map(read_busy, self._environment.get("busy", []))
+        return together([one for one in found if one is not None])
 
     def quarantined(self, replication: int) -> set[tuple[int, RankId]]:
         """Rooms of which a rank still held blocks in quarantine when a measured run ended."""

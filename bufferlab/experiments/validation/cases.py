@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.busy import Busy, together
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.validation.frozen import FrozenProfile
 from bufferlab.experiments.validation.pairing import Outcome, Repeat, pair_run, profile_on
@@ -54,6 +55,12 @@ class CaseScore:
     def runs(self) -> list[str]:
         """The run directories, each once."""
         return list(dict.fromkeys(one.run for one in self.repeats))
+
+    @property
+    def busy(self) -> Busy | None:
+        """What others took of the processors while the runs were measured; None where none of them says."""
+        found = [StoredRun(run).busy for run in self.runs]
+        return together([one for one in found if one is not None])
 
     @property
     def compared(self) -> int:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.runs.busy import Busy, read_busy
 from bufferlab.protocol.naming import did_you_mean
 from bufferlab.sim.network.link import CALIBRATION, LinkProfile, profile_from, profile_names
 
@@ -16,12 +17,14 @@ from bufferlab.sim.network.link import CALIBRATION, LinkProfile, profile_from, p
 @dataclass(frozen=True)
 class FrozenProfile:
     """``name`` as it was given, ``digest``: SHA-256 of the file's bytes in hexadecimal digits. ``transport``: of the
-    measurements that it was calibrated on, "" where the file does not say."""
+    measurements that it was calibrated on, "" where the file does not say. ``busy``: what others took of the
+    processors while these were made; None where the file does not say."""
 
     name: str
     digest: str
     link: LinkProfile
     transport: str = ""
+    busy: Busy | None = None
 
 
 def freeze(name: str | Path) -> FrozenProfile:
@@ -47,5 +50,6 @@ def freeze(name: str | Path) -> FrozenProfile:
     except ValueError as error:  # not UTF-8, no TOML, or no good profile
         raise UserError(f"--profile is {given!r}, it must be a good link profile: {error}") from None
     calibration = fields.get(CALIBRATION)
-    transport = calibration.get("transport", "") if isinstance(calibration, dict) else ""
-    return FrozenProfile(given, hashlib.sha256(content).hexdigest(), link, str(transport))
+    told = calibration if isinstance(calibration, dict) else {}
+    digest = hashlib.sha256(content).hexdigest()
+    return FrozenProfile(given, digest, link, str(told.get("transport", "")), read_busy(told.get("busy")))

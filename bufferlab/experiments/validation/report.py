@@ -25,6 +25,7 @@ from bufferlab.experiments.validation.figures import draw_all, latencies
 from bufferlab.experiments.validation.frozen import FrozenProfile
 from bufferlab.experiments.validation.lacks import all_lacks
 from bufferlab.experiments.validation.noise import Noise
+from bufferlab.experiments.validation.others import others_sentence, warnings_of
 from bufferlab.experiments.validation.pairing import BOUNDARY, TTFT_BOUNDARY, Repeat
 from bufferlab.experiments.validation.scores import FigureScore
 from bufferlab.experiments.validation.stages import STAGES
@@ -39,7 +40,11 @@ def report_content(cases: Sequence[CaseScore], decision: Decision, profile: Froz
     """Everything, as validation.json has it. What is infinite or not known is None."""
     content = {
         "schema": SCHEMA,
-        "profile": {"name": profile.name, "sha256": profile.digest},
+        "profile": {
+            "name": profile.name,
+            "sha256": profile.digest,
+            "busy": None if profile.busy is None else profile.busy.content(),
+        },
         "boundary": BOUNDARY,
         "ttft_boundary": TTFT_BOUNDARY,
         "differ_in": differing([case.settings for case in cases]),
@@ -47,6 +52,7 @@ def report_content(cases: Sequence[CaseScore], decision: Decision, profile: Froz
         "cases": [_case(case) for case in cases],
         "decision": [{**asdict(one), "good": one.good, "verdict": one.verdict} for one in decision.choices],
         "no_choice": list(decision.left_out),
+        "busy": warnings_of(cases, profile),
         "profile_lacks": lacking(cases, profile),
         "stages": {name: {"from": begin, "to": end} for name, (begin, end) in STAGES.items()},
         "misses": misses(cases),
@@ -113,7 +119,8 @@ def report_text(cases: Sequence[CaseScore], decision: Decision, profile: FrozenP
         f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}"
         + (f"\nttft: {TTFT_BOUNDARY}" if any(case.scores.ttft for case in cases) else ""),
         *_differing_text(cases),
-        *(_about(case) for case in cases),
+        *(_about(case, profile) for case in cases),
+        *warnings_of(cases, profile),
         *lacking(cases, profile),
         table(
             [
@@ -144,13 +151,14 @@ def _differing_text(cases: Sequence[CaseScore]) -> Iterator[str]:
         yield f"cases differ in {', '.join(names)}"
 
 
-def _about(case: CaseScore) -> str:
+def _about(case: CaseScore, profile: FrozenProfile) -> str:
     what = "SIMULATED runs that stand in for measured ones" if case.kind == STAND_IN else "measured runs"
     intervals = {"": "no intervals: too few repeats, and too short", "repeats": "intervals over repeats"}
     return (
         f"{case.name}: {what} {', '.join(case.runs)}; {counted(len(case.repeats), 'repeat')}, "
         f"{counted(case.offered, 'request')}, {case.compared} compared; "
         f"{intervals.get(case.scores.intervals, 'intervals over blocks of requests')}"
+        + (f"; {others}" if (others := others_sentence(case, profile)) else "")
     )
 
 
@@ -277,6 +285,7 @@ def _case(case: CaseScore) -> dict[str, Any]:
         "stands_in_for_a_measurement": case.kind == STAND_IN,
         "settings": case.settings,
         "runs": case.runs,
+        "busy": None if case.busy is None else case.busy.content(),
         "repeats": len(case.repeats),
         "requests": {"offered": case.offered, "compared": case.compared},
         "outcomes": [asdict(outcome) for outcome in case.outcomes],

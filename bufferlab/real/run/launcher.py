@@ -46,6 +46,7 @@ def run_real(
     hosts: Hosts | None = None,
     concurrency: int | None = None,
     patience: Patience | None = None,
+    watch: Callable[[], object] = lambda: None,
 ) -> RealOutcome:
     """Run ``requests`` (sorted by arrival) and return what happened.
 
@@ -54,7 +55,8 @@ def run_real(
     ``memory``: where block memory lies (see ``real.engine.placement``). ``heartbeats``: how the sides watch each other.
     ``plan``: what is made to go wrong. ``hosts``: where the ranks live. Without it they all live on this host, and only
     there can processes be killed, stopped and started again. ``patience``: how long the run waits for a rank that gives
-    no sign of life.
+    no sign of life. ``watch`` is called twice: when all ranks are there and no request is under way yet, and when all
+    have ended.
     Raises ValueError for a plan or a request that names what is not there, EngineMissing or EngineStartError when the
     ranks cannot start. If something goes wrong with a rank during the run, the outcome says so (``faults``),
     beside all that was done. No process is left behind, whatever happens.
@@ -91,4 +93,4 @@ def run_real(
         places = hosts or stack.enter_context(ThisHost(token=new_token()))
         ranks = stack.enter_context(Ranks(msgspec.structs.replace(template, token=places.token), places))
         patience = patience or Patience.of(template.heartbeats, scenario.timeout_s)
-        return Router(ranks, plan, progress, concurrency, patience).run(requests)
+        return Router(ranks, plan, progress, concurrency, patience, watch).run(requests)

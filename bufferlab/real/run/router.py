@@ -48,7 +48,9 @@ class Router:
         progress: Callable[[int], None] | None,
         concurrency: int | None,
         patience: Patience,
+        watch: Callable[[], object] = lambda: None,
     ) -> None:
+        self._watch = watch
         # The router has no engine; what else has threads without a name here is a library that the caller uses.
         self._meter = Meter(unnamed=Part.OTHER)
         self._counts = Counts()
@@ -74,6 +76,7 @@ class Router:
 
     def _run(self, requests: Sequence[Request]) -> RealOutcome:
         state = self._state
+        self._watch()
         sent_before = self._ranks.hosts.sent_counters()
         state.zero_s = time.monotonic() + LEAD_S
         for rank_id in self._ranks.ids:
@@ -90,6 +93,7 @@ class Router:
             self._requests.drop(set(state.waiting), in_words(error))
         end_s = state.now_s()
         usage = self._meter.stop(self._counts)
+        self._watch()
         self._ending.end()
         self._faults.end()
         for rank_id in self._ranks.measure_again():

@@ -13,19 +13,22 @@ from bufferlab.experiments.calibration.input.rows import MICRO, LeftOut, Row, re
 from bufferlab.experiments.calibration.input.runs import Observed, observe
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.progress import Step
+from bufferlab.experiments.runs.busy import Busy, read_busy
 from bufferlab.experiments.runs.rundir import StoredRun, is_finished_run
 
 
 @dataclass
 class Inputs:
     """What the measurements hold: rows and what is wrong with others, runs, first contacts of bench-link (seconds),
-    and which transports are known to have been measured."""
+    and which transports are known to have been measured. ``busy``: what others took of the processors meanwhile, of the
+    measurements that tell."""
 
     rows: list[Row] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     seen: Observed = field(default_factory=Observed)
     first_contacts_s: list[float] = field(default_factory=list)
     transports: set[str] = field(default_factory=set)
+    busy: list[Busy] = field(default_factory=list)
     not_used: dict[str, list[str]] = field(default_factory=dict)
     """Columns of a file that nothing is read from."""
 
@@ -50,6 +53,7 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
             observe(run, found.seen)
             if run.kind == "real":
                 found.transports.add(run.transport)
+                found.busy += [] if run.busy is None else [run.busy]
             continue
         if path.is_dir():
             # What bench-link leaves; its JSON knows more than its CSV.
@@ -66,7 +70,9 @@ def read_inputs(paths: Sequence[Path], progress: Step = lambda _: None) -> Input
         if unknown := unknown_columns(path, rows):
             found.not_used[path.name] = unknown
         if path.suffix == ".json":
-            contact_us = json.loads(path.read_text(encoding="utf-8")).get("first_contact_us")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            contact_us, busy = content.get("first_contact_us"), read_busy(content.get("busy"))
+            found.busy += [] if busy is None else [busy]
             if isinstance(contact_us, int | float):
                 found.first_contacts_s.append(contact_us * MICRO)
     for alone in sorted(name for name in found.transports if not engines()[name].resembles_networks):

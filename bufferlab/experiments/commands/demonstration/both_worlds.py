@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bufferlab.experiments.calibration.here import STEPS, fit_here, measure_here
-from bufferlab.experiments.calibration.host.busy import Busy, BusyWatch
 from bufferlab.experiments.calibration.report import busy_text
 from bufferlab.experiments.commands.demonstration.figure import plot_forecast
 from bufferlab.experiments.commands.demonstration.forecast import (
@@ -25,6 +24,7 @@ from bufferlab.experiments.commands.demonstration.forecast import (
 from bufferlab.experiments.errors import RunFailedError
 from bufferlab.experiments.files import Claim, require_empty_folder, write_json
 from bufferlab.experiments.progress import bar
+from bufferlab.experiments.runs.busy import Busy, BusyWatch
 from bufferlab.experiments.runs.equality import compare_runs
 from bufferlab.experiments.runs.measure import run_measured
 from bufferlab.experiments.runs.rundir import StoredRun

@@ -7,10 +7,12 @@ something else. Both are what a measurement met and a prediction cannot know.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 TOO_BUSY = 0.10
 """Of the processors' time: what others take beyond this is no noise, it is another host that is measured."""
+LEAST_S = 0.5
+"""In less time the kernel's clocks tick too seldom to tell whose it was."""
 
 
 class Busy(NamedTuple):
@@ -30,9 +34,14 @@ class Busy(NamedTuple):
     stolen: float
 
     @property
+    def taken(self) -> float:
+        """What others took in all, inside this machine and around it."""
+        return min(self.others + self.stolen, 1.0)
+
+    @property
     def too_busy(self) -> bool:
         """Whether what was measured is not what this host does when it is left alone."""
-        return self.others + self.stolen > TOO_BUSY
+        return self.lasts_s >= LEAST_S and self.taken > TOO_BUSY
 
     def __str__(self) -> str:
         by = [f"other programs took {self.others:.0%}"]
@@ -43,6 +52,36 @@ class Busy(NamedTuple):
     def content(self) -> dict[str, Any]:
         """For a report or a profile."""
         return {**self._asdict(), "too_busy": self.too_busy}
+
+
+def read_busy(content: Mapping[str, Any] | None) -> Busy | None:
+    """What ``Busy.content`` stored; None where nothing is, or something else."""
+    try:
+        return None if content is None else Busy(*(content[name] for name in Busy._fields))
+    except (KeyError, TypeError):
+        return None
+
+
+def together(found: Sequence[Busy]) -> Busy | None:
+    """What others took over all of these times; None of none."""
+    lasts_s = math.fsum(one.lasts_s for one in found)
+    if not lasts_s:
+        return None
+    others, stolen = (
+        math.fsum(one.lasts_s * share for one, share in zip(found, shares, strict=True)) / lasts_s
+        for shares in ([one.others for one in found], [one.stolen for one in found])
+    )
+    return Busy(max(one.processors for one in found), lasts_s, others, stolen)
+
+
+def told_of_runs(found: Busy | None) -> str:
+    """A sentence where others took so much while requests ran that their times are not this host's; else ""."""
+    if found is None or not found.too_busy:
+        return ""
+    return (
+        f"this host is busy: {found}, so requests took longer than when it is left alone; for times that hold, measure "
+        "again when it is idle"
+    )
 
 
 class Spent(NamedTuple):
@@ -64,6 +103,26 @@ class BusyWatch:
     def so_far(self) -> Busy:
         """What others took until now."""
         return between(self._before, spent(self._processors), len(self._processors))
+
+
+class Glances:
+    """What others took between the first and the last look; nothing is read in between, so nothing is disturbed."""
+
+    def __init__(self) -> None:
+        self._processors = usable()
+        self._seen: list[Spent] = []
+
+    def look(self) -> None:
+        """Read what was spent until now. Only Linux tells it of every process."""
+        if sys.platform == "linux":
+            self._seen.append(spent(self._processors))
+
+    @property
+    def found(self) -> Busy | None:
+        """None where nobody looked twice."""
+        if len(self._seen) < 2:
+            return None
+        return between(self._seen[0], self._seen[-1], len(self._processors))
 
 
 def usable() -> tuple[int, ...]:
