@@ -130,7 +130,7 @@ def test_a_newcomers_table_is_read(tmp_path: Path) -> None:
     [
         *((name, "images") for name in ("images", "num_images", "image_count", "NumImages", "n_images")),
         *((name, "client") for name in ("client", "user", "client_id", "user_id", "User ID", "tenant")),
-        *((name, "total_tokens") for name in ("total_tokens", "prompt_tokens", "input_tokens", "input_length", "ContextTokens")),
+        *((name, "total_tokens") for name in ("total_tokens", "prompt_tokens", "input_tokens", "input_length", "ContextTokens", "tokens_in")),
         *((name, "time") for name in ("arrival_s", "timestamp_s", "arrival_ms", "time_us", "Timestamp (ns)", "start_time_s", "ts_ms")),
     ],
 )  # fmt: skip
