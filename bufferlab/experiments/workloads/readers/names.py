@@ -49,12 +49,14 @@ OUTPUTS = (
     "output_tokens", "completion_tokens", "generated_tokens", "response_tokens", "num_output_tokens",
     "num_decode_tokens", "output_length", "tokens_out", "out_tokens", "osl",
 )  # fmt: skip
+STATUSES = ("status", "http_status", "status_code", "http_status_code", "response_code", "http_code")
+"""Columns that say how a request ended."""
 OTHERS = frozenset(
     {
-        *OUTPUTS, "request_id", "id", "model", "hash_ids", "session_id", "elapsed_time", "log_type", "chat_id",
+        *OUTPUTS, *STATUSES, "request_id", "id", "model", "hash_ids", "session_id", "elapsed_time", "log_type", "chat_id",
         "parent_chat_id", "turn", "type", "output_len", "", "index", "index_level_0", "end_time", "end", "finish_time",
-        "finished_at", "duration", "latency", "ttft", "prompt", "status", "temperature", "usage", "max_tokens",
-        "max_output_tokens", "cached_tokens", "reasoning_tokens", "http_status", "status_code", "error", "path", "endpoint",
+        "finished_at", "duration", "latency", "ttft", "prompt", "temperature", "usage", "max_tokens",
+        "max_output_tokens", "cached_tokens", "reasoning_tokens", "error", "path", "endpoint",
     }
 )  # fmt: skip
 """Columns that many files have and no field is meant by; when they are not used, no other name is offered."""
