@@ -53,7 +53,8 @@ STATUSES = ("status", "http_status", "status_code", "http_status_code", "respons
 """Columns that say how a request ended."""
 OTHERS = frozenset(
     {
-        *OUTPUTS, *STATUSES, "request_id", "id", "model", "hash_ids", "session_id", "elapsed_time", "log_type", "chat_id",
+        *OUTPUTS, *STATUSES,
+        "request_id", "id", "model", "hash_ids", "session_id", "elapsed_time", "log_type", "chat_id",
         "parent_chat_id", "turn", "type", "output_len", "", "index", "index_level_0", "end_time", "end", "finish_time",
         "finished_at", "duration", "latency", "ttft", "prompt", "temperature", "usage", "max_tokens",
         "max_output_tokens", "cached_tokens", "reasoning_tokens", "error", "path", "endpoint",
