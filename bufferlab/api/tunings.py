@@ -263,10 +263,10 @@ class Tuning(Result):
         return TuningPlots(self.content)
 
     def __repr__(self) -> str:
-        from bufferlab.experiments.reports.tunings import named
+        from bufferlab.experiments.reports.tuninghead import words_of
 
         head = self._head()
-        chosen = "nothing to recommend" if self.content["chosen"] is None else f"set {named(self.changes)}"
+        chosen = "nothing to recommend" if self.content["chosen"] is None else f"set {words_of(self.changes)}"
         return f"Tuning({self.today.run.name!r}: {head.verdict_words}, {chosen})"
 
 

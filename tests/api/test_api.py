@@ -534,7 +534,8 @@ def test_a_tuning_is_shown_and_its_setting_can_be_run(tuning: bl.Tuning, folder:
     from matplotlib import pyplot
 
     assert repr(tuning).startswith("Tuning('quickstart': ")
-    assert "What should be set" in tuning._repr_html_()
+    assert "set aside" in tuning._repr_html_()
+    assert tuning.content["sure"].removeprefix("How sure: ")[:30] in tuning._repr_html_()
     assert tuning.text == (tuning.path / "answer.txt").read_text(encoding="utf-8").rstrip("\n")
     table = tuning.table
     assert table.loc[tuning.content["chosen"], "state"] == "kept"
@@ -545,7 +546,7 @@ def test_a_tuning_is_shown_and_its_setting_can_be_run(tuning: bl.Tuning, folder:
     assert tuning.plot.u_shape().get_xlabel() == "default allocation (tokens)"
     assert tuning.plot.front().lines
     pyplot.close("all")
-    assert "What should be set" in tuning.report(folder / "tune.html").read_text(encoding="utf-8")
+    assert "Where to set it" in tuning.report(folder / "tune.html").read_text(encoding="utf-8")
 
 
 def test_a_log_of_traffic_is_tuned_for(folder: Path) -> None:
