@@ -243,6 +243,11 @@ class StoredRun:
         return None if count is None else int(count)
 
     @property
+    def date(self) -> str:
+        """When a measured run ended, as ``2026-12-01``; "" of a simulated one and of one that did not write it down."""
+        return str(self._environment.get("date", ""))[:10]
+
+    @property
     def versions(self) -> dict[str, str]:
         """Of Python and of the packages that it ran with, by name; empty of a run that did not write them down."""
         told = {"python": self._environment.get("python"), **self._environment.get("packages", {})}
