@@ -226,6 +226,16 @@ class StoredRun:
         found = map(read_busy, self._environment.get("busy", []))
         return together([one for one in found if one is not None])
 
+    @property
+    def code(self) -> str:
+        """The digest of what simulated it; empty where that was not written down."""
+        return str(self._environment.get("code", ""))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digests that its input files had."""
+        return dict(self._environment.get("inputs", {}))
+
     def quarantined(self, replication: int) -> set[tuple[int, RankId]]:
         """Rooms of which a rank still held blocks in quarantine when a measured run ended."""
         told = self._environment.get("quarantined", [])
