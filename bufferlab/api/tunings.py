@@ -144,6 +144,7 @@ def tune(
             force=force,
             plots=plots and out is not None,
             progress=shown.add,
+            more=shown.stage,
             notice=told,
         )
     return Tuning(place)
