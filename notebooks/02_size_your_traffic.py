@@ -15,8 +15,9 @@
 # # Size it for your traffic
 #
 # From a log of requests to a number to set, what it is worth, and how sure that is. So that this runs anywhere, the log
-# is made here, by a shipped preset; put the name of your own CSV in its place. One row is a request: when it came, and
-# how many tokens it has. `docs/workloads.md` says what columns may be called.
+# is made here, by a shipped preset; set `TRAFFIC` to the name of your own CSV instead. One row is a request: when it
+# came, and how many tokens it has. `docs/workloads.md` says what columns may be called. What this notebook writes is
+# below `runs/`.
 
 # %%
 REQUESTS = 800
@@ -27,13 +28,17 @@ SIZES = [512, 1024, 2048, 4096, 8192]
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import Pretty
 
 import bufferlab as bl
 from bufferlab.experiments.workloads import describe
 
 # %%
-TRAFFIC = "traffic.csv"
-log = describe.write(describe.configure("single-image-chat", requests=REQUESTS, rate_rps=8.0), Path(TRAFFIC))
+EXAMPLE = Path("runs/example-traffic.csv")
+EXAMPLE.parent.mkdir(exist_ok=True)
+log = describe.write(describe.configure("single-image-chat", requests=REQUESTS, rate_rps=8.0), EXAMPLE, force=True)
+
+TRAFFIC = EXAMPLE
 traffic = pd.read_csv(TRAFFIC)
 traffic.head()
 
@@ -52,8 +57,9 @@ traffic["total_tokens"].describe(percentiles=[0.5, 0.9, 0.99]).round()
 # ## What to set
 #
 # Say what the system is: the model, its GPUs, the link between the sides, the memory of the pool. `bl.tune` races
-# settings on the same requests and stops when it knows. A file is one sample of your traffic: the intervals come from
-# resampling it.
+# settings on the same requests and stops when it knows. `space` is what it may choose: here the default allocation
+# alone, so that it takes seconds; without it pools, blocks, policies and disciplines are raced too. A file is one
+# sample of your traffic: the intervals come from resampling it.
 
 # %%
 tuning = bl.tune(
@@ -61,10 +67,17 @@ tuning = bl.tune(
     model="qwen2.5-vl-7b",
     gpu="h100",
     link="cx7-400g",
-    memory="512MiB",
+    memory="96MiB",
     objective="latency_mean",
     baseline={"protocol.sizing.tokens": 8192},
-    space={"protocol.sizing.policy": ["fixed"], "protocol.sizing.tokens": SIZES, "protocol.discipline": ["window"]},
+    space={
+        "protocol.sizing.policy": ["fixed"],
+        "protocol.sizing.tokens": SIZES,
+        "protocol.discipline": ["window"],
+        "protocol.block_tokens": [128],
+        "language.pool_blocks": ["96MiB"],
+        "encode.transfer_workers": [1],
+    },
     replications=REPLICATIONS,
 )
 tuning
@@ -90,17 +103,16 @@ axes = tuning.plot.u_shape()
 # One HTML file with the answer in words, tables, pictures and the commands that repeat it, to send to whoever decides.
 
 # %%
-page = tuning.report("sizing.html")
+page = tuning.report("runs/sizing.html")
 page.name
 
 # %% [markdown]
-# On the command line this is
-#
-# ```
-# bufferlab tune traffic.csv --model qwen2.5-vl-7b --gpu h100 --link cx7-400g --memory 512MiB \
-#     --objective latency_mean --report
-# ```
-#
+# The first of the commands that repeat it asks the same on the command line:
+
+# %%
+Pretty(tuning.content["commands"][0])
+
+# %% [markdown]
 # ## Next
 #
 # * Limits: `slo={"ttft_p99": "2s"}`. More traffic or less memory: `what_if="rate=2x,pool=0.5x"`. How far off traffic

@@ -16,9 +16,16 @@
 #
 # How far is the simulator off on this machine? Measure runs, fit a link profile to some of them, predict others with
 # it, and compare. The processes are real, and so are the bytes, over plain sockets between processes of this machine;
-# `"tcp"` in their place has Mooncake move them, where it is installed. Where nothing can be measured the first call
-# says in one sentence what is missing. It takes half a minute, and what comes out is about the machine that ran it: on
-# a busy one the prediction is too quick.
+# `"tcp"` in their place has Mooncake move them, where it is installed.
+#
+# This needs more than to simulate: `make notebooks` installs it, and in the folder of the sources
+#
+# ```
+# .venv/bin/pip install '.[notebooks,real-socket]'
+# ```
+#
+# does. Where something is missing the first call says in one sentence what. It takes half a minute, and what comes out
+# is about the machine that ran it, and about what else that did meanwhile: the prediction is for one that is idle.
 
 # %%
 REQUESTS = 80
@@ -29,11 +36,13 @@ from pathlib import Path
 
 import bufferlab as bl
 from bufferlab.experiments.calibration.command import calibrate
+from bufferlab.experiments.calibration.profiles import NoProfileError
 
 # %% [markdown]
 # ## Measure
 #
-# One request at a time, of many sizes: its writes tell what the link does. Then requests that overlap.
+# One request at a time, of many sizes: its writes tell what the link does. Then requests that overlap. `force`
+# replaces the runs of an earlier time.
 
 # %%
 lengths = [150, 300, 500, 800, 1000, 1500, 2200, 3500]
@@ -41,8 +50,8 @@ alone = bl.measure(
     "validation-case",
     {"workload.lengths": lengths, "workload.rate_rps": 20.0, "workload.requests": REQUESTS, "run.name": "alone"},
     transport=TRANSPORT,
-    out="alone",
-    plots=False,
+    out="runs/alone",
+    force=True,
 )
 alone
 
@@ -51,8 +60,8 @@ busy = bl.measure(
     "validation-case",
     {"workload.rate_rps": 40.0, "workload.requests": 2 * REQUESTS, "run.name": "busy"},
     transport=TRANSPORT,
-    out="busy",
-    plots=False,
+    out="runs/busy",
+    force=True,
 )
 busy
 
@@ -60,10 +69,22 @@ busy
 # ## Calibrate
 #
 # A profile from the first run alone: a law for the time of a write, copies, control messages, with uncertainties.
+#
+# If something else kept the machine busy meanwhile, writes of one size took any time, and no law says how long one
+# takes. Then there is no profile: the cell says so, and this notebook goes on with the one that is shipped, which was
+# fitted on another machine. Run it again when the machine is idle, or have `bufferlab calibrate --here` measure longer.
 
 # %%
-fitted = calibrate([alone.path], out=Path("here.toml"))
-fitted["runs"].keys()
+HERE = Path("runs/here.toml")
+HERE.unlink(missing_ok=True)  # of an earlier time
+try:
+    fitted = calibrate([alone.path], out=HERE)
+    PROFILE = HERE
+    said = f"{HERE}: {fitted['joint']['formula']}, off by {fitted['joint']['mean_error']:.0%} on average"
+except NoProfileError as refused:
+    PROFILE = "tcp-loopback"
+    said = f"the shipped profile {PROFILE}, since {refused}"
+said
 
 # %% [markdown]
 # ## Validate
@@ -73,7 +94,7 @@ fitted["runs"].keys()
 # tolerance.
 
 # %%
-validation = bl.validate(["alone", "busy"], "here.toml")
+validation = bl.validate(["runs/alone", "runs/busy"], PROFILE)
 validation
 
 # %%
@@ -86,7 +107,7 @@ axes = validation.plot.qq(case=1)
 # With the shipped profile, which was fitted on another machine, the same looks like this:
 
 # %%
-bl.validate(["alone", "busy"], "tcp-loopback")
+bl.validate(["runs/alone", "runs/busy"], "tcp-loopback")
 
 # %% [markdown]
 # ## One request, looked at
@@ -95,11 +116,11 @@ bl.validate(["alone", "busy"], "tcp-loopback")
 # Perfetto.
 
 # %%
-one = bl.load("seed-resume", {"link.profile": "here.toml"})
+one = bl.load("seed-resume", {"link.profile": PROFILE})
 axes = bl.simulate(one).plot.timeline()
 
 # %%
-axes = bl.measure(one, transport=TRANSPORT, plots=False).plot.timeline()
+axes = bl.measure(one, transport=TRANSPORT).plot.timeline()
 
 # %% [markdown]
 # ## Next

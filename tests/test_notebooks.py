@@ -34,7 +34,13 @@ PICTURES = {
 OWN_CODE = {"05_your_own"}
 """Those that show how to write code of one's own."""
 MEASURE = {"04_calibrate_and_validate"}
-"""Those that measure, and stop with a sentence where nothing can be measured."""
+"""Those that measure, and go on with a sentence where the machine is too busy for a profile of it."""
+WRITE = {
+    "02_size_your_traffic": "tuning.report(",
+    "04_calibrate_and_validate": "calibrate([",
+    "05_your_own": "write_text(",
+}
+"""Those that leave files, which must not keep them from being run again; and what the last cell that writes one has."""
 MOST_BYTES = 1_500_000
 
 LOGIC = (
@@ -67,6 +73,9 @@ def test_a_notebook_only_calls(script: Path) -> None:
     # Where code of one's own is the matter, that stands in functions and classes; the rest only calls.
     whole = [node for node in tree.body if script.stem in OWN_CODE and isinstance(node, ast.FunctionDef | ast.ClassDef)]
     found = [node for one in tree.body if one not in whole for node in ast.walk(one) if isinstance(node, LOGIC)]
+    refusals = [node for node in found if isinstance(node, ast.Try)] if script.stem in MEASURE else []
+    assert len(refusals) <= 1
+    found = [node for node in found if node not in refusals]
     assert [f"line {getattr(node, 'lineno', '?')}: {type(node).__name__}" for node in found] == []
 
 
@@ -87,19 +96,54 @@ def test_the_pair_is_in_step_and_has_its_outputs(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=names)
-def test_a_notebook_runs_in_a_fresh_kernel(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_in_a_fresh_kernel_and_again(
+    script: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for module in ("jupytext", "nbclient", "ipykernel"):
         pytest.importorskip(module, reason=NEEDS)
     if script.stem in MEASURE and not importlib.util.find_spec("torch"):
         pytest.skip("needs torch to measure")
     monkeypatch.setenv("PYTHONPATH", "")  # restored after the call
     before = sorted(path for path in (ROOT / "notebooks").rglob("*") if "checkpoint" not in str(path))
-    check_outputs(execute(script, SHORT[script.stem], limit_s=100), script.stem)
+    check_outputs(execute(script, SHORT[script.stem], limit_s=100, folder=tmp_path), script.stem)
     assert sorted(path for path in (ROOT / "notebooks").rglob("*") if "checkpoint" not in str(path)) == before
+    # What it leaves stands where git does not look, and does not keep it from being run again.
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == (["runs"] if script.stem in WRITE else [])
+    assert "/notebooks/runs/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    if script.stem in WRITE:
+        execute(script, SHORT[script.stem], limit_s=100, folder=tmp_path, until=WRITE[script.stem])
+
+
+def test_a_bar_in_a_notebook_leaves_a_line_that_is_true() -> None:
+    """A page without widgets keeps what was shown last, which else is the bar as it began."""
+    for module in ("nbclient", "ipykernel", "ipywidgets"):
+        pytest.importorskip(module, reason=NEEDS)
+    import nbclient
+    import nbformat
+
+    code = """
+import time
+from bufferlab.experiments.progress import bar
+with bar("sweep", 1200, "runs", shown=True) as made:
+    for _ in range(3):
+        time.sleep(0.3)
+        made.add(400)
+with bar("soon over", 1, "runs", shown=True) as made:
+    made.add(1)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(ROOT)}}).execute()
+    (shown,) = notebook.cells[0].outputs
+    assert re.fullmatch(r"sweep: 1,200 of 1,200 runs in 00:0\d", shown["data"]["text/plain"])
+    assert list(shown["data"]) == ["text/plain"]
 
 
 def check_outputs(notebook: Any, stem: str) -> None:
     """Pictures are there, and nothing that should not be."""
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type in {"error", "stream"}]
+    said = [output for output in outputs if output.output_type in {"error", "stream"}]
+    assert not [
+        one for one in said if stem not in MEASURE or "UserWarning: this host is busy" not in one.get("text", "")
+    ]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == PICTURES[stem]

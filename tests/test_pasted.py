@@ -32,6 +32,7 @@ NOT_HERE = {
     r"git worktree|valgrind|scp |ssh |sbatch": "needs what is not installed everywhere",
     r"python tools/hosts\.py": "makes network namespaces, as root; tests/real/test_several_hosts.py runs it",
     r"bufferlab check --bound deep": "explores for half an hour",
+    r"jupyter lab": "serves until it is stopped",
     r"python3 -m venv|pip install|pipx |uvx |uv ": "fetches packages",
 }
 """By the beginning of a command, why it is not run here."""

@@ -22,24 +22,36 @@ FOLDER = ROOT / "notebooks"
 LIMIT_S = 600
 
 
-def execute(script: Path, constants: Mapping[str, Any] | None = None, *, limit_s: int = LIMIT_S) -> Any:
+def execute(
+    script: Path,
+    constants: Mapping[str, Any] | None = None,
+    *,
+    limit_s: int = LIMIT_S,
+    folder: Path | None = None,
+    until: str = "",
+) -> Any:
     """The executed notebook of a script.
 
-    ``constants``: values by name that take the place of those that its first cell sets, to make it short.
+    ``constants``: values by name that take the place of those that its first cell sets, to make it short. ``folder``:
+    where it runs and writes; one that goes with it unless given. ``until``: the last cell to execute, by what it has.
     """
     import jupytext
     import nbclient
 
     notebook = jupytext.read(script)
     notebook.metadata.get("jupytext", {}).pop("text_representation", None)
-    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cell = code[0]
+    if until:
+        last = next(one for one in code if until in one.source)
+        del notebook.cells[notebook.cells.index(last) + 1 :]
     asked = cell.source
     cell.source = "\n".join([asked, *(f"{name} = {value!r}" for name, value in (constants or {}).items())])
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as own:
         # What ranks of another user's, or workers, import comes from here, whatever is installed.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         client = nbclient.NotebookClient(
-            notebook, timeout=limit_s, kernel_name="python3", resources={"metadata": {"path": place}}
+            notebook, timeout=limit_s, kernel_name="python3", resources={"metadata": {"path": str(folder or own)}}
         )
         client.execute()
     cell.source = asked

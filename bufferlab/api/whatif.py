@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ class WhatIf:
         sliders = {
             name: ipywidgets.SelectionSlider(
                 options=[(f"{value:g}{'' if name == 'tokens' else '×'}", value) for value in values],
-                value=self.start[name], description=name, continuous_update=False,
+                value=self.start[name], description=name, continuous_update=False, layout={"width": f"{WIDTH // 2}px"},
             )
             for name, values in self.choices.items()
         }  # fmt: skip
@@ -117,11 +118,13 @@ class WhatIf:
                 picture.value = self._png(**{name: slider.value for name, slider in sliders.items()})
                 words.value = ""
             except UserError as error:
-                words.value = f"<p>{error}</p>"
+                words.value = f"<p>{html.escape(str(error))}</p>"
 
         for slider in sliders.values():
             slider.observe(changed, names="value")
-        return ipywidgets.VBox([ipywidgets.HBox(list(sliders.values())), words, picture])
+        each = list(sliders.values())
+        rows = [ipywidgets.HBox(each[start : start + 2]) for start in range(0, len(each), 2)]
+        return ipywidgets.VBox([*rows, words, picture])
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
         """Widgets for front ends that have them, and for all others the picture as it is at first."""

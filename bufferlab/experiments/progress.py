@@ -156,9 +156,8 @@ def bar(title: str, total: int | None, unit: str = "", *, shown: bool | None = N
         yield _Lines(title, total, unit, time.monotonic)
         return
     tqdm: Any
-    # tqdm.auto also finds out how a notebook shows the bar, and loads asyncio for it.
     if "IPython" in sys.modules:
-        from tqdm.auto import tqdm
+        tqdm = _tqdm_of_ipython()
     else:
         from tqdm import tqdm
 
@@ -170,6 +169,43 @@ def bar(title: str, total: int | None, unit: str = "", *, shown: bool | None = N
         smoothing=0.1, **width,
     ) as made:  # fmt: skip
         yield _ShownBar(made, title)
+
+
+def _tqdm_of_ipython() -> Any:
+    """tqdm as a notebook shows it, with widgets; that of terminals where IPython runs in one.
+
+    A bar in a notebook is gone when its work is over, but a page that keeps no widgets has it as it was at first. So it
+    leaves a line that says how much was done.
+    """
+    # tqdm.auto finds out what there is, and loads asyncio for it.
+    from tqdm import auto
+    from tqdm.notebook import tqdm_notebook
+
+    found: Any = auto.tqdm
+    if not issubclass(found, tqdm_notebook):
+        return found
+    from IPython.display import display
+
+    class NotebookBar(found):
+        displayed: bool
+        _shown: Any = None
+
+        def display(self, *arguments: Any, check_delay: bool = True, **options: Any) -> None:
+            if check_delay and self.delay > 0 and not self.displayed:
+                self._shown = display(self.container, display_id=True)
+                self.displayed = True
+            super().display(*arguments, check_delay=check_delay, **options)
+
+        def close(self) -> None:
+            shown, self._shown = self._shown, None
+            super().close()
+            if shown is not None:
+                known = f" of {self.total:,}" if self.total else ""
+                lasted = self.format_interval(self.format_dict["elapsed"])
+                said = f"{self.desc.removesuffix(': ')}: {self.n:,}{known}{self.unit} in {lasted}"
+                shown.update({"text/plain": said}, raw=True)
+
+    return NotebookBar
 
 
 def _knows_its_size(stream: TextIO) -> bool:

@@ -44,10 +44,11 @@ def test_what_is_no_slider_or_no_configuration_is_refused(what_if: bl.WhatIf) ->
 def test_sliders_draw_anew_and_a_page_without_them_has_the_picture(what_if: bl.WhatIf) -> None:
     pytest.importorskip("ipywidgets")
     bundle, _ = what_if._repr_mimebundle_()
-    sliders, words, picture = what_if.widgets.children
+    *rows, words, picture = what_if.widgets.children
+    assert [len(row.children) for row in rows] == [2, 2]
     assert bundle[WIDGETS]["model_id"] == what_if.widgets.model_id
     assert base64.b64decode(bundle["image/png"]) == picture.value == what_if._png()
-    by_name = {one.description: one for one in sliders.children}
+    by_name = {one.description: one for row in rows for one in row.children}
     assert by_name.keys() == what_if.start.keys()
     by_name["rate"].value = 2.0
     assert picture.value == what_if._png(rate=2.0)
