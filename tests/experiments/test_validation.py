@@ -265,6 +265,30 @@ def test_replications_with_requests_of_their_own_say_nothing_of_the_noise(lab: P
     assert all(one.noise is None for one in case.scores.figures)
 
 
+def test_the_heading_says_which_figures_have_intervals(lab: Path, tmp_path: Path) -> None:
+    """And every row keeps to it: none, some, or all of them, of this run alone or over repeats."""
+    from bufferlab.experiments.validation.report import intervals_text
+
+    link = profile(tmp_path, "link")
+    few = ("workload.requests=12", "run.replications=1")
+    runs = [simulated(tmp_path, f"run{seed}", link, *few, f"run.seed={seed}", example="quickstart") for seed in (1, 2)]
+    faster = freeze(profile(tmp_path, "faster", 2 * BANDWIDTH_BPS))
+    alone, both = score_case(runs[:1], faster), score_case(runs, faster)
+    assert intervals_text(alone.scores) == "no intervals: one repeat, and too short"
+    assert [one.bias["low"] for one in alone.scores.figures] == [None] * 5
+    assert intervals_text(both.scores) == "intervals over repeats"
+    assert all(one.bias["low"] is not None for one in both.scores.figures)
+    longer = score_case([lab / "calm-1024"], faster)
+    without = [one.name for one in longer.scores.figures if one.bias["low"] is None]
+    assert without
+    assert intervals_text(longer.scores) == (
+        f"intervals of this run alone, over blocks of requests, too short for one of {', '.join(without)}"
+    )
+    told = report_text([alone, longer], decide([alone, longer]), faster)
+    assert told.count("no noise: no other run met the same requests") == 2
+    assert "nothing is known of other runs" in told or not longer.misses
+
+
 def test_repeats_of_other_seeds_are_one_case(tmp_path: Path) -> None:
     link = profile(tmp_path, "link")
     few = ("workload.requests=30", "run.replications=1")

@@ -13,7 +13,7 @@ from bufferlab.experiments.figures.style import COLOURS, MAX_POINTS, limits_of, 
 from bufferlab.experiments.stats.intervals import Samples
 from bufferlab.experiments.validation.agreement import quantile_pairs
 from bufferlab.experiments.validation.cases import CaseScore
-from bufferlab.experiments.validation.tolerances import AT_TOLERANCE, NO_INTERVAL, OFF, UNTOLD, WITHIN
+from bufferlab.experiments.validation.tolerances import AT_TOLERANCE, NO_INTERVAL, OF_ONE_RUN, OFF, UNTOLD, WITHIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,6 +112,7 @@ def draw_biases(axes: Axes, rows: Rows, name: str) -> None:
 VERDICT_COLOURS = {
     WITHIN: COLOURS[2], UNTOLD: COLOURS[0], AT_TOLERANCE: COLOURS[5], OFF: COLOURS[1], NO_INTERVAL: COLOURS[3],
 }  # fmt: skip
+VERDICT_COLOURS |= {of_one: VERDICT_COLOURS[name] for name, of_one in OF_ONE_RUN.items()}
 TICKS = "#444444"
 """Of the tolerance, and of biases without one."""
 

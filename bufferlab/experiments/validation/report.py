@@ -28,8 +28,9 @@ from bufferlab.experiments.validation.noise import Noise
 from bufferlab.experiments.validation.origin import of_profile, of_runs, told
 from bufferlab.experiments.validation.others import others_sentence, warnings_of
 from bufferlab.experiments.validation.pairing import BOUNDARY, TTFT_BOUNDARY, Repeat
-from bufferlab.experiments.validation.scores import FigureScore
+from bufferlab.experiments.validation.scores import FigureScore, Scores
 from bufferlab.experiments.validation.stages import STAGES
+from bufferlab.experiments.validation.tolerances import OFF_RUN
 from bufferlab.protocol.recording import Record
 
 SCHEMA = "bufferlab-validation/1"
@@ -79,6 +80,7 @@ def misses(cases: Sequence[CaseScore]) -> list[str]:
     for case in cases:
         for one in case.misses:
             sure = "" if one.bias["low"] is not None else ", of which nothing says how sure it is"
+            sure = f"{sure}; nothing is known of other runs" if one.verdict == OFF_RUN else sure
             spread = _span(one.bias, "+")
             bias = f"{_percent(one.bias['value'], '+')}{f' ({spread})' if spread else ''}"
             found.append(
@@ -166,13 +168,33 @@ def _differing_text(cases: Sequence[CaseScore]) -> Iterator[str]:
 
 def _about(case: CaseScore, profile: FrozenProfile) -> str:
     what = "SIMULATED runs that stand in for measured ones" if case.kind == STAND_IN else "measured runs"
-    intervals = {"": "no intervals: too few repeats, and too short", "repeats": "intervals over repeats"}
     return (
         f"{case.name}: {what} {', '.join(case.runs)}; {counted(len(case.repeats), 'repeat')}, "
         f"{counted(case.offered, 'request')}, {case.compared} compared; "
-        f"{intervals.get(case.scores.intervals, 'intervals over blocks of requests')}"
+        f"{intervals_text(case.scores)}{'; no noise: no other run met the same requests' if _alone(case) else ''}"
         + (f"; {others}" if (others := others_sentence(case, profile)) else "")
     )
+
+
+INTERVALS = {
+    "blocks": "intervals of this run alone, over blocks of requests",
+    "repeats": "intervals over repeats",
+    "repeats and blocks": "intervals over repeats and blocks of requests, the wider one",
+}
+
+
+def intervals_text(scores: Scores) -> str:
+    """Where intervals come from, and which figures have none."""
+    shown = (*scores.figures, *scores.ttft)
+    without = [one.name for one in shown if one.bias["low"] is None]
+    if len(without) == len(shown):
+        return "no intervals: one repeat, and too short"
+    said = INTERVALS[scores.intervals or "blocks"]
+    return f"{said}, too short for one of {', '.join(without)}" if without else said
+
+
+def _alone(case: CaseScore) -> bool:
+    return all(one.noise is None for one in case.scores.figures)
 
 
 def _rows(cases: Sequence[CaseScore]) -> list[tuple[str, ...]]:

@@ -18,7 +18,8 @@ from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.validation.campaign import CASES
 from bufferlab.experiments.validation.cases import WHICH_REPEAT, CaseScore
 from bufferlab.experiments.validation.decision import OBJECTIVES, Candidate, Decision, choices_of
-from bufferlab.experiments.validation.scores import called, over_repeats
+from bufferlab.experiments.validation.resampling import over_repeats
+from bufferlab.experiments.validation.scores import called
 from bufferlab.experiments.validation.tolerances import TOLERANCES, judge
 from bufferlab.experiments.workloads.loading import load
 from bufferlab.protocol.naming import flat

@@ -11,12 +11,20 @@ import numpy as np
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.runs.replication import Replication
 from bufferlab.experiments.stats.batching import Statistic
-from bufferlab.experiments.stats.intervals import Estimate, Samples, across_replications, mean, quantile, unbounded
+from bufferlab.experiments.stats.intervals import Estimate, Samples, mean, quantile, unbounded
 from bufferlab.experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1
 from bufferlab.experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative
 from bufferlab.experiments.validation.pairing import Repeat
-from bufferlab.experiments.validation.resampling import Draw, Places, Resampling, percentile_interval, resampling
-from bufferlab.experiments.validation.tolerances import FIGURES, NO_INTERVAL, OFF, TTFT_FIGURES, USUAL, judge
+from bufferlab.experiments.validation.resampling import (
+    Draw,
+    Places,
+    Resampling,
+    over_repeats,
+    percentile_interval,
+    resampling,
+    with_repeats,
+)
+from bufferlab.experiments.validation.tolerances import FIGURES, NO_INTERVAL, OFF, OFF_RUN, TTFT_FIGURES, USUAL, judge
 
 LATENCY_FIGURES: Mapping[str, Statistic] = {
     "mean": mean,
@@ -59,7 +67,7 @@ class FigureScore:
         """Whether it is off; without an interval, whether its value is beyond the tolerance."""
         error = self.error["value"]
         beyond = self.tolerance is not None and error is not None and error > self.tolerance
-        return self.verdict == OFF or (self.verdict == NO_INTERVAL and beyond)
+        return self.verdict in (OFF, OFF_RUN) or (self.verdict == NO_INTERVAL and beyond)
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class Distance:
 
 @dataclass(frozen=True)
 class Scores:
-    """All of one case. ``intervals``: what they come from: "repeats", "blocks" of requests, or "" for none.
+    """All of one case. ``intervals``: what they come from: "repeats", "blocks" of requests, both ("repeats and
+    blocks": the wider one), or "" for none of the latency.
 
     ``figures``: of the latency, and the throughput; ``ttft``: of the time to the first token, empty where some repeat
     has no request that was prefilled on both sides, and where nothing is prefilled, so that it is the latency again;
@@ -105,7 +114,7 @@ def score(repeats: Sequence[Repeat], tolerances: Mapping[str, float], *, seed: i
     measured = [own for own, _ in pairs]
     figures = [
         _figure(
-            figure, pairs, drawn, _in_latencies(pairs, statistic), RARER.get(figure, 0.5), tolerances.get(figure),
+            figure, pairs, drawn, in_latencies(pairs, statistic), RARER.get(figure, 0.5), tolerances.get(figure),
             noise_floor(list(zip(traces, measured, strict=True)), of_samples(statistic)),
         )
         for figure, statistic in LATENCY_FIGURES.items()
@@ -125,8 +134,10 @@ def score(repeats: Sequence[Repeat], tolerances: Mapping[str, float], *, seed: i
         figures=tuple(figures),
         wasserstein=_distance(pairs, traces, drawn),
         agreement=agreement,
-        agreement_bias_s=drawn.estimate(agreement.bias_s, lambda draw: _mean_difference(pairs, draw)),
-        intervals=drawn.over,
+        agreement_bias_s=_with_repeats(
+            drawn, agreement.bias_s, lambda draw: _mean_difference(pairs, draw), [mean(two - one) for one, two in pairs]
+        ),
+        intervals=_intervals(drawn, len(pairs)),
         ttft=ttft,
     )
 
@@ -151,7 +162,7 @@ def _ttft(
     measured = [(one.trace, own) for one, (own, _) in zip(repeats, pairs, strict=True)]
     return tuple(
         _figure(
-            f"ttft_{figure}", pairs, drawn, _in_latencies(pairs, statistic), RARER.get(figure, 0.5),
+            f"ttft_{figure}", pairs, drawn, in_latencies(pairs, statistic), RARER.get(figure, 0.5),
             tolerances.get(f"ttft_{figure}"), noise_floor(measured, of_samples(statistic)),
         )
         for figure, statistic in LATENCY_FIGURES.items()
@@ -172,31 +183,28 @@ def _figure(
     noise: Noise | None,
 ) -> FigureScore:
     own, other = values([(number, slice(None)) for number in range(len(pairs))])
+    signed = bias_of(len(pairs), drawn, values, rarer)
+    fewest = min(len(measured) for measured, _ in pairs)
+    return FigureScore(
+        name, own, other, signed, size_of(signed), noise, tolerance, judge(signed, tolerance, repeats=len(pairs)),
+        called(name, fewest),
+    )  # fmt: skip
+
+
+def bias_of(repeats: int, drawn: Resampling, values: Values, rarer: float = 0.5) -> Estimate:
+    """What the prediction of a figure is off by, with its interval: of five repeats and more the t interval over them,
+    of two to four that or the one from blocks of requests, whichever is wider, of one repeat that from blocks."""
+    own, other = values([(number, slice(None)) for number in range(repeats)])
 
     def bias(draw: Draw) -> float:
         one, predicted = values(draw)
         return relative(predicted, one)
 
     off = relative(other, own)
+    each = [bias([(number, slice(None))]) for number in range(repeats)]
     if drawn.over == "repeats":
-        signed = over_repeats(off, [bias([(number, slice(None))]) for number in range(len(pairs))])
-    else:
-        signed = percentile_interval(off, drawn.values(bias, rarer=rarer))
-    fewest = min(len(measured) for measured, _ in pairs)
-    return FigureScore(
-        name, own, other, signed, size_of(signed), noise, tolerance, judge(signed, tolerance), called(name, fewest)
-    )
-
-
-def over_repeats(value: float, biases: Sequence[float]) -> Estimate:
-    """``value`` with the t interval of the biases of single repeats, which holds it. Of few repeats the bootstrap's
-    interval is too narrow: by a fifth of nine."""
-    found = across_replications(biases) if all(map(math.isfinite, biases)) else unbounded(value)
-    low, high = found["low"], found["high"]
-    return {
-        "value": value, "low": None if low is None else min(low, value),
-        "high": None if high is None else max(high, value),
-    }  # fmt: skip
+        return over_repeats(off, each)
+    return with_repeats(percentile_interval(off, drawn.values(bias, rarer=rarer)), each)
 
 
 def size_of(bias: Estimate) -> Estimate:
@@ -218,7 +226,9 @@ def called(name: str, requests: int) -> str:
     return f"{name} ({ordinal} of {requests})"
 
 
-def _in_latencies(pairs: Sequence[Pair], statistic: Statistic) -> Values:
+def in_latencies(pairs: Sequence[Pair], statistic: Statistic) -> Values:
+    """A statistic of the latencies of some requests of some repeats."""
+
     def values(draw: Draw) -> tuple[float, float]:
         sides = [[statistic(pairs[repeat][side][places]) for repeat, places in draw] for side in (0, 1)]
         return _average(sides[0]), _average(sides[1])
@@ -264,7 +274,21 @@ def _distance(pairs: Sequence[Pair], traces: Sequence[str], drawn: Resampling) -
 
     whole: Draw = [(number, slice(None)) for number in range(len(pairs))]
     measured = list(zip(traces, [own for own, _ in in_us], strict=True))
-    return Distance(drawn.estimate(value(whole), value), noise_floor(measured, of_distances))
+    return Distance(_with_repeats(drawn, value(whole), value, of_whole), noise_floor(measured, of_distances))
+
+
+def _with_repeats(
+    drawn: Resampling, value: float, statistic: Callable[[Draw], float], each: Sequence[float]
+) -> Estimate:
+    """What resamples say of ``value``, and where these were blocks of few repeats, what it is in ``each`` of them."""
+    found = drawn.estimate(value, statistic)
+    return found if drawn.over == "repeats" else with_repeats(found, each)
+
+
+def _intervals(drawn: Resampling, repeats: int) -> str:
+    if drawn.over == "repeats" or repeats < 2:
+        return drawn.over
+    return "repeats and blocks" if drawn.over else "repeats"
 
 
 def _mean_difference(pairs: Sequence[Pair], draw: Draw) -> float:

@@ -22,6 +22,9 @@ USUAL: Mapping[str, float] = {**TOLERANCES, **{f"ttft_{name}": TOLERANCES[name] 
 
 WITHIN, UNTOLD, AT_TOLERANCE, OFF = "within the tolerance", "not told apart", "at the tolerance", "off"
 NO_INTERVAL = "no interval"
+WITHIN_RUN, AT_RUN, OFF_RUN = "within in this run", "at the tolerance in this run", "off in this run"
+"""What is said of one repeat, which tells nothing of what others would come to."""
+OF_ONE_RUN: Mapping[str, str] = {WITHIN: WITHIN_RUN, AT_TOLERANCE: AT_RUN, OFF: OFF_RUN}
 
 
 def parse_tolerances(text: str) -> dict[str, float]:
@@ -43,8 +46,9 @@ def parse_tolerances(text: str) -> dict[str, float]:
     return tolerances
 
 
-def judge(bias: Estimate, tolerance: float | None) -> str | None:
-    """What is said of a bias with its interval; None without a tolerance.
+def judge(bias: Estimate, tolerance: float | None, *, repeats: int = 2) -> str | None:
+    """What is said of a bias with its interval; None without a tolerance. Of a single one of ``repeats`` it is said of
+    this run alone (``OF_ONE_RUN``).
 
     *within the tolerance*: the interval lies inside it. *not told apart*: it reaches beyond and holds 0, so the
     measurement is too rough to say more. *off*: it does not hold 0, and the value is beyond the tolerance. *at the
@@ -57,7 +61,9 @@ def judge(bias: Estimate, tolerance: float | None) -> str | None:
     if low is None or high is None:
         return NO_INTERVAL
     if -tolerance <= low and high <= tolerance:
-        return WITHIN
-    if low <= 0 <= high:
-        return UNTOLD
-    return OFF if abs(value) > tolerance else AT_TOLERANCE
+        verdict = WITHIN
+    elif low <= 0 <= high:
+        verdict = UNTOLD
+    else:
+        verdict = OFF if abs(value) > tolerance else AT_TOLERANCE
+    return verdict if repeats > 1 else OF_ONE_RUN.get(verdict, verdict)
