@@ -200,6 +200,10 @@ class Replication:
         """Embedding ready to delivered of the delivered requests, in order of arrival."""
         return self._of_delivered(self._counted("delivered_s") - self._counted("encoded_s"))
 
+    def between_s(self, begin: str, end: str) -> Samples:
+        """From one of a request's times to another, such as ``encoded_s`` to ``delivered_s``, in order of arrival."""
+        return self._counted(end) - self._counted(begin)
+
     def chunk_counts(self) -> Samples:
         """Chunks of the delivered requests, in order of arrival."""
         return self._of_delivered(self._counted("chunks").astype(np.float64))

@@ -113,8 +113,7 @@ def parse_setting(option: str, name: str) -> tuple[str, Any]:
     """Field and value of one ``FIELD=VALUE`` given to the option ``name``. Raises UserError."""
     field, sign, text = option.partition("=")
     if not sign or not all(field.strip().split(".")) or not text.strip():
-        likely = option if option.isascii() and option.isdigit() else "1024"
-        raise UserError(f"{name} is {option!r}, it must look like protocol.sizing.tokens={likely}")
+        raise UserError(f"{name} is {option!r}, it must look like protocol.sizing.tokens=1024")
     return field.strip(), _typed(text.strip())
 
 

@@ -13,8 +13,8 @@ from bufferlab.experiments.stats.intervals import Estimate, unbounded
 from bufferlab.experiments.sweeps.grid import as_override, plain
 from bufferlab.experiments.tuning.asking import Question
 from bufferlab.experiments.tuning.bounds import loads_of
-from bufferlab.experiments.tuning.contest import Result, Runs
-from bufferlab.experiments.tuning.decision import NOT_SERVED, Decision, pareto
+from bufferlab.experiments.tuning.contest import Result, Runs, misses
+from bufferlab.experiments.tuning.decision import NOT_SERVED, OVER_CAPACITY, Decision, pareto
 from bufferlab.experiments.tuning.estimates import difference, estimate
 from bufferlab.experiments.tuning.remedies import remedy
 from bufferlab.experiments.tuning.space import Setting
@@ -36,6 +36,15 @@ class Told:
     text: str
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """The setting that comes nearest to a limit that all miss."""
+
+    number: int
+    difference: Estimate | None
+    """Its figure less that of today's setting; None where that does not serve every request."""
+
+
 def answer_of(
     question: Question,
     runs: Runs,
@@ -45,11 +54,13 @@ def answer_of(
     differences: Mapping[int, Estimate],
     bottleneck: str | None,
     told: Sequence[int] | None = None,
+    nearest: Mapping[str, Nearest] | None = None,
 ) -> dict[str, Any]:
     """Everything that is known at the end, as tune.json has it.
 
     ``differences``: setting − best, by number. ``told``: the replications that tell what the recommended setting is
-    and brings; those that it was run in by default.
+    and brings; those that it was run in by default. ``nearest``: where every setting misses a limit, the one that comes
+    nearest, by the figure that is limited.
     """
     settings, path = question.settings, question.objective.path
     chosen = None if decision.chosen is None else settings[decision.chosen]
@@ -58,6 +69,7 @@ def answer_of(
     content: dict[str, Any] = {
         **question.record(),
         "verdict": decision.verdict,
+        "choice": decision.choice,
         "recommendation": {} if chosen is None else dict(chosen.fields),
         "changes": {} if chosen is None else dict(chosen.changes),
         "chosen": decision.chosen,
@@ -71,9 +83,9 @@ def answer_of(
         "indifference": None if result is None else result.indifference_s,
         "replication_kind": question.kind,
         "race": _race(result),
-        "slo": _slo(question, runs, decision, told),
+        "slo": _slo(question, runs, decision, told, nearest or {}),
         "capacity": _capacity(question, runs, decision, bottleneck),
-        "not_served": _not_served(question, runs, out) if decision.verdict == NOT_SERVED else None,
+        "not_served": _not_served(question, runs, out) if _loses_all(question, runs, decision) else None,
         "runs": len(rows),
         "requests": sum(row["requests"] for row in rows),
         "wall_s": None,
@@ -88,6 +100,7 @@ def answer_of(
         "notes": list(question.space.notes),
         "refused": [{"fields": fields, "why": why} for fields, why in question.space.refused],
         "settings": [_setting(question, runs, one, out, result, decision, differences) for one in settings.values()],
+        "floor": None,
         "relief": None,
         "what_if": [],
         "sensitivity": {},
@@ -115,6 +128,14 @@ def _cheaper(question: Question, decision: Decision) -> dict[str, Any] | None:
         "number": one.number, "fields": dict(one.fields), "changes": dict(one.changes),
         "memory_bytes": one.memory_bytes, "difference": dict(decision.worse),
     }  # fmt: skip
+
+
+def _loses_all(question: Question, runs: Runs, decision: Decision) -> bool:
+    """Whether there is no setting that serves every request, be it that none keeps up."""
+    if decision.verdict != OVER_CAPACITY:
+        return decision.verdict == NOT_SERVED
+    ran = [number for number in question.settings if runs.rows(number)]
+    return bool(ran) and all(unserved(runs, number) for number in ran)
 
 
 def _not_served(question: Question, runs: Runs, out: Mapping[int, str]) -> dict[str, Any]:
@@ -196,10 +217,17 @@ def unserved(runs: Runs, number: int) -> str:
     return ""
 
 
-def _slo(question: Question, runs: Runs, decision: Decision, told: Sequence[int] | None) -> dict[str, Any]:
+def _slo(
+    question: Question,
+    runs: Runs,
+    decision: Decision,
+    told: Sequence[int] | None,
+    nearest: Mapping[str, Nearest],
+) -> dict[str, Any]:
     """Every limit, what the recommended setting has, and which share of its requests is within [slo].
 
-    As of the objective, that is told by replications that had no part in its choice.
+    ``nearest``: of a limit that every setting misses, the one that comes nearest; ``difference`` to today's. As of the
+    objective, that is told by replications that had no part in its choice.
     """
     limits = []
     for limit in question.limits:
@@ -207,7 +235,12 @@ def _slo(question: Question, runs: Runs, decision: Decision, told: Sequence[int]
         if decision.chosen is not None:
             found = _estimate(question, runs, decision.chosen, limit.of.path, told)
         met = None if found["value"] is None else found["value"] <= limit.limit_s
-        limits.append({"figure": limit.of.path, "limit_s": limit.limit_s, **found, "met": met})
+        entry = {"figure": limit.of.path, "limit_s": limit.limit_s, **found, "met": met, "nearest": None}
+        one = nearest.get(limit.of.path)
+        if one is not None:
+            value = _estimate(question, runs, one.number, limit.of.path, told)
+            entry["nearest"] = {"number": one.number, **value, "difference": one.difference or unbounded(None)}
+        limits.append(entry)
     attained = unbounded(None)
     if decision.chosen is not None:
         attained = _estimate(question, runs, decision.chosen, "slo.all", told)
@@ -225,7 +258,7 @@ def _capacity(question: Question, runs: Runs, decision: Decision, bottleneck: st
         "sentence": rows[0]["capacity.sentence"] if rows else None,
         "least_loads": loads,
     }
-    if decision.chosen is None:
+    if decision.verdict == OVER_CAPACITY:
         offered, served = (rows[0][f"capacity.{name}_rps"] if rows else None for name in ("offered", "served"))
         seen = offered / served if offered and served else None
         load = max(loads.get(bottleneck or "", 0.0), seen or 0.0) or None
@@ -258,6 +291,7 @@ def _setting(
         "difference": own,
         "state": state,
         "why": why,
+        "misses": misses(runs, number, question.limits, question.replicates) if runs.rows(number) else "",
         "runs": runs.count(number),
         "eligible": setting.eligible,
     }

@@ -39,6 +39,11 @@ def run_row(config: Config, replication: int, title: str) -> Row:
     except Exception as error:
         # Whoever reads it needs to know which run it was; the type tells more than the text alone.
         raise RunFailedError(f"{title}, replication {replication}: {type(error).__name__}: {error}") from error
+    return row_of(one, violations, config, replication)
+
+
+def row_of(one: Replication, violations: list[str], config: Config, replication: int) -> Row:
+    """The row of a replication that was simulated."""
     capacity = judge([evidence(one)])
     span = capacity["stretch"] or capacity  # which the verdict is about
     offered, served = span["offered_rps"], span["served_rps"]
@@ -85,6 +90,8 @@ class Runs:
     notice: Notice | None = None
     marks: Mapping[str, Any] = field(default_factory=dict)
     """What the ledger has of every run beside its figures, such as another stage."""
+    run: Callable[[Config, int, str], Row] | None = None
+    """What simulates a replication; ``run_row`` where nothing is said."""
     made: int = 0
     """How many were made now, rather than found in the folder."""
     _rows: dict[Key, Row] = field(default_factory=dict)
@@ -103,7 +110,7 @@ class Runs:
         tasks = [(self.settings[number].config, replication, f"setting {number}") for number, replication in missing]
         if not tasks:
             return
-        for index, made in self.execute(run_row, tasks):
+        for index, made in self.execute(self.run or run_row, tasks):
             number, replication = missing[index]
             violations = made.pop("violations")
             fingerprint = self.settings[number].fingerprint
@@ -176,7 +183,8 @@ class Result:
     """By places in ``numbers``; None where none could be raced."""
     indifference_s: float
     missed: dict[int, str]
-    """Settings that do not keep to a limit, and by how much they miss it."""
+    """Settings that do not keep to a limit, and by how much they miss it. Where these are all, the race is that of all
+    settings, as if there were no limit."""
 
     @property
     def best(self) -> int | None:
@@ -204,7 +212,8 @@ def race(
 ) -> Result:
     """Race the settings ``numbers``. Limits are a constraint: a winner that misses one leaves, and the others go on.
 
-    Runs that were made are never made again, so a race that is held once more costs only what is new in it.
+    Where nobody is left, the result is that of the first race, which took no notice of the limits. Runs that were made
+    are never made again, so a race that is held once more costs only what is new in it.
     """
     runs.get([(number, 0) for number in numbers], stage)
     values = [figure_of(row, objective) for number in numbers if (row := runs.row(number, 0)) is not None]
@@ -212,6 +221,7 @@ def race(
     indifference_s = indifference.of(lowest)
     missed: dict[int, str] = {}
     racing = tuple(numbers)
+    free = Result(racing, None, indifference_s, {})
     while racing:
         made = Race(
             len(racing),
@@ -228,14 +238,16 @@ def race(
                 assert row is not None
                 made.take(place, replication, figure_of(row, objective))
         result = Result(racing, made.verdict(), indifference_s, missed)
+        if not missed:
+            free = result
         if result.best is None or not limits:
-            return result
+            break
         late = {number: why for number in racing if (why := misses(runs, number, limits, replicates))}
         if result.best not in late:
             return Result(racing, result.verdict, indifference_s, {**missed, **late})
         missed |= late
         racing = tuple(number for number in racing if number not in missed)
-    return Result((), None, indifference_s, missed)
+    return Result(free.numbers, free.verdict, indifference_s, missed)
 
 
 def misses(runs: Runs, number: int, limits: Sequence[Limit], replicates: Replicates | None) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bufferlab.experiments.stats.intervals import Estimate
@@ -47,6 +47,9 @@ class Decision:
     worse: Estimate | None = None
     """Of that: cheaper − chosen."""
 
+    choice: Answer | None = None
+    """Where all settings miss a limit: whether, apart from that, a change is recommended."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -59,12 +62,19 @@ class Candidates:
 
 
 def nothing_to_choose(result: Result | None, *, over: bool) -> Decision:
-    """Where no setting can be recommended: all are ``over`` capacity, none keeps to the limits, or none serves all."""
+    """Where no setting can be recommended: all are ``over`` capacity, or none serves all."""
     best = None if result is None else result.best
-    if over:
-        return Decision(OVER_CAPACITY, None, best, ())
-    missed = result is not None and bool(result.missed)
-    return Decision(SLO_MISSED if missed else NOT_SERVED, None, best, ())
+    return Decision(OVER_CAPACITY if over else NOT_SERVED, None, best, ())
+
+
+def without_limits(result: Result) -> Result:
+    """The race of all settings where none keeps to the limits; as it is where one does."""
+    return replace(result, missed={}) if result.best in result.missed else result
+
+
+def all_missed(decision: Decision) -> Decision:
+    """The same where every setting misses a limit: what is best apart from that is told, but the check has failed."""
+    return replace(decision, verdict=SLO_MISSED, choice=decision.verdict)
 
 
 def candidates(

@@ -28,8 +28,8 @@ from bufferlab.experiments.tuning.changes import Change, WhatIf, changed_config
 from bufferlab.experiments.tuning.contest import Runs, figure_of
 from bufferlab.experiments.tuning.estimates import difference
 from bufferlab.experiments.tuning.names import short_change
+from bufferlab.experiments.tuning.phrases import signed_estimate
 from bufferlab.experiments.tuning.space import Setting
-from bufferlab.experiments.tuning.text import signed_estimate
 
 if TYPE_CHECKING:
     from bufferlab.experiments.tuning.asking import Question

@@ -26,7 +26,8 @@ def compare(
             values[place] = value
     lowest = min(values.values(), default=0.0)
     indifference_s = indifference.of(lowest)
-    fit = [place for place in values if numbers[place] not in missed]
+    # Where all miss a limit, they are compared as if there were none.
+    fit = [place for place in values if numbers[place] not in missed] or list(values)
     best = min(fit, key=lambda place: (values[place], place), default=None)
     if best is None:
         return Result(tuple(numbers), None, indifference_s, missed)

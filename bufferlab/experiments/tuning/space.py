@@ -23,6 +23,7 @@ from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.sweeps.grid import fingerprint, plain
 from bufferlab.experiments.tuning.base import Base
 from bufferlab.experiments.tuning.bounds import Demand, sizes_to_look_at
+from bufferlab.experiments.units import parse_size
 from bufferlab.protocol.disciplines import DEFAULT, DISCIPLINES
 from bufferlab.protocol.naming import flat, put
 from bufferlab.protocol.wire.limits import EXTENDED
@@ -211,11 +212,25 @@ class Maker:
         whole = []
         for one in self._made:
             own = dict(flat(one.config.tree()))
+            own[POOL] = _as_written(one.config, values.get(POOL, ()))
             shown = {name: one.fields.get(name, own.get(name)) for name in values}
             shown = {name: value for name, value in shown.items() if value is not None}
             more = {name: value for name, value in one.changes.items() if name not in shown}
             whole.append(replace(one, fields={**shown, **more}))
         return whole
+
+
+def _as_written(config: Config, values: Sequence[Any]) -> Any:
+    """The pool of a rank as the others of the space are written: as the size that it has when cut into whole blocks."""
+    blocks = config.blocks(config.language)
+    for value in values:
+        try:
+            size = parse_size(value) if isinstance(value, str) else 0
+        except ValueError:
+            continue  # the words for a range, or what is refused elsewhere
+        if size and size // config.layout.bytes_per_block == blocks:
+            return value
+    return blocks
 
 
 def changed(base: Base, tree: Tree, fields: Fields) -> Config:

@@ -11,6 +11,7 @@ from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.sweeps.grid import as_override, plain
 from bufferlab.experiments.text import table, with_interval
 from bufferlab.experiments.tuning.asking import Question
+from bufferlab.experiments.tuning.missed import floor_note, missed_lines
 from bufferlab.experiments.tuning.names import (
     field_text,
     memory_text,
@@ -20,6 +21,7 @@ from bufferlab.experiments.tuning.names import (
     size_text,
     varied_fields,
 )
+from bufferlab.experiments.tuning.phrases import estimate_text, sentence, signed, stage_name
 from bufferlab.experiments.tuning.question import parse_objective
 from bufferlab.experiments.tuning.relief import relief_sentence
 from bufferlab.experiments.units import format_duration
@@ -90,7 +92,6 @@ def answer_text(content: Mapping[str, Any], more: Sequence[str] = ()) -> str:
     """All of it; ``more``: further parts, before what it took."""
     parts = [
         _words(content),
-        relief_sentence(content),
         _alike(content),
         content["sure"],
         _table(content),
@@ -104,22 +105,28 @@ def _title(content: Mapping[str, Any]) -> str:
     return parse_objective(content["objective"]["name"]).title
 
 
+def _short_title(path: str) -> str:
+    """A figure as the table names it beside the objective."""
+    return path.replace("_s.", " ")
+
+
 def _words(content: Mapping[str, Any]) -> str:
     verdict = content["verdict"]
     if verdict == "over-capacity":
         return "\n".join(_over_capacity(content))
-    if verdict == "slo-missed":
-        return "\n".join(_slo_missed(content))
     if verdict == "not-served":
         return "\n".join(_not_served(content))
     title, changes = _title(content), content["changes"]
     lines = []
-    if verdict == "no-difference":
+    missed = verdict == "slo-missed"
+    if missed:
+        lines += [*missed_lines(content), *_capacity(content), *_relief(content), "", "Apart from the limit:"]
+    if (content["choice"] or verdict) == "no-difference":
         least = f"No change is told to be better by more than {format_duration(content['indifference'])}"
         if changes:
             lines += [f"{least}.", "What to set, which is as good as today's setting and needs less memory:"]
         else:
-            lines += [f"{least}: today's setting stays.", "What to set: nothing."]
+            lines += [f"{least}: today's setting stays.", "What to set: nothing new."]
     else:
         lines.append("What to set:")
     # As a configuration file has them; without the blanks --set takes the same.
@@ -130,16 +137,26 @@ def _words(content: Mapping[str, Any]) -> str:
     if kept:
         lines.append(f"  and as today: {', '.join(kept)}")
     lines.append("")
-    lines.append(f"{title}: {_estimate(content['objective'])}")
+    lines.append(f"{title}: {estimate_text(content['objective'])}")
     for over in content["over"]:
         lines.append(f"  {_brings(over, bool(changes))}")
     lines.append(_memory(content))
     lines += _cheaper(content)
     lines += _limits(content)
-    capacity = content["capacity"]
-    if capacity["verdict"] in ("over", "near"):
-        lines.append(f"Capacity: {capacity['sentence']}.")
+    lines += [] if missed else [*_capacity(content), *_relief(content)]
     return "\n".join(lines)
+
+
+def _capacity(content: Mapping[str, Any]) -> list[str]:
+    """Whether it keeps up, and which stage is busiest."""
+    told = content["capacity"]["sentence"]
+    return [sentence(told)] if told else []
+
+
+def _relief(content: Mapping[str, Any]) -> list[str]:
+    """How many instances would mend what is amiss, where they would."""
+    told = relief_sentence(content)
+    return [told] if told else []
 
 
 def _over_capacity(content: Mapping[str, Any]) -> list[str]:
@@ -147,12 +164,18 @@ def _over_capacity(content: Mapping[str, Any]) -> list[str]:
     stage = capacity["bottleneck"]
     name = f"; {stage_name(stage)} is the bottleneck" if stage else ""
     lines = [f"Over capacity at every setting{name}: no setting of the buffers mends that."]
-    lines.append(f"  {capacity['sentence']}")
+    lines += [f"  {capacity['sentence']}"]
+    lost = content["not_served"]
+    if lost is not None:
+        number = content["over"][0]["number"] if lost["nearest"] is None else lost["nearest"]
+        lines.append(f"  so requests are given up: {lost['lost']} (setting {number}, which loses fewest)")
     load = capacity["least_loads"].get(stage)
-    if load is not None:
+    if load is not None and load > 1:
         lines.append(f"  by arithmetic {stage_name(stage)} is offered at least {load:.2f} times what it can do")
-    lines.append(f"What would mend it: {capacity['remedy']}.")
-    return lines
+    # What was tried says more than what was reckoned.
+    relief = content["relief"]
+    tried = relief is not None and relief["enough"] and relief["needs"]
+    return [*lines, *(_relief(content) if tried else [f"What would mend it: {capacity['remedy']}."])]
 
 
 def _not_served(content: Mapping[str, Any]) -> list[str]:
@@ -165,11 +188,15 @@ def _not_served(content: Mapping[str, Any]) -> list[str]:
     if lost["nearest"] not in (None, today["number"]):
         fields = setting_text(settings[lost["nearest"]], today)
         lines.append(f"  the nearest is setting {lost['nearest']} ({fields}): {lost['lost']}")
+    stage = capacity["bottleneck"]
+    if stage:
+        lines.append(
+            f"Some settings are over capacity, held back by {stage_name(stage)}: what waits behind that is given up, "
+            f"whatever it waits for."
+        )
     lines.append("Reasons, and in how many settings each is one:")
     lines += [f"  {count}: {reason}" for reason, count in sorted(lost["reasons"].items(), key=lambda one: -one[1])]
-    if capacity["bottleneck"]:
-        lines.append(f"Settings that are over capacity are held back by {stage_name(capacity['bottleneck'])}.")
-    return lines
+    return [*lines, *_capacity(content), *_relief(content)]
 
 
 def _cheaper(content: Mapping[str, Any]) -> list[str]:
@@ -188,24 +215,6 @@ def _cheaper(content: Mapping[str, Any]) -> list[str]:
     return [f"Less memory: setting {one['number']} ({fields}{size}) may be as good, but that is not told: {worse}"]
 
 
-def _slo_missed(content: Mapping[str, Any]) -> list[str]:
-    limits = ", ".join(
-        f"{parse_objective(limit['figure']).title} at most {format_duration(limit['limit_s'])}"
-        for limit in content["slo"]["limits"]
-    )
-    lines = [f"No setting keeps to the limit ({limits})."]
-    for path in dict.fromkeys(limit["figure"] for limit in content["slo"]["limits"]):
-        known = [one for one in content["settings"] if one["figures"][path]["value"] is not None]
-        if known:
-            nearest = min(known, key=lambda one: one["figures"][path]["value"])
-            fields = ", ".join(f"{name} = {plain(value)}" for name, value in nearest["changes"].items())
-            lines.append(
-                f"The nearest is setting {nearest['number']} ({fields or 'as today'}): "
-                f"{parse_objective(path).title} {_estimate(nearest['figures'][path])}"
-            )
-    return lines
-
-
 def _brings(over: Mapping[str, Any], changes: bool) -> str:
     name, difference = over["name"], over["difference"]
     if "why" in over:
@@ -219,9 +228,9 @@ def _brings(over: Mapping[str, Any], changes: bool) -> str:
     sure = ""
     low, high = difference["low"], difference["high"]
     if low is not None and high is not None:
-        bounds = f"{_signed(low)} .. {_signed(high)}"
+        bounds = f"{signed(low)} .. {signed(high)}"
         sure = f" ({bounds})" if low > 0 or high < 0 else f" ({bounds}: may be none)"
-    return f"over {name}: {_signed(value)}{sure}{share}"
+    return f"over {name}: {signed(value)}{sure}{share}"
 
 
 def _memory(content: Mapping[str, Any]) -> str:
@@ -234,12 +243,15 @@ def _memory(content: Mapping[str, Any]) -> str:
 
 def _limits(content: Mapping[str, Any]) -> list[str]:
     lines = []
+    missed = content["verdict"] == "slo-missed"
     for limit in content["slo"]["limits"]:
+        if missed and limit["met"] is not True:
+            continue  # which stands first
         title = parse_objective(limit["figure"]).title
         allowed = f"at most {format_duration(limit['limit_s'])} is allowed"
         # The race, which took it for fit, had others.
-        missed = ", which these replications do not keep to" if limit["met"] is False else ""
-        lines.append(f"SLO: {title} {_estimate(limit)}, {allowed}{missed}")
+        above = ", which these replications do not keep to" if limit["met"] is False else ""
+        lines.append(f"SLO: {title} {estimate_text(limit)}, {allowed}{above}{floor_note(content, limit)}")
     attained = content["slo"]["attainment"]["value"]
     if attained is not None:
         lines.append(f"SLO attainment: {100 * attained:.2f} % of the requests within the limits of [slo]")
@@ -345,8 +357,10 @@ def _table(content: Mapping[str, Any]) -> str:
     chosen = content["chosen"]
     shown.sort(key=lambda one: (one["number"] != chosen, order[one["state"]], _or_inf(one), one["number"]))
     titles = [short_change(name) for name in fields]
+    limited = [limit["figure"] for limit in content["slo"]["limits"]]
+    more = [one for one in dict.fromkeys([*limited, "ttft_s.p99"]) if one != path]
     rows: list[Sequence[str]] = [
-        ("setting", *titles, "memory", _title(content), "to the best", "ttft p99", "resumed", "runs", "")
+        ("setting", *titles, "memory", _title(content), "to the best", *map(_short_title, more), "resumed", "runs", "")
     ]
     for one in shown[:SHOWN_ROWS]:
         figures = one["figures"]
@@ -357,7 +371,7 @@ def _table(content: Mapping[str, Any]) -> str:
                 memory_text(one),
                 _time(figures[path]["value"]),
                 _change(one["difference"]),
-                _time(figures["ttft_s.p99"]["value"]),
+                *(_time(figures[one]["value"]) for one in more),
                 _percent(figures["resume.rate"]["value"]),
                 str(one["runs"]),
                 _mark(one, content),
@@ -370,9 +384,9 @@ def _table(content: Mapping[str, Any]) -> str:
         lines.append(
             "The table has the race's replications; what is above it comes from others that had no part in the choice."
         )
-    more = len(shown) - SHOWN_ROWS
-    if more > 0:
-        lines.append(f"and {more} more that ran, all of them in tune.json")
+    rest = len(shown) - SHOWN_ROWS
+    if rest > 0:
+        lines.append(f"and {rest} more that ran, all of them in tune.json")
     out = [one for one in content["settings"] if one["state"] == "screened-out"]
     alike: dict[str, list[str]] = {}
     for one in out:
@@ -412,8 +426,10 @@ def _spent(content: Mapping[str, Any]) -> str:
     raced = sum(one["runs"] > 0 for one in content["settings"])
     settings = "1 setting" if raced == 1 else f"{raced} settings"
     said = f"{settings} in {content['runs']} runs, {content['requests']} requests"
-    if content["relief"]:
-        said += f"; instances: {content['relief']['runs']} runs, {content['relief']['requests']} requests"
+    for what, name in (("without waiting", "floor"), ("instances", "relief")):
+        spent = content[name]
+        if spent:
+            said += f"; {what}: {spent['runs']} {'run' if spent['runs'] == 1 else 'runs'}, {spent['requests']} requests"
     if content["what_if"]:
         runs, requests = (sum(one[name] for one in content["what_if"]) for name in ("runs", "requests"))
         said += f"; what-ifs: {runs} runs, {requests} requests"
@@ -427,27 +443,14 @@ def _or_inf(one: Mapping[str, Any]) -> float:
     return float("inf") if value is None else float(value)
 
 
-def _estimate(estimate: Mapping[str, Any]) -> str:
-    value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    if value is None:
-        return "not known"
-    if low is None or high is None:
-        return format_duration(value)
-    return f"{format_duration(value)} ({format_duration(max(low, 0.0))} .. {format_duration(high)})"
-
-
-def _signed(seconds: float) -> str:
-    return f"{'−' if seconds < 0 else '+'}{format_duration(abs(seconds))}"
-
-
 def _change(difference: Estimate) -> str:
     """A difference with its interval, which the best setting has none of to itself."""
     value = difference["value"]
     if value is None:
         return ""
     if difference["low"] == difference["high"]:
-        return _signed(value)
-    return with_interval(difference, _signed, format_duration)
+        return signed(value)
+    return with_interval(difference, signed, format_duration)
 
 
 def _time(seconds: float | None) -> str:
@@ -460,24 +463,3 @@ def _percent(share: float | None) -> str:
 
 def _cell(value: Any) -> str:
     return "" if value is None else plain(value)
-
-
-def stage_name(stage: str | None) -> str:
-    """A stage as a sentence names it; empty where there is none."""
-    return "" if stage is None else stage.replace("_", " ")
-
-
-# --- what the tables of what-ifs and of the sensitivity use as well ---
-
-
-def signed_estimate(estimate: Mapping[str, Any]) -> str:
-    """A difference with its interval."""
-    value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    if value is None:
-        return ""
-    return _signed(value) if low is None or high is None else f"{_signed(value)} ({_signed(low)} .. {_signed(high)})"
-
-
-def time_estimate(estimate: Mapping[str, Any]) -> str:
-    """A time with its interval; empty where there is none."""
-    return "" if estimate["value"] is None else _estimate(estimate)

@@ -19,11 +19,20 @@ from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.sweeps.configuration import SHARED
 from bufferlab.experiments.sweeps.executor import check_executor, lost_text, open_workers
 from bufferlab.experiments.sweeps.sweep import workers_for
-from bufferlab.experiments.tuning.answer import Told, answer_of, unserved
+from bufferlab.experiments.tuning.answer import Nearest, Told, answer_of, unserved
 from bufferlab.experiments.tuning.asking import FRESH, LEAST_FRESH, Question
 from bufferlab.experiments.tuning.contest import Result, Runs, race
-from bufferlab.experiments.tuning.decision import candidates, decide, nothing_to_choose
-from bufferlab.experiments.tuning.estimates import difference
+from bufferlab.experiments.tuning.decision import (
+    SLO_MISSED,
+    Decision,
+    all_missed,
+    candidates,
+    decide,
+    nothing_to_choose,
+    without_limits,
+)
+from bufferlab.experiments.tuning.estimates import difference, estimate
+from bufferlab.experiments.tuning.floor import floor_of, out_of_reach
 from bufferlab.experiments.tuning.folder import Row, TuneFolder
 from bufferlab.experiments.tuning.relief import relieve
 from bufferlab.experiments.tuning.screening import overloaded, screen
@@ -118,10 +127,13 @@ def _otherwise(question: Question, runs: Runs, told: Mapping[str, Any]) -> dict[
         marks = {"stage": WHAT_IF_STAGE, "what_if": name}
         made = Runs(other.settings, runs.execute, runs.folder, runs.progress, runs.notice, marks)
         found = _answered(other, made)
+        if found["verdict"] == SLO_MISSED:
+            found["floor"] = floor_of(other, made)
         return {**found, "relief": _relieved(other, made, found, name)}
 
     chosen = question.settings.get(told["chosen"])
-    content = {**told, "relief": _relieved(question, runs, told)}
+    content = {**told, "floor": floor_of(question, runs)}
+    content["relief"] = _relieved(question, runs, content)
     content["what_if"] = answers(question, question.what_ifs, content, ask)
     if question.sensitivity and chosen is not None:
         content["sensitivity"] = examine(question, runs, told)
@@ -131,12 +143,17 @@ def _otherwise(question: Question, runs: Runs, told: Mapping[str, Any]) -> dict[
 def _relieved(
     question: Question, runs: Runs, told: Mapping[str, Any], what_if: str | None = None
 ) -> dict[str, Any] | None:
-    """Which stages hold back what is recommended, or what comes nearest; None where nothing is amiss."""
+    """Which stages hold back what is recommended, or what comes nearest; None where nothing is amiss.
+
+    A limit that is missed without any waiting is none that servers could keep.
+    """
     lost = told["not_served"]
     number = told["chosen"] or (lost and lost["nearest"]) or told["over"][0]["number"]
-    if number is None or (told["chosen"] is not None and told["capacity"]["verdict"] != "over"):
+    keeps = told["chosen"] is not None and told["verdict"] != SLO_MISSED
+    if number is None or (keeps and told["capacity"]["verdict"] != "over"):
         return None
-    return relieve(question, runs, question.settings[number], what_if)
+    reachable = not any(out_of_reach(told, limit) for limit in told["slo"]["limits"])
+    return relieve(question, runs, question.settings[number], what_if, reachable=reachable)
 
 
 def _answered(question: Question, runs: Runs) -> dict[str, Any]:
@@ -161,14 +178,15 @@ def _answered(question: Question, runs: Runs) -> dict[str, Any]:
         return answer_of(question, runs, out, None, decision, {}, _bottleneck(question, runs, numbers))
     if not numbers:  # so that there are figures of what is set today
         runs.get([(number, replication) for replication in first for number in compared], "baseline")
-    result = _raced(question, runs, numbers)
+    raced = _raced(question, runs, numbers)
+    result = without_limits(raced)
     differences = _to_the_best(question, runs, result)
     found = candidates(question.base, settings, result, differences)
     if found is None:
-        # What holds back the settings that are over capacity is told where there are such.
-        late = _bottleneck(question, runs, numbers)
-        decision = nothing_to_choose(result, over=False)
-        return answer_of(question, runs, out, result, decision, differences, late)
+        # Who cannot keep up loses requests: that is no matter of what they were waiting for when they were given up.
+        late = [number for number in numbers if _is_over(question, runs, number, in_stretches=True)]
+        decision = nothing_to_choose(result, over=bool(late) and len(late) == len(numbers))
+        return answer_of(question, runs, out, result, decision, differences, _bottleneck(question, runs, numbers))
     both = dict.fromkeys([found.main, found.cheaper])
     told = _told(question, runs, both)
     runs.get([(number, one) for one in told for number in dict.fromkeys([*both, *compared])], "baseline")
@@ -183,7 +201,45 @@ def _answered(question: Question, runs: Runs) -> dict[str, Any]:
     decision = decide(
         settings, result, candidates=found, today=today, differ=differ, exact=question.replicates is None
     )  # fmt: skip
-    return answer_of(question, runs, out, result, decision, differences, None, told)
+    if result is not raced:
+        decision = all_missed(decision)
+    nearest = _nearest(question, runs, result, decision, today, told) if decision.choice else {}
+    return answer_of(question, runs, out, result, decision, differences, None, told, nearest)
+
+
+def _nearest(
+    question: Question, runs: Runs, result: Result, decision: Decision, today: int, told: Sequence[int]
+) -> dict[str, Nearest]:
+    """By the figure of every limit the setting that comes nearest to it, and its difference to today's.
+
+    The lowest of many looks lower than it is, so that is told by the replications that tell what a change brings.
+    """
+    found = {}
+    for path in dict.fromkeys(limit.of.path for limit in question.limits):
+        if path == question.objective.path:
+            number = result.best if decision.chosen in (None, today) else decision.chosen
+        else:
+            number = _lowest(question, runs, result.numbers, path)
+        if number is None:
+            continue
+        runs.get([(number, one) for one in told], "baseline")
+        change = None
+        if not unserved(runs, today):
+            ones, others = (runs.values(one, path, told) for one in (today, number))
+            change = difference(ones, others, question.replicates, runs.parts([today, number], path))
+        found[path] = Nearest(number, change)
+    return found
+
+
+def _lowest(question: Question, runs: Runs, numbers: Iterable[int], path: str) -> int | None:
+    """The setting with the lowest figure over the replications that all have: others say less of who has had luck."""
+    values = {
+        number: estimate(path, runs.values(number, path, range(question.first)), question.replicates)["value"]
+        for number in numbers
+        if not unserved(runs, number)
+    }
+    known = {number: value for number, value in values.items() if value is not None}
+    return min(known, key=lambda one: (known[one], one), default=None)
 
 
 def _told(question: Question, runs: Runs, numbers: Iterable[int]) -> list[int]:
@@ -224,10 +280,10 @@ def _judged(question: Question, runs: Runs, number: int) -> list[Row]:
     return rows[:1] if question.kind == "resampled" else rows
 
 
-def _is_over(question: Question, runs: Runs, number: int) -> bool:
-    """Whether a setting cannot keep up with the traffic as a whole, in most of its replications."""
+def _is_over(question: Question, runs: Runs, number: int, *, in_stretches: bool = False) -> bool:
+    """Whether a setting cannot keep up with the traffic in most of its replications: as a whole, or in stretches."""
     rows = _judged(question, runs, number)
-    over = [row["capacity.verdict"] == "over" and not row["capacity.in_stretches"] for row in rows]
+    over = [row["capacity.verdict"] == "over" and (in_stretches or not row["capacity.in_stretches"]) for row in rows]
     return bool(over) and 2 * sum(over) > len(over)
 
 

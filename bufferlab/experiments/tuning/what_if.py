@@ -18,10 +18,10 @@ from bufferlab.experiments.text import table
 from bufferlab.experiments.tuning.bounds import demand_of
 from bufferlab.experiments.tuning.changes import WhatIf, changed_base, changed_config
 from bufferlab.experiments.tuning.names import short_change
+from bufferlab.experiments.tuning.phrases import signed_estimate, stage_name, time_estimate
 from bufferlab.experiments.tuning.question import parse_objective
 from bufferlab.experiments.tuning.relief import relief_text, stages_text
 from bufferlab.experiments.tuning.space import POOL, differences, make_space, space_of
-from bufferlab.experiments.tuning.text import signed_estimate, stage_name, time_estimate
 from bufferlab.experiments.tuning.words import POOL as MEMORY
 from bufferlab.experiments.units import format_duration
 
@@ -69,7 +69,7 @@ def answers(question: Question, what_ifs: Sequence[WhatIf], told: Mapping[str, A
     for what_if in what_ifs:
         then = ask(asked(question, what_if, chosen), what_if.text)
         stay: dict[str, Any] = then["over"][0]
-        known = then["chosen"] is not None
+        known = then["verdict"] not in NOTHING
         capacity, relief = then["capacity"], then["relief"]
         stages = [] if relief is None else relief["stages"]
         found.append(
