@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bufferlab.api.drawing import Colour, Named, next_colours, on_axes
+from bufferlab.api.drawing import Colour, Named, Plots, next_colours, on_axes
 from bufferlab.api.results import PathLike, Place, Result, bar_of
 from bufferlab.api.runs import Quantity, Run
+from bufferlab.api.speech import must_be, spoken
 from bufferlab.experiments.runs.paired import compare_paired, paired_text
 from bufferlab.experiments.runs.rundir import StoredRun, count_records
 
@@ -21,20 +22,22 @@ if TYPE_CHECKING:
     from bufferlab.experiments.reports.page import Part
 
 
+@spoken
 def paired(first: Run | PathLike, second: Run | PathLike, *, progress: bool = False) -> Paired:
     """What a setting changes: the differences of two runs of the same requests, as ``bufferlab paired`` has them.
 
     Replications are matched by their number and requests by theirs, so that what chance does to both drops out.
     ``progress`` shows a bar. Raises UserError unless both ran the same requests and kept their events.
     """
-    runs = (_run(first), _run(second))
+    runs = (_run("first", first), _run("second", second))
     folders = [run.path for run in runs]
     with bar_of("paired", count_records(*folders), "events", progress=progress) as shown:
         content = compare_paired(folders[0], folders[1], progress=shown.add)
     return Paired(runs, content)
 
 
-def _run(run: Run | PathLike) -> Run:
+def _run(name: str, run: Run | PathLike) -> Run:
+    must_be(name, run, (Run, str, Path), "a run (bl.Run) or the folder of one")
     return run if isinstance(run, Run) else Run(Place(run))
 
 
@@ -57,7 +60,8 @@ class Paired(Result):
         The index ``figure`` is the path in summary.json, whose ending is the unit (``latency_s.p99`` in seconds).
         Further columns: ``low`` and ``high`` (the interval), ``significant`` (whether it leaves out 0), ``pairs`` (from
         how many replications or batches it comes), ``variance_reduction`` (by what factor pairing lowers the variance
-        of the difference). NaN and None stand for what cannot be told.
+        of the difference). NaN and <NA> stand for what cannot
+        be told; ``table[table.significant]`` leaves those out.
         """
         import pandas as pd
 
@@ -70,7 +74,8 @@ class Paired(Result):
                 found = found[name]
             rows.append({"figure": figure.name, "difference": found["value"], **{name: found[name] for name in SHOWN}})
         columns = ["figure", "first", "second", "difference", *SHOWN[2:]]
-        return pd.DataFrame(rows, columns=columns).set_index("figure")
+        table = pd.DataFrame(rows, columns=columns).astype({"significant": "boolean"})
+        return table.set_index("figure")
 
     @property
     def text(self) -> str:
@@ -122,7 +127,7 @@ class Paired(Result):
 SHOWN = ("first", "second", "low", "high", "significant", "pairs", "variance_reduction")
 
 
-class PairedPlots:
+class PairedPlots(Plots):
     """Pictures of both runs. Each is drawn on ``ax`` where that is given, in its next colours, and returns the axes.
 
     ``labels``: what a key calls the two; ``colors``: their colours.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,18 +13,28 @@ from typing import TYPE_CHECKING, Any, Unpack
 from pydantic import PrivateAttr
 
 from bufferlab.api.overrides import Overrides, Sections, listed
-from bufferlab.api.results import told
+from bufferlab.api.results import html_table, told
+from bufferlab.api.speech import must_be, spoken
 from bufferlab.experiments.config.build import name_digits
 from bufferlab.experiments.config.schema import Config as CheckedConfig
+from bufferlab.experiments.config.sections.base import own_names
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.workloads.configurations import Source, read_source
 from bufferlab.experiments.workloads.loading import load as load_config
+from bufferlab.protocol.naming import flat
 
 if TYPE_CHECKING:
     from bufferlab.experiments.config.overrides import Override
 
 
-class Config(CheckedConfig):
+class _Short(type(CheckedConfig)):  # type: ignore[misc]
+    """What help() lists of the class: the sections and what is ours."""
+
+    def __dir__(cls) -> list[str]:
+        return [*cls.model_fields, *own_names(cls)]
+
+
+class Config(CheckedConfig, metaclass=_Short):
     """A whole configuration, checked and with every default written out: ``config.protocol.sizing.tokens``.
 
     It never changes; ``with_`` makes another one. The sections are those of a configuration file (run, workload,
@@ -38,6 +49,7 @@ class Config(CheckedConfig):
         """What it was read from, and what has been said since."""
         return self._source
 
+    @spoken
     def with_(self, overrides: Overrides | None = None, **sections: Unpack[Sections]) -> Config:
         """The same configuration with other settings, as if they were written in the file that it came from.
 
@@ -50,11 +62,31 @@ class Config(CheckedConfig):
         """The configuration as a measured run has it: one replication of a file of which nobody said how many."""
         return load_config(self.source, measured=True)
 
-    def __repr__(self) -> str:
+    def _said(self) -> dict[str, Any]:
+        """What has been said since it was read, by path."""
         said: dict[str, Any] = {}
         for layer in self.source.layers:
             said.update(one for one in layer if not isinstance(one, str))
+        return said
+
+    def __repr__(self) -> str:
+        said = self._said()
         return f"Config({self.source.name!r}{f', {said!r}' if said else ''})"
+
+    def _repr_html_(self) -> str:
+        said = self._said()
+        settings = list(flat(self.tree()))
+        head = f"<p><strong>{html.escape(self.source.name)}</strong>, configuration{' with' if said else ''}</p>"
+        whole = html_table(["setting", "value"], [[path, repr(value)] for path, value in settings])
+        more = f"<details><summary>all {len(settings)} settings</summary>{whole}</details>"
+        changed = html_table(["setting", "value"], [[path, repr(value)] for path, value in said.items()])
+        return f"{head}{changed if said else ''}{more}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+            return
+        raise UserError(f"a configuration never changes; config.with_({name}=…) makes another one")
 
     __str__ = __repr__
 
@@ -63,6 +95,7 @@ ConfigLike = Config | Path | str
 """A configuration, or where to find one: a TOML file, a run directory, the name of a shipped example."""
 
 
+@spoken
 def load(source: ConfigLike, overrides: Overrides | None = None, **sections: Unpack[Sections]) -> Config:
     """Read and check a configuration.
 
@@ -84,6 +117,7 @@ def load(source: ConfigLike, overrides: Overrides | None = None, **sections: Unp
 
 def load_with(source: ConfigLike, said: tuple[Override, ...]) -> Config:
     """The same, with overrides as the command takes them."""
+    must_be("CONFIG", source, (str, Path, Config), WHAT_A_CONFIG_IS)
     if isinstance(source, Config) and not said:
         return source
     before = source if isinstance(source, Config) else None
@@ -91,6 +125,9 @@ def load_with(source: ConfigLike, said: tuple[Override, ...]) -> Config:
     made = _made(_said(read, said))
     tell_what_was_dropped(made, before)
     return made
+
+
+WHAT_A_CONFIG_IS = "the name of an example, a file, a run directory or a configuration (bl.Config)"
 
 
 def _said(source: Source, overrides: tuple[Override, ...]) -> Source:

@@ -6,9 +6,11 @@ key has the labels of all.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bufferlab.api.speech import spoken
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.figures.style import COLOURS, STYLE
 
@@ -19,6 +21,19 @@ SIZE = (6.2, 4.1)
 """Inches of a new picture."""
 Colour = str | tuple[float, ...]
 """A colour as matplotlib takes it."""
+
+
+class Plots:
+    """Pictures of a result, each of which a method draws."""
+
+    def __init_subclass__(cls) -> None:
+        for name, method in list(vars(cls).items()):
+            if not name.startswith("_") and inspect.isfunction(method):
+                setattr(cls, name, spoken(method))
+
+    def __repr__(self) -> str:
+        names = [name for name in dir(type(self)) if not name.startswith("_") and callable(getattr(type(self), name))]
+        return f"{type(self).__name__}: {', '.join(f'.{name}()' for name in names)}"
 
 
 def on_axes(ax: Axes | None, draw: Callable[[Axes], Any], *, key: bool = True) -> Axes:

@@ -7,9 +7,11 @@ from typing import Any, TypeVar, overload
 
 from bufferlab.api.results import PathLike, Place
 from bufferlab.api.runs import Run
+from bufferlab.api.speech import must_be, spoken
 from bufferlab.api.sweeps import Sweep
 from bufferlab.api.tunings import Tuning
 from bufferlab.api.validations import Validation
+from bufferlab.experiments.config.problems import shown
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.reports.sources import FILES
 
@@ -28,6 +30,7 @@ def read(path: PathLike) -> Run | Sweep | Tuning | Validation: ...
 def read(path: PathLike, kind: type[Kind]) -> Kind: ...
 
 
+@spoken
 def read(path: PathLike, kind: type[Any] | None = None) -> Any:
     """Read a finished result that a command or one of these functions wrote.
 
@@ -35,6 +38,10 @@ def read(path: PathLike, kind: type[Any] | None = None) -> Any:
     such as ``bl.Run``, which is also what type checkers take it for. Raises UserError if it is nothing of ours, not
     finished, or of another kind.
     """
+    must_be("path", path, (str, Path), "the folder of a finished result")
+    if kind is not None and kind not in KINDS.values():
+        names = ", ".join(f"bl.{one.__name__}" for one in KINDS.values())
+        raise UserError(f"kind is {shown(kind)}, it must be one of {names}")
     folder = Path(path)
     found = next((name for name, file in FILES.items() if (folder / file).is_file()), None)
     if found is None:

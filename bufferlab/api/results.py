@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import inspect
 import os
-import shutil
-import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
@@ -15,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bufferlab.api.speech import must_be, one_of, spoken
+from bufferlab.api.temporary import new_folder, remove
 from bufferlab.experiments.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ class Place:
     """The folder of a result: one that was asked for, or a temporary one, which lives as long as this object."""
 
     def __init__(self, out: PathLike | None, name: str = "") -> None:
+        self.is_temporary = out is None
         if out is not None:
+            must_be("out", out, (str, Path), "a path")
             self.path = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link
             return
-        folder = tempfile.mkdtemp(prefix="bufferlab-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.path = Path(folder) / name
+        folder = new_folder()
+        weakref.finalize(self, remove, folder, os.getpid())
+        self.path = folder / name
 
 
 class Result:
@@ -56,11 +58,16 @@ class Result:
         """All that is known, as its JSON file holds it."""
         return self._content
 
+    def _called(self) -> str:
+        """What a sentence calls it where its folder says nothing."""
+        return f"the {type(self).__name__.lower()}"
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """Its numbers as a table."""
         raise NotImplementedError
 
+    @spoken
     def report(self, out: PathLike | None = None) -> Path:
         """Write one self-contained HTML page about it, as ``bufferlab report`` does, and return where that is.
 
@@ -115,7 +122,11 @@ def bar_of(title: str, total: int | None, unit: str, *, progress: bool) -> Abstr
 
 
 def refuse_jobs_of_a_cluster(jobs: int | None, executor: str, address: str | None) -> None:
-    """Raise UserError if a number of processes is given where a cluster that runs already decides on that."""
+    """Raise UserError for what is no number of processes or no executor, and if a number is given where a cluster that
+    runs already decides on that."""
+    if jobs is not None:
+        must_be("jobs", jobs, int, "a whole number of processes")
+    one_of("executor", executor, ("local", "dask"))
     if jobs is not None and executor == "dask" and address is not None:
         raise UserError("jobs has no effect with address: the cluster decides how many runs it has at once")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from bufferlab.api.configuration import Config, ConfigLike, load, load_with
-from bufferlab.api.drawing import Colour, next_colours, on_axes
+from bufferlab.api.drawing import Colour, Plots, next_colours, on_axes
+from bufferlab.api.finished import Kept, code_digest, is_the_very_same
 from bufferlab.api.overrides import Overrides, Sections, listed, plain
 from bufferlab.api.results import PathLike, Place, Result, bar_of, told
+from bufferlab.api.speech import must_be, one_of, spoken
 from bufferlab.experiments.errors import RunFaultedError, UserError
 from bufferlab.experiments.runs.rundir import StoredRun, claim_target
 from bufferlab.experiments.runs.simulate import run_sim
@@ -23,6 +25,7 @@ Quantity = Literal["latency_s", "ttft_s", "transfer_s"]
 """Arrival to delivered; arrival to the end of the prefill; embedding ready to delivered."""
 
 
+@spoken
 def simulate(
     config: ConfigLike,
     overrides: Overrides | None = None,
@@ -41,9 +44,10 @@ def simulate(
 
     ``config``, ``overrides`` and ``sections`` are as in ``bufferlab.load``; ``seed`` and ``replications`` stand for
     ``run.seed`` and ``run.replications``. ``out``: the run directory to write, with pictures unless ``plots`` is false
-    and with a timeline.json where ``timeline`` is true; ``force`` replaces a finished run there. Without ``out`` the
-    run lies in a temporary folder that goes with the result. ``events``: whether every event is kept, of which the
-    pools are drawn and which pairing needs. ``progress`` shows a bar.
+    and with a timeline.json where ``timeline`` is true. A finished run of the very same configuration, inputs and code
+    that lies there with all of that is returned as it is, so that a cell can be run twice; ``force`` replaces it, and
+    any other finished run. Without ``out`` the run lies in a temporary folder that goes with the result. ``events``:
+    whether every event is kept, of which the pools are drawn and which pairing needs. ``progress`` shows a bar.
 
     Raises UserError before anything runs for what is not allowed, RunFailedError if the run breaks. A violation of the
     protocol's invariants is a warning, and is counted in ``content["invariant_violations"]``.
@@ -57,6 +61,11 @@ def simulate(
     if out is None:
         refuse_without_out(force=force, timeline=timeline)
     place = Place(out, f"{asked.run.name}-sim-{asked.digest()}")
+    code = "" if out is None else code_digest()
+    if out is not None and not force:
+        kept = Kept(events=events, plots=plots, timeline=timeline)
+        if is_the_very_same(place.path, asked, code, kept):
+            return Run(place, asked)
     with (
         claim_target(asked, "sim", place.path, force=force) as claim,
         bar_of("sim", count_requests(asked) * asked.run.replications, "requests", progress=progress) as shown,
@@ -68,10 +77,12 @@ def simulate(
             draw=None if out is None else drawing(plots=plots, timeline=timeline),
             progress=shown.add,
             notice=told,
+            code=code,
         )
     return Run(place, asked)
 
 
+@spoken
 def measure(
     config: ConfigLike,
     overrides: Overrides | None = None,
@@ -90,7 +101,8 @@ def measure(
     """Run a configuration between real processes on this host, as ``bufferlab real`` does.
 
     ``transport`` and ``device`` stand for ``real.transport`` and ``real.device``; all else is as in
-    ``bufferlab.simulate``. A file of requests is measured once unless ``run.replications`` is given.
+    ``bufferlab.simulate``, but that a finished run in ``out`` is only replaced, where ``force`` is true: no two
+    measurements are the same. A file of requests is measured once unless ``run.replications`` is given.
 
     Raises UserError before anything runs for what is not allowed or where the backend is not installed
     (``bufferlab doctor`` says what mends it), RunFailedError if there is nothing to show, and RunFaultedError when the
@@ -169,9 +181,9 @@ class Run(Result):
         super().__init__(place, self._stored.summary)
 
     @property
-    def kind(self) -> Literal["sim", "real"]:
+    def kind(self) -> str:  # a Literal here would keep notebooks from completing anything of a run
         """``sim`` for a simulated run, ``real`` for a measured one."""
-        return "sim" if self._stored.kind == "sim" else "real"
+        return self._stored.kind
 
     @cached_property
     def config(self) -> Config:
@@ -217,7 +229,11 @@ class Run(Result):
         """
         return self._stored.requests()
 
+    def _called(self) -> str:
+        return f"the run {self.config.run.name!r}"
+
     @cached_property
+    @spoken
     def events(self) -> pd.DataFrame:
         """events.parquet: a row for each event of each rank, in the order recorded.
 
@@ -234,14 +250,18 @@ class Run(Result):
         """Its pictures."""
         return RunPlots(self, self._stored)
 
+    @spoken
     def timeline(self, out: PathLike, *, replication: int = 0) -> Path:
         """Write a trace of one replication that Perfetto opens, as ``--timeline`` does, and return where it is.
 
-        ``out``: the file, such as ``timeline.json``. Raises UserError if the run kept no events.
+        ``out``: the file, such as ``timeline.json``; folders above it are made, as for every ``out``. Raises UserError
+        if the run kept no events.
         """
         from bufferlab.experiments.figures.timeline import run_timeline, write_timeline
         from bufferlab.experiments.files import Claim, disk_errors
 
+        must_be("out", out, (str, Path), "a path")
+        must_be_replication(self._stored, replication)
         made = run_timeline(self._stored, replication)
         with Claim(out, "out") as claim, disk_errors(claim.target):
             write_timeline(made, claim.target)
@@ -261,11 +281,19 @@ class Run(Result):
         return f"Run({self.config.run.name!r}, {world} over {self._stored.transport}: {said}{broken})"
 
 
+def must_be_replication(run: StoredRun, replication: object) -> None:
+    """Raise UserError for a replication that the run does not have."""
+    count = run.config.run.replications
+    if isinstance(replication, bool) or not isinstance(replication, int) or not 0 <= replication < count:
+        only = "0, the only one" if count == 1 else f"a number from 0 to {count - 1}"
+        raise UserError(f"replication is {replication!r}, it must be {only}")
+
+
 LANES = ("requests", "encoder", "writer", "copies", "prefill", "waiting")
 """What a picture of a timeline shows unless it is told otherwise."""
 
 
-class RunPlots:
+class RunPlots(Plots):
     """Pictures of one run. Each is drawn on ``ax`` where that is given, in its next colour, and returns the axes."""
 
     def __init__(self, owner: Run, run: StoredRun) -> None:
@@ -290,6 +318,7 @@ class RunPlots:
         """
         from bufferlab.experiments.figures.sweeps import distributions, draw_body
 
+        one_of("quantity", quantity, get_args(Quantity))
         curves = distributions([self._run], labels=[label], quantity=quantity)
         return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, [color])))
 
@@ -304,6 +333,7 @@ class RunPlots:
         """The share of the delivered requests beyond a time, which shows the slow ones; as ``ecdf`` otherwise."""
         from bufferlab.experiments.figures.sweeps import distributions, draw_tail
 
+        one_of("quantity", quantity, get_args(Quantity))
         curves = distributions([self._run], labels=[label], quantity=quantity)
         return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, [color])))
 
@@ -325,6 +355,10 @@ class RunPlots:
         from bufferlab.experiments.figures.runs import draw_pool
         from bufferlab.protocol.topology import Side
 
+        one_of("side", side, [one.value for one in Side])
+        if replication is not None:
+            must_be_replication(self._run, replication)
+
         def draw(axes: Axes) -> None:
             (colour,) = next_colours(axes, [color])
             draw_pool(axes, self._run, Side(side), replication=replication, colour=colour, label=label)
@@ -344,5 +378,6 @@ class RunPlots:
         from bufferlab.experiments.figures.timeline import run_timeline
         from bufferlab.experiments.figures.timeline_picture import draw_timeline
 
+        must_be_replication(self._run, replication)
         made = run_timeline(self._run, replication)
         return on_axes(ax, lambda axes: draw_timeline(axes, made, lanes=lanes, arrows=arrows), key=False)

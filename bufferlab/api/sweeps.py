@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from bufferlab.api.configuration import Config, ConfigLike, config_in
-from bufferlab.api.drawing import Colour, Named, next_colours, on_axes
+from bufferlab.api.configuration import Config, ConfigLike, config_in, tell_what_was_dropped
+from bufferlab.api.drawing import Colour, Named, Plots, next_colours, on_axes
 from bufferlab.api.overrides import Overrides, Sections, plain, settings_by_path
 from bufferlab.api.results import PathLike, Place, Result, bar_of, refuse_jobs_of_a_cluster, told
 from bufferlab.api.runs import asked_for
 from bufferlab.api.selection import Select, chosen
-from bufferlab.experiments.figures.curves import DEFAULT_TOKENS, lines_of, without_folder
+from bufferlab.api.speech import must_be, one_of, spoken
+from bufferlab.experiments.config.problems import shown
+from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.figures.curves import DEFAULT_TOKENS, is_numeric, lines_of, swept_columns, without_folder
 from bufferlab.experiments.sweeps.plan import make_plan
 from bufferlab.experiments.sweeps.sweep import Sweep as SweepTables
 from bufferlab.experiments.sweeps.sweep import read_sweep, run_sweep
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from bufferlab.experiments.figures.sweeps import Curve
 
 
+@spoken
 def sweep(
     config: ConfigLike,
     grid: Mapping[str, Sequence[Any]] | None = None,
@@ -44,7 +48,7 @@ def sweep(
 ) -> Sweep:
     """Simulate a grid or list of settings, each with all replications, on the same requests, as ``bufferlab sweep``.
 
-    ``grid``: values by setting, all of which are crossed: ``{"protocol.sizing.tokens": [512, 2048]}``.
+    ``grid``: a list of values by setting, all of which are crossed: ``{"protocol.sizing.tokens": [512, 2048]}``.
     ``configurations``: a list of settings that belong together, crossed with the grid where there is one.
     ``config``, ``overrides`` and ``sections`` (as in ``bufferlab.load``) are common to all of them. ``baseline``: the
     setting each is compared with (the first one unless given). ``jobs``: processes at once; ``executor`` and
@@ -58,10 +62,12 @@ def sweep(
     base = asked_for(config, overrides, seed, replications, sections)
     plan = make_plan(
         base.source,
-        grid={path: _values(values) for path, values in (grid or {}).items()},
+        grid=_flat_grid(grid or {}),
         configurations=[settings_by_path(one) for one in configurations],
-        baseline=[(path, plain(value)) for path, value in (baseline or {}).items()],
+        baseline=list(settings_by_path(baseline or {}).items()),
     )
+    for one in plan.configurations:
+        tell_what_was_dropped(one.config, base)
     place = Place(out, plan.name)
     with bar_of("sweep", len(plan.tasks), "runs", progress=progress) as shown:
         run_sweep(
@@ -79,8 +85,36 @@ def sweep(
     return Sweep(place, base)
 
 
-def _values(values: Any) -> list[Any]:
-    return plain(values) if not isinstance(plain(values), str) else [values]
+def _flat_grid(grid: Mapping[str, Any], before: str = "") -> dict[str, list[Any]]:
+    """A grid by paths. Raises UserError for what is no list of values."""
+    must_be("grid", grid, Mapping, "a dictionary such as {'protocol.sizing.tokens': [512, 2048]}")
+    found: dict[str, list[Any]] = {}
+    for name, values in grid.items():
+        known = plain(values)
+        if isinstance(known, Mapping):
+            found |= _flat_grid(known, f"{before}{name}.")
+        elif isinstance(known, list) and known:
+            found |= {f"{before}{name}": known}
+        else:
+            raise UserError(
+                f"the grid has {before}{name} {shown(values)}, it must be a list of values such as [512, 2048]"
+            )
+    return found
+
+
+def _figures_of(table: pd.DataFrame) -> list[str]:
+    settings = {*swept_columns(table), "configuration", "seed", "replication"}
+    return [name for name in table.columns if name not in settings and table[name].dtype.kind in "if"]
+
+
+def _refuse_what_is_no_axis(table: pd.DataFrame, x: str, lines: Sequence[str] | None) -> None:
+    swept = swept_columns(table)
+    numeric = [name for name in swept if is_numeric(table, name)]
+    if x not in numeric:
+        none = f"no number was swept, only {', '.join(swept)}; plot.ecdf() and plot.tail() draw any sweep"
+        raise UserError(f"x is {x!r}, it must be a number that was swept: {', '.join(numeric)}" if numeric else none)
+    for name in lines or ():
+        one_of("lines", name, swept)
 
 
 class Sweep(Result):
@@ -167,6 +201,7 @@ class Sweep(Result):
         table = pd.DataFrame(rows, columns=[*columns, "baseline_value", "value", "pairs", "variance_reduction"])
         return table.astype(dict.fromkeys(numbers, float)).set_index(["configuration", "figure"])
 
+    @spoken
     def config(self, configuration: int) -> Config:
         """A configuration of the sweep by its number (from 1), to look at or to run: ``bl.simulate(sweep.config(3))``
         simulates again what the sweep did, with its replications, and gives a run that has requests and events.
@@ -209,7 +244,7 @@ MOST_ROWS = 20
 """Configurations that a notebook shows of a sweep; ``table`` and ``summary`` have all of them."""
 
 
-class SweepPlots:
+class SweepPlots(Plots):
     """Pictures of a sweep. Each is drawn on ``ax`` where that is given, in its next colours, and returns the axes.
 
     ``select``: the configurations to draw, by their numbers, ``[1, 3]``, or by the values of their settings,
@@ -243,6 +278,8 @@ class SweepPlots:
         from bufferlab.experiments.figures.sweeps import draw_u_shape
 
         table = chosen(self._sweep.table, select)
+        _refuse_what_is_no_axis(table, x, lines)
+        one_of("figure", figure, _figures_of(table))
         named = Named([name for name, _ in lines_of(table, x, lines)], labels, colors)
 
         def draw(axes: Axes) -> None:
@@ -267,6 +304,7 @@ class SweepPlots:
         from bufferlab.experiments.figures.sweeps import draw_tradeoff
 
         table = chosen(self._sweep.table, select)
+        _refuse_what_is_no_axis(table, x, lines)
         named = Named([name for name, _ in lines_of(table, x, lines)], labels, colors)
 
         def draw(axes: Axes) -> None:
@@ -317,6 +355,7 @@ class SweepPlots:
     ) -> tuple[list[Curve], list[Colour | None]]:
         from bufferlab.experiments.figures.sweeps import distributions
 
+        one_of("quantity", quantity, ("latency_s", "transfer_s"))
         table = chosen(self._sweep.quantiles, select)
         named = Named([name for name, _ in lines_of(table, "")], labels, colors)
         return distributions(table, labels=named.labels, quantity=quantity), named.colours

@@ -6,12 +6,14 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bufferlab.api.configuration import Config, ConfigLike, load
-from bufferlab.api.drawing import on_axes
+from bufferlab.api.configuration import WHAT_A_CONFIG_IS, Config, ConfigLike, load
+from bufferlab.api.drawing import Plots, on_axes
 from bufferlab.api.overrides import Overrides, listed, plain, settings_by_path
 from bufferlab.api.results import PathLike, Place, Result, bar_of, refuse_jobs_of_a_cluster, told
+from bufferlab.api.speech import must_be, spoken
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.sweeps.grid import as_option, as_override, parse_grid, parse_settings
 from bufferlab.experiments.tuning.asking import make_question, settings_of
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from bufferlab.experiments.config.overrides import Override
 
 
+@spoken
 def tune(
     source: ConfigLike,
     *,
@@ -81,6 +84,9 @@ def tune(
     Raises UserError before anything runs, RunFailedError if a run breaks.
     """
     refuse_jobs_of_a_cluster(jobs, executor, address)
+    must_be("source", source, (str, Path, Config), f"a file of requests, or {WHAT_A_CONFIG_IS}")
+    for name, value in (("slo", slo), ("space", space)):
+        must_be(name, value or {}, Mapping, "a dictionary of values by name")
     texts = _Texts(
         model=model,
         gpu=gpu,
@@ -138,6 +144,7 @@ def tune(
             force=force,
             plots=plots and out is not None,
             progress=shown.add,
+            more=shown.stage,
             notice=told,
         )
     return Tuning(place)
@@ -263,14 +270,14 @@ class Tuning(Result):
         return TuningPlots(self.content)
 
     def __repr__(self) -> str:
-        from bufferlab.experiments.reports.tunings import named
+        from bufferlab.experiments.reports.tuninghead import words_of
 
         head = self._head()
-        chosen = "nothing to recommend" if self.content["chosen"] is None else f"set {named(self.changes)}"
+        chosen = "nothing to recommend" if self.content["chosen"] is None else f"set {words_of(self.changes)}"
         return f"Tuning({self.today.run.name!r}: {head.verdict_words}, {chosen})"
 
 
-class TuningPlots:
+class TuningPlots(Plots):
     """Pictures of a tune. Each is drawn on ``ax`` where that is given, and returns the axes."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bufferlab.api.drawing import Colour, next_colours, on_axes
+from bufferlab.api.drawing import Colour, Plots, next_colours, on_axes
 from bufferlab.api.results import PathLike, Place, Result, bar_of, told
 from bufferlab.api.runs import Run
+from bufferlab.api.speech import must_be, one_of, spoken
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.validation.command import validate as validate_runs
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bufferlab.experiments.validation.rescoring import Rows
 
 
+@spoken
 def validate(
     runs: Run | PathLike | Sequence[Run | PathLike],
     profile: PathLike,
@@ -41,7 +43,12 @@ def validate(
 
     Raises UserError, before anything is written, for what is no measured run or no profile.
     """
+    must_be("runs", runs, (Run, str, Path, Sequence), RUNS)
     several = [runs] if isinstance(runs, Run | Path | str) else list(runs)
+    for one in several:
+        must_be("runs", one, (Run, str, Path), RUNS)
+    must_be("profile", profile, (str, Path), "the name of a link profile or a .toml file")
+    must_be("max_error", max_error or {}, Mapping, "tolerances such as {'p50': 0.05}")
     folders = [one.path if isinstance(one, Run) else Path(one) for one in several]
     if timelines and out is None:
         raise UserError("timelines has no effect without out")
@@ -60,6 +67,9 @@ def validate(
     for note in made.notes if timelines else ():
         told(note)
     return Validation(place, text=made.text(stages=True))
+
+
+RUNS = "runs (bl.Run) or the folders of runs"
 
 
 class Validation(Result):
@@ -133,7 +143,7 @@ class Validation(Result):
         return ["case", "figure", "measured", "predicted", "bias", "verdict"], rows
 
 
-class ValidationPlots:
+class ValidationPlots(Plots):
     """Pictures of a validation. Each is drawn on ``ax`` where that is given, and returns the axes."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
@@ -160,6 +170,7 @@ class ValidationPlots:
         tolerance, grey is the noise of one measurement."""
         from bufferlab.experiments.validation.figures import draw_biases
 
+        one_of("figure", figure, ("p50", "p99", "throughput"))
         rows = _judged(self._content["cases"])
 
         def draw(axes: Axes) -> None:

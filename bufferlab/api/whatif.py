@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bufferlab.api.configuration import Config, ConfigLike, load
 from bufferlab.api.runs import Run, simulate
+from bufferlab.api.speech import must_be, spoken
+from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.figures.style import STYLE, new_figure, png_bytes
 
 if TYPE_CHECKING:
@@ -47,14 +49,17 @@ class WhatIf:
         """Where the sliders stand at first: the configuration as it is."""
         self._run = functools.lru_cache(maxsize=64)(self._simulated)
 
+    @spoken
     def run(self, **choice: float) -> Run:
         """The configuration with these values of sliders; what is not named stays as it is.
 
-        Raises ValueError for a slider that there is not, UserError for what no configuration can have.
+        Raises UserError for a slider that there is not and for what no configuration can have.
         """
         unknown = sorted(choice.keys() - self.start.keys())
         if unknown:
-            raise ValueError(f"{unknown[0]} is no slider, there are {', '.join(self.start)}")
+            raise UserError(f"{unknown[0]} is no slider, there are {', '.join(self.start)}")
+        for name, value in choice.items():
+            must_be(name, value, (int, float), "a number")
         return self._run(*(self.start | choice).values())
 
     def _simulated(self, rate: float, tokens: float, pool: float, bandwidth: float) -> Run:
@@ -109,8 +114,6 @@ class WhatIf:
         words = ipywidgets.HTML()
 
         def changed(_: object) -> None:
-            from bufferlab.experiments.errors import UserError
-
             try:
                 picture.value = self._png(**{name: slider.value for name, slider in sliders.items()})
                 words.value = ""
@@ -139,6 +142,7 @@ class WhatIf:
         return f"WhatIf({self.config.run.name!r}: {', '.join(self.choices)})"
 
 
+@spoken
 def what_if(config: ConfigLike, *, requests: int = REQUESTS) -> WhatIf:
     """Sliders over a configuration: rate, default allocation (tokens), pool of the language side, bandwidth.
 

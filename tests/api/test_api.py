@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 
 import bufferlab as bl
+from bufferlab.api.speech import in_python as said_in_python
 from bufferlab.experiments.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -248,7 +249,7 @@ def test_what_is_wrong_is_refused_with_the_sentence_of_the_command(
     with pytest.raises(bl.UserError) as refused:
         bl.load("quickstart", {setting: value})
     assert command("sim", "quickstart", "--set", f"{setting}={value}") == 2
-    assert capfd.readouterr().err.strip().removesuffix(".").endswith(str(refused.value))
+    assert said_in_python(capfd.readouterr().err.strip().removesuffix(".")).endswith(str(refused.value))
     *sections, last = setting.split(".")
     nested: dict[str, object] = {last: value}
     for section in reversed(sections):
@@ -322,10 +323,21 @@ def test_without_a_place_a_run_goes_with_its_object() -> None:
 
 
 def test_a_place_that_is_taken_is_not_written_over(folder: Path) -> None:
-    bl.simulate("quickstart", SMALL, out=folder / "run", plots=False)
-    with pytest.raises(bl.UserError, match="holds a finished run"):
+    first = bl.simulate("quickstart", SMALL, out=folder / "run", plots=False)
+    said = "out is .*, which holds a finished run; give a new folder, or force=True to replace it"
+    for other in ({"seed": 7}, {"replications": 2}, {"plots": True}, {"timeline": True}):
+        with pytest.raises(bl.UserError, match=said):
+            bl.simulate("quickstart", SMALL, out=folder / "run", **{"plots": False, **other})  # type: ignore[arg-type]
+    wrote = (folder / "run" / "summary.json").stat()
+    again = bl.simulate("quickstart", SMALL, out=folder / "run", plots=False)  # as when a cell is run twice
+    assert again.content == first.content
+    assert (folder / "run" / "summary.json").stat() == wrote
+    environment = json.loads((folder / "run" / "environment.json").read_text())
+    (folder / "run" / "environment.json").write_text(json.dumps({**environment, "code": "other"}))
+    with pytest.raises(bl.UserError, match=said):
         bl.simulate("quickstart", SMALL, out=folder / "run", plots=False)
     assert bl.simulate("quickstart", SMALL, out=folder / "run", plots=False, force=True).path == folder / "run"
+    assert (folder / "run" / "summary.json").stat() != wrote
     with pytest.raises(bl.UserError, match="force has no effect without out"):
         bl.simulate("quickstart", SMALL, force=True)
 
@@ -534,7 +546,8 @@ def test_a_tuning_is_shown_and_its_setting_can_be_run(tuning: bl.Tuning, folder:
     from matplotlib import pyplot
 
     assert repr(tuning).startswith("Tuning('quickstart': ")
-    assert "What should be set" in tuning._repr_html_()
+    assert "set aside" in tuning._repr_html_()
+    assert tuning.content["sure"].removeprefix("How sure: ")[:30] in tuning._repr_html_()
     assert tuning.text == (tuning.path / "answer.txt").read_text(encoding="utf-8").rstrip("\n")
     table = tuning.table
     assert table.loc[tuning.content["chosen"], "state"] == "kept"
@@ -545,7 +558,7 @@ def test_a_tuning_is_shown_and_its_setting_can_be_run(tuning: bl.Tuning, folder:
     assert tuning.plot.u_shape().get_xlabel() == "default allocation (tokens)"
     assert tuning.plot.front().lines
     pyplot.close("all")
-    assert "What should be set" in tuning.report(folder / "tune.html").read_text(encoding="utf-8")
+    assert "Where to set it" in tuning.report(folder / "tune.html").read_text(encoding="utf-8")
 
 
 def test_a_log_of_traffic_is_tuned_for(folder: Path) -> None:
@@ -559,10 +572,10 @@ def test_a_log_of_traffic_is_tuned_for(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"objective": "latncy"}, "--objective is 'latncy'"),
-        ({"slo": {"ttft_p99": "soon"}}, "--slo is 'ttft_p99=soon'"),
-        ({"space": {"protocol.sizing.tokens": [1024, 1024]}}, "--space has protocol.sizing.tokens=1024 twice"),
-        ({"memory": "4Gib"}, "--memory is '4Gib'"),
+        ({"objective": "latncy"}, "objective is 'latncy'"),
+        ({"slo": {"ttft_p99": "soon"}}, "slo is 'ttft_p99=soon'"),
+        ({"space": {"protocol.sizing.tokens": [1024, 1024]}}, "space has protocol.sizing.tokens=1024 twice"),
+        ({"memory": "4Gib"}, "memory is '4Gib'"),
         ({"overrides": {"run.replications": 4}}, "which a tune decides for itself"),
         ({"jobs": 2, "executor": "dask", "address": "127.0.0.1:1"}, "jobs has no effect with address"),
     ],

@@ -35,7 +35,7 @@ def test_an_answer_is_that_of_a_run_with_these_settings(what_if: bl.WhatIf) -> N
 
 
 def test_what_is_no_slider_or_no_configuration_is_refused(what_if: bl.WhatIf) -> None:
-    with pytest.raises(ValueError, match="rates is no slider, there are rate, tokens, pool, bandwidth"):
+    with pytest.raises(bl.UserError, match="rates is no slider, there are rate, tokens, pool, bandwidth"):
         what_if.run(rates=2)
     with pytest.raises(bl.UserError, match="pool_blocks"):
         what_if.run(pool=0.25, tokens=16384)

@@ -103,6 +103,8 @@ def test_limits_are_durations_above_zero() -> None:
 @pytest.mark.real
 def test_a_measured_run_has_the_same_figures(tmp_path: Path) -> None:
     """Also those of prefills that end after the last delivery: at most one request a pass, 0.05 s each."""
+    pytest.importorskip("torch", reason="needs torch")
+    pytest.importorskip("mooncake", reason="needs Mooncake's Transfer Engine")
     made = config(
         requests=12,
         workload={"rate_rps": 60.0},

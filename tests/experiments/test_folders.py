@@ -22,6 +22,7 @@ from bufferlab.experiments.commands.folders.exporting import _write
 from bufferlab.experiments.files import Claim
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.sweeps.sweep import read_sweep
+from bufferlab.experiments.units import format_duration
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--set", "workload.requests=30")
@@ -117,8 +118,41 @@ def test_runs_stand_side_by_side(made: Path, bufferlab: Any) -> None:
     assert next(line for line in text if line.startswith("latency mean")).split()[2:4] == mean[2:4]
     told = json.loads(bufferlab("runs", "compare", made / "one", made / "deep" / "other", "--json").out)["runs"]
     assert [one["kind"] for one in told] == ["sim", "sim"]
-    refused = bufferlab("runs", "compare", made / "one", made / "sweep")
-    assert (refused.status, "it must be a finished run directory" in refused.err) == (2, True)
+    for name, what in (("sweep", "a sweep"), ("tune", "a tuning beside what is none")):
+        refused = bufferlab("runs", "compare", made / "one", made / name)
+        assert refused.status == 2
+        assert f"{name}', {what}, it must be a finished run directory, or all of them tunings" in refused.err
+
+
+def test_tunings_stand_side_by_side_with_what_they_were_asked_and_recommend(
+    made: Path, folder: Path, bufferlab: Any
+) -> None:
+    other = folder / "other-tune"
+    space = [word for text in SPACE for word in ("--space", text)]
+    options = ("--replications", "2", "--jobs", "1", "--objective", "ttft_mean", "--language-instances", "2")
+    assert bufferlab("tune", "quickstart", *SMALL, *space, *options, "--out", other).status == 0
+    told = json.loads(bufferlab("runs", "compare", made / "tune", other, "--json").out)["runs"]
+    assert [one["instances"]["language"] for one in told] == [1, 2]
+    stored = json.loads((other / "tune.json").read_text())
+    assert told[1]["recommendation"] == stored["recommendation"]
+    assert told[1]["objective"] == stored["objective"]
+    text = bufferlab("runs", "compare", made / "tune", other).out
+    rows = {line[:20].strip(): line for line in text.splitlines()}
+    assert rows["objective"].split()[1:] == ["p99", "latency", "mean", "first", "token"]
+    assert rows["instances"].split()[1:] == ["1", "encode,", "1", "language", "1", "encode,", "2", "language"]
+    assert "they were not asked the same: instances, objective differ" in text
+    same = bufferlab("runs", "compare", made / "tune", made / "tune").out
+    assert "they were asked the same; they recommend the same" in same
+
+
+def test_a_tuning_is_listed_with_its_own_objective(made: Path, bufferlab: Any) -> None:
+    stored = json.loads((made / "tune" / "tune.json").read_text())["objective"]
+    listed = json.loads(bufferlab("runs", made, "--json").out)["runs"]
+    assert {one["kind"]: one["objective"] for one in listed} == {
+        "sim": None, "sweep": None, "tune": {"name": "latency_s.p99", "value": stored["value"]},
+    }  # fmt: skip
+    row = next(line for line in bufferlab("runs", made).out.splitlines() if line.startswith("tune "))
+    assert f"p99 latency {format_duration(stored['value'])}" in row
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def test_one_table_however_it_is_written(tmp_path: Path, text: str) -> None:
         ("arrival_s,total_tokens,images\n0,5,-1\n", "line 2: images is -1, it must be a whole number from 0 to"),
         ("arrival_s,prompt_tokens\n0,5\n1,-2\n", "line 3: prompt_tokens is -2, it must be a whole number from 1"),
         ("when,tok,imgs\n0,5,1\n", r"lacks the columns arrival_s \(or timestamp_s, timestamp, …\) and total_tokens \(or text_tokens and image_tokens\); its columns are when, tok, imgs; .*workload.options.columns says which column is which, and bufferlab workload --template"),
+        ("ts,text_tokens,vison tokens\n0,5,6\n", r"lacks the column image_tokens \(beside text_tokens; or total_tokens in place of both\); .*as in --set workload.options.columns.image_tokens='\"vison tokens\"', and"),
         ("arival_s,total_tokens\n0,5\n", r"lacks the column arrival_s .*; not used: arival_s \(did you mean arrival_s\?\)"),
         ("arrival_s,user,client_id,total_tokens\n0,a,b,5\n", r"client_id and user may all be client; say which with workload.options.columns.client"),
         ("arrival_time,arrival,total_tokens\n0,0,5\n", "may all be arrival_s; say which"),
@@ -130,7 +131,7 @@ def test_a_newcomers_table_is_read(tmp_path: Path) -> None:
     [
         *((name, "images") for name in ("images", "num_images", "image_count", "NumImages", "n_images")),
         *((name, "client") for name in ("client", "user", "client_id", "user_id", "User ID", "tenant")),
-        *((name, "total_tokens") for name in ("total_tokens", "prompt_tokens", "input_tokens", "input_length", "ContextTokens")),
+        *((name, "total_tokens") for name in ("total_tokens", "prompt_tokens", "input_tokens", "input_length", "ContextTokens", "tokens_in")),
         *((name, "time") for name in ("arrival_s", "timestamp_s", "arrival_ms", "time_us", "Timestamp (ns)", "start_time_s", "ts_ms")),
     ],
 )  # fmt: skip
@@ -141,6 +142,28 @@ def test_usual_names_of_columns(tmp_path: Path, head: str, field: str) -> None:
     reading = read(tmp_path, ",".join(names.values()) + "\n0,9,4,2,3\n" + "1000,9,4,2,b\n")
     assert [row[1:] for row in rows(reading)] == [(9, 4, 2, "3"), (9, 4, 2, "b")]
     assert not any("not used" in note for note in reading.notes)
+
+
+def test_rows_that_may_be_slips_or_were_never_served_are_told(tmp_path: Path) -> None:
+    rows_of = [f"{number},{100 + number},{503 if number in (4, 9) else 200}" for number in range(30)]
+    head = "arrival_s,total_tokens,http_status"
+    told = read(tmp_path, "\n".join([head, *rows_of]) + "\n").notes
+    assert told[-2:] == (
+        "columns not used: http_status",
+        "2 rows with http_status of 400 or more, such as 503, are requests like the others; take them out of the file "
+        "if they were turned away before any work",
+    )
+    rows_of[7] = "7,5000000,200"
+    told = read(tmp_path, "\n".join([head, *rows_of]) + "\n").notes
+    assert told[-1] == (
+        "line 9 has 5,000,000 tokens, more than 10 times as many as the other rows have at most (129); if that is a "
+        "slip, mend it in the file"
+    )
+    words = [f"{number},{100 + number},ok" for number in range(30)]
+    assert (
+        read(tmp_path, "\n".join(["arrival_s,total_tokens,status", *words]) + "\n").notes[-1]
+        == "columns not used: status"
+    )
 
 
 def test_unused_columns_are_named_with_the_nearest_field(tmp_path: Path) -> None:

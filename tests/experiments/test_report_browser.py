@@ -131,6 +131,27 @@ def test_nothing_of_a_validation_is_cut_off(
         assert opened.page.eval_on_selector_all("svg text", beyond) == []
 
 
+SHEET = (688, 1016)
+"""What margins of 14 mm leave of A4, in pixels of the print: 182 mm across, 269 mm down."""
+
+
+def test_what_matters_of_a_tuning_is_on_the_first_sheet_and_nothing_is_cut_off(
+    browser: Any, pages: dict[str, tuple[Path, list[Any]]]
+) -> None:
+    with Opened(browser, pages["tune"][0], 1200) as opened:
+        wide = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText.slice(0, 40))"
+        assert opened.page.eval_on_selector_all(".scroll", wide) == []
+        opened.page.emulate_media(media="print")
+        opened.page.set_viewport_size({"width": SHEET[0], "height": SHEET[1]})
+        last = opened.page.locator("section.front").last
+        box = last.bounding_box()
+        assert "Where to set it" in last.inner_text()
+        assert 500 < box["y"] + box["height"] <= SHEET[1]
+        after = opened.page.locator("section.front + section:not(.front)")
+        assert after.evaluate("one => getComputedStyle(one).breakBefore") == "page"
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= SHEET[0]
+
+
 def test_runs_beside_each_other_have_the_figures_of_their_summaries(
     browser: Any, pages: dict[str, tuple[Path, list[Any]]]
 ) -> None:

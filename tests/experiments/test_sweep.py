@@ -357,7 +357,21 @@ def test_requests_that_are_lost_are_told() -> None:
     assert all(found["of"] == [2] for found in sweep.report["lowest"])
     from bufferlab.experiments.sweeps.text import sweep_text
 
-    assert re.search(r"DEADLOCK +2 not delivered", sweep_text(sweep.report))
+    assert re.search(r"DEADLOCK, 2 not delivered", sweep_text(sweep.report))
+
+
+def test_a_configuration_over_capacity_names_its_stage_in_a_column_of_its_own() -> None:
+    from bufferlab.experiments.sweeps.text import sweep_text
+
+    slow = ["workload={lengths=[1000], requests=200, rate_rps=10}", "language.profile=instant", "encode.profile=instant",
+            "language.batch_tokens=1", "language.pool_blocks=2048", "encode.pool_blocks=2048"]  # fmt: skip
+    sweep = run_sweep(make_plan("quickstart", grid={"language.per_token_s": ["1us", "200us"]}, settings=slow), jobs=1)
+    lines = sweep_text(sweep.report).splitlines()
+    assert lines[0].rstrip().endswith("wasted")
+    within, over = lines[2:4]
+    assert over.endswith(" %  OVER CAPACITY: prefill")
+    assert within.rstrip().endswith(" %")
+    assert over.index("OVER") == len(within.rstrip()) + 2
 
 
 # --- interruption ---

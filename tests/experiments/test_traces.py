@@ -219,7 +219,7 @@ def test_a_table_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("when,total_tokens\n1,2\n", r"lacks the column arrival_s \(or timestamp_s, timestamp, …\); its columns are when"),
-        ("arrival_s,text_tokens\n1,2\n", r"lacks the column total_tokens \(or text_tokens and image_tokens\)"),
+        ("arrival_s,text_tokens\n1,2\n", r"lacks the column image_tokens \(beside text_tokens; or total_tokens in place of both\)"),
         ("arrival_s,total_tokens\n", "must have at least one row"),
         ("", "cannot be read as csv"),
         ("arrival_s,total_tokens\n0,5\n1,nan\n", "line 3: total_tokens is nan, it must be a whole number from 1 to"),

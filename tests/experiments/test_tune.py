@@ -147,7 +147,10 @@ def test_a_file_that_cannot_be_resampled_says_why_and_takes_no_replications(buff
     few.remove("--set")
     refused = bufferlab("tune", str(file), *few, "--replications", "3", "--out", str(out))
     assert refused.status == 2
-    assert refused.err.startswith("bufferlab: --replications is 3, it must be 1 or left out")
+    assert refused.err == (
+        "bufferlab: --replications is 3, it must be 1 or left out: every replication of these requests would be the same "
+        "(the file cannot be resampled: it has 10 requests, and it takes 100 at least to make 10 blocks of them).\n"
+    )
     assert not out.exists()
     told = bufferlab("tune", str(file), *few, "--out", str(out)).out
     assert "one run each, without resamples of the file, so how sure the answer is will not be known: it has 10" in told

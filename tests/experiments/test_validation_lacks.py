@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from msgspec import structs
 from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.validation.frozen import FrozenProfile, freeze
 from bufferlab.experiments.validation.lacks import all_lacks
+from bufferlab.experiments.validation.origin import of_profile, of_runs, told
 from bufferlab.experiments.workloads.loading import load
 from bufferlab.sim.host.costs import HostCosts
+from bufferlab.sim.network.link import profile_names
 
 
 @dataclass
@@ -24,6 +27,7 @@ class Run:
     kind: str = "real"
     processors: int | None = 2
     path: Path = Path("run")
+    date: str = ""
 
 
 def profile(**fields: Any) -> FrozenProfile:
@@ -48,6 +52,8 @@ def test_processes_that_shared_processors_need_a_host() -> None:
 @pytest.mark.parametrize(
     ("measured", "described", "part"),
     [
+        ("tcp", "rdma", "over rdma, and the runs went over tcp: it does not describe them"),
+        ("rdma", "tcp", "over tcp, and the runs went over rdma"),
         ("socket", "socket", ""),
         ("tcp", "tcp", ""),
         ("tcp", "", ""),
@@ -58,10 +64,57 @@ def test_processes_that_shared_processors_need_a_host() -> None:
 )
 def test_the_socket_engine_and_mooncake_say_nothing_about_each_other(measured: str, described: str, part: str) -> None:
     config = load("validation-case", [f"real.transport={measured}"])
-    chosen = FrozenProfile("mine", "0", freeze("tcp-loopback").link, described)
+    chosen = FrozenProfile("mine", "0", freeze("tcp-loopback").link, transport=described)
     sentences = said(Run(config, processors=8), chosen)
     assert len(sentences) == bool(part)
     assert all(part in sentence for sentence in sentences)
+
+
+def test_every_shipped_profile_says_what_it_was_measured_over() -> None:
+    found = {name: freeze(name).transport for name in profile_names()}
+    assert found == {
+        "cx7-400g": "rdma", "efa-p5en": "efa", "roce-4x400g": "rdma", "tcp-loopback": "tcp", "thor2-400g": "rdma",
+    }  # fmt: skip
+    run = Run(load("validation-case"), processors=8)
+    wrong = [name for name in found if any("it does not describe them" in one for one in said(run, freeze(name)))]
+    assert wrong == [name for name, transport in found.items() if transport != "tcp"]
+
+
+@pytest.mark.parametrize(
+    ("made", "measured", "part"),
+    [
+        ("2024-01-01", "2026-12-01", "made on 2024-01-01, 1065 days before the runs (2026-12-01)"),
+        ("2026-12-01", "2026-10-01", "61 days after the runs"),
+        ("2026-12-01", "2026-12-20", ""),
+        ("2024-01-01", "", ""),
+        ("", "2026-12-01", ""),
+        ("last spring", "2026-12-01", ""),
+    ],
+)
+def test_a_profile_from_long_before_the_runs_is_told(made: str, measured: str, part: str) -> None:
+    chosen = replace(profile(), date=made)
+    sentences = said(Run(load("validation-case"), processors=8, date=measured), chosen)
+    assert len(sentences) == bool(part)
+    assert all(part in one for one in sentences)
+
+
+@pytest.mark.parametrize(
+    ("described", "could_use", "part"),
+    [(64.0, 2, "made on 64 processors, and the runs could use 2"), (2.0, 2, ""), (math.inf, 2, ""), (64.0, None, "")],
+)
+def test_a_profile_of_another_host_is_told(described: float, could_use: int | None, part: str) -> None:
+    sentences = said(Run(load("validation-case"), processors=could_use), profile(host=HostCosts(processors=described)))
+    assert len(sentences) == bool(part)
+    assert all(part in one for one in sentences)
+
+
+def test_whence_a_profile_and_its_runs_come_is_said_in_one_line() -> None:
+    assert told(of_profile(freeze("cx7-400g"))) == "over rdma, processors not known, date not known"
+    several = [Run(load("validation-case"), processors=n, date=f"2026-12-0{n}") for n in (2, 1)]
+    simulated = Run(load("validation-case"), kind="sim")
+    assert told(of_runs([*several, simulated])) == (  # type: ignore[list-item]
+        "over tcp, 1 and 2 processors, 2026-12-01 to 2026-12-02"
+    )
 
 
 @pytest.mark.parametrize(

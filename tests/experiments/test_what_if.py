@@ -313,10 +313,25 @@ def test_a_what_if_that_misses_its_limit_says_the_nearest_value_and_by_how_much(
 
 
 def test_limits_that_no_number_of_instances_keeps_are_said_to_be_so() -> None:
+    """Prefill alone takes 50 ms, and it is offered half of what it can do."""
     told = loaded("encode.per_token_s=1us", "language.per_token_s=50us", limits=[parse_limit("ttft_p99=20ms")])
     assert told["verdict"] == "slo-missed"
-    assert not told["relief"]["enough"]
-    assert told["relief"]["runs"] <= 1 + MOST_RUNS
+    relief = told["relief"]
+    assert not relief["enough"]
+    assert relief["no_nearer"]
+    assert relief["runs"] <= 1 + MOST_RUNS
+    # More of them bring it to what it takes where nobody waits, and no nearer.
+    assert 0.05 < relief["figures"]["ttft_s.p99"] < 0.1
+    assert "it keeps up, but is above the limit in one run: p99 first token " in told["text"]
+    assert "; more bring it no nearer." in told["text"]
+
+
+def test_a_limit_that_a_few_more_instances_keep_says_how_many() -> None:
+    told = loaded("encode.per_token_s=1us", "language.per_token_s=80us", limits=[parse_limit("ttft_p99=200ms")])
+    relief = told["relief"]
+    assert (told["verdict"], relief["enough"], relief["stages"]) == ("slo-missed", True, ["prefill"])
+    assert relief["needs"].keys() == {"language.instances"}
+    assert relief["figures"]["ttft_s.p99"] <= 0.2
 
 
 @pytest.mark.parametrize(

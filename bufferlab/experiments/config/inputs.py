@@ -28,6 +28,11 @@ def is_workload(path: Path) -> bool:
     return suffix_of(path) in SUFFIXES
 
 
+def why_unreadable(path: Path) -> str:
+    """The end of a sentence about a file that cannot be read: that there is none, or that it is a folder."""
+    return "; it is a folder" if path.is_dir() else "" if path.exists() else "; there is no such file"
+
+
 def config_beside(table: Path) -> Path | None:
     """The configuration of the run that ``table`` is of, if it lies in its directory."""
     path = table.parent / RUN_CONFIG

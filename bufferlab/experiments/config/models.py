@@ -48,6 +48,9 @@ MODELS: dict[str, ModelShape] = {
     "minicpm-v-2.6": ModelShape(3584),
 }
 
+TUNED = ("-instruct", "-chat", "-hf")
+"""Ends of published names that say nothing of a model's shape."""
+
 UNVERIFIED = frozenset(
     {
         "qwen2.5-vl-32b",
@@ -59,3 +62,12 @@ UNVERIFIED = frozenset(
         "minicpm-v-2.6",
     }
 )
+
+
+def usual_name(name: str) -> str:
+    """A model by the name that it has here, where that is clear: ``Qwen/Qwen2.5-VL-7B-Instruct`` is qwen2.5-vl-7b."""
+    plain = name.rpartition("/")[2].lower().replace("_", ".")
+    for ending in ("", *TUNED):
+        if plain.endswith(ending) and plain.removesuffix(ending) in MODELS:
+            return plain.removesuffix(ending)
+    return name

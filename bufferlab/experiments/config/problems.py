@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from bufferlab.protocol.naming import did_you_mean, nearest
+
+MOST_MEANT = 3
+"""Settings of one name in several sections that are offered for it."""
 
 
 def first_of(problems: Sequence[Any], root: type[BaseModel]) -> Any:
@@ -36,7 +39,11 @@ def sentence(problem: Any, root: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         allowed = _allowed_at(problem["loc"][:-1], root)
         where = "here" if len(path) == 1 else f"in {'.'.join(path[:-1])}"
-        return f"{name} is not a setting{did_you_mean(path[-1], allowed)}; allowed {where}: {', '.join(allowed)}"
+        hint = did_you_mean(path[-1], allowed)
+        if not hint and len(path) == 1:
+            whole = [one for one in _settings_of(root) if one.rpartition(".")[2] == name]
+            hint = f" (did you mean {' or '.join(whole[:MOST_MEANT])}?)" if whole else ""
+        return f"{name} is not a setting{hint}; allowed {where}: {', '.join(allowed)}"
     if kind == "missing":
         return f"{name} is missing, it must be given"
     reason = reason_of(problem)
@@ -106,6 +113,16 @@ def _model_in(annotation: Any) -> Any:
         if found is not None:
             return found
     return None
+
+
+def _settings_of(section: type[BaseModel], before: str = "") -> Iterator[str]:
+    """The paths of all settings below a section, those in lists of tables left out."""
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if inspect.isclass(inner) and issubclass(inner, BaseModel):
+            yield from _settings_of(inner, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
 
 
 def _allowed_at(location: tuple[Any, ...], root: type[BaseModel]) -> list[str]:

@@ -112,7 +112,7 @@ def head_of(source: Source) -> Part:
 
             return validation_head(source)
         case "tune":
-            from bufferlab.experiments.reports.tunings import tune_head
+            from bufferlab.experiments.reports.tuninghead import tune_head
 
             return tune_head(source)
         case _:

@@ -105,6 +105,8 @@ class Column:
     numeric: bool = False
     words: bool = False
     """Whether its cells are sentences, which need some width."""
+    hidden: bool = False
+    """Whether only the CSV file has it."""
 
     @property
     def called(self) -> str:
@@ -254,10 +256,14 @@ Block = Prose | Table | Figure | Beside | Facts | Commands | Download
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what follows it."""
+    """A heading and what follows it.
+
+    ``front``: whether it belongs on the first sheet, beside the answer; the others then begin on another one in print.
+    """
 
     title: str
     blocks: Sequence[Block]
+    front: bool = False
 
 
 @dataclass(frozen=True)
@@ -275,6 +281,8 @@ class Part:
     sections: Sequence[Section] = ()
     file: str = ""
     """The JSON file that ``path`` of a cell leads into."""
+    lead: int = 1
+    """Which paragraph of the answer is larger than the others."""
 
     @property
     def verdict_words(self) -> str:

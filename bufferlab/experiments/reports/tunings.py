@@ -19,8 +19,6 @@ from bufferlab.experiments.reports.page import (
     Download,
     Fact,
     Figure,
-    KeyFigure,
-    Notice,
     Part,
     Prose,
     Row,
@@ -35,8 +33,6 @@ from bufferlab.experiments.reports.page import (
 )
 from bufferlab.experiments.reports.ran import facts, host_facts, input_facts, traffic_facts, typed
 from bufferlab.experiments.reports.readings import (
-    count,
-    interval_text,
     kind_of,
     percent,
     plural,
@@ -44,19 +40,12 @@ from bufferlab.experiments.reports.readings import (
     value_text,
 )
 from bufferlab.experiments.reports.sources import Source, environment_of
-from bufferlab.experiments.reports.wording import STAGES, figure_name, names_of, upper
-from bufferlab.experiments.tuning.names import short_change, varied_fields
-from bufferlab.experiments.tuning.relief import relief_sentence
+from bufferlab.experiments.reports.tuninghead import front_sections, sure_sentences, tune_head, varied_words, words_of
+from bufferlab.experiments.reports.wording import figure_name, names_of, upper
+from bufferlab.experiments.tuning.names import memory_text, short_change, varied_fields
 from bufferlab.experiments.tuning.sensitivity import EFFECTS, TITLES, effects_rows, side_text
 from bufferlab.experiments.tuning.what_if import amiss_text, becomes_text, cost_text, mends_text, saturates_text
 
-VERDICTS = {
-    "recommended": ("recommended", "good"),
-    "no-difference": ("no change told to be better", "plain"),
-    "over-capacity": ("over capacity", "bad"),
-    "slo-missed": ("no setting keeps to the limits", "bad"),
-    "not-served": ("no setting serves every request", "bad"),
-}
 STATES = {"kept": "plain", "dropped": "", "screened-out": "", "unfit": "bad", "compared": ""}
 STORED_CONFIG = "RUN/config.toml"
 """What stands in a stored command for the configuration of the tuning's own directory."""
@@ -66,148 +55,19 @@ Content = Mapping[str, Any]
 
 def tune_part(source: Source) -> Part:
     """All there is to say of a tuning."""
-    return replace(tune_head(source), sections=list(_sections(source)))
-
-
-def tune_head(source: Source) -> Part:
-    """What stands first: the answer, and the few numbers that matter most."""
-    content = source.content
-    notices = [
-        Notice(
-            f"The limit {one['figure']} of {shown(one['limit_s'], 'time')} is not met by the recommended setting "
-            f"in the replications that tell what it brings: {value_text(one, 'time')}.",
-            "bad",
-        )
-        for one in content["slo"]["limits"]
-        if one["met"] is False
-    ]
-    return Part(
-        title=source.name,
-        kicker=f"tuning over {plural(len(content['settings']), 'setting')}",
-        verdict=VERDICTS.get(content["verdict"], (str(content["verdict"]), "plain")),
-        answer=[one for one in _answer(content) if one],
-        notices=notices,
-        figures=list(_key_figures(content)),
-        file=source.file,
+    head = tune_head(source)
+    # How sure it is has a section here.
+    return replace(
+        head,
+        answer=[one for one in head.answer if one not in sure_sentences(source.content)],
+        sections=[*front_sections(source), *_sections(source)],
     )
-
-
-def named(fields: Mapping[str, Any]) -> str:
-    """Settings as words; those of today where there are none."""
-    return ", ".join(f"{_short(name)} {setting_text(value)}" for name, value in fields.items()) or "today's setting"
 
 
 def _brief(fields: Mapping[str, Any]) -> str:
     """The same in as few letters as a picture has room for."""
     return (
         ", ".join(f"{short_change(name)} {setting_text(value)}" for name, value in fields.items()) or "today's setting"
-    )
-
-
-def _answer(content: Content) -> Iterator[str]:
-    traffic = str(content["traffic"]["sentence"]).removeprefix("workload: ")
-    memory = f", with at most {shown(content['budget_bytes'], 'bytes')} for the pool of a language rank"
-    yield f"What should be set for {traffic}{memory}?"
-    yield _what_to_set(content)
-    yield _capacity(content)
-    yield relief_sentence(content)
-    yield _brings(content)
-    less = content["cheaper"]
-    if less:
-        high = less["difference"]["high"]
-        worse = (
-            "by how much it may be worse is not known" if high is None else f"it may be worse by {shown(high, 'time')}"
-        )
-        size = shown(less["memory_bytes"], "bytes")
-        yield f"With less memory, {size}, {named(less['changes'])} may be as good, but that is not told: {worse}."
-    if content["chosen"] is not None:
-        yield _alike(content)
-    yield content["sure"]
-
-
-def _what_to_set(content: Content) -> str:
-    changes, capacity = content["changes"], content["capacity"]
-    match content["verdict"]:
-        case "over-capacity":
-            stage = STAGES.get(str(capacity["bottleneck"]), "")
-            return f"Over capacity at every setting{f': the {stage} is the bottleneck' if stage else ''}."
-        case "slo-missed":
-            return "No setting keeps to the limits."
-        case "not-served":
-            reasons = "; ".join(content["not_served"]["reasons"])
-            return f"No setting serves every request{f': {reasons}' if reasons else ''}."
-        case "no-difference":
-            told = f"No change is told to be better by more than {shown(content['indifference'], 'time')}"
-            if not changes:
-                return f"{told}: today's setting stays."
-            return f"{told}. As good as today's setting, and with less memory: {named(changes)}."
-        case _:
-            return f"Set {named(changes)}."
-
-
-def _capacity(content: Content) -> str:
-    """What holds the setting back that is recommended; where there is none, what would mend it."""
-    capacity = content["capacity"]
-    if content["verdict"] == "over-capacity":
-        return " ".join(
-            upper(one) for one in (capacity["sentence"], f"What would mend it: {capacity['remedy']}") if one
-        )
-    return upper(capacity["sentence"]) if capacity["verdict"] in {"over", "near"} else ""
-
-
-def _brings(content: Content) -> str:
-    """What the recommended setting has over every baseline, and why over some of them that is not known."""
-    over, left = [], []
-    for one in content["over"]:
-        difference = one["difference"]
-        name = one["name"] or named(one["baseline"])
-        if one.get("why"):
-            left.append(f"{name} is not compared: {one['why']}")
-        if difference["value"] is None or not any(difference[side] for side in ("value", "low", "high")):
-            continue  # not known, or that baseline is the recommended setting itself
-        spread = interval_text(difference, "time", signed=True)
-        none = difference["low"] is None or difference["low"] <= 0 <= difference["high"]
-        sure = f" ({spread}{', may be none' if none else ''})" if spread else ""
-        over.append(f"against {name} {value_text(difference, 'time', signed=True)}{sure}")
-    said = [f"{figure_name(content['objective']['name']).capitalize()}: {'; '.join(over)}"] if over else []
-    return " ".join(upper(one) for one in [*said, *left])
-
-
-def _alike(content: Content) -> str:
-    """Which settings are as good as the best as far as is known; the best need not be what is recommended."""
-    best, chosen = content["best"], content["chosen"]
-    alike = [one["number"] for one in content["settings"] if one["state"] == "kept" and one["number"] != best]
-    which = f"the best (setting {best}{'' if best == chosen else ', which is not the recommended one'})"
-    many = f"{plural(len(alike), 'other setting')}" if alike else "None of the other settings"
-    if content["certainty"] is None:
-        verb = "is" if len(alike) < 2 else "are"
-        return f"{many} {verb} within {shown(content['indifference'], 'time')} of {which}."
-    said = f"{many} cannot be told apart from {which}." if alike else f"{which.capitalize()} is told from all others."
-    if next(one["state"] for one in content["settings"] if one["number"] == chosen) == "kept":
-        return said
-    within = shown(content["indifference"], "time")
-    return (
-        f"{said} The recommended one is not among these: another one is better, but not told to be so by more than "
-        f"{within}."
-    )
-
-
-def _key_figures(content: Content) -> Iterator[KeyFigure]:
-    objective = content["objective"]
-    if objective["value"] is not None:
-        yield KeyFigure(figure_name(objective["name"]), estimated(objective, "objective", kind_of(objective["name"])))
-    for place, one in enumerate(content["over"][:3]):
-        if one["difference"]["value"]:
-            cell = estimated(one["difference"], f"over.{place}.difference", "time", signed=True)
-            yield KeyFigure(f"against {one['name'] or named(one['baseline'])}", cell)
-    if content["memory_bytes"] is not None:
-        yield KeyFigure("memory of a language rank", plain(content["memory_bytes"], "bytes", "memory_bytes"))
-    attained = content["slo"]["attainment"]
-    if attained["value"] is not None:
-        yield KeyFigure("within all limits", estimated(attained, "slo.attainment", "share"))
-    yield KeyFigure(
-        "runs spent",
-        Cell(count(content["runs"]), content["runs"], path="runs", interval=f"{count(content['requests'])} requests"),
     )
 
 
@@ -222,7 +82,7 @@ def _sections(source: Source) -> Iterator[Section]:
         yield Section("What if", [_what_if(content)])
     if content["sensitivity"]:
         yield Section("How far inputs may be off", list(_sensitivity(content["sensitivity"])))
-    yield Section("What was asked and run", list(_ran(source)))
+    yield Section("What was run", list(_ran(source)))
 
 
 def _front(content: Content) -> Figure | None:
@@ -235,7 +95,7 @@ def _front(content: Content) -> Figure | None:
             continue
         place: dict[str, Any] = {"value": memory, "low": None, "high": None}
         reading = f"{value_text(figure, kind_of(path))}, {shown(memory, 'bytes')}"
-        tip = f"setting {one['number']}: {named(one['changes'])}; {reading}"
+        tip = f"setting {one['number']}: {words_of(one['changes'])}; {reading}"
         spots.append(
             (place, figure, str(one["number"]), one["number"] in front, one["number"] == content["chosen"], tip)
         )
@@ -310,7 +170,8 @@ def _settings(content: Content) -> Table:
     columns = [
         Column("no.", "setting", numeric=True),
         Column("state"),
-        *(Column(_short(name), name, name) for name in varied),
+        Column("setting", words=True),
+        *(Column(_short(name), name, name, hidden=True) for name in varied),
         Column("memory", "memory_bytes", numeric=True),
         *(Column(figure_name(one), one, one, numeric=True) for one in paths),
         Column("to the best", "difference_s", numeric=True),
@@ -325,8 +186,9 @@ def _settings(content: Content) -> Table:
                 [
                     whole(one["number"], f"{where}.number"),
                     text(one["state"], badge=STATES.get(one["state"], "")),
+                    text(varied_words(one, varied)),
                     *(setting(one["fields"].get(name)) for name in varied),
-                    plain(one["memory_bytes"], "bytes", f"{where}.memory_bytes"),
+                    Cell(memory_text(one), one["memory_bytes"], path=f"{where}.memory_bytes"),
                     *(estimated(one["figures"][name], f"{where}.figures.{name}", kind_of(name)) for name in paths),
                     estimated(one["difference"], f"{where}.difference", "time", signed=True),
                     text(one["why"]),

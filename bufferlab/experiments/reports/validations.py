@@ -37,6 +37,7 @@ from bufferlab.experiments.reports.wording import names_of, upper
 from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.validation.cases import differing
 from bufferlab.experiments.validation.decision import verdict_of
+from bufferlab.experiments.validation.origin import told
 
 TONES = {
     "within the tolerance": "good",
@@ -166,12 +167,14 @@ def _sections(source: Source) -> Iterator[Section]:
         yield Section("What the simulator would choose", [_choices(content["decision"])])
     if content["misses"]:
         yield Section("Misses", [Prose([f"{one}." for one in content["misses"]])])  # they begin with names of cases
-    profile = content["profile"]
+    profile, measured = content["profile"], content.get("measured", {})
     runs = [run for case in cases for run in case["runs"]]
     differ = differing([case["settings"] for case in cases])
     facts = [
         Fact("profile", profile["name"]),
         Fact("sha256", profile["sha256"], code=True),
+        *([Fact("profile made", told(profile))] if "transport" in profile else []),
+        *([Fact("runs measured", told(measured))] if measured.get("transport") else []),
         Fact("latency", content["boundary"]),
         *([Fact("cases differ in", names_of(differ))] if differ else []),
         *(Fact("case", f"{case['name']}: {names_of(case['runs'])}") for case in cases),

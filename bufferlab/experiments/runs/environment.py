@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,16 @@ def describe_host() -> dict[str, Any]:
 def describe(proof: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """The content of environment.json. ``proof``: how a measured run knows which transport it used.
 
-    A measured run also says which variables of the environment reached the engine (``passed_variables``), and the names
-    of those that were taken out (``removed_variables``; their values may hold passwords).
+    A measured run also says when it ended (``date``, UTC), which variables of the environment reached the engine
+    (``passed_variables``), and the names of those that were taken out (``removed_variables``; their values may hold
+    passwords).
     """
     packages = (*PACKAGES, *REAL_PACKAGES, *MOONCAKE_WHEELS) if proof is not None else PACKAGES
     if proof is not None:
         from bufferlab.real.engine.variables import passed, taken_out
 
+        # When it ended, so that a profile that is much older can be told; a simulated run is the same on any day.
+        more = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **more}
         more = {"removed_variables": taken_out(), "passed_variables": passed(os.environ), **more}
     versions = {name: version for name in packages if (version := package_version(name)) is not None}
     return {

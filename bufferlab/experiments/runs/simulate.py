@@ -89,12 +89,14 @@ def run_sim(
     begin: Notice | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
+    code: str = "",
 ) -> dict[str, Any]:
     """Simulate all replications into ``target`` and return the summary.
 
     ``events``: whether events.parquet is kept. ``draw`` adds figures to the directory, and
     ``experiments.figures.directory.drawing`` makes one.
-    ``begin`` is told what the requests are, once nothing about them can be refused.
+    ``begin`` is told what the requests are, once nothing about them can be refused. ``code``: a digest of what
+    simulates, for the record.
     """
     check_requests(config, "sim")
     traffic = traffic_of(config)
@@ -115,6 +117,7 @@ def run_sim(
         summary["workload"] = traffic.content()
         summary["events_kept"] = events
         facts: dict[str, Any] = {"workload": traffic.content(), "monitored_replications": [MONITORED_REPLICATION]}
+        facts |= {"code": code} if code else {}
         writer.finish(summary, describe(inputs=config.input_digests(), **facts))
         publish(writer, draw, notice)
     return summary

@@ -113,7 +113,8 @@ def parse_setting(option: str, name: str) -> tuple[str, Any]:
     """Field and value of one ``FIELD=VALUE`` given to the option ``name``. Raises UserError."""
     field, sign, text = option.partition("=")
     if not sign or not all(field.strip().split(".")) or not text.strip():
-        raise UserError(f"{name} is {option!r}, it must look like protocol.sizing.tokens=1024")
+        likely = option if option.isascii() and option.isdigit() else "1024"
+        raise UserError(f"{name} is {option!r}, it must look like protocol.sizing.tokens={likely}")
     return field.strip(), _typed(text.strip())
 
 

@@ -57,7 +57,10 @@ def sweep_text(report: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [
         ("configuration", *heads, "mean", "p99", "95 % interval", "to baseline", *more, "resumed", "wasted")
     ]
-    for configuration in configurations[:SHOWN_CONFIGURATIONS]:
+    remarks = [_remark(configuration) for configuration in configurations[:SHOWN_CONFIGURATIONS]]
+    if any(remarks):
+        rows = [(*rows[0], "")]
+    for configuration, remark in zip(configurations, remarks, strict=False):
         p99: Estimate = configuration["latency_s"]["p99"]
         difference = configuration.get("differences", {}).get("latency_s.p99")
         rows.append(
@@ -74,7 +77,8 @@ def sweep_text(report: Mapping[str, Any]) -> str:
                 *([_time(configuration["ttft_s"]["p99"]["value"])] if prefilled else []),
                 *([_share(configuration["slo"]["all"])] if promised else []),
                 _percent(configuration["resume"]["rate"]["value"]),
-                _percent(configuration["language_pool"]["wasted_fraction"]["value"]) + _remark(configuration),
+                _percent(configuration["language_pool"]["wasted_fraction"]["value"]),
+                *([remark] if any(remarks) else []),
             )
         )
     lines = [table(rows)]
@@ -141,7 +145,12 @@ def _points(share: float) -> str:
 
 
 def _remark(configuration: Mapping[str, Any]) -> str:
-    requests = configuration["requests"]
+    """What is amiss, in a column of its own: the stage that cannot keep up is named."""
+    requests, capacity = configuration["requests"], configuration["capacity"]
+    said = ["DEADLOCK"] if configuration["deadlock"] else []
+    if capacity["verdict"] == "over":
+        stage = (capacity["bottleneck"] or "no single stage").replace("_", " ")
+        said.append(f"OVER CAPACITY{' in stretches' if capacity.get('stretch') else ''}: {stage}")
     lost = requests["offered"] - requests["succeeded"]
-    over = "  OVER CAPACITY" if configuration["capacity"]["verdict"] == "over" else ""
-    return ("  DEADLOCK" if configuration["deadlock"] else "") + over + (f"  {lost} not delivered" if lost else "")
+    said += [f"{lost} not delivered"] if lost else []
+    return ", ".join(said)

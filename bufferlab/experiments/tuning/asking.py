@@ -34,7 +34,8 @@ from bufferlab.experiments.tuning.question import (
 )
 from bufferlab.experiments.tuning.search import Search, plan_search
 from bufferlab.experiments.tuning.space import Fields, Setting, Space, make_space
-from bufferlab.experiments.workloads.requests import check_requests, is_random, replicates_of
+from bufferlab.experiments.workloads.requests import check_requests, is_random, replicates_of, resampling_of
+from bufferlab.experiments.workloads.resampling import NoResampling
 from bufferlab.experiments.workloads.traffic import Traffic, traffic_of
 
 FIRST = {"independent": 4, "resampled": 8}
@@ -182,9 +183,11 @@ def make_question(
     most = replications
     if replicates is None:
         if replications not in (None, 1):
+            plan = resampling_of(base.config)
+            why = f"the file cannot be resampled: {plan.why}" if isinstance(plan, NoResampling) else "nothing is drawn"
             raise UserError(
                 f"--replications is {replications}, it must be 1 or left out: every replication of these requests "
-                f"would be the same"
+                f"would be the same ({why})"
             )
         most = 1
     elif most is None:

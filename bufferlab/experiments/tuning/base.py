@@ -7,12 +7,12 @@ GPU, 8,192 tokens set aside, and the memory of --memory for the pool of a rank o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bufferlab.experiments.config.inputs import RUN_CONFIG, client_files, is_workload
-from bufferlab.experiments.config.models import MODELS
+from bufferlab.experiments.config.inputs import RUN_CONFIG, client_files, is_workload, why_unreadable
+from bufferlab.experiments.config.models import MODELS, usual_name
 from bufferlab.experiments.config.overrides import Override
 from bufferlab.experiments.config.schema import Config, parse
 from bufferlab.experiments.config.sections.protocol import Protocol
@@ -73,11 +73,12 @@ LARGE_BLOCKS = 10**9
 
 def make_base(asked: Asked) -> Base:
     """The configuration that TRAFFIC or CONFIG and the options ask for. Raises UserError before anything runs."""
+    asked = _usual(asked)
     _check_names(asked)
     path = Path() if isinstance(asked.source, Source) else Path(asked.source)
     is_file = not isinstance(asked.source, Source) and _is_traffic(path)
     if not is_file and is_workload(path):
-        raise UserError(f"TRAFFIC is {asked.source!r}, it must be a file that can be read")
+        raise UserError(f"TRAFFIC is {asked.source!r}, it must be a file that can be read{why_unreadable(path)}")
     config, defaults = _of_file(path, asked) if is_file else (_of_config(asked), ())
     layout = config.layout
     own_bytes = config.blocks(config.language) * layout.bytes_per_block
@@ -194,8 +195,20 @@ def _checked(tree: dict[str, Any]) -> Config:
     config = parse(tree).resolved()
     for file in config.input_files():
         if not file.is_file():
-            raise UserError(f"the configuration names {str(file)!r}, it must be a file that can be read")
+            raise UserError(
+                f"the configuration names {str(file)!r}, it must be a file that can be read{why_unreadable(file)}"
+            )
     return config
+
+
+def _usual(asked: Asked) -> Asked:
+    """The same with the names of model, GPU and link as they are written here, whatever case they were given in."""
+
+    def lower(name: str | None) -> str | None:
+        return name if name is None or name.endswith(".toml") else name.lower()
+
+    model = None if asked.model is None else usual_name(asked.model)
+    return replace(asked, model=model, gpu=lower(asked.gpu), link=lower(asked.link))
 
 
 def _check_names(asked: Asked) -> None:

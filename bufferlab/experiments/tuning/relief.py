@@ -10,7 +10,7 @@ step is one run, and there are few (``MOST_RUNS``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,8 @@ def relieve(
     ``reachable``: whether the limits can be kept at all; if not, it only has to keep up.
     ``stages``: which stages hold it back, each after the one before was relieved. ``needs``: servers, by the field
     that counts them. ``enough``: whether the setting keeps up with those, serves everything and keeps to the limits.
-    ``figures``: the objective and the limits as they are then, ``over`` whether it is over capacity then.
+    ``figures``: the objective and the limits as they are then, ``over`` whether it is over capacity then, ``no_nearer``
+    whether even more servers bring a missed limit no nearer: that was tried, or no stage is busy any more.
     """
     marks = {"stage": STAGE} | ({} if what_if is None else {"what_if": what_if})
     own = Runs({}, runs.execute, runs.folder, runs.progress, runs.notice, marks)
@@ -61,29 +62,34 @@ def relieve(
     stages: list[str] = []
     needs: dict[str, int] = {}
     config, missed = setting.config, _missed(question, row)
+    in_vain: set[str] = set()
+    no_nearer = False
     while len(own.settings) <= MOST_RUNS:
         over = row["capacity.verdict"] == "over"
         if not over and (not missed or missed == math.inf or not reachable):
             break
-        stage = row["capacity.bottleneck"] if over else _busiest(row)
+        stage = row["capacity.bottleneck"] if over else _busiest(row, in_vain)
         if stage is None:
+            no_nearer = not over
             break
-        if stage not in stages:
+        if over and stage not in stages:
             stages.append(stage)
-        field = SERVERS_OF.get(stage)
-        now = 0 if field is None else _servers(config, field)
-        load = row["capacity.load"] if over else None
-        if load is not None and load > FAR:
-            break  # units are wrong rather than servers few
+        field, load = SERVERS_OF.get(stage), row["capacity.load"] if over else None
+        if field is None or (load is not None and load > FAR):
+            break  # there are no servers, or units are wrong rather than servers few
+        now = _servers(config, field)
         wanted = max(math.ceil(now * (load or 1.0) / AIM), now + 1)
-        if field is None or wanted > MOST_SERVERS[field]:
+        if wanted > MOST_SERVERS[field]:
             break
-        config = _with(config, {field: wanted})
-        row, before = _run(own, setting, config), missed
-        missed = _missed(question, row)
-        if not over and missed and missed > (1 - WORTH) * before:
-            break  # it waits for something else
+        larger = _with(config, {field: wanted})
+        made = _run(own, setting, larger)
+        if not over and _missed(question, made) > (1 - WORTH) * missed:
+            in_vain.add(stage)  # it waits for something else
+            continue
+        config, row, missed = larger, made, _missed(question, made)
         needs[field] = wanted
+        if stage not in stages:  # it was not full, and less of a wait for it helps all the same
+            stages.append(stage)
     figures = dict.fromkeys([question.objective.path, *(limit.of.path for limit in question.limits)])
     return {
         "stages": stages,
@@ -91,6 +97,7 @@ def relieve(
         "instead_of": {field: _servers(setting.config, field) for field in needs},
         "enough": row["capacity.verdict"] != "over" and not missed,
         "over": row["capacity.verdict"] == "over",
+        "no_nearer": no_nearer,
         "not_served": row["requests"] - row["requests.succeeded"],
         "figures": {path: row[path] for path in figures},
         "number": setting.number,
@@ -116,11 +123,11 @@ def _missed(question: Question, row: Row) -> float:
     return max((one for one in ratios if one > 1), default=0.0)
 
 
-def _busiest(row: Row) -> str | None:
-    """The stage whose servers have least time left."""
-    shares = {stage: row[f"utilisation.{stage}"] or 0.0 for stage in SERVERS_OF}
-    stage = max(shares, key=lambda one: shares[one])
-    return stage if shares[stage] >= IDLE else None
+def _busiest(row: Row, but: Collection[str]) -> str | None:
+    """The stage whose servers have least time left, of those that are not in vain."""
+    shares = {stage: row[f"utilisation.{stage}"] or 0.0 for stage in SERVERS_OF if stage not in but}
+    stage = max(shares, key=lambda one: shares[one], default=None)
+    return stage if stage is not None and shares[stage] >= IDLE else None
 
 
 def _servers(config: Config, field: str) -> int:
@@ -160,15 +167,19 @@ def relief_sentence(content: Mapping[str, Any]) -> str:
         return ""
     if not relief["needs"]:
         return f"Instances: {told}, as far as was tried ({relief['runs'] - 1} runs)."
-    needs = needs_text(relief)
-    now = " and ".join(str(number) for number in relief["instead_of"].values())
-    title = parse_objective(content["objective"]["name"]).title
-    came = _with_these(relief, content["objective"]["name"])
-    came = came if relief["over"] or relief["not_served"] else f"{title} {came}"
+    needs, now = needs_text(relief), " and ".join(str(number) for number in relief["instead_of"].values())
     held = f"Instances: held back by {stages_text(relief['stages'], 'by ')}."
+    few = f"{needs} instead of {now}"
+    if relief["over"]:
+        return f"{held} Even {few} are too few: with these one run is over capacity as well."
+    if relief["not_served"]:
+        return f"{held} Even with {few} {relief['not_served']} requests are not served in one run."
+    path = content["objective"]["name"]
+    figure = f"{parse_objective(path).title} {_time(relief, path)}"
     if relief["enough"]:
-        return f"{held} {needs[0].upper()}{needs[1:]} instead of {now} would do; in one run with these: {came}."
-    return f"{held} {needs[0].upper()}{needs[1:]} instead of {now} do not mend it; in one run with these: {came}."
+        return f"{held} {few[0].upper()}{few[1:]} would do; in one run with these: {figure}."
+    more = "; more bring it no nearer" if relief["no_nearer"] else ""
+    return f"{held} With {few} it keeps up, but is above the limit in one run: {figure}{more}."
 
 
 def relief_text(relief: Mapping[str, Any] | None, path: str) -> str:
@@ -186,6 +197,10 @@ def _with_these(relief: Mapping[str, Any], path: str) -> str:
         return "over capacity even then"
     if relief["not_served"]:
         return f"{relief['not_served']} requests not served even then"
-    value = relief["figures"].get(path)
-    told = "not known" if value is None else format_duration(value)
+    told = _time(relief, path)
     return told if relief["enough"] else f"{told}, still above the limit"
+
+
+def _time(relief: Mapping[str, Any], path: str) -> str:
+    value = relief["figures"].get(path)
+    return "not known" if value is None else format_duration(value)

@@ -18,13 +18,15 @@ from bufferlab.sim.network.link import CALIBRATION, LinkProfile, profile_from, p
 class FrozenProfile:
     """``name`` as it was given, ``digest``: SHA-256 of the file's bytes in hexadecimal digits. ``transport``: of the
     measurements that it was calibrated on, "" where the file does not say. ``busy``: what others took of the
-    processors while these were made; None where the file does not say."""
+    processors while these were made; None where the file does not say. ``date``: of these, as ``2026-12-01``, or "".
+    """
 
     name: str
     digest: str
     link: LinkProfile
     transport: str = ""
     busy: Busy | None = None
+    date: str = ""
 
 
 def freeze(name: str | Path) -> FrozenProfile:
@@ -52,4 +54,5 @@ def freeze(name: str | Path) -> FrozenProfile:
     calibration = fields.get(CALIBRATION)
     told = calibration if isinstance(calibration, dict) else {}
     digest = hashlib.sha256(content).hexdigest()
-    return FrozenProfile(given, digest, link, str(told.get("transport", "")), read_busy(told.get("busy")))
+    transport, date = (str(told.get(name, "")) for name in ("transport", "date"))
+    return FrozenProfile(given, digest, link, transport=transport, busy=read_busy(told.get("busy")), date=date)

@@ -25,6 +25,7 @@ from bufferlab.experiments.validation.figures import draw_all, latencies
 from bufferlab.experiments.validation.frozen import FrozenProfile
 from bufferlab.experiments.validation.lacks import all_lacks
 from bufferlab.experiments.validation.noise import Noise
+from bufferlab.experiments.validation.origin import of_profile, of_runs, told
 from bufferlab.experiments.validation.others import others_sentence, warnings_of
 from bufferlab.experiments.validation.pairing import BOUNDARY, TTFT_BOUNDARY, Repeat
 from bufferlab.experiments.validation.scores import FigureScore, Scores
@@ -44,8 +45,10 @@ def report_content(cases: Sequence[CaseScore], decision: Decision, profile: Froz
         "profile": {
             "name": profile.name,
             "sha256": profile.digest,
+            **of_profile(profile),
             "busy": None if profile.busy is None else profile.busy.content(),
         },
+        "measured": of_runs(_runs(cases)),
         "boundary": BOUNDARY,
         "ttft_boundary": TTFT_BOUNDARY,
         "differ_in": differing([case.settings for case in cases]),
@@ -64,7 +67,11 @@ def report_content(cases: Sequence[CaseScore], decision: Decision, profile: Froz
 
 def lacking(cases: Sequence[CaseScore], profile: FrozenProfile) -> list[str]:
     """A sentence for everything that the profile does not say and a measured run had need of."""
-    return all_lacks([StoredRun(run) for case in cases for run in case.runs], profile)
+    return all_lacks(_runs(cases), profile)
+
+
+def _runs(cases: Sequence[CaseScore]) -> list[StoredRun]:
+    return [StoredRun(run) for case in cases for run in case.runs]
 
 
 def misses(cases: Sequence[CaseScore]) -> list[str]:
@@ -118,7 +125,7 @@ def write_report(
 def report_text(cases: Sequence[CaseScore], decision: Decision, profile: FrozenProfile, *, stages: bool = False) -> str:
     """All scores for a terminal; with ``stages`` the stages of every case as well."""
     parts = [
-        f"profile {profile.name}, frozen: sha256 {profile.digest}\nlatency: {BOUNDARY}"
+        f"profile {profile.name}, frozen: sha256 {profile.digest}\n{_origins(cases, profile)}latency: {BOUNDARY}"
         + (f"\nttft: {TTFT_BOUNDARY}" if any(case.scores.ttft for case in cases) else ""),
         *_differing_text(cases),
         *(_about(case, profile) for case in cases),
@@ -145,6 +152,12 @@ def report_text(cases: Sequence[CaseScore], decision: Decision, profile: FrozenP
     missed = misses(cases)
     parts.append("\n".join(["misses:", *missed]) if missed else "no misses")
     return "\n\n".join(parts)
+
+
+def _origins(cases: Sequence[CaseScore], profile: FrozenProfile) -> str:
+    """Whence the profile and the runs come; nothing where all runs are simulated."""
+    measured = of_runs(_runs(cases))
+    return f"profile: {told(of_profile(profile))}; runs: {told(measured)}\n" if measured["transport"] else ""
 
 
 def _differing_text(cases: Sequence[CaseScore]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bufferlab.experiments.config.inputs import RUN_CONFIG, RUN_REQUESTS, RUN_SUMMARY, is_workload
+from bufferlab.experiments.config.inputs import RUN_CONFIG, RUN_REQUESTS, RUN_SUMMARY, is_workload, why_unreadable
 from bufferlab.experiments.config.overrides import (
     Override,
     anchor_files,
@@ -78,7 +78,10 @@ def read_source(source: str) -> Source:
     if source in example_names():
         return Source(source, example_text(source), path, Path())
     if path.suffix or len(path.parts) > 1 or path.exists():
-        raise UserError(f"CONFIG is {source!r}, it must be a file that can be read or the name of a shipped example")
+        raise UserError(
+            f"CONFIG is {source!r}, it must be a file that can be read or the name of a shipped example"
+            f"{why_unreadable(path)}"
+        )
     hint = did_you_mean(source, example_names())
     raise UserError(
         f"CONFIG is {source!r}{hint}, it must be a file or one of the shipped examples {', '.join(example_names())}"
@@ -115,7 +118,9 @@ def read_config(
     config = parse(tree).resolved().having_set_aside(set_aside)
     for file in config.input_files():
         if not file.is_file():
-            raise UserError(f"the configuration names {str(file)!r}, it must be a file that can be read")
+            raise UserError(
+                f"the configuration names {str(file)!r}, it must be a file that can be read{why_unreadable(file)}"
+            )
     return config, said
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bufferlab.experiments.config.inputs import why_unreadable
 from bufferlab.experiments.config.overrides import anchor_files
 from bufferlab.experiments.config.schema import Config, parse
 from bufferlab.experiments.errors import UserError
@@ -72,7 +73,7 @@ def configure(
         names = mix_names()
         raise UserError(
             f"NAME is {source!r}{did_you_mean(source, names)}, it must be a workload or configuration file, or one of "
-            f"the presets {', '.join(names)}"
+            f"the presets {', '.join(names)}{why_unreadable(path) if path.suffix else ''}"
         )
     tree: dict[str, Any] = {"workload": workload}
     anchor_files(tree, Path())

@@ -37,6 +37,9 @@ class Found:
     p99_s: float | None = None
     served: int | None = None
     offered: int | None = None
+    objective: str = ""
+    """Of a tune: the figure that was to be low, such as ``ttft_s.p99``."""
+    objective_s: float | None = None
 
     def content(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -44,6 +47,7 @@ class Found:
             "path": str(self.path), "kind": self.kind, "modified_s": self.modified_s, "size_bytes": self.size_bytes,
             "workload": self.workload, "p50_s": self.p50_s, "p99_s": self.p99_s,
             "requests": {"succeeded": self.served, "offered": self.offered},
+            "objective": {"name": self.objective, "value": self.objective_s} if self.objective else None,
         }  # fmt: skip
 
 
@@ -141,6 +145,8 @@ def _tune(content: Mapping[str, Any]) -> dict[str, Any]:
         "offered": content["requests"],
         "p50_s": chosen[0]["latency_s.p50"]["value"] if chosen else None,
         "p99_s": chosen[0]["latency_s.p99"]["value"] if chosen else None,
+        "objective": content["objective"]["name"],
+        "objective_s": content["objective"]["value"],
     }
 
 

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bufferlab.experiments.commands.folders.finding import Found
+from bufferlab.experiments.commands.folders.finding import Found, recognise
+from bufferlab.experiments.commands.folders.tunings import tuning_of, tunings_text
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.figures.text import summary_rows
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.text import table
+from bufferlab.experiments.tuning.question import parse_objective
 from bufferlab.experiments.units import format_duration, format_size
 
 SHOWN_WORKLOAD = 44
@@ -34,7 +36,10 @@ def list_text(found: Sequence[Found], folder: Path) -> str:
     """A row for each, and what all take."""
     if not found:
         return f"nothing of ours below {folder}"
-    rows = [("name", "kind", "when", "p50", "p99", "served", "size", "workload")]
+    tuned = any(one.objective for one in found)
+    rows: list[tuple[str, ...]] = [
+        ("name", "kind", "when", "p50", "p99", *(["objective"] if tuned else []), "served", "size", "workload")
+    ]
     for one in found:
         rows.append(
             (
@@ -43,6 +48,7 @@ def list_text(found: Sequence[Found], folder: Path) -> str:
                 datetime.datetime.fromtimestamp(one.modified_s).strftime("%Y-%m-%d %H:%M"),  # noqa: DTZ006 - the user's
                 "" if one.p50_s is None else format_duration(one.p50_s),
                 "" if one.p99_s is None else format_duration(one.p99_s),
+                *([_objective(one)] if tuned else []),
                 _served(one),
                 format_size(one.size_bytes),
                 one.workload if len(one.workload) <= SHOWN_WORKLOAD else f"{one.workload[: SHOWN_WORKLOAD - 1]}…",
@@ -50,13 +56,23 @@ def list_text(found: Sequence[Found], folder: Path) -> str:
         )
     lines = [table(rows), ""]
     if any(one.kind in ("sweep", "tune") for one in found):
-        lines.append("p50 and p99 of a sweep are of its configuration with the lowest p99, of a tune of its choice.")
+        lines.append(
+            "p50 and p99 are latencies; of a sweep in its configuration with the lowest p99, of a tune in its choice."
+        )
     lines.append(f"{len(found)} below {folder}, {format_size(sum(one.size_bytes for one in found))}")
     return "\n".join(lines)
 
 
 def _name(path: Path, folder: Path) -> str:
     return "." if path == folder else os.path.relpath(path, folder)
+
+
+def _objective(one: Found) -> str:
+    """What a tune was asked to make low, and what it came to."""
+    if not one.objective:
+        return ""
+    value = "-" if one.objective_s is None else format_duration(one.objective_s)
+    return f"{parse_objective(one.objective).title} {value}"
 
 
 def _served(one: Found) -> str:
@@ -68,14 +84,26 @@ def _served(one: Found) -> str:
 
 
 def compared(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The summaries of runs. Raises UserError for what is no finished run."""
+    """The summaries of runs, or what tunings answer. Raises UserError for anything else, and for both at once."""
     if len(paths) < 2:
         raise UserError(f"RUN is given {len(paths)} times, runs compare needs two or more")
+    kinds = [None if (one := recognise(path)) is None else one.kind for path in paths]
+    if all(kind == "tune" for kind in kinds):
+        return [tuning_of(path) for path in paths]
+    for path, kind in zip(paths, kinds, strict=True):
+        if kind in ("sweep", "tune", "validation"):
+            what = "a tuning beside what is none" if kind == "tune" else f"a {kind}"
+            raise UserError(
+                f"RUN is {str(path)!r}, {what}, it must be a finished run directory, or all of them tunings; "
+                "bufferlab report shows what is in it"
+            )
     return [{"path": str(path), **StoredRun(path).summary} for path in paths]
 
 
 def compared_text(summaries: Sequence[dict[str, Any]]) -> str:
     """A row for each figure, a column for each run: its value, and its 95 % interval where there is one."""
+    if summaries[0]["kind"] == "tune":
+        return tunings_text(summaries)
     cells = [{label: (value, interval) for label, value, interval in summary_rows(one)} for one in summaries]
     labels = list(dict.fromkeys(label for one in cells for label in one))
     names = [Path(one["path"]).name or one["path"] for one in summaries]

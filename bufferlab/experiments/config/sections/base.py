@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
@@ -53,6 +54,10 @@ class Section(BaseModel):
     world: ClassVar[str] = BOTH
     """In which runs its settings do something, but for those that say otherwise."""
 
+    def __dir__(self) -> list[str]:
+        """The settings and what is ours; pydantic's own names, which are many, only where somebody knows them."""
+        return [*type(self).model_fields, *(self.model_extra or {}), *own_names(type(self))]
+
     @classmethod
     def explained(cls) -> dict[str, str]:
         """What every setting is: its description, or the docstring below it.
@@ -75,6 +80,14 @@ class Section(BaseModel):
         for name, text in cls.explained().items():
             properties[name].setdefault("description", text)
         return schema
+
+
+def own_names(section: type[Section]) -> list[str]:
+    """Public methods and properties of a section that are ours."""
+    ours = (one for one in section.__mro__ if one.__module__.partition(".")[0] == __name__.partition(".")[0])
+    kinds = (FunctionType, classmethod, property)
+    members = {name for one in ours for name, member in vars(one).items() if isinstance(member, kinds)}
+    return sorted(name for name in members if not name.startswith(("_", "model_")))
 
 
 def _docstrings_of(section: type[Section]) -> dict[str, str]:

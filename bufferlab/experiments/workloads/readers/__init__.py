@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bufferlab.experiments.config.inputs import why_unreadable
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.workloads.readers import lengths
 from bufferlab.experiments.workloads.readers.base import Head, Reader, Reading, mapped, readers
@@ -87,4 +88,6 @@ def _modified(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError:
-        raise UserError(f"workload.file is {str(path)!r}, it must be a file that can be read") from None
+        raise UserError(
+            f"workload.file is {str(path)!r}, it must be a file that can be read{why_unreadable(path)}"
+        ) from None

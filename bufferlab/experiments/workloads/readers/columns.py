@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.workloads.readers.names import (
     ALIASES,
     OTHERS,
+    STATUSES,
     TIME_STEMS,
     names_of,
     plain_name,
@@ -32,6 +35,8 @@ ANY_ORIGIN = "timestamp_s"
 FIELDS = (TIME, ANY_ORIGIN, *ALIASES)
 KNOWN = names_of(*ALIASES)
 MAX_TOKENS = 10**8
+FIRST_ERROR, LAST_ERROR = 400, 600
+"""The codes by which HTTP says that a request failed."""
 HELP = "bufferlab workload --template FILE.csv writes a file that is read"
 
 
@@ -118,9 +123,11 @@ class Fields:
         meant = [f"{column.shown_name} (did you mean {field}?)" for column, field in unused if field]
         few = "the column" if len(self._missing) == 1 else "the columns"
         guess = f"; not used: {', '.join(meant)}" if meant else ""
+        wanted = [(column, field) for column, field in unused if field and any(field in one for one in self._missing)]
+        example = "".join(f", as in --set {OPTION}.{field}={as_given(column.name)}" for column, field in wanted[:1])
         raise UserError(
             f"workload.file {self.table.path.name} lacks {few} {' and '.join(self._missing)}; its columns are "
-            f"{self.table.names()}{guess}; {OPTION} says which column is which, and {HELP}"
+            f"{self.table.names()}{guess}; {OPTION} says which column is which{example}, and {HELP}"
         )
 
     def ignore(self, *names: str) -> None:
@@ -137,7 +144,23 @@ class Fields:
         renamed = [f"{name} is {field}" for name, field in self._used.items() if plain_name(name) not in ("", field)]
         notes = [f"columns: {', '.join(renamed)}"] if renamed else []
         unused = [self._unused(column) for column in self.table.columns if column.name not in self._used]
-        return notes + ([f"columns not used: {', '.join(unused)}"] if unused else [])
+        return notes + ([f"columns not used: {', '.join(unused)}"] if unused else []) + self._refused()
+
+    def _refused(self) -> list[str]:
+        """Rows that a server answered with an error: whether they took its time, only the user knows."""
+        notes = []
+        for column in self.table.columns:
+            if column.name in self._used or plain_name(column.name) not in STATUSES:
+                continue
+            codes, bad = column.numbers()
+            failed = ~bad & (codes >= FIRST_ERROR) & (codes < LAST_ERROR)
+            if failed.any():
+                few = "1 row" if failed.sum() == 1 else f"{failed.sum():,} rows"
+                notes.append(
+                    f"{few} with {column.shown_name} of {FIRST_ERROR} or more, such as {int(codes[failed][0])}, are "
+                    f"requests like the others; take them out of the file if they were turned away before any work"
+                )
+        return notes
 
     # --- cells ---
 
@@ -239,6 +262,11 @@ def nearest_field(name: str, fields: Iterable[str]) -> str:
         names: tuple[str, ...] = TIME_STEMS if field == TIME else ALIASES[field]
         known.update(dict.fromkeys((*names, field), field))
     return known.get(nearest(name, known), "")
+
+
+def as_given(name: str) -> str:
+    """The name of a column as a shell takes it."""
+    return shlex.quote(name if name.isidentifier() else json.dumps(name, ensure_ascii=False))
 
 
 def texts_of(column: Column | None, rows: int) -> list[str]:

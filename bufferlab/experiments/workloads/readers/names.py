@@ -21,7 +21,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "total_tokens": (
         "prompt_tokens", "input_tokens", "context_tokens", "request_tokens", "num_prompt_tokens", "num_input_tokens",
         "num_prefill_tokens", "input_length", "prompt_length", "input_len", "prompt_len",
-        "prompt_token_count", "input_token_count", "isl",
+        "prompt_token_count", "input_token_count", "isl", "tokens_in", "in_tokens", "n_prompt_tokens", "n_input_tokens",
     ),
     "text_tokens": ("num_text_tokens", "text_input_tokens", "text_token_count", "text_length"),
     "image_tokens": (
@@ -47,14 +47,17 @@ IMAGE_COLUMNS = names_of("text_tokens", "image_tokens", "images")
 """Columns that published traces of texts do not have: a table with one of them is somebody's own."""
 OUTPUTS = (
     "output_tokens", "completion_tokens", "generated_tokens", "response_tokens", "num_output_tokens",
-    "num_decode_tokens", "output_length",
+    "num_decode_tokens", "output_length", "tokens_out", "out_tokens", "osl",
 )  # fmt: skip
+STATUSES = ("status", "http_status", "status_code", "http_status_code", "response_code", "http_code")
+"""Columns that say how a request ended."""
 OTHERS = frozenset(
     {
-        *OUTPUTS, "request_id", "id", "model", "hash_ids", "session_id", "elapsed_time", "log_type", "chat_id",
+        *OUTPUTS, *STATUSES,
+        "request_id", "id", "model", "hash_ids", "session_id", "elapsed_time", "log_type", "chat_id",
         "parent_chat_id", "turn", "type", "output_len", "", "index", "index_level_0", "end_time", "end", "finish_time",
-        "finished_at", "duration", "latency", "ttft", "prompt", "status", "temperature", "usage", "max_tokens",
-        "max_output_tokens", "cached_tokens", "reasoning_tokens",
+        "finished_at", "duration", "latency", "ttft", "prompt", "temperature", "usage", "max_tokens",
+        "max_output_tokens", "cached_tokens", "reasoning_tokens", "error", "path", "endpoint",
     }
 )  # fmt: skip
 """Columns that many files have and no field is meant by; when they are not used, no other name is offered."""

@@ -90,7 +90,13 @@ class PlainTable(TableReader):
             fields.lacks("arrival_s (or timestamp_s, timestamp, …)")
         total, text, image = _total(fields), fields.find("text_tokens"), fields.find("image_tokens")
         if total is None and (text is None or image is None):
-            fields.lacks("total_tokens (or text_tokens and image_tokens)")
+            there = text if text is not None else image
+            other = "image_tokens" if text is not None else "text_tokens"
+            fields.lacks(
+                "total_tokens (or text_tokens and image_tokens)"
+                if there is None
+                else f"{other} (beside {there.shown_name}; or total_tokens in place of both)"
+            )
         return time, total, text, image
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bufferlab.sim.workload import Option
 
 
+LEAST_FAR_OFF, RARE, FAR_OFF = 20, 1000, 10
+"""Of so many rows at least, one in so many may be longer than the others by so many times without being told."""
+
+
 @dataclass
 class Rows:
     """The fields of the requests of a table, row by row. A field that the table does not have is None or absent."""
@@ -70,7 +74,7 @@ class TableReader(Reader):
         columns = _in_order(rows)
         if not len(columns):
             raise UserError(f"workload.file is {str(table.path)!r}, which has no row with tokens")
-        return Reading(columns, table.rows, tuple(rows.notes + fields.notes()))
+        return Reading(columns, table.rows, tuple(rows.notes + fields.notes() + _far_off(rows, table)))
 
     def check_columns(self, fields: Fields) -> None:
         """Raise UserError for a table without rows that lacks columns, too."""
@@ -120,6 +124,25 @@ def left_out(rows: Rows) -> None:
     if rows.keep is not None and not rows.keep.all():
         count = int((~rows.keep).sum())
         rows.notes.append(f"{count} {'row' if count == 1 else 'rows'} without tokens left out")
+
+
+def _far_off(rows: Rows, table: Table) -> list[str]:
+    """Say which rows are so long that they may be slips: one of them can keep every setting from serving everything."""
+    totals = rows.total_tokens if rows.keep is None else np.where(rows.keep, rows.total_tokens, 0)
+    count = int((totals > 0).sum())
+    if count < LEAST_FAR_OFF:
+        return []
+    others = int(np.sort(totals)[-1 - max(1, count // RARE)])
+    far = np.flatnonzero(totals > FAR_OFF * others)
+    if not len(far):
+        return []
+    first = int(far[0])
+    where = table.columns[0].where(first).rpartition(", ")[2]
+    more = {0: "", 1: "; so has 1 more row"}.get(len(far) - 1, f"; so have {len(far) - 1} more rows")
+    return [
+        f"{where} has {int(totals[first]):,} tokens, more than {FAR_OFF} times as many as the other rows have at most "
+        f"({others:,}){more}; if that is a slip, mend it in the file"
+    ]
 
 
 def _in_order(rows: Rows) -> Columns:
