@@ -5,30 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
+from bufferlab.api.fields import SectionFields as Sections
 from bufferlab.experiments.config.overrides import Override
 from bufferlab.experiments.errors import UserError
 
+__all__ = ["Overrides", "Sections", "listed", "plain", "settings_by_path"]
+
 Overrides = Mapping[str, Any]
 """Settings by their paths or nested: ``{"protocol.sizing.tokens": 2048, "workload": {"requests": 300}}``."""
-
-
-class Sections(TypedDict, total=False):
-    """The sections of a configuration as keyword arguments; each as it stands in a file."""
-
-    run: Overrides
-    workload: Overrides
-    protocol: Overrides
-    encode: Overrides
-    language: Overrides
-    link: Overrides
-    model: Overrides
-    faults: Sequence[Overrides]
-    incidents: Sequence[Overrides]
-    random_faults: Overrides
-    slo: Overrides
-    real: Overrides
 
 
 def listed(overrides: Overrides | None, sections: Mapping[str, Any]) -> tuple[Override, ...]:

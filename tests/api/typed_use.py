@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import assert_type
 
@@ -19,6 +20,16 @@ def use(folder: Path) -> None:
     config = bl.load("quickstart", {"workload.requests": 40}, protocol={"sizing": {"tokens": 2048}})
     assert_type(config, bl.Config)
     assert_type(config.protocol.block_tokens, int)
+    typed = bl.load(
+        "quickstart", workload={"rate_rps": 4, "requests": 40}, encode={"pool_blocks": "4GiB"}, slo={"ttft_s": "2s"}
+    )
+    assert_type(typed, bl.Config)
+    with contextlib.suppress(bl.UserError):  # a mistyped key is an error of the type checker, too
+        bl.load("quickstart", workload={"requets": 40})  # type: ignore[typeddict-unknown-key]
+    with contextlib.suppress(bl.UserError):
+        bl.simulate("quickstart", encode={"pool_blocks": ["4GiB"]})  # type: ignore[typeddict-item]
+    options = bl.load("quickstart", protocol={"sizing": {"policy": "quantile", "q": 0.9}, "timeout_s": "never"})
+    assert_type(options, bl.Config)
     other = config.with_({"protocol": {"sizing": {"tokens": 512}}})
     assert_type(other, bl.Config)
     run = bl.simulate(config, seed=3, out=folder / "run", plots=False)
