@@ -387,6 +387,14 @@ def test_one_repeat_tells_of_itself_alone(bias: Estimate, verdict: str) -> None:
     assert judge(bias, 0.05, repeats=1) == verdict
 
 
+def test_no_prediction_is_off_by_more_than_all_of_it() -> None:
+    """Two repeats that differ much leave nearly everything possible, but no latency below 0."""
+    pairs = [(np.full(20, own), np.full(20, 1.0)) for own in (0.7, 1.3)]
+    found = bias_of(2, resampling(pairs, 1, "x"), in_latencies(pairs, np.mean))
+    assert (found["low"], found["value"]) == (-1.0, pytest.approx(0.0, abs=1e-12))
+    assert (found["high"] or 0.0) > 3
+
+
 @pytest.mark.parametrize("repeats", [2, 3])
 def test_intervals_of_few_repeats_hold_the_truth_though_runs_differ(repeats: int) -> None:
     """95 % of them do at least, so fewer than 68 of 80 in 2 of 10,000 cases; those of blocks alone do not."""

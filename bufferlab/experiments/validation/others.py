@@ -15,6 +15,11 @@ def others_sentence(case: CaseScore, profile: FrozenProfile) -> str:
     return _sentence(case.busy, profile.busy)
 
 
+def told_of_others(runs: Busy, profile: Busy | None) -> str:
+    """Both shares and what follows from them."""
+    return _sentence(runs, profile) + _warning(runs, profile)
+
+
 def warnings_of(cases: Sequence[CaseScore], profile: FrozenProfile) -> list[str]:
     """A sentence for each case that met another host than its profile, or a busy one."""
     found = []

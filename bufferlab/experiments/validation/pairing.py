@@ -160,8 +160,12 @@ def pair_run(run: StoredRun, profile: FrozenProfile, *, keep_records: bool = Fal
 
 def profile_on(run: StoredRun, profile: FrozenProfile) -> FrozenProfile:
     """The profile for the host of a run: with as many processors as a measured one could use, a simulated one had."""
+    return on_processors(profile, run.processors if run.kind == "real" else run.config.link.processors)
+
+
+def on_processors(profile: FrozenProfile, processors: float | None) -> FrozenProfile:
+    """The profile with as many processors; as it is where that is not known, or threads share none."""
     host = profile.link.host
-    processors = run.processors if run.kind == "real" else run.config.link.processors
     if host is None or processors is None:
         return profile
     link = structs.replace(profile.link, host=structs.replace(host, processors=float(processors)))

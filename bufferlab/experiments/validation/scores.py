@@ -11,7 +11,7 @@ import numpy as np
 from bufferlab.experiments.errors import UserError
 from bufferlab.experiments.runs.replication import Replication
 from bufferlab.experiments.stats.batching import Statistic
-from bufferlab.experiments.stats.intervals import Estimate, Samples, mean, quantile, unbounded
+from bufferlab.experiments.stats.intervals import Estimate, Samples, mean, quantile, unbounded, within
 from bufferlab.experiments.validation.agreement import BlandAltman, bland_altman, wasserstein_1
 from bufferlab.experiments.validation.noise import Noise, noise_floor, of_distances, of_rates, of_samples, relative
 from bufferlab.experiments.validation.pairing import Repeat
@@ -32,6 +32,8 @@ LATENCY_FIGURES: Mapping[str, Statistic] = {
     "p90": quantile(0.90),
     "p99": quantile(0.99),
 }
+NOTHING_PREDICTED = -1.0
+"""No bias is below this: what is predicted is at least 0."""
 LEAST_BEYOND = 10
 """Requests that must lie beyond a quantile in every repeat for it to be more than one of them."""
 RARER = {"p50": 0.5, "p90": 0.1, "p99": 0.01}
@@ -203,8 +205,10 @@ def bias_of(repeats: int, drawn: Resampling, values: Values, rarer: float = 0.5)
     off = relative(other, own)
     each = [bias([(number, slice(None))]) for number in range(repeats)]
     if drawn.over == "repeats":
-        return over_repeats(off, each)
-    return with_repeats(percentile_interval(off, drawn.values(bias, rarer=rarer)), each)
+        found = over_repeats(off, each)
+    else:
+        found = with_repeats(percentile_interval(off, drawn.values(bias, rarer=rarer)), each)
+    return within(found, NOTHING_PREDICTED)
 
 
 def size_of(bias: Estimate) -> Estimate:

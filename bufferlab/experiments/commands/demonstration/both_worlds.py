@@ -3,15 +3,18 @@ every row is predicted, with a profile of this host that is measured first, befo
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bufferlab.experiments.calibration.here import STEPS, fit_here, measure_here
+from bufferlab.experiments.calibration.profiles import NoProfileError
 from bufferlab.experiments.calibration.report import busy_text
 from bufferlab.experiments.commands.demonstration.figure import plot_forecast
 from bufferlab.experiments.commands.demonstration.forecast import (
+    ALLOWED,
     FIGURES,
     Forecast,
     content,
@@ -19,17 +22,19 @@ from bufferlab.experiments.commands.demonstration.forecast import (
     outcome_table,
     outcomes,
     run_folder,
-    verdict,
+    verdicts,
 )
 from bufferlab.experiments.errors import RunFailedError
 from bufferlab.experiments.files import Claim, require_empty_folder, write_json
 from bufferlab.experiments.progress import bar
-from bufferlab.experiments.runs.busy import Busy, BusyWatch
+from bufferlab.experiments.runs.busy import Busy, BusyWatch, together
 from bufferlab.experiments.runs.equality import compare_runs
 from bufferlab.experiments.runs.measure import run_measured
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.runs.simulate import run_sim
+from bufferlab.experiments.validation.cases import cases_of, score_case
 from bufferlab.experiments.validation.frozen import FrozenProfile, freeze
+from bufferlab.experiments.validation.others import told_of_others
 from bufferlab.experiments.workloads.loading import load
 from bufferlab.protocol.recording import Event
 from bufferlab.protocol.topology import Side
@@ -43,7 +48,6 @@ DEFAULTS = (256, 512, 1024, 2048, 4096, 8192)
 SHOWN_DEFAULT = 1024
 REQUESTS, ROUNDS = 100, 3
 """Of every row, and how often it is measured: short runs, since all of it is to take less than three minutes."""
-NEAR = 0.10
 SHIPPED = "tcp-loopback"
 
 
@@ -181,13 +185,13 @@ def _predicted(
     configs = {tokens: load("demo", [*base, f"protocol.sizing.tokens={tokens}"]) for tokens in defaults}
     count = _announce(configs[defaults[0]])
     print(f"Predicted with {frozen.name}, before any of it is measured; latency in ms\n")
-    print(f"{'default':>8}{'p50':>8}{'p90':>8}{'resumed':>9}{'wasted':>8}")
+    print(f"{'default':>8}{''.join(f'{name:>8}' for name in FIGURES)}{'resumed':>9}{'wasted':>8}")
     forecasts: dict[int, Forecast] = {}
     summaries: dict[int, dict[str, Any]] = {}
     for tokens, config in configs.items():
         with bar(f"default {tokens}, simulated", count, "requests") as shown:
             summaries[tokens] = _run("sim", config, out / f"sim-{tokens}", shown.add)
-        forecasts[tokens] = forecast(config, frozen)
+        forecasts[tokens] = forecast(config, frozen, [run_folder(out, tokens, one).name for one in range(rounds)])
         figures = "".join(f"{1e3 * forecasts[tokens].figure_s(name):>8.1f}" for name in FIGURES)
         print(f"{tokens:>8}{figures}{_cells(summaries[tokens], ())}", flush=True)
     write_json(
@@ -199,14 +203,26 @@ def _predicted(
     )
     measured, busy = _measure_rows(out, configs, rounds, count)
     runs = {tokens: [StoredRun(run_folder(out, tokens, number)) for number in range(rounds)] for tokens in defaults}
-    rows = {tokens: outcomes(forecasts[tokens], runs[tokens]) for tokens in defaults}
-    print(f"\nMeasured over Mooncake, {rounds} times each, in turn; error: predicted / measured - 1")
+    named = cases_of([run for some in runs.values() for run in some])  # as validate names them
+    cases = {
+        tokens: score_case(members, frozen, name=name, tolerances=ALLOWED)
+        for tokens in defaults
+        for name, members in named.items()
+        if members[0].path == runs[tokens][0].path
+    }
+    rows = {tokens: outcomes(forecasts[tokens], cases[tokens]) for tokens in defaults}
+    print(f"\nMeasured over Mooncake, {rounds} times each, in turn; latency in ms; error: predicted / measured - 1")
+    print("draws: lowest and highest of single simulations, of which predicted is the mean")
     print("noise: what one measurement is off by as a prediction of the others\n")
-    print("\n".join(outcome_table(rows)))
-    print(f"\n{verdict(rows, NEAR)}.")
-    if busy.too_busy:
-        print(f"But {busy}: then this is not the host that was predicted.")
+    print(outcome_table(rows))
+    print()
+    for sentence in verdicts(rows):
+        print(f"{sentence}.")
+    met = together([one.busy for one in cases.values() if one.busy is not None]) or busy
+    print(f"\nO{told_of_others(met, frozen.busy)[1:]}.")
     plot_forecast(rows, figure)
+    command = f"{shlex.quote(str(out))}/real-[0-9]* --profile {shlex.quote(frozen.name)}"
+    print(f"The same with stages and choices: bufferlab validate {command} --stages")
     return {
         "profile": frozen.name,
         "busy": {"measuring_host": here, "measuring_rows": busy.content()},
@@ -223,16 +239,39 @@ def _predicted(
 
 
 def _measure_host(out: Path) -> tuple[FrozenProfile, dict[str, Any]]:
-    """A profile of this host in ``out``, and what others did with its processors meanwhile."""
+    """A profile of this host in ``out``, and what others did with its processors meanwhile.
+
+    Of a host that is too busy another one is tried, and the one counts that others disturbed less. Where none can be
+    made, as of a host on which nothing takes the same time twice, it is the shipped one, and that is told.
+    """
     print("\nMeasuring this host, about half a minute: link, one request at a time, closed loop", flush=True)
-    folder = out / "host"
-    folder.mkdir()
-    target = out / "host.toml"
-    with bar("measuring this host", STEPS, "steps") as shown:
-        busy = measure_here(folder, shown.step)
-    result = fit_here(folder, busy, out=target, base=SHIPPED, seed=0, command="bufferlab demo")
-    print(f"Profile of this host: {target}; {busy_text(result['busy'])}")
-    return freeze(target), result["busy"]
+    made: list[tuple[Busy, Path]] = []
+    busy, why = None, ""
+    for name in ("host", "host-again"):
+        folder, target = out / name, out / f"{name}.toml"
+        folder.mkdir()
+        with bar("measuring this host", STEPS, "steps") as shown:
+            busy = measure_here(folder, shown.step)
+        try:
+            fit_here(folder, busy, out=target, base=SHIPPED, seed=0, command="bufferlab demo")
+            made.append((busy, target))
+        except NoProfileError as error:
+            why = str(error)
+        if not busy.too_busy:
+            break
+        if name == "host":
+            print(f"This host is busy: {busy}. It is measured once more, in case that was a moment.", flush=True)
+    if made:
+        busy, target = min(made, key=lambda one: one[0].taken)
+        print(f"Profile of this host: {target}; {busy_text(busy.content())}")
+        return freeze(target), busy.content()
+    assert busy is not None
+    state = f"THIS HOST IS TOO BUSY TO BE MEASURED: {busy}" if busy.too_busy else "This host could not be measured"
+    print(
+        f"{state}. No profile can be made of it ({why}).\nThe shipped profile {SHIPPED} predicts instead, which is of "
+        "another host: what it is off by below says nothing of the simulator. Run the demo again when this one is idle."
+    )
+    return freeze(SHIPPED), busy.content()
 
 
 def _measure_rows(
