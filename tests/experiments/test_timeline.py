@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from bufferlab.experiments.figures.timeline_drawing import Scene
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.runs.simulate import run_sim
 from bufferlab.experiments.runs.spans import in_order
+from bufferlab.experiments.validation.frozen import freeze
 from bufferlab.experiments.workloads.loading import load
 from bufferlab.protocol.recording import Event
 
@@ -318,9 +320,15 @@ def test_it_is_said_how_to_open_it_and_of_two_runs_the_measured_one_is_below(buf
         assert f"{name}/timeline.json; drag the file onto https://ui.perfetto.dev" in ended.out
     summary = json.loads((folder / "first/summary.json").read_text())
     (folder / "first/summary.json").write_text(json.dumps(summary | {"kind": "real"}))
+    config = (folder / "first/config.toml").read_text()
+    (folder / "first/config.toml").write_text(config.replace('transport = "tcp"', 'transport = "socket"'))
     ended = bufferlab("compare", "first", "second", "--timeline", "both.json")
     assert ended.status == 1  # they do differ
     assert "timeline: both.json; drag the file onto https://ui.perfetto.dev" in ended.out
+    # Times that are drawn below each other invite to compare them, so it is said where they cannot agree.
+    assert "this profile was made from measurements over tcp, and the runs went over socket" in ended.out
+    assert "first was simulated" not in ended.out
+    assert "second was simulated with tcp-loopback: " in ended.out
     events = events_in(folder / "both.json")
     assert_rules(events)
     processes = {one["pid"]: one["args"]["name"] for one in events if one["name"] == "process_name"}
@@ -359,3 +367,35 @@ def test_a_validation_shows_both_sides_of_a_case(bufferlab: Any, folder: Path, r
     tracks = {one["tid"]: one["args"]["name"] for one in events if one["name"] == "thread_name"}
     counts = Counter(tracks[one["tid"]].split()[0] for one in events if one["ph"] == "X" and "copy" in one["name"])
     assert counts["simulated"] == counts["measured"] > 0
+    _rows_are_beside_each_other(tracks, events)
+    # Each side says of itself what it is: the prediction is of the profile that was given, not of the run's own.
+    told = {
+        one["shown_as"]: one
+        for one in json.loads((folder / "out/timelines/case-1.json").read_text())["otherData"]["runs"]
+    }
+    simulated, measured = told["simulated"], told["measured"]
+    assert run.config.link.profile != "thor2-400g"
+    assert simulated["config"]["link"]["profile"] == simulated["transport"] == "thor2-400g"
+    assert simulated["profile"]["sha256"] == freeze("thor2-400g").digest
+    assert (measured["config"], measured["transport"]) == (run.config.tree(), run.transport)
+    assert measured["versions"] == run.versions != {}
+    assert simulated["versions"]["python"] == platform.python_version()
+    slices = [one for one in events if one["ph"] == "X"]
+    abouts = {tracks[one["tid"]]: one["args"] for one in slices if "config" in one["args"]}
+    assert abouts["simulated about"]["config"]["link"]["profile"] == "thor2-400g"
+    assert abouts["measured about"]["transport"] == run.transport
+
+
+def _rows_are_beside_each_other(tracks: dict[int, str], events: list[dict[str, Any]]) -> None:
+    """Of requests that overlap, the simulated one is directly above the same one as it was measured."""
+    names = [tracks[tid] for tid in sorted(tracks)]
+    rows = [name for name in names if name.removeprefix("simulated ").startswith("requests")]
+    assert len(rows) > 1, "some overlap, or nothing is shown"
+    for name in rows:
+        assert names[names.index(name) + 1] == name.replace("simulated", "measured")
+    where: dict[str, dict[int, str]] = {"simulated": {}, "measured": {}}
+    for one in events:
+        world, _, lane = tracks[one["tid"]].partition(" ") if one.get("ph") == "X" else ("", "", "")
+        if lane.startswith("requests"):
+            where[world][one["args"]["room"]] = lane
+    assert where["simulated"] == where["measured"] != {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from bufferlab.experiments.commands.common.exits import CHECK_FAILED, DONE
 from bufferlab.experiments.commands.common.options import JsonOption
 from bufferlab.experiments.commands.common.output import print_json
 from bufferlab.experiments.commands.common.registry import command
+
+if TYPE_CHECKING:
+    from bufferlab.experiments.runs.rundir import StoredRun
 
 SHOWN_DIFFERENCES = 20
 
@@ -66,5 +69,18 @@ def _draw(path: Path, first: Path, second: Path) -> str:
     made = runs_timeline([StoredRun(first), StoredRun(second)])
     with Claim(path, "--timeline"), disk_errors(path):
         write_timeline(made, path)
-    note = f"{made.note}\n" if made.note else ""
-    return f"{note}timeline: {path}; {HOW_TO_OPEN}"
+    notes = [made.note] if made.note else []
+    notes += _misfits(StoredRun(first), StoredRun(second))
+    return "\n".join([*notes, f"timeline: {path}; {HOW_TO_OPEN}"])
+
+
+def _misfits(first: StoredRun, second: StoredRun) -> list[str]:
+    """Why the times of a simulated run cannot be those of the measured one that is drawn below it."""
+    from bufferlab.experiments.validation.frozen import freeze
+    from bufferlab.experiments.validation.lacks import lacks
+
+    simulated, measured = sorted((first, second), key=lambda run: run.kind != "sim")
+    if (simulated.kind, measured.kind) != ("sim", "real"):
+        return []
+    profile = simulated.config.link.profile
+    return [f"{simulated.path} was simulated with {profile}: {one}" for one in lacks(measured, freeze(profile))]

@@ -8,11 +8,11 @@ what overlaps goes to further tracks of the same lane. Times are microseconds fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from bufferlab.experiments.figures.timeline_drawing import Drawing, Home, Scene, Slice
+from bufferlab.experiments.figures.timeline_drawing import REQUESTS, Drawing, Home, Scene, Slice
 from bufferlab.protocol.topology import RankId, Side
 
 Trace = list[dict[str, Any]]
@@ -30,15 +30,16 @@ class Track(NamedTuple):
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """Where it stands among the others; the run's own come first."""
+        """Where it stands among the others; the run's own come first, and the same of each scene below each other."""
         rank_id, lane = self.home
-        return (rank_id is not None, *(rank_id or ()), lane, self.scene, self.slot)
+        return (rank_id is not None, *(rank_id or ()), lane, self.slot, self.scene)
 
 
 def trace(scenes: Sequence[Scene], drawings: Sequence[Drawing]) -> Trace:
     """The names of processes and tracks, and then all events by time."""
     pids = _processes(scenes)
-    tracks = [_tracks(drawing.slices, number) for number, drawing in enumerate(drawings)]
+    rows = _rows_of_requests(drawings)
+    tracks = [_tracks(drawing.slices, number, rows) for number, drawing in enumerate(drawings)]
     ordered = sorted({track for some in tracks for track in some}, key=lambda track: track.place)
     tids = {track: number for number, track in enumerate(ordered, 1)}
     names: Trace = []
@@ -118,13 +119,38 @@ def _levels(drawing: Drawing, pids: dict[Owner, int], of_scene: str) -> Iterator
         }  # fmt: skip
 
 
-def _tracks(slices: Sequence[Slice], scene: int) -> list[Track]:
-    """A track for every slice: the first of its lane's on which the last slice is over."""
+def _rows_of_requests(drawings: Sequence[Drawing]) -> dict[int, int]:
+    """The track of every room's request: the first that is free in all scenes, so that in each it is the same one."""
+    times: dict[int, dict[int, tuple[float, float]]] = {}
+    for scene, drawing in enumerate(drawings):
+        for one in drawing.slices:
+            if one.home.lane == REQUESTS:
+                times.setdefault(one.arguments["room"], {})[scene] = microseconds(one.begin_s), microseconds(one.end_s)
+    rows: dict[int, int] = {}
+    over: list[dict[int, float]] = []
+    for room, each in sorted(times.items(), key=lambda item: (min(begin for begin, _ in item[1].values()), item[0])):
+        fits = (
+            number for number, last in enumerate(over)
+            if all(last.get(scene, 0.0) <= begin for scene, (begin, _) in each.items())
+        )  # fmt: skip
+        row = next(fits, len(over))
+        over[row:row] = [{}] * (row == len(over))
+        over[row] = over[row] | {scene: end for scene, (_, end) in each.items()}
+        rows[room] = row
+    return rows
+
+
+def _tracks(slices: Sequence[Slice], scene: int, rows: Mapping[int, int]) -> list[Track]:
+    """A track for every slice: the first of its lane's on which the last one is over; of a request that in ``rows``."""
     found = [Track(one.home, scene, 0) for one in slices]
     order = sorted(
         range(len(slices)), key=lambda place: (found[place].place, slices[place].begin_s, slices[place].end_s)
     )
     for home, places in groupby(order, key=lambda place: slices[place].home):
+        if home.lane == REQUESTS:
+            for place in places:
+                found[place] = Track(home, scene, rows[slices[place].arguments["room"]])
+            continue
         over: list[float] = []
         for place in places:
             begin, end = microseconds(slices[place].begin_s), microseconds(slices[place].end_s)

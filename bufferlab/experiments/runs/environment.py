@@ -61,15 +61,21 @@ def describe(proof: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]
         # When it ended, so that a profile that is much older can be told; a simulated run is the same on any day.
         more = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **more}
         more = {"removed_variables": taken_out(), "passed_variables": passed(os.environ), **more}
-    versions = {name: version for name in packages if (version := package_version(name)) is not None}
+    installed = {name: version for name in packages if (version := package_version(name)) is not None}
     return {
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": installed,
         **describe_code(),
         "host": describe_host(),
         "transport_proof": proof,
         **more,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a simulated run needs, as ``StoredRun.versions`` has those of one that ran."""
+    known = {name: version for name in PACKAGES if (version := package_version(name)) is not None}
+    return {"python": platform.python_version(), **known}
 
 
 def describe_code() -> dict[str, Any]:

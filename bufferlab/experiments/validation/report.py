@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from bufferlab.experiments.figures.style import KIND_NAMES
-from bufferlab.experiments.figures.timeline import HOW_TO_OPEN, config_about, timeline, write_timeline
-from bufferlab.experiments.figures.timeline_drawing import Scene
 from bufferlab.experiments.files import Claim, new_folder, write_json
 from bufferlab.experiments.runs.rundir import StoredRun
 from bufferlab.experiments.stats.quantiles import LEVELS
@@ -27,11 +25,11 @@ from bufferlab.experiments.validation.lacks import all_lacks
 from bufferlab.experiments.validation.noise import Noise
 from bufferlab.experiments.validation.origin import of_profile, of_runs, told
 from bufferlab.experiments.validation.others import others_sentence, warnings_of
-from bufferlab.experiments.validation.pairing import BOUNDARY, TTFT_BOUNDARY, Repeat
+from bufferlab.experiments.validation.pairing import BOUNDARY, TTFT_BOUNDARY
 from bufferlab.experiments.validation.scores import FigureScore, Scores
 from bufferlab.experiments.validation.stages import STAGES
+from bufferlab.experiments.validation.timelines import write_timelines
 from bufferlab.experiments.validation.tolerances import OFF_RUN
-from bufferlab.protocol.recording import Record
 
 SCHEMA = "bufferlab-validation/1"
 TOLD_OUTCOMES = 10
@@ -115,7 +113,7 @@ def write_report(
         _write_csv(cases, partial / "cases.csv")
         draw_all(cases, partial / "figures")
         if timelines:
-            notes = _write_timelines(cases, partial / "timelines")
+            notes = write_timelines(cases, profile, partial / "timelines")
     return notes
 
 
@@ -407,24 +405,3 @@ def _columns(figures: Sequence[FigureScore]) -> dict[str, Any]:
             f"{one.name}_verdict": one.verdict,
         }  # fmt: skip
     return row
-
-
-def _write_timelines(cases: Sequence[CaseScore], folder: Path) -> list[str]:
-    folder.mkdir()
-    notes = []
-    for number, case in enumerate(cases, 1):
-        one = case.repeats[0]
-        if one.records is None:
-            raise ValueError(f"the records of {case.name} were not kept")
-        measured, predicted = one.records
-        made = timeline([_scene("simulated", "sim", one, predicted), _scene("measured", one.kind, one, measured)])
-        name = f"case-{number}.json"
-        write_timeline(made, folder / name)
-        notes.append(f"timelines/{name} is {case.name}{f': {made.note}' if made.note else ''}")
-    notes.append(f"timelines: {HOW_TO_OPEN}")
-    return notes
-
-
-def _scene(world: str, kind: str, one: Repeat, records: list[Record]) -> Scene:
-    about = config_about(one.config, kind, None, run=one.run, replication=one.number)
-    return Scene(world, records, one.config.scenario(), one.arrivals_s, about)
