@@ -128,3 +128,22 @@ def test_a_policy_that_stays_is_named_by_its_name() -> None:
     content = {"settings": [one], "chosen": 1, "verdict": "no-difference", "changes": {}, "indifference": 0.05,
                "over": [{"number": 1}], "slo": {"limits": []}}  # fmt: skip
     assert headline(content).startswith("Keep the policy quantile: no other setting")
+
+
+def test_an_interval_beyond_the_axis_has_an_arrow_and_its_end() -> None:
+    from bufferlab.experiments.reports.charts import differences
+
+    def drawn(high: float) -> str:
+        rows = [(f"{number}: it", {"value": 0.1, "low": -0.1, "high": 0.3}, 1, "", None, None) for number in range(3)]
+        rows.append(("wide", {"value": 0.2, "low": 0.01, "high": high}, 1, "", None, None))
+        return differences("d", rows, across="x", kind="time", file="f", description="").svg
+
+    assert "+1.55" in drawn(1.551)
+    assert drawn(1.551).count('class="ln s1"') == 4 + 2  # a line for each, and the arrow's head
+    assert drawn(0.45).count('class="ln s1"') == 4
+    assert "+450" not in drawn(0.45)
+
+
+def test_intervals_are_said_to_be_single_ones(tuned: Path, tmp_path: Path) -> None:
+    text = words_of(tuned, tmp_path / "r.html")
+    assert text.count("Each interval is at 95 % by itself; which settings may be the best is told for all") == 2

@@ -375,7 +375,10 @@ def differences(
     title: str, rows: Sequence[tuple[str, Mapping[str, Any], int, str, float | None, float | None]], *, across: str,
     kind: str, file: str, description: str, keys: Sequence[Key] = (),
 ) -> Panel:  # fmt: skip
-    """Differences about zero: (label, estimate, colour, tip, tolerance, noise) of each row."""
+    """Differences about zero: (label, estimate, colour, tip, tolerance, noise) of each row.
+
+    An interval that is far wider than the others ends in an arrow, beside which its end is written.
+    """
     ends = [
         abs(one)
         for _, estimate, _, _, tolerance, noise in rows
@@ -394,7 +397,10 @@ def differences(
     wide = left > 0.55 * WIDTH
     frame = Frame(
         title, description, file,
-        (lambda a, b: linear(-most, most, a, b, factor=factor, ticks=6), lambda a, b: ordinal(labels[::-1], a, b)),
+        (
+            lambda a, b: linear(-most, most, a, b - 8, factor=factor, ticks=6),  # half of the last tick's name
+            lambda a, b: ordinal(labels[::-1], a, b),
+        ),
         across=f"{across} ({unit})", height=round(36 + LINE * bool(keys) + 44 + 26 * len(rows)), grid="x", left=left,
         names=False, keys=keys, width=WIDE if wide else WIDTH,
     )  # fmt: skip
@@ -413,9 +419,22 @@ def differences(
             continue
         if estimate["low"] is not None:
             frame.rule(frame.x.held(estimate["low"]), middle, frame.x.held(estimate["high"]), middle, "ln", colour)
+            _arrows(frame, estimate, middle, colour, kind)
         frame.mark(estimate["value"], len(rows) - 1 - number, colour, "circle", tip)
     frame.rule(zero, frame.top, zero, frame.bottom, "ax")
     return frame.panel()
+
+
+def _arrows(frame: Frame, estimate: Mapping[str, Any], middle: float, colour: int, kind: str) -> None:
+    """Where an interval goes on beyond the axis: an arrow at that end, and the value of the end above it."""
+    ends = ((estimate["low"], frame.x.low, 1, "start"), (estimate["high"], frame.x.high, -1, "end"))
+    for end, edge, inwards, anchor in ends:
+        if (end - edge) * inwards >= 0:
+            continue
+        at = frame.x.place(edge)
+        for side in (-4, 4):
+            frame.rule(at, middle, at + 6 * inwards, middle + side, "ln", colour)
+        frame.write(at, middle - 6, shown(end, kind, signed=True), anchor=anchor)
 
 
 def scatter(title: str, x: Samples, y: Samples, *, across: str, upwards: str, file: str, description: str) -> Panel:

@@ -50,6 +50,10 @@ STATES = {"kept": "plain", "dropped": "", "screened-out": "", "unfit": "bad", "c
 STORED_CONFIG = "RUN/config.toml"
 """What stands in a stored command for the configuration of the tuning's own directory."""
 MOST_DRAWN = 24
+ALONE = (
+    "Each interval is at 95 % by itself; which settings may be the best is told for all of them together, so one may "
+    "be kept whose own interval leaves out 0."
+)
 Content = Mapping[str, Any]
 
 
@@ -153,10 +157,9 @@ def _differences(content: Content) -> Figure | None:
         description="; ".join(row[3] for row in rows),
     )
     more = f" The {len(rows)} lowest of {len(known)}." if len(rows) < len(known) else ""
-    intervals = ", with 95 % intervals" if any(row[1]["low"] is not None for row in rows) else ""
-    return Figure(
-        f"Paired on the same requests{intervals}; blue may be the best, orange is recommended.{more}", [panel]
-    )
+    alone = f" {ALONE}" if any(row[1]["low"] is not None for row in rows) else ""
+    orange = ", orange is recommended" if chosen else ""
+    return Figure(f"Paired on the same requests; blue may be the best{orange}.{more}{alone}", [panel])
 
 
 def _settings(content: Content) -> Table:
@@ -199,7 +202,7 @@ def _settings(content: Content) -> Table:
         )
     notes = ["The green row is recommended."] if content["chosen"] is not None else []
     if any(one["figures"][name]["low"] is not None for one in content["settings"] for name in paths):
-        notes.append("Small numbers are 95 % intervals.")
+        notes.append(f"Small numbers are 95 % intervals. {ALONE}")
     if content["chosen"] is not None and content["replication_kind"] == "independent":
         notes.append(
             "These are the race's replications; what stands first comes from others that had no part in the choice."
