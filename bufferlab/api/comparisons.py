@@ -109,7 +109,8 @@ class Paired(Result):
             sides = [value_text({"value": one[side], "low": None, "high": None}, kind) for side in ("first", "second")]
             difference, interval = value_text(one, kind, signed=True), interval_text(one, kind, signed=True)
             rows.append([figure_name(path), *sides, difference, interval, "*" if one["significant"] else ""])
-        return ["figure", "first", "second", "difference", "95 % interval", "significant"], rows
+        difference = "difference (of shares in percentage points, pp)"
+        return ["figure", "first", "second", difference, "95 % interval", "significant"], rows
 
     def __repr__(self) -> str:
         from bufferlab.experiments.units import format_duration

@@ -225,8 +225,11 @@ class Sweep(Result):
     def _rows(self) -> tuple[list[str], list[list[str]]]:
         from bufferlab.experiments.reports.page import setting_text
         from bufferlab.experiments.reports.readings import kind_of, value_text
+        from bufferlab.experiments.sweeps.grid import telling_fields
 
-        fields, figures = self.content["plan"]["fields"], ("latency_s.mean", "latency_s.p99", "resume.rate")
+        settings = [one["settings"] for one in self.content["configurations"]]
+        fields = telling_fields(self.content["plan"]["fields"], settings)
+        figures = ("latency_s.mean", "latency_s.p99", "resume.rate", "language_pool.wasted_fraction")
         rows = []
         for one in self.content["configurations"][:MOST_ROWS]:
             cells = [
@@ -237,7 +240,7 @@ class Sweep(Result):
                 head, _, last = path.partition(".")
                 cells.append(value_text(one[head][last], kind_of(path)))
             rows.append(cells)
-        return [*fields, "mean latency", "p99 latency", "resumed"], rows
+        return [*fields, "mean latency", "p99 latency", "resumed", "held but empty"], rows
 
 
 MOST_ROWS = 20

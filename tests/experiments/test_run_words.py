@@ -62,3 +62,31 @@ def test_the_curve_of_a_run_is_that_of_all_its_requests(name: str) -> None:
     known = shares / 100 if name == "ecdf" else 1 - shares / 100
     assert known[1:] == pytest.approx(within[1:], abs=1e-6)
     assert times_s[-1] == latencies.max()
+
+
+def test_shares_differ_by_percentage_points() -> None:
+    from bufferlab.experiments.reports.readings import BESIDE, interval_text, value_text
+
+    change = {"value": -0.542, "low": -0.61, "high": -0.474}
+    assert value_text(change, "share", signed=True) == f"−54.2{BESIDE}pp"
+    assert interval_text(change, "share", signed=True).endswith(f"{BESIDE}pp")
+    assert value_text({**change, "value": 0.542}, "share").endswith(f"{BESIDE}%")
+
+
+def test_names_leave_out_what_all_share_and_never_end_in_one_more() -> None:
+    from bufferlab.experiments.reports.wording import names_of
+    from bufferlab.experiments.sweeps.grid import telling_fields
+
+    assert names_of([str(one) for one in range(1, 8)], 6) == "1, 2, 3, 4, 5, 6 and 7"
+    assert names_of([str(one) for one in range(1, 9)], 6) == "1, 2, 3, 4, 5, 6 and 2 more"
+    settings = [{"rate": 20, "tokens": 1}, {"rate": 20, "tokens": 2}, {"rate": 20}]
+    assert telling_fields(["rate", "tokens"], settings) == ["tokens"]
+
+
+def test_the_table_of_a_sweep_has_its_waste_and_only_fields_that_differ(tmp_path: Path) -> None:
+    grid = {"protocol.sizing.tokens": [512, 2048], "workload.requests": [30]}
+    sweep = bl.sweep("quickstart", grid, replications=1, jobs=1, out=tmp_path / "s")
+    html = sweep._repr_html_()
+    assert "held but empty" in html
+    assert "workload.requests</th>" not in html
+    assert "protocol.sizing.tokens</th>" in html

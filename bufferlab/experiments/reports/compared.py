@@ -189,7 +189,7 @@ def _differences(sources: Sequence[Source], paired: Mapping[int, Result]) -> Ite
                 )
             )
     note = (
-        "Of the requests that both runs delivered; shares differ by percentage points. About one in twenty differences "
-        "that are none leaves out 0."
+        "Of the requests that both runs delivered; shares differ by percentage points (pp). About one in twenty "
+        "differences that are none leaves out 0."
     )
     yield Table("Second less first", columns, rows_of_all, "differences", note=note, key=2)

@@ -25,6 +25,8 @@ FEW_DIGITS = 3
 THOUSANDS_FROM = 10_000
 
 _OF_A_CONFIGURATION = re.compile(r"^configurations\.\d+\.(differences\.)?")
+POINTS = "pp"
+"""Percentage points, which pages explain where they have some."""
 BESIDE = "\u00a0"
 """Between a number and its unit, so that no line ends there."""
 
@@ -93,7 +95,7 @@ def value_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", *, 
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None or not math.isfinite(value):
         return NONE
-    scale, unit = scale_for(kind, value)
+    scale, unit = _scale_of(kind, value, signed=signed)
     text = _fixed(value * scale, _decimals(value, low, high, scale), signed=signed)
     if not float(text.replace(",", "").replace(MINUS, "-")) and low is None:
         text = "0"  # what is left of a sum that should be none is no number of its own
@@ -105,12 +107,18 @@ def interval_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", 
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None or low is None or high is None:
         return ""
-    scale, unit = scale_for(kind, value)
+    scale, unit = _scale_of(kind, value, signed=signed)
     decimals = _decimals(value, low, high, scale)
     least = max(low, 0.0) if kind in FLOORED and not signed else low
     ends = [_fixed(end * scale, decimals, signed=signed) for end in (least, high)]
     both = f"{BESIDE}…{BESIDE}".join(ends)
     return f"{both}{BESIDE}{unit}" if unit else both
+
+
+def _scale_of(kind: str, value: float, *, signed: bool) -> Scale:
+    """As ``scale_for``; what is ``signed`` is a difference, and that of two shares is in percentage points."""
+    scale, unit = scale_for(kind, value)
+    return (scale, POINTS) if signed and kind == "share" else (scale, unit)
 
 
 def percent(share: float | None) -> str:

@@ -13,6 +13,7 @@ from bufferlab.experiments.reports.page import setting_text
 from bufferlab.experiments.reports.sources import Source
 from bufferlab.experiments.reports.wording import at
 from bufferlab.experiments.stats.quantiles import LEVELS
+from bufferlab.experiments.sweeps.grid import telling_fields
 
 
 class StoredSweep:
@@ -58,10 +59,15 @@ class StoredSweep:
         of_files = "95 % intervals from the resamples of the file"
         return of_files if all(kinds) else f"{of_files}, where it is one, else over the replications"
 
+    @cached_property
+    def telling(self) -> list[str]:
+        """The swept fields in which configurations differ."""
+        return telling_fields(self.fields, [one["settings"] for one in self.configurations])
+
     def title(self, number: int, fields: Sequence[str] | None = None) -> str:
-        """What a configuration is called: the values of its swept fields."""
+        """What a configuration is called: the values of its swept fields that differ between configurations."""
         settings = self.by_number[number]["settings"]
-        wanted = self.fields if fields is None else fields
+        wanted = self.telling if fields is None else fields
         parts = [
             setting_text(settings[field])
             if isinstance(settings[field], str)

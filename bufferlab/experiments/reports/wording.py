@@ -242,7 +242,9 @@ def bottleneck_sentence(capacity: Mapping[str, Any]) -> str:
 
 
 def names_of(values: Sequence[str], most: int = 8) -> str:
-    """``1, 2 and 3``; long lists end in how many there are."""
+    """``1, 2 and 3``; long lists end in how many more there are, which is never a single one."""
+    if len(values) == most + 1:
+        most += 1
     shown_names = list(values[:most])
     if len(values) > most:
         return f"{', '.join(shown_names)} and {len(values) - most} more"

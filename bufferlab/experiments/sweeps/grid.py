@@ -80,6 +80,11 @@ class Configuration:
         return self.config.tree()
 
 
+def telling_fields(fields: Iterable[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields in which configurations differ, of those that are swept; ``settings``: of each configuration."""
+    return [name for name in fields if len({plain(one[name]) if name in one else None for one in settings}) > 1]
+
+
 def configuration_title(number: int, settings: Mapping[str, Any]) -> str:
     """How a sentence names a configuration."""
     return f"configuration {number} ({settings_text(settings)})" if settings else f"configuration {number}"

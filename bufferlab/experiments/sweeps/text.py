@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bufferlab.experiments.stats.intervals import Estimate
-from bufferlab.experiments.sweeps.grid import configuration_title, plain
+from bufferlab.experiments.sweeps.grid import configuration_title, plain, telling_fields
 from bufferlab.experiments.sweeps.plan import Plan
 from bufferlab.experiments.text import table, with_interval
 from bufferlab.experiments.units import format_duration
@@ -85,9 +85,12 @@ def sweep_text(report: Mapping[str, Any]) -> str:
     if len(configurations) > SHOWN_CONFIGURATIONS:
         lines.append(f"and {len(configurations) - SHOWN_CONFIGURATIONS} more configurations")
     lines.append("")
+    telling = telling_fields(fields, [one["settings"] for one in configurations])
     titles = {
-        configuration["configuration"]: configuration_title(configuration["configuration"], configuration["settings"])
-        for configuration in configurations
+        one["configuration"]: configuration_title(
+            one["configuration"], {name: one["settings"][name] for name in telling if name in one["settings"]}
+        )
+        for one in configurations
     }
     for found in report["lowest"]:
         others = [str(number) for number in found["possibly"] if number != found["configuration"]]
