@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bufferlab.experiments.stats.intervals import Estimate
+from bufferlab.experiments.stats.intervals import Estimate, lopsided_mean
 from bufferlab.experiments.text import table
 from bufferlab.experiments.units import format_duration, format_number
 
@@ -82,7 +82,8 @@ def _of_values(summary: Mapping[str, Any]) -> list[str]:
     if number > 1 and summary.get("replication_kind") == "independent":
         return [
             f"values are means over {number} replications, so a p50 is the mean of their medians and not the median of "
-            "all requests"
+            "all requests",
+            *unsure_mean(summary),
         ]
     p99 = summary["latency_s"]["p99"]
     if number == 1 and p99["value"] is not None and p99["low"] is None:
@@ -91,6 +92,25 @@ def _of_values(summary: Mapping[str, Any]) -> list[str]:
         more = "--replications 10 has them all (a file is resampled for that, if it can be)"
         return [f"{said}: {more}" if summary["kind"] == "sim" else said]
     return []
+
+
+def unsure_mean(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence where the replications differ so much that intervals of their means are not to be trusted."""
+    number, kind = len(summary.get("replications", ())), summary.get("replication_kind")
+    names = {"latency_s": "latency", "ttft_s": "first token"}
+    found = [
+        f"{words} {figure}"
+        for path, words in names.items()
+        for figure in ("mean", "p99")
+        if (path == "latency_s" or summary["ttft_s"] != summary["latency_s"])
+        and lopsided_mean(summary[path][figure], number)
+    ]
+    if kind != "independent" or not found:
+        return []
+    return [
+        "the replications differ so much that intervals hold the truth less often than they say, and where they miss "
+        f"it, it is above them ({', '.join(found)}): more or longer replications tell more (docs/statistics.md)"
+    ]
 
 
 def _comes_in_spells(summary: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from bufferlab.experiments.config.schema import Config
 from bufferlab.experiments.figures.distributions import distribution_of, run_steps
 from bufferlab.experiments.figures.holdings import changes_of_holdings
 from bufferlab.experiments.figures.style import KIND_NAMES, Samples, thinned
+from bufferlab.experiments.figures.text import unsure_mean
 from bufferlab.experiments.reports.charts import Distribution, bars, course, distribution_panels, shares_sentence
 from bufferlab.experiments.reports.page import (
     Beside,
@@ -81,7 +82,7 @@ def run_head(source: Source) -> Part:
     environment = environment_of(source)
     name, kind = config.run.name, KIND_NAMES[run.kind]
     capacity = summary["capacity"]
-    notices = [*trouble(summary), *cautions([summary])]
+    notices = [*trouble(summary), *cautions([summary]), *(Notice(upper(one)) for one in unsure_mean(summary))]
     if capacity["verdict"] == "over" and capacity.get("stretch") is None:
         notices.append(
             Notice(

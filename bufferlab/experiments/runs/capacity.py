@@ -229,6 +229,10 @@ def judge(found: Sequence[Evidence]) -> dict[str, Any]:
         sentence = _sentence_of_stretch(verdict, stretch)
     else:
         sentence = _sentence(verdict, bottleneck, busy, offered, served)
+    partly = sum(one.over is not None for one in found)
+    if partly and verdict in ("within", "near"):
+        some = f"1 replication of {len(found)} was" if partly == 1 else f"{partly} replications of {len(found)} were"
+        sentence += f"; {some} over capacity in a part of the run"
     return {
         "verdict": verdict,
         "bottleneck": bottleneck,

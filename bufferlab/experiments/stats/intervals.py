@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 NORMAL_QUANTILE = 1.959963984540054
+MOST_SKEW = 0.5
+"""Skewness of a mean above which ``lopsided_mean`` warns. Of lognormal values at most 8 of 100 t intervals miss the
+truth without that, and up to 26 with it."""
+FEW = 5
+"""Of fewer replications a t interval is so wide that it claims little."""
 """What a normal variable stays below with a probability of 97.5 %."""
 T_QUANTILES = (
     12.706204736174694, 4.302652729749462, 3.1824463052837078, 2.7764451051977934, 2.5705818356363146,
@@ -67,6 +72,21 @@ def across_replications(values: Sequence[float | None]) -> Estimate:
         return unbounded(average)
     half = half_width(known)
     return {"value": average, "low": average - half, "high": average + half}
+
+
+def lopsided_mean(estimate: Estimate, replications: int) -> bool:
+    """Whether positive values differ so much that the t interval of their mean holds the truth too seldom.
+
+    A t interval misses by as much as the skewness of one value over the root of their number (Hall, "The Bootstrap and
+    Edgeworth Expansion", 1992, section 2.6). A few values show less skewness than there is, since the slow ones that
+    make it are not among them; so it is taken to be that of a lognormal with their coefficient of variation c, which is
+    c³ + 3c. ``estimate``: the mean of ``replications`` values, of which the upper half gives c.
+    """
+    value, high = estimate["value"], estimate["high"]
+    if value is None or high is None or value <= 0 or replications < FEW:
+        return False
+    variation = (high - value) * math.sqrt(replications) / t_quantile(replications - 1) / value
+    return (variation**3 + 3 * variation) / math.sqrt(replications) > MOST_SKEW
 
 
 def shares_across(values: Sequence[float | None]) -> Estimate:
