@@ -36,7 +36,7 @@ MOST_SERVERS = {
 }
 WORTH = 0.05
 """More servers that bring a missed limit no nearer than by such a share of the value are not followed up."""
-IDLE = 0.3
+IDLE = 0.05
 """A stage that is busy for less than this share of the time makes nobody wait long: more of it is not tried."""
 TITLES = {
     "encode.preprocess_workers": ("preprocessing worker", "preprocessing workers"),
