@@ -277,6 +277,7 @@ def test_the_heading_says_which_figures_have_intervals(lab: Path, tmp_path: Path
     assert intervals_text(alone.scores) == "no intervals: one repeat, and too short"
     assert [one.bias["low"] for one in alone.scores.figures] == [None] * 5
     assert intervals_text(both.scores) == "intervals over repeats"
+    assert both.scores.wasserstein.value_us["low"] == 0.0, "two repeats say little, but no distance is below 0"
     assert all(one.bias["low"] is not None for one in both.scores.figures)
     longer = score_case([lab / "calm-1024"], faster)
     without = [one.name for one in longer.scores.figures if one.bias["low"] is None]

@@ -278,7 +278,8 @@ def _distance(pairs: Sequence[Pair], traces: Sequence[str], drawn: Resampling) -
 
     whole: Draw = [(number, slice(None)) for number in range(len(pairs))]
     measured = list(zip(traces, [own for own, _ in in_us], strict=True))
-    return Distance(_with_repeats(drawn, value(whole), value, of_whole), noise_floor(measured, of_distances))
+    found = within(_with_repeats(drawn, value(whole), value, of_whole), 0.0)  # no distance is below it
+    return Distance(found, noise_floor(measured, of_distances))
 
 
 def _with_repeats(
