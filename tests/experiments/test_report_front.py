@@ -114,6 +114,27 @@ def test_a_limit_that_is_missed_says_what_comes_nearest(tuned: Path, tmp_path: P
     assert "; today's setting has" in text
 
 
+def test_a_limit_that_nothing_can_reach_is_said_to_be_that(tuned: Path, tmp_path: Path) -> None:
+    limit = {
+        "figure": "ttft_s.p99",
+        "limit_s": 0.5,
+        "value": 1.2,
+        "low": 1.0,
+        "high": 1.4,
+        "met": False,
+        "nearest": None,
+    }
+    alone = {"value": 0.9, "low": 0.8, "high": 1.0, "parts": {}}
+
+    def missed(content: dict[str, Any]) -> None:
+        content.update(verdict="slo-missed", floor={"figures": {"ttft_s.p99": alone}})
+        content["slo"]["limits"] = [limit]
+
+    text = words_of(changed(tuned, tmp_path / "it", missed), tmp_path / "r.html")
+    assert "That is not kept: the first token p99 is 1.20 s (1.00 … 1.40 s). No buffer size and no number of" in text
+    assert "without any waiting, p99 first token is already 900 ms" in text
+
+
 @pytest.mark.parametrize(("figure", "words"), [
     ("latency_s.mean", "on average a request is delivered within 2.00 s"),
     ("latency_s.p50", "half of the requests are delivered within 2.00 s"),

@@ -38,6 +38,7 @@ from bufferlab.experiments.reports.ran import facts
 from bufferlab.experiments.reports.readings import count, interval_text, kind_of, plural, shown, value_text
 from bufferlab.experiments.reports.sources import Source
 from bufferlab.experiments.reports.wording import STAGES, figure_name, names_of, upper
+from bufferlab.experiments.tuning.missed import floor_text, nearest_text
 from bufferlab.experiments.tuning.names import memory_text, same_memory, size_text
 from bufferlab.experiments.tuning.relief import relief_sentence
 from bufferlab.protocol.layout import BufferLayout
@@ -292,6 +293,8 @@ def _limit_sentences(content: Content) -> Iterator[str]:
             f" ({spread})" if spread else "")  # fmt: skip
         name = figure_name(limit["figure"])
         yield f"{lead}. That is {'kept' if kept else 'not kept'}: the {name} is {value_text(limit, 'time')}{bound}."
+        if not kept:
+            yield from filter(None, (floor_text(content, limit), nearest_text(content, limit)))
 
 
 def _nearest(content: Content, limit: Content) -> str:
