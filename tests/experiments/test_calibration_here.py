@@ -85,6 +85,19 @@ def test_the_writes_of_its_runs_make_the_profile_and_not_a_link_without_software
     assert {path.name for path in keep.iterdir()} == {"link", "runs"}
 
 
+def test_an_interruption_leaves_no_half_filled_folder(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(here, "_measure_link", interrupt)
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        here.calibrate_here(keep=tmp_path / "kept")
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
 def test_from_the_command_line_with_what_stands_in_its_way_refused(
     measured: list[str], bufferlab: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

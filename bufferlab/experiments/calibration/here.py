@@ -22,6 +22,7 @@ from typing import Any
 
 from bufferlab.experiments.calibration.command import BASE, calibrate, check_target
 from bufferlab.experiments.errors import UserError
+from bufferlab.experiments.files import Claim, new_folder
 from bufferlab.experiments.runs.busy import Busy, BusyWatch
 from bufferlab.experiments.runs.diagnosis import examine_real
 from bufferlab.experiments.runs.measure import run_measured
@@ -184,22 +185,14 @@ def calibrate_here(
     missing = examine_real()
     if missing:
         raise UserError(f"--here measures over Mooncake, but {missing}")
-    with _folder(keep) as folder:
-        busy = measure_here(folder, progress)
-        return fit_here(folder, busy, out=out, base=base, seed=seed, command=command)
-
-
-@contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="bufferlab-here-") as folder:
-            yield Path(folder)
-    else:
-        try:
-            keep.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"--keep is {str(keep)!r}, which cannot be made: {error.strerror}") from None
-        yield keep
+        with tempfile.TemporaryDirectory(prefix="bufferlab-here-") as temporary:
+            folder = Path(temporary)
+            return fit_here(folder, measure_here(folder, progress), out=out, base=base, seed=seed, command=command)
+    # What was measured is there as a whole or not at all, and stays where no law describes it.
+    with Claim(keep, "--keep"), new_folder(keep) as folder:
+        busy = measure_here(folder, progress)
+    return fit_here(keep, busy, out=out, base=base, seed=seed, command=command)
 
 
 def _measure_link(folder: Path) -> None:

@@ -179,6 +179,20 @@ def _is_of(path: Path, config: Config) -> bool:
 
 # --- reading ---
 
+MOST_NAMED = 3
+"""Runs in a folder that a refusal of that folder names."""
+
+
+def _runs_inside(folder: Path) -> str:
+    """The end of a sentence about a folder that is no run: the runs in it, or that it is not there."""
+    if not folder.exists():
+        return "; there is no such folder"
+    names = sorted(one.parent.name for one in folder.glob("*/summary.json"))
+    if not names:
+        return ""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"; in it are {', '.join(names[:MOST_NAMED])}{more}"
+
 
 class StoredRun:
     """A finished run directory."""
@@ -186,7 +200,10 @@ class StoredRun:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if not is_finished_run(self.path):
-            raise UserError(f"RUN is {str(path)!r}, it must be a finished run directory (with a summary.json)")
+            raise UserError(
+                f"RUN is {str(path)!r}, it must be a finished run directory (with a summary.json)"
+                f"{_runs_inside(self.path)}"
+            )
         self.summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
 
     @property
