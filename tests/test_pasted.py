@@ -186,3 +186,12 @@ def test_no_command_of_a_page_hides_in_an_indented_block() -> None:
     ]  # fmt: skip
     assert hidden == []
     assert len(EVERYTHING) > 60
+
+
+def test_pages_pasted_one_after_another_write_different_places() -> None:
+    """What one page has made would be in the way of another, which refuses to write over it."""
+    written: dict[str, str] = {}
+    for one in EVERYTHING:
+        for place in re.findall(r"--(?:out|keep) ([^\s]+)", one.words):
+            other = written.setdefault(place, one.page)
+            assert other == one.page, f"{place} is written by {other} and {one.page}"
