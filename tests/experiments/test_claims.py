@@ -94,9 +94,14 @@ def test_what_resembles_no_other_is_calibrated_alone(
 def test_a_profile_that_does_not_describe_it_is_told(pigeon: type[SocketEngine]) -> None:
     (sentence,) = _other_transport("pigeon", "tcp")
     assert "over tcp, and the runs went over pigeon" in sentence
-    assert list(_other_transport("rdma", "tcp")) == []
+    (sentence,) = _other_transport("rdma", "tcp")
+    assert "over tcp, and the runs went over rdma" in sentence
+    assert list(_other_transport("rdma", "rdma")) == []
+    # Where a profile does not say what it describes, one that resembles no network is surely another one.
+    assert list(_other_transport("rdma", "")) == []
+    assert len(list(_other_transport("pigeon", ""))) == 1
     pigeon.resembles_networks = True
-    assert list(_other_transport("pigeon", "tcp")) == []
+    assert list(_other_transport("pigeon", "")) == []
 
 
 class Mine(Window):

@@ -129,7 +129,7 @@ def test_each_setting_does_something_in_the_runs_that_it_names(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "bufferlab.real.run.launcher", launcher)
     with monkeypatch.context() as patch:
         measured = Reads(config, patch)
-        measure._measure_one(config, 0, None, None)
+        measure._measure_one(config, 0, None, None, measure.Glances())
         measure.RunRecorder(config, None).finish(
             1.0, deadlock=False
         )  # the figures of a run, which a simulated one has already

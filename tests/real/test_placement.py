@@ -41,7 +41,7 @@ def test_ranks_take_the_gpus_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "why"), [(NOTHING, "torch sees no GPU"), (TORCH_ONLY, r"wheel cannot use GPU memory; run: pip")]
+    ("devices", "why"), [(NOTHING, "torch sees no GPU"), (TORCH_ONLY, r"wheel cannot use GPU memory; run: .* -m pip ")]
 )
 def test_asking_for_a_gpu_that_cannot_be_used_is_an_error(devices: Devices, why: str) -> None:
     with pytest.raises(EngineError, match=f"real.memory is 'gpu', but .*{why}"):
