@@ -165,6 +165,15 @@ def test_an_interval_beyond_the_axis_has_an_arrow_and_its_end() -> None:
     assert "+450" not in drawn(0.45)
 
 
+def test_intervals_far_wider_than_what_they_are_about_are_seen_whole() -> None:
+    from bufferlab.experiments.reports.charts import differences
+
+    rows = [(f"{number}: it", {"value": 2e-4, "low": -6e-3, "high": 7e-3}, 1, "", None, None) for number in range(4)]
+    rows.append(("the best", {"value": 0.0, "low": 0.0, "high": 0.0}, 1, "", None, None))
+    drawn = differences("d", rows, across="x", kind="time", file="f", description="").svg
+    assert drawn.count('class="ln s1"') == 5  # no arrow
+
+
 def test_intervals_are_said_to_be_single_ones(tuned: Path, tmp_path: Path) -> None:
     text = words_of(tuned, tmp_path / "r.html")
     assert text.count("Each interval is at 95 % by itself; which settings may be the best is told for all") == 2

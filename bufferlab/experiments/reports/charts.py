@@ -386,15 +386,15 @@ def differences(
         if one is not None
     ]
     most = max(ends, default=1.0) or 1.0
-    reach = max(
-        (max(abs(estimate["low"]), abs(estimate["high"])) for _, estimate, *_ in rows if estimate["low"] is not None),
-        default=most,
-    )
+    reaches = [max(abs(one["low"]), abs(one["high"])) for _, one, *_ in rows if one["low"] is not None]
+    wide = sorted(one for one in reaches if one)
+    reach = max(reaches, default=most)
+    most = max(most, wide[len(wide) // 2] if wide else 0.0)  # intervals as usual here are seen whole
     most = 1.04 * max(most, min(reach, 2.5 * most))  # a mark at the edge would lie on its label
     factor, unit = scale_for(kind, most)
     labels = labels_of([label for label, *_ in rows], LABEL)
     left = 1.05 * max((letters(label) for label in labels), default=0.0) + 12
-    wide = left > 0.55 * WIDTH
+    is_wide = left > 0.55 * WIDTH
     frame = Frame(
         title, description, file,
         (
@@ -402,7 +402,7 @@ def differences(
             lambda a, b: ordinal(labels[::-1], a, b),
         ),
         across=f"{across} ({unit})", height=round(36 + LINE * bool(keys) + 44 + 26 * len(rows)), grid="x", left=left,
-        names=False, keys=keys, width=WIDE if wide else WIDTH,
+        names=False, keys=keys, width=WIDE if is_wide else WIDTH,
     )  # fmt: skip
     zero = frame.x.place(0.0)
     for number, (_, estimate, colour, tip, tolerance, noise) in enumerate(rows):

@@ -6,6 +6,7 @@ That fits on one sheet, which is meant to be handed on to somebody who saw none 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bufferlab.experiments.config.schema import Config, parse
@@ -380,7 +381,13 @@ def _key_figures(content: Content) -> Iterator[KeyFigure]:
             cell = estimated(one["difference"], f"over.{place}.difference", "time", signed=True)
             yield KeyFigure(f"against {one['name'] or words_of(one['baseline'])}", cell)
     if content["memory_bytes"] is not None:
-        yield KeyFigure("memory of a language rank", plain(content["memory_bytes"], "bytes", "memory_bytes"))
+        told = plain(content["memory_bytes"], "bytes", "memory_bytes")
+        for one in content["settings"]:
+            if one["number"] == content["chosen"]:
+                told = replace(
+                    told, text=memory_text(one)
+                )  # as the headline has it: 512 MiB, not the 511 of whole blocks
+        yield KeyFigure("memory of a language rank", told)
     attained = content["slo"]["attainment"]
     if attained["value"] is not None:
         promised = [one for one in _limits(content) if not one["figure"].startswith("transfer")]
