@@ -158,7 +158,9 @@ class PairedPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_body
 
         curves, given = self._curves(quantity, labels, colors)
-        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
+        return on_axes(
+            ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
+        )
 
     def tail(
         self,
@@ -172,7 +174,9 @@ class PairedPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_tail
 
         curves, given = self._curves(quantity, labels, colors)
-        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
+        return on_axes(
+            ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
+        )
 
     def _curves(
         self, quantity: str, labels: Sequence[str] | None, colors: Sequence[Colour] | None

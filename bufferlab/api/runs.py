@@ -313,14 +313,18 @@ class RunPlots(Plots):
         Over replications it is the mean of their shares, with its 95 % band. So at 50 % lies the median of all
         requests, which is not the mean of the replications' medians that ``summary`` has.
 
-        The axis is in seconds and labelled in ms or s. ``label``: what a key calls the curve;
+        The axis is in seconds. ``label``: what a key calls the curve;
         ``color``: the next one of the axes unless given.
         """
         from bufferlab.experiments.figures.sweeps import distributions, draw_body
 
         one_of("quantity", quantity, get_args(Quantity))
         curves = distributions([self._run], labels=[label], quantity=quantity)
-        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, [color])))
+
+        def draw(axes: Axes) -> None:
+            draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, [color]), seconds=True)
+
+        return on_axes(ax, draw)
 
     def tail(
         self,
@@ -335,7 +339,11 @@ class RunPlots(Plots):
 
         one_of("quantity", quantity, get_args(Quantity))
         curves = distributions([self._run], labels=[label], quantity=quantity)
-        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, [color])))
+
+        def draw(axes: Axes) -> None:
+            draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, [color]), seconds=True)
+
+        return on_axes(ax, draw)
 
     def pools(
         self,

@@ -103,8 +103,13 @@ def _flat_grid(grid: Mapping[str, Any], before: str = "") -> dict[str, list[Any]
 
 
 def _figures_of(table: pd.DataFrame) -> list[str]:
+    """Those of which low is good: times, and shares of requests, memory and stages."""
     settings = {*swept_columns(table), "configuration", "seed", "replication"}
-    return [name for name in table.columns if name not in settings and table[name].dtype.kind in "if"]
+    numbers = [name for name in table.columns if name not in settings and table[name].dtype.kind in "if"]
+    shares = ("rate", "fraction", "occupancy")
+    return [
+        name for name in numbers if "_s." in name or name.endswith(("_s", *shares)) or name.startswith("utilisation.")
+    ]
 
 
 def _refuse_what_is_no_axis(table: pd.DataFrame, x: str, lines: Sequence[str] | None) -> None:
@@ -271,7 +276,9 @@ class SweepPlots(Plots):
         labels: Sequence[str] | None = None,
         colors: Sequence[Colour] | None = None,
     ) -> Axes:
-        """A time (``figure``, a column of ``table``, seconds) against the default allocation (tokens), with 95 % bands.
+        """A time in seconds, or a share, against the default allocation (tokens), with 95 % bands.
+
+        ``figure``: a column of ``table``, such as ``ttft_s.p99``, ``resume.rate``, ``language_pool.wasted_fraction``.
 
         ``x``: another numeric setting that was swept. ``lines``: the settings that tell the curves apart, all that
         differ unless given. A star marks the lowest mean, filled points those that may be the lowest in truth, crosses
@@ -288,7 +295,7 @@ class SweepPlots(Plots):
         def draw(axes: Axes) -> None:
             draw_u_shape(
                 axes, table, x=x, lines=lines, name=figure, relative=relative,
-                colours=next_colours(axes, named.colours), labels=named.labels,
+                colours=next_colours(axes, named.colours), labels=named.labels, seconds=True,
             )  # fmt: skip
 
         return on_axes(ax, draw)
@@ -332,7 +339,9 @@ class SweepPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_body
 
         curves, given = self._curves(quantity, select, labels, colors)
-        return on_axes(ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
+        return on_axes(
+            ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
+        )
 
     def tail(
         self,
@@ -347,7 +356,9 @@ class SweepPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_tail
 
         curves, given = self._curves(quantity, select, labels, colors)
-        return on_axes(ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given)))
+        return on_axes(
+            ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
+        )
 
     def _curves(
         self,

@@ -242,3 +242,30 @@ def test_the_differences_of_a_sweep_are_a_table(crossed: bl.Sweep) -> None:
     means = crossed.table.groupby("configuration")["latency_s.mean"].mean()
     assert table.loc[(2, "latency_s.mean"), "difference"] == pytest.approx(means[2] - means[1])
     assert not table[table["significant"]].index.has_duplicates
+
+
+def test_axes_are_in_the_unit_that_they_name_whatever_is_done_to_them(
+    runs: list[bl.Run], sweeps: list[bl.Sweep]
+) -> None:
+    for drawn in (runs[0].plot.ecdf(), runs[0].plot.tail()):
+        drawn.set_xscale("linear")
+        drawn.figure.canvas.draw()
+        assert drawn.get_xlabel().endswith("(s)")
+        ticks = [one for one in drawn.get_xticklabels() if one.get_text()]
+        assert all(float(one.get_text().replace("−", "-")) == pytest.approx(one.get_position()[0]) for one in ticks)
+    drawn = sweeps[0].plot.u_shape()
+    assert drawn.get_ylabel() == "p99 latency, arrival to delivered (s)"
+    assert drawn.get_title() == ""
+
+
+@pytest.mark.parametrize("figure", ["resume.rate", "language_pool.wasted_fraction", "utilisation.prefill"])
+def test_a_share_is_drawn_as_a_share(sweeps: list[bl.Sweep], figure: str) -> None:
+    drawn = sweeps[0].plot.u_shape(figure=figure)
+    assert drawn.get_ylabel() == f"{figure} (share)"
+    assert (drawn.get_yscale(), drawn.get_ylim()[0]) == ("linear", 0)
+
+
+@pytest.mark.parametrize("figure", ["throughput_rps", "requests.succeeded", "slo.all"])
+def test_what_is_no_valley_has_no_u_shape(sweeps: list[bl.Sweep], figure: str) -> None:
+    with pytest.raises(bl.UserError, match="it must be one of"):
+        sweeps[0].plot.u_shape(figure=figure)

@@ -17,6 +17,7 @@ from bufferlab.experiments.figures.curves import (
     REPLICATES,
     Point,
     arms,
+    bounds,
     curve_of,
     draw_curve,
     is_numeric,
@@ -117,9 +118,12 @@ def draw_u_shape(
     relative: bool = False,
     colours: Sequence[Any] = COLOURS,
     labels: Sequence[str] | None = None,
+    seconds: bool = False,
 ) -> list[Point]:
     """One panel of ``plot_u_shape``, without its key; the points that were drawn.
 
+    A time has a logarithmic axis, a share one from 0. ``seconds``: the axis says what its numbers are, not
+    milliseconds where those are shorter, for axes that somebody goes on working with; the quantity is its label then.
     Raises ValueError for more curves than colours.
     """
     curves = lines_of(table, x, lines)
@@ -129,22 +133,32 @@ def draw_u_shape(
         )
     before = limits_of(axes, "y")
     sizes = {*table[x], *(axes.get_xticks() if before is not None and axes.get_xscale() == "log" else ())}
-    if not relative:
+    is_time = "_s." in name or name.endswith("_s")
+    if not relative and is_time:
         axes.set_yscale("log")
     points: list[Point] = []
     names = [label for label, _ in curves] if labels is None else labels
     for label, (_, part), colour in zip(names, curves, colours, strict=False):
         points += draw_curve(axes, curve_of(part, x, name), colour, relative=relative, label=label)
     title = QUANTITIES.get(name, name)
-    (linear_limits if relative else log_limits)(axes, points)
+    if relative:
+        linear_limits(axes, points)
+    elif is_time:
+        log_limits(axes, points)
+    else:
+        axes.set_ylim(0, 1.1 * max((bounds(point.estimate)[2] for point in points), default=1.0) or 1.0)
     axes.set_ylim(around(*axes.get_ylim(), before))
     if relative:
-        axes.set_title(f"{title}:\nabove the lowest (%)")
-    else:
+        told = f"{title}:\nabove the lowest (%)"
+    elif is_time:
         largest = max((point.estimate["value"] or 0.0 for point in points), default=0.0)
-        scale, unit = unit_of(max(largest, before[1] / 1.15 if before is not None else 0.0))
+        short = unit_of(max(largest, before[1] / 1.15 if before is not None else 0.0))
+        scale, unit = (1.0, "s") if seconds else short
         plain_log_axis(axes.yaxis, scale=scale)
-        axes.set_title(f"{title} ({unit})")
+        told = f"{title} ({unit})"
+    else:
+        told = f"{title} (share)"
+    (axes.set_ylabel if seconds else axes.set_title)(told)
     token_axis(axes, sizes)
     axes.set_xlabel("default allocation (tokens)" if x == DEFAULT_TOKENS else x)
     return points
@@ -267,10 +281,15 @@ def distributions(
 
 
 def draw_body(
-    axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s", colours: Sequence[Any] = COLOURS
+    axes: Axes,
+    curves: Sequence[Curve],
+    *,
+    quantity: str = "latency_s",
+    colours: Sequence[Any] = COLOURS,
+    seconds: bool = False,
 ) -> None:
-    """The share within a time, without its key."""
-    _time_axis(axes, curves, quantity)
+    """The share within a time, without its key. ``seconds``: see ``draw_u_shape``."""
+    _time_axis(axes, curves, quantity, seconds=seconds)
     for (name, one), colour in zip(curves, colours, strict=False):
         if one is None:
             continue
@@ -285,10 +304,15 @@ def draw_body(
 
 
 def draw_tail(
-    axes: Axes, curves: Sequence[Curve], *, quantity: str = "latency_s", colours: Sequence[Any] = COLOURS
+    axes: Axes,
+    curves: Sequence[Curve],
+    *,
+    quantity: str = "latency_s",
+    colours: Sequence[Any] = COLOURS,
+    seconds: bool = False,
 ) -> None:
-    """The share beyond a time, without its key."""
-    _time_axis(axes, curves, quantity)
+    """The share beyond a time, without its key. ``seconds``: see ``draw_u_shape``."""
+    _time_axis(axes, curves, quantity, seconds=seconds)
     for (name, one), colour in zip(curves, colours, strict=False):
         if one is None:
             continue
@@ -317,14 +341,14 @@ TIMES = {
 }
 
 
-def _time_axis(axes: Axes, curves: Sequence[Curve], quantity: str) -> None:
+def _time_axis(axes: Axes, curves: Sequence[Curve], quantity: str, *, seconds: bool) -> None:
     """A logarithmic axis around all curves, up to the slowest request, and around what is drawn already."""
     middles = [one.distribution.times_s for one in curves if one.distribution is not None]
     largest = max((float(one[-1]) for one in middles), default=0.0)
     least = min((float(one[0]) for one in middles), default=0.0)
     own = (max(least, largest * 1e-4) * 0.9 if largest else 0.1, largest * 1.2 or 1.0)
     limits = around(*own, limits_of(axes, "x"))
-    scale, unit = unit_of(limits[1] / 1.2)
+    scale, unit = (1.0, "s") if seconds else unit_of(limits[1] / 1.2)
     axes.set_xscale("log")
     axes.set_xlim(limits)
     axes.set_xlabel(f"{TIMES.get(quantity, quantity)} ({unit})")

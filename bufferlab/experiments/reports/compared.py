@@ -71,10 +71,15 @@ def _answer(
             continue
         spread = interval_text(difference, "time", signed=True)
         clear = difference["significant"]
-        sure = "not known how surely" if not spread else spread if clear else f"{spread}, may be none"
-        said.append(f"with {names[place]} {value_text(difference, 'time', signed=True)} ({sure})")
+        value = value_text(difference, "time", signed=True)
+        if not spread:
+            said.append(f"with {names[place]} {value} (not known how surely)")
+        elif clear:
+            said.append(f"with {names[place]} {value} ({spread})")
+        else:
+            said.append(f"with {names[place]} no difference can be told, {value} ({spread})")
     if said:
-        yield f"On the same requests the p99 latency differs: {'; '.join(said)}."
+        yield f"The p99 latency on the same requests: {'; '.join(said)}."
     else:
         values = [
             f"{name} {value_text(source.content['latency_s']['p99'], 'time')}"

@@ -95,7 +95,7 @@ def value_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", *, 
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None or not math.isfinite(value):
         return NONE
-    scale, unit = _scale_of(kind, value, signed=signed)
+    scale, unit = _scale_of(kind, _size(value, low, high, signed=signed), signed=signed)
     text = _fixed(value * scale, _decimals(value, low, high, scale), signed=signed)
     if not float(text.replace(",", "").replace(MINUS, "-")) and low is None:
         text = "0"  # what is left of a sum that should be none is no number of its own
@@ -103,16 +103,22 @@ def value_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", *, 
 
 
 def interval_text(estimate: Estimate | Mapping[str, Any], kind: str = "number", *, signed: bool = False) -> str:
-    """``164 … 210 ms``, in the unit of the value; nothing where there is no interval."""
+    """``164 … 210 ms``, in the unit that the value has beside it; nothing where there is no interval."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None or low is None or high is None:
         return ""
-    scale, unit = _scale_of(kind, value, signed=signed)
+    scale, unit = _scale_of(kind, _size(value, low, high, signed=signed), signed=signed)
     decimals = _decimals(value, low, high, scale)
     least = max(low, 0.0) if kind in FLOORED and not signed else low
     ends = [_fixed(end * scale, decimals, signed=signed) for end in (least, high)]
     both = f"{BESIDE}…{BESIDE}".join(ends)
     return f"{both}{BESIDE}{unit}" if unit else both
+
+
+def _size(value: float, low: float | None, high: float | None, *, signed: bool) -> float:
+    """What the unit is chosen by: of a difference, which may be far smaller than its interval, the largest of all."""
+    ends = [abs(one) for one in (low, high) if one is not None and math.isfinite(one)]
+    return max(abs(value), *ends) if signed and ends else value
 
 
 def _scale_of(kind: str, value: float, *, signed: bool) -> Scale:
