@@ -169,6 +169,15 @@ def refuse_without_out(**options: bool) -> None:
         raise UserError(f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect without out")
 
 
+def stamp_of(run: Path) -> tuple[int, int, int] | None:
+    """What tells the figures of one run in a folder from those of another one that took its place; None for none."""
+    try:
+        found = (run / "summary.json").stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 class Run(Result):
     """A finished run, simulated or measured.
 
@@ -176,14 +185,35 @@ class Run(Result):
     """
 
     def __init__(self, place: Place, config: Config | None = None) -> None:
-        self._stored = StoredRun(place.path)
+        self._read = StoredRun(place.path)
+        self._stamp = stamp_of(place.path)
         self._config = config
-        super().__init__(place, self._stored.summary)
+        super().__init__(place, self._read.summary)
+
+    @property
+    def path(self) -> Path:
+        """Its folder, with the files that the command writes; without ``out`` a temporary one, which goes with this
+        object. Raises UserError if another run was put there since, or the folder was removed."""
+        self._must_be_there()
+        return super().path
+
+    def _must_be_there(self) -> None:
+        if stamp_of(self._place.path) != self._stamp:
+            raise UserError(
+                f"the run in {str(self._place.path)!r} is no longer there: it was replaced or removed since; bl.read "
+                f"reads what is there now"
+            )
+
+    @property
+    def _stored(self) -> StoredRun:
+        """Its tables, which are read when they are asked for and must still be its own then."""
+        self._must_be_there()
+        return self._read
 
     @property
     def kind(self) -> str:  # a Literal here would keep notebooks from completing anything of a run
         """``sim`` for a simulated run, ``real`` for a measured one."""
-        return self._stored.kind
+        return self._read.kind
 
     @cached_property
     def config(self) -> Config:
@@ -278,7 +308,7 @@ class Run(Result):
         wrong = self.content["invariant_violations"]
         said = f"{requests['succeeded']} of {requests['offered']} requests served{late}"
         broken = f", {wrong} INVARIANT VIOLATIONS" if wrong else ""
-        return f"Run({self.config.run.name!r}, {world} over {self._stored.transport}: {said}{broken})"
+        return f"Run({self.config.run.name!r}, {world} over {self._read.transport}: {said}{broken})"
 
 
 def must_be_replication(run: StoredRun, replication: object) -> None:

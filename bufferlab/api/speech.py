@@ -68,7 +68,7 @@ def _named_results(values: Iterable[Any]) -> Iterator[tuple[str, str]]:
         owner = getattr(value, "_owner", value)
         place = getattr(owner, "_place", None)
         if place is not None and place.is_temporary:
-            yield str(owner.path), owner._called()
+            yield str(owner._place.path), owner._called()
 
 
 def must_be(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:

@@ -340,6 +340,13 @@ def test_a_place_that_is_taken_is_not_written_over(folder: Path) -> None:
     assert (folder / "run" / "summary.json").stat() != wrote
     with pytest.raises(bl.UserError, match="force has no effect without out"):
         bl.simulate("quickstart", SMALL, force=True)
+    # What was replaced is not mixed with what is there now.
+    current = bl.read(folder / "run", bl.Run)
+    gone = "is no longer there: it was replaced or removed since"
+    for use in (lambda: first.events, lambda: bl.paired(first, current), first._repr_html_):
+        with pytest.raises(bl.UserError, match=gone):
+            use()
+    assert first.content["requests"] == current.content["requests"]
 
 
 def test_it_is_silent_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
@@ -454,7 +461,7 @@ def test_a_sweep_is_shown_and_drawn(sweep: bl.Sweep, folder: Path) -> None:
         assert draw(ax=axes) is axes
         assert draw().get_xlabel()
     drawn = sweep.plot.u_shape(figure="latency_s.mean", relative=True)
-    assert "above the lowest" in drawn.get_title()
+    assert "above the lowest" in drawn.get_ylabel()
     pyplot.close("all")
     assert "ustudy" in sweep.report(folder / "sweep.html").read_text(encoding="utf-8")
 
