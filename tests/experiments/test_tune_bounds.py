@@ -140,6 +140,19 @@ def test_a_default_that_holds_every_request_makes_larger_ones_useless() -> None:
     assert why.startswith(f"no request is longer than {demand.longest} tokens")
 
 
+def test_the_default_of_today_is_raced_with_smaller_pools_though_it_is_larger_than_it_need_be() -> None:
+    """The same default in a smaller pool is one change; a smaller default in a smaller pool would be two."""
+    listed = ("workload={lengths=[500, 9000], rate_rps=2.0, requests=60}", "language.pool_blocks=4096",
+              "protocol.sizing.tokens=32768")  # fmt: skip
+    base = make_base(Asked("quickstart", settings=listed))
+    demand = demand_of(base.config)
+    space = make_space(base, demand, given=LARGE | {"language.pool_blocks": [4096, 2048, 1024]})
+    out = screen(space.settings, demand, spared=frozenset())
+    left = [one.config for one in space.settings if one.number not in out]
+    today = [one.language.pool_blocks for one in left if one.protocol.sizing.tokens == 32768]
+    assert sorted(today, reverse=True) == [4096, 2048, 1024]
+
+
 def test_lengths_that_are_drawn_may_be_longer_than_any_that_was_seen() -> None:
     base = make_base(Asked("single-image-chat", settings=("workload.requests=60", "language.pool_blocks=4096")))
     demand = demand_of(base.config)

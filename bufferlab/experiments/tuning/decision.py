@@ -20,7 +20,7 @@ from typing import Literal
 from bufferlab.experiments.stats.intervals import Estimate
 from bufferlab.experiments.tuning.base import Base
 from bufferlab.experiments.tuning.contest import Result
-from bufferlab.experiments.tuning.space import Setting, changes_that_count
+from bufferlab.experiments.tuning.space import DISCIPLINE, Setting, changes_that_count
 
 Answer = Literal["recommended", "no-difference", "over-capacity", "slo-missed", "not-served"]
 RECOMMENDED: Literal["recommended"] = "recommended"
@@ -90,9 +90,11 @@ def candidates(
         if number not in result.missed and (number == best or _value(differences.get(number)) <= result.indifference_s)
     ]
 
-    def preference(number: int) -> tuple[float, float, int]:
+    def preference(number: int) -> tuple[float, bool, float, int]:
+        """Few changes first, and of as many those that a flag makes: another discipline is other code in a server."""
         away = 0.0 if number == best else _value(differences.get(number))
-        return (changes_that_count(base.config, settings[number]), away, number)
+        one = settings[number]
+        return (changes_that_count(base.config, one), DISCIPLINE in one.changes, away, number)
 
     def doubt(number: int) -> bool:
         high = 0.0 if number == best else (differences.get(number) or {"high": None})["high"]

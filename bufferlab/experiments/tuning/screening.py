@@ -52,9 +52,12 @@ def screen(settings: Sequence[Setting], demand: Demand, *, spared: frozenset[int
 def _smaller_that_holds_all(
     setting: Setting, settings: Sequence[Setting], demand: Demand, out: dict[int, str]
 ) -> Setting | None:
-    """The least fixed default of the same setting that no request exceeds, if this one is larger."""
+    """The least fixed default of the same setting that no request exceeds, if this one is larger.
+
+    None for the default of today: what is otherwise changed beside it is the smaller change.
+    """
     sizing = setting.config.protocol.sizing
-    if not demand.bounded or sizing.policy != "fixed" or TOKENS not in setting.fields:
+    if not demand.bounded or sizing.policy != "fixed" or TOKENS not in setting.changes:
         return None
     others = _but_tokens(setting)
     enough = [
