@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bufferlab.api.drawing import Colour, Named, Plots, next_colours, on_axes
+from bufferlab.api.drawing import Colour, Named, Plots, on_axes_of_times
 from bufferlab.api.results import PathLike, Place, Result, bar_of
 from bufferlab.api.runs import Quantity, Run
 from bufferlab.api.speech import must_be, spoken
@@ -60,8 +60,7 @@ class Paired(Result):
         The index ``figure`` is the path in summary.json, whose ending is the unit (``latency_s.p99`` in seconds).
         Further columns: ``low`` and ``high`` (the interval), ``significant`` (whether it leaves out 0), ``pairs`` (from
         how many replications or batches it comes), ``variance_reduction`` (by what factor pairing lowers the variance
-        of the difference). NaN and <NA> stand for what cannot
-        be told; ``table[table.significant]`` leaves those out.
+        of the difference). NaN and <NA> stand for what cannot be told; ``table[table.significant]`` leaves those out.
         """
         import pandas as pd
 
@@ -158,9 +157,7 @@ class PairedPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_body
 
         curves, given = self._curves(quantity, labels, colors)
-        return on_axes(
-            ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
-        )
+        return on_axes_of_times(ax, draw_body, curves, given, quantity)
 
     def tail(
         self,
@@ -174,9 +171,7 @@ class PairedPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_tail
 
         curves, given = self._curves(quantity, labels, colors)
-        return on_axes(
-            ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
-        )
+        return on_axes_of_times(ax, draw_tail, curves, given, quantity)
 
     def _curves(
         self, quantity: str, labels: Sequence[str] | None, colors: Sequence[Colour] | None

@@ -17,6 +17,8 @@ from bufferlab.experiments.figures.style import COLOURS, STYLE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from bufferlab.experiments.figures.sweeps import Curve
+
 SIZE = (6.2, 4.1)
 """Inches of a new picture."""
 Colour = str | tuple[float, ...]
@@ -53,6 +55,19 @@ def on_axes(ax: Axes | None, draw: Callable[[Axes], Any], *, key: bool = True) -
         made = figure.subplots()
         _draw(made, draw, key=key)
     return made
+
+
+def on_axes_of_times(
+    ax: Axes | None,
+    draw: Callable[..., Any],
+    curves: Sequence[Curve],
+    colours: Sequence[Colour | None],
+    quantity: str,
+) -> Axes:
+    """The distributions of a time in seconds, each in its colour. ``draw``: what draws its body, or its tail."""
+    return on_axes(
+        ax, lambda axes: draw(axes, curves, quantity=quantity, colours=next_colours(axes, colours), seconds=True)
+    )
 
 
 def _draw(axes: Axes, draw: Callable[[Axes], Any], *, key: bool) -> None:

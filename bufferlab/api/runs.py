@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from bufferlab.api.configuration import Config, ConfigLike, load, load_with
-from bufferlab.api.drawing import Colour, Plots, next_colours, on_axes
+from bufferlab.api.drawing import Colour, Plots, next_colours, on_axes, on_axes_of_times
 from bufferlab.api.finished import Kept, code_digest, is_the_very_same
 from bufferlab.api.overrides import Overrides, Sections, listed, plain
 from bufferlab.api.results import PathLike, Place, Result, bar_of, told
@@ -343,18 +343,13 @@ class RunPlots(Plots):
         Over replications it is the mean of their shares, with its 95 % band. So at 50 % lies the median of all
         requests, which is not the mean of the replications' medians that ``summary`` has.
 
-        The axis is in seconds. ``label``: what a key calls the curve;
-        ``color``: the next one of the axes unless given.
+        The axis is in seconds. ``label``: what a key calls the curve; ``color``: the next one of the axes unless given.
         """
         from bufferlab.experiments.figures.sweeps import distributions, draw_body
 
         one_of("quantity", quantity, get_args(Quantity))
         curves = distributions([self._run], labels=[label], quantity=quantity)
-
-        def draw(axes: Axes) -> None:
-            draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, [color]), seconds=True)
-
-        return on_axes(ax, draw)
+        return on_axes_of_times(ax, draw_body, curves, [color], quantity)
 
     def tail(
         self,
@@ -369,11 +364,7 @@ class RunPlots(Plots):
 
         one_of("quantity", quantity, get_args(Quantity))
         curves = distributions([self._run], labels=[label], quantity=quantity)
-
-        def draw(axes: Axes) -> None:
-            draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, [color]), seconds=True)
-
-        return on_axes(ax, draw)
+        return on_axes_of_times(ax, draw_tail, curves, [color], quantity)
 
     def pools(
         self,

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from bufferlab.api.configuration import Config, ConfigLike, config_in, tell_what_was_dropped
-from bufferlab.api.drawing import Colour, Named, Plots, next_colours, on_axes
+from bufferlab.api.drawing import Colour, Named, Plots, next_colours, on_axes, on_axes_of_times
 from bufferlab.api.overrides import Overrides, Sections, plain, settings_by_path
 from bufferlab.api.results import PathLike, Place, Result, bar_of, refuse_jobs_of_a_cluster, told
 from bufferlab.api.runs import asked_for
@@ -339,9 +339,7 @@ class SweepPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_body
 
         curves, given = self._curves(quantity, select, labels, colors)
-        return on_axes(
-            ax, lambda axes: draw_body(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
-        )
+        return on_axes_of_times(ax, draw_body, curves, given, quantity)
 
     def tail(
         self,
@@ -356,9 +354,7 @@ class SweepPlots(Plots):
         from bufferlab.experiments.figures.sweeps import draw_tail
 
         curves, given = self._curves(quantity, select, labels, colors)
-        return on_axes(
-            ax, lambda axes: draw_tail(axes, curves, quantity=quantity, colours=next_colours(axes, given), seconds=True)
-        )
+        return on_axes_of_times(ax, draw_tail, curves, given, quantity)
 
     def _curves(
         self,

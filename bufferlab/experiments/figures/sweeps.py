@@ -290,15 +290,7 @@ def draw_body(
 ) -> None:
     """The share within a time, without its key. ``seconds``: see ``draw_u_shape``."""
     _time_axis(axes, curves, quantity, seconds=seconds)
-    for (name, one), colour in zip(curves, colours, strict=False):
-        if one is None:
-            continue
-        times, shares = [one.times_s[0], *one.times_s], 100 * np.array([0.0, *one.shares])
-        axes.step(times, shares, where="post", color=colour, label=name or None)
-        if one.low is not None and one.high is not None:
-            axes.fill_between(
-                one.times_s, 100 * one.low, 100 * one.high, step="post", color=colour, alpha=0.15, linewidth=0
-            )
+    _draw_shares(axes, curves, colours, lambda shares: 100 * shares)
     axes.set_ylim(0, 102)
     axes.set_ylabel("delivered requests within it (%)")
 
@@ -313,20 +305,27 @@ def draw_tail(
 ) -> None:
     """The share beyond a time, without its key. ``seconds``: see ``draw_u_shape``."""
     _time_axis(axes, curves, quantity, seconds=seconds)
-    for (name, one), colour in zip(curves, colours, strict=False):
-        if one is None:
-            continue
-        times, beyond = [one.times_s[0], *one.times_s], _beyond(np.array([0.0, *one.shares]))
-        axes.step(times, beyond, where="post", color=colour, label=name or None)
-        if one.low is not None and one.high is not None:
-            axes.fill_between(
-                one.times_s, _beyond(one.low), _beyond(one.high), step="post", color=colour, alpha=0.15, linewidth=0
-            )
+    _draw_shares(axes, curves, colours, _beyond)
     axes.set_yscale("log")
     axes.set_ylim(0.08, 110)
     axes.set_yticks([100, 50, 10, 5, 1, 0.5, 0.1], ["100", "50", "10", "5", "1", "0.5", "0.1"])
     axes.minorticks_off()
     axes.set_ylabel("delivered requests beyond it (%)")
+
+
+def _draw_shares(
+    axes: Axes, curves: Sequence[Curve], colours: Sequence[Any], height: Callable[[Samples], Samples]
+) -> None:
+    """A line for each curve and its band. ``height``: where a share within a time is drawn, in percent."""
+    for (name, one), colour in zip(curves, colours, strict=False):
+        if one is None:
+            continue
+        times, shares = [one.times_s[0], *one.times_s], np.array([0.0, *one.shares])
+        axes.step(times, height(shares), where="post", color=colour, label=name or None)
+        if one.low is not None and one.high is not None:
+            axes.fill_between(
+                one.times_s, height(one.low), height(one.high), step="post", color=colour, alpha=0.15, linewidth=0
+            )
 
 
 def _beyond(shares: Samples) -> Samples:

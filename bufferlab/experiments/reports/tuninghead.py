@@ -384,9 +384,8 @@ def _key_figures(content: Content) -> Iterator[KeyFigure]:
         told = plain(content["memory_bytes"], "bytes", "memory_bytes")
         for one in content["settings"]:
             if one["number"] == content["chosen"]:
-                told = replace(
-                    told, text=memory_text(one)
-                )  # as the headline has it: 512 MiB, not the 511 of whole blocks
+                # As the headline has it: 512 MiB, not the 511 of whole blocks.
+                told = replace(told, text=memory_text(one))
         yield KeyFigure("memory of a language rank", told)
     attained = content["slo"]["attainment"]
     if attained["value"] is not None:

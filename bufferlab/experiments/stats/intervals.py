@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 NORMAL_QUANTILE = 1.959963984540054
+"""What a normal variable stays below with a probability of 97.5 %."""
 MOST_SKEW = 0.5
 """Skewness of a mean above which ``lopsided_mean`` warns. Of lognormal values at most 8 of 100 t intervals miss the
 truth without that, and up to 26 with it."""
 FEW = 5
 """Of fewer replications a t interval is so wide that it claims little."""
-"""What a normal variable stays below with a probability of 97.5 %."""
 T_QUANTILES = (
     12.706204736174694, 4.302652729749462, 3.1824463052837078, 2.7764451051977934, 2.5705818356363146,
     2.4469118511449786, 2.364624251592784, 2.306004135204166, 2.262157162798205, 2.228138851986274,

@@ -197,7 +197,7 @@ def make_question(
     sure = parse_certainty(DEFAULT_CERTAINTY) if certainty is None else certainty
     within = indifference or parse_indifference(DEFAULT_INDIFFERENCE)
     question = Question(
-        base, made, demand, objective or objective_of(None, limits), tuple(limits), sure, within, replicates, most,
+        base, made, demand, objective or objective_of(limits), tuple(limits), sure, within, replicates, most,
         command, dict(space or {}), tuple(what_ifs), sensitivity, searched, objective is None and bool(limits),
     )  # fmt: skip
     check_what_ifs(base, question.what_ifs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bufferlab.experiments.tuning.asking import LEAST_FRESH, Question
+from bufferlab.experiments.tuning.floor import count_of
 from bufferlab.experiments.tuning.relief import MOST_RUNS
 from bufferlab.experiments.tuning.screening import overloaded, screen
 from bufferlab.experiments.tuning.search import FINALISTS, replications
@@ -30,7 +31,8 @@ class Effort(NamedTuple):
 
 def effort_of(question: Question) -> Effort:
     """What arithmetic rules out is not run, so it is not counted."""
-    answer = _answer(question)
+    least, most = _answer(question)
+    answer = least + count_of(question), most + count_of(question)
     others = [_answer(asked(question, what_if, None)) for what_if in question.what_ifs]
     if question.search is not None:  # a what-if has its finalists to choose from
         others = [_race(question, FINALISTS)] * len(others)

@@ -70,9 +70,7 @@ def floor_of(question: Question, runs: Runs) -> dict[str, Any] | None:
         {0: setting}, runs.execute, runs.folder, runs.progress, runs.notice, {**runs.marks, "stage": STAGE},
         functools.partial(alone_row, figures=tuple(figures)),
     )  # fmt: skip
-    # They cost what one setting does, so there are enough of them to know how sure it is.
-    count = question.first if question.kind != "independent" else max(question.first, LEAST_REPLICATIONS)
-    own.get([(0, replication) for replication in range(count)], STAGE)
+    own.get([(0, replication) for replication in range(count_of(question))], STAGE)
     rows = own.rows(0)
     return {
         "figures": {one.path: _told(question, own, one) for one in figures},
@@ -81,6 +79,13 @@ def floor_of(question: Question, runs: Runs) -> dict[str, Any] | None:
         "runs": len(rows),
         "requests": sum(row["requests"] for row in rows),
     }
+
+
+def count_of(question: Question) -> int:
+    """How many runs it takes: what one setting does, so there are enough of them to know how sure it is."""
+    if not question.limits:
+        return 0
+    return question.first if question.kind != "independent" else max(question.first, LEAST_REPLICATIONS)
 
 
 def out_of_reach(content: Mapping[str, Any], limit: Mapping[str, Any]) -> bool:
@@ -94,9 +99,8 @@ def _told(question: Question, runs: Runs, figure: Objective) -> dict[str, Any]:
     rows = runs.rows(0)
     if any(row["requests.succeeded"] < row["requests"] for row in rows):
         return {**unbounded(None), "parts": {}}  # the slowest may be missing
-    found = estimate(
-        figure.path, runs.values(0, figure.path), question.replicates, runs.parts([0], figure.path)
-    )  # fmt: skip
+    values, parts = runs.values(0, figure.path), runs.parts([0], figure.path)
+    found = estimate(figure.path, values, question.replicates, parts)
     names = [name for name, _, _ in SPANS[figure.quantity]]
     # Of a file those of the file itself, as its figures are.
     told = rows[:1] if question.kind == "resampled" else rows

@@ -45,11 +45,17 @@ def _at_most(limit: Content) -> str:
     return f"{parse_objective(limit['figure']).title} at most {format_duration(limit['limit_s'])}"
 
 
+def _floor_of(content: Content, limit: Content) -> Content | None:
+    """The figure of a limit as it is without any waiting; None where that is not known."""
+    floor = content["floor"]
+    found: Content | None = None if floor is None else floor["figures"][limit["figure"]]
+    return None if found is None or found["value"] is None else found
+
+
 def floor_text(content: Content, limit: Content) -> str:
     """What of a figure that is too long is there without any waiting; empty where that is not known."""
-    floor = content["floor"]
-    found = None if floor is None else floor["figures"][limit["figure"]]
-    if found is None or found["value"] is None:
+    found = _floor_of(content, limit)
+    if found is None:
         return ""
     title = parse_objective(limit["figure"]).title
     is_ = f"one request at a time, without any waiting, {title} is"
@@ -86,8 +92,9 @@ def nearest_text(content: Content, limit: Content) -> str:
 
 def floor_note(content: Content, limit: Content) -> str:
     """What of a figure that keeps to its limit is there without any waiting."""
-    floor = content["floor"]
-    found = None if floor is None else floor["figures"][limit["figure"]]
-    if found is None or found["value"] is None:
-        return ""
-    return f"; {format_duration(found['value'])} of it is there without any waiting{_parts(found)}"
+    found = _floor_of(content, limit)
+    return (
+        ""
+        if found is None
+        else f"; {format_duration(found['value'])} of it is there without any waiting{_parts(found)}"
+    )

@@ -36,11 +36,6 @@ class Objective:
         return f"{self.quantity}_s.{self.statistic}"
 
     @property
-    def option(self) -> str:
-        """``latency_p99``, as --objective and --slo have it."""
-        return f"{self.quantity}_{self.statistic}"
-
-    @property
     def title(self) -> str:
         """``p99 latency``."""
         return f"{self.statistic} {QUANTITIES[self.quantity]}"
@@ -92,10 +87,8 @@ def parse_objective(text: str, option: str = "--objective") -> Objective:
     return Objective(quantity, statistic)
 
 
-def objective_of(text: str | None, limits: Sequence[Limit]) -> Objective:
-    """What is to be low: what is asked for, else the figure of the first limit, else the p99 of latency."""
-    if text is not None:
-        return parse_objective(text)
+def objective_of(limits: Sequence[Limit]) -> Objective:
+    """What is to be low where nobody says it: the figure of the first limit, else the p99 of latency."""
     return limits[0].of if limits else parse_objective(DEFAULT_OBJECTIVE)
 
 
