@@ -138,7 +138,7 @@ class Validation(Result):
                         value_text({"value": one[side], "low": None, "high": None}, kind)
                         for side in ("measured", "predicted")
                     ]
-                    bias = value_text(one["bias"], "share", signed=True)
+                    bias = value_text(one["bias"], "relative", signed=True)
                     rows.append([case["name"], one["called"], *sides, bias, str(one["verdict"])])
         return ["case", "figure", "measured", "predicted", "bias", "verdict"], rows
 

@@ -623,6 +623,9 @@ def test_a_validation_is_shown_and_drawn(validation: bl.Validation, folder: Path
     assert validation.table.loc[case, "p50_bias"] == 0.0
     assert repr(validation).startswith("Validation('tcp-loopback': 5 repeats of 1 case, ")
     assert "measured run" in validation._repr_html_()
+    page = validation.report(folder / "validation.html").read_text(encoding="utf-8")
+    for shown in (validation._repr_html_(), page):
+        assert "\u00a0pp" not in shown, "a bias is relative to what was measured, no difference of two shares"
     assert "no misses" in validation.text
     for axes in (validation.plot.qq(), validation.plot.qq(case=case), validation.plot.errors(figure="p50")):
         assert axes.get_xlabel()

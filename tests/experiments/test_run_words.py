@@ -71,6 +71,8 @@ def test_shares_differ_by_percentage_points() -> None:
     assert value_text(change, "share", signed=True) == f"−54.2{BESIDE}pp"
     assert interval_text(change, "share", signed=True).endswith(f"{BESIDE}pp")
     assert value_text({**change, "value": 0.542}, "share").endswith(f"{BESIDE}%")
+    # What a prediction is off by is in percent of what was measured.
+    assert value_text(change, "relative", signed=True) == f"−54.2{BESIDE}%"
 
 
 def test_names_leave_out_what_all_share_and_never_end_in_one_more() -> None:

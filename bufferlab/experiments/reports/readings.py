@@ -46,6 +46,7 @@ def _bytes_scale(size: float) -> Scale:
 SCALES: dict[str, Callable[[float], Scale]] = {
     "time": _time_scale,
     "share": lambda _: (100.0, "%"),
+    "relative": lambda _: (100.0, "%"),  # an error relative to what was measured, which is in percent of that
     "rate": lambda _: (1.0, "req/s"),
     "bytes": _bytes_scale,
     "microseconds": lambda _: (1.0, "µs"),

@@ -118,10 +118,10 @@ def _answer(content: Mapping[str, Any], verdicts: list[str]) -> Iterator[str]:
     ]
     if worst:
         _, name, one = max(worst, key=lambda item: item[0])
-        spread = interval_text(one["bias"], "share", signed=True)
+        spread = interval_text(one["bias"], "relative", signed=True)
         sure = f" ({spread})" if spread else ", of which nothing says how sure it is"
         yield (
-            f"The largest bias is that of {one['called']} in {name}: {value_text(one['bias'], 'share', signed=True)}"
+            f"The largest bias is that of {one['called']} in {name}: {value_text(one['bias'], 'relative', signed=True)}"
             f"{sure}, where {percent(one['tolerance'])} is allowed."
         )
     if content["decision"]:
@@ -194,7 +194,9 @@ def _biases(cases: list[Case]) -> Iterator[Block]:
             if one is None:
                 continue
             noise = one["noise"]["floor"] if one["noise"] else None
-            tip = f"{case['name']}: {value_text(one['bias'], 'share', signed=True)}, {one['verdict'] or 'not judged'}"
+            tip = (
+                f"{case['name']}: {value_text(one['bias'], 'relative', signed=True)}, {one['verdict'] or 'not judged'}"
+            )
             colour = COLOURS.get(one["verdict"] or "", 0)
             verdicts.add(one["verdict"])
             drawn.append(one)
@@ -206,7 +208,7 @@ def _biases(cases: list[Case]) -> Iterator[Block]:
                     name,
                     rows,
                     across="predicted / measured − 1",
-                    kind="share",
+                    kind="relative",
                     file=f"bias-{name}",
                     description="; ".join(row[3] for row in rows),
                     keys=keys,
@@ -236,7 +238,7 @@ def _figures_table(cases: list[Case]) -> Table:
                         text(one["called"].replace("ttft_", "first token ")),
                         plain(one["measured"], kind, f"{where}.measured"),
                         plain(one["predicted"], kind, f"{where}.predicted"),
-                        estimated(one["bias"], f"{where}.bias", "share", signed=True),
+                        estimated(one["bias"], f"{where}.bias", "relative", signed=True),
                         plain(noise, "share"),
                         Cell(percent(one["tolerance"]), one["tolerance"]),
                         text(one["verdict"] or "", badge=TONES.get(one["verdict"], "") if one["verdict"] else ""),
